@@ -1,0 +1,1 @@
+"""Train a Counterfactual Generative Network, measure it, and train classifiers with it."""
