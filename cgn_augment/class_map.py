@@ -1,0 +1,125 @@
+"""Joins the user's labels to the classes of a CGN, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentTypeError, ClassMapError
+
+ClassMapLike = Mapping[int, int | Sequence[int]] | Sequence[int | Sequence[int]]
+
+
+class ClassMap:
+    """Which classes of the CGN show what the user calls label `y`.
+
+    A label may have one class or several; labels without a class of their own are left out of the
+    map, and no counterfactual is drawn for them.
+
+    Args:
+        mapping: `{label: class}` or `{label: [class, …]}`; or a sequence whose index is the label.
+
+    Attributes:
+        choices: the classes of each label, in the order of the labels.
+
+    Raises:
+        ArgumentTypeError: a label or class is not an integer.
+        ClassMapError: the map is empty, holds a negative number or an empty list, or gives one
+            class to two labels.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import ClassMap
+        >>> birds = ClassMap({0: [7, 8], 1: 130})        # cocks and hens are "chicken"
+        >>> birds.to_label(torch.tensor([8, 130, 5])).tolist()
+        [0, 1, -1]
+    """
+
+    def __init__(self, mapping: ClassMapLike) -> None:
+        items = mapping.items() if isinstance(mapping, Mapping) else enumerate(mapping)
+        self._classes = {
+            _integer(label, "label"): _classes_of(label, given) for label, given in items
+        }
+        if not self._classes:
+            raise ClassMapError("class_map is empty: give at least one label a class")
+        if min(self._classes) < 0:
+            raise ClassMapError(f"class_map has the negative label {min(self._classes)}")
+        self._labels: dict[int, int] = {}
+        for label, classes in self._classes.items():
+            for y in classes:
+                if self._labels.setdefault(y, label) != label:
+                    raise ClassMapError(
+                        f"class_map gives class {y} to label {self._labels[y]} and to label "
+                        f"{label}: a counterfactual of it would have two labels"
+                    )
+        self.choices = tuple(self._classes.values())
+        self._label_table = _table(self._labels)
+        self._row_table = _table({label: row for row, label in enumerate(self._classes)})
+
+    def __repr__(self) -> str:
+        return f"ClassMap({self._classes})"
+
+    def __contains__(self, y: int) -> bool:
+        """Whether class `y` of the CGN has a label."""
+        return y in self._labels
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """All classes of the CGN that have a label."""
+        return tuple(self._labels)
+
+    def require_classes(self, num_classes: int) -> None:
+        """Raises `ClassMapError` if a class is not one of 0 … `num_classes` − 1."""
+        lacking = sorted(y for y in self._labels if y >= num_classes)
+        if lacking:
+            raise ClassMapError(
+                f"class_map names the classes {lacking[:5]} but the CGN has only the classes 0 to "
+                f"{num_classes - 1}"
+            )
+
+    def to_class(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns for (N,) labels one class of each, drawn uniformly; (N,) int64, −1 for none."""
+        rows = _look_up(self._row_table, labels.cpu())
+        lengths = torch.tensor([len(y) for y in self.choices])
+        padded = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.int64)
+        for row, y in enumerate(self.choices):
+            padded[row, : len(y)] = torch.tensor(y)
+        place = torch.rand(len(rows), generator=generator, dtype=torch.float64) * lengths[rows]
+        return torch.where(rows < 0, -1, padded[rows, place.long()])
+
+    def to_label(self, classes: Tensor) -> Tensor:
+        """Returns for (N,) classes of the CGN the label of each, (N,) int64, −1 for none."""
+        return _look_up(self._label_table, classes)
+
+
+def _integer(value: object, what: str) -> int:
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ArgumentTypeError(f"class_map: a {what} must be an integer, got {value!r}") from error
+
+
+def _classes_of(label: int, given: int | Sequence[int]) -> tuple[int, ...]:
+    several = isinstance(given, (Sequence, Tensor)) or hasattr(given, "tolist")
+    listed: Iterable[object] = given if several else [given]  # type: ignore[assignment]
+    classes = tuple(_integer(y, "class") for y in listed)
+    if not classes or min(classes) < 0:
+        raise ClassMapError(f"class_map[{label}] must be classes of 0 or more, got {given!r}")
+    return tuple(dict.fromkeys(classes))
+
+
+def _table(mapping: Mapping[int, int]) -> Tensor:
+    """Returns a lookup table with a last row of −1 for everything beyond it."""
+    table = torch.full((max(mapping) + 2,), -1, dtype=torch.int64)
+    for key, value in mapping.items():
+        table[key] = value
+    return table
+
+
+def _look_up(table: Tensor, keys: Tensor) -> Tensor:
+    last = len(table) - 1
+    inside = (keys >= 0) & (keys < last)
+    return table.to(keys.device)[torch.where(inside, keys, last).long()]

@@ -1,0 +1,215 @@
+"""The pure functions: compose, draw, count, seed. Everything else is a thin class around these."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+
+UNIT = 10**12
+"""Shares of an image are counted in integers of 1/UNIT, so that they never drift."""
+
+
+def compose(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """Blends an object over a background: `x = m * f + (1 - m) * b` (paper, equation 4).
+
+    Args:
+        mask: (N, 1, H, W) float in [0, 1].
+        foreground: (N, 3, H, W) float in [-1, 1].
+        background: (N, 3, H, W) float in [-1, 1].
+
+    Returns:
+        (N, 3, H, W) float in [-1, 1]; exactly `foreground` at mask 1 and `background` at mask 0.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.functional import compose
+        >>> white, black = torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)
+        >>> compose(torch.full((1, 1, 2, 2), 0.25), white, black).unique().item()
+        -0.5
+    """
+    return torch.lerp(background, foreground, mask)
+
+
+def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Generator) -> Tensor:
+    """Draws a group uniformly, then a member of that group uniformly.
+
+    Args:
+        choices: groups of classes. A plain list of classes is groups of one; a class map gives one
+            group a label, so that each label is equally frequent however many classes it has.
+        num: how many to draw.
+        generator: a CPU generator.
+
+    Returns:
+        (num,) int64 classes.
+    """
+    lengths = torch.tensor([len(group) for group in choices])
+    table = torch.zeros(len(choices), int(lengths.max()), dtype=torch.int64)
+    for row, members in enumerate(choices):
+        table[row, : len(members)] = torch.tensor(members)
+    group = torch.randint(len(choices), (num,), generator=generator)
+    if table.shape[1] == 1:
+        return table[group, 0]
+    member = torch.rand(num, generator=generator, dtype=torch.float64) * lengths[group]
+    return table[group, member.long()]
+
+
+def sample_interventions(
+    num: int,
+    choices: Sequence[Sequence[Sequence[int]]],
+    generator: torch.Generator,
+    num_per_shape: int = 1,
+) -> Tensor:
+    """Draws the three classes of `num` counterfactuals independently (paper, section 2).
+
+    Args:
+        num: how many counterfactuals.
+        choices: for shape, texture and background each, the groups of `draw_choices`.
+        generator: a CPU generator.
+        num_per_shape: this many neighbours share one shape; the last group may be shorter.
+
+    Returns:
+        (3, num) int64: the classes of shape, texture and background.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.functional import sample_interventions
+        >>> any_digit = [[y] for y in range(10)]
+        >>> shape, texture, background = sample_interventions(
+        ...     6, (any_digit, any_digit, [[3]]), torch.Generator().manual_seed(0), num_per_shape=3)
+        >>> bool((shape[:3] == shape[0]).all()), background.tolist()
+        (True, [3, 3, 3, 3, 3, 3])
+    """
+    shape = draw_choices(choices[0], -(-num // num_per_shape), generator)
+    texture = draw_choices(choices[1], num, generator)
+    background = draw_choices(choices[2], num, generator)
+    return torch.stack([shape.repeat_interleave(num_per_shape)[:num], texture, background])
+
+
+def permute_classes(
+    classes: Tensor, num: int, generator: torch.Generator, num_per_shape: int = 1
+) -> Tensor:
+    """Gives the batch's own classes to the three factors, each in its own order.
+
+    This is the draw of the paper's MNIST experiments: texture and background classes are
+    permutations of the shape classes, so each factor keeps the batch's class frequencies.
+
+    Args:
+        classes: (B,) int64 classes of the batch, B > 0. Taken in random order and, where `num`
+            needs more than B, again from the start.
+        num: how many counterfactuals.
+        generator: a CPU generator.
+        num_per_shape: this many neighbours share one shape.
+
+    Returns:
+        (3, num) int64: the classes of shape, texture and background.
+    """
+    num_shapes = -(-num // num_per_shape)
+    order = torch.randperm(len(classes), generator=generator)
+    taken = order.repeat(-(-num_shapes // len(classes)))[:num_shapes]
+    shape = classes[taken].repeat_interleave(num_per_shape)[:num]
+    texture = shape[torch.randperm(num, generator=generator)]
+    background = shape[torch.randperm(num, generator=generator)]
+    return torch.stack([shape, texture, background])
+
+
+def split_counts(num_real: int, per_image: int, per_step: int, carry: int) -> tuple[int, int]:
+    """Says how many counterfactuals a step gets, and what is left for the next step.
+
+    Args:
+        num_real: real images of this step.
+        per_image: counterfactuals per real image, in 1/UNIT.
+        per_step: counterfactuals per step, in 1/UNIT.
+        carry: what earlier steps left over, in 1/UNIT, below UNIT.
+
+    Returns:
+        The number of counterfactuals and the new carry. Over many steps the sum of the numbers
+        differs by less than one image from the exact share.
+
+    Example:
+        >>> from cgn_augment.functional import UNIT, split_counts
+        >>> carry, counts = 0, []
+        >>> for _ in range(4):
+        ...     num, carry = split_counts(5, round(0.3 * UNIT), 0, carry)
+        ...     counts.append(num)
+        >>> counts
+        [1, 2, 1, 2]
+    """
+    return divmod(carry + per_image * num_real + per_step, UNIT)
+
+
+def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
+    """Moves each image around the torus: what tiling 2x2 and cropping one tile does.
+
+    Args:
+        images: (N, C, H, W).
+        offsets: (N, 2) int64, the upper left corner (row, column) of each crop, any integers.
+
+    Returns:
+        (N, C, H, W) images, each rolled by its own offset.
+    """
+    height, width = images.shape[-2:]
+    offsets = offsets.to(images.device)
+    rows = (torch.arange(height, device=images.device) + offsets[:, :1]) % height
+    columns = (torch.arange(width, device=images.device) + offsets[:, 1:]) % width
+    index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    index = index[:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, index).view_as(images)
+
+
+class Purpose(IntEnum):
+    """What a seed is for, so that no two draws use the same numbers."""
+
+    ITEM = 1
+    LOADER = 2
+    SOURCE = 3
+    TRANSFORM = 4
+    MIX = 5
+    BANK_FILL = 6
+    BANK_REFRESH = 7
+
+
+def step_seed(purpose: Purpose, *key: int) -> int:
+    """Mixes a purpose and a key such as (seed, epoch, rank, step) into one seed of 63 bits.
+
+    Raises:
+        ArgumentError: a part of the key is negative.
+    """
+    if min(key) < 0:
+        raise ArgumentError(f"seed, epoch, rank and step must be 0 or more, got {key}")
+    words = np.random.SeedSequence([*key, purpose]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def step_generator(purpose: Purpose, *key: int) -> torch.Generator:
+    """Returns a CPU generator that is a function of `purpose` and `key` alone."""
+    return torch.Generator().manual_seed(step_seed(purpose, *key))
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the global generators inside the block and puts them back as they were after it.
+
+    For code that knows only global randomness, such as augmentation libraries. Covers torch on the
+    CPU and on `device`, NumPy and Python.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,0 +1,205 @@
+"""The small CGN for 32x32 images of ten classes (paper, appendix on the MNIST experiments).
+
+The layer indices, and so the names in a state dict, are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import roll_images
+
+MASK_MIN, MASK_MAX = 1e-4, 0.9999
+"""The published code keeps masks this far from 0 and 1; the paper does not say so."""
+
+
+class SmallCGN(nn.Module):
+    """Three mechanisms that draw a mask, a foreground and a background of 32x32 pixels.
+
+    Args:
+        num_classes: classes of each mechanism.
+        noise_dim: length of a noise vector.
+        embedding_dim: length of a label's embedding, which all three mechanisms share.
+        width: channels of the last hidden layer of each mechanism.
+
+    Attributes:
+        image_size: 32 pixels.
+        shared_noise: False; each mechanism draws its own noise, as in the published MNIST code.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import SmallCGN
+        >>> cgn = SmallCGN().freeze()
+        >>> noise = cgn.draw_noise(5, torch.Generator().manual_seed(0))
+        >>> cgn.shape(noise, torch.arange(5)).shape
+        torch.Size([5, 1, 32, 32])
+    """
+
+    architecture = "small"
+    image_size = 32
+    shared_noise = False
+
+    def __init__(
+        self, num_classes: int = 10, noise_dim: int = 32, embedding_dim: int = 10, width: int = 32
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.noise_dim = num_classes, noise_dim
+        self.embedding_dim, self.width = embedding_dim, width
+        self.label_emb = nn.Embedding(num_classes, embedding_dim)
+        self.f_shape = _shape_layers(noise_dim + embedding_dim, width)
+        self.f_text1 = _texture_layers(noise_dim + embedding_dim, width)
+        self.f_text2 = _texture_layers(noise_dim + embedding_dim, width)
+        self._fingerprint: str | None = None
+
+    @property
+    def config(self) -> dict[str, int]:
+        """The arguments that make this network again."""
+        names = ("num_classes", "noise_dim", "embedding_dim", "width")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.label_emb.weight.device
+
+    @property
+    def frozen(self) -> bool:
+        """Whether `freeze` was called."""
+        return self._fingerprint is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of the weights; taken once a network is frozen."""
+        return self._fingerprint or _hash_weights(self)
+
+    def freeze(self) -> Self:
+        """Makes this a network to draw from: eval mode for good, no gradients.
+
+        A later `train()`, such as a training loop calls on everything, no longer changes it.
+        """
+        self.eval().requires_grad_(False)
+        self._fingerprint = _hash_weights(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode, unless the network is frozen."""
+        return super().train(mode and self._fingerprint is None)
+
+    def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draws standard normal noise on the CPU, so that it does not depend on the device.
+
+        Returns:
+            (num, noise_dim) float32 on the device of the weights.
+        """
+        noise = torch.randn(num, self.noise_dim, generator=generator)
+        return noise.to(self.device, non_blocking=True)
+
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the shape mechanism alone.
+
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) int64 classes.
+
+        Returns:
+            (N, 1, 32, 32) float32 mask in [1e-4, 0.9999]; 1 is object.
+
+        Raises:
+            ArgumentError: noise or classes of another shape, or a class that there is not.
+            ArgumentTypeError: classes that are not integers.
+        """
+        mask: Tensor = self.f_shape(self._embed(noise, y))
+        return mask.clamp(MASK_MIN, MASK_MAX)
+
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the texture mechanism alone; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, 32, 32) float32 foreground in [-1, 1], before `shuffle`.
+        """
+        foreground: Tensor = self.f_text1(self._embed(noise, y))
+        return foreground
+
+    def background(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the background mechanism alone; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, 32, 32) float32 background in [-1, 1], before `shuffle`.
+        """
+        background: Tensor = self.f_text2(self._embed(noise, y))
+        return background
+
+    def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Moves each texture to a random position, so that it cannot carry a shape.
+
+        The published code tiles the image 2x2 and crops one image from it at an offset of 0 to 32
+        in each direction; that is a roll around the torus, done here without the tiling.
+        """
+        offsets = torch.randint(self.image_size + 1, (len(images), 2), generator=generator)
+        return roll_images(images, offsets)
+
+    def _embed(self, noise: Tensor, y: Tensor) -> Tensor:
+        if noise.dim() != 2 or noise.shape[1] != self.noise_dim:
+            raise ArgumentError(
+                f"noise must have the shape (N, {self.noise_dim}), got {tuple(noise.shape)}"
+            )
+        if y.shape != noise.shape[:1]:
+            raise ArgumentError(
+                f"y must hold one class for each of the {len(noise)} noise vectors, got the shape "
+                f"{tuple(y.shape)}"
+            )
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise ArgumentTypeError(f"y must hold integer classes, got {y.dtype}")
+        # On a GPU this look would make the host wait; there the embedding itself checks.
+        if y.device.type == "cpu" and len(y) and (y.min() < 0 or y.max() >= self.num_classes):
+            raise ArgumentError(
+                f"y must hold classes of 0 to {self.num_classes - 1}, got "
+                f"{int(y.min())} to {int(y.max())}"
+            )
+        return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
+
+
+def _shape_layers(dim_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim_in, 2 * width * 8 * 8),
+        nn.Unflatten(1, (2 * width, 8, 8)),
+        nn.InstanceNorm2d(2 * width),
+        *_up_block(2 * width, width),
+        nn.InstanceNorm2d(width),
+        *_up_block(width, 1),
+        nn.InstanceNorm2d(1),
+    )
+
+
+def _texture_layers(dim_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim_in, 2 * width * 8 * 8),
+        nn.Unflatten(1, (2 * width, 8, 8)),
+        *_up_block(2 * width, 2 * width),
+        *_up_block(2 * width, width),
+        nn.Conv2d(width, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+    )
+
+
+def _up_block(dim_in: int, dim_out: int) -> list[nn.Module]:
+    return [
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(dim_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
+
+
+def _hash_weights(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

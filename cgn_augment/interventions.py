@@ -1,0 +1,160 @@
+"""How the three classes of a counterfactual are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import index
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cgn_augment.class_map import ClassMap
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError
+from cgn_augment.functional import permute_classes, sample_interventions
+
+FACTORS = ("shape", "texture", "background")
+"""The three factors of an image, in the order of every `(3, N)` tensor of classes."""
+
+
+@dataclass(frozen=True)
+class Interventions:
+    """A rule that draws the classes of shape, texture and background.
+
+    Args:
+        kind: "uniform" draws each factor's class uniformly; "permute" gives each factor a
+            permutation of the real batch's own classes (as the paper's MNIST experiments do).
+        shape: keeps the factor to one class or a list of classes, drawn uniformly; None is all.
+        texture: likewise.
+        background: likewise.
+        num_per_shape: this many neighbouring counterfactuals show the very same shape. Shapes
+            cost one run for the group.
+
+    Raises:
+        ArgumentError: a value that cannot be used; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import Interventions
+        >>> on_sand = Interventions(shape=[0, 1], background=4)
+        >>> on_sand.draw(3, 10, torch.Generator().manual_seed(0))[2].tolist()
+        [4, 4, 4]
+    """
+
+    kind: Literal["uniform", "permute"] = "uniform"
+    shape: int | Sequence[int] | None = None
+    texture: int | Sequence[int] | None = None
+    background: int | Sequence[int] | None = None
+    num_per_shape: int = 1
+    class_map: ClassMap | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("uniform", "permute"):
+            raise ArgumentError(f"kind must be 'uniform' or 'permute', got {self.kind!r}")
+        if isinstance(self.num_per_shape, bool) or not isinstance(self.num_per_shape, int):
+            raise ArgumentTypeError(f"num_per_shape must be an integer, got {self.num_per_shape!r}")
+        if self.num_per_shape < 1:
+            raise ArgumentError(f"num_per_shape must be 1 or more, got {self.num_per_shape}")
+        for factor in FACTORS:
+            object.__setattr__(self, factor, _class_tuple(factor, getattr(self, factor)))
+
+    def restrict(self, class_map: ClassMap) -> Interventions:
+        """Keeps the draw to the classes of `class_map`, each label equally often.
+
+        A list that was given for texture or background stays as it is: there is no label for the
+        classes outside the map then, which is fine as long as they are not the label.
+
+        Raises:
+            ClassMapError: a class listed for the shape is outside the map.
+        """
+        outside = [y for y in self.listed("shape") or () if y not in class_map]
+        if outside:
+            raise ClassMapError(
+                f"shape lists the classes {outside[:5]} that are outside the class map: no label "
+                "could be given to them. Add them to class_map, or take them from the list"
+            )
+        return replace(self, class_map=class_map)
+
+    def listed(self, factor: str) -> tuple[int, ...] | None:
+        """Returns the classes that were listed for `factor`, or None."""
+        listed: tuple[int, ...] | None = getattr(self, factor)
+        return listed
+
+    def choices(self, factor: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
+        """Returns the groups of classes that `factor` is drawn from.
+
+        Raises:
+            ArgumentError: a listed class is not one of 0 … `num_classes` − 1.
+            ClassMapError: nor is a class of the map.
+        """
+        listed = self.listed(factor)
+        if listed is not None:
+            if max(listed) >= num_classes:
+                raise ArgumentError(
+                    f"{factor} lists class {max(listed)} but the CGN has only the classes 0 to "
+                    f"{num_classes - 1}"
+                )
+            return tuple((y,) for y in listed)
+        if self.class_map is not None:
+            self.class_map.require_classes(num_classes)
+            return self.class_map.choices
+        return tuple((y,) for y in range(num_classes))
+
+    def classes(self, factor: str, num_classes: int) -> tuple[int, ...]:
+        """Returns every class that `factor` can get, in rising order."""
+        return tuple(sorted({y for group in self.choices(factor, num_classes) for y in group}))
+
+    def draw(
+        self,
+        num: int,
+        num_classes: int,
+        generator: torch.Generator,
+        real_classes: Tensor | None = None,
+    ) -> Tensor:
+        """Draws the classes of `num` counterfactuals.
+
+        Args:
+            num: how many.
+            num_classes: classes of the CGN.
+            generator: a CPU generator.
+            real_classes: (B,) int64 classes of the real batch (−1: none); "permute" needs them.
+
+        Returns:
+            (3, num) int64 classes of shape, texture and background, on the CPU.
+
+        Raises:
+            ArgumentError: "permute" without a real batch, or with none of its labels in the map.
+        """
+        choices = [self.choices(factor, num_classes) for factor in FACTORS]
+        drawn = sample_interventions(num, choices, generator, self.num_per_shape)
+        if self.kind == "uniform" or num == 0:
+            return drawn
+        if real_classes is None:
+            raise ArgumentError(
+                "Interventions('permute') permutes the classes of the real batch, and none was "
+                "given: pass real=, or use Interventions('uniform')"
+            )
+        known = real_classes.cpu()
+        known = known[known >= 0]
+        if len(known) == 0:
+            raise ArgumentError("no label of the real batch has a class of the CGN to permute")
+        permuted = permute_classes(known, num, generator, self.num_per_shape)
+        for row, factor in enumerate(FACTORS):
+            if self.listed(factor) is not None:
+                permuted[row] = drawn[row]
+        return permuted
+
+
+def _class_tuple(factor: str, given: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    try:
+        listed = (index(given),) if not isinstance(given, Sequence) else tuple(map(index, given))
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"{factor} must be a class, a list of classes or None, got {given!r}"
+        ) from error
+    if not listed or min(listed) < 0:
+        raise ArgumentError(f"{factor} must list classes of 0 or more, got {given!r}")
+    return tuple(dict.fromkeys(listed))

@@ -1,0 +1,218 @@
+"""The values that travel between the parts, and the protocols of the parts.
+
+`Source` is the central idea: anything with `sample(num, generator, real=None)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from cgn_augment.class_map import ClassMap
+
+T = TypeVar("T")
+
+
+def _move(value: T, device: torch.device | str) -> T:
+    """Returns a dataclass of tensors with each of its tensors on `device`."""
+    moved = {
+        field.name: getattr(value, field.name).to(device, non_blocking=True)
+        for field in fields(value)  # type: ignore[arg-type]
+    }
+    return type(value)(**moved)
+
+
+def _require_equal_length(value: object) -> None:
+    lengths = {field.name: len(getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]
+    if len(set(lengths.values())) > 1:
+        raise ArgumentError(f"{type(value).__name__} needs equal lengths, got {lengths}")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the three mechanisms drew.
+
+    Attributes:
+        mask: (N, 1, H, W) float32 in [0, 1]; 1 is object.
+        foreground: (N, 3, H, W) float32 in [-1, 1]; the texture everywhere.
+        background: (N, 3, H, W) float32 in [-1, 1].
+
+    Raises:
+        ArgumentError: the three differ in length.
+    """
+
+    mask: Tensor
+    foreground: Tensor
+    background: Tensor
+
+    def __post_init__(self) -> None:
+        _require_equal_length(self)
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the same factors on `device`."""
+        return _move(self, device)
+
+
+@dataclass(frozen=True)
+class Counterfactuals:
+    """Images with a known class for each of their three factors.
+
+    Attributes:
+        images: (N, 3, H, W) float32 in [-1, 1].
+        shape: (N,) int64, class of the shape.
+        texture: (N,) int64, class of the texture.
+        background: (N,) int64, class of the background.
+
+    Raises:
+        ArgumentError: the four differ in length.
+    """
+
+    images: Tensor
+    shape: Tensor
+    texture: Tensor
+    background: Tensor
+
+    def __post_init__(self) -> None:
+        _require_equal_length(self)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the same counterfactuals on `device`."""
+        return _move(self, device)
+
+
+class RealBatch(NamedTuple):
+    """A step's real images, as a source sees them.
+
+    Attributes:
+        images: (B, 3, H, W) float32, as the user's own pipeline made them.
+        labels: (B,) int64 labels of the user.
+        classes: (B,) int64 classes of the CGN that belong to the labels; -1 where the class map
+            has none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: Tensor
+
+
+class MixedBatch(NamedTuple):
+    """A batch that says of each image what it shows (`output="namedtuple"`).
+
+    Attributes:
+        image: (B, 3, H, W) float32, in the range of the real images.
+        label: (B,) int64, or (B, 3) with `label="all"`.
+        is_counterfactual: (B,) bool.
+        shape: (B,) int64 label of the shape. A real image has its own label for all three.
+        texture: (B,) int64 label of the texture.
+        background: (B,) int64 label of the background.
+    """
+
+    image: Tensor
+    label: Tensor
+    is_counterfactual: Tensor
+    shape: Tensor
+    texture: Tensor
+    background: Tensor
+
+
+@runtime_checkable
+class Mechanisms(Protocol):
+    """A frozen CGN: three mechanisms that run alone (section 2 of the paper).
+
+    Attributes:
+        num_classes: classes of each mechanism.
+        image_size: height and width of the images, in pixels.
+        shared_noise: whether one noise vector goes to all three mechanisms (the paper's ImageNet
+            CGN) or each draws its own (its MNIST CGN).
+        fingerprint: identifies the weights.
+    """
+
+    num_classes: int
+    image_size: int
+    shared_noise: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that identifies the weights."""
+
+    def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draws (num, Z) float32 noise on the CPU and returns it on the CGN's device."""
+
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns masks (N, 1, H, W) float32 in [0, 1] for noise (N, Z) and classes (N,)."""
+
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns foregrounds (N, 3, H, W) float32 in [-1, 1]."""
+
+    def background(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns backgrounds (N, 3, H, W) float32 in [-1, 1]."""
+
+    def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Moves each texture to a random position, where the CGN asks for it."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where counterfactuals come from. Write your own with this one method.
+
+    Three more methods and two attributes are used where a source has them: `image_size` and
+    `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
+    the classes of the map), `seek(step, rank)` (called before each sample; for sources whose
+    contents change over the steps) and `fingerprint` (goes into the saved state's fingerprint).
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import Counterfactuals
+        >>> class Grey:
+        ...     def sample(self, num, generator, real=None):
+        ...         y = torch.randint(10, (3, num), generator=generator)
+        ...         return Counterfactuals(torch.zeros(num, 3, 32, 32), *y)
+        >>> len(Grey().sample(4, torch.Generator()))
+        4
+    """
+
+    def sample(
+        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+    ) -> Counterfactuals:
+        """Draws `num` counterfactuals.
+
+        Args:
+            num: how many images.
+            generator: a CPU generator; the only randomness that may be used.
+            real: the step's real batch, where there is one.
+
+        Returns:
+            `num` counterfactuals whose labels are classes of the CGN.
+        """
+
+
+@runtime_checkable
+class RestrictableSource(Source, Protocol):
+    """A source that can keep to the classes of a class map."""
+
+    def restrict(self, class_map: ClassMap) -> Source:
+        """Returns a source that draws only classes that `class_map` has."""
+
+
+@runtime_checkable
+class SteppedSource(Source, Protocol):
+    """A source whose contents change from step to step."""
+
+    def seek(self, step: int, rank: int = 0) -> None:
+        """Brings the contents to where they are at `step` (counted over epochs) of `rank`."""
