@@ -1,0 +1,51 @@
+"""Counterfactual images, mixed into an existing PyTorch training loop.
+
+After "Counterfactual Generative Networks", Sauer and Geiger, ICLR 2021.
+"""
+
+from cgn_augment.class_map import ClassMap
+from cgn_augment.dataset import CounterfactualDataset
+from cgn_augment.errors import CGNError
+from cgn_augment.generators import (
+    SmallCGN,
+    bundled_generators,
+    load_cgn,
+    read_metadata,
+    save_cgn,
+)
+from cgn_augment.interventions import Interventions
+from cgn_augment.mixing import OffAfter, Ramp
+from cgn_augment.sources import BankSource, FreshSource
+from cgn_augment.transforms import MatchReal, match_real
+from cgn_augment.types import (
+    Counterfactuals,
+    Factors,
+    Mechanisms,
+    MixedBatch,
+    RealBatch,
+    Source,
+)
+
+__all__ = [
+    "BankSource",
+    "CGNError",
+    "ClassMap",
+    "CounterfactualDataset",
+    "Counterfactuals",
+    "Factors",
+    "FreshSource",
+    "Interventions",
+    "MatchReal",
+    "Mechanisms",
+    "MixedBatch",
+    "OffAfter",
+    "Ramp",
+    "RealBatch",
+    "SmallCGN",
+    "Source",
+    "bundled_generators",
+    "load_cgn",
+    "match_real",
+    "read_metadata",
+    "save_cgn",
+]

@@ -1,0 +1,190 @@
+"""Takes batches of any usual structure apart and puts them together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import BatchError
+from cgn_augment.interventions import FACTORS
+from cgn_augment.types import Counterfactuals, MixedBatch
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
+LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the images and labels of a batch are.
+
+    Attributes:
+        image: key or position of the images.
+        label: key or position of the labels.
+    """
+
+    image: str | int
+    label: str | int
+
+    def take(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Returns the images and labels of a batch.
+
+        Raises:
+            BatchError: they are not there, or are not tensors.
+        """
+        try:
+            images, labels = batch[self.image], batch[self.label]
+        except (KeyError, IndexError, TypeError) as error:
+            raise BatchError(
+                f"the batch has nothing at {self.image!r} and {self.label!r}; it is "
+                f"{describe(batch)}"
+            ) from error
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise BatchError(
+                f"images and labels must be tensors, got {describe(batch)}: let the dataset return "
+                "tensors, or pass keys=(image, label)"
+            )
+        return images, labels
+
+    def move(self, batch: Any, device: torch.device) -> Any:
+        """Returns the batch with images and labels on `device`; itself if they are there."""
+        images, labels = self.take(batch)
+        if images.device == device and labels.device == device:
+            return batch
+
+        def part(value: Any, key: str | int) -> Any:
+            moves = key in (self.image, self.label)
+            return value.to(device, non_blocking=True) if moves else value
+
+        return self.rebuild(batch, part)
+
+    def rebuild(self, batch: Any, part: Callable[[Any, str | int], Any]) -> Any:
+        """Returns a batch of the same structure with `part(value, key)` for each of its values."""
+        if isinstance(batch, Mapping):
+            values = {key: part(value, key) for key, value in batch.items()}
+            return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg]
+        values_list = [part(value, index) for index, value in enumerate(batch)]
+        if hasattr(batch, "_fields"):
+            return type(batch)(*values_list)
+        return type(batch)(values_list)
+
+
+def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
+    """Finds where images and labels are in a real batch.
+
+    Args:
+        batch: the first batch.
+        keys: where the user says they are, or None to look at the usual places.
+
+    Raises:
+        BatchError: the structure is not known.
+    """
+    if keys is not None:
+        layout = Layout(*keys)
+        layout.take(batch)
+        return layout
+    if isinstance(batch, Mapping):
+        image = next((key for key in IMAGE_KEYS if key in batch), None)
+        label = next((key for key in LABEL_KEYS if key in batch), None)
+        if image is not None and label is not None:
+            return Layout(image, label)
+    elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        return Layout(0, 1)
+    raise BatchError(
+        f"the structure of the batch is unknown: it is {describe(batch)}. Expected (images, "
+        "labels, …) or a dict with an image and a label; say where they are with keys=(image, "
+        "label)"
+    )
+
+
+def describe(batch: Any) -> str:
+    """Says in a few words what a batch is made of."""
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {list(batch)}"
+    if isinstance(batch, (tuple, list)):
+        kinds = ", ".join(type(value).__name__ for value in batch[:4])
+        return f"a {type(batch).__name__} of {len(batch)} ({kinds})"
+    return f"a {type(batch).__name__}"
+
+
+def check_batch(images: Tensor, labels: Tensor) -> None:
+    """Raises `BatchError` unless images are (B, 3, H, W) float and labels (B,) integers."""
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise BatchError(
+            f"real images must be (B, 3, H, W), got {tuple(images.shape)}: give the dataset a "
+            "transform to RGB tensors"
+        )
+    if not images.is_floating_point():
+        raise BatchError(
+            f"real images must be floating point, got {images.dtype}: scale them in the dataset "
+            "(ToTensor, Normalize), as the classifier sees them"
+        )
+    if labels.dim() != 1 or len(labels) != len(images) or labels.is_floating_point():
+        raise BatchError(
+            f"real labels must be ({len(images)},) integers, got {tuple(labels.shape)} "
+            f"{labels.dtype}: mix soft labels (mixup, one-hot) after the stream"
+        )
+
+
+def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
+    """Raises `BatchError` if real images are not in the range that counterfactuals arrive in.
+
+    Outside the range is always an error. Eight images or more that fill hardly half of it are one
+    too: they are nearly always images in [0, 1] beside counterfactuals in [-1, 1].
+    """
+    low, high = value_range
+    least, most = float(images.min()), float(images.max())
+    slack = 1e-3 * (high - low)
+    outside = least < low - slack or most > high + slack or least != least
+    narrow = len(images) >= 8 and most - least <= 0.5 * (high - low) + slack
+    if outside or narrow:
+        raise BatchError(
+            f"real images span [{least:.3g}, {most:.3g}] but counterfactuals are declared to "
+            f"arrive in [{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the "
+            "mean and std of your Normalize (0 and 1 for plain ToTensor), or value_range=None if "
+            "this is right"
+        )
+
+
+def pad_extra(value: Any, num: int, keep: Tensor | None) -> Any:
+    """Extends a further value of a batch (an index, a path) by `num` places for counterfactuals.
+
+    Integers get −1, floats NaN, booleans False, lists None: a counterfactual has no such value.
+
+    Args:
+        value: a tensor or list with one entry an image; anything else stays as it is.
+        num: counterfactuals.
+        keep: (K,) int64 places of the real images that stay, or None for all.
+    """
+    if isinstance(value, Tensor) and value.dim() > 0:
+        value = value if keep is None else value[keep.to(value.device)]
+        blank = float("nan") if value.is_floating_point() else -1
+        filler = value.new_full((num, *value.shape[1:]), 0 if value.dtype == torch.bool else blank)
+        return torch.cat([value, filler])
+    if isinstance(value, (list, tuple)):
+        kept = list(value) if keep is None else [value[i] for i in keep.tolist()]
+        return type(value)(kept + [None] * num)
+    return value
+
+
+def real_rows(images: Tensor, labels: Tensor, label: str) -> MixedBatch:
+    """Describes real images: each shows its own class in all three factors."""
+    chosen = labels[:, None].expand(-1, 3) if label == "all" else labels
+    real = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    return MixedBatch(images, chosen, real, labels, labels, labels)
+
+
+def made_rows(made: Counterfactuals, dtype: torch.dtype, label: str) -> MixedBatch:
+    """Describes counterfactuals, with labels of the type that the real ones have."""
+    factors = [getattr(made, factor).to(dtype) for factor in FACTORS]
+    chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
+    truth = torch.ones(len(made), dtype=torch.bool, device=made.images.device)
+    return MixedBatch(made.images, chosen, truth, *factors)
+
+
+def append_rows(first: MixedBatch, second: MixedBatch) -> MixedBatch:
+    """Puts the rows of one batch behind those of another."""
+    return MixedBatch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))

@@ -1,0 +1,101 @@
+"""Brings counterfactuals into the form in which the user's real images arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import kornia
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError
+
+
+class MatchReal(nn.Module):
+    """From a CGN's images to what the user's pipeline makes of real ones; see `match_real`.
+
+    Attributes:
+        value_range: least and greatest value that an image can have.
+        size: height and width in pixels, or None where the CGN's own size stays.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Tensor, std: Tensor, size: int | None, augment: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.size, self.augment = size, augment
+        self._crop = None if size is None else kornia.augmentation.RandomCrop((size, size))
+        low, high = (0 - mean) / std, (1 - mean) / std
+        self.value_range = (float(low.min()), float(high.max()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Transforms a batch.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+
+        Returns:
+            (N, 3, size, size) float32 in `value_range`.
+        """
+        if self.mean.device != images.device:
+            self.to(images.device)
+        images = (images + 1) / 2
+        if self.augment is not None:
+            images = self.augment(images)
+        if self.size is not None and min(images.shape[-2:]) < self.size:
+            images = kornia.geometry.resize(images, self.size, side="short", antialias=True)
+        if self._crop is not None and images.shape[-2:] != (self.size, self.size):
+            images = self._crop(images)
+        return kornia.enhance.normalize(images, self.mean, self.std)
+
+
+def match_real(
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    crop_size: int | None = None,
+    augment: nn.Module | None = None,
+) -> MatchReal:
+    """Makes the transform under which counterfactuals arrive as the real images do.
+
+    Args:
+        mean: of the `Normalize` at the end of the real pipeline, one value or three. With the
+            defaults images arrive in [0, 1], as from `ToTensor` alone; 0.5 and 0.5 give [-1, 1].
+        std: of the same `Normalize`.
+        crop_size: height and width of the real images in pixels. Larger counterfactuals are
+            cropped at a random place, smaller ones enlarged.
+        augment: a kornia module for images in [0, 1] (flips, colour jitter,
+            `AugmentationSequential` …), applied first, at the CGN's own size. What it draws depends
+            on (seed, epoch, rank, step) alone, and the global generators stay as they are.
+
+    Returns:
+        A module for `CounterfactualDataset(transform=…)` from (N, 3, H, W) float32 in [-1, 1] to
+        (N, 3, crop_size, crop_size) float32 in its `value_range`.
+
+    Raises:
+        ArgumentError: a mean or std that is not one or three numbers, a std or size not above 0.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import match_real
+        >>> imagenet = match_real((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_size=224)
+        >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
+        torch.Size([2, 3, 224, 224])
+    """
+    mean_tensor, std_tensor = _channels("mean", mean), _channels("std", std)
+    if not (std_tensor > 0).all():
+        raise ArgumentError(f"std must be above 0, got {std}")
+    if crop_size is not None and crop_size < 1:
+        raise ArgumentError(f"crop_size must be 1 or more pixels, got {crop_size}")
+    return MatchReal(mean_tensor, std_tensor, crop_size, augment)
+
+
+def _channels(name: str, values: float | Sequence[float]) -> Tensor:
+    tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    if tensor.numel() not in (1, 3) or not torch.isfinite(tensor).all():
+        raise ArgumentError(f"{name} must be one number or three, got {values!r}")
+    return tensor.expand(3).clone()
