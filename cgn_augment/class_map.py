@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import index
 
 import torch
@@ -26,7 +26,7 @@ class ClassMap:
         choices: the classes of each label, in the order of the labels.
 
     Raises:
-        ArgumentTypeError: a label or class is not an integer.
+        ArgumentTypeError: a label or class is not an integer, or there is no mapping at all.
         ClassMapError: the map is empty, holds a negative number or an empty list, or gives one
             class to two labels.
 
@@ -39,7 +39,13 @@ class ClassMap:
     """
 
     def __init__(self, mapping: ClassMapLike) -> None:
-        items = mapping.items() if isinstance(mapping, Mapping) else enumerate(mapping)
+        plain = _plain(mapping)
+        if not isinstance(plain, (Mapping, Sequence)):
+            raise ArgumentTypeError(
+                "class_map must be a mapping {label: class} or {label: [class, …]}, or a list of "
+                f"them by label; got {mapping!r}"
+            )
+        items = plain.items() if isinstance(plain, Mapping) else enumerate(plain)
         self._classes = {
             _integer(label, "label"): _classes_of(label, given) for label, given in items
         }
@@ -102,9 +108,14 @@ def _integer(value: object, what: str) -> int:
         raise ArgumentTypeError(f"class_map: a {what} must be an integer, got {value!r}") from error
 
 
+def _plain(value: object) -> object:
+    """Returns a tensor, an array or a number of NumPy as plain numbers; all else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _classes_of(label: int, given: int | Sequence[int]) -> tuple[int, ...]:
-    several = isinstance(given, (Sequence, Tensor)) or hasattr(given, "tolist")
-    listed: Iterable[object] = given if several else [given]  # type: ignore[assignment]
+    plain = _plain(given)
+    listed: Sequence[object] = plain if isinstance(plain, Sequence) else [plain]
     classes = tuple(_integer(y, "class") for y in listed)
     if not classes or min(classes) < 0:
         raise ClassMapError(f"class_map[{label}] must be classes of 0 or more, got {given!r}")

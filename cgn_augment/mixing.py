@@ -151,7 +151,7 @@ class Proportion:
     def _share(self, ratio: float) -> int:
         """Returns counterfactuals per image that is read, in 1/UNIT."""
         exact = _exact(ratio)
-        return round((exact / (1 + exact) if self.mix == "replace" else exact) * UNIT)
+        return _in_units(exact / (1 + exact) if self.mix == "replace" else exact)
 
     def _set_ratio(self, ratio: float) -> None:
         self._per_image = self._share(ratio)
@@ -167,19 +167,19 @@ class Proportion:
             )
         exact = _exact(fraction)
         self.ratio = float(exact / (1 - exact)) if fraction < 1 else math.inf
-        self._per_image = round((exact if self.mix == "replace" else exact / (1 - exact)) * UNIT)
+        self._per_image = _in_units(exact if self.mix == "replace" else exact / (1 - exact))
         self.fraction = fraction
         if self.batch_size is not None:
             self.count = self._per_image * self.batch_size / UNIT
 
     def _set_count(self, count: float) -> None:
-        self._per_step = round(_exact(count) * UNIT)
+        self._per_step = _in_units(_exact(count))
         self.count = count
         if self.batch_size is None:
             return
         if self.mix == "replace" and count > self.batch_size:
             raise ArgumentError(
-                f"mix='replace' cannot put {count} counterfactuals into a batch of "
+                f"mix='replace' cannot put {count:g} counterfactuals into a batch of "
                 f"{self.batch_size}: lower count, or use mix='append'"
             )
         kept = self.batch_size - count if self.mix == "replace" else self.batch_size
@@ -190,6 +190,11 @@ class Proportion:
 def _exact(value: float) -> Fraction:
     """Reads 0.1 as one tenth, not as the binary number next to it."""
     return Fraction(value).limit_denominator(10**6)
+
+
+def _in_units(share: Fraction) -> int:
+    """Rounds up to 1/UNIT: a third of 48 rounded down would be 15 in the first step."""
+    return math.ceil(share * UNIT)
 
 
 def _require_share(name: str, value: object) -> float:

@@ -1,0 +1,62 @@
+"""The command `cgn-augment`: looks at generators."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jsonargparse import auto_cli
+
+from cgn_augment.errors import CGNError
+from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
+from cgn_augment.visualize import draw_cgn, save_figure
+
+
+def info(cgn: str) -> None:
+    """Prints what a checkpoint holds.
+
+    Args:
+        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+    """
+    network = load_cgn(cgn)
+    facts = {
+        "architecture": network.architecture,
+        **network.config,
+        "image size": f"{network.image_size}x{network.image_size}",
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "fingerprint": network.fingerprint,
+    }
+    for name, value in {**facts, **read_metadata(cgn)}.items():
+        print(f"{name:16} {value}")
+    print(f"{'bundled':16} {', '.join(bundled_generators()) or 'none in this version'}")
+
+
+def sheet(cgn: str, out: str, num: int = 10, seed: int = 0, device: str = "cpu") -> None:
+    """Draws masks, foregrounds, backgrounds and counterfactuals into a picture.
+
+    Args:
+        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
+        num: columns.
+        seed: of noise and classes.
+        device: where to draw, such as cpu or cuda.
+    """
+    print(save_figure(draw_cgn(load_cgn(cgn, device=device), num, seed), out))
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_commands("cgn-augment", {"info": info, "sheet": sheet})
+
+
+def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, Any]]) -> None:
+    """Runs one of several commands; an error that the user can mend is one line and exit code 2."""
+    try:
+        auto_cli(commands, prog=name, as_positional=True)
+    except (CGNError, OSError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,160 @@
+"""Pictures: labelled sheets of images, and what a CGN draws."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.interventions import FACTORS, Interventions
+from cgn_augment.sources import draw_factors
+from cgn_augment.types import Mechanisms
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+_INCHES_PER_IMAGE = 0.9
+
+
+def draw_sheet(
+    rows: Mapping[str, Tensor],
+    captions: Mapping[str, Sequence[str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draws rows of images, each row with its name at the left.
+
+    Args:
+        rows: name to images: (N, 3, H, W) float in [-1, 1], or masks (N, 1, H, W) float in [0, 1],
+            where 1 is white. Rows may differ in N.
+        captions: for a row, a short text under each of its images.
+        title: above the sheet.
+
+    Returns:
+        A matplotlib figure; `save_figure` writes it.
+
+    Raises:
+        ArgumentError: no rows, images of another shape, or captions of another number.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.visualize import draw_sheet
+        >>> figure = draw_sheet({"grey": torch.zeros(3, 3, 8, 8), "mask": torch.ones(3, 1, 8, 8)})
+        >>> len(figure.axes)
+        6
+    """
+    captions = captions or {}
+    _check_rows(rows, captions)
+    num_columns = max(len(images) for images in rows.values())
+    inches = _INCHES_PER_IMAGE
+    height = sum(inches * (1.3 if name in captions else 1.05) for name in rows)
+    figure = Figure(
+        figsize=(inches * (num_columns + 1.6), height + (0.4 if title else 0.1)),
+        dpi=160,
+        layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0),
+    )
+    grid = figure.subplots(len(rows), num_columns, squeeze=False)
+    for cells, (name, images) in zip(grid, rows.items(), strict=True):
+        pixels = _to_pixels(images)
+        for column, cell in enumerate(cells):
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_frame_on(False)
+            if column < len(pixels):
+                cell.imshow(pixels[column], interpolation="nearest")
+                cell.set_xlabel(captions.get(name, [""] * len(pixels))[column], fontsize=6)
+        cells[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def draw_cgn(cgn: Mechanisms, num: int = 10, seed: int = 0) -> Figure:
+    """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
+
+    The columns go through the classes of the shape; texture and background are drawn uniformly.
+
+    Args:
+        cgn: a frozen CGN.
+        num: columns.
+        seed: of noise and classes.
+
+    Raises:
+        ArgumentError: `num` below 1, or a negative seed.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.visualize import draw_cgn
+        >>> figure = draw_cgn(SmallCGN().freeze(), num=3)
+    """
+    if num < 1:
+        raise ArgumentError(f"num must be 1 or more, got {num}")
+    generator = step_generator(Purpose.SOURCE, seed)
+    classes = Interventions().draw(num, cgn.num_classes, generator)
+    classes[0] = torch.arange(num) % cgn.num_classes
+    with torch.no_grad():
+        factors = draw_factors(cgn, classes, generator, 1, num)
+    rows = {
+        "mask": factors.mask,
+        "foreground": factors.foreground,
+        "background": factors.background,
+        "counterfactual": compose(factors.mask, factors.foreground, factors.background),
+    }
+    captions = {
+        row: [f"{factor} {y}" for y in drawn.tolist()]
+        for row, factor, drawn in zip(list(rows)[:3], FACTORS, classes, strict=True)
+    }
+    return draw_sheet(rows, captions)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure, whole or not at all, and returns its path.
+
+    Raises:
+        ArgumentError: an unknown suffix, or the folder is missing.
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(
+            f"a picture is saved as one of {', '.join(SUFFIXES)}, got {path.name!r}"
+        )
+    if not path.parent.is_dir():
+        raise ArgumentError(f"the folder {path.parent} is missing: make it first")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    try:
+        figure.savefig(temporary)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _check_rows(rows: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]]) -> None:
+    if not rows:
+        raise ArgumentError("a sheet needs one row of images or more")
+    for name, images in rows.items():
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+            raise ArgumentError(
+                f"row {name!r} must be images (N, 3, H, W) or masks (N, 1, H, W), got "
+                f"{tuple(images.shape)}"
+            )
+    for name, texts in captions.items():
+        if name not in rows or len(texts) != len(rows[name]):
+            raise ArgumentError(f"captions of {name!r} must be one for each image of that row")
+
+
+def _to_pixels(images: Tensor) -> Tensor:
+    """Returns (N, H, W, 3) float32 in [0, 1] on the CPU."""
+    images = images.detach().float().cpu()
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else (images + 1) / 2
+    return images.clamp(0, 1).permute(0, 2, 3, 1)
