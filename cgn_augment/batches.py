@@ -149,25 +149,41 @@ def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
         )
 
 
-def pad_extra(value: Any, num: int, keep: Tensor | None) -> Any:
+def pad_extra(value: Any, num_real: int, num: int, keep: Tensor | None) -> Any:
     """Extends a further value of a batch (an index, a path) by `num` places for counterfactuals.
 
-    Integers get −1, floats NaN, booleans False, lists None: a counterfactual has no such value.
+    Integers get −1 (unsigned ones 0), floats NaN, booleans False, lists None: a counterfactual has
+    no such value.
 
     Args:
-        value: a tensor or list with one entry an image; anything else stays as it is.
+        value: a tensor or list with one entry an image, or a dict, list or tuple of such; anything
+            else stays as it is.
+        num_real: images of the batch.
         num: counterfactuals.
         keep: (K,) int64 places of the real images that stay, or None for all.
     """
-    if isinstance(value, Tensor) and value.dim() > 0:
-        value = value if keep is None else value[keep.to(value.device)]
-        blank = float("nan") if value.is_floating_point() else -1
-        filler = value.new_full((num, *value.shape[1:]), 0 if value.dtype == torch.bool else blank)
-        return torch.cat([value, filler])
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Tensor):
+        return _pad_tensor(value, num, keep) if _has_rows(value, num_real) else value
+    if isinstance(value, Mapping):
+        return {key: pad_extra(part, num_real, num, keep) for key, part in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    columns = bool(value) and all(_has_rows(part, num_real) for part in value)
+    if len(value) == num_real and not columns:
         kept = list(value) if keep is None else [value[i] for i in keep.tolist()]
         return type(value)(kept + [None] * num)
-    return value
+    parts = [pad_extra(part, num_real, num, keep) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
+
+def _has_rows(value: Any, num: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == num
+
+
+def _pad_tensor(value: Tensor, num: int, keep: Tensor | None) -> Tensor:
+    value = value if keep is None else value[keep.to(value.device)]
+    blank = float("nan") if value.is_floating_point() else -int(value.dtype.is_signed)
+    return torch.cat([value, value.new_full((num, *value.shape[1:]), blank)])
 
 
 def real_rows(images: Tensor, labels: Tensor, label: str) -> MixedBatch:

@@ -191,7 +191,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._start = self._position = Position(0, 0, 0, 0)
         self._resume: dict[str, Any] | None = None
         self._running: object | None = None
-        self._sampler_epoch: int | None = None
+        self._sampler_epoch = getattr(self.sampler, "epoch", None)
         self._pid = os.getpid()
 
     # What users and other libraries read -------------------------------------------------------
@@ -277,6 +277,14 @@ class CounterfactualDataset(IterableDataset[Any]):
                 f"not a state of this version of CounterfactualDataset: expected version "
                 f"{STATE_VERSION}, got {version!r}"
             )
+        missing = [
+            key for key in (*Position._fields, "start", "real", "fingerprint") if key not in state
+        ]
+        if missing:
+            raise StateError(
+                f"the state is damaged: expected what state_dict() returned, and {missing[0]!r} is "
+                "missing"
+            )
         ours, theirs = self._fingerprint(), state["fingerprint"]
         differing = [key for key in ours if theirs.get(key) != ours[key]]
         if differing:
@@ -306,7 +314,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         }
 
     def _start_of(self, epoch: int) -> Position:
-        """Returns the start of an epoch; of one that was not reached by iterating, too."""
+        """Returns the start of an epoch that was not reached by iterating."""
         sizes = self._real.batch_sizes()
         if sizes is not None:
             carry = self.proportion.carry_after(chain.from_iterable(repeat(sizes, epoch)))
@@ -321,7 +329,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         """Yields the batches of an epoch.
 
         After `load_state_dict`, those that are left of it. An epoch that was broken off is begun
-        again; one that was completed is followed by the next.
+        again; one whose last batch was yielded is followed by the next.
         """
         self._refuse_workers()
         if _inside_auto_collation():
@@ -348,6 +356,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._adopt_sampler_epoch()
         token = self._running = object()
         resume, self._resume = self._resume, None
+        # Whoever counts to len(stream) never asks for the end of the epoch.
+        if resume is None and 0 < self._position.step == self._real.num_steps():
+            self._start = self._position.next_epoch()
         position = self._position if resume else self._start
         self._position = position
         batches = self._real.start(position.epoch, position.step, resume and resume["real"])
@@ -364,8 +375,8 @@ class CounterfactualDataset(IterableDataset[Any]):
                     self._position = position
                 yield made
             if self._running is token:
-                self._running, self._position = None, position
-                self._start = self._position = self._start_of(position.epoch + 1)
+                self._running = None
+                self._start = self._position = position.next_epoch()
         finally:
             # Workers of a loader end with its iterator, also after a break.
             del batches
@@ -373,11 +384,7 @@ class CounterfactualDataset(IterableDataset[Any]):
     def _adopt_sampler_epoch(self) -> None:
         """Follows a `set_epoch` that another library called on the sampler itself."""
         epoch = getattr(self.sampler, "epoch", None)
-        if (
-            self._sampler_epoch is not None
-            and isinstance(epoch, int)
-            and epoch != self._sampler_epoch
-        ):
+        if isinstance(epoch, int) and epoch != self._sampler_epoch:
             self.set_epoch(epoch)
 
 

@@ -25,8 +25,10 @@ class SkippingBatchSampler(Sampler[list[int]]):
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # Counted when the first batch is drawn: a loader with workers makes two iterators, and
+        # draws from the second.
         skip, self.skip = self.skip, 0
-        return islice(iter(self.batch_sampler), skip, None)
+        yield from islice(iter(self.batch_sampler), skip, None)
 
 
 class EpochDataset(Dataset[Any]):

@@ -124,7 +124,8 @@ class Interventions:
             (3, num) int64 classes of shape, texture and background, on the CPU.
 
         Raises:
-            ArgumentError: "permute" without a real batch, or with none of its labels in the map.
+            ArgumentError: "permute" without a real batch, with none of its labels in the map, or
+                with a class that the CGN lacks.
         """
         choices = [self.choices(factor, num_classes) for factor in FACTORS]
         drawn = sample_interventions(num, choices, generator, self.num_per_shape)
@@ -137,6 +138,13 @@ class Interventions:
             )
         known = real_classes.cpu()
         known = known[known >= 0]
+        if self.class_map is not None:
+            known = known[self.class_map.to_label(known) >= 0]
+        if len(known) and known.max() >= num_classes:
+            raise ArgumentError(
+                f"the real batch has the class {int(known.max())} but the CGN has only the classes "
+                f"0 to {num_classes - 1}: give each label its class by class_map"
+            )
         if len(known) == 0:
             raise ArgumentError("no label of the real batch has a class of the CGN to permute")
         permuted = permute_classes(known, num, generator, self.num_per_shape)

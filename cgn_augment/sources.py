@@ -34,7 +34,7 @@ class FreshSource:
 
     Raises:
         ArgumentError: a class that the CGN lacks, or a chunk below 1.
-        ArgumentTypeError: `cgn` has no mechanisms.
+        ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
 
     Example:
         >>> import torch
@@ -48,7 +48,7 @@ class FreshSource:
         self, cgn: Mechanisms, interventions: Interventions | None = None, *, chunk: int = 64
     ) -> None:
         self.cgn = _require_mechanisms(cgn)
-        self.interventions = interventions or Interventions()
+        self.interventions = _require_interventions(interventions)
         self.chunk = _require_count("chunk", chunk, 1)
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
         for factor in FACTORS:
@@ -139,7 +139,7 @@ class BankSource:
     Raises:
         ArgumentError: a bank too small for its classes, a negative refresh or one larger than the
             bank, a class that the CGN lacks, an unknown storage.
-        ArgumentTypeError: `cgn` has no mechanisms.
+        ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
 
     Example:
         >>> import torch
@@ -165,7 +165,7 @@ class BankSource:
         self.refresh = _require_count("refresh", refresh, 0)
         self.seed = _require_count("seed", seed, 0)
         self.chunk = _require_count("chunk", chunk, 1)
-        self.interventions = interventions or Interventions()
+        self.interventions = _require_interventions(interventions)
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
         if refresh > size:
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
@@ -222,6 +222,8 @@ class BankSource:
                     self._refresh(self._bank, later)
                 self._step = step
                 return
+        # The old bank goes first: there are never two in memory, nor a stale one if filling fails.
+        self._bank = None
         self._rank, self._step = rank, step
         self._bank = self._fill(step)
 
@@ -362,6 +364,16 @@ def _require_mechanisms(cgn: Mechanisms) -> Mechanisms:
             "the CGN is still in training: call cgn.freeze() before drawing from it"
         )
     return cgn
+
+
+def _require_interventions(interventions: Interventions | None) -> Interventions:
+    if interventions is None:
+        return Interventions()
+    if not isinstance(interventions, Interventions):
+        raise ArgumentTypeError(
+            f"interventions must be Interventions(…) or None, got {interventions!r}"
+        )
+    return interventions
 
 
 def _require_count(name: str, value: int, least: int) -> int:

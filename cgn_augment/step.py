@@ -48,6 +48,10 @@ class Position(NamedTuple):
         """Returns the position one step further."""
         return Position(self.epoch, self.step + 1, self.total + 1, carry)
 
+    def next_epoch(self) -> Position:
+        """Returns the start of the epoch after this one, where this one is complete."""
+        return Position(self.epoch + 1, 0, self.total, self.carry)
+
 
 class StepMaker:
     """Puts real images and counterfactuals of one step together.
@@ -180,12 +184,13 @@ class StepMaker:
             return rows
         if self.output == "dict":
             return rows._asdict()
+        num_real = len(batch[layout.image])
 
         def part(value: Any, key: str | int) -> Any:
             if key == layout.image:
                 return rows.image
             if key == layout.label:
                 return rows.label
-            return pad_extra(value, num, keep)
+            return pad_extra(value, num_real, num, keep)
 
         return layout.rebuild(batch, part)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 
 import kornia
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 
 class MatchReal(nn.Module):
@@ -78,6 +79,7 @@ def match_real(
 
     Raises:
         ArgumentError: a mean or std that is not one or three numbers, a std or size not above 0.
+        ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
 
     Example:
         >>> import torch
@@ -89,13 +91,24 @@ def match_real(
     mean_tensor, std_tensor = _channels("mean", mean), _channels("std", std)
     if not (std_tensor > 0).all():
         raise ArgumentError(f"std must be above 0, got {std}")
+    if isinstance(crop_size, bool) or not isinstance(crop_size, (int, NoneType)):
+        raise ArgumentTypeError(
+            f"crop_size must be a whole number of pixels or None, got {crop_size!r}"
+        )
+    if augment is not None and not callable(augment):
+        raise ArgumentTypeError(
+            f"augment must be a module of kornia (several in a Sequential) or None, got {augment!r}"
+        )
     if crop_size is not None and crop_size < 1:
         raise ArgumentError(f"crop_size must be 1 or more pixels, got {crop_size}")
     return MatchReal(mean_tensor, std_tensor, crop_size, augment)
 
 
 def _channels(name: str, values: float | Sequence[float]) -> Tensor:
-    tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{name} must be one number or three, got {values!r}") from error
     if tensor.numel() not in (1, 3) or not torch.isfinite(tensor).all():
         raise ArgumentError(f"{name} must be one number or three, got {values!r}")
     return tensor.expand(3).clone()

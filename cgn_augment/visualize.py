@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -57,7 +59,7 @@ def draw_sheet(
     figure = Figure(
         figsize=(inches * (num_columns + 1.6), height + (0.4 if title else 0.1)),
         dpi=160,
-        layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.01, wspace=0.0, hspace=0.0),
     )
     grid = figure.subplots(len(rows), num_columns, squeeze=False)
     for cells, (name, images) in zip(grid, rows.items(), strict=True):
@@ -75,7 +77,9 @@ def draw_sheet(
     return figure
 
 
-def draw_cgn(cgn: Mechanisms, num: int = 10, seed: int = 0) -> Figure:
+def draw_cgn(
+    cgn: Mechanisms, num: int = 10, seed: int = 0, real: tuple[Tensor, Tensor] | None = None
+) -> Figure:
     """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
 
     The columns go through the classes of the shape; texture and background are drawn uniformly.
@@ -84,6 +88,7 @@ def draw_cgn(cgn: Mechanisms, num: int = 10, seed: int = 0) -> Figure:
         cgn: a frozen CGN.
         num: columns.
         seed: of noise and classes.
+        real: images (N, 3, H, W) float32 in [-1, 1] and their labels (N,) int64 for a first row.
 
     Raises:
         ArgumentError: `num` below 1, or a negative seed.
@@ -110,6 +115,10 @@ def draw_cgn(cgn: Mechanisms, num: int = 10, seed: int = 0) -> Figure:
         row: [f"{factor} {y}" for y in drawn.tolist()]
         for row, factor, drawn in zip(list(rows)[:3], FACTORS, classes, strict=True)
     }
+    if real is not None:
+        images, labels = real
+        rows = {"real image": images, **rows}
+        captions["real image"] = [f"class {y}" for y in labels.tolist()]
     return draw_sheet(rows, captions)
 
 
@@ -153,8 +162,9 @@ def _check_rows(rows: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]
             raise ArgumentError(f"captions of {name!r} must be one for each image of that row")
 
 
-def _to_pixels(images: Tensor) -> Tensor:
-    """Returns (N, H, W, 3) float32 in [0, 1] on the CPU."""
+def _to_pixels(images: Tensor) -> npt.NDArray[np.float32]:
+    """Returns (N, H, W, 3) in [0, 1]."""
     images = images.detach().float().cpu()
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else (images + 1) / 2
-    return images.clamp(0, 1).permute(0, 2, 3, 1)
+    pixels: npt.NDArray[np.float32] = images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return pixels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from cgn_augment.generators.small import SmallCGN
 FORMAT = "cgn_augment/1"
 WEIGHTS = Path(__file__).parent / "weights"
 
+_WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
+"""Each stands in a reason that torch gives for refusing a pickle with more than weights."""
+
 StateDict = dict[str, Tensor]
 
 
@@ -40,7 +43,7 @@ def load_cgn(
         device: where the weights go.
 
     Returns:
-        The CGN in eval mode, without gradients.
+        The CGN in eval mode, without gradients; its weights are float32, whatever the file has.
 
     Raises:
         CheckpointNotFoundError: there is no such file and no such bundled generator.
@@ -71,7 +74,7 @@ def save_cgn(cgn: SmallCGN, path: str | os.PathLike[str], **metadata: object) ->
         metadata: what made it (recipe, seed, commit, …); kept as text in the file.
 
     Raises:
-        ArgumentError: another suffix.
+        ArgumentError: another suffix, or metadata under a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
     path = Path(path)
@@ -82,11 +85,14 @@ def save_cgn(cgn: SmallCGN, path: str | os.PathLike[str], **metadata: object) ->
         "architecture": cgn.architecture,
         "config": json.dumps(cgn.config),
         "value_range": "[-1, 1]",
-        **{
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in metadata.items()
-        },
     }
+    taken = sorted(header.keys() & metadata.keys())
+    if taken:
+        raise ArgumentError(
+            f"metadata must not have the names {taken}, which the file itself uses: take others"
+        )
+    for key, value in metadata.items():
+        header[key] = value if isinstance(value, str) else json.dumps(value)
     state = {name: value.detach().cpu().contiguous() for name, value in cgn.state_dict().items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -149,23 +155,31 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
 def _read(path: Path) -> tuple[StateDict, dict[str, int]]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise CheckpointError(
-                f"{path} holds more than weights and would run code when it is read; it was not "
-                "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
-            ) from error
-        raise CheckpointError(_damaged(path, error)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(_damaged(path, error)) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    state = _read_pickle(path)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(
             f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
             "model.state_dict() alone"
         )
     return dict(state), {}
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the bytes of another file can make an unpickler raise anything
+        # torch wraps its reason into the advice to read the file with weights_only=False.
+        reason = error.__context__ or error
+        if any(sign in str(reason) for sign in _WANTS_CODE):
+            raise CheckpointError(
+                f"{path} holds more than weights and would run code when it is read; it was not "
+                "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
+            ) from error
+        raise CheckpointError(_damaged(path, reason)) from error
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, int]]:
@@ -191,7 +205,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, int]]:
     return state, config
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _damaged(path: Path, error: BaseException) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{path} cannot be read; it is cut off or not a checkpoint: copy it again ({reason})"
 
@@ -210,7 +224,8 @@ def _build(path: Path, state: StateDict, config: dict[str, int]) -> SmallCGN:
             cgn = SmallCGN(**config)
     except (TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} describes no small CGN: {config} ({error})") from error
-    expected = {name: tuple(value.shape) for name, value in cgn.state_dict().items()}
+    network = cgn.state_dict()
+    expected = {name: tuple(value.shape) for name, value in network.items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     missing, unknown = (
         sorted(expected.keys() - found.keys()),
@@ -229,11 +244,15 @@ def _build(path: Path, state: StateDict, config: dict[str, int]) -> SmallCGN:
             f"{name}: {found[name]} where {expected[name]} is needed"
         )
     for name, value in state.items():
+        if value.is_floating_point() != network[name].is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} holds {value.dtype}, which is no weight of a CGN"
+            )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
     # `assign` keeps the tensors that were read, so that there is never a second copy.
     cgn.load_state_dict(state, assign=True)
-    return cgn
+    return cgn.float()
 
 
 def _infer_config(path: Path, state: StateDict) -> dict[str, int]:

@@ -150,7 +150,6 @@ class ClassifierRun:
         self.model, self.stream, self.checkpoint = model, stream, checkpoint
         self.config = config or ClassifierConfig()
         self.optimizer = torch.optim.Adadelta(model.parameters(), lr=self.config.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, self.config.decay)
         self.results: list[EpochResult] = []
         self._sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}
         self._resumed = False
@@ -181,7 +180,6 @@ class ClassifierRun:
         self.stream.load_state_dict(state["stream"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.results = [EpochResult(**result) for result in state["results"]]
         self._sums = state["sums"]
         self._resumed = True
@@ -214,8 +212,11 @@ class ClassifierRun:
     def _train_epoch(self, interrupt: Interrupt, progress: bool) -> bool:
         """Trains to the end of the epoch, or to an interruption; returns whether it was the end."""
         self.model.train()
+        epoch = len(self.results)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self.config.decay**epoch
         bar = tqdm(
-            desc=f"epoch {len(self.results) + 1}/{self.config.num_epochs}",
+            desc=f"epoch {epoch + 1}/{self.config.num_epochs}",
             total=len(self.stream),
             initial=self.stream.state_dict()["step"],
             disable=not progress,
@@ -242,7 +243,6 @@ class ClassifierRun:
         )
         self.results.append(result)
         self._sums = dict.fromkeys(self._sums, 0.0)
-        self.schedule.step()
 
     def _save(self) -> None:
         if self.checkpoint is None:
@@ -252,7 +252,6 @@ class ClassifierRun:
             "stream": self.stream.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "results": [asdict(result) for result in self.results],
             "sums": self._sums,
         }

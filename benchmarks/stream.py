@@ -1,0 +1,180 @@
+"""What counterfactuals cost a training loop: a filled bank, fresh images, and the naive way.
+
+    python benchmarks/stream.py --cgn PATH_OF_A_CGN
+
+Each is a ratio against a baseline of the same run. Everything is measured in rounds: in a round
+each way trains (or generates) for some steps in turn, so that a slow moment of the machine meets
+all of them; the ratios are taken within the rounds, and their median counts.
+
+- plain: the classifier's training step on an in-memory TensorDataset in a plain DataLoader.
+- bank: the same steps on counterfactuals alone, from a filled bank, through CounterfactualDataset.
+- naive: the whole CGN runs twice a batch, as in the published code, then the same training step.
+- fresh: images per second of FreshSource against those of the naive way, without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cgn_augment import BankSource, CounterfactualDataset, FreshSource, SmallCGN, load_cgn
+from cgn_augment.functional import compose
+from train_generator.classifier import MNISTClassifier, train_step
+from train_generator.data import VariantData, make_variant
+
+BATCH = 64
+RESULTS = Path(__file__).parent / "results"
+
+
+def run_cgn_naively(cgn: SmallCGN, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs all three mechanisms, then tiles each texture and crops it, image by image."""
+    mask = cgn.shape(torch.randn(len(y), cgn.noise_dim), y).repeat(1, 3, 1, 1)
+    noise = torch.randn(len(y), cgn.noise_dim)
+    foreground, background = cgn.texture(noise, y), cgn.background(noise, y)
+    return mask, crop_tiles(foreground), crop_tiles(background)
+
+
+def crop_tiles(images: Tensor) -> Tensor:
+    size = images.shape[-1]
+    tiled = images.repeat(1, 1, 2, 2)
+    corners = torch.randint(size + 1, (len(images), 2)).tolist()
+    crops = [
+        image[:, top : top + size, left : left + size]
+        for image, (top, left) in zip(tiled, corners, strict=True)
+    ]
+    return torch.stack(crops)
+
+
+@torch.no_grad()
+def draw_naively(cgn: SmallCGN) -> tuple[Tensor, Tensor]:
+    """The shape of one pass over the CGN in the foreground and background of a second one."""
+    y = torch.randint(cgn.num_classes, (BATCH,))
+    mask, _, _ = run_cgn_naively(cgn, y)
+    _, foreground, background = run_cgn_naively(cgn, y[torch.randperm(BATCH)])
+    return compose(mask, foreground, background), y
+
+
+def forever(batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from batches
+
+
+def trainer(batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = MNISTClassifier().train()
+    optimizer = torch.optim.Adadelta(model.parameters())
+    return lambda: void(train_step(model, optimizer, *next(batches)))
+
+
+def void(_: object) -> None:
+    """Drops a result."""
+
+
+def make_ways(cgn: SmallCGN, data: VariantData) -> dict[str, Callable[[], None]]:
+    plain = DataLoader(data.dataset(), batch_size=BATCH, shuffle=True, drop_last=True)
+    bank = CounterfactualDataset(
+        data.dataset(),
+        BankSource(cgn, size=2000),
+        batch_size=BATCH,
+        fraction=1.0,
+        mix="replace",
+        drop_last=True,
+    )
+    naive = iter(lambda: draw_naively(cgn), None)
+    source, generator = FreshSource(cgn), torch.Generator().manual_seed(0)
+    plain_batches, bank_batches = forever(plain), forever(bank)
+    return {
+        "plain training": trainer(plain_batches),
+        "bank training": trainer(bank_batches),
+        "naive training": trainer(naive),
+        "naive generation": lambda: void(draw_naively(cgn)),
+        "fresh generation": lambda: void(source.sample(BATCH, generator)),
+    }
+
+
+def measure(
+    ways: dict[str, Callable[[], None]], num_rounds: int, num_steps: int
+) -> dict[str, list[float]]:
+    """Returns seconds per step of each way in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for step in ways.values():
+        for _ in range(3):  # warm-up; fills the bank
+            step()
+    names = cycle(ways)
+    for _ in tqdm(range(num_rounds), desc="rounds"):
+        for _ in ways:
+            name = next(names)
+            start = time.perf_counter()
+            for _ in range(num_steps):
+                ways[name]()
+            seconds[name].append((time.perf_counter() - start) / num_steps)
+        next(names)  # another way goes first in the next round
+    return seconds
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {"median": statistics.median(ratios), "quartile_1": low, "quartile_3": high}
+
+
+def summarize(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    plain = seconds["plain training"]
+    return {
+        "bank training / plain training": ratio(seconds["bank training"], plain),
+        "naive training / plain training": ratio(seconds["naive training"], plain),
+        "naive generation / plain training": ratio(seconds["naive generation"], plain),
+        "fresh images per second / naive images per second": ratio(
+            seconds["naive generation"], seconds["fresh generation"]
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cgn", required=True, help="checkpoint of a small CGN")
+    parser.add_argument("--rounds", type=int, default=26, help="default: 26")
+    parser.add_argument("--steps", type=int, default=30, help="of each way in a round; default: 30")
+    parser.add_argument("--out", type=Path, default=RESULTS / "stream.json")
+    arguments = parser.parse_args()
+    data = make_variant("double_colored", "train")
+    ways = make_ways(load_cgn(arguments.cgn), data)
+    seconds = measure(ways, arguments.rounds, arguments.steps)
+    result = {
+        "what": "seconds per step of 64 images, and ratios within a round",
+        "command": f"python benchmarks/stream.py --rounds {arguments.rounds} "
+        f"--steps {arguments.steps} --cgn {Path(arguments.cgn).name}",
+        "environment": {
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "threads": torch.get_num_threads(),
+            "processor": platform.machine(),
+            "device": "cpu",
+        },
+        "ratios": summarize(seconds),
+        "seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()},
+        "seconds_per_step_by_round": seconds,
+    }
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    for name, value in result["ratios"].items():
+        spread = f"{value['quartile_1']:.3f} to {value['quartile_3']:.3f}"
+        print(f"{name:50} {value['median']:.3f}   (quartiles {spread})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Trains a classifier on biased digits, with and without counterfactuals, and shows the difference.
+
+    python examples/invariant_mnist.py --variant double_colored --cgn PATH_OF_A_CGN
+
+In the training digits the colour or texture gives the class away; in the test digits it is random.
+Writes into the folder OUT: sheet.png (real images and what the CGN makes), curves.png,
+results.jsonl, and a checkpoint of each classifier. Ctrl-C at any time; --resume goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+
+from cgn_augment import BankSource, CGNError, CounterfactualDataset, load_cgn
+from cgn_augment.errors import ArgumentError
+from cgn_augment.visualize import draw_cgn, save_figure
+from train_generator.classifier import (
+    ClassifierConfig,
+    ClassifierRun,
+    EpochResult,
+    MNISTClassifier,
+)
+from train_generator.data import VARIANTS, VariantData, load_textures, make_variant
+
+ACCURACIES = ("train_accuracy", "test_accuracy")
+Results = dict[str, list[list[EpochResult]]]  # for each kind of data and each seed, the epochs
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cgn", required=True, help="checkpoint of a CGN that was trained on the variant")
+    add("--variant", choices=VARIANTS, default="double_colored")
+    add("--textures", help="wildlife only: folder with object/ and background/, ten images each")
+    add("--bank", type=int, default=2000, help="masks, foregrounds and backgrounds (default: 2000)")
+    add("--fraction", type=float, default=1.0, help="counterfactual share of a batch (default: 1)")
+    add("--epochs", type=int, default=10, help="default: 10, as in the paper")
+    add("--batch-size", type=int, default=64, help="default: 64, as in the paper")
+    add("--num-train", type=int, help="digits to train on (default: 50000)")
+    add("--num-test", type=int, help="digits to test on (default: 10000)")
+    add("--seeds", type=int, nargs="+", default=[0], help="one classifier each (default: 0)")
+    add("--upper-bound", action="store_true", help="also train on real images without the bias")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--out", type=Path, help="default: runs/invariant_mnist/VARIANT")
+    add("--resume", action="store_true", help="go on with what is in OUT")
+    arguments = parser.parse_args()
+    arguments.out = arguments.out or Path("runs/invariant_mnist") / arguments.variant
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    textures = None if arguments.textures is None else load_textures(arguments.textures)
+    cgn = load_cgn(arguments.cgn, device=arguments.device)
+
+    def digits(split: str, num: int | None, decorrelated: bool | None = None) -> VariantData:
+        return make_variant(
+            arguments.variant, split, textures=textures, num=num, decorrelated=decorrelated
+        )
+
+    train = digits("train", arguments.num_train)
+    test = DataLoader(digits("test", arguments.num_test).dataset(), batch_size=500)
+    kinds = {"biased images": (train, 0.0), "counterfactuals": (train, arguments.fraction)}
+    if arguments.upper_bound:
+        kinds["unbiased images"] = (digits("train", arguments.num_train, decorrelated=True), 0.0)
+    prepare_folder(arguments)
+
+    first = [int((train.labels == y).nonzero()[0]) for y in train.labels.unique()]
+    figure = draw_cgn(cgn, real=(train.images[first], train.labels[first]))
+    print(f"picture: {save_figure(figure, arguments.out / 'sheet.png')}")
+
+    results: Results = {}
+    for kind, (real, fraction) in kinds.items():
+        for seed in arguments.seeds:
+            print(f"training on {kind}, seed {seed}")
+            torch.manual_seed(seed)
+            stream = CounterfactualDataset(
+                real.dataset(),
+                BankSource(cgn, size=arguments.bank, seed=seed),
+                batch_size=arguments.batch_size,
+                fraction=fraction,
+                mix="replace",
+                seed=seed,
+            )
+            run = ClassifierRun(
+                MNISTClassifier().to(cgn.device),
+                stream,
+                ClassifierConfig(num_epochs=arguments.epochs),
+                arguments.out / f"{kind.replace(' ', '_')}-seed{seed}.pt",
+            )
+            if arguments.resume and run.checkpoint.is_file():
+                run.resume()
+            results.setdefault(kind, []).append(run.train(test))
+    write_results(arguments, results)
+    print(f"curves: {save_figure(draw_curves(results), arguments.out / 'curves.png')}")
+    print_table(arguments.variant, results)
+
+
+def prepare_folder(arguments: argparse.Namespace) -> None:
+    """Refuses a folder that holds another run, and writes the settings of this one."""
+    path = arguments.out / "settings.json"
+    settings = {key: str(value) for key, value in vars(arguments).items() if key != "resume"}
+    if path.is_file():
+        if not arguments.resume:
+            raise ArgumentError(
+                f"{arguments.out} holds a run: pass --resume to go on, or another --out"
+            )
+        before = json.loads(path.read_text())["settings"]
+        changed = [key for key in settings if settings[key] != before.get(key)]
+        if changed:
+            raise ArgumentError(
+                f"{path} has other settings ({', '.join(changed)}): repeat the command as it was "
+                "with --resume, or pass another --out"
+            )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    versions = {name: version(name) for name in ("cgn-augment", "torch")}
+    path.write_text(json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n")
+
+
+def write_results(arguments: argparse.Namespace, results: Results) -> None:
+    rows = [
+        {"variant": arguments.variant, "data": kind, "seed": seed, **asdict(epoch)}
+        for kind, runs in results.items()
+        for seed, epochs in zip(arguments.seeds, runs, strict=True)
+        for epoch in epochs
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (arguments.out / "results.jsonl").write_text(lines)
+
+
+def draw_curves(results: Results) -> Figure:
+    """Draws test accuracy over epochs, a line for each kind of data and seed."""
+    figure = Figure(figsize=(6, 3.6), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for color, (kind, runs) in enumerate(results.items()):
+        for number, epochs in enumerate(runs):
+            label = kind if number == 0 else None
+            accuracies = [100 * epoch.test_accuracy for epoch in epochs]
+            numbers = [epoch.epoch for epoch in epochs]
+            axes.plot(numbers, accuracies, marker="o", ms=3, color=f"C{color}", label=label)
+    axes.axhline(10, color="grey", linewidth=0.8, linestyle=":", label="chance")
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(0, 100))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(title="trained on", loc="center right")
+    return figure
+
+
+def print_table(variant: str, results: Results) -> None:
+    row = "{:15} {:17} {:>15} {:>14}"
+    print(row.format("variant", "data", "train accuracy", "test accuracy"))
+    for kind, runs in results.items():
+        train, test = ([getattr(epochs[-1], name) for epochs in runs] for name in ACCURACIES)
+        print(row.format(variant, kind, summarize(train), summarize(test)))
+
+
+def summarize(values: list[float]) -> str:
+    """Returns the mean in percent, with the spread over seeds where there are several."""
+    mean = f"{100 * statistics.mean(values):.1f} %"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CGNError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command with --resume goes on")

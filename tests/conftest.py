@@ -1,0 +1,53 @@
+"""Fixtures that several files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cgn_augment import SmallCGN
+from cgn_augment.functional import isolated_rng
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED = REPO.parent / "shared"
+VARIANT_NAMES = ("colored", "double_colored", "wildlife")
+
+
+def make_tiny_cgn(seed: int = 0, **config: int) -> SmallCGN:
+    """A CGN of width 4 with random weights, not frozen; the global generators stay as they are."""
+    with isolated_rng(seed, torch.device("cpu")):
+        return SmallCGN(**{"width": 4, **config})
+
+
+@pytest.fixture(scope="session")
+def tiny_cgn() -> SmallCGN:
+    """A frozen CGN of ten classes and width 4."""
+    return make_tiny_cgn().freeze()
+
+
+@pytest.fixture(scope="session")
+def published_paths() -> dict[str, Path]:
+    """The published small checkpoints by variant; skips where they are not here."""
+    paths = {name: SHARED / "checkpoints" / f"cgn_{name}_mnist.pth" for name in VARIANT_NAMES}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing:
+        pytest.skip(f"the published checkpoints are not here: {missing}")
+    return paths
+
+
+@pytest.fixture(scope="session")
+def golden_paths() -> dict[str, Path]:
+    """Outputs of the published small CGNs by variant; skips where they are not here."""
+    paths = {name: SHARED / "golden" / f"mnist_{name}.npz" for name in VARIANT_NAMES}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing:
+        pytest.skip(f"the golden outputs are not here: {missing}")
+    return paths
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A CPU generator with seed 0."""
+    return torch.Generator().manual_seed(0)

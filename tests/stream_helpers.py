@@ -1,0 +1,171 @@
+"""Real data and a source that are cheap, and say in their pixels which they are."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from cgn_augment import Counterfactuals, RealBatch
+
+SIZE = 8
+
+
+def picture(index: int) -> Tensor:
+    """A real image (3, 8, 8) in [-1, 1] that `indices` reads the index from."""
+    image = torch.full((3, SIZE, SIZE), index / 1000)
+    image[:, 0, 0], image[:, 0, 1] = -1, 1
+    return image
+
+
+def indices(images: Tensor) -> list[int]:
+    """The indices of real images."""
+    return [round(value) for value in (images[:, 0, 1, 1] * 1000).tolist()]
+
+
+class Digits(Dataset[Any]):
+    """`num` pictures with the label index % 10; `reads` are the indices that were read here.
+
+    With `noise`, three pixels come from the global generators of torch, Python and NumPy.
+    """
+
+    def __init__(self, num: int = 20, *, noise: bool = False) -> None:
+        self.num, self.noise = num, noise
+        self.reads: list[int] = []
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.reads.append(index)
+        image = picture(index)
+        if self.noise:
+            drawn = torch.rand(()).item(), random.random(), np.random.rand()  # noqa: NPY002
+            image[:, 2, 2] = torch.tensor(drawn)
+        return image, index % 10
+
+
+class EpochDigits(Digits):
+    """Pictures that show the epoch in a pixel."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        image[:, 3, 3] = self.epoch / 1000
+        return image, label
+
+
+class DigitStream(IterableDataset[Any]):
+    """The same pictures without an index; each epoch begins at another one."""
+
+    epoch = 0
+
+    def __init__(self, num: int = 20) -> None:
+        self.num = num
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for place in range(first, self.num, step):
+            index = (place + self.epoch) % self.num
+            image = picture(index)
+            image[:, 3, 3] = self.epoch / 1000
+            yield image, index % 10
+
+
+class SizedDigitStream(DigitStream):
+    def __len__(self) -> int:
+        return self.num
+
+
+def epochs_shown(images: Tensor) -> set[int]:
+    """The epochs that the pictures of `EpochDigits` and `DigitStream` show."""
+    return {round(value) for value in (images[:, 0, 3, 3] * 1000).tolist()}
+
+
+def list_of_batches(num: int = 20, batch_size: int = 4) -> list[tuple[Tensor, Tensor]]:
+    starts = range(0, num, batch_size)
+    batches = [range(start, min(start + batch_size, num)) for start in starts]
+    return [
+        (torch.stack([picture(i) for i in batch]), torch.tensor([i % 10 for i in batch]))
+        for batch in batches
+    ]
+
+
+class StubSource:
+    """Counterfactuals in [-1, 1] that show their three classes in the three channels.
+
+    One pixel is noise, so that no two draws are alike. `asked` are the numbers asked for, `real`
+    the real batches seen.
+    """
+
+    num_classes = 10
+    image_size = SIZE
+    fingerprint = "stub"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.real: list[RealBatch | None] = []
+
+    def sample(
+        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+    ) -> Counterfactuals:
+        self.asked.append(num)
+        self.real.append(real)
+        y = torch.randint(self.num_classes, (3, num), generator=generator)
+        images = (y.T / 5 - 1)[:, :, None, None].repeat(1, 1, SIZE, SIZE)
+        images[:, :, 0, 0] = torch.rand(num, 3, generator=generator)
+        return Counterfactuals(images, *y)
+
+
+def classes_shown(images: Tensor) -> Tensor:
+    """The classes (3, N) that the stub's images show."""
+    return ((images[:, :, 1, 1] + 1) * 5).round().long().T
+
+
+def collect(stream: Iterable[Any], num_epochs: int = 1) -> list[Any]:
+    """All batches of the next epochs."""
+    return [batch for _ in range(num_epochs) for batch in stream]
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two nests of containers are equal bit for bit, and of the same types."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tensor):
+        equal_nan = first.is_floating_point()
+        return (
+            first.dtype == second.dtype
+            and first.shape == second.shape
+            and bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=equal_nan).all())
+        )
+    if isinstance(first, Mapping):
+        return list(first) == list(second) and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)):
+        pairs = zip(first, second, strict=False)
+        return len(first) == len(second) and all(same(a, b) for a, b in pairs)
+    return bool(first == second)
+
+
+def global_state() -> tuple[Any, ...]:
+    """The global generators of torch, NumPy and Python, in a form that compares."""
+    _, numbers, place, *_ = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numbers.tolist(), place, random.getstate()
+
+
+def seed_globals(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002

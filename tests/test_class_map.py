@@ -1,0 +1,142 @@
+"""Labels of the user and classes of the CGN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cgn_augment import ClassMap
+from cgn_augment.errors import ArgumentTypeError, CGNError, ClassMapError
+
+
+def test_a_mapping_and_a_sequence_say_the_same() -> None:
+    mapping, sequence = ClassMap({0: 4, 1: [2, 3]}), ClassMap([4, [2, 3]])
+    assert mapping.choices == sequence.choices == ((4,), (2, 3))
+    assert mapping.classes == sequence.classes == (4, 2, 3)
+    assert repr(mapping) == repr(sequence) == "ClassMap({0: (4,), 1: (2, 3)})"
+
+
+def test_integers_of_other_libraries_are_plain_integers() -> None:
+    given = ClassMap(
+        {np.int64(0): np.array([2, 3]), 1: torch.tensor([4]), 2: torch.tensor(5), 3: np.int64(6)}
+    )
+    assert repr(given) == "ClassMap({0: (2, 3), 1: (4,), 2: (5,), 3: (6,)})"
+    assert repr(ClassMap(torch.tensor([4, 5]))) == repr(ClassMap(np.array([4, 5])))
+
+
+def test_a_class_named_twice_for_one_label_counts_once() -> None:
+    assert ClassMap({0: [5, 6, 5]}).choices == ((5, 6),)
+
+
+def test_every_class_goes_back_to_its_label_and_others_to_none() -> None:
+    class_map = ClassMap({10: [7, 8], 3: 130})
+    labels = class_map.to_label(torch.tensor([7, 8, 130, 0, 9, 131, 100_000, -1, -2]))
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [10, 10, 3, -1, -1, -1, -1, -1, -1]
+
+
+def test_every_label_goes_to_one_of_its_classes_and_others_to_none(
+    generator: torch.Generator,
+) -> None:
+    class_map = ClassMap({10: [7, 8], 3: 130})
+    classes = class_map.to_class(torch.tensor([3, 3, 0, 11, -1, -2, 10]), generator)
+    assert classes.dtype == torch.int64
+    assert classes[:6].tolist() == [130, 130, -1, -1, -1, -1]
+    assert classes[6] in (7, 8)
+
+
+def test_there_and_back_is_the_label(generator: torch.Generator) -> None:
+    class_map = ClassMap({4: [0, 5], 0: [9, 2, 3], 7: 1})
+    labels = torch.tensor([4, 0, 7]).repeat(50)
+    assert torch.equal(class_map.to_label(class_map.to_class(labels, generator)), labels)
+
+
+def test_the_classes_of_a_label_are_drawn_uniformly(generator: torch.Generator) -> None:
+    drawn = ClassMap({0: [3, 4, 5], 1: 6}).to_class(torch.zeros(9000, dtype=torch.int64), generator)
+    counts = torch.bincount(drawn, minlength=7)
+    assert counts.sum() == counts[3:6].sum()
+    for y in (3, 4, 5):
+        assert counts[y].item() == pytest.approx(3000, abs=270)
+
+
+def test_drawing_classes_follows_the_generator_alone() -> None:
+    class_map, labels = ClassMap([[0, 1, 2, 3]]), torch.zeros(40, dtype=torch.int64)
+    first, again, other = (
+        class_map.to_class(labels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_labels_of_every_integer_type_are_looked_up(generator: torch.Generator) -> None:
+    class_map = ClassMap({0: 2, 1: 3})
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        assert class_map.to_class(torch.tensor([1, 0], dtype=dtype), generator).tolist() == [3, 2]
+        assert class_map.to_label(torch.tensor([3, 2, 5], dtype=dtype)).tolist() == [1, 0, -1]
+
+
+def test_no_labels_have_no_classes(generator: torch.Generator) -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert ClassMap([1]).to_class(nothing, generator).shape == (0,)
+    assert ClassMap([1]).to_label(nothing).shape == (0,)
+
+
+def test_membership_is_of_classes_and_not_of_labels() -> None:
+    class_map = ClassMap({0: [7, 8], 1: 130})
+    assert 7 in class_map
+    assert 130 in class_map
+    assert 0 not in class_map
+    assert 1 not in class_map
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "class_map is empty: give at least one label a class"),
+        ([], "class_map is empty"),
+        ({-1: 3}, "class_map has the negative label -1"),
+        ({0: -2}, r"class_map\[0\] must be classes of 0 or more, got -2"),
+        ({0: [1, -2]}, r"class_map\[0\] must be classes of 0 or more, got \[1, -2\]"),
+        ({5: []}, r"class_map\[5\] must be classes of 0 or more, got \[\]"),
+        (
+            {0: [1, 2], 1: [3, 2]},
+            "gives class 2 to label 0 and to label 1: a counterfactual of it would have two labels",
+        ),
+    ],
+)
+def test_a_map_that_cannot_label_is_an_error(mapping: object, message: str) -> None:
+    with pytest.raises(ClassMapError, match=message):
+        ClassMap(mapping)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"cat": 3}, "class_map: a label must be an integer, got 'cat'"),
+        ({0: "cat"}, "class_map: a class must be an integer, got 'c'"),
+        ({0: 1.0}, "class_map: a class must be an integer, got 1.0"),
+        ({0: [1, None]}, "class_map: a class must be an integer, got None"),
+        ({0: {1, 2}}, r"class_map: a class must be an integer, got \{1, 2\}"),
+        (["ab"], "class_map: a class must be an integer, got 'a'"),
+    ],
+)
+def test_names_and_fractions_are_no_classes(mapping: object, message: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=message):
+        ClassMap(mapping)
+
+
+@pytest.mark.parametrize("mapping", [None, 3])
+def test_what_is_no_map_at_all_is_an_error(mapping: object) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"class_map must be .* got {mapping}"):
+        ClassMap(mapping)
+
+
+def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
+    class_map = ClassMap({0: 9, 1: [10, 12]})
+    class_map.require_classes(13)
+    with pytest.raises(
+        ClassMapError, match=r"names the classes \[10, 12\] but the CGN has only .* 0 to 9"
+    ):
+        class_map.require_classes(10)
+    assert issubclass(ClassMapError, (CGNError, ValueError))

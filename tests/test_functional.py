@@ -1,0 +1,281 @@
+"""The pure functions: composing, drawing, counting, seeding."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import (
+    UNIT,
+    Purpose,
+    compose,
+    draw_choices,
+    isolated_rng,
+    permute_classes,
+    roll_images,
+    sample_interventions,
+    split_counts,
+    step_generator,
+    step_seed,
+)
+
+CPU = torch.device("cpu")
+TEN = [[y] for y in range(10)]
+
+
+def textures(generator: torch.Generator, num: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two stacks of random images in [-1, 1], whose sums and differences are not exact."""
+    foreground, background = torch.randn(2, num, 3, 8, 8, generator=generator).tanh()
+    return foreground, background
+
+
+# compose
+
+
+def test_compose_at_mask_one_is_exactly_the_foreground(generator: torch.Generator) -> None:
+    foreground, background = textures(generator)
+    assert torch.equal(compose(torch.ones(4, 1, 8, 8), foreground, background), foreground)
+
+
+def test_compose_at_mask_zero_is_exactly_the_background(generator: torch.Generator) -> None:
+    foreground, background = textures(generator)
+    assert torch.equal(compose(torch.zeros(4, 1, 8, 8), foreground, background), background)
+
+
+def test_compose_is_the_papers_blend(generator: torch.Generator) -> None:
+    foreground, background = textures(generator)
+    mask = torch.rand(4, 1, 8, 8, generator=generator)
+    composed = compose(mask, foreground, background)
+    m, f, b = mask.double(), foreground.double(), background.double()
+    torch.testing.assert_close(composed.double(), m * f + (1 - m) * b, rtol=0, atol=3e-7)
+    assert composed.shape == (4, 3, 8, 8)
+    assert composed.dtype == torch.float32
+
+
+def test_compose_changes_none_of_its_arguments(generator: torch.Generator) -> None:
+    foreground, background = textures(generator)
+    mask = torch.rand(4, 1, 8, 8, generator=generator)
+    before = [value.clone() for value in (mask, foreground, background)]
+    compose(mask, foreground, background)
+    for value, kept in zip((mask, foreground, background), before, strict=True):
+        assert torch.equal(value, kept)
+
+
+# draws
+
+
+def test_choices_of_one_class_each_are_uniform(generator: torch.Generator) -> None:
+    drawn = draw_choices(TEN, 20_000, generator)
+    assert drawn.dtype == torch.int64
+    counts = torch.bincount(drawn, minlength=10).double()
+    # Nine degrees of freedom: 35 is beyond six standard deviations.
+    assert ((counts - 2000) ** 2 / 2000).sum() < 35
+
+
+def test_each_group_is_equally_frequent_however_many_members(generator: torch.Generator) -> None:
+    drawn = draw_choices([[7], [1, 2, 3, 4]], 20_000, generator)
+    counts = torch.bincount(drawn, minlength=8)
+    assert counts[[0, 5, 6]].sum() == 0
+    assert counts[7].item() == pytest.approx(10_000, abs=400)
+    for member in (1, 2, 3, 4):
+        assert counts[member].item() == pytest.approx(2500, abs=250)
+
+
+def test_the_three_factors_are_drawn_independently(generator: torch.Generator) -> None:
+    drawn = sample_interventions(20_000, (TEN, TEN, TEN), generator)
+    assert drawn.shape == (3, 20_000)
+    assert drawn.dtype == torch.int64
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        counts = torch.bincount(drawn[first] * 10 + drawn[second], minlength=100).double()
+        # 99 degrees of freedom: 170 is five standard deviations above the mean.
+        assert ((counts - 200) ** 2 / 200).sum() < 170
+
+
+def test_each_factor_keeps_to_its_own_choices(generator: torch.Generator) -> None:
+    shape, texture, background = sample_interventions(200, ([[0], [1]], [[5, 6]], [[9]]), generator)
+    assert shape.unique().tolist() == [0, 1]
+    assert texture.unique().tolist() == [5, 6]
+    assert background.unique().tolist() == [9]
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 9])
+def test_neighbours_share_a_shape_and_nothing_else(num: int, generator: torch.Generator) -> None:
+    many = [[y] for y in range(1000)]
+    shape, texture, background = sample_interventions(num, (many, many, many), generator, 4)
+    assert len(shape) == len(texture) == len(background) == num
+    groups = shape.split(4)
+    assert all(len(group.unique()) == 1 for group in groups)
+    assert len({int(group[0]) for group in groups}) == len(groups)
+    assert len(texture.unique()) == len(background.unique()) == num
+
+
+def test_no_counterfactuals_are_an_empty_draw(generator: torch.Generator) -> None:
+    assert sample_interventions(0, (TEN, TEN, TEN), generator).shape == (3, 0)
+
+
+def test_draws_follow_the_generator_alone() -> None:
+    draws = []
+    for global_seed, seed in ((0, 3), (1, 3), (1, 4)):
+        with isolated_rng(global_seed, CPU):
+            draws.append(sample_interventions(50, (TEN, TEN, TEN), step_generator(1, seed)))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[1], draws[2])
+
+
+# permute
+
+
+def test_permuting_keeps_the_class_counts_of_the_batch(generator: torch.Generator) -> None:
+    classes = torch.tensor([3, 3, 3, 0, 7, 7, 9, 1])
+    permuted = permute_classes(classes, 8, generator)
+    assert permuted.dtype == torch.int64
+    for row in permuted:
+        assert row.sort().values.tolist() == [0, 1, 3, 3, 3, 7, 7, 9]
+
+
+def test_permuting_more_than_the_batch_repeats_it_evenly(generator: torch.Generator) -> None:
+    permuted = permute_classes(torch.arange(5), 15, generator)
+    for row in permuted:
+        assert torch.bincount(row).tolist() == [3] * 5
+
+
+def test_permuting_fewer_than_the_batch_takes_a_part_without_repeats(
+    generator: torch.Generator,
+) -> None:
+    permuted = permute_classes(torch.arange(20), 6, generator)
+    assert all(len(row.unique()) == 6 for row in permuted)
+    assert permuted[0].sort().values.tolist() == permuted[1].sort().values.tolist()
+
+
+def test_permuted_factors_are_in_orders_of_their_own(generator: torch.Generator) -> None:
+    shape, texture, background = permute_classes(torch.arange(200), 200, generator)
+    assert shape.tolist() != list(range(200))
+    # The number of places where two random orders agree is Poisson with mean 1.
+    for first, second in ((shape, texture), (shape, background), (texture, background)):
+        assert (first == second).sum() < 10
+
+
+def test_permuting_with_shared_shapes_gives_each_shape_a_group(generator: torch.Generator) -> None:
+    permuted = permute_classes(torch.arange(3), 7, generator, num_per_shape=3)
+    assert [len(group.unique()) for group in permuted[0].split(3)] == [1, 1, 1]
+    assert len(permuted[0].unique()) == 3
+    for row in permuted[1:]:
+        assert row.sort().values.tolist() == permuted[0].sort().values.tolist()
+
+
+# counts
+
+
+@pytest.mark.parametrize("num_real", [1, 5, 64])
+@pytest.mark.parametrize("share", [Fraction(1, 10), Fraction(3, 10), Fraction(9, 8), Fraction(0)])
+def test_counts_never_drift_from_the_exact_share(num_real: int, share: Fraction) -> None:
+    carry = total = 0
+    for step in range(1, 2001):
+        num, carry = split_counts(num_real, int(share * UNIT), 0, carry)
+        total += num
+        assert 0 <= carry < UNIT
+        assert 0 <= share * num_real * step - total < 1
+    assert total == (share * num_real * 2000) // 1
+
+
+def test_counts_per_step_do_not_depend_on_the_batch() -> None:
+    carry, counts = 0, []
+    for num_real in (1, 100, 3, 50):
+        num, carry = split_counts(num_real, 0, 5 * UNIT // 2, carry)
+        counts.append(num)
+    assert counts == [2, 3, 2, 3]
+    assert carry == 0
+
+
+# rolling
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (5, 7)])
+def test_rolling_is_tiling_two_by_two_and_cropping(
+    height: int, width: int, generator: torch.Generator
+) -> None:
+    images = torch.randn(12, 3, height, width, generator=generator)
+    offsets = torch.stack(
+        [
+            torch.randint(height + 1, (12,), generator=generator),
+            torch.randint(width + 1, (12,), generator=generator),
+        ],
+        dim=1,
+    )
+    offsets[0], offsets[1] = torch.tensor([0, 0]), torch.tensor([height, width])
+    rolled = roll_images(images, offsets)
+    tiled = images.repeat(1, 1, 2, 2)
+    for i, (top, left) in enumerate(offsets.tolist()):
+        assert torch.equal(rolled[i], tiled[i, :, top : top + height, left : left + width])
+    assert torch.equal(rolled[:2], images[:2])
+
+
+def test_rolling_an_empty_stack_gives_an_empty_stack() -> None:
+    empty = roll_images(torch.zeros(0, 3, 8, 8), torch.zeros(0, 2, dtype=torch.int64))
+    assert empty.shape == (0, 3, 8, 8)
+
+
+# seeds
+
+
+def test_each_purpose_and_each_part_of_the_key_gives_another_seed() -> None:
+    keys = [(seed, epoch, step) for seed in range(5) for epoch in range(5) for step in range(5)]
+    seeds = {step_seed(purpose, *key) for purpose in Purpose for key in keys}
+    assert len(seeds) == len(Purpose) * len(keys)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seeds_are_the_same_in_every_version() -> None:
+    assert [step_seed(Purpose.ITEM, 0), step_seed(Purpose.SOURCE, 1, 2, 3, 4)] == [
+        2_918_264_622_725_855_778,
+        1_872_355_738_631_503_052,
+    ]
+
+
+def test_a_key_with_a_negative_part_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match=r"must be 0 or more, got \(0, -1\)"):
+        step_seed(Purpose.ITEM, 0, -1)
+
+
+def test_a_step_generator_is_seeded_by_its_key() -> None:
+    first, again = (step_generator(Purpose.MIX, 1, 2).initial_seed() for _ in range(2))
+    assert first == again == step_seed(Purpose.MIX, 1, 2)
+    assert step_generator(Purpose.MIX, 2, 1).initial_seed() != first
+
+
+def global_draws() -> tuple[float, float, float]:
+    return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_isolated_rng_seeds_inside_and_leaves_no_trace() -> None:
+    with isolated_rng(99, CPU):
+        expected = global_draws()
+    with isolated_rng(99, CPU):
+        with isolated_rng(5, CPU):
+            inner = global_draws()
+        with isolated_rng(5, CPU):
+            assert global_draws() == inner
+        after = global_draws()
+    assert after == expected
+    assert all(a != b for a, b in zip(inner, after, strict=True))
+
+
+def test_isolated_rng_leaves_no_trace_of_a_block_that_fails() -> None:
+    with isolated_rng(99, CPU):
+        expected = global_draws()
+    with isolated_rng(99, CPU):
+        with pytest.raises(KeyError), isolated_rng(5, CPU):
+            {}[global_draws()]
+        assert global_draws() == expected
+
+
+def test_isolated_rng_takes_the_largest_seed() -> None:
+    with isolated_rng(2**63 - 1, CPU):
+        first = global_draws()
+    with isolated_rng(2**63 - 2, CPU):
+        assert global_draws() != first

@@ -1,0 +1,184 @@
+"""How the classes of a counterfactual are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import torch
+
+from cgn_augment import ClassMap, Interventions
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError
+
+
+def independent(first: torch.Tensor, second: torch.Tensor, num_classes: int = 10) -> bool:
+    """Whether two rows of 20 000 uniform classes look independent (chi-squared)."""
+    counts = torch.bincount(first * num_classes + second, minlength=num_classes**2).double()
+    expected = len(first) / num_classes**2
+    return bool(((counts - expected) ** 2 / expected).sum() < 1.7 * num_classes**2)
+
+
+def test_uniform_draws_every_class_for_every_factor(generator: torch.Generator) -> None:
+    drawn = Interventions().draw(20_000, 10, generator)
+    assert drawn.shape == (3, 20_000)
+    assert drawn.dtype == torch.int64
+    assert independent(drawn[0], drawn[1])
+    assert independent(drawn[0], drawn[2])
+    assert independent(drawn[1], drawn[2])
+    assert not independent(drawn[0], drawn[0])
+
+
+def test_listed_classes_are_the_only_ones_drawn(generator: torch.Generator) -> None:
+    drawn = Interventions(shape=[8, 2], background=4).draw(500, 10, generator)
+    assert drawn[0].unique().tolist() == [2, 8]
+    assert drawn[1].unique().tolist() == list(range(10))
+    assert drawn[2].unique().tolist() == [4]
+
+
+def test_a_list_may_be_any_sequence_of_integers() -> None:
+    given = Interventions(shape=range(3), texture=(np.int64(4), 4, 5), background=np.int64(6))
+    assert given.listed("shape") == (0, 1, 2)
+    assert given.listed("texture") == (4, 5)
+    assert given.listed("background") == (6,)
+    assert given == Interventions(shape=[0, 1, 2], texture=[4, 5], background=6)
+
+
+def test_neighbours_share_a_shape(generator: torch.Generator) -> None:
+    drawn = Interventions(num_per_shape=5).draw(1000, 1000, generator)
+    assert all(len(group.unique()) == 1 for group in drawn[0].split(5))
+    assert len(drawn[0].unique()) > 150
+    assert all(len(group.unique()) > 1 for group in drawn[1].split(5))
+
+
+def test_draws_follow_the_generator_alone() -> None:
+    first, again, other = (
+        Interventions().draw(40, 10, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# permute
+
+
+def test_permute_keeps_the_frequencies_of_the_real_batch(generator: torch.Generator) -> None:
+    real = torch.tensor([4, 4, 4, 1, 0, 9])
+    drawn = Interventions("permute").draw(6, 10, generator, real)
+    assert [row.sort().values.tolist() for row in drawn] == [[0, 1, 4, 4, 4, 9]] * 3
+
+
+def test_permute_leaves_labels_without_a_class_out(generator: torch.Generator) -> None:
+    drawn = Interventions("permute").draw(4, 10, generator, torch.tensor([-1, 3, -1, 5]))
+    assert [row.sort().values.tolist() for row in drawn] == [[3, 3, 5, 5]] * 3
+
+
+def test_permute_gives_listed_factors_their_list(generator: torch.Generator) -> None:
+    real = torch.tensor([4, 4, 1, 0])
+    drawn = Interventions("permute", background=[7]).draw(4, 10, generator, real)
+    assert [row.sort().values.tolist() for row in drawn] == [[0, 1, 4, 4]] * 2 + [[7] * 4]
+
+
+def test_permute_without_a_real_batch_is_an_error(generator: torch.Generator) -> None:
+    with pytest.raises(ArgumentError, match=r"none was given: pass real=, or use .*'uniform'"):
+        Interventions("permute").draw(4, 10, generator)
+
+
+def test_permute_of_a_batch_without_known_labels_is_an_error(generator: torch.Generator) -> None:
+    with pytest.raises(ArgumentError, match="no label of the real batch has a class"):
+        Interventions("permute").draw(4, 10, generator, torch.tensor([-1, -1]))
+
+
+def test_permute_keeps_to_the_class_map(generator: torch.Generator) -> None:
+    permute = Interventions("permute", class_map=ClassMap({0: 3, 1: [5, 6]}))
+    drawn = permute.draw(4, 10, generator, torch.tensor([1, 3, 9, 5, 12]))
+    assert [row.sort().values.tolist() for row in drawn] == [[3, 3, 5, 5]] * 3
+
+
+def test_permute_of_a_class_that_the_cgn_lacks_is_an_error(generator: torch.Generator) -> None:
+    with pytest.raises(
+        ArgumentError, match=r"real batch has the class 12 but .* 0 to 9: give each"
+    ):
+        Interventions("permute").draw(4, 10, generator, torch.tensor([3, 12]))
+
+
+def test_permute_of_nothing_needs_no_real_batch(generator: torch.Generator) -> None:
+    assert Interventions("permute").draw(0, 10, generator).shape == (3, 0)
+
+
+# choices
+
+
+def test_choices_are_the_list_then_the_map_then_every_class() -> None:
+    free = Interventions(texture=[6, 2])
+    assert free.choices("shape", 3) == ((0,), (1,), (2,))
+    assert free.choices("texture", 10) == ((6,), (2,))
+    assert free.classes("texture", 10) == (2, 6)
+    mapped = free.restrict(ClassMap({0: [5, 1], 1: 3}))
+    assert mapped.choices("shape", 10) == ((5, 1), (3,))
+    assert mapped.classes("shape", 10) == (1, 3, 5)
+    assert mapped.choices("texture", 10) == ((6,), (2,))
+    assert free.class_map is None
+
+
+def test_a_restricted_draw_gives_each_label_equally_often(generator: torch.Generator) -> None:
+    class_map = ClassMap({0: [1, 2, 3], 1: 5})
+    drawn = Interventions().restrict(class_map).draw(10_000, 10, generator)
+    for row in drawn:
+        labels = class_map.to_label(row)
+        assert labels.min() == 0
+        assert labels.float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_shape_outside_the_class_map_is_an_error() -> None:
+    with pytest.raises(ClassMapError, match=r"shape lists the classes \[3\] that are outside"):
+        Interventions(shape=[1, 3]).restrict(ClassMap({0: 1}))
+    kept = Interventions(texture=[8], background=9).restrict(ClassMap({0: 1}))
+    assert kept.choices("texture", 10) == ((8,),)
+
+
+def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match=r"texture lists class 10 but the CGN has only .* 9"):
+        Interventions(texture=[0, 10]).choices("texture", 10)
+    with pytest.raises(ClassMapError, match=r"names the classes \[12\]"):
+        Interventions(class_map=ClassMap([12])).choices("shape", 10)
+
+
+# arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "shuffle"}, "kind must be 'uniform' or 'permute', got 'shuffle'"),
+        ({"num_per_shape": 0}, "num_per_shape must be 1 or more, got 0"),
+        ({"shape": -1}, "shape must list classes of 0 or more, got -1"),
+        ({"texture": [3, -1]}, r"texture must list classes of 0 or more, got \[3, -1\]"),
+        ({"background": []}, r"background must list classes of 0 or more, got \[\]"),
+    ],
+)
+def test_values_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Interventions(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_per_shape": 2.0}, "num_per_shape must be an integer, got 2.0"),
+        ({"num_per_shape": True}, "num_per_shape must be an integer, got True"),
+        ({"shape": "3"}, "shape must be a class, a list of classes or None, got '3'"),
+        ({"texture": 1.5}, "texture must be a class, a list of classes or None, got 1.5"),
+        ({"background": [0, 1.5]}, r"background must be a class, .* got \[0, 1.5\]"),
+        ({"shape": {1, 2}}, r"shape must be a class, .* got \{1, 2\}"),
+        ({"shape": np.array([1, 2])}, r"shape must be a class, .* got array\(\[1, 2\]\)"),
+    ],
+)
+def test_kinds_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=message):
+        Interventions(**arguments)
+
+
+def test_interventions_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Interventions().num_per_shape = 2  # type: ignore[misc]

@@ -1,0 +1,493 @@
+"""A stream goes on where its state was saved, bit for bit, whatever the real data is."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from stream_helpers import (
+    Digits,
+    DigitStream,
+    EpochDigits,
+    StubSource,
+    collect,
+    indices,
+    list_of_batches,
+    same,
+    seed_globals,
+)
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    WeightedRandomSampler,
+)
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp, SmallCGN
+from cgn_augment.errors import StateError
+
+Make = Callable[[], CounterfactualDataset]
+Saved = tuple[bytes, torch.Tensor]
+
+NUM_EPOCHS = 3
+
+# torchdata 0.11 makes its loaders with a call that torch 2.14 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+
+
+def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:
+    """A stream of five steps an epoch, of a map-style dataset unless told otherwise."""
+    if real is None:
+        real, options = Digits(19), {"batch_size": 4, **options}
+    return CounterfactualDataset(real, source or StubSource(), **{"ratio": 0.5, **options})
+
+
+def own(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(Digits(19), **{"batch_size": 4, "shuffle": True, **options})
+
+
+def stateful(**options: Any) -> StatefulDataLoader[Any]:
+    return StatefulDataLoader(Digits(19), **{"batch_size": 4, "shuffle": True, **options})
+
+
+def loader_with(sampler: Any) -> DataLoader[Any]:
+    return DataLoader(Digits(19), batch_size=4, sampler=sampler)
+
+
+def loader_of_batches(sampler: Any) -> DataLoader[Any]:
+    return DataLoader(Digits(19), batch_sampler=BatchSampler(sampler, 4, drop_last=False))
+
+
+class EagerBatches:
+    """A batch sampler that draws when it is asked for an iterator, before a loader draws."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(19).split(4))
+
+    def __len__(self) -> int:
+        return 5
+
+
+class ShuffledBatches:
+    """An iterable of batches that is neither a loader nor has a state."""
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = list_of_batches(19)
+        return (batches[i] for i in torch.randperm(5))
+
+    def __len__(self) -> int:
+        return 5
+
+
+def tiny_source(**options: Any) -> BankSource:
+    torch.manual_seed(0)
+    return BankSource(SmallCGN(width=4).freeze(), size=12, **options)
+
+
+def large_batches() -> list[Any]:
+    return [(x.repeat_interleave(4, -1).repeat_interleave(4, -2), y) for x, y in list_of_batches()]
+
+
+CASES: dict[str, Make] = {
+    "map-style": lambda: stream(),
+    "map-style in order": lambda: stream(shuffle=False, drop_last=True),
+    "seed_items": lambda: stream(Digits(19, noise=True), batch_size=4, seed_items=True),
+    "dataset with epochs": lambda: stream(EpochDigits(19), batch_size=4),
+    "replace": lambda: stream(mix="replace", fraction=0.3, ratio=None),
+    "separate": lambda: stream(mix="separate", ratio=0.7),
+    "fraction of an image": lambda: stream(ratio=1 / 7),
+    "fraction of an image a step": lambda: stream(ratio=None, count=0.4),
+    "schedule": lambda: stream(ratio=Ramp(0, 1.3, num_steps=12)),
+    "switched off in an epoch": lambda: stream(ratio=OffAfter(0.9, num_steps=7)),
+    "transform of global randomness": lambda: stream(
+        transform=lambda x: x * torch.rand(len(x), 1, 1, 1), value_range=(-1, 1)
+    ),
+    "loader": lambda: stream(loader(shuffle=False)),
+    "loader with the global generator": lambda: stream(loader()),
+    "loader with its own generator": lambda: stream(loader(generator=own())),
+    "loader with a weighted sampler": lambda: stream(
+        loader_with(WeightedRandomSampler(torch.arange(1.0, 20.0), 18, generator=own()))
+    ),
+    "loader with a sampler of epochs": lambda: stream(
+        loader_with(DistributedSampler(Digits(19), num_replicas=1, rank=0, seed=2))
+    ),
+    "loader with an eager sampler": lambda: stream(
+        DataLoader(Digits(19), batch_sampler=EagerBatches())
+    ),
+    "loader with a batch sampler with its own generator": lambda: stream(
+        loader_of_batches(RandomSampler(Digits(19), num_samples=17, generator=own()))
+    ),
+    "StatefulDataLoader": lambda: stream(stateful()),
+    "StatefulDataLoader in order": lambda: stream(stateful(shuffle=False)),
+    "StatefulDataLoader of an iterable": lambda: stream(StatefulDataLoader(DigitStream(19), 4)),
+    "iterable": lambda: stream(DigitStream(19), batch_size=4),
+    "loader of an iterable": lambda: stream(DataLoader(DigitStream(19), 4)),
+    "list of batches": lambda: stream(list_of_batches(19)),
+    "batches in an order from the global generator": lambda: stream(ShuffledBatches()),
+    "bank that refreshes": lambda: stream(large_batches(), tiny_source(refresh=3)),
+    "permuted classes": lambda: stream(
+        large_batches(), tiny_source(interventions=Interventions("permute"))
+    ),
+}
+WITH_WORKERS: dict[str, Make] = {
+    "map-style": lambda: stream(num_workers=2),
+    "seed_items": lambda: stream(
+        Digits(19, noise=True), batch_size=4, seed_items=True, num_workers=2
+    ),
+    "loader": lambda: stream(loader(num_workers=2)),
+    "loader with an eager sampler": lambda: stream(
+        DataLoader(Digits(19), batch_sampler=EagerBatches(), num_workers=1)
+    ),
+    "persistent workers": lambda: stream(
+        loader(num_workers=1, persistent_workers=True, generator=own())
+    ),
+    "persistent workers and the global generator": lambda: stream(
+        loader(num_workers=1, persistent_workers=True)
+    ),
+    "StatefulDataLoader": lambda: stream(stateful(num_workers=1)),
+    "iterable": lambda: stream(DigitStream(19), batch_size=4, num_workers=2),
+}
+
+
+def save(stream: CounterfactualDataset) -> Saved:
+    """What a trainer saves: the state, through a file without pickled code, and torch's RNG."""
+    file = io.BytesIO()
+    torch.save(stream.state_dict(), file)
+    return file.getvalue(), torch.get_rng_state()
+
+
+def load(make: Make, saved: Saved) -> CounterfactualDataset:
+    """A new stream, as in a new process."""
+    stream = make()
+    file, rng = saved
+    stream.load_state_dict(torch.load(io.BytesIO(file), weights_only=True))
+    torch.set_rng_state(rng)
+    return stream
+
+
+def run_on(stream: CounterfactualDataset) -> list[list[Any]]:
+    """The batches of each epoch that is left of `NUM_EPOCHS`."""
+    epochs = []
+    while stream.epoch < NUM_EPOCHS:
+        epochs.append(list(stream))
+    return epochs
+
+
+class Run:
+    """An uninterrupted run, with what was saved after each number of batches."""
+
+    def __init__(self, make: Make) -> None:
+        seed_globals(5)
+        stream = make()
+        torch.manual_seed(6)
+        self.epochs: list[list[Any]] = []
+        self.saved: dict[tuple[int, int], Saved] = {}
+        while stream.epoch < NUM_EPOCHS:
+            epoch = len(self.epochs)
+            self.epochs.append([])
+            self.saved[epoch, 0] = save(stream)
+            for batch in stream:
+                self.epochs[-1].append(batch)
+                self.saved[epoch, len(self.epochs[-1])] = save(stream)
+
+    def rest(self, epoch: int, step: int) -> list[list[Any]]:
+        return [self.epochs[epoch][step:], *self.epochs[epoch + 1 :]]
+
+
+def check_resume(make: Make, points: list[tuple[int, int]]) -> None:
+    """Resumes at each point, and once more one batch later where there is one."""
+    run = Run(make)
+    for epoch, step in points:
+        saved = run.saved[epoch, step]
+        assert same(run_on(load(make, saved)), run.rest(epoch, step)), (epoch, step)
+        again = load(make, saved)
+        if step < len(run.epochs[epoch]):
+            assert same(next(iter(again)), run.epochs[epoch][step])
+            step += 1
+        assert same(run_on(load(make, save(again))), run.rest(epoch, step)), "second resume"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_resumed_run_is_the_uninterrupted_one(name: str) -> None:
+    num_steps = len(list(CASES[name]()))
+    # Start, middle, before the last batch, after it, and after the end of an epoch.
+    points = [(0, 0), (0, 2), (0, num_steps - 1), (0, num_steps), (1, 0), (1, 3), (2, num_steps)]
+    check_resume(CASES[name], points)
+
+
+@pytest.mark.parametrize("name", WITH_WORKERS)
+def test_a_resumed_run_with_workers_is_the_uninterrupted_one(name: str) -> None:
+    points = [(0, 2), (1, 2)] if "persistent" in name else [(1, 2)]
+    check_resume(WITH_WORKERS[name], points)
+
+
+def test_the_runs_differ_from_epoch_to_epoch_so_that_the_check_can_fail() -> None:
+    for name, make in CASES.items():
+        epochs = Run(make).epochs
+        assert not same(epochs[0], epochs[1]), name
+        assert not same(epochs[1], epochs[2]), name
+
+
+@pytest.mark.parametrize("generator", [None, 3])
+def test_the_rest_of_an_epoch_needs_no_global_random_state(generator: int | None) -> None:
+    def make() -> CounterfactualDataset:
+        return stream(loader(generator=None if generator is None else own(generator)))
+
+    run = Run(make)
+    file, _ = run.saved[1, 2]
+    resumed = load(make, (file, torch.manual_seed(99).get_state()))
+    assert same(list(resumed), run.epochs[1][2:])
+
+
+def test_resuming_a_loader_leaves_the_global_generators_alone() -> None:
+    loaders = ("loader with the global generator", "loader of an iterable", "StatefulDataLoader")
+    for name in ("map-style", *loaders):
+        make = CASES[name]
+        saved = Run(make).saved[0, 2]
+        resumed = load(make, saved)
+        list(resumed)
+        assert torch.equal(torch.get_rng_state(), saved[1]), name
+
+
+def test_a_state_counts_batches_that_were_yielded_and_not_those_that_are_prefetched() -> None:
+    train = stream(num_workers=1, loader_options={"prefetch_factor": 4})
+    batches = iter(train)
+    for step in range(1, 4):
+        next(batches)
+        assert train.state_dict()["step"] == step
+    later = list(batches)
+    state = train.state_dict()
+    assert (state["epoch"], state["step"], len(later)) == (1, 0, 2)
+
+
+@pytest.mark.parametrize("real", ["dataset", "loader"])
+def test_resuming_map_style_data_reads_no_image_again(real: str) -> None:
+    def make(data: Digits) -> CounterfactualDataset:
+        if real == "dataset":
+            return stream(data, batch_size=4)
+        return stream(DataLoader(data, 4, shuffle=True, generator=own()))
+
+    train = make(Digits(19))
+    first = list(islice(train, 3))
+    data = Digits(19)
+    resumed = make(data)
+    resumed.load_state_dict(train.state_dict())
+    rest = list(resumed)
+    read_before = {i for images, _ in first for i in indices(images[:4])}
+    assert sorted(data.reads) == sorted(set(range(19)) - read_before)
+    assert len(rest) == 2
+
+
+def test_epochs_after_a_resumed_one_are_whole() -> None:
+    for name in ("map-style", "loader with its own generator", "list of batches", "iterable"):
+        train = CASES[name]()
+        list(islice(train, 3))
+        resumed = CASES[name]()
+        resumed.load_state_dict(train.state_dict())
+        assert [len(list(resumed)) for _ in range(3)] == [2, 5, 5], name
+        if name == "map-style":
+            assert len(list(resumed.batch_sampler)) == 5
+
+
+def test_loading_after_an_iterator_was_made_counts_for_it() -> None:
+    train = stream()
+    whole = list(train)
+    state = stream()
+    list(islice(state, 2))
+    late = stream()
+    batches = iter(late)
+    late.load_state_dict(state.state_dict())
+    assert same(list(batches), whole[2:])
+
+
+def test_loading_in_the_middle_of_an_iteration_takes_the_next_one_there() -> None:
+    train = stream()
+    whole = list(train)
+    saved = stream()
+    list(islice(saved, 3))
+    running = stream()
+    old = iter(running)
+    next(old)
+    running.load_state_dict(saved.state_dict())
+    next(old)
+    assert running.state_dict()["step"] == 3
+    assert same(list(running), whole[3:])
+
+
+def test_an_older_iterator_does_not_move_the_state() -> None:
+    train = stream()
+    old, new = iter(train), iter(train)
+    next(old)
+    next(old)
+    next(new)
+    assert train.state_dict()["step"] == 1
+    next(old)
+    assert train.state_dict()["step"] == 1
+    assert same(next(new), list(stream())[1])
+
+
+def test_iterating_twice_after_loading_begins_the_epoch_again_the_second_time() -> None:
+    whole = list(stream())
+    saved = stream()
+    list(islice(saved, 2))
+    resumed = stream()
+    resumed.load_state_dict(saved.state_dict())
+    assert same(next(iter(resumed)), whole[2])
+    assert same(list(resumed), whole)
+
+
+def test_loading_twice_takes_the_later_state() -> None:
+    whole = list(stream())
+    first, second = stream(), stream()
+    list(islice(first, 1))
+    list(islice(second, 4))
+    resumed = stream()
+    resumed.load_state_dict(first.state_dict())
+    resumed.load_state_dict(second.state_dict())
+    assert same(list(resumed), whole[4:])
+
+
+def test_saving_right_after_loading_gives_the_same_state() -> None:
+    for name in ("map-style", "loader with its own generator", "list of batches"):
+        saved = CASES[name]()
+        list(islice(saved, 2))
+        state = saved.state_dict()
+        resumed = CASES[name]()
+        resumed.load_state_dict(state)
+        assert same(resumed.state_dict(), state), name
+
+
+def test_set_epoch_after_loading_keeps_the_step_of_its_own_epoch() -> None:
+    saved = stream()
+    epochs = [list(saved), list(islice(saved, 2))]
+    state = saved.state_dict()
+    resumed = stream()
+    resumed.load_state_dict(state)
+    resumed.set_epoch(1)
+    assert len(list(resumed)) == 3
+    elsewhere = stream()
+    elsewhere.load_state_dict(state)
+    elsewhere.set_epoch(0)
+    assert same(list(elsewhere), epochs[0])
+
+
+def test_a_library_that_sets_the_samplers_epoch_after_loading_moves_the_stream() -> None:
+    saved = stream()
+    list(saved)
+    list(islice(saved, 2))
+    state = saved.state_dict()
+    for epoch, num_left in ((1, 3), (2, 5)):
+        resumed = stream()
+        resumed.load_state_dict(state)
+        resumed.sampler.set_epoch(epoch)
+        assert len(list(resumed)) == num_left
+        assert resumed.epoch == epoch + 1
+
+
+def test_a_state_pickles_and_holds_no_weights() -> None:
+    train = CASES["bank that refreshes"]()
+    list(islice(train, 2))
+    state = train.state_dict()
+    content = pickle.dumps(state)
+    assert same(pickle.loads(content), state)
+    weights = sum(p.numel() * p.element_size() for p in train.source.cgn.parameters())
+    assert len(content) < 10_000 < weights
+
+
+def test_a_state_is_not_changed_by_what_the_stream_does_later() -> None:
+    for name in ("map-style", "loader with its own generator", "StatefulDataLoader"):
+        train = CASES[name]()
+        batches = iter(train)
+        next(batches)
+        state = train.state_dict()
+        before = pickle.loads(pickle.dumps(state))
+        collect(batches)
+        assert same(state, before), name
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("real", {"batch_size": 5}),
+        ("real", {"shuffle": False}),
+        ("real", {"drop_last": True}),
+        ("real", {"seed_items": True}),
+        ("real", {"real": Digits(18), "batch_size": 4}),
+        ("real", {"real": list_of_batches(19)}),
+        ("proportion", {"ratio": 0.6}),
+        ("proportion", {"ratio": OffAfter(0.5, 3)}),
+        ("mix", {"mix": "separate"}),
+        ("label", {"label": "texture"}),
+        ("class_map", {"class_map": {y: 9 - y for y in range(10)}}),
+        ("seed", {"seed": 1}),
+        ("world_size", {"rank": 0, "world_size": 2}),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused(key: str, other: dict[str, Any]) -> None:
+    state = stream().state_dict()
+    with pytest.raises(StateError, match=rf"another configuration \(.*\b{key}: .* then, .* now"):
+        stream(**other).load_state_dict(state)
+
+
+def test_a_state_of_another_source_is_refused() -> None:
+    state = stream(large_batches(), tiny_source()).state_dict()
+    for other in (tiny_source(refresh=1), tiny_source(seed=1)):
+        with pytest.raises(StateError, match=r"\(source: .bank\(.* then, .bank\(.* now\)"):
+            stream(large_batches(), other).load_state_dict(state)
+
+
+def test_a_state_of_another_schedule_is_refused() -> None:
+    state = stream(ratio=Ramp(0, 1, num_steps=4)).state_dict()
+    with pytest.raises(StateError, match=r"proportion: .*num_steps=4.* then, .*num_steps=5"):
+        stream(ratio=Ramp(0, 1, num_steps=5)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("state", [None, [], {}, {"version": 0}, {"version": "1"}])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(StateError, match=r"not a state of this version.*expected version 1, got"):
+        stream().load_state_dict(state)
+
+
+@pytest.mark.parametrize("key", ["epoch", "step", "total", "carry", "start", "real", "fingerprint"])
+def test_a_damaged_state_is_refused(key: str) -> None:
+    state = stream().state_dict()
+    del state[key]
+    with pytest.raises(StateError, match=f"damaged: .*'{key}' is missing"):
+        stream().load_state_dict(state)
+
+
+def test_a_refused_state_changes_nothing() -> None:
+    train = stream()
+    whole = list(train)
+    train = stream()
+    with pytest.raises(StateError):
+        train.load_state_dict({**train.state_dict(), "fingerprint": {}})
+    assert same(list(train), whole)
+
+
+def test_a_loader_with_other_generators_than_the_state_is_an_error() -> None:
+    state = stream(loader(generator=own())).state_dict()
+    resumed = stream(loader())
+    resumed.load_state_dict(state)
+    with pytest.raises(StateError, match="holds 1 generators of the loader, and this loader has 0"):
+        list(resumed)
+
+
+def test_reading_and_dropping_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    saved = stream(list_of_batches(19))
+    list(islice(saved, 2))
+    resumed = stream(list_of_batches(19))
+    resumed.load_state_dict(saved.state_dict())
+    next(iter(resumed))
+    assert "going on at step 2: reading and dropping the batches before it" in caplog.text

@@ -1,0 +1,239 @@
+"""Counterfactuals arrive as the real images do."""
+
+from __future__ import annotations
+
+import math
+
+import kornia.augmentation as K
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from torchvision.transforms.functional import to_tensor
+
+from cgn_augment import MatchReal, match_real
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import isolated_rng
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CPU = torch.device("cpu")
+
+
+def pixels(num: int = 2, height: int = 16, width: int = 16) -> np.ndarray:
+    """Images (N, H, W, 3) of bytes, among them every byte in each channel."""
+    count = num * height * width * 3
+    values = (np.arange(count) % 256).astype(np.uint8)
+    return np.random.default_rng(0).permutation(values).reshape(num, height, width, 3)
+
+
+def from_cgn(images: np.ndarray) -> Tensor:
+    """The same images as a CGN would draw them, (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def numbered(height: int, width: int, num: int = 1) -> Tensor:
+    """Images (N, 3, H, W) in [-1, 1] in which each pixel has a value of its own."""
+    values = torch.linspace(-1, 1, height * width).view(1, 1, height, width)
+    return values.expand(num, 3, -1, -1).clone()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [IMAGENET, (0.5, 0.5), (0.0, 1.0), ([0.1307], [0.3081]), (0, 1)]
+)
+def test_images_arrive_as_from_totensor_and_normalize(mean: object, std: object) -> None:
+    given = pixels()
+    three = [np.broadcast_to(value, 3).astype(float).tolist() for value in (mean, std)]
+    normalize = v2.Normalize(*three)
+    expected = torch.stack([normalize(to_tensor(image)) for image in given])
+    arrived = match_real(mean, std)(from_cgn(given))
+    assert arrived.dtype == torch.float32
+    torch.testing.assert_close(arrived, expected, rtol=0, atol=2e-6)
+
+
+def test_without_arguments_images_arrive_in_0_to_1() -> None:
+    arrived = match_real()(torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1))
+    assert arrived.flatten().tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_input_stays_as_it_was() -> None:
+    images = numbered(16, 16)
+    match_real(0.5, 0.5, 8, K.RandomBrightness((0.5, 0.5), p=1.0))(images)
+    assert torch.equal(images, numbered(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "low", "high"),
+    [
+        (0.0, 1.0, 0.0, 1.0),
+        (0.5, 0.5, -1.0, 1.0),
+        (*IMAGENET, -0.485 / 0.229, (1 - 0.406) / 0.225),
+    ],
+)
+def test_value_range_is_that_of_black_and_white(
+    mean: object, std: object, low: float, high: float
+) -> None:
+    transform = match_real(mean, std)
+    assert transform.value_range == pytest.approx((low, high))
+    black_and_white = torch.stack([-torch.ones(3, 4, 4), torch.ones(3, 4, 4)])
+    arrived = transform(black_and_white)
+    assert (arrived.min().item(), arrived.max().item()) == pytest.approx(transform.value_range)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 12), (10, 16), (10, 12)])
+def test_larger_images_are_cropped(height: int, width: int) -> None:
+    with isolated_rng(0, CPU):
+        cropped = match_real(crop_size=10)(numbered(height, width, 40))
+    assert cropped.shape == (40, 3, 10, 10)
+    windows = (numbered(height, width)[0, 0] / 2 + 0.5).unfold(0, 10, 1).unfold(1, 10, 1)
+    windows = windows.reshape(-1, 10, 10)
+    found = [(windows - image[0]).abs().amax((1, 2)).min() for image in cropped]
+    assert max(found) < 1e-6
+    if height > 10 or width > 10:  # each image gets its own place
+        assert len(cropped[:, 0, 0, 0].unique()) > 1
+
+
+def test_crops_reach_every_place() -> None:
+    with isolated_rng(0, CPU):
+        cropped = match_real(crop_size=6)(numbered(8, 8, 400))
+    assert len(cropped[:, 0, 0, 0].unique()) == 9
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 12), (12, 8)])
+def test_smaller_images_are_enlarged_and_then_cropped(height: int, width: int) -> None:
+    flat = torch.full((3, 3, height, width), 0.5)
+    arrived = match_real(crop_size=20)(flat)
+    assert arrived.shape == (3, 3, 20, 20)
+    torch.testing.assert_close(arrived, torch.full_like(arrived, 0.75))
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_enlarging_goes_by_the_short_side_and_keeps_the_proportions(axis: int) -> None:
+    # A slope along the long side, which is cut at half its length once the short side fits.
+    slope = torch.linspace(-1, 1, 32).expand(1, 3, 16, 32)
+    arrived = match_real(crop_size=32)(slope if axis == -1 else slope.mT)
+    steps = arrived.diff(dim=axis)
+    rise = steps.sum(axis).mean().item()
+    assert rise == pytest.approx(0.5, abs=0.03)
+    assert arrived.diff(dim=-3 - axis).abs().max() < 1e-6
+
+
+def test_enlarging_keeps_the_picture() -> None:
+    arrived = match_real(crop_size=32)(numbered(8, 8))
+    shrunk = nn.functional.avg_pool2d(arrived, 4)
+    torch.testing.assert_close(shrunk, numbered(8, 8) / 2 + 0.5, rtol=0, atol=0.1)
+    assert (arrived.diff(dim=-2) > -1e-6).all()  # it rises from top to bottom, as it did
+
+
+def test_images_of_the_right_size_are_not_touched() -> None:
+    with isolated_rng(0, CPU):
+        before = torch.get_rng_state()
+        arrived = match_real(crop_size=16)(numbered(16, 16))
+        assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(arrived, numbered(16, 16) / 2 + 0.5)
+
+
+@pytest.mark.parametrize("crop_size", [None, 8, 16, 24])
+def test_no_images_are_an_empty_batch(crop_size: int | None) -> None:
+    arrived = match_real(crop_size=crop_size)(torch.zeros(0, 3, 16, 16))
+    assert arrived.shape == (0, 3, crop_size or 16, crop_size or 16)
+
+
+# Augmentation
+
+
+class Recording(nn.Module):
+    """Keeps what it was given, and inverts it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = images.clone()
+        return 1 - images
+
+
+def test_augmentation_sees_images_in_0_to_1_at_the_cgns_size() -> None:
+    augment = Recording()
+    arrived = match_real(0.5, 0.5, crop_size=8, augment=augment)(numbered(16, 16, 3))
+    torch.testing.assert_close(augment.seen, numbered(16, 16, 3) / 2 + 0.5)
+    assert arrived.shape == (3, 3, 8, 8)
+    with isolated_rng(0, CPU):
+        inverted = match_real(0.5, 0.5, crop_size=8, augment=augment)(numbered(16, 16, 3))
+    with isolated_rng(0, CPU):
+        plain = match_real(0.5, 0.5, crop_size=8)(numbered(16, 16, 3))
+    torch.testing.assert_close(inverted, -plain)
+
+
+def test_augmentation_and_crop_follow_the_isolated_generators() -> None:
+    augment = K.AugmentationSequential(
+        K.RandomHorizontalFlip(p=0.5), K.ColorJitter(0.3, 0.3, 0.3, 0.1, p=1.0), data_keys=["input"]
+    )
+    transform, arrived = match_real(*IMAGENET, crop_size=12, augment=augment), []
+    for seed in (1, 2, 1):
+        with isolated_rng(seed, CPU):
+            arrived.append(transform(numbered(16, 16, 6)))
+    assert torch.equal(arrived[0], arrived[2])
+    assert not torch.equal(arrived[0], arrived[1])
+
+
+def test_the_augmentation_is_a_part_of_the_module() -> None:
+    augment = nn.Sequential(K.RandomHorizontalFlip(p=1.0))
+    transform = match_real(augment=augment)
+    assert isinstance(transform, MatchReal)
+    assert augment in transform.children()
+    flipped = transform(numbered(4, 4))
+    torch.testing.assert_close(flipped, numbered(4, 4).flip(-1) / 2 + 0.5)
+
+
+def test_nothing_of_it_goes_into_a_state_dict() -> None:
+    assert match_real(*IMAGENET, crop_size=8).state_dict() == {}
+
+
+@pytest.mark.gpu
+def test_the_transform_follows_the_images_to_a_gpu() -> None:
+    transform = match_real(*IMAGENET, crop_size=16)
+    arrived = transform(numbered(16, 16).cuda())
+    assert arrived.device.type == "cuda"
+    torch.testing.assert_close(arrived.cpu(), match_real(*IMAGENET)(numbered(16, 16)))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": (0.5, 0.5)}, r"mean must be one number or three, got \(0.5, 0.5\)"),
+        ({"mean": [0.1] * 4}, "mean must be one number or three"),
+        ({"mean": []}, r"mean must be one number or three, got \[\]"),
+        ({"mean": math.nan}, "mean must be one number or three, got nan"),
+        ({"std": (0.5, math.inf, 0.5)}, "std must be one number or three, got"),
+        ({"std": 0}, "std must be above 0, got 0"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std must be above 0, got \(0.2, 0.0, 0.2\)"),
+        ({"std": -1.0}, r"std must be above 0, got -1.0"),
+        ({"crop_size": 0}, "crop_size must be 1 or more pixels, got 0"),
+        ({"crop_size": -3}, "crop_size must be 1 or more pixels, got -3"),
+    ],
+)
+def test_values_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        match_real(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": "imagenet"}, "mean must be one number or three, got 'imagenet'"),
+        ({"mean": None}, "mean must be one number or three, got None"),
+        ({"std": [0.1, "0.2", 0.3]}, r"std must be one number or three, got \[0.1, '0.2', 0.3\]"),
+        ({"crop_size": 16.0}, "crop_size must be a whole number of pixels or None, got 16.0"),
+        ({"crop_size": (16, 16)}, r"crop_size must be a whole number .* got \(16, 16\)"),
+        ({"crop_size": True}, "crop_size must be a whole number of pixels or None, got True"),
+        ({"augment": "flip"}, "augment must be a module of kornia .* or None, got 'flip'"),
+        ({"augment": [K.RandomHorizontalFlip()]}, "augment must be a module of kornia"),
+    ],
+)
+def test_kinds_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=message):
+        match_real(**arguments)
