@@ -10,9 +10,9 @@ import torch
 from cgn_augment.class_map import ClassMap, ClassMapLike
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError, DeviceError
 from cgn_augment.generators.checkpoint import require_device
-from cgn_augment.interventions import FACTORS, Interventions
+from cgn_augment.interventions import Interventions
 from cgn_augment.sources import FreshSource
-from cgn_augment.types import Mechanisms, RestrictableSource, Source
+from cgn_augment.types import FACTORS, Mechanisms, RestrictableSource, Source
 
 Label = Literal["shape", "texture", "background", "all"]
 Output = Literal["same", "dict", "namedtuple"]

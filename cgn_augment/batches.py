@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import BatchError
-from cgn_augment.interventions import FACTORS
-from cgn_augment.types import Counterfactuals, MixedBatch
+from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")

@@ -35,11 +35,11 @@ from cgn_augment.errors import (
     StateError,
     WorkerError,
 )
-from cgn_augment.interventions import FACTORS
 from cgn_augment.mixing import Mix, Proportion, Schedule
 from cgn_augment.real import ReadConfig, wrap_real
 from cgn_augment.step import Position, StepMaker
 from cgn_augment.types import (
+    FACTORS,
     Mechanisms,
     Source,
 )

@@ -13,9 +13,7 @@ from torch import Tensor
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError
 from cgn_augment.functional import permute_classes, sample_interventions
-
-FACTORS = ("shape", "texture", "background")
-"""The three factors of an image, in the order of every `(3, N)` tensor of classes."""
+from cgn_augment.types import FACTORS
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, compose, step_generator
-from cgn_augment.interventions import FACTORS, Interventions
-from cgn_augment.types import Counterfactuals, Factors, Mechanisms, RealBatch
+from cgn_augment.interventions import Interventions
+from cgn_augment.types import FACTORS, Counterfactuals, Factors, Mechanisms, RealBatch
 
 StorageName = Literal["float32", "float16", "uint8"]
 

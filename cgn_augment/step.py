@@ -24,9 +24,8 @@ from cgn_augment.batches import (
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import BatchError, ClassMapError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
-from cgn_augment.interventions import FACTORS
 from cgn_augment.mixing import Mix
-from cgn_augment.types import Counterfactuals, MixedBatch, RealBatch, Source, SteppedSource
+from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, SteppedSource
 
 
 class Position(NamedTuple):

@@ -16,6 +16,9 @@ from cgn_augment.errors import ArgumentError
 if TYPE_CHECKING:
     from cgn_augment.class_map import ClassMap
 
+FACTORS = ("shape", "texture", "background")
+"""The three factors of an image, in the order of every `(3, N)` tensor of classes."""
+
 T = TypeVar("T")
 
 

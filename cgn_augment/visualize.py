@@ -16,9 +16,9 @@ from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator
-from cgn_augment.interventions import FACTORS, Interventions
+from cgn_augment.interventions import Interventions
 from cgn_augment.sources import draw_factors
-from cgn_augment.types import Mechanisms
+from cgn_augment.types import FACTORS, Mechanisms
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 

@@ -51,12 +51,13 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="double_colored")
     parser.add_argument("--textures", help="wildlife only: folder with object/ and background/")
     parser.add_argument("--num-train", type=int, help="digits to train on (default: 50000)")
+    parser.add_argument("--num-test", type=int, help="digits to test on (default: 10000)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
     textures = None if arguments.textures is None else load_textures(arguments.textures)
     train = make_variant(arguments.variant, "train", textures=textures, num=arguments.num_train)
-    test = make_variant(arguments.variant, "test", textures=textures)
+    test = make_variant(arguments.variant, "test", textures=textures, num=arguments.num_test)
     load_cgn(arguments.cgn)  # a bad path is known before the first loop has run
 
     lines = [inspect.getsource(loop).splitlines(keepends=True) for loop in (before, after)]

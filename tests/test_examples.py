@@ -1,8 +1,9 @@
-"""The examples as a user runs them: real processes, real interruptions."""
+"""The examples as a user runs them; interruptions are those of real processes."""
 
 from __future__ import annotations
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,45 +17,50 @@ import torch
 from cgn_augment import SmallCGN
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SMALL = ("--num-train", 128, "--num-test", 100, "--bank", 20)
 
 
-@pytest.fixture
-def checkpoint(tiny_cgn: SmallCGN, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.pth"
+@pytest.fixture(scope="module")
+def checkpoint(tiny_cgn: SmallCGN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
     torch.save(tiny_cgn.state_dict(), path)
     return path
 
 
-def command(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+def run(name: str, *arguments: object) -> object:
+    """Runs an example in this process; returns what it gave to `sys.exit`, or None."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        patch.setattr("sys.argv", [name, *map(str, arguments)])
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return None
 
 
-def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(name, *arguments), capture_output=True, text=True, timeout=300, check=False
-    )
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(EXAMPLES / "invariant_mnist.py"), *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-SMALL = ("--num-train", 256, "--num-test", 100, "--bank", 20)
-
-
-def test_drop_in_prints_its_diff_and_trains_both_loops(checkpoint: Path) -> None:
-    done = run("drop_in.py", checkpoint, "--num-train", 128)
-    assert done.returncode == 0, done.stderr
-    assert "-    train = DataLoader(train_set, batch_size=64, shuffle=True)\n" in done.stdout
-    assert "+    train = CounterfactualDataset(" in done.stdout
-    assert "before: test accuracy" in done.stdout
-    assert "after: test accuracy" in done.stdout
+def test_drop_in_prints_its_diff_and_trains_both_loops(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("drop_in.py", checkpoint, "--num-train", 128, "--num-test", 100) is None
+    printed = capsys.readouterr().out
+    assert "-    train = DataLoader(train_set, batch_size=64, shuffle=True)\n" in printed
+    assert "+    train = CounterfactualDataset(" in printed
+    assert "before: test accuracy" in printed
+    assert "after: test accuracy" in printed
 
 
 def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 1, "--seeds", 0, 1, "--out", out)
-    done = run("invariant_mnist.py", *arguments, "--upper-bound")
-    assert done.returncode == 0, done.stderr
-    table = done.stdout.splitlines()[-4:]
+    assert run("invariant_mnist.py", *arguments, "--upper-bound") is None
+    table = capsys.readouterr().out.splitlines()[-4:]
     assert table[0].split("  ")[0] == "variant"
     kinds = ["biased images", "counterfactuals", "unbiased images"]
     for line, kind in zip(table[1:], kinds, strict=True):
@@ -65,56 +71,53 @@ def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
     assert json.loads((out / "settings.json").read_text())["settings"]["bank"] == "20"
     for picture in ("sheet.png", "curves.png"):
         assert matplotlib.image.imread(out / picture).std() > 0.05
-    # Colours are not classes here: nothing of another run is touched.
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    before = contents()
     again = run("invariant_mnist.py", *arguments, "--upper-bound")
-    assert again.returncode == 1
-    assert again.stderr.splitlines()[-1].startswith(f"error: {out} holds a run: pass --resume")
+    assert str(again).startswith(f"error: {out} holds a run: pass --resume")
     other = run("invariant_mnist.py", *arguments, "--resume", "--upper-bound", "--batch-size", 32)
-    assert "other settings (batch_size)" in other.stderr
+    assert "other settings (batch_size)" in str(other)
+    assert contents() == before
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(6000):
-        if path.is_file() or process.poll() is not None:
-            return
-        time.sleep(0.02)
+@pytest.fixture(scope="module")
+def whole_results(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 3, "--out", out)
+    assert run("invariant_mnist.py", *arguments) is None
+    return (out / "results.jsonl").read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_stopped_goes_on_to_the_same_results(
-    stop: signal.Signals, checkpoint: Path, tmp_path: Path
+    stop: signal.Signals, whole_results: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 3)
-    assert run("invariant_mnist.py", *arguments, "--out", whole).returncode == 0
-
-    process = subprocess.Popen(
-        command("invariant_mnist.py", *arguments, "--out", stopped),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for(stopped / "biased_images-seed0.pt", process)  # written after the first epoch
+    out = tmp_path / "run"
+    arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 3, "--out", out)
+    process = start(*arguments)
+    while process.poll() is None and not (out / "biased_images-seed0.pt").is_file():
+        time.sleep(0.005)  # the file is written after the first epoch
     process.send_signal(stop)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=120)[1]
     assert process.returncode != 0
-    if stop is signal.SIGINT:
-        assert "interrupted; the same command with --resume goes on" in error
-    assert not (stopped / "results.jsonl").exists()
+    assert (stop is signal.SIGKILL) != ("interrupted; the same command with --resume" in error)
+    assert not (out / "results.jsonl").exists()
 
-    done = run("invariant_mnist.py", *arguments, "--out", stopped, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert (stopped / "results.jsonl").read_text() == (whole / "results.jsonl").read_text()
+    assert run("invariant_mnist.py", *arguments, "--resume") is None
+    assert (out / "results.jsonl").read_text() == whole_results
 
 
 @pytest.mark.parametrize("name", ["drop_in.py", "invariant_mnist.py"])
-def test_examples_explain_themselves_and_refuse_bad_paths(name: str, tmp_path: Path) -> None:
-    told = run(name, "--help")
-    assert told.returncode == 0
-    assert "--variant" in told.stdout
+def test_examples_explain_themselves_and_refuse_bad_paths(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(name, "--help") == 0
+    assert "--variant" in capsys.readouterr().out
     out = tmp_path / "run"
     arguments = ["nothing.pth"] if name == "drop_in.py" else ["--cgn", "nothing.pth", "--out", out]
     refused = run(name, *arguments, "--variant", "colored")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: 'nothing.pth' is neither a file nor")
-    assert refused.stderr.count("\n") == 1
+    assert str(refused).startswith("error: 'nothing.pth' is neither a file nor")
     assert not out.exists()

@@ -338,8 +338,10 @@ def test_an_older_iterator_does_not_move_the_state() -> None:
 
 
 def test_iterating_twice_after_loading_begins_the_epoch_again_the_second_time() -> None:
-    whole = list(stream())
+    train = stream()
+    _, whole = list(train), list(train)
     saved = stream()
+    list(saved)
     list(islice(saved, 2))
     resumed = stream()
     resumed.load_state_dict(saved.state_dict())
@@ -368,15 +370,16 @@ def test_saving_right_after_loading_gives_the_same_state() -> None:
         assert same(resumed.state_dict(), state), name
 
 
-def test_set_epoch_after_loading_keeps_the_step_of_its_own_epoch() -> None:
-    saved = stream()
+@pytest.mark.parametrize("name", ["map-style", "loader with its own generator"])
+def test_set_epoch_after_loading_keeps_the_step_of_its_own_epoch(name: str) -> None:
+    saved = CASES[name]()
     epochs = [list(saved), list(islice(saved, 2))]
     state = saved.state_dict()
-    resumed = stream()
+    resumed = CASES[name]()
     resumed.load_state_dict(state)
     resumed.set_epoch(1)
     assert len(list(resumed)) == 3
-    elsewhere = stream()
+    elsewhere = CASES[name]()
     elsewhere.load_state_dict(state)
     elsewhere.set_epoch(0)
     assert same(list(elsewhere), epochs[0])

@@ -420,9 +420,9 @@ def test_fractions_of_an_image_carry_over_exactly_from_step_to_step_and_epoch_to
 
 
 def test_a_jump_to_an_epoch_carries_what_the_epochs_before_would_have_left() -> None:
-    whole = stream(Digits(19), batch_size=4, ratio=0.3)
+    whole = stream(Digits(19), batch_size=4, ratio=0.5)
     epochs = [list(whole) for _ in range(4)]
-    jumped = stream(Digits(19), batch_size=4, ratio=0.3)
+    jumped = stream(Digits(19), batch_size=4, ratio=0.5)
     jumped.set_epoch(3)
     assert same(list(jumped), epochs[3])
 
@@ -549,6 +549,17 @@ def test_a_source_sees_the_steps_real_batch() -> None:
     assert same(real.images, images)
     assert same(real.labels, labels)
     assert real.classes.tolist() == [9, 8, 7, 6]
+
+
+def test_a_source_that_changes_is_told_the_step_over_all_epochs_and_the_rank() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Changing(StubSource):
+        def seek(self, step: int, rank: int = 0) -> None:
+            told.append((step, rank))
+
+    collect(stream([rows()] * 3, Changing(), rank=1, world_size=2), num_epochs=2)
+    assert told == [(step, 1) for step in range(6)]
 
 
 # Transform, range, device, gradient
