@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentTypeError, ClassMapError
+from cgn_augment.functional import choice_table
 
 ClassMapLike = Mapping[int, int | Sequence[int]] | Sequence[int | Sequence[int]]
 
@@ -89,10 +90,7 @@ class ClassMap:
     def to_class(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Returns for (N,) labels one class of each, drawn uniformly; (N,) int64, −1 for none."""
         rows = _look_up(self._row_table, labels.cpu())
-        lengths = torch.tensor([len(y) for y in self.choices])
-        padded = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.int64)
-        for row, y in enumerate(self.choices):
-            padded[row, : len(y)] = torch.tensor(y)
+        padded, lengths = choice_table(self.choices)
         place = torch.rand(len(rows), generator=generator, dtype=torch.float64) * lengths[rows]
         return torch.where(rows < 0, -1, padded[rows, place.long()])
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -50,15 +51,20 @@ def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Ge
     Returns:
         (num,) int64 classes.
     """
-    lengths = torch.tensor([len(group) for group in choices])
-    table = torch.zeros(len(choices), int(lengths.max()), dtype=torch.int64)
-    for row, members in enumerate(choices):
-        table[row, : len(members)] = torch.tensor(members)
+    table, lengths = choice_table(tuple(map(tuple, choices)))
     group = torch.randint(len(choices), (num,), generator=generator)
     if table.shape[1] == 1:
         return table[group, 0]
     member = torch.rand(num, generator=generator, dtype=torch.float64) * lengths[group]
     return table[group, member.long()]
+
+
+@lru_cache(maxsize=64)
+def choice_table(choices: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
+    """Returns the groups as rows (G, longest) int64, filled up with zeros, and their lengths."""
+    longest = max(map(len, choices))
+    table = torch.tensor([[*group, *[0] * (longest - len(group))] for group in choices])
+    return table, torch.tensor([len(group) for group in choices])
 
 
 def sample_interventions(

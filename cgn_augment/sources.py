@@ -246,9 +246,9 @@ class BankSource:
         if bank is None:  # pragma: no cover - seek has just filled it
             raise RuntimeError("the bank is empty")
         images = compose(
-            _unpack(bank.mask[slots[0]], 0.0),
-            _unpack(bank.foreground[slots[1]], -1.0),
-            _unpack(bank.background[slots[2]], -1.0),
+            _unpack(bank.mask.index_select(0, slots[0]), 0.0),
+            _unpack(bank.foreground.index_select(0, slots[1]), -1.0),
+            _unpack(bank.background.index_select(0, slots[2]), -1.0),
         )
         return Counterfactuals(images, *drawn.to(images.device, non_blocking=True))
 

@@ -12,8 +12,9 @@ REPO = Path(__file__).resolve().parents[1]
 # From the bottom up: a module imports only from layers below its own, and from its own package.
 LAYERS = (
     ("errors",),
-    ("types", "class_map"),
+    ("types",),
     ("functional",),
+    ("class_map",),
     ("interventions", "mixing", "batches", "epochs"),
     ("generators",),
     ("sources", "transforms", "real"),
