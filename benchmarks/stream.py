@@ -15,6 +15,7 @@ all of them; the ratios are taken within the rounds, and their median counts.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -93,14 +94,15 @@ def make_ways(cgn: SmallCGN, data: VariantData) -> dict[str, Callable[[], None]]
         mix="replace",
         drop_last=True,
     )
-    naive = iter(lambda: draw_naively(cgn), None)
+    published = copy.deepcopy(cgn).to(memory_format=torch.contiguous_format)
+    naive = iter(lambda: draw_naively(published), None)
     source, generator = FreshSource(cgn), torch.Generator().manual_seed(0)
     plain_batches, bank_batches = forever(plain), forever(bank)
     return {
         "plain training": trainer(plain_batches),
         "bank training": trainer(bank_batches),
         "naive training": trainer(naive),
-        "naive generation": lambda: void(draw_naively(cgn)),
+        "naive generation": lambda: void(draw_naively(published)),
         "fresh generation": lambda: void(source.sample(BATCH, generator)),
     }
 

@@ -98,3 +98,9 @@ class EpochIterableDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         return len(self.dataset) // self.world_size
+
+
+def batch_sizes(num_images: int, batch_size: int, drop_last: bool) -> list[int]:
+    """Returns the number of images of each step of an epoch."""
+    full, rest = divmod(num_images, batch_size)
+    return [batch_size] * full + ([rest] if rest and not drop_last else [])
