@@ -30,8 +30,9 @@ from train_generator.classifier import (
     EpochResult,
     MNISTClassifier,
 )
-from train_generator.data import VARIANTS, VariantData, load_textures, make_variant
+from train_generator.data import VARIANTS, VariantData, dtd_textures, load_textures, make_variant
 
+DATA = ("biased", "counterfactuals", "unbiased")
 ACCURACIES = ("train_accuracy", "test_accuracy")
 Results = dict[str, list[list[EpochResult]]]  # for each kind of data and each seed, the epochs
 
@@ -44,6 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--cgn", required=True, help="checkpoint of a CGN that was trained on the variant")
     add("--variant", choices=VARIANTS, default="double_colored")
     add("--textures", help="wildlife only: folder with object/ and background/, ten images each")
+    add("--dtd", help="wildlife only: folder to download the paper's textures to (DTD, 0.6 GB)")
+    add("--data", nargs="+", choices=DATA, default=DATA[:2], help="(default: the first two)")
     add("--bank", type=int, default=2000, help="masks, foregrounds and backgrounds (default: 2000)")
     add("--fraction", type=float, default=1.0, help="counterfactual share of a batch (default: 1)")
     add("--epochs", type=int, default=10, help="default: 10, as in the paper")
@@ -51,7 +54,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--num-train", type=int, help="digits to train on (default: 50000)")
     add("--num-test", type=int, help="digits to test on (default: 10000)")
     add("--seeds", type=int, nargs="+", default=[0], help="one classifier each (default: 0)")
-    add("--upper-bound", action="store_true", help="also train on real images without the bias")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--out", type=Path, help="default: runs/invariant_mnist/VARIANT")
     add("--resume", action="store_true", help="go on with what is in OUT")
@@ -62,7 +64,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    textures = None if arguments.textures is None else load_textures(arguments.textures)
+    textures = None
+    if arguments.textures is not None:
+        textures = load_textures(arguments.textures)
+    elif arguments.dtd is not None:
+        textures = dtd_textures(arguments.dtd, download=True)
     cgn = load_cgn(arguments.cgn, device=arguments.device)
 
     def digits(split: str, num: int | None, decorrelated: bool | None = None) -> VariantData:
@@ -72,9 +78,6 @@ def main() -> None:
 
     train = digits("train", arguments.num_train)
     test = DataLoader(digits("test", arguments.num_test).dataset(), batch_size=500)
-    kinds = {"biased images": (train, 0.0), "counterfactuals": (train, arguments.fraction)}
-    if arguments.upper_bound:
-        kinds["unbiased images"] = (digits("train", arguments.num_train, decorrelated=True), 0.0)
     prepare_folder(arguments)
 
     first = [int((train.labels == y).nonzero()[0]) for y in train.labels.unique()]
@@ -82,7 +85,11 @@ def main() -> None:
     print(f"picture: {save_figure(figure, arguments.out / 'sheet.png')}")
 
     results: Results = {}
-    for kind, (real, fraction) in kinds.items():
+    for kind in arguments.data:
+        fraction = arguments.fraction if kind == "counterfactuals" else 0.0
+        real = train
+        if kind == "unbiased":  # the upper bound
+            real = digits("train", arguments.num_train, decorrelated=True)
         for seed in arguments.seeds:
             print(f"training on {kind}, seed {seed}")
             torch.manual_seed(seed)
@@ -98,7 +105,7 @@ def main() -> None:
                 MNISTClassifier().to(cgn.device),
                 stream,
                 ClassifierConfig(num_epochs=arguments.epochs),
-                arguments.out / f"{kind.replace(' ', '_')}-seed{seed}.pt",
+                arguments.out / f"{kind}-seed{seed}.pt",
             )
             if arguments.resume and run.checkpoint.is_file():
                 run.resume()

@@ -59,10 +59,11 @@ def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
 ) -> None:
     out = tmp_path / "run"
     arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 1, "--seeds", 0, 1, "--out", out)
-    assert run("invariant_mnist.py", *arguments, "--upper-bound") is None
+    kinds = ["biased", "counterfactuals", "unbiased"]
+    arguments = (*arguments, "--data", *kinds)
+    assert run("invariant_mnist.py", *arguments) is None
     table = capsys.readouterr().out.splitlines()[-4:]
     assert table[0].split("  ")[0] == "variant"
-    kinds = ["biased images", "counterfactuals", "unbiased images"]
     for line, kind in zip(table[1:], kinds, strict=True):
         assert line.startswith(f"double_colored  {kind}")
         assert line.count(" % ± ") == 2
@@ -76,9 +77,9 @@ def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
     before = contents()
-    again = run("invariant_mnist.py", *arguments, "--upper-bound")
+    again = run("invariant_mnist.py", *arguments)
     assert str(again).startswith(f"error: {out} holds a run: pass --resume")
-    other = run("invariant_mnist.py", *arguments, "--resume", "--upper-bound", "--batch-size", 32)
+    other = run("invariant_mnist.py", *arguments, "--resume", "--batch-size", 32)
     assert "other settings (batch_size)" in str(other)
     assert contents() == before
 
@@ -98,7 +99,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(
     out = tmp_path / "run"
     arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 3, "--out", out)
     process = start(*arguments)
-    while process.poll() is None and not (out / "biased_images-seed0.pt").is_file():
+    while process.poll() is None and not (out / "biased-seed0.pt").is_file():
         time.sleep(0.005)  # the file is written after the first epoch
     process.send_signal(stop)
     error = process.communicate(timeout=120)[1]
