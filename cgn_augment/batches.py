@@ -201,5 +201,7 @@ def made_rows(made: Counterfactuals, dtype: torch.dtype, label: str) -> MixedBat
 
 
 def append_rows(first: MixedBatch, second: MixedBatch) -> MixedBatch:
-    """Puts the rows of one batch behind those of another."""
+    """Puts the rows of one batch behind those of another; copies nothing where one is empty."""
+    if len(first.image) == 0 or len(second.image) == 0:
+        return second if len(first.image) == 0 else first
     return MixedBatch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))

@@ -63,7 +63,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         ratio: counterfactuals per real image: a number, or a schedule (`OffAfter`, `Ramp`, any
             function of the step counted over epochs). 1.0 where neither count nor fraction is
             given. Fractions carry over from step to step.
-        count: instead of ratio, counterfactuals per step.
+        count: instead of ratio, counterfactuals per step (with mix="replace": per full batch).
         fraction: instead of ratio, the share of the batch that is counterfactual; 1.0 with
             mix="replace" trains on counterfactuals alone.
         mix: "append" puts them behind the real images, "replace" puts them in the place of random

@@ -182,6 +182,9 @@ class Proportion:
                 f"mix='replace' cannot put {count:g} counterfactuals into a batch of "
                 f"{self.batch_size}: lower count, or use mix='append'"
             )
+        if self.mix == "replace":  # a smaller last batch gets its share of them
+            self._per_image = _in_units(_exact(count) / self.batch_size)
+            self._per_step = 0
         kept = self.batch_size - count if self.mix == "replace" else self.batch_size
         self.ratio = count / kept if kept else math.inf
         self.fraction = count / (kept + count)

@@ -48,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--dtd", help="wildlife only: folder to download the paper's textures to (DTD, 0.6 GB)")
     add("--data", nargs="+", choices=DATA, default=DATA[:2], help="(default: the first two)")
     add("--bank", type=int, default=2000, help="masks, foregrounds and backgrounds (default: 2000)")
+    add("--refresh", type=int, default=8, help="of these, replaced at each step (default: 8)")
     add("--fraction", type=float, default=1.0, help="counterfactual share of a batch (default: 1)")
     add("--epochs", type=int, default=10, help="default: 10, as in the paper")
     add("--batch-size", type=int, default=64, help="default: 64, as in the paper")
@@ -95,7 +96,7 @@ def main() -> None:
             torch.manual_seed(seed)
             stream = CounterfactualDataset(
                 real.dataset(),
-                BankSource(cgn, size=arguments.bank, seed=seed),
+                BankSource(cgn, arguments.bank, arguments.refresh, seed=seed),
                 batch_size=arguments.batch_size,
                 fraction=fraction,
                 mix="replace",

@@ -156,6 +156,12 @@ def test_the_carry_after_steps_is_the_carry_of_taking_them(proportion: Proportio
         assert 0 <= carry < UNIT
 
 
+def test_replace_gives_a_smaller_last_batch_its_share_of_the_count() -> None:
+    proportion = Proportion(count=12, mix="replace", batch_size=16)
+    assert counts_of(proportion, [16, 16, 4, 16, 16, 4]) == [12, 12, 3, 12, 12, 3]
+    assert counts_of(Proportion(count=16, mix="replace", batch_size=16), [16, 5]) == [16, 5]
+
+
 def test_replace_refuses_more_counterfactuals_than_the_batch_holds() -> None:
     with pytest.raises(
         ArgumentError, match=r"mix='replace' cannot put 5 counterfactuals into a batch of 4: lower"
