@@ -136,16 +136,36 @@ def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
     """
     low, high = value_range
     least, most = float(images.min()), float(images.max())
-    slack = 1e-3 * (high - low)
-    outside = least < low - slack or most > high + slack or least != least
-    narrow = len(images) >= 8 and most - least <= 0.5 * (high - low) + slack
-    if outside or narrow:
+    narrow = len(images) >= 8 and most - least <= (0.5 + _SLACK) * (high - low)
+    if narrow or not _is_inside(least, most, value_range):
         raise BatchError(
             f"real images span [{least:.3g}, {most:.3g}] but counterfactuals are declared to "
             f"arrive in [{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the "
             "mean and std of your Normalize (0 and 1 for plain ToTensor), or value_range=None if "
             "this is right"
         )
+
+
+def check_made_range(images: Tensor, value_range: tuple[float, float]) -> None:
+    """Raises `BatchError` if counterfactuals do not arrive in the range of the real images."""
+    low, high = value_range
+    least, most = float(images.min()), float(images.max())
+    if not _is_inside(least, most, value_range):
+        raise BatchError(
+            f"counterfactuals span [{least:.3g}, {most:.3g}] but images are declared to be in "
+            f"[{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the mean and std "
+            "of your Normalize (0 and 1 for plain ToTensor), or value_range=None if this is right"
+        )
+
+
+_SLACK = 1e-3
+"""Share of the range by which rounding may leave it."""
+
+
+def _is_inside(least: float, most: float, value_range: tuple[float, float]) -> bool:
+    low, high = value_range
+    slack = _SLACK * (high - low)
+    return low - slack <= least and most <= high + slack  # False for NaN
 
 
 def pad_extra(value: Any, num_real: int, num: int, keep: Tensor | None) -> Any:

@@ -16,6 +16,7 @@ from cgn_augment.batches import (
     Layout,
     append_rows,
     check_batch,
+    check_made_range,
     check_range,
     made_rows,
     pad_extra,
@@ -140,6 +141,8 @@ class StepMaker:
                 f"{tuple(images.shape[1:])}: pass transform=match_real(mean, std, crop_size="
                 f"{images.shape[-1]}), or resize the real images"
             )
+        if self.value_range is not None and not self._checked:
+            check_made_range(pictures, self.value_range)
         factors = [self._labels_of(made, factor) for factor in FACTORS]
         self._checked = True
         return Counterfactuals(pictures.to(images.dtype), *factors)

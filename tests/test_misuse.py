@@ -290,6 +290,15 @@ def test_images_of_another_range_than_declared_are_an_error(
         iterate((images.view(8, 3, SIZE, SIZE), torch.arange(8)), **options)
 
 
+def test_counterfactuals_of_another_range_than_declared_are_an_error(tiny_cgn: SmallCGN) -> None:
+    batch = (torch.linspace(0, 1, 8 * 3072).view(8, 3, 32, 32), torch.arange(8))
+    message = r"counterfactuals span \[-.*\] but images are declared to be in \[0, 1\]: pass transf"
+    with pytest.raises(BatchError, match=message):
+        next(iter(CounterfactualDataset([batch], tiny_cgn, value_range=(0, 1))))
+    matched = CounterfactualDataset([batch], tiny_cgn, transform=match_real())
+    assert next(iter(matched))[0].min() >= 0
+
+
 def test_the_first_mixed_batch_is_checked_where_none_was_mixed_before() -> None:
     wrong = (torch.linspace(0, 255, 8 * 192).view(8, 3, SIZE, SIZE), torch.arange(8))
     batches = iter(stream([wrong] * 3, ratio=lambda step: float(step == 2)))

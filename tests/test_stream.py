@@ -591,7 +591,8 @@ def test_no_range_is_asked_of_real_images_where_none_is_known() -> None:
     images, labels = torch.full((8, 3, SIZE, SIZE), 7.0), torch.arange(8)
     one_batch((images, labels), value_range=None)
     one_batch((images, labels), transform=lambda made: made)
-    one_batch((images / 7 * torch.linspace(0, 1, SIZE), labels), value_range=(0, 1))
+    declared = {"value_range": (0, 1), "transform": lambda made: (made + 1) / 2}
+    one_batch((images / 7 * torch.linspace(0, 1, SIZE), labels), **declared)
 
 
 def test_images_and_labels_arrive_on_the_device_and_other_fields_stay() -> None:
