@@ -15,8 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import Purpose, compose, step_generator
-from cgn_augment.interventions import Interventions
+from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
 from cgn_augment.sources import draw_factors
 from cgn_augment.types import FACTORS, Mechanisms
 
@@ -82,7 +81,8 @@ def draw_cgn(
 ) -> Figure:
     """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
 
-    The columns go through the classes of the shape; texture and background are drawn uniformly.
+    The columns go through the classes of the shape; textures and backgrounds are permutations of
+    these.
 
     Args:
         cgn: a frozen CGN.
@@ -101,8 +101,9 @@ def draw_cgn(
     if num < 1:
         raise ArgumentError(f"num must be 1 or more, got {num}")
     generator = step_generator(Purpose.SOURCE, seed)
-    classes = Interventions().draw(num, cgn.num_classes, generator)
-    classes[0] = torch.arange(num) % cgn.num_classes
+    shapes = torch.arange(num) % cgn.num_classes
+    classes = permute_classes(shapes, num, generator)
+    classes[0] = shapes
     with torch.no_grad():
         factors = draw_factors(cgn, classes, generator, 1, num)
     rows = {
