@@ -1,0 +1,181 @@
+"""The two discriminators of the small CGN (Sauer and Geiger, ICLR 2021, appendix on MNIST).
+
+Both are conditional: they see the class beside the image, and so also judge whether the one fits
+the other. Their scores are unbounded, for the losses `lsgan_generator_loss` and
+`lsgan_discriminator_loss`. Weights start as PyTorch draws them, from its global generator;
+`initialize` draws those of the recipe.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+
+IMAGE_SIZE = 32
+SLOPE = 0.2
+
+
+class LinearDiscriminator(nn.Module):
+    """Fully connected layers on the pixels and an embedding of the class.
+
+    Used for the colored and double colored variants. In training mode, dropout draws from the
+    global generator of the device; wrap a step in `cgn_augment.functional.isolated_rng` to have it
+    again.
+
+    Args:
+        num_classes: classes.
+        width: units of each of the three hidden layers.
+        embedding_dim: length of a class's embedding.
+        dropout: share of the units that the second and the third hidden layer drop, in [0, 1).
+
+    Raises:
+        ArgumentError: a number that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.discriminators import LinearDiscriminator
+        >>> discriminator = LinearDiscriminator()
+        >>> discriminator(torch.zeros(4, 3, 32, 32), torch.arange(4)).shape
+        torch.Size([4, 1])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 512,
+        embedding_dim: int = 10,
+        dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        _require_counts(num_classes=num_classes, width=width, embedding_dim=embedding_dim)
+        if not 0 <= dropout < 1:
+            raise ArgumentError(f"dropout must be in [0, 1), got {dropout}")
+        self.label_embedding = nn.Embedding(num_classes, embedding_dim)
+        self.layers = nn.Sequential(
+            nn.Linear(3 * IMAGE_SIZE * IMAGE_SIZE + embedding_dim, width),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Linear(width, width),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, images: Tensor, y: Tensor) -> Tensor:
+        """Scores each image, given its class.
+
+        Args:
+            images: (B, 3, 32, 32) float32 in [-1, 1].
+            y: (B,) integer classes.
+
+        Returns:
+            (B, 1) float32 scores; LSGAN trains them towards 1 for real, 0 for generated images.
+
+        Raises:
+            ArgumentError: images or classes of another shape, or a class that there is not.
+            ArgumentTypeError: images that are not floating point, or classes that are not integers.
+        """
+        y = _check_arguments(images, y, self.label_embedding.num_embeddings)
+        scores: Tensor = self.layers(torch.cat([images.flatten(1), self.label_embedding(y)], dim=1))
+        return scores
+
+
+class ConvDiscriminator(nn.Module):
+    """Four convolutions on the image and a map that is an embedding of the class.
+
+    Used for the wildlife variant. The map is one more channel, with a number for each pixel and
+    class. The convolutions have no padding: 32 pixels become 30, 28, 13 and 5. The average pooling
+    of 3 then keeps the upper left 3x3 of those 5x5 alone, so a score depends on the upper left
+    22x22 pixels of the image and, but for batch statistics in training mode, on nothing else.
+
+    Args:
+        num_classes: classes.
+        width: channels of the first convolution; the others have 2, 4 and 4 times as many.
+
+    Raises:
+        ArgumentError: a number that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.discriminators import ConvDiscriminator
+        >>> discriminator = ConvDiscriminator()
+        >>> discriminator(torch.zeros(4, 3, 32, 32), torch.arange(4)).shape
+        torch.Size([4, 1])
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        _require_counts(num_classes=num_classes, width=width)
+        self.label_embedding = nn.Embedding(num_classes, IMAGE_SIZE * IMAGE_SIZE)
+        self.layers = nn.Sequential(
+            *_conv_block(4, width, kernel_size=3, stride=1),
+            *_conv_block(width, 2 * width, kernel_size=3, stride=1),
+            *_conv_block(2 * width, 4 * width, kernel_size=4, stride=2),
+            *_conv_block(4 * width, 4 * width, kernel_size=4, stride=2),
+            nn.AvgPool2d(3),
+            nn.Conv2d(4 * width, 1, kernel_size=1),
+            nn.Flatten(),
+        )
+
+    def forward(self, images: Tensor, y: Tensor) -> Tensor:
+        """Scores each image, given its class.
+
+        Args:
+            images: (B, 3, 32, 32) float32 in [-1, 1].
+            y: (B,) integer classes.
+
+        Returns:
+            (B, 1) float32 scores; LSGAN trains them towards 1 for real, 0 for generated images.
+
+        Raises:
+            ArgumentError: images or classes of another shape, or a class that there is not.
+            ArgumentTypeError: images that are not floating point, or classes that are not integers.
+        """
+        y = _check_arguments(images, y, self.label_embedding.num_embeddings)
+        class_map = self.label_embedding(y).view(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
+        scores: Tensor = self.layers(torch.cat([images, class_map], dim=1))
+        return scores
+
+
+def _conv_block(dim_in: int, dim_out: int, kernel_size: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(dim_in, dim_out, kernel_size, stride, bias=False),
+        nn.BatchNorm2d(dim_out),
+        nn.LeakyReLU(SLOPE, inplace=True),
+    ]
+
+
+def _require_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ArgumentError(f"{name} must be 1 or more, got {count}")
+
+
+def _check_arguments(images: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Returns the classes as int64 on the images' device."""
+    if images.dim() != 4 or images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
+        raise ArgumentError(
+            f"images must have the shape (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}), got "
+            f"{tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise ArgumentTypeError(
+            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
+        )
+    if y.shape != images.shape[:1]:
+        raise ArgumentError(
+            f"y must hold one class for each of the {len(images)} images, got the shape "
+            f"{tuple(y.shape)}"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ArgumentTypeError(f"y must hold integer classes, got {y.dtype}")
+    # On a GPU this look would make the host wait; there the embedding itself checks.
+    if y.device.type == "cpu" and len(y) and (y.min() < 0 or y.max() >= num_classes):
+        raise ArgumentError(
+            f"y must hold classes of 0 to {num_classes - 1}, got {int(y.min())} to {int(y.max())}"
+        )
+    return y.to(images.device).long()
