@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 UNIT = 10**12
 """Shares of an image are counted in integers of 1/UNIT, so that they never drift."""
@@ -37,6 +37,32 @@ def compose(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
         -0.5
     """
     return torch.lerp(background, foreground, mask)
+
+
+def check_classes(y: Tensor, num: int, num_classes: int, what: str) -> None:
+    """Raises unless `y` holds an integer class of 0 … `num_classes` − 1 for each of `num` things.
+
+    Args:
+        y: the classes.
+        num: how many there must be.
+        num_classes: classes that there are.
+        what: the things, for the message.
+
+    Raises:
+        ArgumentError: another shape, or a class that there is not. On a GPU a look at the classes
+            would make the host wait; there the embedding that uses them checks.
+        ArgumentTypeError: not integers.
+    """
+    if y.shape != (num,):
+        raise ArgumentError(
+            f"y must hold one class for each of the {num} {what}, got the shape {tuple(y.shape)}"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ArgumentTypeError(f"y must hold integer classes, got {y.dtype}")
+    if y.device.type == "cpu" and num and (y.min() < 0 or y.max() >= num_classes):
+        raise ArgumentError(
+            f"y must hold classes of 0 to {num_classes - 1}, got {int(y.min())} to {int(y.max())}"
+        )
 
 
 def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import check_classes
 
 IMAGE_SIZE = 32
 SLOPE = 0.2
@@ -166,16 +167,5 @@ def _check_arguments(images: Tensor, y: Tensor, num_classes: int) -> Tensor:
         raise ArgumentTypeError(
             f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
         )
-    if y.shape != images.shape[:1]:
-        raise ArgumentError(
-            f"y must hold one class for each of the {len(images)} images, got the shape "
-            f"{tuple(y.shape)}"
-        )
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ArgumentTypeError(f"y must hold integer classes, got {y.dtype}")
-    # On a GPU this look would make the host wait; there the embedding itself checks.
-    if y.device.type == "cpu" and len(y) and (y.min() < 0 or y.max() >= num_classes):
-        raise ArgumentError(
-            f"y must hold classes of 0 to {num_classes - 1}, got {int(y.min())} to {int(y.max())}"
-        )
+    check_classes(y, len(images), num_classes, "images")
     return y.to(images.device).long()

@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import roll_images
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import check_classes, roll_images
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """The published code keeps masks this far from 0 and 1; the paper does not say so."""
@@ -150,19 +150,7 @@ class SmallCGN(nn.Module):
             raise ArgumentError(
                 f"noise must have the shape (N, {self.noise_dim}), got {tuple(noise.shape)}"
             )
-        if y.shape != noise.shape[:1]:
-            raise ArgumentError(
-                f"y must hold one class for each of the {len(noise)} noise vectors, got the shape "
-                f"{tuple(y.shape)}"
-            )
-        if y.is_floating_point() or y.dtype == torch.bool:
-            raise ArgumentTypeError(f"y must hold integer classes, got {y.dtype}")
-        # On a GPU this look would make the host wait; there the embedding itself checks.
-        if y.device.type == "cpu" and len(y) and (y.min() < 0 or y.max() >= self.num_classes):
-            raise ArgumentError(
-                f"y must hold classes of 0 to {self.num_classes - 1}, got "
-                f"{int(y.min())} to {int(y.max())}"
-            )
+        check_classes(y, len(noise), self.num_classes, "noise vectors")
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
 
 
