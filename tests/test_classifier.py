@@ -130,9 +130,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     path = tmp_path / "folder" / "run.pt"
     first = make_run(digits, tiny_cgn, path)
     press_in_step(first, step)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         first.train(test, progress=False)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
     second = make_run(digits, tiny_cgn, path)
     second.resume()

@@ -38,8 +38,18 @@ def run(name: str, *arguments: object) -> object:
     return None
 
 
+# A process that is started in the background of a script ignores Ctrl-C; this one must not.
+LISTENING = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, str(EXAMPLES / "invariant_mnist.py"), *map(str, arguments)]
+    script = str(EXAMPLES / "invariant_mnist.py")
+    command = [sys.executable, "-c", LISTENING, script, *map(str, arguments)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
