@@ -206,8 +206,14 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, int]]:
 
 
 def _damaged(path: Path, error: BaseException) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{path} cannot be read; it is cut off or not a checkpoint: copy it again ({reason})"
+    return (
+        f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
+        f"({_first_line(error)})"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _without_prefix(state: StateDict) -> StateDict:
@@ -223,7 +229,9 @@ def _build(path: Path, state: StateDict, config: dict[str, int]) -> SmallCGN:
         with torch.device("meta"):
             cgn = SmallCGN(**config)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} describes no small CGN: {config} ({error})") from error
+        raise CheckpointError(
+            f"{path} describes no small CGN: {config} ({_first_line(error)})"
+        ) from error
     network = cgn.state_dict()
     expected = {name: tuple(value.shape) for name, value in network.items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
