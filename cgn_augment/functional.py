@@ -18,13 +18,16 @@ UNIT = 10**12
 """Shares of an image are counted in integers of 1/UNIT, so that they never drift."""
 
 
-def compose(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+def compose(
+    mask: Tensor, foreground: Tensor, background: Tensor, out: Tensor | None = None
+) -> Tensor:
     """Blends an object over a background: `x = m * f + (1 - m) * b` (paper, equation 4).
 
     Args:
         mask: (N, 1, H, W) float in [0, 1].
         foreground: (N, 3, H, W) float in [-1, 1].
         background: (N, 3, H, W) float in [-1, 1].
+        out: where the result goes, such as a background that nobody needs any more.
 
     Returns:
         (N, 3, H, W) float in [-1, 1]; exactly `foreground` at mask 1 and `background` at mask 0.
@@ -36,7 +39,7 @@ def compose(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
         >>> compose(torch.full((1, 1, 2, 2), 0.25), white, black).unique().item()
         -0.5
     """
-    return torch.lerp(background, foreground, mask)
+    return torch.lerp(background, foreground, mask, out=out)
 
 
 def check_classes(y: Tensor, num: int, num_classes: int, what: str) -> None:

@@ -245,11 +245,10 @@ class BankSource:
         bank = self._bank
         if bank is None:  # pragma: no cover - seek has just filled it
             raise RuntimeError("the bank is empty")
-        images = compose(
-            _unpack(bank.mask.index_select(0, slots[0]), 0.0),
-            _unpack(bank.foreground.index_select(0, slots[1]), -1.0),
-            _unpack(bank.background.index_select(0, slots[2]), -1.0),
-        )
+        mask = _unpack(bank.mask.index_select(0, slots[0]), 0.0)
+        foreground = _unpack(bank.foreground.index_select(0, slots[1]), -1.0)
+        background = _unpack(bank.background.index_select(0, slots[2]), -1.0)
+        images = compose(mask, foreground, background, out=background)
         return Counterfactuals(images, *drawn.to(images.device, non_blocking=True))
 
     def _classes(self, factor: str) -> tuple[int, ...]:
