@@ -21,6 +21,7 @@ import copy
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -32,7 +33,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from cgn_augment import BankSource, CounterfactualDataset, FreshSource, SmallCGN, load_cgn
+from cgn_augment import BankSource, CGNError, CounterfactualDataset, FreshSource, SmallCGN, load_cgn
 from cgn_augment.functional import compose
 from train_generator.classifier import MNISTClassifier, train_step
 
@@ -191,4 +192,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CGNError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -79,38 +79,42 @@ def main() -> None:
 
     train = digits("train", arguments.num_train)
     test = DataLoader(digits("test", arguments.num_test).dataset(), batch_size=500)
+    unbiased = train
+    if "unbiased" in arguments.data:  # the upper bound
+        unbiased = digits("train", arguments.num_train, decorrelated=True)
+
+    def make_run(kind: str, seed: int) -> ClassifierRun:
+        torch.manual_seed(seed)
+        stream = CounterfactualDataset(
+            (unbiased if kind == "unbiased" else train).dataset(),
+            BankSource(cgn, arguments.bank, arguments.refresh, seed=seed),
+            batch_size=arguments.batch_size,
+            fraction=arguments.fraction if kind == "counterfactuals" else 0.0,
+            mix="replace",
+            seed=seed,
+        )
+        return ClassifierRun(
+            MNISTClassifier().to(cgn.device),
+            stream,
+            ClassifierConfig(num_epochs=arguments.epochs),
+            arguments.out / f"{kind}-seed{seed}.pt",
+        )
+
+    # All of them first: a wrong argument is known before anything is written.
+    runs = {kind: [make_run(kind, seed) for seed in arguments.seeds] for kind in arguments.data}
     prepare_folder(arguments)
 
     first = [int((train.labels == y).nonzero()[0]) for y in train.labels.unique()]
     figure = draw_cgn(cgn, real=(train.images[first], train.labels[first]))
     print(f"picture: {save_figure(figure, arguments.out / 'sheet.png')}")
 
-    results: Results = {}
+    results: Results = {kind: [] for kind in arguments.data}
     for kind in arguments.data:
-        fraction = arguments.fraction if kind == "counterfactuals" else 0.0
-        real = train
-        if kind == "unbiased":  # the upper bound
-            real = digits("train", arguments.num_train, decorrelated=True)
-        for seed in arguments.seeds:
+        for seed, run in zip(arguments.seeds, runs[kind], strict=True):
             print(f"training on {kind}, seed {seed}")
-            torch.manual_seed(seed)
-            stream = CounterfactualDataset(
-                real.dataset(),
-                BankSource(cgn, arguments.bank, arguments.refresh, seed=seed),
-                batch_size=arguments.batch_size,
-                fraction=fraction,
-                mix="replace",
-                seed=seed,
-            )
-            run = ClassifierRun(
-                MNISTClassifier().to(cgn.device),
-                stream,
-                ClassifierConfig(num_epochs=arguments.epochs),
-                arguments.out / f"{kind}-seed{seed}.pt",
-            )
             if arguments.resume and run.checkpoint.is_file():
                 run.resume()
-            results.setdefault(kind, []).append(run.train(test))
+            results[kind].append(run.train(test))
     write_results(arguments, results)
     print(f"curves: {save_figure(draw_curves(results), arguments.out / 'curves.png')}")
     print_table(arguments.variant, results)

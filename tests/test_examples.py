@@ -132,3 +132,21 @@ def test_examples_explain_themselves_and_refuse_bad_paths(
     refused = run(name, *arguments, "--variant", "colored")
     assert str(refused).startswith("error: 'nothing.pth' is neither a file nor")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--fraction", -1), "fraction must be finite and 0 or more, got -1.0"),
+        (("--epochs", 0), "num_epochs must be 1 or more, got 0"),
+        (("--bank", 5), "refresh (8) must not be larger than size (5)"),
+        (("--batch-size", 0), "batch_size must be 1 or more, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_known_before_anything_is_written(
+    arguments: tuple[object, ...], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    refused = run("invariant_mnist.py", "--cgn", checkpoint, *SMALL, "--out", out, *arguments)
+    assert str(refused) == f"error: {message}"
+    assert not out.exists()
