@@ -1,0 +1,249 @@
+"""The downstream task: the paper's CNN, trained through `CounterfactualDataset`, tested for real.
+
+Trained on the counterfactuals of a generator, or on decorrelated real images, which is the upper
+bound (Sauer and Geiger, ICLR 2021, table 2 and appendix). Each run is one JSON file in a folder,
+so that several processes with different seeds can fill one folder. A run that was stopped goes on
+where it was; one that is complete is never repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from cgn_augment import BankSource, CounterfactualDataset
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import isolated_rng
+from cgn_augment.types import Mechanisms, Source
+from train_generator.classifier import (
+    ClassifierConfig,
+    ClassifierRun,
+    MNISTClassifier,
+    measure_accuracy,
+)
+from train_generator.data import (
+    VARIANTS,
+    Textures,
+    VariantData,
+    make_variant,
+    procedural_textures,
+)
+from train_generator.evaluation.appearance import hash_textures
+from train_generator.evaluation.records import (
+    DownstreamConfig,
+    DownstreamResult,
+    read_record,
+    write_record,
+)
+
+_NAME = re.compile(r"[a-z0-9_]+")
+_TEST_BATCH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class DownstreamRun:
+    """One classifier of the table: its data, its seed, its file.
+
+    Attributes:
+        folder: holds `VARIANT-TRAINED_ON-seedSEED.json` and, until it is complete, a checkpoint.
+        variant: "colored", "double_colored" or "wildlife".
+        trained_on: name of the row: small letters, digits and underscores.
+        cgn: trained on its counterfactuals; None trains on decorrelated real images.
+        seed: of weights, order and counterfactuals, as in `examples/invariant_mnist.py`.
+        config: what all runs share.
+        textures: for wildlife; None takes the procedural ones.
+        device: where real images are trained on; otherwise the CGN says where.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from train_generator.evaluation import DownstreamConfig, DownstreamRun, run_downstream
+        >>> config = DownstreamConfig(num_epochs=1, num_train=32, num_test=20, bank=10)
+        >>> folder, cgn = getfixture("tmp_path"), SmallCGN(width=4).freeze()
+        >>> run = DownstreamRun(folder, "colored", "mine", cgn, seed=0, config=config)
+        >>> [result] = run_downstream([run], progress=False)
+        >>> result.trained_on, run.path.name
+        ('mine', 'colored-mine-seed0.json')
+    """
+
+    folder: Path
+    variant: str
+    trained_on: str
+    cgn: Mechanisms | None
+    seed: int
+    config: DownstreamConfig
+    textures: Textures | None = None
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ArgumentError(
+                f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}"
+            )
+        if not _NAME.fullmatch(self.trained_on):
+            raise ArgumentError(
+                "a row's name is made of small letters, digits and underscores, got "
+                f"{self.trained_on!r}"
+            )
+        if self.seed < 0:
+            raise ArgumentError(f"seed must be 0 or more, got {self.seed}")
+
+    @property
+    def path(self) -> Path:
+        """The file of settings and results."""
+        return self.folder / f"{self.variant}-{self.trained_on}-seed{self.seed}.json"
+
+    @cached_property
+    def settings(self) -> dict[str, object]:
+        """All that the results depend on."""
+        textures = None
+        if self.variant == "wildlife":
+            textures = hash_textures(self.textures or procedural_textures())
+        return {
+            **asdict(self.config),
+            **asdict(ClassifierConfig(num_epochs=self.config.num_epochs)),
+            "seed": self.seed,
+            "textures": textures,
+            "cgn": None if self.cgn is None else self.cgn.fingerprint,
+        }
+
+    def read(self) -> DownstreamResult | None:
+        """Returns the results, or None where the run is not complete.
+
+        Raises:
+            StateError: the file is of other settings, or is damaged.
+        """
+        return read_record(self.path, self.settings)
+
+    def train(self, train: VariantData, test: VariantData, *, progress: bool) -> DownstreamResult:
+        """Trains from the start or from where it was stopped, and writes the results.
+
+        Args:
+            train: the biased training images where there is a CGN, else the decorrelated ones.
+            test: decorrelated test images.
+            progress: shows a bar on standard error.
+
+        Raises:
+            CheckpointError: the run's checkpoint is damaged.
+            StateError: the checkpoint is of other settings.
+        """
+        run = self._make_classifier(train)
+        device, checkpoint = str(run.stream.device), self.path.with_suffix(".pt")
+        write_record(self.path, self.settings, None, device)
+        if checkpoint.is_file():
+            run.resume()
+        epochs = run.train(DataLoader(test.dataset(), batch_size=_TEST_BATCH), progress=progress)
+        visible = TensorDataset(test.images[test.visible], test.labels[test.visible])
+        result = DownstreamResult(
+            variant=self.variant,
+            trained_on=self.trained_on,
+            seed=self.seed,
+            test_accuracy=epochs[-1].test_accuracy,
+            visible_accuracy=measure_accuracy(
+                run.model, DataLoader(visible, batch_size=_TEST_BATCH)
+            ),
+            epochs=tuple(epochs),
+        )
+        write_record(self.path, self.settings, result, device)
+        checkpoint.unlink(missing_ok=True)
+        return result
+
+    def _make_classifier(self, train: VariantData) -> ClassifierRun:
+        config = self.config
+        with isolated_rng(self.seed, torch.device("cpu")):
+            model = MNISTClassifier()
+        source: Source = RealOnly()
+        if self.cgn is not None:
+            source = BankSource(self.cgn, config.bank, config.refresh, seed=self.seed)
+        stream = CounterfactualDataset(
+            train.dataset(),
+            source,
+            batch_size=config.batch_size,
+            fraction=0.0 if self.cgn is None else 1.0,
+            mix="replace",
+            device=self.device if self.cgn is None else None,
+            seed=self.seed,
+        )
+        return ClassifierRun(
+            # A CPU convolves in this order a third faster.
+            model.to(stream.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            stream,
+            ClassifierConfig(num_epochs=config.num_epochs),
+            self.path.with_suffix(".pt"),
+        )
+
+
+class RealOnly:
+    """A source for streams that take nothing from it.
+
+    Example:
+        >>> from train_generator.evaluation.downstream import RealOnly
+        >>> RealOnly().fingerprint
+        'real images only'
+    """
+
+    fingerprint = "real images only"
+
+    def sample(self, *_: object) -> NoReturn:
+        """Is never called."""
+        raise ArgumentError("this stream has real images only: its ratio must be 0")
+
+
+def run_downstream(
+    runs: Sequence[DownstreamRun],
+    *,
+    progress: bool = True,
+    announce: Callable[[DownstreamRun], None] | None = None,
+) -> list[DownstreamResult]:
+    """Trains what is not complete yet, and returns the results of all runs in their order.
+
+    Args:
+        runs: all are looked at before the first is trained. Those of one variant follow each
+            other, so that its images are made once.
+        progress: shows bars on standard error.
+        announce: called with each run before it is trained.
+
+    Raises:
+        ArgumentError: two runs have the same file.
+        StateError: a file is of other settings, or is damaged; nothing was trained.
+    """
+    paths = [run.path for run in runs]
+    if len(set(paths)) < len(paths):
+        raise ArgumentError("two runs have the same variant, row and seed: list each once")
+    complete = {run.path: result for run in runs if (result := run.read()) is not None}
+    data = _data_of([run for run in runs if run.path not in complete])
+    for run in runs:
+        if run.path not in complete:
+            if announce is not None:
+                announce(run)
+            complete[run.path] = run.train(*next(data), progress=progress)
+    return [complete[path] for path in paths]
+
+
+def _data_of(runs: Sequence[DownstreamRun]) -> Iterator[tuple[VariantData, VariantData]]:
+    """Yields training and test images of each run; the last ones are kept for the next run."""
+    made: dict[tuple[object, ...], VariantData] = {}
+    for run in runs:
+        textures = run.settings["textures"]
+        keys = [
+            (run.variant, textures, "train", run.config.num_train, run.cgn is None),
+            (run.variant, textures, "test", run.config.num_test, True),
+        ]
+        made = {key: made.get(key) or _make_data(run, *key[2:]) for key in keys}
+        train, test = made.values()
+        yield train, test
+
+
+def _make_data(run: DownstreamRun, split: str, num: int, decorrelated: bool) -> VariantData:
+    return make_variant(
+        run.variant, split, textures=run.textures, decorrelated=decorrelated, num=num
+    )

@@ -1,0 +1,77 @@
+"""Weights of judges on disk: safetensors, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+
+FORMAT = "train_generator/judge/1"
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object]) -> None:
+    """Writes the weights of a module with a description of what made them.
+
+    Args:
+        module: of any kind.
+        path: ends in `.safetensors`; its folder is made if it is missing.
+        metadata: kept as text in the file.
+
+    Raises:
+        ArgumentError: another suffix.
+        OSError: the folder cannot be written; nothing is left behind.
+    """
+    if path.suffix != ".safetensors":
+        raise ArgumentError(f"a judge is saved as .safetensors, got {path.name!r}")
+    header = {"format": FORMAT, **{key: str(value) for key, value in metadata.items()}}
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata=header)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
+    """Fills a module with the weights of a file, and makes it one to judge with.
+
+    Args:
+        module: of the kind that was written.
+        path: written by `write_weights`.
+
+    Returns:
+        The module in eval mode and without gradients, and the file's metadata.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or holds another network.
+    """
+    if not path.is_file():
+        raise CheckpointNotFoundError(f"there is no judge {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        module.load_state_dict(state)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} holds no weights of {type(module).__name__}, or is cut off: delete it "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return module.eval().requires_grad_(False), metadata
