@@ -209,6 +209,10 @@ class Purpose(IntEnum):
     MIX = 5
     BANK_FILL = 6
     BANK_REFRESH = 7
+    TRAINING = 8
+    WEIGHTS = 9
+    ORDER = 10
+    MEASURE = 11
 
 
 def step_seed(purpose: Purpose, *key: int) -> int:

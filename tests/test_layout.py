@@ -16,7 +16,7 @@ LAYERS = (
     ("functional",),
     ("class_map",),
     ("interventions", "mixing", "batches", "epochs"),
-    ("generators",),
+    ("generators", "maskers"),
     ("sources", "transforms", "loaders"),
     ("real",),
     ("arguments",),

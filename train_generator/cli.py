@@ -1,4 +1,4 @@
-"""The command `train-generator`: looks at the data that generators are trained on."""
+"""The command `train-generator`: trains generators, measures them, and looks at their data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from train_generator.data import (
     procedural_textures,
     render_wildlife,
 )
+from train_generator.evaluation.commands import downstream, judge, measure
+from train_generator.recipes.commands import small
 
 ROWS = 3
 
@@ -63,7 +65,15 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    run_commands("train-generator", {"data": data, "textures": textures})
+    commands = {
+        "small": small,
+        "measure": measure,
+        "downstream": downstream,
+        "judge": judge,
+        "data": data,
+        "textures": textures,
+    }
+    run_commands("train-generator", commands)
 
 
 def _nth_of_each_class(images: VariantData, number: int) -> list[int]:

@@ -1,15 +1,16 @@
-"""The two discriminators of the small CGN (Sauer and Geiger, ICLR 2021, appendix on MNIST).
+"""The discriminators of the small CGN: the two of the paper, and this project's own.
 
-Both are conditional: they see the class beside the image, and so also judge whether the one fits
-the other. Their scores are unbounded, for the losses `lsgan_generator_loss` and
-`lsgan_discriminator_loss`. Weights start as PyTorch draws them, from its global generator;
-`initialize` draws those of the recipe.
+All are conditional: they see the class beside the image, and so also judge whether the one fits the
+other. Scores are unbounded. `LinearDiscriminator` and `ConvDiscriminator` are those of Sauer and
+Geiger, ICLR 2021, appendix on MNIST. Weights start as PyTorch draws them, from its global
+generator; `initialize` draws those of the paper's recipe.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import check_classes
@@ -142,6 +143,76 @@ class ConvDiscriminator(nn.Module):
         return scores
 
 
+class PatchDiscriminator(nn.Module):
+    """Judges textures at each place, and the whole image, with the class by projection.
+
+    Spectrally normalised (Miyato et al., Spectral Normalization for Generative Adversarial
+    Networks, ICLR 2018) and without batch statistics. A class enters as the inner product of its
+    embedding with the features (Miyato and Koyama, cGANs with Projection Discriminator, ICLR 2018).
+
+    Args:
+        channels: 3 for images, 1 for masks.
+        num_classes: classes.
+        width: channels of the first convolution; the others have twice as many.
+
+    Raises:
+        ArgumentError: a number that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.discriminators import PatchDiscriminator
+        >>> patches, whole = PatchDiscriminator()(torch.zeros(4, 3, 32, 32), torch.arange(4))
+        >>> patches.shape, whole.shape
+        (torch.Size([4, 64]), torch.Size([4, 1]))
+    """
+
+    def __init__(self, channels: int = 3, num_classes: int = 10, width: int = 48) -> None:
+        super().__init__()
+        _require_counts(channels=channels, num_classes=num_classes, width=width)
+        self.channels, self.num_classes = channels, num_classes
+        self.patches = nn.Sequential(
+            spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1)),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        )
+        self.whole = nn.Sequential(
+            spectral_norm(nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1)),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Flatten(),
+            spectral_norm(nn.Linear(2 * width * 16, 128)),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        )
+        self.score_patches = spectral_norm(nn.Conv2d(2 * width, 1, 1))
+        self.score_whole = spectral_norm(nn.Linear(128, 1))
+        self.patch_classes = spectral_norm(nn.Embedding(num_classes, 2 * width))
+        self.whole_classes = spectral_norm(nn.Embedding(num_classes, 128))
+
+    def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores each of 8x8 places, and each image, given its class.
+
+        Args:
+            images: (B, channels, 32, 32) float32.
+            y: (B,) integer classes.
+
+        Returns:
+            (B, 64) and (B, 1) float32 scores.
+
+        Raises:
+            ArgumentError: images or classes of another shape, or a class that there is not.
+            ArgumentTypeError: images that are not floating point, or classes that are not integers.
+        """
+        y = _check_arguments(images, y, self.num_classes, self.channels)
+        features = self.patches(images)
+        fits = torch.einsum("bchw,bc->bhw", features, self.patch_classes(y))
+        patches = self.score_patches(features)[:, 0] + fits
+        features = self.whole(features)
+        fits = (features * self.whole_classes(y)).sum(dim=1, keepdim=True)
+        return patches.flatten(1), self.score_whole(features) + fits
+
+
 def _conv_block(dim_in: int, dim_out: int, kernel_size: int, stride: int) -> list[nn.Module]:
     return [
         nn.Conv2d(dim_in, dim_out, kernel_size, stride, bias=False),
@@ -156,11 +227,11 @@ def _require_counts(**counts: int) -> None:
             raise ArgumentError(f"{name} must be 1 or more, got {count}")
 
 
-def _check_arguments(images: Tensor, y: Tensor, num_classes: int) -> Tensor:
+def _check_arguments(images: Tensor, y: Tensor, num_classes: int, channels: int = 3) -> Tensor:
     """Returns the classes as int64 on the images' device."""
-    if images.dim() != 4 or images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
+    if images.dim() != 4 or images.shape[1:] != (channels, IMAGE_SIZE, IMAGE_SIZE):
         raise ArgumentError(
-            f"images must have the shape (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}), got "
+            f"images must have the shape (B, {channels}, {IMAGE_SIZE}, {IMAGE_SIZE}), got "
             f"{tuple(images.shape)}"
         )
     if not images.is_floating_point():

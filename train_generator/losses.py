@@ -1,8 +1,9 @@
 """The losses that train a CGN, as pure functions (Sauer and Geiger, ICLR 2021).
 
-The small CGN is trained on LSGAN, mask entropy and Gram losses; the ImageNet CGN adds the size of
-the mask. Every loss is a scalar in the dtype and on the device of what it is given, and has a
-gradient. Weights between the losses belong to the recipes.
+The paper trains the small CGN on LSGAN, mask entropy and Gram losses; the ImageNet CGN adds the
+size of the mask. The hinge losses and the border loss are of this project's recipe. Every loss is a
+scalar in the dtype and on the device of what it is given, and has a gradient. Weights between the
+losses belong to the recipes.
 """
 
 from __future__ import annotations
@@ -69,6 +70,95 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     _require_floats("real_scores", real_scores)
     _require_floats("generated_scores", generated_scores)
     return ((real_scores - 1).square().mean() + generated_scores.square().mean()) / 2
+
+
+def hinge_generator_loss(scores: Tensor) -> Tensor:
+    """Rewards a generator for high scores: minus their mean (Miyato et al., ICLR 2018, eq. 17).
+
+    Args:
+        scores: (B, 1) float scores of generated images; other shapes work too.
+
+    Returns:
+        Scalar, of either sign.
+
+    Raises:
+        ArgumentError: there are no scores.
+        ArgumentTypeError: scores that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses import hinge_generator_loss
+        >>> hinge_generator_loss(torch.tensor([[1.0], [2.0]])).item()
+        -1.5
+    """
+    _require_floats("scores", scores)
+    return -scores.mean()
+
+
+def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """Wants scores of real images above 1 and of generated ones below -1; beyond costs nothing.
+
+    The sum of mean max(0, 1 - real) and mean max(0, 1 + generated) (Miyato et al., Spectral
+    Normalization for Generative Adversarial Networks, ICLR 2018, eq. 16).
+
+    Args:
+        real_scores: (B, 1) float scores of real images.
+        generated_scores: (N, 1) float scores of generated images, detached from the generator.
+
+    Returns:
+        Scalar of 0 or more; 2 if the discriminator cannot tell them apart.
+
+    Raises:
+        ArgumentError: there are no scores.
+        ArgumentTypeError: scores that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses import hinge_discriminator_loss
+        >>> hinge_discriminator_loss(torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5]])).item()
+        0.75
+    """
+    _require_floats("real_scores", real_scores)
+    _require_floats("generated_scores", generated_scores)
+    return (1 - real_scores).relu().mean() + (1 + generated_scores).relu().mean()
+
+
+def mask_border_loss(mask: Tensor, border: int) -> Tensor:
+    """How much of the image's edge the mask covers: objects are in the centre.
+
+    The mean of the mask over the pixels that are less than `border` pixels away from the edge.
+
+    Args:
+        mask: (B, 1, H, W) float in [0, 1]; range checked as for `mask_entropy_loss`.
+        border: pixels, at least 1 and less than half of the shorter side.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ArgumentError: a mask of another shape, empty or with values outside [0, 1]; or a border
+            that does not fit.
+        ArgumentTypeError: a mask that is not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses import mask_border_loss
+        >>> mask = torch.zeros(1, 1, 4, 4)
+        >>> mask[..., 0, :] = 1  # 4 of the 12 pixels of the edge
+        >>> round(mask_border_loss(mask, border=1).item(), 4)
+        0.3333
+    """
+    _require_mask(mask)
+    if mask.dim() != 4:
+        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    height, width = mask.shape[2:]
+    if not 1 <= border < min(height, width) / 2:
+        raise ArgumentError(
+            f"border must be 1 or more and less than half of {min(height, width)}, got {border}"
+        )
+    inside = mask[..., border:-border, border:-border]
+    num_pixels = mask[:, 0].numel() - inside[:, 0].numel()
+    return (mask.sum() - inside.sum()) / num_pixels
 
 
 def mask_entropy_loss(mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +30,7 @@ _WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
 """Each stands in a reason that torch gives for refusing a pickle with more than weights."""
 
 StateDict = dict[str, Tensor]
+Config = dict[str, Any]
 
 
 def load_cgn(
@@ -152,7 +154,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def _read(path: Path) -> tuple[StateDict, dict[str, int]]:
+def _read(path: Path) -> tuple[StateDict, Config]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     state = _read_pickle(path)
@@ -182,7 +184,7 @@ def _read_pickle(path: Path) -> object:
         raise CheckpointError(_damaged(path, reason)) from error
 
 
-def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, int]]:
+def _read_safetensors(path: Path) -> tuple[StateDict, Config]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -223,7 +225,7 @@ def _without_prefix(state: StateDict) -> StateDict:
     return state
 
 
-def _build(path: Path, state: StateDict, config: dict[str, int]) -> SmallCGN:
+def _build(path: Path, state: StateDict, config: Config) -> SmallCGN:
     config = config or _infer_config(path, state)
     try:
         with torch.device("meta"):
@@ -263,7 +265,7 @@ def _build(path: Path, state: StateDict, config: dict[str, int]) -> SmallCGN:
     return cgn.float()
 
 
-def _infer_config(path: Path, state: StateDict) -> dict[str, int]:
+def _infer_config(path: Path, state: StateDict) -> Config:
     """Reads the sizes of a small CGN off the shapes of its tensors."""
     try:
         num_classes, embedding_dim = state["label_emb.weight"].shape

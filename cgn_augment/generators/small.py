@@ -1,21 +1,26 @@
 """The small CGN for 32x32 images of ten classes (paper, appendix on the MNIST experiments).
 
-The layer indices, and so the names in a state dict, are those of the published checkpoints.
+The layer indices, and so the names in a state dict, are those of the published checkpoints. The
+shape mechanism comes in two forms: the published one, and a deeper one that draws better digits.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes, roll_images
+from cgn_augment.generators.flow import CodeFlow
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """The published code keeps masks this far from 0 and 1; the paper does not say so."""
+
+
+ShapeNetwork = Literal["published", "deep"]
 
 
 class SmallCGN(nn.Module):
@@ -26,6 +31,12 @@ class SmallCGN(nn.Module):
         noise_dim: length of a noise vector.
         embedding_dim: length of a label's embedding, which all three mechanisms share.
         width: channels of the last hidden layer of each mechanism.
+        shape_network: "published": one hidden layer, two convolutions, instance normalisation and
+            no sigmoid (the paper's; 0.2 million parameters at width 32). "deep": a `CodeFlow`, two
+            hidden layers, three transposed convolutions and a sigmoid (0.9 million).
+
+    Raises:
+        ArgumentError: there is no such shape network.
 
     Attributes:
         image_size: 32 pixels.
@@ -45,21 +56,35 @@ class SmallCGN(nn.Module):
     shared_noise = False
 
     def __init__(
-        self, num_classes: int = 10, noise_dim: int = 32, embedding_dim: int = 10, width: int = 32
+        self,
+        num_classes: int = 10,
+        noise_dim: int = 32,
+        embedding_dim: int = 10,
+        width: int = 32,
+        shape_network: ShapeNetwork = "published",
     ) -> None:
         super().__init__()
+        if shape_network not in get_args(ShapeNetwork):
+            raise ArgumentError(
+                f"shape_network must be one of {', '.join(get_args(ShapeNetwork))}, got "
+                f"{shape_network!r}"
+            )
         self.num_classes, self.noise_dim = num_classes, noise_dim
         self.embedding_dim, self.width = embedding_dim, width
+        self.shape_network = shape_network
         self.label_emb = nn.Embedding(num_classes, embedding_dim)
-        self.f_shape = _shape_layers(noise_dim + embedding_dim, width)
+        if shape_network == "deep":
+            self.f_shape = _deep_shape_layers(noise_dim, embedding_dim, width)
+        else:
+            self.f_shape = _shape_layers(noise_dim + embedding_dim, width)
         self.f_text1 = _texture_layers(noise_dim + embedding_dim, width)
         self.f_text2 = _texture_layers(noise_dim + embedding_dim, width)
         self._fingerprint: str | None = None
 
     @property
-    def config(self) -> dict[str, int]:
+    def config(self) -> dict[str, int | str]:
         """The arguments that make this network again."""
-        names = ("num_classes", "noise_dim", "embedding_dim", "width")
+        names = ("num_classes", "noise_dim", "embedding_dim", "width", "shape_network")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -164,6 +189,31 @@ def _shape_layers(dim_in: int, width: int) -> nn.Sequential:
         *_up_block(width, 1),
         nn.InstanceNorm2d(1),
     )
+
+
+def _deep_shape_layers(noise_dim: int, embedding_dim: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        CodeFlow(noise_dim, embedding_dim),
+        nn.Linear(noise_dim + embedding_dim, 8 * width, bias=False),
+        nn.BatchNorm1d(8 * width),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Linear(8 * width, 4 * width * 4 * 4, bias=False),
+        nn.Unflatten(1, (4 * width, 4, 4)),
+        nn.BatchNorm2d(4 * width),
+        nn.LeakyReLU(0.2, inplace=True),
+        *_double_block(4 * width, 2 * width),
+        *_double_block(2 * width, width),
+        nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1),
+        nn.Sigmoid(),
+    )
+
+
+def _double_block(dim_in: int, dim_out: int) -> list[nn.Module]:
+    return [
+        nn.ConvTranspose2d(dim_in, dim_out, 4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(dim_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
 
 
 def _texture_layers(dim_in: int, width: int) -> nn.Sequential:

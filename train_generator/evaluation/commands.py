@@ -227,8 +227,8 @@ def _format(table: Table, how: Format) -> str:
 
 
 def _announce(run: DownstreamRun) -> None:
-    print(f"training {run.path.stem}", file=sys.stderr)  # noqa: T201
+    print(f"training {run.path.stem}", file=sys.stderr)
 
 
 def _show(text: str) -> None:
-    print(text)  # noqa: T201
+    print(text)

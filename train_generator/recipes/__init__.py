@@ -1,0 +1,1 @@
+"""The settings and steps that train generators."""

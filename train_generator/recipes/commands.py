@@ -1,0 +1,65 @@
+"""The commands that train generators; `train_generator.cli` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cgn_augment.generators.small import ShapeNetwork
+from train_generator.recipes.config import (
+    FactorsConfig,
+    MaskerConfig,
+    Precision,
+    ShapesConfig,
+    SmallConfig,
+    Variant,
+)
+from train_generator.recipes.small import SmallTraining
+
+
+def small(
+    out: str = "runs/small",
+    variant: Variant = "wildlife",
+    textures: str | None = None,
+    seed: int = 0,
+    num_train: int | None = None,
+    shape_network: ShapeNetwork = "deep",
+    device: str = "auto",
+    precision: Precision = "no",
+    factors: FactorsConfig = FactorsConfig(),  # noqa: B008
+    masker: MaskerConfig = MaskerConfig(),  # noqa: B008
+    texture_steps: int = 1500,
+    shapes: ShapesConfig = ShapesConfig(),  # noqa: B008
+    resume: bool = False,
+) -> None:
+    """Trains the small generator of an MNIST variant from its biased images.
+
+    Args:
+        out: folder for the generator, checkpoint, TensorBoard's events and sheets.
+        variant: colored, double_colored or wildlife.
+        textures: wildlife only: folder with object/ and background/, ten images each; the
+            procedural ones by default.
+        seed: of everything that is drawn.
+        num_train: digits to train on; all 50 000 by default.
+        shape_network: deep, or published for the paper's.
+        device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
+        precision: no is float32; bf16 is twice as fast where the processor knows it.
+        factors: the adversarial stage.
+        masker: the stage that learns to find masks.
+        texture_steps: steps of the adversarial stage once more, with the masks that were found.
+        shapes: the stage that trains the shape mechanism on found masks.
+        resume: goes on with the training in the folder.
+    """
+    config = SmallConfig(
+        variant=variant,
+        textures=textures,
+        seed=seed,
+        num_train=num_train,
+        shape_network=shape_network,
+        device=device,
+        precision=precision,
+        factors=factors,
+        masker=masker,
+        texture_steps=texture_steps,
+        shapes=shapes,
+    )
+    print(SmallTraining(config, Path(out), resume=resume).train())

@@ -1,0 +1,220 @@
+"""Settings of the small CGN's training; the defaults are this project's recipe.
+
+`paper/` holds the settings of Sauer and Geiger, ICLR 2021, as YAML files for `--config`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.small import ShapeNetwork
+from train_generator.initialization import Initialization
+
+Variant = Literal["colored", "double_colored", "wildlife"]
+Precision = Literal["no", "bf16", "fp16"]
+DiscriminatorName = Literal["patch", "linear", "conv"]
+AdversarialName = Literal["hinge", "lsgan"]
+FeaturesName = Literal["none", "vgg16", "random", "trained"]
+
+
+@dataclass(frozen=True)
+class FactorsConfig:
+    """The adversarial stage: all three mechanisms against a discriminator of whole images.
+
+    Attributes:
+        num_steps: steps; the paper trains 15 epochs of 3125.
+        batch_size: real images a step, and as many composed ones.
+        images_per_texture: neighbours in a batch that share a foreground and a background, each
+            moved to another place. Drawing textures is most of a step's cost.
+        discriminator: "patch" (spectral norm, sees all of the image), or the paper's "linear" and
+            "conv".
+        discriminator_width: channels of the first convolution, or units of a linear layer.
+        adversarial: "hinge", or the paper's "lsgan".
+        learning_rate: of the generator's Adam.
+        discriminator_learning_rate: of the discriminator's Adam.
+        beta2: second beta of both; the first is 0.5.
+        initialization: how the weights are drawn.
+        gain: of the initialisation.
+        blob_steps: steps beforehand that teach the shape mechanism round blobs in the centre, so
+            that it is clear from the start which of the two textures is the object's.
+        entropy_weight: of the binary entropy of the masks; rises over `entropy_warmup` steps.
+        entropy_warmup: steps; 0 gives the whole weight at once.
+        size_weight: of the loss on masks smaller than `size_low` or larger than `size_high`.
+        size_low: share of the image.
+        size_high: share of the image.
+        border_weight: of the mean mask within `border` pixels of the image's edge: objects are in
+            the centre.
+        border: pixels.
+        gram_weights: of the four blocks of the Gram loss; each counts as weight² · 5000.
+        features: what the Gram loss looks at; "none" leaves the loss out.
+        features_file: path of torchvision's VGG-16 weights; without it they are downloaded.
+        average: decay of the running average of the weights, which is what is kept.
+    """
+
+    num_steps: int = 4000
+    batch_size: int = 48
+    images_per_texture: int = 4
+    discriminator: DiscriminatorName = "patch"
+    discriminator_width: int = 48
+    adversarial: AdversarialName = "hinge"
+    learning_rate: float = 4.5e-4
+    discriminator_learning_rate: float = 3e-4
+    beta2: float = 0.99
+    initialization: Initialization = "orthogonal"
+    gain: float = 0.5
+    blob_steps: int = 150
+    entropy_weight: float = 0.3
+    entropy_warmup: int = 600
+    size_weight: float = 40.0
+    size_low: float = 0.08
+    size_high: float = 0.25
+    border_weight: float = 10.0
+    border: int = 5
+    gram_weights: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    features: FeaturesName = "none"
+    features_file: str | None = None
+    average: float = 0.998
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size", "images_per_texture", "discriminator_width", "border")
+        require_counts(self, "num_steps", "blob_steps", "entropy_warmup", least=0)
+        require_positive(self, "learning_rate", "discriminator_learning_rate", "gain")
+        require_weights(self, "entropy_weight", "size_weight", "border_weight", "average", "beta2")
+        if self.batch_size % self.images_per_texture:
+            raise ArgumentError(
+                f"images_per_texture ({self.images_per_texture}) must divide batch_size "
+                f"({self.batch_size})"
+            )
+        if (self.features == "none") != (not any(self.gram_weights)):
+            raise ArgumentError(
+                f"features {self.features!r} do not fit gram_weights {self.gram_weights}: give "
+                "both, or 'none' and zeros"
+            )
+
+
+@dataclass(frozen=True)
+class MaskerConfig:
+    """The stage that learns to find masks, from the generator's samples alone.
+
+    Attributes:
+        num_steps: steps; 0 leaves this stage and the later ones out.
+        batch_size: samples a step.
+        num_factors: masks, foregrounds and backgrounds to recombine.
+        learning_rate: highest one of Adam; it rises and falls once.
+        noise: standard deviation of Gaussian noise on the samples, in grey levels of [-1, 1].
+        shift: pixels by which masks are moved at most.
+    """
+
+    num_steps: int = 500
+    batch_size: int = 64
+    num_factors: int = 4000
+    learning_rate: float = 5e-3
+    noise: float = 0.05
+    shift: int = 2
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size", "num_factors")
+        require_counts(self, "num_steps", "shift", least=0)
+        require_positive(self, "learning_rate")
+        require_weights(self, "noise")
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """The stage that trains the shape mechanism on the masks that were found in real images.
+
+    Attributes:
+        num_steps: steps; 0 leaves it out.
+        batch_size: found masks a step, and as many drawn ones.
+        learning_rate: of the mechanism's and the encoder's Adam; falls to 0 in the second half.
+        kl_weight: of the divergence between codes and standard normal noise.
+        codes_per_mask: codes of each mask that the flow is fitted to in a step.
+        class_weight: of the cross entropy that the classifier of found masks gives drawn ones.
+        class_warmup: steps over which that weight rises.
+        average: decay of the running average of the weights.
+    """
+
+    num_steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    kl_weight: float = 0.5
+    codes_per_mask: int = 4
+    class_weight: float = 2.0
+    class_warmup: int = 1000
+    average: float = 0.998
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size", "codes_per_mask")
+        require_counts(self, "num_steps", "class_warmup", least=0)
+        require_positive(self, "learning_rate")
+        require_weights(self, "kl_weight", "class_weight", "average")
+
+
+@dataclass(frozen=True)
+class SmallConfig:
+    """All settings of a training.
+
+    Attributes:
+        variant: "colored", "double_colored" or "wildlife".
+        textures: wildlife only: folder with object/ and background/, ten images each; None takes
+            the procedural ones.
+        seed: of everything that is drawn.
+        num_train: digits to train on; None takes all 50 000.
+        shape_network: see `SmallCGN`.
+        device: "auto" takes a GPU if there is one.
+        precision: "no" is float32; see accelerate's `mixed_precision`.
+        factors: the adversarial stage.
+        masker: the stage that learns to find masks.
+        texture_steps: steps of the adversarial stage once more, with found masks in place of drawn
+            ones, so that the textures are the better; the masker is then trained once more too.
+        shapes: the stage that trains the shape mechanism on them.
+    """
+
+    variant: Variant
+    textures: str | None = None
+    seed: int = 0
+    num_train: int | None = None
+    shape_network: ShapeNetwork = "deep"
+    device: str = "auto"
+    precision: Precision = "no"
+    factors: FactorsConfig = field(default_factory=FactorsConfig)
+    masker: MaskerConfig = field(default_factory=MaskerConfig)
+    texture_steps: int = 1500
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+
+    def __post_init__(self) -> None:
+        require_counts(self, "texture_steps", least=0)
+        if (self.shapes.num_steps or self.texture_steps) and not self.masker.num_steps:
+            raise ArgumentError(
+                "the later stages need masks that were found: give masker.num_steps above 0, or "
+                "set shapes.num_steps and texture_steps to 0"
+            )
+        if self.shapes.num_steps and self.shape_network != "deep":
+            raise ArgumentError("the shapes stage trains the shape_network 'deep' alone")
+
+
+def require_counts(config: object, *names: str, least: int = 1) -> None:
+    """Raises `ArgumentError` if one of the settings is below `least`."""
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            raise ArgumentError(f"{name} must be {least} or more, got {value}")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raises `ArgumentError` if one of the settings is not a finite number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ArgumentError(f"{name} must be above 0, got {value}")
+
+
+def require_weights(config: object, *names: str) -> None:
+    """Raises `ArgumentError` if one of the settings is not a finite number of 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ArgumentError(f"{name} must be 0 or more, got {value}")

@@ -1,0 +1,202 @@
+"""The adversarial stage: the three mechanisms against a discriminator of whole images.
+
+With the settings in `paper/` this is the whole training of Sauer and Geiger, ICLR 2021, appendix.
+"""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cgn_augment import SmallCGN
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import compose
+from cgn_augment.generators.small import MASK_MAX, MASK_MIN
+from train_generator.average import update_average
+from train_generator.discriminators import (
+    ConvDiscriminator,
+    LinearDiscriminator,
+    PatchDiscriminator,
+)
+from train_generator.losses import (
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    lsgan_discriminator_loss,
+    lsgan_generator_loss,
+    mask_border_loss,
+    mask_entropy_loss,
+    mask_size_loss,
+)
+from train_generator.perceptual import (
+    PerceptualFeatures,
+    perceptual_loss,
+    released_gram_weights,
+)
+from train_generator.recipes.batches import RealImages
+from train_generator.recipes.config import FactorsConfig
+
+ADVERSARIAL = {
+    "hinge": (hinge_generator_loss, hinge_discriminator_loss),
+    "lsgan": (lsgan_generator_loss, lsgan_discriminator_loss),
+}
+
+
+class FactorsStage:
+    """Trains `cgn` and `discriminator`, and keeps `average` up to date; see `Stage`.
+
+    Args:
+        config: settings.
+        cgn: what is trained.
+        average: a copy of it that gets the running average of the weights.
+        discriminator: see `make_discriminator`.
+        real: the biased images.
+        features: of the Gram loss; None leaves it out.
+        accelerator: knows device and precision.
+        found: masks of the real images, as many, of which those of the class are taken in place of
+            drawn ones. The shape mechanism is left as it is then; None draws masks.
+    """
+
+    name = "factors"
+
+    def __init__(
+        self,
+        config: FactorsConfig,
+        cgn: SmallCGN,
+        average: SmallCGN,
+        discriminator: nn.Module,
+        real: RealImages,
+        features: PerceptualFeatures | None,
+        accelerator: Accelerator,
+        found: Tensor | None = None,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.found = None if found is None else FoundMasks(found, real.labels)
+        self.cgn, self.average, self.discriminator = cgn, average, discriminator
+        self.real, self.features, self.accelerator = real, features, accelerator
+        self.generator_loss, self.discriminator_loss = ADVERSARIAL[config.adversarial]
+        self.gram_weights = released_gram_weights(config.gram_weights)
+        betas = (0.5, config.beta2)
+        rates = {
+            "generator": (cgn, config.learning_rate),
+            "discriminator": (discriminator, config.discriminator_learning_rate),
+        }
+        self.optimizers = {
+            name: accelerator.prepare(torch.optim.Adam(network.parameters(), rate, betas))
+            for name, (network, rate) in rates.items()
+        }
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains the generator, then the discriminator, on one batch; see `Stage.step`."""
+        config = self.config
+        self.cgn.train()
+        images, labels = self.real.batch(step, config.batch_size)
+        y = self._draw_classes(generator)
+        mask, foreground, background = self._draw_factors(y, generator)
+        generated = compose(mask, foreground, background)
+
+        self.discriminator.requires_grad_(False)
+        losses = {"adversarial": self._judge(self.generator_loss, (generated, y))}
+        if self.found is None:
+            losses |= self._mask_losses(mask, step)
+        if self.features is not None:
+            losses["gram"] = perceptual_loss(self.features, generated, images, self.gram_weights)
+        self._descend("generator", sum(losses.values(), generated.new_zeros(())))
+        self.discriminator.requires_grad_(True)
+
+        losses["discriminator"] = self._judge(
+            self.discriminator_loss, (images, labels), (generated.detach(), y)
+        )
+        self._descend("discriminator", losses["discriminator"])
+        update_average(self.average, self.cgn, config.average, step)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _draw_classes(self, generator: torch.Generator) -> Tensor:
+        share = self.config.images_per_texture
+        num = self.config.batch_size // share
+        y = torch.randint(self.cgn.num_classes, (num,), generator=generator)
+        return y.repeat_interleave(share).to(self.cgn.device)
+
+    def _draw_factors(self, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs each mechanism on a noise of its own; neighbours share textures."""
+        cgn, share = self.cgn, self.config.images_per_texture
+        with self.accelerator.autocast():
+            if self.found is None:
+                mask = cgn.shape(cgn.draw_noise(len(y), generator), y)
+            else:
+                mask = self.found.draw(y, generator)
+            textures = [
+                mechanism(cgn.draw_noise(len(y) // share, generator), y[::share])
+                for mechanism in (cgn.texture, cgn.background)
+            ]
+        foreground, background = (
+            cgn.shuffle(texture.float().repeat_interleave(share, dim=0), generator)
+            for texture in textures
+        )
+        return mask.float().clamp(MASK_MIN, MASK_MAX), foreground, background
+
+    def _judge(self, loss: object, *batches: tuple[Tensor, Tensor]) -> Tensor:
+        """Returns the sum of a loss over the heads of the discriminator."""
+        with self.accelerator.autocast():
+            scores = [self.discriminator(images, y) for images, y in batches]
+        heads = [score if isinstance(score, tuple) else (score,) for score in scores]
+        each = [loss(*(score.float() for score in head)) for head in zip(*heads, strict=True)]
+        return torch.stack(each).sum()
+
+    def _mask_losses(self, mask: Tensor, step: int) -> dict[str, Tensor]:
+        config = self.config
+        warmup = min(1.0, (step + 1) / config.entropy_warmup) if config.entropy_warmup else 1.0
+        losses = {"entropy": config.entropy_weight * warmup * mask_entropy_loss(mask)}
+        if config.size_weight:
+            size = mask_size_loss(mask, config.size_low, config.size_high)
+            losses["size"] = config.size_weight * size
+        if config.border_weight:
+            losses["border"] = config.border_weight * mask_border_loss(mask, config.border)
+        return losses
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        optimizer.step()
+
+
+class FoundMasks:
+    """Masks that were found in real images, to be drawn by class.
+
+    Args:
+        masks: (N, 1, H, W) bool.
+        labels: (N,) int64 classes of the images.
+
+    Raises:
+        ArgumentError: another number of labels, or none.
+    """
+
+    def __init__(self, masks: Tensor, labels: Tensor) -> None:
+        if len(masks) != len(labels) or len(labels) == 0:
+            raise ArgumentError(
+                f"masks and labels must be as many, got {len(masks)} and {len(labels)}"
+            )
+        order = labels.argsort(stable=True)
+        self.masks = masks[order]
+        self.counts = labels.bincount()
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns a random mask of each class, (B, 1, H, W) float32 on the classes' device."""
+        classes = y.cpu()
+        if int(self.counts[classes].min()) == 0:
+            raise ArgumentError("there is no found mask of one of the classes: use more images")
+        place = torch.rand(len(classes), generator=generator, dtype=torch.float64)
+        index = self.starts[classes] + (place * self.counts[classes]).long()
+        return self.masks[index].float().to(y.device)
+
+
+def make_discriminator(config: FactorsConfig) -> nn.Module:
+    """Returns the discriminator of the settings, with weights from the global generator."""
+    width = config.discriminator_width
+    if config.discriminator == "patch":
+        return PatchDiscriminator(width=width)
+    if config.discriminator == "linear":
+        return LinearDiscriminator(width=width)
+    return ConvDiscriminator(width=width)

@@ -1,0 +1,266 @@
+"""Trains a small CGN from nothing but the biased images of an MNIST variant."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cgn_augment import SmallCGN, save_cgn
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.maskers import UNetMasker
+from cgn_augment.visualize import draw_cgn
+from train_generator.data import VariantData, load_textures, make_variant
+from train_generator.initialization import initialize
+from train_generator.perceptual import PerceptualFeatures, make_features
+from train_generator.recipes.batches import RealImages
+from train_generator.recipes.blobs import teach_blobs
+from train_generator.recipes.config import SmallConfig
+from train_generator.recipes.factors import FactorsStage, make_discriminator
+from train_generator.recipes.masker import MaskerStage, find_masks
+from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
+from train_generator.trainer import Stage, Trainer
+
+CGN_FILE = "cgn.safetensors"
+
+
+class SmallTraining:
+    """The networks and stages of a training; `train` takes them through.
+
+    Everything that is drawn is a function of the settings, so two trainings of the same settings
+    on the same machine and number of threads end with the same weights, interrupted or not.
+
+    Args:
+        config: settings.
+        folder: where everything is written.
+        resume: goes on with the training that the folder holds.
+        progress: shows bars on standard error.
+
+    Raises:
+        ArgumentError: the folder holds a training and `resume` is False, or settings that do not
+            fit.
+        CheckpointError: there is nothing to resume, or it is damaged.
+        StateError: what is there was made with other settings.
+        DeviceError: the device is not there.
+
+    Example:
+        >>> from train_generator.recipes.config import FactorsConfig, MaskerConfig
+        >>> from train_generator.recipes.config import ShapesConfig, SmallConfig
+        >>> from train_generator.recipes.small import SmallTraining
+        >>> config = SmallConfig(
+        ...     "colored",
+        ...     num_train=64,
+        ...     factors=FactorsConfig(num_steps=1, batch_size=8, blob_steps=1),
+        ...     masker=MaskerConfig(num_steps=0),
+        ...     texture_steps=0,
+        ...     shapes=ShapesConfig(num_steps=0),
+        ... )
+        >>> SmallTraining(config, getfixture("tmp_path"), progress=False).train().name
+        'cgn.safetensors'
+    """
+
+    def __init__(
+        self, config: SmallConfig, folder: Path, *, resume: bool = False, progress: bool = True
+    ) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
+        self.accelerator = make_accelerator(config)
+        device = self.accelerator.device
+        self.data = make_data(config)
+        self.real = RealImages(self.data.images, self.data.labels, config.seed, device)
+        self.cgn = make_cgn(config)
+        self.average = copy.deepcopy(self.cgn).eval().requires_grad_(False)
+        with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 1), torch.device("cpu")):
+            self.discriminator = make_discriminator(config.factors)
+            self.masker = UNetMasker()
+            self.encoder, self.classifier = MaskEncoder(), MaskClassifier()
+        self.features = self._make_features()
+        modules = {
+            "cgn": self.cgn,
+            "average": self.average,
+            "discriminator": self.discriminator,
+            "masker": self.masker,
+            "encoder": self.encoder,
+            "classifier": self.classifier,
+        }
+        if self.features is not None:
+            modules["features"] = self.features
+        layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
+        for module in modules.values():
+            module.to(device, memory_format=layout)
+        self.trainer = Trainer(
+            folder,
+            modules,
+            self._stages(),
+            {**asdict(config), "factors": _plain(config.factors)},
+            seed=config.seed,
+            draw=self.draw,
+            resume=resume,
+        )
+
+    def train(self) -> Path:
+        """Takes all steps that are left, and writes the generator.
+
+        Returns:
+            The generator's file, which `load_cgn` reads.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; `resume` goes on.
+        """
+        write_settings(self.config, self.folder, self.accelerator)
+        self.trainer.train(progress=self.progress)
+        path = self.folder / CGN_FILE
+        cgn = copy.deepcopy(self.average).half()
+        save_cgn(
+            cgn,
+            path,
+            variant=self.config.variant,
+            textures=describe_textures(self.config),
+            recipe=asdict(self.config),
+            seconds=round(self.trainer.seconds),
+            versions=versions(),
+        )
+        return path
+
+    def draw(self) -> Figure:
+        """Draws real images, and what the averaged generator makes."""
+        labels = self.data.labels
+        first = [int((labels == y).nonzero()[0]) for y in labels.unique()]
+        real = (self.data.images[first], labels[first])
+        return draw_cgn(self.average, seed=self.config.seed, real=real)
+
+    def _make_features(self) -> PerceptualFeatures | None:
+        factors = self.config.factors
+        if factors.features == "none":
+            return None
+        return make_features(
+            factors.features,
+            path=factors.features_file,
+            seed=self.config.seed,
+            images=self.data.images,
+            labels=self.data.labels,
+            progress=self.progress,
+        )
+
+    def _stages(self) -> dict[str, Any]:
+        config = self.config
+        stages: dict[str, Any] = {"factors": lambda: self._factors_stage(config.factors.num_steps)}
+        if config.masker.num_steps:
+            stages["masker"] = lambda: self._masker_stage(None)
+        if config.texture_steps:
+            stages["textures"] = lambda: self._factors_stage(config.texture_steps, self._found())
+            stages["masker again"] = lambda: self._masker_stage(self._found())
+        if config.shapes.num_steps:
+            stages["shapes"] = self._shapes_stage
+        return stages
+
+    def _factors_stage(self, num_steps: int, found: Tensor | None = None) -> Stage:
+        return FactorsStage(
+            dataclasses.replace(self.config.factors, num_steps=num_steps),
+            self.cgn,
+            self.average,
+            self.discriminator,
+            self.real,
+            self.features,
+            self.accelerator,
+            found,
+        )
+
+    def _masker_stage(self, found: Tensor | None) -> Stage:
+        return MaskerStage(
+            self.config.masker, self.average, self.masker, self.accelerator, self.config.seed, found
+        )
+
+    def _shapes_stage(self) -> Stage:
+        found = RealImages(
+            self._found(), self.data.labels, self.config.seed, self.accelerator.device
+        )
+        return ShapesStage(
+            self.config.shapes,
+            self.cgn,
+            self.average,
+            self.encoder,
+            self.classifier,
+            found,
+            self.accelerator,
+        )
+
+    def _found(self) -> Tensor:
+        return find_masks(self.masker, self.data.images, self.accelerator)
+
+
+def make_accelerator(config: SmallConfig) -> Accelerator:
+    """Returns the accelerator of the settings' device and precision."""
+    if config.device not in ("auto", "cpu"):
+        require_device(config.device)
+        if not config.device.startswith("cuda"):
+            raise ArgumentError(f"device must be auto, cpu or cuda, got {config.device!r}")
+    return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+
+
+def make_data(config: SmallConfig) -> VariantData:
+    """Renders the biased training images of the settings."""
+    textures = None if config.textures is None else load_textures(config.textures)
+    return make_variant(
+        config.variant, "train", seed=config.seed, textures=textures, num=config.num_train
+    )
+
+
+def make_cgn(config: SmallConfig) -> SmallCGN:
+    """Returns a new CGN with the weights that the training starts from."""
+    with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 0), torch.device("cpu")):
+        cgn = SmallCGN(shape_network=config.shape_network)
+    generator = step_generator(Purpose.WEIGHTS, config.seed, 2)
+    factors = config.factors
+    parts = [cgn.f_text1, cgn.f_text2]
+    if config.shape_network == "published":
+        parts = [cgn]
+    for part in parts:
+        initialize(part, factors.initialization, factors.gain, generator=generator)
+    if factors.blob_steps:
+        teach_blobs(cgn, factors.blob_steps, generator)
+    return cgn
+
+
+def write_settings(config: SmallConfig, folder: Path, accelerator: Accelerator) -> None:
+    """Writes the settings, the versions and the machine beside the checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "settings": asdict(config),
+        "versions": versions(),
+        "device": str(accelerator.device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
+    (folder / "settings.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the weights depend on."""
+    return {name: version(name) for name in ("cgn-augment", "torch", "accelerate")}
+
+
+def describe_textures(config: SmallConfig) -> str:
+    """Says where the textures of the variant are from."""
+    if config.variant != "wildlife":
+        return "none"
+    return "procedural" if config.textures is None else "folder"
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Returns settings as values that a checkpoint can be compared by."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(config).items()
+    }

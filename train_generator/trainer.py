@@ -1,0 +1,283 @@
+"""Runs the stages of a training: progress, TensorBoard, pictures, checkpoints, resume.
+
+A stage knows what a step does and nothing of the rest; the trainer knows nothing of losses. Every
+step draws from a generator that is a function of (seed, stage, step), so a checkpoint needs no
+random state, and a resumed training goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.visualize import save_figure
+from train_generator.interrupt import Interrupt, deferred_interrupt
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class Stage(Protocol):
+    """One part of a training, such as the adversarial one.
+
+    Attributes:
+        name: a word, shown before the losses.
+        num_steps: steps that it takes; 0 leaves it out.
+        optimizers: what a checkpoint keeps beside the weights.
+    """
+
+    name: str
+    num_steps: int
+    optimizers: Mapping[str, Any]
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains once.
+
+        Args:
+            step: counted from 0 within the stage.
+            generator: a CPU generator, for this step alone. The global generators are seeded too,
+                for what knows only them (dropout).
+
+        Returns:
+            Losses by name, detached scalars.
+        """
+        ...
+
+
+class Trainer:
+    """Takes the stages of a training one after the other, and can be interrupted at any time.
+
+    The folder gets `checkpoint.pt`, TensorBoard's event file, and a sheet at every `sheet_every`
+    steps. Ctrl-C ends the step under way, writes the checkpoint and raises `KeyboardInterrupt`.
+
+    Args:
+        folder: where everything is written; made if it is missing.
+        modules: by name, every network that a checkpoint must hold.
+        stages: by name, what makes a stage. It is called when the stage begins, or when a training
+            is resumed in it, and must then depend only on the settings and on modules that the
+            stage leaves as they are.
+        settings: plain values; a checkpoint of other settings is refused.
+        seed: of everything that is drawn.
+        draw: makes a sheet of samples; None draws nothing.
+        save_every: steps between checkpoints.
+        sheet_every: steps between sheets.
+        log_every: steps between two entries in TensorBoard.
+
+    Attributes:
+        seconds: that the steps took so far, those before a resume too.
+
+    Raises:
+        ArgumentError: the folder holds a checkpoint and `resume` was not asked for; or a number of
+            steps that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.trainer import Trainer
+        >>> class Line:
+        ...     name, num_steps = "line", 3
+        ...     def __init__(self, layer):
+        ...         self.layer = layer
+        ...         self.optimizers = {"layer": torch.optim.SGD(layer.parameters(), lr=0.1)}
+        ...     def step(self, step, generator):
+        ...         loss = self.layer(torch.randn(4, 1, generator=generator)).square().mean()
+        ...         self.optimizers["layer"].zero_grad()
+        ...         loss.backward()
+        ...         self.optimizers["layer"].step()
+        ...         return {"loss": loss.detach()}
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> folder = getfixture("tmp_path")
+        >>> trainer = Trainer(folder, {"layer": layer}, {"line": lambda: Line(layer)}, {})
+        >>> trainer.train(progress=False)
+        >>> trainer.finished
+        True
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        modules: Mapping[str, nn.Module],
+        stages: Mapping[str, Callable[[], Stage]],
+        settings: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        draw: Callable[[], Figure] | None = None,
+        resume: bool = False,
+        save_every: int = 200,
+        sheet_every: int = 500,
+        log_every: int = 20,
+    ) -> None:
+        for name, every in (
+            ("save_every", save_every),
+            ("sheet_every", sheet_every),
+            ("log_every", log_every),
+        ):
+            if every < 1:
+                raise ArgumentError(f"{name} must be 1 or more, got {every}")
+        self.folder, self.modules, self.stages = folder, modules, stages
+        self.settings, self.seed, self.draw = dict(settings), seed, draw
+        self.save_every, self.sheet_every, self.log_every = save_every, sheet_every, log_every
+        self.seconds = 0.0
+        self._position = (0, 0)  # the stage and the step in it that come next
+        self._steps_before = 0  # of all stages, for TensorBoard
+        self._optimizers: dict[str, Any] = {}
+        if resume:
+            self._load()
+        elif self.checkpoint.exists():
+            raise ArgumentError(
+                f"{folder} holds a training: pass --resume to go on with it, or another folder"
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint is."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def finished(self) -> bool:
+        """Whether all stages are done."""
+        return self._position[0] >= len(self.stages)
+
+    def train(self, *, progress: bool = True) -> None:
+        """Takes all steps that are left.
+
+        Args:
+            progress: shows a bar with the losses on standard error.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
+        """
+        if self.finished:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (
+            deferred_interrupt() as interrupt,
+            SummaryWriter(str(self.folder), purge_step=self._steps_before) as writer,
+        ):
+            while not self.finished:
+                self._train_stage(writer, interrupt, progress)
+
+    def _train_stage(self, writer: SummaryWriter, interrupt: Interrupt, progress: bool) -> None:
+        number, first = self._position
+        stage = list(self.stages.values())[number]()
+        for name, state in self._optimizers.items():
+            stage.optimizers[name].load_state_dict(state)
+        self._optimizers = {}
+        label = f"{number + 1}/{len(self.stages)} {stage.name}"
+        with tqdm(desc=label, total=stage.num_steps, initial=first, disable=not progress) as bar:
+            for step in range(first, stage.num_steps):
+                start = time.perf_counter()
+                losses = self._step(stage, number, step)
+                self.seconds += time.perf_counter() - start
+                self._steps_before += 1
+                self._position = (number, step + 1)
+                if step % self.log_every == 0 or step + 1 == stage.num_steps:
+                    self._log(writer, bar, stage.name, losses)
+                bar.update()
+                if interrupt.requested or (step + 1) % self.save_every == 0:
+                    self._save(stage.optimizers)
+                if interrupt.requested:
+                    raise KeyboardInterrupt
+                if (step + 1) % self.sheet_every == 0:
+                    self._draw(writer)
+        self._position = (number + 1, 0)
+        self._save({})
+        self._draw(writer)
+
+    def _step(self, stage: Stage, number: int, step: int) -> dict[str, Tensor]:
+        seed = step_seed(Purpose.TRAINING, self.seed, number, step)
+        device = next(next(iter(self.modules.values())).parameters()).device
+        with isolated_rng(seed, device):
+            return stage.step(step, torch.Generator().manual_seed(seed))
+
+    def _log(
+        self, writer: SummaryWriter, bar: tqdm[Any], stage: str, losses: Mapping[str, Tensor]
+    ) -> None:
+        values = {name: float(loss) for name, loss in losses.items()}
+        broken = [name for name, value in values.items() if value != value]
+        if broken:
+            raise StateError(
+                f"the losses {broken} of stage {stage} are not a number: the training has "
+                f"diverged. The last checkpoint is in {self.folder}; lower the learning rate and "
+                "start again in another folder"
+            )
+        for name, value in values.items():
+            writer.add_scalar(f"{stage}/{name}", value, self._steps_before)
+        bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
+
+    def _draw(self, writer: SummaryWriter) -> None:
+        if self.draw is not None:
+            folder = self.folder / "sheets"
+            folder.mkdir(exist_ok=True)
+            figure = self.draw()
+            save_figure(figure, folder / f"{self._steps_before:07}.png")
+            writer.add_figure("samples", figure, self._steps_before)
+
+    def _save(self, optimizers: Mapping[str, Any]) -> None:
+        state = {
+            "settings": self.settings,
+            "stages": list(self.stages),
+            "position": self._position,
+            "steps_before": self._steps_before,
+            "seconds": self.seconds,
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": {name: value.state_dict() for name, value in optimizers.items()},
+        }
+        temporary = self.checkpoint.with_name(f".{CHECKPOINT}.{os.getpid()}")
+        try:
+            torch.save(state, temporary)
+            temporary.replace(self.checkpoint)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _load(self) -> None:
+        if not self.checkpoint.is_file():
+            raise CheckpointError(
+                f"there is no {self.checkpoint} to resume: start without --resume"
+            )
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            settings, stages = state["settings"], state["stages"]
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.checkpoint} is no checkpoint of a training, or is cut off: start again in "
+                f"another folder ({(str(error).splitlines() or [type(error).__name__])[0]})"
+            ) from error
+        changed = _differences(settings, self.settings)
+        if changed or stages != list(self.stages):
+            raise StateError(
+                f"{self.checkpoint} was made with other settings ({', '.join(changed)}): resume "
+                "with those it was started with, or write to another folder"
+            )
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self._position = tuple(state["position"])
+        self._steps_before, self.seconds = state["steps_before"], state["seconds"]
+        self._optimizers = state["optimizers"]
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Returns the names of the settings that differ, those of nested ones with a dot."""
+    names: list[str] = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            names += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def require_steps(stages: Sequence[Stage]) -> None:
+    """Raises `ArgumentError` if no stage has a step."""
+    if not any(stage.num_steps for stage in stages):
+        raise ArgumentError("no stage has a step: give one of them num_steps above 0")
