@@ -1,6 +1,6 @@
 """Counterfactuals in an existing training loop: the loop before, the loop after, and their diff.
 
-    python examples/drop_in.py PATH_OF_A_CGN
+    python examples/drop_in.py
 
 Both loops train on the same biased digits for one epoch and are tested on digits whose colours say
 nothing about the class.
@@ -47,7 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cgn", help="checkpoint of a CGN that was trained on the variant")
+    parser.add_argument(
+        "cgn",
+        nargs="?",
+        default="double-colored-mnist",
+        help="name or path of a CGN that was trained on the variant (default: %(default)s)",
+    )
     parser.add_argument("--variant", choices=VARIANTS, default="double_colored")
     parser.add_argument("--textures", help="wildlife only: folder with object/ and background/")
     parser.add_argument("--num-train", type=int, help="digits to train on (default: 50000)")

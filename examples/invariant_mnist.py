@@ -1,6 +1,6 @@
 """Trains a classifier on biased digits, with and without counterfactuals, and shows the difference.
 
-    python examples/invariant_mnist.py --variant double_colored --cgn PATH_OF_A_CGN
+    python examples/invariant_mnist.py --variant double_colored
 
 In the training digits the colour or texture gives the class away; in the test digits it is random.
 Writes into the folder OUT: sheet.png (real images and what the CGN makes), curves.png,
@@ -32,6 +32,12 @@ from train_generator.classifier import (
 )
 from train_generator.data import VARIANTS, VariantData, dtd_textures, load_textures, make_variant
 
+BUNDLED = {
+    "colored": "colored-mnist",
+    "double_colored": "double-colored-mnist",
+    "wildlife": "wildlife-mnist",
+}
+BUNDLED_DTD = "wildlife-dtd-mnist"  # trained on the paper's photographs, not the procedural ones
 DATA = ("biased", "counterfactuals", "unbiased")
 ACCURACIES = ("train_accuracy", "test_accuracy")
 Results = dict[str, list[list[EpochResult]]]  # for each kind of data and each seed, the epochs
@@ -42,8 +48,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--cgn", required=True, help="checkpoint of a CGN that was trained on the variant")
     add("--variant", choices=VARIANTS, default="double_colored")
+    add("--cgn", help="path of a CGN that was trained on the variant (default: the bundled one)")
     add("--textures", help="wildlife only: folder with object/ and background/, ten images each")
     add("--dtd", help="wildlife only: folder to download the paper's textures to (DTD, 0.6 GB)")
     add("--data", nargs="+", choices=DATA, default=DATA[:2], help="(default: the first two)")
@@ -70,7 +76,8 @@ def main() -> None:
         textures = load_textures(arguments.textures)
     elif arguments.dtd is not None:
         textures = dtd_textures(arguments.dtd, download=True)
-    cgn = load_cgn(arguments.cgn, device=arguments.device)
+    bundled = BUNDLED[arguments.variant] if textures is None else BUNDLED_DTD
+    cgn = load_cgn(arguments.cgn or bundled, device=arguments.device)
 
     def digits(split: str, num: int | None, decorrelated: bool | None = None) -> VariantData:
         return make_variant(

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
-from train_generator.discriminators import ConvDiscriminator, LinearDiscriminator
+from train_generator.discriminators import (
+    ConvDiscriminator,
+    LinearDiscriminator,
+    PatchDiscriminator,
+)
 from train_generator.initialization import initialize
-from train_generator.losses import lsgan_discriminator_loss
+from train_generator.losses import hinge_discriminator_loss, lsgan_discriminator_loss
 
 CPU = torch.device("cpu")
 KINDS = (LinearDiscriminator, ConvDiscriminator)
@@ -257,6 +261,145 @@ def test_the_conv_discriminator_sees_the_upper_left_22_pixels_alone(
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[:22, :22] = True
     assert torch.equal(seen, expected)
+
+
+# patch
+
+
+def make_patch(**arguments: int) -> nn.Module:
+    return make(PatchDiscriminator, **{"width": 4, **arguments})
+
+
+def score(discriminator: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    """Both heads side by side, (B, 65)."""
+    return torch.cat(discriminator(images, y), dim=1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_patch_discriminator_scores_places_and_the_whole(
+    channels: int, training: bool, generator: torch.Generator
+) -> None:
+    discriminator = make_patch(channels=channels).train(training)
+    for num in (1, 5):
+        images, y = draw_images(generator, num)
+        patches, whole = discriminator(images[:, :channels], y)
+        assert (patches.shape, whole.shape) == ((num, 64), (num, 1))
+        assert patches.dtype == whole.dtype == torch.float32
+
+
+def test_patch_scores_depend_on_the_image_and_its_class_and_on_no_other(
+    generator: torch.Generator,
+) -> None:
+    images, y = draw_images(generator)
+    other_class, other_image = y.clone(), images.clone()
+    other_class[1] = (y[1] + 1) % 10
+    other_image[2] = -images[2]
+    # Without batch statistics this holds in training mode too, but for the spectral norm's step.
+    discriminator = make_patch().eval()
+    scores = score(discriminator, images, y)
+    by_class = (score(discriminator, images, other_class) - scores).abs() > 1e-6
+    by_image = (score(discriminator, other_image, y) - scores).abs() > 1e-6
+    for changes, number in ((by_class, 1), (by_image, 2)):
+        assert changes.any(dim=1).tolist() == [place == number for place in range(4)]
+        assert changes[number].double().mean() > 0.9  # the places, not the whole alone
+        assert changes[number, -1]
+
+
+def test_each_place_sees_its_own_pixels_and_the_whole_sees_all(generator: torch.Generator) -> None:
+    discriminator = make_patch().eval()
+    images, y = draw_images(generator)
+
+    def seen(value: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(value.sum(), images, retain_graph=True)
+        return (gradient != 0).any(dim=0).any(dim=0)
+
+    patches, whole = discriminator(images.requires_grad_(), y)
+    assert seen(whole).all()
+    assert seen(patches).all()
+    for row, column in ((0, 0), (4, 5), (7, 7)):
+        # Two strided convolutions see 10 pixels, the third one place more on each side.
+        expected = torch.zeros(32, 32, dtype=torch.bool)
+        top, left = 4 * row - 3 - 4, 4 * column - 3 - 4
+        expected[max(top, 0) : top + 18, max(left, 0) : left + 18] = True
+        assert torch.equal(seen(patches[:, 8 * row + column]), expected)
+
+
+def test_a_class_is_an_inner_product_with_the_features(generator: torch.Generator) -> None:
+    discriminator = make_patch().eval()
+    images, y = draw_images(generator)
+    patches, whole = discriminator(images, y)
+    features = discriminator.patches(images)
+    others = discriminator.whole(features)
+    for number, label in enumerate(y.tolist()):
+        vector = discriminator.score_patches.weight[0, :, 0, 0]
+        vector = vector + discriminator.patch_classes.weight[label]
+        expected = vector @ features[number].flatten(1) + discriminator.score_patches.bias
+        torch.testing.assert_close(patches[number], expected)
+        vector = discriminator.score_whole.weight[0] + discriminator.whole_classes.weight[label]
+        expected = vector @ others[number] + discriminator.score_whole.bias
+        torch.testing.assert_close(whole[number], expected)
+
+
+def test_the_largest_singular_value_of_every_layer_is_about_one(
+    generator: torch.Generator,
+) -> None:
+    discriminator = make_patch().train()
+    with torch.no_grad():
+        for name, weight in discriminator.named_parameters():
+            if name.endswith("original"):
+                weight.mul_(7)
+    images, y = draw_images(generator)
+    for _ in range(100):
+        discriminator(images, y)
+    discriminator.eval()
+    layers = [
+        part
+        for part in discriminator.modules()
+        if isinstance(part, nn.Conv2d | nn.Linear | nn.Embedding)
+    ]
+    assert len(layers) == 3 + 2 + 2 + 2
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item()
+        assert largest == pytest.approx(1, abs=0.02)
+
+
+def test_every_weight_of_the_patch_discriminator_learns(generator: torch.Generator) -> None:
+    discriminator, y = make_patch(), torch.arange(10)
+    images = draw_images(generator, 10)[0]
+    real, generated = discriminator(images, y), discriminator(-images, y)
+    losses = [hinge_discriminator_loss(a, b) for a, b in zip(real, generated, strict=True)]
+    sum(losses).backward()
+    for name, parameter in discriminator.named_parameters():
+        assert parameter.grad is not None, name
+        # A constant counts for real and generated images alike, and so for neither.
+        if not name.startswith("score") or not name.endswith("bias"):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_arguments_that_the_patch_discriminator_cannot_use_are_errors(
+    generator: torch.Generator,
+) -> None:
+    discriminator = make_patch(channels=1, num_classes=7)
+    images, y = draw_images(generator)[0], torch.tensor([0, 1, 2, 6])
+    with pytest.raises(ArgumentError, match=r"\(B, 1, 32, 32\), got \(4, 3, 32, 32\)"):
+        discriminator(images, y)
+    images = images[:, :1]
+    discriminator(images, y.to(torch.uint8))
+    with pytest.raises(ArgumentTypeError, match=r"must be floating point .*, got torch.uint8"):
+        discriminator(images.byte(), y)
+    with pytest.raises(ArgumentError, match=r"each of the 4 images, got the shape \(3,\)"):
+        discriminator(images, y[:3])
+    with pytest.raises(ArgumentTypeError, match=r"integer classes, got torch.float32"):
+        discriminator(images, y.float())
+    with pytest.raises(ArgumentError, match="classes of 0 to 6, got 1 to 8"):
+        discriminator(images, y + torch.tensor([1, 1, 1, 2]))
+
+
+@pytest.mark.parametrize("name", ["channels", "num_classes", "width"])
+def test_a_patch_discriminator_of_no_size_is_an_error(name: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name} must be 1 or more, got 0"):
+        PatchDiscriminator(**{name: 0})
 
 
 # initialisation

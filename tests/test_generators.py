@@ -86,7 +86,8 @@ def test_published_checkpoints_say_their_own_sizes(
     variant: str, published_paths: dict[str, Path]
 ) -> None:
     cgn = load_cgn(published_paths[variant])
-    assert cgn.config == {"num_classes": 10, "noise_dim": 32, "embedding_dim": 10, "width": 32}
+    sizes = {"num_classes": 10, "noise_dim": 32, "embedding_dim": 10, "width": 32}
+    assert cgn.config == {**sizes, "shape_network": "published"}
     assert read_metadata(published_paths[variant]) == {}
 
 
@@ -266,6 +267,124 @@ def test_classes_of_every_integer_type_are_taken(tiny_cgn: SmallCGN) -> None:
     expected = tiny_cgn.texture(noise, torch.arange(3))
     for dtype in (torch.uint8, torch.int32):
         assert torch.equal(tiny_cgn.texture(noise, torch.arange(3, dtype=dtype)), expected)
+
+
+# The deep shape mechanism
+
+
+def make_deep(seed: int = 0, **config: int) -> SmallCGN:
+    """A deep CGN whose flow and batch statistics do something."""
+    cgn = make_cgn(seed, **{"shape_network": "deep", **config})
+    with isolated_rng(seed, CPU), torch.no_grad():
+        for layer in cgn.f_shape[0].layers:
+            nn.init.normal_(layer[-1].weight, std=0.1)
+        draw(cgn, 64)
+    return cgn
+
+
+def test_deep_factors_have_the_documented_form() -> None:
+    cgn = make_deep().freeze()
+    drawn = draw(cgn)
+    assert drawn["shape"].shape == (6, 1, 32, 32)
+    assert drawn["texture"].shape == drawn["background"].shape == (6, 3, 32, 32)
+    assert all(values.dtype == torch.float32 for values in drawn.values())
+    assert 1e-4 <= drawn["shape"].min() < drawn["shape"].max() <= 0.9999
+    assert isinstance(cgn, Mechanisms)
+    noise = cgn.draw_noise(2, torch.Generator().manual_seed(0))
+    masks = [cgn.shape(noise[:1], torch.tensor([3])), cgn.shape(noise[:1], torch.tensor([4]))]
+    assert not torch.equal(*masks)
+    assert not torch.equal(masks[0], cgn.shape(noise[1:], torch.tensor([3])))
+    torch.testing.assert_close(cgn.shape(noise, torch.tensor([4, 3]))[:1], masks[1])
+
+
+def test_a_deep_mask_reaches_the_bounds_and_no_further() -> None:
+    cgn = make_deep()
+    with torch.no_grad():
+        cgn.f_shape[-2].weight.mul_(1e4)
+    mask = draw(cgn.freeze(), 20)["shape"]
+    assert mask.min().item() == pytest.approx(1e-4)
+    assert mask.max().item() == pytest.approx(0.9999)
+
+
+def test_the_deep_mechanism_has_the_documented_size() -> None:
+    deep, published = (SmallCGN(shape_network=name).f_shape for name in ("deep", "published"))
+    sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in (deep, published)]
+    assert [round(size, 1) for size in sizes] == [0.9, 0.2]
+
+
+@pytest.mark.parametrize("config", [{}, {"width": 6, "num_classes": 3, "noise_dim": 8}])
+def test_a_saved_deep_cgn_comes_back_whole(config: dict[str, int], tmp_path: Path) -> None:
+    cgn, path = make_deep(**config).freeze(), tmp_path / "cgn.safetensors"
+    save_cgn(cgn, path)
+    loaded = load_cgn(path)
+    require_same(cgn, loaded)
+    assert loaded.config["shape_network"] == "deep"
+    for factor, values in draw(cgn, 3).items():
+        assert torch.equal(draw(loaded, 3)[factor], values)
+
+
+def test_a_deep_cgn_of_half_precision_becomes_float32(tmp_path: Path) -> None:
+    cgn, path = make_deep(), tmp_path / "cgn.safetensors"
+    save_cgn(make_deep().half(), path)
+    loaded = load_cgn(path)
+    for name, value in loaded.state_dict().items():
+        expected = cgn.state_dict()[name]
+        expected = expected.half().float() if expected.is_floating_point() else expected
+        assert value.dtype == expected.dtype
+        assert torch.equal(value, expected)
+    difference = (draw(loaded, 20)["shape"] - draw(cgn.freeze(), 20)["shape"]).abs()
+    assert difference.max() < 0.02
+
+
+def test_a_frozen_deep_cgn_stays_as_it_is_and_is_channels_last() -> None:
+    cgn = make_deep()
+    masks = draw(cgn.eval())["shape"]
+    assert cgn.freeze().frozen
+    nn.ModuleDict({"all of it": cgn}).train()
+    assert not any(module.training for module in cgn.modules())
+    before = {name: value.clone() for name, value in cgn.state_dict().items()}
+    torch.testing.assert_close(draw(cgn)["shape"], masks.detach())
+    assert all(torch.equal(value, before[name]) for name, value in cgn.state_dict().items())
+    kernels = [part.weight for part in cgn.modules() if isinstance(part, nn.ConvTranspose2d)]
+    assert len(kernels) == 3
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
+
+
+def test_there_is_no_other_shape_network() -> None:
+    with pytest.raises(ArgumentError, match="one of published, deep, got 'deeper'"):
+        SmallCGN(shape_network="deeper")
+
+
+def test_an_odd_noise_is_for_the_published_network_alone() -> None:
+    make_cgn(noise_dim=7)
+    with pytest.raises(ArgumentError, match="noise_dim must be even"):
+        make_cgn(noise_dim=7, shape_network="deep")
+
+
+@pytest.mark.parametrize("shape_network", ["published", "deep"])
+def test_a_file_from_before_there_were_two_networks_is_of_the_published_one(
+    shape_network: str, tmp_path: Path
+) -> None:
+    cgn = make_cgn(shape_network=shape_network).freeze()
+    path = tmp_path / "old.safetensors"
+    config = {name: value for name, value in cgn.config.items() if name != "shape_network"}
+    metadata = {"format": FORMAT, "architecture": "small", "config": json.dumps(config)}
+    state = {name: value.contiguous() for name, value in cgn.state_dict().items()}
+    save_file(state, path, metadata=metadata)
+    if shape_network == "published":
+        require_same(cgn, load_cgn(path))
+    else:
+        with pytest.raises(CheckpointError, match=r"is not a small CGN: .* names are missing"):
+            load_cgn(path)
+
+
+def test_a_file_of_an_unknown_shape_network_is_an_error(tmp_path: Path) -> None:
+    cgn, path = make_cgn(), tmp_path / "new.safetensors"
+    config = {**cgn.config, "shape_network": "deeper"}
+    metadata = {"format": FORMAT, "architecture": "small", "config": json.dumps(config)}
+    save_file(dict(cgn.state_dict()), path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"describes no small CGN: .*got 'deeper'"):
+        load_cgn(path)
 
 
 # Reading and writing

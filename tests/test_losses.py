@@ -13,8 +13,11 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError
 from train_generator.losses import (
     gram_loss,
     gram_matrix,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
     lsgan_discriminator_loss,
     lsgan_generator_loss,
+    mask_border_loss,
     mask_entropy_loss,
     mask_size_loss,
 )
@@ -46,6 +49,9 @@ def test_every_loss_is_a_scalar_of_its_arguments_dtype(
     losses = [
         lsgan_generator_loss(scores),
         lsgan_discriminator_loss(scores, scores),
+        hinge_generator_loss(scores),
+        hinge_discriminator_loss(scores, scores),
+        mask_border_loss(mask, 2),
         mask_entropy_loss(mask),
         mask_size_loss(mask),
         gram_loss(features, [2 * features[0]], [0.3]),
@@ -59,8 +65,11 @@ def test_gradients_are_those_of_finite_differences(generator: torch.Generator) -
     scores, others = draw(generator, 4, 1), draw(generator, 3, 1)
     assert torch.autograd.gradcheck(lsgan_generator_loss, scores)
     assert torch.autograd.gradcheck(lsgan_discriminator_loss, (scores, others))
+    assert torch.autograd.gradcheck(hinge_generator_loss, scores)
+    assert torch.autograd.gradcheck(hinge_discriminator_loss, (scores, others))
     mask = draw_mask(generator, 3, 1, 4, 4)
     assert torch.autograd.gradcheck(mask_entropy_loss, mask)
+    assert torch.autograd.gradcheck(lambda m: mask_border_loss(m, 1), mask)
     # The means are about 0.5, so every image is away from the corners of the loss.
     for low, high in ((0.1, 0.2), (0.8, 0.9)):
         assert torch.autograd.gradcheck(lambda m, a=low, b=high: mask_size_loss(m, a, b), mask)
@@ -103,6 +112,83 @@ def test_scores_that_cannot_be_used_are_errors(name: str, position: int) -> None
 def test_a_generators_scores_are_checked_too() -> None:
     with pytest.raises(CGNError, match=r"^scores must not be empty"):
         lsgan_generator_loss(torch.zeros(0, 1))
+
+
+# hinge
+
+
+def test_the_hinge_generators_loss_is_minus_the_mean() -> None:
+    scores = torch.tensor([[1.0], [3.0], [-1.0], [0.5]], requires_grad=True)
+    loss = hinge_generator_loss(scores)
+    loss.backward()
+    assert loss.item() == -3.5 / 4
+    assert scores.grad is not None
+    assert scores.grad.flatten().tolist() == [-0.25] * 4
+
+
+def test_the_hinge_discriminators_loss_ends_where_scores_are_far_enough() -> None:
+    real = torch.tensor([[2.0], [1.0], [0.5], [-1.0]], requires_grad=True)
+    generated = torch.tensor([[-3.0], [0.5]], requires_grad=True)
+    loss = hinge_discriminator_loss(real, generated)
+    loss.backward()
+    assert loss.item() == (0 + 0 + 0.5 + 2) / 4 + (0 + 1.5) / 2
+    assert real.grad is not None
+    assert generated.grad is not None
+    assert real.grad.flatten().tolist() == [0, 0, -0.25, -0.25]
+    assert generated.grad.flatten().tolist() == [0, 0.5]
+    assert hinge_discriminator_loss(torch.zeros(3, 1), torch.zeros(5, 1)).item() == 2
+
+
+@pytest.mark.parametrize(("name", "position"), [("real_scores", 0), ("generated_scores", 1)])
+def test_hinge_scores_that_cannot_be_used_are_errors(name: str, position: int) -> None:
+    scores = [torch.zeros(2, 1), torch.zeros(2, 1)]
+    scores[position] = torch.zeros(0, 1)
+    with pytest.raises(ArgumentError, match=rf"^{name} must not be empty, got the shape \(0, 1\)"):
+        hinge_discriminator_loss(*scores)
+    scores[position] = torch.zeros(2, 1, dtype=torch.int64)
+    with pytest.raises(ArgumentTypeError, match=f"^{name} must be floating point, got torch.int64"):
+        hinge_discriminator_loss(*scores)
+    with pytest.raises(ArgumentError, match=r"^scores must not be empty"):
+        hinge_generator_loss(torch.zeros(0, 1))
+    with pytest.raises(ArgumentTypeError, match=r"^scores must be floating point"):
+        hinge_generator_loss(torch.zeros(2, 1).long())
+
+
+# mask border
+
+
+@pytest.mark.parametrize("border", [1, 2, 3])
+def test_the_border_loss_is_the_mean_of_the_pixels_near_the_edge(
+    border: int, generator: torch.Generator
+) -> None:
+    mask = draw_mask(generator, 3, 1, 7, 9)
+    rows = torch.arange(7).minimum(6 - torch.arange(7))
+    columns = torch.arange(9).minimum(8 - torch.arange(9))
+    near = torch.minimum(rows[:, None], columns[None, :]) < border
+    expected = mask[:, 0, near].mean()
+    torch.testing.assert_close(mask_border_loss(mask, border), expected)
+    mask_border_loss(mask, border).backward()
+    assert mask.grad is not None
+    assert torch.equal(mask.grad != 0, near.expand(3, 1, 7, 9))
+    torch.testing.assert_close(mask.grad.max().item(), 1 / (3 * near.sum().item()))
+
+
+def test_the_border_loss_is_zero_for_the_centre_and_one_for_the_edge() -> None:
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    assert mask_border_loss(mask, 2).item() == 0
+    assert mask_border_loss(1 - mask, 2).item() == 1
+
+
+@pytest.mark.parametrize("border", [0, -1, 2, 3])
+def test_a_border_that_does_not_fit_is_an_error(border: int) -> None:
+    with pytest.raises(ArgumentError, match=f"1 or more and less than half of 4, got {border}"):
+        mask_border_loss(torch.zeros(1, 1, 4, 9), border)
+
+
+def test_the_border_of_a_mask_needs_images() -> None:
+    with pytest.raises(ArgumentError, match=r"shape \(B, 1, H, W\), got \(4, 4\)"):
+        mask_border_loss(torch.rand(4, 4), 1)
 
 
 # mask entropy
@@ -190,9 +276,11 @@ def test_the_size_of_a_mask_needs_images() -> None:
         mask_size_loss(torch.rand(4, 4))
 
 
-@pytest.mark.parametrize("loss", [mask_entropy_loss, mask_size_loss])
+@pytest.mark.parametrize(
+    "loss", [mask_entropy_loss, mask_size_loss, lambda mask: mask_border_loss(mask, 1)]
+)
 def test_masks_that_cannot_be_used_are_errors(loss: Callable[[Tensor], Tensor]) -> None:
-    mask = torch.full((1, 1, 2, 2), 0.5)
+    mask = torch.full((1, 1, 4, 4), 0.5)
     for value in (-0.25, 1.5):
         mask[0, 0, 0, 0] = value
         least, most = sorted((value, 0.5))

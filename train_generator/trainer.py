@@ -161,7 +161,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (
             deferred_interrupt() as interrupt,
-            SummaryWriter(str(self.folder), purge_step=self._steps_before) as writer,
+            SummaryWriter(str(self.folder), purge_step=self._steps_before + 1) as writer,
         ):
             while not self.finished:
                 self._train_stage(writer, interrupt, progress)
@@ -180,12 +180,14 @@ class Trainer:
                 self.seconds += time.perf_counter() - start
                 self._steps_before += 1
                 self._position = (number, step + 1)
-                if step % self.log_every == 0 or step + 1 == stage.num_steps:
+                stop = interrupt.requested  # asked once: Ctrl-C comes at any time
+                saves = stop or (step + 1) % self.save_every == 0
+                if saves or step % self.log_every == 0 or step + 1 == stage.num_steps:
                     self._log(writer, bar, stage.name, losses)
                 bar.update()
-                if interrupt.requested or (step + 1) % self.save_every == 0:
+                if saves:
                     self._save(stage.optimizers)
-                if interrupt.requested:
+                if stop:
                     raise KeyboardInterrupt
                 if (step + 1) % self.sheet_every == 0:
                     self._draw(writer)
@@ -212,6 +214,7 @@ class Trainer:
             )
         for name, value in values.items():
             writer.add_scalar(f"{stage}/{name}", value, self._steps_before)
+        writer.flush()  # so that a kill loses no entry that a checkpoint is past
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
     def _draw(self, writer: SummaryWriter) -> None:

@@ -7,14 +7,15 @@ ICLR 2021, use it: the Gram term alone, without the term that compares the conte
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from train_generator.losses import gram_loss
+from train_generator.losses import gram_matrix
+from train_generator.perceptual.winograd import FrozenConv2d
 
 RELEASED_FACTOR = 5000.0
 
@@ -60,12 +61,15 @@ class PerceptualFeatures(nn.Module):
         """Stays in eval mode."""
         return super().train(False)
 
-    def forward(self, images: Tensor, num_blocks: int | None = None) -> list[Tensor]:
+    def forward(
+        self, images: Tensor, num_blocks: int | None = None, *, fast: bool = False
+    ) -> list[Tensor]:
         """Computes the feature maps of the first blocks, and nothing after them.
 
         Args:
             images: (B, 3, H, W) float32 in [-1, 1]; H and W of 2^(num_blocks - 1) or more.
             num_blocks: how many blocks; None computes all.
+            fast: takes the fast way of each `FrozenConv2d`, which rounds more.
 
         Returns:
             For each block (B, C_k, H_k, W_k) float32.
@@ -80,13 +84,17 @@ class PerceptualFeatures(nn.Module):
         _check_images(images, smallest=2 ** (num_blocks - 1))
         maps = []
         for block in self.blocks[:num_blocks]:
-            images = block(images)
+            images = block(images, fast)
             maps.append(images)
         return maps
 
 
 def perceptual_loss(
-    features: PerceptualFeatures, generated: Tensor, real: Tensor, weights: Sequence[float]
+    features: PerceptualFeatures,
+    generated: Tensor,
+    real: Tensor,
+    weights: Sequence[float],
+    memory: Callable[[Tensor], list[Tensor]] | None = None,
 ) -> Tensor:
     """How much the textures of two batches of images differ.
 
@@ -103,6 +111,9 @@ def perceptual_loss(
         real: (B, 3, H', W') float32 in [-1, 1]; image b need not belong to generated image b.
         weights: one number of 0 or more for each block, as `released_gram_weights` gives them.
             If all are 0 the loss is a constant 0.
+        memory: gives the Gram matrices of the real images for the blocks with a weight, such as a
+            `GramMemory` of the same features and weights, in tensors that are overwritten; None
+            computes them.
 
     Returns:
         Scalar of 0 or more.
@@ -117,7 +128,8 @@ def perceptual_loss(
         >>> from train_generator.perceptual import perceptual_loss, random_vgg16_features
         >>> features = random_vgg16_features(seed=0)
         >>> images = torch.rand(2, 3, 32, 32) * 2 - 1
-        >>> perceptual_loss(features, images, images, weights=(12.5, 50, 0.5, 0)).item()
+        >>> loss = perceptual_loss(features, images, images, weights=(12.5, 50, 0.5, 0))
+        >>> round(loss.item(), 5)
         0.0
     """
     if len(weights) != features.num_blocks:
@@ -132,9 +144,43 @@ def perceptual_loss(
     num_blocks = max((k + 1 for k, weight in enumerate(weights) if weight > 0), default=0)
     if num_blocks == 0:
         return generated.new_zeros(())
-    with torch.no_grad():
-        real_maps = features(real, num_blocks)
-    return gram_loss(features(generated, num_blocks), real_maps, weights[:num_blocks])
+    chosen = [k for k, weight in enumerate(weights) if weight > 0]
+    if memory is None:
+        with torch.no_grad():
+            real_maps = features(real, num_blocks, fast=True)
+            real_grams = [gram_matrix(real_maps[k]) for k in chosen]
+    else:
+        real_grams = memory(real)
+    maps = features(generated, num_blocks, fast=True)
+    loss = generated.new_zeros(())
+    for k, real_gram in zip(chosen, real_grams, strict=True):
+        loss = loss + weights[k] * _GramDistance.apply(maps[k], real_gram)
+    return loss
+
+
+class _GramDistance(torch.autograd.Function):
+    """Mean absolute difference of Gram matrices, of which one is given, in few passes over memory.
+
+    As in `gram_loss`; the gradient is found on the way there, where the difference is at hand. The
+    matrices that are given are overwritten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, generated: Tensor, real_gram: Tensor) -> Tensor:
+        flat = generated.flatten(2)
+        scale = 1 / generated[0].numel()
+        difference = real_gram.baddbmm_(flat, flat.mT, beta=-1, alpha=scale)
+        loss = torch.linalg.vector_norm(difference, 1, dim=2).mean() / difference.shape[2]
+        if ctx.needs_input_grad[0]:
+            gradient = torch.bmm(flat.mT, difference.sgn_())
+            gradient *= 2 * scale / difference.numel()
+            ctx.save_for_backward(gradient.mT.view_as(generated))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * gradient, None
 
 
 def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
@@ -178,7 +224,17 @@ def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
         blocks[-1].append(layer)
     if not blocks:
         raise ArgumentError("layers must not be empty")
-    return [nn.Sequential(*block) for block in blocks]
+    return [_Block(*block) for block in blocks]
+
+
+class _Block(nn.Sequential):
+    """Layers in a row, of which each `FrozenConv2d` is told whether to be fast."""
+
+    def forward(self, images: Tensor, fast: bool = False) -> Tensor:
+        """Runs the layers on (B, C, H, W)."""
+        for layer in self:
+            images = layer(images, fast) if isinstance(layer, FrozenConv2d) else layer(images)
+        return images
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from cgn_augment.arguments import require_seed
 from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
 from train_generator.perceptual.features import PerceptualFeatures, draw_he_normal
+from train_generator.perceptual.winograd import FrozenConv2d
 
 NUM_LAYERS = 23
 """Of torchvision's `features`, to the ReLU before the fourth max-pool."""
@@ -100,6 +101,9 @@ def _make_layers() -> nn.Sequential:
     """Returns the layers on the meta device, where the classifier's 0.5 GB take no memory."""
     with torch.device("meta"):
         layers: nn.Sequential = vgg16(weights=None, init_weights=False).features[:NUM_LAYERS]
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.Conv2d):
+            layers[number] = FrozenConv2d.from_conv(layer)
     return layers
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
+from cgn_augment.generators.flow import CodeFlow
 
 RADIUS, RADIUS_SPREAD, CENTER_SPREAD, SHARPNESS = 6.5, 1.0, 1.5, 0.7
 
@@ -46,7 +47,7 @@ def teach_blobs(
         generator: a CPU generator.
         batch_size: blobs a step.
     """
-    optimizer = torch.optim.Adam(cgn.f_shape.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(weights_outside_flow(cgn.f_shape), 2e-3)
     for _ in range(num_steps):
         noise = cgn.draw_noise(batch_size, generator)
         y = torch.randint(cgn.num_classes, (batch_size,), generator=generator)
@@ -54,3 +55,14 @@ def teach_blobs(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def weights_outside_flow(network: nn.Module) -> list[nn.Parameter]:
+    """Returns all weights but those of a `CodeFlow`, which stays without effect until it is fitted.
+
+    Args:
+        network: a CGN or a part of it.
+    """
+    flows = [part for part in network.modules() if isinstance(part, CodeFlow)]
+    inside = {id(weight) for flow in flows for weight in flow.parameters()}
+    return [weight for weight in network.parameters() if id(weight) not in inside]

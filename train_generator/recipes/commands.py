@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgn_augment.generators.small import ShapeNetwork
+from train_generator.recipes.card import write_card
 from train_generator.recipes.config import (
     FactorsConfig,
     MaskerConfig,
@@ -30,6 +31,7 @@ def small(
     texture_steps: int = 1500,
     shapes: ShapesConfig = ShapesConfig(),  # noqa: B008
     resume: bool = False,
+    save_every: int = 200,
 ) -> None:
     """Trains the small generator of an MNIST variant from its biased images.
 
@@ -48,6 +50,7 @@ def small(
         texture_steps: steps of the adversarial stage once more, with the masks that were found.
         shapes: the stage that trains the shape mechanism on found masks.
         resume: goes on with the training in the folder.
+        save_every: steps between checkpoints.
     """
     config = SmallConfig(
         variant=variant,
@@ -62,4 +65,7 @@ def small(
         texture_steps=texture_steps,
         shapes=shapes,
     )
-    print(SmallTraining(config, Path(out), resume=resume).train())
+    training = SmallTraining(config, Path(out), resume=resume, save_every=save_every)
+    path = training.train()
+    print(f"generator: {path}")
+    print(f"card: {write_card(path, config, training.trainer.seconds)}")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
+from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.small import ShapeNetwork
 from train_generator.initialization import Initialization
@@ -17,6 +18,7 @@ Variant = Literal["colored", "double_colored", "wildlife"]
 Precision = Literal["no", "bf16", "fp16"]
 DiscriminatorName = Literal["patch", "linear", "conv"]
 AdversarialName = Literal["hinge", "lsgan"]
+InitializationName = Initialization | Literal["default"]
 FeaturesName = Literal["none", "vgg16", "random", "trained"]
 
 
@@ -34,10 +36,15 @@ class FactorsConfig:
         discriminator_width: channels of the first convolution, or units of a linear layer.
         adversarial: "hinge", or the paper's "lsgan".
         learning_rate: of the generator's Adam.
+        normalization_rate: factor of the learning rate of the generator's batch normalisations.
+            What comes out of one has variance 1 unless its weights learn better, so a colour that
+            is the same in all images takes long to learn at a factor of 1.
         discriminator_learning_rate: of the discriminator's Adam.
         beta2: second beta of both; the first is 0.5.
-        initialization: how the weights are drawn.
-        gain: of the initialisation.
+        initialization: how the weights are drawn: "default" as PyTorch does, or as in the paper.
+        gain: of the paper's initialisations.
+        instance_noise: standard deviation of Gaussian noise on all that the discriminator sees, in
+            grey levels of [-1, 1], so that flat colours do not give real images away.
         blob_steps: steps beforehand that teach the shape mechanism round blobs in the centre, so
             that it is clear from the start which of the two textures is the object's.
         entropy_weight: of the binary entropy of the masks; rises over `entropy_warmup` steps.
@@ -61,10 +68,12 @@ class FactorsConfig:
     discriminator_width: int = 48
     adversarial: AdversarialName = "hinge"
     learning_rate: float = 4.5e-4
+    normalization_rate: float = 1.0
     discriminator_learning_rate: float = 3e-4
     beta2: float = 0.99
-    initialization: Initialization = "orthogonal"
-    gain: float = 0.5
+    initialization: InitializationName = "default"
+    gain: float = 0.02
+    instance_noise: float = 0.1
     blob_steps: int = 150
     entropy_weight: float = 0.3
     entropy_warmup: int = 600
@@ -82,7 +91,21 @@ class FactorsConfig:
         require_counts(self, "batch_size", "images_per_texture", "discriminator_width", "border")
         require_counts(self, "num_steps", "blob_steps", "entropy_warmup", least=0)
         require_positive(self, "learning_rate", "discriminator_learning_rate", "gain")
-        require_weights(self, "entropy_weight", "size_weight", "border_weight", "average", "beta2")
+        require_positive(self, "normalization_rate")
+        require_weights(self, "entropy_weight", "size_weight", "border_weight", "instance_noise")
+        require_shares(self, "average", "beta2")
+        require_choices(self, discriminator=DiscriminatorName, adversarial=AdversarialName)
+        require_choices(self, initialization=InitializationName, features=FeaturesName)
+        if not 0 <= self.size_low <= self.size_high <= 1:
+            raise ArgumentError(
+                "size_low and size_high must be 0 <= size_low <= size_high <= 1, got "
+                f"{self.size_low} and {self.size_high}"
+            )
+        if self.border >= 16:
+            raise ArgumentError(f"border must be less than 16, got {self.border}")
+        weights = self.gram_weights
+        if len(weights) != 4 or not all(math.isfinite(w) and w >= 0 for w in weights):
+            raise ArgumentError(f"gram_weights must be four of 0 or more, got {weights}")
         if self.batch_size % self.images_per_texture:
             raise ArgumentError(
                 f"images_per_texture ({self.images_per_texture}) must divide batch_size "
@@ -137,12 +160,12 @@ class ShapesConfig:
         average: decay of the running average of the weights.
     """
 
-    num_steps: int = 3000
+    num_steps: int = 4000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
     kl_weight: float = 0.5
     codes_per_mask: int = 4
-    class_weight: float = 2.0
+    class_weight: float = 4.0
     class_warmup: int = 1000
     average: float = 0.998
 
@@ -150,7 +173,8 @@ class ShapesConfig:
         require_counts(self, "batch_size", "codes_per_mask")
         require_counts(self, "num_steps", "class_warmup", least=0)
         require_positive(self, "learning_rate")
-        require_weights(self, "kl_weight", "class_weight", "average")
+        require_weights(self, "kl_weight", "class_weight")
+        require_shares(self, "average")
 
 
 @dataclass(frozen=True)
@@ -186,7 +210,10 @@ class SmallConfig:
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
     def __post_init__(self) -> None:
-        require_counts(self, "texture_steps", least=0)
+        require_choices(self, variant=Variant, precision=Precision, shape_network=ShapeNetwork)
+        require_counts(self, "texture_steps", "seed", least=0)
+        if self.num_train is not None:
+            require_counts(self, "num_train")
         if (self.shapes.num_steps or self.texture_steps) and not self.masker.num_steps:
             raise ArgumentError(
                 "the later stages need masks that were found: give masker.num_steps above 0, or "
@@ -202,6 +229,21 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
         value = getattr(config, name)
         if value < least:
             raise ArgumentError(f"{name} must be {least} or more, got {value}")
+
+
+def require_choices(config: object, **choices: Any) -> None:
+    """Raises `ArgumentError` if one of the settings is not of its `Literal`."""
+    for name, kind in choices.items():
+        parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union has literals
+        require_choice(name, getattr(config, name), tuple(word for part in parts for word in part))
+
+
+def require_shares(config: object, *names: str) -> None:
+    """Raises `ArgumentError` if one of the settings is not in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ArgumentError(f"{name} must be in [0, 1), got {value}")
 
 
 def require_positive(config: object, *names: str) -> None:

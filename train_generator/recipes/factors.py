@@ -5,6 +5,9 @@ With the settings in `paper/` this is the whole training of Sauer and Geiger, IC
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -19,6 +22,7 @@ from train_generator.discriminators import (
     LinearDiscriminator,
     PatchDiscriminator,
 )
+from train_generator.initialization import BATCH_NORMS
 from train_generator.losses import (
     hinge_discriminator_loss,
     hinge_generator_loss,
@@ -29,11 +33,14 @@ from train_generator.losses import (
     mask_size_loss,
 )
 from train_generator.perceptual import (
+    GramMemory,
     PerceptualFeatures,
+    memory_fits,
     perceptual_loss,
     released_gram_weights,
 )
 from train_generator.recipes.batches import RealImages
+from train_generator.recipes.blobs import weights_outside_flow
 from train_generator.recipes.config import FactorsConfig
 
 ADVERSARIAL = {
@@ -44,6 +51,8 @@ ADVERSARIAL = {
 
 class FactorsStage:
     """Trains `cgn` and `discriminator`, and keeps `average` up to date; see `Stage`.
+
+    A flow in the shape mechanism is left as it is, which is without effect at the start.
 
     Args:
         config: settings.
@@ -76,15 +85,41 @@ class FactorsStage:
         self.real, self.features, self.accelerator = real, features, accelerator
         self.generator_loss, self.discriminator_loss = ADVERSARIAL[config.adversarial]
         self.gram_weights = released_gram_weights(config.gram_weights)
+        self.memory = self._make_memory()
         betas = (0.5, config.beta2)
-        rates = {
-            "generator": (cgn, config.learning_rate),
-            "discriminator": (discriminator, config.discriminator_learning_rate),
+        groups = {
+            "generator": self._generator_groups(),
+            "discriminator": [
+                {
+                    "params": list(discriminator.parameters()),
+                    "lr": config.discriminator_learning_rate,
+                }
+            ],
         }
         self.optimizers = {
-            name: accelerator.prepare(torch.optim.Adam(network.parameters(), rate, betas))
-            for name, (network, rate) in rates.items()
+            name: accelerator.prepare(torch.optim.Adam(weights, betas=betas, fused=True))
+            for name, weights in groups.items()
         }
+
+    def _make_memory(self) -> GramMemory | None:
+        """Real images come again in each epoch; what the Gram loss needs of them is kept."""
+        num_epochs = self.num_steps * self.config.batch_size / len(self.real)
+        if self.features is None or num_epochs < 2:
+            return None
+        if not memory_fits(self.features, self.gram_weights, self.real.images):
+            return None
+        return GramMemory(self.features, self.gram_weights, len(self.real))
+
+    def _generator_groups(self) -> list[dict[str, Any]]:
+        """Returns the generator's weights with their learning rates."""
+        rate, factor = self.config.learning_rate, self.config.normalization_rate
+        norms = [part for part in self.cgn.modules() if isinstance(part, BATCH_NORMS)]
+        scales = {id(weight) for norm in norms for weight in norm.parameters()}
+        weights = weights_outside_flow(self.cgn)
+        return [
+            {"params": [w for w in weights if id(w) not in scales], "lr": rate},
+            {"params": [w for w in weights if id(w) in scales], "lr": rate * factor},
+        ]
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the generator, then the discriminator, on one batch; see `Stage.step`."""
@@ -96,16 +131,18 @@ class FactorsStage:
         generated = compose(mask, foreground, background)
 
         self.discriminator.requires_grad_(False)
-        losses = {"adversarial": self._judge(self.generator_loss, (generated, y))}
+        losses = {"adversarial": self._judge(self.generator_loss, generator, (generated, y))}
         if self.found is None:
             losses |= self._mask_losses(mask, step)
         if self.features is not None:
-            losses["gram"] = perceptual_loss(self.features, generated, images, self.gram_weights)
+            losses["gram"] = perceptual_loss(
+                self.features, generated, images, self.gram_weights, self.memory
+            )
         self._descend("generator", sum(losses.values(), generated.new_zeros(())))
         self.discriminator.requires_grad_(True)
 
         losses["discriminator"] = self._judge(
-            self.discriminator_loss, (images, labels), (generated.detach(), y)
+            self.discriminator_loss, generator, (images, labels), (generated.detach(), y)
         )
         self._descend("discriminator", losses["discriminator"])
         update_average(self.average, self.cgn, config.average, step)
@@ -135,10 +172,21 @@ class FactorsStage:
         )
         return mask.float().clamp(MASK_MIN, MASK_MAX), foreground, background
 
-    def _judge(self, loss: object, *batches: tuple[Tensor, Tensor]) -> Tensor:
+    def _judge(
+        self,
+        loss: Callable[..., Tensor],
+        generator: torch.Generator,
+        *batches: tuple[Tensor, Tensor],
+    ) -> Tensor:
         """Returns the sum of a loss over the heads of the discriminator."""
-        with self.accelerator.autocast():
-            scores = [self.discriminator(images, y) for images, y in batches]
+        noise = self.config.instance_noise
+        scores = []
+        for images, y in batches:
+            if noise:
+                drawn = torch.randn(images.shape, generator=generator)
+                images = images + noise * drawn.to(images.device)
+            with self.accelerator.autocast():
+                scores.append(self.discriminator(images, y))
         heads = [score if isinstance(score, tuple) else (score,) for score in scores]
         each = [loss(*(score.float() for score in head)) for head in zip(*heads, strict=True)]
         return torch.stack(each).sum()

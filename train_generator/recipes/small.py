@@ -47,6 +47,7 @@ class SmallTraining:
         folder: where everything is written.
         resume: goes on with the training that the folder holds.
         progress: shows bars on standard error.
+        save_every: steps between checkpoints; may change from one resume to the next.
 
     Raises:
         ArgumentError: the folder holds a training and `resume` is False, or settings that do not
@@ -72,7 +73,13 @@ class SmallTraining:
     """
 
     def __init__(
-        self, config: SmallConfig, folder: Path, *, resume: bool = False, progress: bool = True
+        self,
+        config: SmallConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        progress: bool = True,
+        save_every: int = 200,
     ) -> None:
         self.config, self.folder, self.progress = config, folder, progress
         self.accelerator = make_accelerator(config)
@@ -85,12 +92,14 @@ class SmallTraining:
             self.discriminator = make_discriminator(config.factors)
             self.masker = UNetMasker()
             self.encoder, self.classifier = MaskEncoder(), MaskClassifier()
+        self.first_masker = copy.deepcopy(self.masker)  # see _textures_stage
         self.features = self._make_features()
         modules = {
             "cgn": self.cgn,
             "average": self.average,
             "discriminator": self.discriminator,
             "masker": self.masker,
+            "first masker": self.first_masker,
             "encoder": self.encoder,
             "classifier": self.classifier,
         }
@@ -107,6 +116,7 @@ class SmallTraining:
             seed=config.seed,
             draw=self.draw,
             resume=resume,
+            save_every=save_every,
         )
 
     def train(self) -> Path:
@@ -159,8 +169,8 @@ class SmallTraining:
         if config.masker.num_steps:
             stages["masker"] = lambda: self._masker_stage(None)
         if config.texture_steps:
-            stages["textures"] = lambda: self._factors_stage(config.texture_steps, self._found())
-            stages["masker again"] = lambda: self._masker_stage(self._found())
+            stages["textures"] = self._textures_stage
+            stages["masker again"] = lambda: self._masker_stage(self._found(self.first_masker))
         if config.shapes.num_steps:
             stages["shapes"] = self._shapes_stage
         return stages
@@ -177,6 +187,11 @@ class SmallTraining:
             found,
         )
 
+    def _textures_stage(self) -> Stage:
+        """Keeps the masker as it is: "masker again" trains it on masks that this one found."""
+        self.first_masker.load_state_dict(self.masker.state_dict())
+        return self._factors_stage(self.config.texture_steps, self._found(self.first_masker))
+
     def _masker_stage(self, found: Tensor | None) -> Stage:
         return MaskerStage(
             self.config.masker, self.average, self.masker, self.accelerator, self.config.seed, found
@@ -184,7 +199,7 @@ class SmallTraining:
 
     def _shapes_stage(self) -> Stage:
         found = RealImages(
-            self._found(), self.data.labels, self.config.seed, self.accelerator.device
+            self._found(self.masker), self.data.labels, self.config.seed, self.accelerator.device
         )
         return ShapesStage(
             self.config.shapes,
@@ -196,8 +211,8 @@ class SmallTraining:
             self.accelerator,
         )
 
-    def _found(self) -> Tensor:
-        return find_masks(self.masker, self.data.images, self.accelerator)
+    def _found(self, masker: UNetMasker) -> Tensor:
+        return find_masks(masker, self.data.images, self.accelerator)
 
 
 def make_accelerator(config: SmallConfig) -> Accelerator:
@@ -223,11 +238,8 @@ def make_cgn(config: SmallConfig) -> SmallCGN:
         cgn = SmallCGN(shape_network=config.shape_network)
     generator = step_generator(Purpose.WEIGHTS, config.seed, 2)
     factors = config.factors
-    parts = [cgn.f_text1, cgn.f_text2]
-    if config.shape_network == "published":
-        parts = [cgn]
-    for part in parts:
-        initialize(part, factors.initialization, factors.gain, generator=generator)
+    if factors.initialization != "default":
+        initialize(cgn, factors.initialization, factors.gain, generator=generator)
     if factors.blob_steps:
         teach_blobs(cgn, factors.blob_steps, generator)
     return cgn

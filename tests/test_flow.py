@@ -1,0 +1,141 @@
+"""The flow of the deep shape mechanism: an invertible map with a known determinant."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import isolated_rng
+from cgn_augment.generators.flow import MAX_LOG_SCALE, CodeFlow
+
+
+def make_flow(noise_dim: int = 6, embedding_dim: int = 3, **sizes: int) -> CodeFlow:
+    """A float64 flow that does something: its last layers are random too."""
+    with isolated_rng(0, torch.device("cpu")):
+        flow = CodeFlow(noise_dim, embedding_dim, **{"hidden_dim": 16, **sizes}).double()
+        for layer in flow.layers:
+            torch.nn.init.normal_(layer[-1].weight, std=0.3)
+            torch.nn.init.normal_(layer[-1].bias, std=0.3)
+    return flow.requires_grad_(False)
+
+
+def draw(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 7, 8])
+def test_invert_is_the_inverse(num_layers: int, generator: torch.Generator) -> None:
+    flow, inputs = make_flow(num_layers=num_layers), draw(generator, 50, 9)
+    codes = flow(inputs)
+    assert codes.shape == inputs.shape
+    assert (codes - inputs).abs().max() > 0.1
+    torch.testing.assert_close(flow.invert(codes)[0], inputs, rtol=0, atol=1e-10)
+    torch.testing.assert_close(flow(flow.invert(inputs)[0]), inputs, rtol=0, atol=1e-10)
+
+
+def test_the_determinant_is_that_of_the_jacobian(generator: torch.Generator) -> None:
+    flow, codes = make_flow(), draw(generator, 5, 9)
+    log_determinants = flow.invert(codes)[1]
+    assert log_determinants.shape == (5,)
+    for code, ours in zip(codes, log_determinants, strict=True):
+        rest = code[6:]
+
+        def to_noise(numbers: Tensor, rest: Tensor = rest) -> Tensor:
+            return flow.invert(torch.cat([numbers, rest])[None])[0][0, :6]
+
+        jacobian = torch.autograd.functional.jacobian(to_noise, code[:6])
+        assert ours.item() == pytest.approx(torch.linalg.slogdet(jacobian)[1].item(), abs=1e-10)
+    assert log_determinants.std() > 0.01
+
+
+def test_a_new_flow_changes_nothing(generator: torch.Generator) -> None:
+    flow, inputs = CodeFlow(8, 3), torch.randn(4, 11, generator=generator)
+    assert torch.equal(flow(inputs), inputs)
+    noise, log_determinant = flow.invert(inputs)
+    assert torch.equal(noise, inputs)
+    assert torch.equal(log_determinant, torch.zeros(4))
+
+
+def test_the_embedding_passes_through_and_matters(generator: torch.Generator) -> None:
+    flow, inputs = make_flow(), draw(generator, 4, 9)
+    other = inputs.clone()
+    other[:, 6:] += 1
+    for output, changed in (
+        (flow(inputs), flow(other)),
+        (flow.invert(inputs)[0], flow.invert(other)[0]),
+    ):
+        assert torch.equal(output[:, 6:], inputs[:, 6:])
+        assert torch.equal(changed[:, 6:], other[:, 6:])
+        assert ((output - changed)[:, :6].abs() > 1e-6).any(dim=1).all()
+
+
+def test_every_number_of_a_code_depends_on_every_number_of_the_noise(
+    generator: torch.Generator,
+) -> None:
+    flow, inputs = make_flow(), draw(generator, 1, 9)
+    jacobian = torch.autograd.functional.jacobian(lambda x: flow(x)[0, :6], inputs)[:, 0, :6]
+    assert (jacobian != 0).all()
+
+
+def test_inputs_are_left_as_they_are(generator: torch.Generator) -> None:
+    flow, inputs = make_flow(), draw(generator, 4, 9)
+    kept = inputs.clone()
+    flow(inputs)
+    flow.invert(inputs)
+    assert torch.equal(inputs, kept)
+
+
+def test_a_layer_stretches_by_a_bounded_factor(generator: torch.Generator) -> None:
+    flow, codes = make_flow(num_layers=1), draw(generator, 50, 9)
+    torch.nn.init.constant_(flow.layers[0][-1].bias, -1e6)
+    assert flow.invert(codes)[1].tolist() == pytest.approx([3 * MAX_LOG_SCALE] * 50)
+
+
+def log_likelihood(flow: CodeFlow, codes: Tensor) -> Tensor:
+    noise, log_determinant = flow.invert(codes)
+    energy = noise[:, :2].square().sum(dim=1) / 2 + math.log(2 * math.pi)
+    return (log_determinant - energy).mean()
+
+
+def test_a_flow_learns_a_correlated_gaussian_of_each_class(generator: torch.Generator) -> None:
+    with isolated_rng(0, torch.device("cpu")):
+        flow = CodeFlow(2, 1, num_layers=4, hidden_dim=16)
+    scale, correlation = 2.0, 0.9
+    root = scale * torch.linalg.cholesky(torch.tensor([[1.0, correlation], [correlation, 1.0]]))
+
+    def sample(num: int) -> Tensor:
+        y = torch.arange(num)[:, None] % 2 * 2.0 - 1  # the mean is that of the class
+        return torch.cat([torch.randn(num, 2, generator=generator) @ root.T + y, y], dim=1)
+
+    optimizer, held_out = torch.optim.Adam(flow.parameters(), 1e-2), sample(2000)
+    before = log_likelihood(flow, held_out).item()
+    for _ in range(150):
+        loss = -log_likelihood(flow, sample(128))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # Minus the entropy of the Gaussian: log(2 pi e) + log of the determinant of its root.
+    best = -(1 + math.log(2 * math.pi)) - math.log(scale**2 * math.sqrt(1 - correlation**2))
+    assert before < best - 1
+    assert log_likelihood(flow, held_out).item() == pytest.approx(best, abs=0.15)
+    with torch.no_grad():
+        noise = torch.randn(4000, 2, generator=generator)
+        codes = flow(torch.cat([noise, torch.ones(4000, 1)], dim=1))[:, :2]
+    assert codes.mean(dim=0).tolist() == pytest.approx([1, 1], abs=0.25)
+    assert torch.corrcoef(codes.T)[0, 1].item() == pytest.approx(correlation, abs=0.05)
+
+
+@pytest.mark.parametrize("noise_dim", [1, 7])
+def test_an_odd_noise_is_an_error(noise_dim: int) -> None:
+    with pytest.raises(ArgumentError, match=f"noise_dim must be even, .*; got {noise_dim}"):
+        CodeFlow(noise_dim, 3)
+
+
+@pytest.mark.parametrize("name", ["noise_dim", "embedding_dim", "num_layers", "hidden_dim"])
+def test_a_flow_of_no_size_is_an_error(name: str) -> None:
+    with pytest.raises(ArgumentError, match="sizes of a flow must be 1 or more"):
+        CodeFlow(**{"noise_dim": 4, "embedding_dim": 3, name: 0})
