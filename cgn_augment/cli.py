@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -53,10 +53,25 @@ def main() -> None:
 def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, Any]]) -> None:
     """Runs one of several commands; an error that the user can mend is one line and exit code 2."""
     try:
-        auto_cli(commands, prog=name, as_positional=True)
+        auto_cli(commands, prog=name, as_positional=True, args=complete_switches(sys.argv[1:]))
     except (CGNError, OSError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def complete_switches(arguments: Sequence[str]) -> list[str]:
+    """Lets `--resume` stand alone; jsonargparse wants a value after every option.
+
+    Example:
+        >>> from cgn_augment.cli import complete_switches
+        >>> complete_switches(["small", "--resume", "--seed", "1"])
+        ['small', '--resume=true', '--seed', '1']
+    """
+    following = [*arguments[1:], "--"]
+    return [
+        f"{argument}=true" if argument == "--resume" and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]

@@ -7,9 +7,10 @@ random state, and a resumed training goes on bit for bit.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,12 +131,9 @@ class Trainer:
         self._position = (0, 0)  # the stage and the step in it that come next
         self._steps_before = 0  # of all stages, for TensorBoard
         self._optimizers: dict[str, Any] = {}
+        check_folder(folder, resume)
         if resume:
             self._load()
-        elif self.checkpoint.exists():
-            raise ArgumentError(
-                f"{folder} holds a training: pass --resume to go on with it, or another folder"
-            )
 
     @property
     def checkpoint(self) -> Path:
@@ -205,10 +203,10 @@ class Trainer:
         self, writer: SummaryWriter, bar: tqdm[Any], stage: str, losses: Mapping[str, Tensor]
     ) -> None:
         values = {name: float(loss) for name, loss in losses.items()}
-        broken = [name for name, value in values.items() if value != value]
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise StateError(
-                f"the losses {broken} of stage {stage} are not a number: the training has "
+                f"the losses {broken} of stage {stage} are not finite: the training has "
                 f"diverged. The last checkpoint is in {self.folder}; lower the learning rate and "
                 "start again in another folder"
             )
@@ -243,10 +241,6 @@ class Trainer:
             temporary.unlink(missing_ok=True)
 
     def _load(self) -> None:
-        if not self.checkpoint.is_file():
-            raise CheckpointError(
-                f"there is no {self.checkpoint} to resume: start without --resume"
-            )
         try:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             settings, stages = state["settings"], state["stages"]
@@ -261,8 +255,14 @@ class Trainer:
                 f"{self.checkpoint} was made with other settings ({', '.join(changed)}): resume "
                 "with those it was started with, or write to another folder"
             )
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint} holds other networks than this version trains: start again in "
+                f"another folder ({(str(error).splitlines() or [''])[0]})"
+            ) from error
         self._position = tuple(state["position"])
         self._steps_before, self.seconds = state["steps_before"], state["seconds"]
         self._optimizers = state["optimizers"]
@@ -280,7 +280,21 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
     return names
 
 
-def require_steps(stages: Sequence[Stage]) -> None:
-    """Raises `ArgumentError` if no stage has a step."""
-    if not any(stage.num_steps for stage in stages):
-        raise ArgumentError("no stage has a step: give one of them num_steps above 0")
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raises unless the folder has what to resume, or is free for a new training.
+
+    Args:
+        folder: of a training.
+        resume: whether to go on with what it holds.
+
+    Raises:
+        ArgumentError: it holds a training and `resume` is False.
+        CheckpointError: there is nothing to resume.
+    """
+    checkpoint = folder / CHECKPOINT
+    if resume and not checkpoint.is_file():
+        raise CheckpointError(f"there is no {checkpoint} to resume: start without --resume")
+    if not resume and checkpoint.exists():
+        raise ArgumentError(
+            f"{folder} holds a training: pass --resume to go on with it, or another folder"
+        )

@@ -88,7 +88,7 @@ class CodeFlow(nn.Module):
         return self._join(halves, embedding), log_determinant
 
     def _split(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        numbers, embedding = inputs.split([self.noise_dim, inputs.shape[1] - self.noise_dim], dim=1)
+        numbers, embedding = inputs[:, : self.noise_dim], inputs[:, self.noise_dim :]
         return [numbers[:, ::2], numbers[:, 1::2]], embedding
 
     def _join(self, halves: list[Tensor], embedding: Tensor) -> Tensor:

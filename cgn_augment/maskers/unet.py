@@ -36,7 +36,9 @@ class UNetMasker(nn.Module):
         self.width = width
         self.at_full = nn.Sequential(*_block(3, width), *_block(width, width))
         self.at_half = nn.Sequential(*_block(width, 2 * width), *_block(2 * width, 2 * width))
-        self.at_quarter = nn.Sequential(*_block(2 * width, 4 * width), *_block(4 * width, 4 * width))
+        self.at_quarter = nn.Sequential(
+            *_block(2 * width, 4 * width), *_block(4 * width, 4 * width)
+        )
         self.up_half = nn.Sequential(*_block(6 * width, 2 * width))
         self.up_full = nn.Sequential(*_block(3 * width, width))
         self.head = nn.Conv2d(width, 1, 1)

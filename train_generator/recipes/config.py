@@ -15,7 +15,7 @@ from cgn_augment.generators.small import ShapeNetwork
 from train_generator.initialization import Initialization
 
 Variant = Literal["colored", "double_colored", "wildlife"]
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["no", "bf16"]
 DiscriminatorName = Literal["patch", "linear", "conv"]
 AdversarialName = Literal["hinge", "lsgan"]
 InitializationName = Initialization | Literal["default"]
@@ -214,6 +214,7 @@ class SmallConfig:
         require_counts(self, "texture_steps", "seed", least=0)
         if self.num_train is not None:
             require_counts(self, "num_train")
+            self._check_batches(self.num_train)
         if (self.shapes.num_steps or self.texture_steps) and not self.masker.num_steps:
             raise ArgumentError(
                 "the later stages need masks that were found: give masker.num_steps above 0, or "
@@ -221,6 +222,15 @@ class SmallConfig:
             )
         if self.shapes.num_steps and self.shape_network != "deep":
             raise ArgumentError("the shapes stage trains the shape_network 'deep' alone")
+
+    def _check_batches(self, num_train: int) -> None:
+        """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""
+        for name, stage in (("factors", self.factors), ("shapes", self.shapes)):
+            if stage.num_steps and stage.batch_size > num_train:
+                raise ArgumentError(
+                    f"{name}.batch_size ({stage.batch_size}) must not be above num_train "
+                    f"({num_train})"
+                )
 
 
 def require_counts(config: object, *names: str, least: int = 1) -> None:

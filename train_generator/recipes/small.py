@@ -31,7 +31,7 @@ from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.factors import FactorsStage, make_discriminator
 from train_generator.recipes.masker import MaskerStage, find_masks
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
-from train_generator.trainer import Stage, Trainer
+from train_generator.trainer import Stage, Trainer, check_folder
 
 CGN_FILE = "cgn.safetensors"
 
@@ -81,6 +81,7 @@ class SmallTraining:
         progress: bool = True,
         save_every: int = 200,
     ) -> None:
+        check_folder(folder, resume)  # before anything that takes long
         self.config, self.folder, self.progress = config, folder, progress
         self.accelerator = make_accelerator(config)
         device = self.accelerator.device
