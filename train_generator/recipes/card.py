@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shlex
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -78,9 +80,12 @@ def peak_memory() -> int:
 
 
 def _flags(values: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
-    return [
-        f"--{prefix}{name} {value}" for name, value in values.items() if value != defaults[name]
-    ]
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    return [f"--{prefix}{name} {_quote(value)}" for name, value in changed.items()]
+
+
+def _quote(value: Any) -> str:
+    return shlex.quote(json.dumps(value) if isinstance(value, tuple) else str(value))
 
 
 def _describe(
