@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published_layers import use_published_layers
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -106,6 +107,7 @@ def make_ways(cgn: SmallCGN) -> dict[str, Callable[[], None]]:
         )
 
     published = copy.deepcopy(cgn).to(memory_format=torch.contiguous_format)
+    use_published_layers(published)
     naive = iter(lambda: draw_naively(published), None)
     source, generator = FreshSource(cgn), torch.Generator().manual_seed(0)
     return {

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
+from published_layers import use_published_layers
 from torch import Tensor, nn
 from torchvision.models import vgg16
 from tqdm import tqdm
@@ -223,7 +224,8 @@ def make_real(config: SmallConfig, num_images: int) -> RealImages:
 def make_straightforward(
     config: SmallConfig, real: RealImages, vgg: nn.Sequential
 ) -> Straightforward:
-    return Straightforward(config.factors, *make_networks(config), real, vgg)
+    cgn, discriminator = make_networks(config)
+    return Straightforward(config.factors, use_published_layers(cgn), discriminator, real, vgg)
 
 
 def make_ours(config: SmallConfig, real: RealImages, features: PerceptualFeatures) -> FactorsStage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import stat
@@ -13,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import make_tiny_cgn
+from published_layers import use_published_layers
 from safetensors.torch import save_file
 from torch import nn
 
@@ -35,6 +39,7 @@ from cgn_augment.errors import (
 from cgn_augment.functional import isolated_rng, roll_images
 from cgn_augment.generators import checkpoint as checkpoint_module
 from cgn_augment.generators.checkpoint import FORMAT
+from cgn_augment.generators.upsampling import UpConv2d
 
 CPU = torch.device("cpu")
 FACTORS = ("shape", "texture", "background")
@@ -814,3 +819,25 @@ def test_a_device_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="'gpu' is not the name of a device") as caught:
         load_cgn(tmp_path / "nothing.pth", device="gpu")
     assert "\n" not in str(caught.value)
+
+
+def test_an_upsampling_convolution_is_that_of_the_published_layers() -> None:
+    layer = UpConv2d(3, 5).double()
+    images = torch.randn(2, 3, 8, 4, dtype=torch.float64, requires_grad=True)
+    plain = F.conv2d(F.interpolate(images, scale_factor=2), layer.weight, padding=1)
+    made = layer(images)
+    torch.testing.assert_close(made, plain)
+    weights = torch.randn_like(made)
+    inputs = (images, layer.weight)
+    gradients = torch.autograd.grad((made * weights).sum(), inputs, retain_graph=True)
+    expected = torch.autograd.grad((plain * weights).sum(), inputs)
+    torch.testing.assert_close(gradients, expected)
+
+
+def test_the_benchmarks_published_layers_draw_the_same() -> None:
+    cgn = make_tiny_cgn().eval()
+    plain = use_published_layers(copy.deepcopy(cgn))
+    assert any(type(part) is not UpConv2d for part in plain.modules() if isinstance(part, UpConv2d))
+    noise, y = cgn.draw_noise(4, torch.Generator().manual_seed(0)), torch.arange(4)
+    for name in ("shape", "texture", "background"):
+        torch.testing.assert_close(getattr(plain, name)(noise, y), getattr(cgn, name)(noise, y))

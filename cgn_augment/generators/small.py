@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes, roll_images
 from cgn_augment.generators.flow import CodeFlow
+from cgn_augment.generators.upsampling import UpConv2d
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """The published code keeps masks this far from 0 and 1; the paper does not say so."""
@@ -230,8 +231,8 @@ def _texture_layers(dim_in: int, width: int) -> nn.Sequential:
 
 def _up_block(dim_in: int, dim_out: int) -> list[nn.Module]:
     return [
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False),
+        nn.Identity(),  # where the published list has its upsampling
+        UpConv2d(dim_in, dim_out),
         nn.BatchNorm2d(dim_out),
         nn.LeakyReLU(0.2, inplace=True),
     ]
