@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,8 @@ class UpConv2d(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Takes images (N, dim_in, H, W) to (N, dim_out, 2 H, 2 W)."""
+        if self.weight.is_contiguous(memory_format=torch.channels_last):
+            images = images.contiguous(memory_format=torch.channels_last)  # else half as fast
         return F.conv_transpose2d(images, _add_neighbours(self.weight), stride=2, padding=1)
 
 
