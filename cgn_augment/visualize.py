@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
 from cgn_augment.sources import draw_factors
 from cgn_augment.types import FACTORS, Mechanisms
@@ -123,12 +123,11 @@ def draw_cgn(
     return draw_sheet(rows, captions)
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Writes a figure, whole or not at all, and returns its path.
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of a picture, if `save_figure` can write one there.
 
     Raises:
         ArgumentError: an unknown suffix, or the folder is missing.
-        OSError: the folder cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -137,15 +136,19 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         )
     if not path.parent.is_dir():
         raise ArgumentError(f"the folder {path.parent} is missing: make it first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    try:
+    return path
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure, whole or not at all, and returns its path.
+
+    Raises:
+        ArgumentError: an unknown suffix, or the folder is missing.
+        OSError: the folder cannot be written.
+    """
+    path = check_picture(path)
+    with replacing(path) as temporary:
         figure.savefig(temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -259,3 +259,11 @@ def test_the_table_names_the_worst_classes_and_leaves_out_what_there_is_not(
     assert len(header) == len(row)
     assert row[header.index("background")] == "-"
     assert row[header.index("mask entropy")] == "0.000"
+
+
+def test_a_picture_that_cannot_be_written_is_known_before_anything_is_measured(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ArgumentError, match="a picture is saved as one of"):
+        commands.measure("double_colored", str(checkpoint), out="sheet.txt")
+    assert capsys.readouterr().out == ""

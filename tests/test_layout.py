@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parents[1]
 # From the bottom up: a module imports only from layers below its own, and from its own package.
 LAYERS = (
     ("errors",),
-    ("types",),
+    ("types", "files"),
     ("functional",),
     ("class_map",),
     ("interventions", "mixing", "batches", "epochs"),

@@ -520,3 +520,10 @@ def test_the_average_moves_by_what_the_decay_leaves(
     assert average.num_batches_tracked.item() == 5
     assert all(value.eq(5).all() for value in network.state_dict().values())
     assert average.weight.grad_fn is None
+
+
+def test_a_damaged_checkpoint_comes_without_advice_to_run_its_code(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError) as caught:
+        make(tmp_path, resume=True)
+    assert "weights_only" not in str(caught.value)

@@ -8,7 +8,6 @@ random state, and a resumed training goes on bit for bit.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.files import first_line, replacing, unpickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.visualize import save_figure
 from train_generator.interrupt import Interrupt, deferred_interrupt
@@ -233,21 +233,17 @@ class Trainer:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: value.state_dict() for name, value in optimizers.items()},
         }
-        temporary = self.checkpoint.with_name(f".{CHECKPOINT}.{os.getpid()}")
-        try:
+        with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
-            temporary.replace(self.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _load(self) -> None:
         try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            state: Any = unpickle(self.checkpoint)
             settings, stages = state["settings"], state["stages"]
         except Exception as error:
             raise CheckpointError(
                 f"{self.checkpoint} is no checkpoint of a training, or is cut off: start again in "
-                f"another folder ({(str(error).splitlines() or [type(error).__name__])[0]})"
+                f"another folder ({first_line(error)})"
             ) from error
         changed = _differences(settings, self.settings)
         if changed or stages != list(self.stages):
@@ -261,7 +257,7 @@ class Trainer:
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.checkpoint} holds other networks than this version trains: start again in "
-                f"another folder ({(str(error).splitlines() or [''])[0]})"
+                f"another folder ({first_line(error)})"
             ) from error
         self._position = tuple(state["position"])
         self._steps_before, self.seconds = state["steps_before"], state["seconds"]

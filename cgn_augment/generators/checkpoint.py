@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from cgn_augment.errors import (
     CheckpointNotFoundError,
     DeviceError,
 )
+from cgn_augment.files import first_line, replacing, unpickle
 from cgn_augment.generators.small import SmallCGN
 
 FORMAT = "cgn_augment/1"
@@ -96,15 +95,8 @@ def save_cgn(cgn: SmallCGN, path: str | os.PathLike[str], **metadata: object) ->
     for key, value in metadata.items():
         header[key] = value if isinstance(value, str) else json.dumps(value)
     state = {name: value.detach().cpu().contiguous() for name, value in cgn.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(state, temporary, metadata=header)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -170,18 +162,14 @@ def _read(path: Path) -> tuple[StateDict, Config]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of another file can make an unpickler raise anything
-        # torch wraps its reason into the advice to read the file with weights_only=False.
-        reason = error.__context__ or error
-        if any(sign in str(reason) for sign in _WANTS_CODE):
+        return unpickle(path)
+    except ValueError as error:
+        if any(sign in str(error) for sign in _WANTS_CODE):
             raise CheckpointError(
                 f"{path} holds more than weights and would run code when it is read; it was not "
                 "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
             ) from error
-        raise CheckpointError(_damaged(path, reason)) from error
+        raise CheckpointError(_damaged(path, error)) from error
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, Config]:
@@ -210,12 +198,8 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Config]:
 def _damaged(path: Path, error: BaseException) -> str:
     return (
         f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
-        f"({_first_line(error)})"
+        f"({first_line(error)})"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _without_prefix(state: StateDict) -> StateDict:
@@ -232,7 +216,7 @@ def _build(path: Path, state: StateDict, config: Config) -> SmallCGN:
             cgn = SmallCGN(**config)
     except (TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} describes no small CGN: {config} ({_first_line(error)})"
+            f"{path} describes no small CGN: {config} ({first_line(error)})"
         ) from error
     network = cgn.state_dict()
     expected = {name: tuple(value.shape) for name, value in network.items()}

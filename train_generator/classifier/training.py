@@ -7,10 +7,10 @@ an epoch; 10 epochs of 50 000 images in batches of 64.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.files import first_line, replacing, unpickle
 from train_generator.interrupt import Interrupt, deferred_interrupt
 
 
@@ -165,12 +166,12 @@ class ClassifierRun:
         if path is None or not path.is_file():
             raise CheckpointError(f"there is no checkpoint {path} to resume: start without resume")
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = unpickle(path)
             config = ClassifierConfig(**state["config"])
         except Exception as error:
             raise CheckpointError(
                 f"{path} is no checkpoint of a classifier, or is cut off: delete it and start "
-                f"again ({str(error).splitlines()[0]})"
+                f"again ({first_line(error)})"
             ) from error
         if config != self.config:
             raise StateError(
@@ -256,9 +257,5 @@ class ClassifierRun:
             "sums": self._sums,
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_name(f".{self.checkpoint.name}.{os.getpid()}")
-        try:
+        with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
-            temporary.replace(self.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
 from cgn_augment.sources import draw_factors
 from cgn_augment.types import Mechanisms
-from cgn_augment.visualize import draw_sheet, save_figure
+from cgn_augment.visualize import check_picture, draw_sheet, save_figure
 from train_generator.data import load_textures, procedural_textures
 from train_generator.evaluation.downstream import DownstreamRun, run_downstream
 from train_generator.evaluation.judges import (
@@ -90,6 +90,8 @@ def measure(
     if len(paths) == 0 or len(set(paths)) < len(paths):
         raise ArgumentError(f"name one generator or more, and each once; got {paths}")
     networks = dict(zip(_short_names(paths), map(load_cgn, paths), strict=True))
+    if out is not None:
+        check_picture(out)  # before anything that takes long
     stacks = None if textures is None else load_textures(textures)
     judges = load_judges(variant, stacks, cache=None if cache is None else Path(cache))
     rows = {

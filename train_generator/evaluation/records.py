@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from cgn_augment.errors import ArgumentError, StateError
+from cgn_augment.files import replacing
 from train_generator.classifier import EpochResult
 
 
@@ -95,14 +94,8 @@ def write_record(
         "threads": torch.get_num_threads(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(record, indent=2) + "\n")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, replacing
 
 FORMAT = "train_generator/judge/1"
 
@@ -36,14 +35,8 @@ def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object])
     header = {"format": FORMAT, **{key: str(value) for key, value in metadata.items()}}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(state, temporary, metadata=header)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
@@ -72,6 +65,6 @@ def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} holds no weights of {type(module).__name__}, or is cut off: delete it "
-            f"({str(error).splitlines()[0]})"
+            f"({first_line(error)})"
         ) from error
     return module.eval().requires_grad_(False), metadata

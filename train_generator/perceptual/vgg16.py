@@ -7,7 +7,6 @@ channels at the full, half, quarter and eighth of the image's size. Layers after
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from cgn_augment.arguments import require_seed
 from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, unpickle
 from train_generator.perceptual.features import PerceptualFeatures, draw_he_normal
 from train_generator.perceptual.winograd import FrozenConv2d
 
@@ -118,7 +118,7 @@ def _download(progress: bool) -> Path:
         torch.hub.download_url_to_file(URL, str(path), hash_prefix, progress)
     except (OSError, HTTPException, RuntimeError) as error:
         raise CheckpointError(
-            f"the weights of VGG-16 could not be downloaded ({_first_line(error)}): fetch {URL} "
+            f"the weights of VGG-16 could not be downloaded ({first_line(error)}): fetch {URL} "
             f"where there is a network and pass its path, or copy it to {path}. Features that "
             "need no download are those of random_vgg16_features and train_features"
         ) from error
@@ -127,15 +127,12 @@ def _download(progress: bool) -> Path:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of another file can make an unpickler raise anything
-        # torch wraps its reason into the advice to read the file with weights_only=False.
+        state = unpickle(path)
+    except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read: it is cut off, or holds more than weights and would run "
             "code, which was not run. Copy it again, or ask its author for a plain state dict "
-            f"({_first_line(error.__context__ or error)})"
+            f"({first_line(error)})"
         ) from error
     if not isinstance(state, Mapping):
         raise CheckpointError(
@@ -163,7 +160,3 @@ def _select_weights(
             raise CheckpointError(f"{path} holds NaN or infinity in {prefix + name}: copy it again")
         selected[name] = value.detach().float().clone()
     return selected
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
