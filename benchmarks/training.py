@@ -46,18 +46,19 @@ from tqdm import tqdm
 import train_generator.recipes
 from cgn_augment import CGNError, SmallCGN
 from cgn_augment.functional import isolated_rng
-from train_generator.data import make_variant
+from train_generator.data import Variant, make_variant
 from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, random_vgg16_features
+from train_generator.recipes.adversary import make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.config import (
     FactorsConfig,
     MaskerConfig,
     ShapesConfig,
     SmallConfig,
-    Variant,
+    TexturesConfig,
 )
-from train_generator.recipes.factors import FactorsStage, make_discriminator
+from train_generator.recipes.factors import FactorsStage
 
 PAPER = Path(train_generator.recipes.__file__).parent / "paper"
 RESULTS = Path(__file__).parent / "results"
@@ -184,6 +185,7 @@ def read_settings(variant: Variant) -> SmallConfig:
     parts = {
         "factors": FactorsConfig(**factors),
         "masker": MaskerConfig(**values["masker"]),
+        "texturing": TexturesConfig(**values["texturing"]),
         "shapes": ShapesConfig(**values["shapes"]),
     }
     return SmallConfig(**{**values, **parts})

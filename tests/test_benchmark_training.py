@@ -101,7 +101,7 @@ def test_the_published_settings_are_those_of_the_paper(
         features="vgg16",
         average=0.0,
     )
-    assert config.masker.num_steps == config.texture_steps == config.shapes.num_steps == 0
+    assert config.masker.num_steps == config.texturing.num_steps == config.shapes.num_steps == 0
     assert training.read_settings(variant) == config
 
 

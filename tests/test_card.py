@@ -16,12 +16,20 @@ from train_generator import cli
 from train_generator.evaluation import AppearanceJudge, Judges, load_shape_judge
 from train_generator.recipes import card, commands
 from train_generator.recipes.card import repeat_command, write_card
-from train_generator.recipes.config import FactorsConfig, MaskerConfig, ShapesConfig, SmallConfig
+from train_generator.recipes.config import (
+    FactorsConfig,
+    MaskerConfig,
+    ShapesConfig,
+    SmallConfig,
+    TexturesConfig,
+)
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIGS = {
     "default": SmallConfig("wildlife"),
-    "top": SmallConfig("colored", seed=3, precision="bf16", texture_steps=7, textures=None),
+    "top": SmallConfig(
+        "colored", seed=3, precision="bf16", texturing=TexturesConfig(num_steps=7), textures=None
+    ),
     "nested": SmallConfig(
         "double_colored",
         num_train=100,

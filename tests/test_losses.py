@@ -15,11 +15,13 @@ from train_generator.losses import (
     gram_matrix,
     hinge_discriminator_loss,
     hinge_generator_loss,
+    kl_loss,
     lsgan_discriminator_loss,
     lsgan_generator_loss,
     mask_border_loss,
     mask_entropy_loss,
     mask_size_loss,
+    masked_square_loss,
 )
 
 DTYPES = [torch.float32, torch.float64]
@@ -390,3 +392,29 @@ def test_a_gram_matrix_needs_feature_maps() -> None:
         gram_matrix(torch.zeros(2, 3))
     with pytest.raises(ArgumentError, match=r"^features must not be empty"):
         gram_matrix(torch.zeros(0, 3, 4, 4))
+
+
+# Autoencoders
+
+
+def test_the_divergence_is_that_of_two_gaussians() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    gaussian = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    standard = torch.distributions.Normal(torch.zeros(5, 7).double(), torch.ones(5, 7).double())
+    expected = torch.distributions.kl_divergence(gaussian, standard).sum(dim=1).mean()
+    torch.testing.assert_close(kl_loss(mean, log_variance), expected)
+    assert kl_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
+    inputs = mean.requires_grad_(), log_variance.requires_grad_()
+    assert torch.autograd.gradcheck(kl_loss, inputs)
+
+
+def test_only_pixels_under_the_mask_count_and_all_alike() -> None:
+    images, target = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    images[0, :, 0, 0], images[1, :, 1, 1] = 3.0, 100.0
+    mask = torch.zeros(2, 1, 2, 2)
+    mask[0, 0, 0], mask[1, 0, 0, 0] = 1.0, 1.0
+    assert masked_square_loss(images, target, mask).item() == pytest.approx(9 / 3)
+    assert masked_square_loss(images, target, torch.zeros(2, 1, 2, 2)).item() == 0
+    inputs = torch.rand(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: masked_square_loss(x, target, mask), inputs)

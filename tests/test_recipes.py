@@ -31,12 +31,13 @@ from train_generator.recipes.config import (
     MaskerConfig,
     ShapesConfig,
     SmallConfig,
+    TexturesConfig,
 )
 from train_generator.recipes.small import CGN_FILE, SmallTraining
 from train_generator.trainer import CHECKPOINT, Trainer
 
 STEPS = {"factors": 5, "masker": 4, "textures": 3, "masker again": 4, "shapes": 5}
-BARS = ["1/5 factors:", "2/5 masker:", "3/5 factors:", "4/5 masker:", "5/5 shapes:"]
+BARS = ["1/5 factors:", "2/5 masker:", "3/5 textures:", "4/5 masker:", "5/5 shapes:"]
 SETTINGS: dict[str, Any] = {
     "variant": "colored",
     "num_train": 300,
@@ -49,7 +50,7 @@ SETTINGS: dict[str, Any] = {
         "blob_steps": 2,
     },
     "masker": {"num_steps": STEPS["masker"], "batch_size": 4, "num_factors": 20},
-    "texture_steps": STEPS["textures"],
+    "texturing": {"num_steps": STEPS["textures"], "batch_size": 8},
     "shapes": {"num_steps": STEPS["shapes"], "batch_size": 8},
 }
 
@@ -70,7 +71,12 @@ main()
 
 
 def make_config(**changes: object) -> SmallConfig:
-    parts = {"factors": FactorsConfig, "masker": MaskerConfig, "shapes": ShapesConfig}
+    parts = {
+        "factors": FactorsConfig,
+        "masker": MaskerConfig,
+        "texturing": TexturesConfig,
+        "shapes": ShapesConfig,
+    }
     settings = {
         name: parts[name](**value) if name in parts else value for name, value in SETTINGS.items()
     }
@@ -314,6 +320,10 @@ def test_tensorboard_has_the_losses_of_every_stage(whole: Path) -> None:
         "factors/size",
         "factors/border",
         "masker/cross entropy",
+        "textures/adversarial",
+        "textures/reconstruction",
+        "textures/kl",
+        "textures/discriminator",
         "shapes/reconstruction",
         "shapes/kl",
         "shapes/flow",
@@ -329,7 +339,7 @@ def test_a_seed_decides_all_and_another_one_ends_elsewhere(tmp_path: Path) -> No
     short = {
         "factors": FactorsConfig(**{**SETTINGS["factors"], "num_steps": 1}),
         "masker": MaskerConfig(num_steps=0),
-        "texture_steps": 0,
+        "texturing": TexturesConfig(num_steps=0),
         "shapes": ShapesConfig(num_steps=0),
     }
     files = []

@@ -13,7 +13,13 @@ from cgn_augment.errors import ArgumentError
 from train_generator import cli
 from train_generator.recipes import commands
 from train_generator.recipes import config as config_module
-from train_generator.recipes.config import FactorsConfig, MaskerConfig, ShapesConfig, SmallConfig
+from train_generator.recipes.config import (
+    FactorsConfig,
+    MaskerConfig,
+    ShapesConfig,
+    SmallConfig,
+    TexturesConfig,
+)
 from train_generator.recipes.small import CGN_FILE
 
 PAPER = Path(config_module.__file__).parent / "paper"
@@ -90,17 +96,36 @@ def test_features_and_their_weights_come_together() -> None:
 
 def test_later_stages_need_earlier_ones() -> None:
     none, shapes = MaskerConfig(num_steps=0), ShapesConfig(num_steps=0)
-    for settings in ({"texture_steps": 0}, {"shapes": shapes}):
+    untextured = TexturesConfig(num_steps=0)
+    for settings in ({"texturing": untextured}, {"shapes": shapes}):
         with pytest.raises(
             ArgumentError, match=r"later stages need masks .* give masker.num_steps"
         ):
             SmallConfig("colored", masker=none, **settings)
-    SmallConfig("colored", masker=none, texture_steps=0, shapes=shapes)
+    SmallConfig("colored", masker=none, texturing=untextured, shapes=shapes)
     with pytest.raises(ArgumentError, match="shapes stage trains the shape_network 'deep' alone"):
         SmallConfig("colored", shape_network="published")
     SmallConfig("colored", shape_network="published", shapes=shapes)
-    with pytest.raises(ArgumentError, match="texture_steps must be 0 or more, got -1"):
-        SmallConfig("colored", texture_steps=-1)
+    with pytest.raises(ArgumentError, match=r"texturing.batch_size \(32\) .* num_train \(20\)"):
+        SmallConfig("colored", num_train=20, factors=FactorsConfig(num_steps=0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": -1}, "num_steps must be 0 or more, got -1"),
+        ({"batch_size": 0}, "batch_size must be 2 or more, got 0"),
+        ({"batch_size": 7}, "batch_size must be even, got 7"),
+        ({"encoder_learning_rate": 0.0}, "encoder_learning_rate must be above 0, got 0.0"),
+        ({"kl_weight": -1.0}, "kl_weight must be 0 or more, got -1.0"),
+        ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_settings_of_the_textures_stage_are_checked_when_made(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=f"^{message}"):
+        TexturesConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +181,8 @@ def test_settings_cannot_be_changed_and_are_checked_again_when_replaced() -> Non
     config = SmallConfig("colored")
     with pytest.raises(FrozenInstanceError):
         config.seed = 3
-    with pytest.raises(ArgumentError, match="texture_steps"):
-        replace(config, texture_steps=-1)
+    with pytest.raises(ArgumentError, match="seed"):
+        replace(config, seed=-1)
     assert config == SmallConfig("colored", factors=FactorsConfig(), shapes=ShapesConfig())
 
 
@@ -230,7 +255,7 @@ def test_the_papers_settings_are_files(
     assert run(monkeypatch, f"--config={PAPER}/{variant}.yaml") == 0
     config = asked[0][0]
     assert (config.variant, config.shape_network) == (variant, "published")
-    assert (config.masker.num_steps, config.texture_steps, config.shapes.num_steps) == (0, 0, 0)
+    assert config.masker.num_steps == config.texturing.num_steps == config.shapes.num_steps == 0
     factors = config.factors
     assert factors.discriminator == ("conv" if variant == "wildlife" else "linear")
     assert (factors.adversarial, factors.features) == ("lsgan", "vgg16")

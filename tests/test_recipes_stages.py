@@ -17,11 +17,13 @@ from cgn_augment.functional import isolated_rng
 from train_generator.data import make_variant
 from train_generator.perceptual import random_vgg16_features
 from train_generator.recipes import factors as factors_module
+from train_generator.recipes.adversary import Adversary, make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import draw_blobs, teach_blobs
-from train_generator.recipes.config import FactorsConfig, ShapesConfig
-from train_generator.recipes.factors import FactorsStage, FoundMasks, make_discriminator
-from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, kl_loss
+from train_generator.recipes.config import FactorsConfig, ShapesConfig, TexturesConfig
+from train_generator.recipes.factors import FactorsStage
+from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
+from train_generator.recipes.textures import FoundMasks, TextureEncoder, TexturesStage
 
 CPU = torch.device("cpu")
 State = dict[str, Tensor]
@@ -155,7 +157,6 @@ def make_stage(
     real: RealImages,
     accelerator: Accelerator,
     cgn: SmallCGN | None = None,
-    found: Tensor | None = None,
     **settings: Any,
 ) -> FactorsStage:
     small = {"batch_size": 8, "images_per_texture": 2, "discriminator_width": 4}
@@ -165,7 +166,7 @@ def make_stage(
         discriminator = make_discriminator(config)
     average = copy.deepcopy(cgn).eval().requires_grad_(False)
     features = random_vgg16_features(0) if config.features == "random" else None
-    return FactorsStage(config, cgn, average, discriminator, real, features, accelerator, found)
+    return FactorsStage(config, cgn, average, discriminator, real, features, accelerator)
 
 
 def take(stage: FactorsStage, step: int = 0) -> dict[str, float]:
@@ -214,45 +215,21 @@ def test_generator_and_discriminator_leave_each_other_alone(
 ) -> None:
     # Without spectral norm, whose buffers follow each look.
     stage = make_stage(real, accelerator, discriminator="linear", adversarial="lsgan")
-    descend, after = stage._descend, {}
+    descend, after = factors_module.descend, []
 
-    def note(name: str, loss: Tensor) -> None:
+    def note(*arguments: Any) -> None:
         before = state(stage.cgn), state(stage.discriminator)
-        descend(name, loss)
-        after[name] = (
+        descend(*arguments)
+        changes = (
             bool(changed(stage.cgn, before[0])),
             bool(changed(stage.discriminator, before[1])),
         )
+        after.append(changes)
 
-    monkeypatch.setattr(stage, "_descend", note)
+    monkeypatch.setattr(factors_module, "descend", note)
     take(stage)
-    assert after == {"generator": (True, False), "discriminator": (False, True)}
+    assert after == [(True, False), (False, True)]
     assert all(weight.requires_grad for weight in stage.discriminator.parameters())
-
-
-def test_with_found_masks_the_shape_mechanism_stays_as_it_is(
-    real: RealImages, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = draw_blobs(torch.randn(100, 3, generator=seeded())) > 0.5
-    stage = make_stage(real, accelerator, found=found)
-    composed, seen = factors_module.compose, []
-
-    def note(mask: Tensor, *textures: Tensor) -> Tensor:
-        seen.append(mask)
-        return composed(mask, *textures)
-
-    monkeypatch.setattr(factors_module, "compose", note)
-    before = state(stage.cgn), state(stage.average)
-    for step in range(2):
-        assert take(stage, step).keys() == {"adversarial", "discriminator"}
-    others = {"label_emb", "f_text1", "f_text2"}
-    assert changed(stage.cgn, before[0]) == changed(stage.average, before[1]) == others
-    labels = {
-        mask.numpy().tobytes(): y for mask, y in zip(found, real.labels.tolist(), strict=True)
-    }
-    for step, masks in enumerate(seen):
-        y = stage._draw_classes(seeded(step)).tolist()
-        assert [labels[(mask > 0.5).numpy().tobytes()] for mask in masks] == y
 
 
 def test_neighbours_share_textures_each_in_another_place(
@@ -313,6 +290,81 @@ def test_the_discriminator_is_the_one_asked_for(name: str) -> None:
     widths = {"patch": 4, "linear": 4, "conv": 4}
     first = next(p for n, p in discriminator.named_parameters() if p.dim() > 1 and "label" not in n)
     assert first.shape[0] == widths[name]
+
+
+# The textures stage
+
+
+def make_textures(real: RealImages, accelerator: Accelerator, **settings: Any) -> TexturesStage:
+    cgn = make_cgn()
+    with isolated_rng(2, CPU):
+        encoders = TextureEncoder(width=4), TextureEncoder(width=4)
+        discriminator = make_discriminator(FactorsConfig(discriminator_width=4))
+    average = copy.deepcopy(cgn).eval().requires_grad_(False)
+    found = draw_blobs(torch.randn(100, 3, generator=seeded())) > 0.5
+    config = TexturesConfig(**{"num_steps": 40, "batch_size": 8, **settings})
+    adversary = Adversary(discriminator, "hinge", accelerator)
+    return TexturesStage(config, cgn, average, encoders, adversary, real, found, accelerator)
+
+
+def test_the_textures_stage_trains_textures_encoders_and_discriminator_alone(
+    real: RealImages, accelerator: Accelerator
+) -> None:
+    stage = make_textures(real, accelerator)
+    trained = (*stage.encoders, stage.adversary.discriminator)
+    before = state(stage.cgn), state(stage.average), [state(network) for network in trained]
+    losses = take(stage)
+    assert losses.keys() == {"adversarial", "reconstruction", "kl", "discriminator"}
+    textures = {"f_text1", "f_text2"}
+    assert changed(stage.cgn, before[0]) == changed(stage.average, before[1]) == textures
+    for network, was in zip(trained, before[2], strict=True):
+        assert changed(network, was)
+    for network in (*stage.encoders, stage.cgn.f_text1, stage.cgn.f_text2):
+        for name, weight in network.named_parameters():
+            assert weight.grad.abs().sum() > 0, name
+    assert losses == take(make_textures(real, accelerator))
+    assert losses != take(make_textures(real, accelerator), 1)
+
+
+def test_masks_stay_with_the_images_they_were_found_in(
+    real: RealImages, accelerator: Accelerator
+) -> None:
+    stage = make_textures(real, accelerator)
+    place = {image.numpy().tobytes(): number for number, image in enumerate(real.images)}
+    for step in (0, 3, 30):
+        images, labels, masks = stage._real_batch(step)
+        numbers = [place[image.numpy().tobytes()] for image in images]
+        assert torch.equal(masks, stage.masks[numbers].float())
+        assert torch.equal(labels, real.labels[numbers])
+
+
+def test_encoders_see_their_own_part_of_the_image_alone() -> None:
+    encoder = TextureEncoder(width=4).eval()
+    visible = torch.zeros(2, 1, 32, 32)
+    visible[:, :, :16] = 1
+    images, y = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    other = images.clone()
+    other[:, :, 16:] = 0.3
+    assert torch.equal(encoder(images, visible, y)[0], encoder(other, visible, y)[0])
+    other[:, :, :16] = 0.3
+    assert not torch.equal(encoder(images, visible, y)[0], encoder(other, visible, y)[0])
+
+
+def test_textures_are_drawn_again_better_and_better(accelerator: Accelerator) -> None:
+    images = torch.rand(100, 3, 1, 1, generator=seeded()).expand(-1, -1, 32, 32) * 2 - 1
+    flat = RealImages(images.contiguous(), torch.arange(100) % 10)
+    stage = make_textures(flat, accelerator, learning_rate=2e-3, num_steps=80)
+    losses = [take(stage, step)["reconstruction"] for step in range(60)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_rates_and_noise_fall_to_nothing(real: RealImages, accelerator: Accelerator) -> None:
+    stage = make_textures(real, accelerator, num_steps=100)
+    assert [stage._left(step) for step in (0, 60, 80, 100)] == pytest.approx([1, 1, 0.5, 0])
+    take(stage, 80)
+    for name, rate in stage.rates.items():
+        [group] = stage.optimizers[name].param_groups
+        assert group["lr"] == pytest.approx(0.5 * rate)
 
 
 # Blobs
@@ -476,17 +528,6 @@ def test_the_average_of_the_shapes_without_decay_is_the_mechanism(accelerator: A
     stage = make_shapes(accelerator, average=0.0)
     take(stage)
     assert changed(stage.average.f_shape, state(stage.cgn.f_shape)) == set()
-
-
-def test_the_divergence_is_that_of_two_gaussians() -> None:
-    mean, log_variance = (torch.randn(5, 7, generator=seeded(s)).double() for s in (0, 1))
-    gaussian = torch.distributions.Normal(mean, (log_variance / 2).exp())
-    standard = torch.distributions.Normal(torch.zeros(5, 7).double(), torch.ones(5, 7).double())
-    expected = torch.distributions.kl_divergence(gaussian, standard).sum(dim=1).mean()
-    torch.testing.assert_close(kl_loss(mean, log_variance), expected)
-    assert kl_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
-    inputs = mean.requires_grad_(), log_variance.requires_grad_()
-    assert torch.autograd.gradcheck(kl_loss, inputs)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -274,6 +275,13 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         elif old != new:
             names.append(f"{prefix}{key}")
     return names
+
+
+def descend(accelerator: Accelerator, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Takes one step of an optimizer down the gradient of a scalar."""
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    optimizer.step()
 
 
 def check_folder(folder: Path, resume: bool) -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class _LogSoftmax(nn.LogSoftmax):
+    """In float32, under autocast too: bfloat16 keeps two digits of a log probability."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return F.log_softmax(scores, dim=self.dim, dtype=torch.float32)
 
 
 class MNISTClassifier(nn.Sequential):
@@ -36,7 +45,7 @@ class MNISTClassifier(nn.Sequential):
             nn.AvgPool2d(7),
             nn.Flatten(),
             nn.Linear(64, num_classes),
-            nn.LogSoftmax(dim=1),
+            _LogSoftmax(dim=1),
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
+from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
 from cgn_augment.files import first_line, replacing, unpickle
 from train_generator.interrupt import Interrupt, deferred_interrupt
+from train_generator.precision import PRECISIONS, Precision
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ClassifierConfig:
         num_epochs: passes over the stream.
         learning_rate: of Adadelta, in the first epoch.
         decay: factor of the learning rate after each epoch.
+        precision: of convolutions while training: no is float32; bf16 is nearly twice as fast
+            where the processor knows it. Weights and tests are float32.
 
     Raises:
         ArgumentError: a value that cannot be used.
@@ -39,6 +43,7 @@ class ClassifierConfig:
     num_epochs: int = 10
     learning_rate: float = 1.0
     decay: float = 0.7
+    precision: Precision = "no"
 
     def __post_init__(self) -> None:
         if self.num_epochs < 1:
@@ -47,6 +52,7 @@ class ClassifierConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ArgumentError(f"{name} must be above 0, got {value}")
+        require_choice("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,11 @@ class EpochResult:
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    precision: Precision = "no",
 ) -> tuple[Tensor, Tensor]:
     """Trains on one batch.
 
@@ -76,11 +86,13 @@ def train_step(
         optimizer: of the model's parameters.
         images: (B, 3, H, W) float32.
         labels: (B,) int64.
+        precision: see `ClassifierConfig`.
 
     Returns:
         The mean loss and the number of images that were classified correctly, both scalars.
     """
-    log_probabilities = model(images)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        log_probabilities = model(images)
     loss = F.nll_loss(log_probabilities, labels)
     optimizer.zero_grad()
     loss.backward()
@@ -224,7 +236,9 @@ class ClassifierRun:
         )
         with bar:
             for images, labels in self.stream:
-                loss, num_correct = train_step(self.model, self.optimizer, images, labels)
+                loss, num_correct = train_step(
+                    self.model, self.optimizer, images, labels, self.config.precision
+                )
                 self._sums["loss"] += float(loss) * len(labels)
                 self._sums["correct"] += float(num_correct)
                 self._sums["images"] += len(labels)

@@ -14,6 +14,7 @@ from train_generator.data.textures import (
 )
 from train_generator.data.variants import (
     VARIANTS,
+    Variant,
     VariantData,
     make_variant,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "VARIANTS",
     "Digits",
     "Textures",
+    "Variant",
     "VariantData",
     "dtd_textures",
     "load_digits",

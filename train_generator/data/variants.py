@@ -8,6 +8,7 @@ appendix. "Colored" is from Kim et al., Learning Not to Learn, CVPR 2019.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from train_generator.data.render import (
 )
 from train_generator.data.textures import NUM_CLASSES, Textures, procedural_textures
 
-VARIANTS = ("colored", "double_colored", "wildlife")
+Variant = Literal["colored", "double_colored", "wildlife"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 NO_CLASS = -1
 

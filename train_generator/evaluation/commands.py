@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ from cgn_augment.functional import Purpose, compose, permute_classes, step_gener
 from cgn_augment.sources import draw_factors
 from cgn_augment.types import Mechanisms
 from cgn_augment.visualize import check_picture, draw_sheet, save_figure
-from train_generator.data import load_textures, procedural_textures
+from train_generator.data import VARIANTS, Variant, load_textures, procedural_textures
 from train_generator.evaluation.downstream import DownstreamRun, run_downstream
 from train_generator.evaluation.judges import (
     NUM_CLASSES,
@@ -39,12 +39,10 @@ from train_generator.evaluation.tables import (
     metrics_table,
 )
 
-Variant = Literal["colored", "double_colored", "wildlife"]
 Row = Literal["published", "ours", "decorrelated"]
 Format = Literal["plain", "markdown"]
 
-VARIANT_ORDER: tuple[Variant, ...] = ("colored", "double_colored", "wildlife")
-ROW_ORDER: tuple[Row, ...] = ("published", "ours", "decorrelated")
+ROW_ORDER: tuple[Row, ...] = get_args(Row)
 MASK_ROWS = 4
 
 
@@ -107,7 +105,7 @@ def measure(
 
 def downstream(
     out: str,
-    variants: list[Variant] = list(VARIANT_ORDER),  # noqa: B006 - shown as the default
+    variants: list[Variant] = list(VARIANTS),  # noqa: B006 - shown as the default
     rows: list[Row] = list(ROW_ORDER),  # noqa: B006
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     published: str | None = None,
@@ -138,9 +136,9 @@ def downstream(
     if "wildlife" in variants:
         stacks = procedural_textures() if textures is None else load_textures(textures)
     paths = {**default_generators(textures is not None), **(ours or {})}
-    unknown = sorted(paths.keys() - set(VARIANT_ORDER))
+    unknown = sorted(paths.keys() - set(VARIANTS))
     if unknown:
-        raise ArgumentError(f"ours has {unknown}: its keys must be of {', '.join(VARIANT_ORDER)}")
+        raise ArgumentError(f"ours has {unknown}: its keys must be of {', '.join(VARIANTS)}")
 
     def load(variant: Variant, row: Row) -> Mechanisms | None:
         if row == "published":

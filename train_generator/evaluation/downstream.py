@@ -102,6 +102,10 @@ class DownstreamRun:
         """The file of settings and results."""
         return self.folder / f"{self.variant}-{self.trained_on}-seed{self.seed}.json"
 
+    @property
+    def _classifier_config(self) -> ClassifierConfig:
+        return ClassifierConfig(num_epochs=self.config.num_epochs, precision=self.config.precision)
+
     @cached_property
     def settings(self) -> dict[str, object]:
         """All that the results depend on."""
@@ -110,7 +114,7 @@ class DownstreamRun:
             textures = hash_textures(self.textures or procedural_textures())
         return {
             **asdict(self.config),
-            **asdict(ClassifierConfig(num_epochs=self.config.num_epochs)),
+            **asdict(self._classifier_config),
             "seed": self.seed,
             "textures": textures,
             "cgn": None if self.cgn is None else self.cgn.fingerprint,
@@ -177,7 +181,7 @@ class DownstreamRun:
             # A CPU convolves in this order a third faster.
             model.to(stream.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
             stream,
-            ClassifierConfig(num_epochs=config.num_epochs),
+            self._classifier_config,
             self.path.with_suffix(".pt"),
         )
 

@@ -14,6 +14,7 @@ import torch
 from cgn_augment.errors import ArgumentError, StateError
 from cgn_augment.files import replacing
 from train_generator.classifier import EpochResult
+from train_generator.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DownstreamConfig:
         refresh: of these, replaced at each step.
         num_train: images per epoch, at most 50 000.
         num_test: test images, at most 10 000.
+        precision: see `ClassifierConfig`.
 
     Raises:
         ArgumentError: a value that cannot be used.
@@ -43,9 +45,12 @@ class DownstreamConfig:
     refresh: int = 8
     num_train: int = 50_000
     num_test: int = 10_000
+    precision: Precision = "no"
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
+            if name == "precision":
+                continue  # ClassifierConfig's to check
             least = 0 if name == "refresh" else 1
             if value < least:
                 raise ArgumentError(f"{name} must be {least} or more, got {value}")

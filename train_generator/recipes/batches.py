@@ -46,11 +46,19 @@ class RealImages:
         return len(self.labels)
 
     def batch(self, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Returns the batch of a step. An epoch leaves out what does not fill its last batch.
+        """Returns the batch of a step: images and labels; see `choose`."""
+        chosen = self.choose(step, batch_size)
+        return self.images[chosen].to(self.device), self.labels[chosen].to(self.device)
+
+    def choose(self, step: int, batch_size: int) -> Tensor:
+        """Returns which images a step sees. An epoch leaves out what does not fill its last batch.
 
         Args:
             step: counted from 0.
             batch_size: images, at most as many as there are.
+
+        Returns:
+            (batch_size,) int64 on the CPU.
 
         Raises:
             ArgumentError: a batch larger than the data.
@@ -65,5 +73,4 @@ class RealImages:
             generator = step_generator(Purpose.ORDER, self.seed, self._epoch)
             self._order = torch.randperm(len(self), generator=generator)
         first = step % steps * batch_size
-        chosen = self._order[first : first + batch_size]
-        return self.images[chosen].to(self.device), self.labels[chosen].to(self.device)
+        return self._order[first : first + batch_size]

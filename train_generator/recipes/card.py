@@ -6,7 +6,7 @@ import json
 import resource
 import shlex
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from train_generator.evaluation.commands import draw_generators
 from train_generator.evaluation.measure import load_judges, measure_generator, measure_real
 from train_generator.evaluation.tables import format_markdown, metrics_table
 from train_generator.recipes.config import SmallConfig
-
-NESTED = ("factors", "masker", "shapes")
 
 
 def write_card(path: Path, config: SmallConfig, seconds: float, num: int = 5000) -> Path:
@@ -66,7 +64,7 @@ def repeat_command(config: SmallConfig) -> str:
     default = SmallConfig(config.variant)
     for setting in fields(config):
         name, value = setting.name, getattr(config, setting.name)
-        if name in NESTED:
+        if is_dataclass(value):
             words += _flags(asdict(value), asdict(getattr(default, name)), f"{name}.")
         else:
             words += _flags({name: value}, {name: getattr(default, name)})

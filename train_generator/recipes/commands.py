@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgn_augment.generators.small import ShapeNetwork
+from train_generator.data import Variant
+from train_generator.precision import Precision
 from train_generator.recipes.card import write_card
 from train_generator.recipes.config import (
     FactorsConfig,
     MaskerConfig,
-    Precision,
     ShapesConfig,
     SmallConfig,
-    Variant,
+    TexturesConfig,
 )
 from train_generator.recipes.small import SmallTraining
 
@@ -28,7 +29,7 @@ def small(
     precision: Precision = "no",
     factors: FactorsConfig = FactorsConfig(),  # noqa: B008
     masker: MaskerConfig = MaskerConfig(),  # noqa: B008
-    texture_steps: int = 1500,
+    texturing: TexturesConfig = TexturesConfig(),  # noqa: B008
     shapes: ShapesConfig = ShapesConfig(),  # noqa: B008
     resume: bool = False,
     save_every: int = 200,
@@ -47,7 +48,7 @@ def small(
         precision: no is float32; bf16 is twice as fast where the processor knows it.
         factors: the adversarial stage.
         masker: the stage that learns to find masks.
-        texture_steps: steps of the adversarial stage once more, with the masks that were found.
+        texturing: the stage that trains textures on real images in which masks were found.
         shapes: the stage that trains the shape mechanism on found masks.
         resume: goes on with the training in the folder.
         save_every: steps between checkpoints.
@@ -62,7 +63,7 @@ def small(
         precision=precision,
         factors=factors,
         masker=masker,
-        texture_steps=texture_steps,
+        texturing=texturing,
         shapes=shapes,
     )
     training = SmallTraining(config, Path(out), resume=resume, save_every=save_every)

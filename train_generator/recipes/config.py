@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.small import ShapeNetwork
+from train_generator.data import Variant
 from train_generator.initialization import Initialization
+from train_generator.precision import Precision
 
-Variant = Literal["colored", "double_colored", "wildlife"]
-Precision = Literal["no", "bf16"]
 DiscriminatorName = Literal["patch", "linear", "conv"]
 AdversarialName = Literal["hinge", "lsgan"]
 InitializationName = Initialization | Literal["default"]
@@ -119,6 +119,44 @@ class FactorsConfig:
 
 
 @dataclass(frozen=True)
+class TexturesConfig:
+    """The stage that trains the texture mechanisms on real images in which masks were found.
+
+    Attributes:
+        num_steps: steps; 0 leaves it out, and the second training of the masker with it.
+        batch_size: real images a step, and as many drawn ones: half of them again from the codes of
+            real ones, half from noise.
+        learning_rate: of the mechanisms' Adam; it and those below fall to 0 in the last two fifths.
+        encoder_learning_rate: of the encoders' Adam.
+        discriminator_learning_rate: of the discriminator's Adam.
+        reconstruction_weight: of the squared error of what is drawn again.
+        kl_weight: of the divergence between codes and standard normal noise.
+        instance_noise: see `FactorsConfig`; it falls with the learning rates.
+        average: decay of the running average of the weights.
+    """
+
+    num_steps: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 4.5e-4
+    encoder_learning_rate: float = 1e-3
+    discriminator_learning_rate: float = 3e-4
+    reconstruction_weight: float = 10.0
+    kl_weight: float = 4e-3
+    instance_noise: float = 0.1
+    average: float = 0.998
+
+    def __post_init__(self) -> None:
+        require_counts(self, "num_steps", least=0)
+        require_counts(self, "batch_size", least=2)
+        if self.batch_size % 2:
+            raise ArgumentError(f"batch_size must be even, got {self.batch_size}")
+        require_positive(self, "learning_rate", "encoder_learning_rate")
+        require_positive(self, "discriminator_learning_rate")
+        require_weights(self, "reconstruction_weight", "kl_weight", "instance_noise")
+        require_shares(self, "average")
+
+
+@dataclass(frozen=True)
 class MaskerConfig:
     """The stage that learns to find masks, from the generator's samples alone.
 
@@ -192,8 +230,8 @@ class SmallConfig:
         precision: "no" is float32; see accelerate's `mixed_precision`.
         factors: the adversarial stage.
         masker: the stage that learns to find masks.
-        texture_steps: steps of the adversarial stage once more, with found masks in place of drawn
-            ones, so that the textures are the better; the masker is then trained once more too.
+        texturing: the stage that trains the texture mechanisms on found masks; the masker is then
+            trained once more too.
         shapes: the stage that trains the shape mechanism on them.
     """
 
@@ -206,26 +244,27 @@ class SmallConfig:
     precision: Precision = "no"
     factors: FactorsConfig = field(default_factory=FactorsConfig)
     masker: MaskerConfig = field(default_factory=MaskerConfig)
-    texture_steps: int = 1500
+    texturing: TexturesConfig = field(default_factory=TexturesConfig)
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
     def __post_init__(self) -> None:
         require_choices(self, variant=Variant, precision=Precision, shape_network=ShapeNetwork)
-        require_counts(self, "texture_steps", "seed", least=0)
+        require_counts(self, "seed", least=0)
         if self.num_train is not None:
             require_counts(self, "num_train")
             self._check_batches(self.num_train)
-        if (self.shapes.num_steps or self.texture_steps) and not self.masker.num_steps:
+        if (self.shapes.num_steps or self.texturing.num_steps) and not self.masker.num_steps:
             raise ArgumentError(
                 "the later stages need masks that were found: give masker.num_steps above 0, or "
-                "set shapes.num_steps and texture_steps to 0"
+                "set shapes.num_steps and texturing.num_steps to 0"
             )
         if self.shapes.num_steps and self.shape_network != "deep":
             raise ArgumentError("the shapes stage trains the shape_network 'deep' alone")
 
     def _check_batches(self, num_train: int) -> None:
         """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""
-        for name, stage in (("factors", self.factors), ("shapes", self.shapes)):
+        stages = {"factors": self.factors, "texturing": self.texturing, "shapes": self.shapes}
+        for name, stage in stages.items():
             if stage.num_steps and stage.batch_size > num_train:
                 raise ArgumentError(
                     f"{name}.batch_size ({stage.batch_size}) must not be above num_train "

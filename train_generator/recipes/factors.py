@@ -5,7 +5,6 @@ With the settings in `paper/` this is the whole training of Sauer and Geiger, IC
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,25 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
-from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import compose
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from train_generator.average import update_average
-from train_generator.discriminators import (
-    ConvDiscriminator,
-    LinearDiscriminator,
-    PatchDiscriminator,
-)
 from train_generator.initialization import BATCH_NORMS
-from train_generator.losses import (
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    lsgan_discriminator_loss,
-    lsgan_generator_loss,
-    mask_border_loss,
-    mask_entropy_loss,
-    mask_size_loss,
-)
+from train_generator.losses import mask_border_loss, mask_entropy_loss, mask_size_loss
 from train_generator.perceptual import (
     GramMemory,
     PerceptualFeatures,
@@ -39,14 +24,11 @@ from train_generator.perceptual import (
     perceptual_loss,
     released_gram_weights,
 )
+from train_generator.recipes.adversary import Adversary
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import weights_outside_flow
 from train_generator.recipes.config import FactorsConfig
-
-ADVERSARIAL = {
-    "hinge": (hinge_generator_loss, hinge_discriminator_loss),
-    "lsgan": (lsgan_generator_loss, lsgan_discriminator_loss),
-}
+from train_generator.trainer import descend
 
 
 class FactorsStage:
@@ -62,8 +44,6 @@ class FactorsStage:
         real: the biased images.
         features: of the Gram loss; None leaves it out.
         accelerator: knows device and precision.
-        found: masks of the real images, as many, of which those of the class are taken in place of
-            drawn ones. The shape mechanism is left as it is then; None draws masks.
     """
 
     name = "factors"
@@ -77,13 +57,11 @@ class FactorsStage:
         real: RealImages,
         features: PerceptualFeatures | None,
         accelerator: Accelerator,
-        found: Tensor | None = None,
     ) -> None:
         self.config, self.num_steps = config, config.num_steps
-        self.found = None if found is None else FoundMasks(found, real.labels)
         self.cgn, self.average, self.discriminator = cgn, average, discriminator
         self.real, self.features, self.accelerator = real, features, accelerator
-        self.generator_loss, self.discriminator_loss = ADVERSARIAL[config.adversarial]
+        self.adversary = Adversary(discriminator, config.adversarial, accelerator)
         self.gram_weights = released_gram_weights(config.gram_weights)
         self.memory = self._make_memory()
         betas = (0.5, config.beta2)
@@ -130,21 +108,21 @@ class FactorsStage:
         mask, foreground, background = self._draw_factors(y, generator)
         generated = compose(mask, foreground, background)
 
-        self.discriminator.requires_grad_(False)
-        losses = {"adversarial": self._judge(self.generator_loss, generator, (generated, y))}
-        if self.found is None:
-            losses |= self._mask_losses(mask, step)
+        drawn, noise = (generated, y), config.instance_noise
+        losses = {
+            "adversarial": self.adversary.generator_loss(drawn, generator, noise),
+            **self._mask_losses(mask, step),
+        }
         if self.features is not None:
             losses["gram"] = perceptual_loss(
                 self.features, generated, images, self.gram_weights, self.memory
             )
-        self._descend("generator", sum(losses.values(), generated.new_zeros(())))
-        self.discriminator.requires_grad_(True)
+        descend(self.accelerator, self.optimizers["generator"], sum(losses.values()))
 
-        losses["discriminator"] = self._judge(
-            self.discriminator_loss, generator, (images, labels), (generated.detach(), y)
+        losses["discriminator"] = self.adversary.discriminator_loss(
+            (images, labels), drawn, generator, noise
         )
-        self._descend("discriminator", losses["discriminator"])
+        descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
         update_average(self.average, self.cgn, config.average, step)
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -158,10 +136,7 @@ class FactorsStage:
         """Runs each mechanism on a noise of its own; neighbours share textures."""
         cgn, share = self.cgn, self.config.images_per_texture
         with self.accelerator.autocast():
-            if self.found is None:
-                mask = cgn.shape(cgn.draw_noise(len(y), generator), y)
-            else:
-                mask = self.found.draw(y, generator)
+            mask = cgn.shape(cgn.draw_noise(len(y), generator), y)
             textures = [
                 mechanism(cgn.draw_noise(len(y) // share, generator), y[::share])
                 for mechanism in (cgn.texture, cgn.background)
@@ -171,25 +146,6 @@ class FactorsStage:
             for texture in textures
         )
         return mask.float().clamp(MASK_MIN, MASK_MAX), foreground, background
-
-    def _judge(
-        self,
-        loss: Callable[..., Tensor],
-        generator: torch.Generator,
-        *batches: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """Returns the sum of a loss over the heads of the discriminator."""
-        noise = self.config.instance_noise
-        scores = []
-        for images, y in batches:
-            if noise:
-                drawn = torch.randn(images.shape, generator=generator)
-                images = images + noise * drawn.to(images.device)
-            with self.accelerator.autocast():
-                scores.append(self.discriminator(images, y))
-        heads = [score if isinstance(score, tuple) else (score,) for score in scores]
-        each = [loss(*(score.float() for score in head)) for head in zip(*heads, strict=True)]
-        return torch.stack(each).sum()
 
     def _mask_losses(self, mask: Tensor, step: int) -> dict[str, Tensor]:
         config = self.config
@@ -201,50 +157,3 @@ class FactorsStage:
         if config.border_weight:
             losses["border"] = config.border_weight * mask_border_loss(mask, config.border)
         return losses
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        optimizer.step()
-
-
-class FoundMasks:
-    """Masks that were found in real images, to be drawn by class.
-
-    Args:
-        masks: (N, 1, H, W) bool.
-        labels: (N,) int64 classes of the images.
-
-    Raises:
-        ArgumentError: another number of labels, or none.
-    """
-
-    def __init__(self, masks: Tensor, labels: Tensor) -> None:
-        if len(masks) != len(labels) or len(labels) == 0:
-            raise ArgumentError(
-                f"masks and labels must be as many, got {len(masks)} and {len(labels)}"
-            )
-        order = labels.argsort(stable=True)
-        self.masks = masks[order]
-        self.counts = labels.bincount()
-        self.starts = self.counts.cumsum(0) - self.counts
-
-    def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns a random mask of each class, (B, 1, H, W) float32 on the classes' device."""
-        classes = y.cpu()
-        if int(self.counts[classes].min()) == 0:
-            raise ArgumentError("there is no found mask of one of the classes: use more images")
-        place = torch.rand(len(classes), generator=generator, dtype=torch.float64)
-        index = self.starts[classes] + (place * self.counts[classes]).long()
-        return self.masks[index].float().to(y.device)
-
-
-def make_discriminator(config: FactorsConfig) -> nn.Module:
-    """Returns the discriminator of the settings, with weights from the global generator."""
-    width = config.discriminator_width
-    if config.discriminator == "patch":
-        return PatchDiscriminator(width=width)
-    if config.discriminator == "linear":
-        return LinearDiscriminator(width=width)
-    return ConvDiscriminator(width=width)

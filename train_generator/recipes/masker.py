@@ -18,6 +18,7 @@ from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.maskers import UNetMasker
 from cgn_augment.sources import draw_factors
 from train_generator.recipes.config import MaskerConfig
+from train_generator.trainer import descend
 
 
 class MaskerStage:
@@ -70,9 +71,7 @@ class MaskerStage:
         with self.accelerator.autocast():
             logits = self.masker.logits(images)
         loss = F.binary_cross_entropy_with_logits(logits.float(), mask)
-        optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        optimizer.step()
+        descend(self.accelerator, optimizer, loss)
         return {"cross entropy": loss.detach()}
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:

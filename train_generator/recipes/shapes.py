@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from cgn_augment import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.average import update_average
+from train_generator.losses import kl_loss
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.config import ShapesConfig
 from train_generator.recipes.masker import set_learning_rate
+from train_generator.trainer import descend
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)
 SLOPE = 0.2
@@ -141,7 +143,7 @@ class ShapesStage:
         mask = found.float()
 
         recognised = F.cross_entropy(self._classify(mask), labels)
-        self._descend("classifier", recognised)
+        descend(self.accelerator, self.optimizers["classifier"], recognised)
 
         with self.accelerator.autocast():
             mean, log_variance = self.encoder(mask, labels)
@@ -154,7 +156,7 @@ class ShapesStage:
         }
         if config.class_weight:
             losses["class"] = config.class_weight * self._class_loss(step, generator)
-        self._descend("shapes", sum(losses.values(), mask.new_zeros(())))
+        descend(self.accelerator, self.optimizers["shapes"], sum(losses.values()))
         update_average(self.average.f_shape, self.cgn.f_shape, config.average, step)
         return {"recognised": recognised.detach(), **{k: v.detach() for k, v in losses.items()}}
 
@@ -214,29 +216,3 @@ class ShapesStage:
         return (
             loss * min(1.0, step / self.config.class_warmup) if self.config.class_warmup else loss
         )
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        optimizer.step()
-
-
-def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The divergence of codes from standard normal noise (Kingma and Welling, appendix B).
-
-    Args:
-        mean: (B, D) float.
-        log_variance: (B, D) float.
-
-    Returns:
-        Scalar of 0 or more: the sum over D, in nats, and the mean over the batch.
-
-    Example:
-        >>> import torch
-        >>> from train_generator.recipes.shapes import kl_loss
-        >>> kl_loss(torch.ones(3, 4), torch.zeros(3, 4)).item()  # 4 / 2
-        2.0
-    """
-    each = mean.square() + log_variance.exp() - log_variance - 1
-    return each.sum(dim=1).mean() / 2

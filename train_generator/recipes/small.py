@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import platform
 from dataclasses import asdict
@@ -25,12 +24,14 @@ from cgn_augment.visualize import draw_cgn
 from train_generator.data import VariantData, load_textures, make_variant
 from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, make_features
+from train_generator.recipes.adversary import Adversary, make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import teach_blobs
 from train_generator.recipes.config import SmallConfig
-from train_generator.recipes.factors import FactorsStage, make_discriminator
+from train_generator.recipes.factors import FactorsStage
 from train_generator.recipes.masker import MaskerStage, find_masks
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
+from train_generator.recipes.textures import TextureEncoder, TexturesStage
 from train_generator.trainer import Stage, Trainer, check_folder
 
 CGN_FILE = "cgn.safetensors"
@@ -58,14 +59,14 @@ class SmallTraining:
 
     Example:
         >>> from train_generator.recipes.config import FactorsConfig, MaskerConfig
-        >>> from train_generator.recipes.config import ShapesConfig, SmallConfig
+        >>> from train_generator.recipes.config import ShapesConfig, SmallConfig, TexturesConfig
         >>> from train_generator.recipes.small import SmallTraining
         >>> config = SmallConfig(
         ...     "colored",
         ...     num_train=64,
         ...     factors=FactorsConfig(num_steps=1, batch_size=8, blob_steps=1),
         ...     masker=MaskerConfig(num_steps=0),
-        ...     texture_steps=0,
+        ...     texturing=TexturesConfig(num_steps=0),
         ...     shapes=ShapesConfig(num_steps=0),
         ... )
         >>> SmallTraining(config, getfixture("tmp_path"), progress=False).train().name
@@ -93,6 +94,7 @@ class SmallTraining:
             self.discriminator = make_discriminator(config.factors)
             self.masker = UNetMasker()
             self.encoder, self.classifier = MaskEncoder(), MaskClassifier()
+            self.texture_encoders = TextureEncoder(), TextureEncoder()
         self.first_masker = copy.deepcopy(self.masker)  # see _textures_stage
         self.features = self._make_features()
         modules = {
@@ -101,6 +103,8 @@ class SmallTraining:
             "discriminator": self.discriminator,
             "masker": self.masker,
             "first masker": self.first_masker,
+            "foreground encoder": self.texture_encoders[0],
+            "background encoder": self.texture_encoders[1],
             "encoder": self.encoder,
             "classifier": self.classifier,
         }
@@ -166,32 +170,41 @@ class SmallTraining:
 
     def _stages(self) -> dict[str, Any]:
         config = self.config
-        stages: dict[str, Any] = {"factors": lambda: self._factors_stage(config.factors.num_steps)}
+        stages: dict[str, Any] = {"factors": self._factors_stage}
         if config.masker.num_steps:
             stages["masker"] = lambda: self._masker_stage(None)
-        if config.texture_steps:
+        if config.texturing.num_steps:
             stages["textures"] = self._textures_stage
             stages["masker again"] = lambda: self._masker_stage(self._found(self.first_masker))
         if config.shapes.num_steps:
             stages["shapes"] = self._shapes_stage
         return stages
 
-    def _factors_stage(self, num_steps: int, found: Tensor | None = None) -> Stage:
+    def _factors_stage(self) -> Stage:
         return FactorsStage(
-            dataclasses.replace(self.config.factors, num_steps=num_steps),
+            self.config.factors,
             self.cgn,
             self.average,
             self.discriminator,
             self.real,
             self.features,
             self.accelerator,
-            found,
         )
 
     def _textures_stage(self) -> Stage:
         """Keeps the masker as it is: "masker again" trains it on masks that this one found."""
         self.first_masker.load_state_dict(self.masker.state_dict())
-        return self._factors_stage(self.config.texture_steps, self._found(self.first_masker))
+        adversarial = self.config.factors.adversarial
+        return TexturesStage(
+            self.config.texturing,
+            self.cgn,
+            self.average,
+            self.texture_encoders,
+            Adversary(self.discriminator, adversarial, self.accelerator),
+            self.real,
+            self._found(self.first_masker),
+            self.accelerator,
+        )
 
     def _masker_stage(self, found: Tensor | None) -> Stage:
         return MaskerStage(
