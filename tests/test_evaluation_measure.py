@@ -52,11 +52,18 @@ class Perfect:
         return torch.stack(masks).float().clamp(0.01, 0.99)
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        return render_factor("double_colored", "texture", y, torch.Generator().manual_seed(3))
+        return self.render("texture", y, 3)
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
         y = (y + self.background_shift) % 10
-        return render_factor("double_colored", "background", y, torch.Generator().manual_seed(4))
+        return self.render("background", y, 4)
+
+    def render(self, factor: str, y: Tensor, seed: int) -> Tensor:
+        classes = torch.arange(10) if self.copies else y
+        drawn = render_factor(
+            "double_colored", factor, classes, torch.Generator().manual_seed(seed)
+        )
+        return drawn[y] if self.copies else drawn
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return images
@@ -82,6 +89,8 @@ def test_a_perfect_generator_measures_as_the_real_data(judges: Judges) -> None:
         assert metrics.background_accuracy > 0.9
         assert metrics.diversity == pytest.approx(1, abs=0.1)
         assert metrics.coverage > 0.75
+        assert metrics.texture_diversity == pytest.approx(1, abs=0.15)
+        assert metrics.background_diversity == pytest.approx(1, abs=0.15)
         assert metrics.mask_area == pytest.approx(0.17, abs=0.02)
         assert metrics.num == NUM
     assert real.mask_entropy == 0
@@ -100,6 +109,9 @@ def test_each_metric_tells_its_own_fault(judges: Judges) -> None:
             metrics.diversity,
             metrics.coverage,
         )
+
+    copies = measure_generator(Perfect(copies=True), "double_colored", num=NUM, judges=judges)
+    assert copies.texture_diversity == copies.background_diversity == 0
 
     shape, texture, background, diversity, covered = measure(Perfect(copies=True))
     assert shape >= 0.9
@@ -257,7 +269,7 @@ def test_the_table_names_the_worst_classes_and_leaves_out_what_there_is_not(
     metrics = measure_real("double_colored", num=60, judges=no_background)
     header, row = metrics_table({"real": metrics})
     assert len(header) == len(row)
-    assert row[header.index("background")] == "-"
+    assert row[header.index("background")] == row[header.index("background diversity")] == "-"
     assert row[header.index("mask entropy")] == "0.000"
 
 

@@ -19,6 +19,7 @@ from train_generator.evaluation import (
     mask_area,
     mask_entropy,
     pairwise_distance,
+    tone_diversity,
 )
 from train_generator.evaluation.metrics import binarize
 
@@ -119,3 +120,28 @@ def test_coverage_needs_more_real_digits_than_neighbours() -> None:
     points, labels = torch.zeros(5, 1), torch.zeros(5, dtype=torch.long)
     with pytest.raises(ArgumentError, match=r"more than 5 real digits of each class .* got 5"):
         coverage(points, labels, points, labels)
+
+
+# Tones
+
+
+def flat(*grey: float) -> Tensor:
+    return torch.tensor(grey).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+
+def test_tones_spread_by_their_standard_deviation_within_classes() -> None:
+    real, labels = flat(0.0, 2.0, 10.0, 12.0), torch.tensor([0, 0, 1, 1])
+    assert tone_diversity(flat(5, 6, 1, 1), labels, real, labels) == pytest.approx((0.5 + 0) / 2)
+    assert tone_diversity(flat(0, 4, 3, 7), labels, real, labels) == pytest.approx(2)
+
+
+def test_contrast_is_a_tone_and_place_is_none() -> None:
+    stripes = torch.tensor([1.0, -1.0]).repeat(1, 3, 4, 2)
+    real, labels = torch.cat([stripes, 3 * stripes]), torch.zeros(2).long()
+    assert tone_diversity(torch.cat([stripes, 2 * stripes]), labels, real, labels) == (
+        pytest.approx(0.5)
+    )
+    moved = torch.cat([stripes, stripes.roll(1, dims=3)])
+    assert tone_diversity(moved, labels, real, labels) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ArgumentError, match="one label for each"):
+        tone_diversity(moved, labels[:1], real, labels)

@@ -35,6 +35,7 @@ from train_generator.evaluation.metrics import (
     mask_area,
     mask_entropy,
     pairwise_distance,
+    tone_diversity,
 )
 from train_generator.evaluation.records import DownstreamConfig, DownstreamResult
 from train_generator.evaluation.tables import (
@@ -75,6 +76,7 @@ __all__ = [
     "render_factor",
     "run_downstream",
     "save_shape_judge",
+    "tone_diversity",
     "train_appearance_judge",
     "train_shape_judge",
 ]

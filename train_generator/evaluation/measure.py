@@ -34,6 +34,7 @@ from train_generator.evaluation.metrics import (
     diversity,
     mask_area,
     mask_entropy,
+    tone_diversity,
 )
 
 NUM_NEIGHBORS = 5
@@ -71,6 +72,8 @@ class GeneratorMetrics:
         mask_area: mean share of the image that is object.
         diversity: within classes, relative to real digits; see `metrics.diversity`.
         coverage: of real digits, within classes; see `metrics.coverage`. Grows with `num`.
+        texture_diversity: of foregrounds; see `metrics.tone_diversity`.
+        background_diversity: of backgrounds; None where they have no classes (colored).
         num: images measured; metrics of different `num` do not compare.
     """
 
@@ -82,6 +85,8 @@ class GeneratorMetrics:
     mask_area: float
     diversity: float
     coverage: float
+    texture_diversity: float
+    background_diversity: float | None
     num: int
 
 
@@ -146,7 +151,8 @@ def measure_generator(
         )
     factors, labels = draw_own_factors(cgn, num, seed)
     judges = judges or load_judges(variant, textures)
-    return measure_factors(factors.to("cpu"), labels, judges)
+    real = draw_real_factors(variant, textures, "train", num, seed)
+    return measure_factors(factors.to("cpu"), labels, real, judges)
 
 
 def measure_real(
@@ -174,28 +180,48 @@ def measure_real(
         True
     """
     _require_num(num)
+    judges = judges or load_judges(variant, textures)
+    labels = torch.arange(num) % NUM_CLASSES
+    factors = draw_real_factors(variant, textures, "test", num, seed)
+    real = draw_real_factors(variant, textures, "train", num, seed + 1)
+    return measure_factors(factors, labels, real, judges)
+
+
+def draw_real_factors(
+    variant: str, textures: Textures | None, split: str, num: int, seed: int
+) -> Factors:
+    """Returns real digits, and true textures and backgrounds over the whole image.
+
+    Args:
+        variant: "colored", "double_colored" or "wildlife".
+        textures: for wildlife; None takes the procedural ones.
+        split: of the digits: "train" or "test".
+        num: of each; the classes take turns.
+        seed: of colours and crops.
+    """
     generator = step_generator(Purpose.SOURCE, seed)
-    masks, labels = balanced_digits("test", num)
-    factors = Factors(
+    masks, labels = balanced_digits(split, num)
+    return Factors(
         masks.float(),
         render_factor(variant, "texture", labels, generator, textures),
         render_factor(variant, "background", labels, generator, textures),
     )
-    return measure_factors(factors, labels, judges or load_judges(variant, textures))
 
 
-def measure_factors(factors: Factors, labels: Tensor, judges: Judges) -> GeneratorMetrics:
-    """Measures factors, all three of class `labels` (N,) int64; real digits are of the train split.
+def measure_factors(
+    factors: Factors, labels: Tensor, real: Factors, judges: Judges
+) -> GeneratorMetrics:
+    """Measures factors, all three of class `labels` (N,) int64, against real ones of these classes.
 
     Raises:
-        ArgumentError: too few of a class, or more than there are real digits of it.
+        ArgumentError: too few of a class.
     """
-    binary = binarize(factors.mask)
-    real, real_labels = balanced_digits("train", len(labels))
+    binary, real_binary = binarize(factors.mask), binarize(real.mask)
     seen = predict(judges.shape, binary.float())
-    background_accuracy = None
+    background_accuracy = background_diversity = None
     if judges.background is not None:
         background_accuracy = accuracy(predict(judges.background, factors.background), labels)
+        background_diversity = tone_diversity(factors.background, labels, real.background, labels)
     return GeneratorMetrics(
         shape_accuracy=accuracy(seen, labels),
         class_shape_accuracies=class_accuracies(seen, labels, NUM_CLASSES),
@@ -203,14 +229,16 @@ def measure_factors(factors: Factors, labels: Tensor, judges: Judges) -> Generat
         background_accuracy=background_accuracy,
         mask_entropy=mask_entropy(factors.mask),
         mask_area=mask_area(factors.mask),
-        diversity=diversity(binary, labels, real, real_labels),
+        diversity=diversity(binary, labels, real_binary, labels),
         coverage=coverage(
             extract_features(judges.shape, binary.float()),
             labels,
-            extract_features(judges.shape, real.float()),
-            real_labels,
+            extract_features(judges.shape, real_binary.float()),
+            labels,
             NUM_NEIGHBORS,
         ),
+        texture_diversity=tone_diversity(factors.foreground, labels, real.foreground, labels),
+        background_diversity=background_diversity,
         num=len(labels),
     )
 

@@ -138,6 +138,47 @@ def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) 
     return sum(ratios) / len(ratios)
 
 
+def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
+    """How much the tones of one class's textures vary, relative to real ones of that class.
+
+    A texture's tones are its mean and its standard deviation in each channel, which do not change
+    when the texture is moved around the torus. 1 varies as real textures do; a mechanism that
+    draws one texture a class, each time moved elsewhere, gets 0.
+
+    Args:
+        textures: (N, 3, H, W) float, two or more of each of their classes.
+        labels: (N,) int64.
+        real: (M, 3, H, W) float, two or more of each class of `labels`, not all alike.
+        real_labels: (M,) int64.
+
+    Returns:
+        The ratio of the standard deviations of the tones, averaged over the classes of `labels`.
+
+    Raises:
+        ArgumentError: as many labels as textures are needed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.evaluation import tone_diversity
+        >>> textures, labels = torch.rand(20, 3, 8, 8), torch.arange(20) % 2
+        >>> tone_diversity(textures, labels, textures, labels)
+        1.0
+    """
+    _require_labels(textures, labels)
+    _require_labels(real, real_labels)
+    ratios = [
+        _tone_spread(textures[labels == y]) / _tone_spread(real[real_labels == y])
+        for y in torch.unique(labels).tolist()
+    ]
+    return sum(ratios) / len(ratios)
+
+
+def _tone_spread(textures: Tensor) -> float:
+    pixels = textures.double().flatten(2)
+    tones = torch.cat([pixels.mean(dim=2), pixels.std(dim=2)], dim=1)
+    return float(tones.var(dim=0).sum().sqrt())
+
+
 def coverage(
     features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, num_neighbors: int = 5
 ) -> float:

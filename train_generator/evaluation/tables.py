@@ -23,6 +23,8 @@ METRICS_HEADER = (
     "mask area",
     "diversity",
     "coverage",
+    "texture diversity",
+    "background diversity",
 )
 DOWNSTREAM_HEADER = ("variant", "trained on", "test accuracy", "of visible images", "seeds")
 
@@ -35,9 +37,10 @@ def metrics_table(rows: Mapping[str, GeneratorMetrics]) -> Table:
 
     Example:
         >>> from train_generator.evaluation import GeneratorMetrics, metrics_table
-        >>> metrics = GeneratorMetrics(0.5, (0.4, 0.6), 1.0, None, 0.0, 0.2, 0.9, 0.8, 60)
-        >>> metrics_table({"mine": metrics})[1]
-        ['mine', '50.0 %', '0: 40 %, 1: 60 %', '100.0 %', '-', '0.000', '0.200', '0.90', '0.80']
+        >>> shares = (0.5, (0.4, 0.6), 1.0, None)
+        >>> metrics = GeneratorMetrics(*shares, 0.0, 0.2, 0.9, 0.8, 0.7, None, num=60)
+        >>> metrics_table({"mine": metrics})[1][:5]
+        ['mine', '50.0 %', '0: 40 %, 1: 60 %', '100.0 %', '-']
     """
     return [list(METRICS_HEADER), *([name, *_metrics_cells(row)] for name, row in rows.items())]
 
@@ -110,7 +113,7 @@ def format_markdown(table: Table) -> str:
 
 
 def _metrics_cells(metrics: GeneratorMetrics) -> list[str]:
-    background = metrics.background_accuracy
+    background, varied = metrics.background_accuracy, metrics.background_diversity
     return [
         _percent(metrics.shape_accuracy),
         _worst_classes(metrics.class_shape_accuracies),
@@ -120,6 +123,8 @@ def _metrics_cells(metrics: GeneratorMetrics) -> list[str]:
         f"{metrics.mask_area:.3f}",
         f"{metrics.diversity:.2f}",
         f"{metrics.coverage:.2f}",
+        f"{metrics.texture_diversity:.2f}",
+        NOTHING if varied is None else f"{varied:.2f}",
     ]
 
 
