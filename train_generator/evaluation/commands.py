@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
 from cgn_augment.sources import draw_factors
 from cgn_augment.types import Mechanisms
@@ -56,9 +57,10 @@ def judge(out: str, seed: int = 0) -> None:
     if Path(out).suffix != ".safetensors":
         raise ArgumentError(f"a judge is saved as .safetensors, got {out!r}")
     config = JudgeConfig(seed=seed)
-    shape_judge = train_shape_judge(config, progress=True)
-    accuracy = judge_accuracy(shape_judge)
-    save_shape_judge(shape_judge, Path(out), config, accuracy)
+    with replacing(Path(out)) as temporary:  # what cannot be written is known before the training
+        shape_judge = train_shape_judge(config, progress=True)
+        accuracy = judge_accuracy(shape_judge)
+        save_shape_judge(shape_judge, temporary, config, accuracy)
     _show(f"{out}: {100 * accuracy:.2f} % of the clean test digits")
 
 
