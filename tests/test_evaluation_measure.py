@@ -253,9 +253,10 @@ def test_judge_trains_and_writes_one(
 ) -> None:
     with pytest.raises(ArgumentError, match=r"saved as .safetensors"):
         commands.judge(str(tmp_path / "judge.pt"))
-    with monkeypatch.context() as patch, pytest.raises(FileNotFoundError):
+    with monkeypatch.context() as patch:
         patch.setattr(commands, "train_shape_judge", lambda *_, **__: pytest.fail("trained"))
-        commands.judge(str(tmp_path / "missing" / "judge.safetensors"))
+        with pytest.raises(FileNotFoundError):
+            commands.judge(str(tmp_path / "missing" / "judge.safetensors"))
     monkeypatch.setattr(
         commands, "JudgeConfig", lambda seed: JudgeConfig(num_steps=2, batch_size=8, seed=seed)
     )
