@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,17 @@ def main() -> None:
 def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, Any]]) -> None:
     """Runs one of several commands; an error that the user can mend is one line and exit code 2."""
     try:
-        auto_cli(commands, prog=name, as_positional=True, args=complete_switches(sys.argv[1:]))
+        auto_cli(
+            commands,
+            prog=name,
+            as_positional=True,
+            args=complete_switches(sys.argv[1:]),
+            exit_on_error=False,  # which would print the usage of all options before the error
+        )
+    except ArgumentError as error:
+        message = " ".join(str(error).replace("typing.", "").split())
+        print(f"{name}: error: {message}; --help lists what there is", file=sys.stderr)
+        sys.exit(2)
     except (CGNError, OSError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -70,7 +81,7 @@ def complete_switches(arguments: Sequence[str]) -> list[str]:
         >>> complete_switches(["small", "--resume", "--seed", "1"])
         ['small', '--resume=true', '--seed', '1']
     """
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         f"{argument}=true" if argument == "--resume" and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)

@@ -162,3 +162,29 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "subcommand"),
+        (["paint"], "'paint' (choose from"),
+        (["data"], "the following arguments are required"),
+        (["data", "purple", "sheet.png"], "Expected a Literal['colored', "),
+        (["data", "colored", "sheet.png", "--size=3"], "unrecognized arguments: --size=3"),
+        (["small", "--factors.num_steps=many"], '"factors.num_steps"'),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(train_cli.main, monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("train-generator: error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert "--help" in printed.err

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from cgn_augment.cli import run_commands
 from cgn_augment.visualize import draw_sheet, save_figure
 from train_generator.data import (
     Textures,
+    Variant,
     VariantData,
     load_textures,
     make_variant,
@@ -23,7 +22,7 @@ ROWS = 3
 
 
 def data(
-    variant: Literal["colored", "double_colored", "wildlife"],
+    variant: Variant,
     out: str,
     textures: str | None = None,
     seed: int = 0,
