@@ -312,7 +312,7 @@ def test_the_generator_is_the_average_in_half_precision(whole: Path) -> None:
 
 def test_tensorboard_has_the_losses_of_every_stage(whole: Path) -> None:
     scalars = read_scalars(whole)
-    assert {tag.split("/")[0] for tag in scalars} == {"factors", "masker", "shapes"}
+    assert {tag.split("/")[0] for tag in scalars} == {"factors", "masker", "textures", "shapes"}
     assert scalars.keys() >= {
         "factors/adversarial",
         "factors/discriminator",
