@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import compose
+from cgn_augment.functional import compose, roll_images
 from train_generator.average import update_average
 from train_generator.losses import kl_loss, masked_square_loss
 from train_generator.recipes.adversary import Adversary, draw_normal
@@ -140,11 +140,13 @@ class TexturesStage:
             network.train()
         images, labels, masks = self._real_batch(step)
         half = config.batch_size // 2
-        codes, kl = self._encode(images[:half], masks[:half], labels[:half], generator)
+        offsets = self._draw_offsets(half, generator)
+        codes, kl = self._encode(images[:half], masks[:half], labels[:half], offsets, generator)
         y = torch.randint(self.cgn.num_classes, (half,), generator=generator).to(labels.device)
         foreground, background = self._draw(codes, torch.cat([labels[:half], y]), generator)
 
-        again = compose(masks[:half], foreground[:half], background[:half])
+        back = roll_images(foreground[:half], -offsets)
+        again = compose(masks[:half], back, background[:half])
         others = compose(
             self.drawn_masks.draw(y, generator),
             self.cgn.shuffle(foreground[half:], generator),
@@ -179,14 +181,27 @@ class TexturesStage:
         images, labels = self.real.batch(step, self.config.batch_size)
         return images, labels, self.masks[chosen].float().to(images.device)
 
+    def _draw_offsets(self, num: int, generator: torch.Generator) -> Tensor:
+        """Returns how far each object is moved around the torus before it is encoded.
+
+        Objects are in the centre, so that the borders of foregrounds would never be seen.
+        """
+        return torch.randint(self.cgn.image_size, (num, 2), generator=generator)
+
     def _encode(
-        self, images: Tensor, masks: Tensor, y: Tensor, generator: torch.Generator
+        self,
+        images: Tensor,
+        masks: Tensor,
+        y: Tensor,
+        offsets: Tensor,
+        generator: torch.Generator,
     ) -> tuple[list[Tensor], Tensor]:
-        """Returns the codes of foregrounds and of backgrounds, and their divergence."""
+        """Returns the codes of moved foregrounds and of backgrounds, and their divergence."""
+        moved = roll_images(images, offsets), roll_images(masks, offsets)
         codes, kl = [], images.new_zeros(())
-        for encoder, visible in zip(self.encoders, (masks, 1 - masks), strict=True):
+        for encoder, seen in zip(self.encoders, (moved, (images, 1 - masks)), strict=True):
             with self.accelerator.autocast():
-                mean, log_variance = encoder(images, visible, y)
+                mean, log_variance = encoder(*seen, y)
             codes.append(mean + draw_normal(mean, generator) * (log_variance / 2).exp())
             kl = kl + kl_loss(mean, log_variance)
         return codes, kl
