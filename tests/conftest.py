@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -51,3 +53,13 @@ def golden_paths() -> dict[str, Path]:
 def generator() -> torch.Generator:
     """A CPU generator with seed 0."""
     return torch.Generator().manual_seed(0)
+
+
+def load_tool(name: str) -> ModuleType:
+    """Imports a script of tools/."""
+    spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.image
 import pytest
-from conftest import make_tiny_cgn
+from conftest import load_tool, make_tiny_cgn
 
 from cgn_augment import SmallCGN, bundled_generators, load_cgn, save_cgn
 from train_generator import cli
@@ -85,15 +84,6 @@ def test_a_card_has_command_time_memory_metrics_and_picture(trained: Path) -> No
     assert real.startswith("| real data |")
     assert "(cgn.png)" in text
     assert matplotlib.image.imread(trained.with_suffix(".png")).std() > 0.05
-
-
-def load_tool(name: str) -> object:
-    spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_finished_run_is_bundled_under_a_name(
