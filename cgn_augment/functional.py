@@ -199,6 +199,44 @@ def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
     return images.flatten(2).gather(2, index).view_as(images)
 
 
+def roll_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Moves each image around the torus by an offset of 0 to its size in each direction.
+
+    Args:
+        images: (N, C, H, W) with H = W.
+        generator: on the CPU.
+    """
+    offsets = torch.randint(images.shape[-1] + 1, (len(images), 2), generator=generator)
+    return roll_images(images, offsets)
+
+
+def move_images(images: Tensor, offsets: Tensor) -> Tensor:
+    """Moves each image, and fills with 0 what comes in from outside.
+
+    Args:
+        images: (N, C, H, W).
+        offsets: (N, 2) int64, the upper left corner (row, column) of each crop, any integers;
+            negative ones move the image down and to the right.
+
+    Returns:
+        (N, C, H, W) images.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.functional import move_images
+        >>> move_images(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[0, 1]]))
+        tensor([[[[2., 0.],
+                  [4., 0.]]]])
+    """
+    moved = roll_images(images, offsets)
+    inside = []
+    for size, offset in zip(images.shape[-2:], offsets.to(images.device).unbind(1), strict=True):
+        place = torch.arange(size, device=images.device) + offset[:, None]
+        inside.append((place >= 0) & (place < size))
+    rows, columns = inside
+    return moved * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
 class Purpose(IntEnum):
     """What a seed is for, so that no two draws use the same numbers."""
 

@@ -92,7 +92,8 @@ def test_published_checkpoints_say_their_own_sizes(
 ) -> None:
     cgn = load_cgn(published_paths[variant])
     sizes = {"num_classes": 10, "noise_dim": 32, "embedding_dim": 10, "width": 32}
-    assert cgn.config == {**sizes, "shape_network": "published"}
+    networks = {"shape_network": "published", "texture_network": "published"}
+    assert cgn.config == {**sizes, **networks}
     assert read_metadata(published_paths[variant]) == {}
 
 
@@ -274,15 +275,16 @@ def test_classes_of_every_integer_type_are_taken(tiny_cgn: SmallCGN) -> None:
         assert torch.equal(tiny_cgn.texture(noise, torch.arange(3, dtype=dtype)), expected)
 
 
-# The deep shape mechanism
+# The deep mechanisms
 
 
 def make_deep(seed: int = 0, **config: int) -> SmallCGN:
     """A deep CGN whose flow and batch statistics do something."""
-    cgn = make_cgn(seed, **{"shape_network": "deep", **config})
+    cgn = make_cgn(seed, **{"shape_network": "deep", "texture_network": "deep", **config})
     with isolated_rng(seed, CPU), torch.no_grad():
-        for layer in cgn.f_shape[0].layers:
-            nn.init.normal_(layer[-1].weight, std=0.1)
+        for mechanism in (cgn.f_shape, cgn.f_text1, cgn.f_text2):
+            for layer in mechanism[0].layers:
+                nn.init.normal_(layer[-1].weight, std=0.1)
         draw(cgn, 64)
     return cgn
 
@@ -311,10 +313,27 @@ def test_a_deep_mask_reaches_the_bounds_and_no_further() -> None:
     assert mask.max().item() == pytest.approx(0.9999)
 
 
-def test_the_deep_mechanism_has_the_documented_size() -> None:
-    deep, published = (SmallCGN(shape_network=name).f_shape for name in ("deep", "published"))
-    sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in (deep, published)]
-    assert [round(size, 1) for size in sizes] == [0.9, 0.2]
+def test_the_deep_mechanisms_have_the_documented_sizes() -> None:
+    for part, expected in (
+        ("f_shape", [0.9, 0.2]),
+        ("f_text1", [1.4, 0.2]),
+        ("f_text2", [1.4, 0.2]),
+    ):
+        networks = [
+            getattr(SmallCGN(shape_network=name, texture_network=name), part)
+            for name in ("deep", "published")
+        ]
+        sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in networks]
+        assert [round(size, 1) for size in sizes] == expected
+
+
+def test_deep_textures_stay_where_they_are() -> None:
+    images = torch.rand(4, 3, 32, 32)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(make_deep().shuffle(images, generator), images)
+    moved = make_cgn().shuffle(images, generator)
+    assert not torch.equal(moved, images)
+    assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
 
 
 @pytest.mark.parametrize("config", [{}, {"width": 6, "num_classes": 3, "noise_dim": 8}])
@@ -351,13 +370,14 @@ def test_a_frozen_deep_cgn_stays_as_it_is_and_is_channels_last() -> None:
     torch.testing.assert_close(draw(cgn)["shape"], masks.detach())
     assert all(torch.equal(value, before[name]) for name, value in cgn.state_dict().items())
     kernels = [part.weight for part in cgn.modules() if isinstance(part, nn.ConvTranspose2d)]
-    assert len(kernels) == 3
+    assert len(kernels) == 3  # UpConv2d is a Conv2d
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
 
 
-def test_there_is_no_other_shape_network() -> None:
-    with pytest.raises(ArgumentError, match="one of published, deep, got 'deeper'"):
-        SmallCGN(shape_network="deeper")
+@pytest.mark.parametrize("name", ["shape_network", "texture_network"])
+def test_there_is_no_other_network(name: str) -> None:
+    with pytest.raises(ArgumentError, match=f"{name} must be one of published, deep, got 'deeper'"):
+        SmallCGN(**{name: "deeper"})
 
 
 def test_an_odd_noise_is_for_the_published_network_alone() -> None:
@@ -372,7 +392,8 @@ def test_a_file_from_before_there_were_two_networks_is_of_the_published_one(
 ) -> None:
     cgn = make_cgn(shape_network=shape_network).freeze()
     path = tmp_path / "old.safetensors"
-    config = {name: value for name, value in cgn.config.items() if name != "shape_network"}
+    networks = ("shape_network", "texture_network")
+    config = {name: value for name, value in cgn.config.items() if name not in networks}
     metadata = {"format": FORMAT, "architecture": "small", "config": json.dumps(config)}
     state = {name: value.contiguous() for name, value in cgn.state_dict().items()}
     save_file(state, path, metadata=metadata)

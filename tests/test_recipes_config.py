@@ -160,6 +160,7 @@ def test_settings_of_the_adversarial_stage_are_checked_when_made(
     [
         ({"variant": "purple"}, "variant must be one of .*, got 'purple'"),
         ({"shape_network": "big"}, "shape_network must be one of published, deep, got 'big'"),
+        ({"texture_network": "big"}, "texture_network must be one of published, deep, got 'big'"),
         ({"precision": "fp64"}, "precision must be one of no, bf16, got 'fp64'"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"num_train": 0}, "num_train must be 1 or more, got 0"),

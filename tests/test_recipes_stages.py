@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import isolated_rng, roll_images
+from cgn_augment.functional import isolated_rng, move_images
+from cgn_augment.generators.flow import CodeFlow
 from train_generator.data import make_variant
 from train_generator.perceptual import random_vgg16_features
 from train_generator.recipes import factors as factors_module
@@ -40,13 +42,19 @@ def real() -> RealImages:
     return RealImages(data.images, data.labels)
 
 
-def make_cgn(shape_network: str = "deep", seed: int = 0) -> SmallCGN:
+def make_cgn(network: str = "deep", seed: int = 0) -> SmallCGN:
     with isolated_rng(seed, CPU):
-        return SmallCGN(width=4, shape_network=shape_network)
+        return SmallCGN(width=4, shape_network=network, texture_network=network)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def disturb(flow: CodeFlow) -> None:
+    with isolated_rng(7, CPU), torch.no_grad():
+        for layer in flow.layers:
+            nn.init.normal_(layer[-1].weight, std=0.1)
 
 
 def state(module: nn.Module) -> State:
@@ -296,34 +304,108 @@ def test_the_discriminator_is_the_one_asked_for(name: str) -> None:
 
 
 def make_textures(real: RealImages, accelerator: Accelerator, **settings: Any) -> TexturesStage:
+    """A stage in which the discriminator judges from the start, unless another is asked for."""
     cgn = make_cgn()
     with isolated_rng(2, CPU):
         encoders = TextureEncoder(width=4), TextureEncoder(width=4)
         discriminator = make_discriminator(FactorsConfig(discriminator_width=4))
     average = copy.deepcopy(cgn).eval().requires_grad_(False)
     found = draw_blobs(torch.randn(100, 3, generator=seeded())) > 0.5
-    config = TexturesConfig(**{"num_steps": 40, "batch_size": 8, **settings})
+    settings = {"num_steps": 40, "batch_size": 8, "adversarial_start": 0.0, **settings}
+    config = TexturesConfig(**settings)
     adversary = Adversary(discriminator, "hinge", accelerator)
     return TexturesStage(config, cgn, average, encoders, adversary, real, found, accelerator)
 
 
+@pytest.mark.parametrize(("start", "judged"), [(0.0, True), (0.5, False)])
 def test_the_textures_stage_trains_textures_encoders_and_discriminator_alone(
-    real: RealImages, accelerator: Accelerator
+    start: float, judged: bool, real: RealImages, accelerator: Accelerator
 ) -> None:
-    stage = make_textures(real, accelerator)
+    stage = make_textures(real, accelerator, adversarial_start=start)
     trained = (*stage.encoders, stage.adversary.discriminator)
     before = state(stage.cgn), state(stage.average), [state(network) for network in trained]
     losses = take(stage)
-    assert losses.keys() == {"adversarial", "reconstruction", "kl", "discriminator"}
+    adversarial = {"adversarial", "discriminator"} if judged else set()
+    assert losses.keys() == {"reconstruction", "kl", "flow"} | adversarial
     textures = {"f_text1", "f_text2"}
     assert changed(stage.cgn, before[0]) == changed(stage.average, before[1]) == textures
     for network, was in zip(trained, before[2], strict=True):
-        assert changed(network, was)
-    for network in (*stage.encoders, stage.cgn.f_text1, stage.cgn.f_text2):
+        assert bool(changed(network, was)) == (judged or network in stage.encoders)
+    networks = [*stage.encoders, *(mechanism[1:] for mechanism in stage.mechanisms)]
+    for network in networks:
         for name, weight in network.named_parameters():
             assert weight.grad.abs().sum() > 0, name
-    assert losses == take(make_textures(real, accelerator))
-    assert losses != take(make_textures(real, accelerator), 1)
+    for mechanism in stage.mechanisms:  # the last layers of a new flow are 0
+        assert all(layer[-1].weight.grad.abs().sum() > 0 for layer in mechanism[0].layers)
+    assert losses == take(make_textures(real, accelerator, adversarial_start=start))
+    assert losses != take(make_textures(real, accelerator, adversarial_start=start), 1)
+
+
+def test_the_judge_comes_at_its_share_of_the_steps(
+    real: RealImages, accelerator: Accelerator
+) -> None:
+    stage = make_textures(real, accelerator, num_steps=10, adversarial_start=0.3)
+    judged = ["discriminator" in take(stage, step) for step in (0, 2, 3, 9)]
+    assert judged == [False, False, True, True]
+    seen: list[int] = []
+    encode = stage.encoders[0].forward
+    stage.encoders[0].forward = lambda *a: seen.append(len(a[0])) or encode(*a)  # type: ignore[method-assign]
+    take(stage, 0)
+    take(stage, 3)
+    assert seen == [8, 4]  # half of the batch is drawn from noise then
+
+
+def test_what_is_drawn_from_noise_alone_is_judged(
+    real: RealImages, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_textures(real, accelerator)
+    grey, white = torch.zeros(8, 3, 32, 32), torch.ones(8, 3, 32, 32)
+    grey[:4], white[:4] = 9, 9  # drawn from codes
+    foreground, background = grey.requires_grad_(), white.requires_grad_()
+    monkeypatch.setattr(stage, "_draw", lambda *_: [foreground, background])
+    judged: list[tuple[Tensor, Tensor]] = []
+    judge = stage.adversary.generator_loss
+
+    def note(drawn: tuple[Tensor, Tensor], *rest: Any) -> Tensor:
+        judged.append(drawn)
+        return judge(drawn, *rest)
+
+    monkeypatch.setattr(stage.adversary, "generator_loss", note)
+    take(stage)
+    [(images, y)] = judged
+    assert y.shape == (4,)
+    masks = 1 - images[:, :1]  # grey objects in front of white
+    known = [stage.drawn_masks.masks[real.labels.sort(stable=True).values == k] for k in y]
+    for mask, of_class in zip(masks, known, strict=True):
+        assert any(torch.equal(mask, other.float()) for other in of_class)
+
+
+def test_codes_teach_the_flow_and_the_flow_teaches_nothing(
+    real: RealImages, accelerator: Accelerator
+) -> None:
+    trained = []
+    for disturbed in (False, True):
+        stage = make_textures(real, accelerator, adversarial_start=0.9)
+        if disturbed:
+            for mechanism in stage.mechanisms:
+                disturb(mechanism[0])
+        take(stage)
+        decoders = [weight for m in stage.mechanisms for weight in m[1:].parameters()]
+        trained.append([*decoders, *(w for e in stage.encoders for w in e.parameters())])
+    assert all(torch.equal(ours, others) for ours, others in zip(*trained, strict=True))
+
+
+def test_noise_becomes_codes_before_it_is_drawn(real: RealImages, accelerator: Accelerator) -> None:
+    stage = make_textures(real, accelerator)
+    for mechanism in stage.mechanisms:
+        disturb(mechanism[0])
+    stage.cgn.eval()
+    y, codes = torch.tensor([3, 4, 5]), torch.randn(1, 32, generator=seeded())
+    textures = stage._draw([codes, codes], y, seeded(1))
+    generator = seeded(1)
+    for texture, mechanism in zip(textures, (stage.cgn.texture, stage.cgn.background), strict=True):
+        noise = stage.cgn.draw_noise(2, generator)
+        torch.testing.assert_close(texture[1:], mechanism(noise, y[1:]))
 
 
 def test_masks_stay_with_the_images_they_were_found_in(
@@ -350,43 +432,36 @@ def test_encoders_see_their_own_part_of_the_image_alone() -> None:
     assert not torch.equal(encoder(images, visible, y)[0], encoder(other, visible, y)[0])
 
 
-def test_objects_are_moved_to_be_encoded_and_back_to_be_compared(
+def test_objects_are_moved_to_be_encoded_and_compared_there(
     real: RealImages, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = make_textures(real, accelerator)
-    images, labels, masks = stage._real_batch(0)
-    seen: list[tuple[Tensor, ...]] = []
-    for encoder in stage.encoders:
-        encode = encoder.forward
+    stage = make_textures(real, accelerator, max_move=6)
+    images, _, masks = stage._real_batch(0)
+    (moved, visible), (whole, outside) = stage._look(images, masks, seeded())
+    offsets = torch.randint(-6, 7, (len(images), 2), generator=seeded())
+    assert torch.equal(moved, move_images(images, offsets))
+    assert torch.equal(visible, move_images(masks, offsets))
+    assert torch.equal(whole, images)
+    assert torch.equal(outside, 1 - masks)
 
-        def note(*arguments: Tensor, encode: Callable[..., Any] = encode) -> Any:
-            seen.append(arguments)
-            return encode(*arguments)
+    look, looks = stage._look, []
 
-        monkeypatch.setattr(encoder, "forward", note)
-    offsets = torch.tensor([[3, 5], [0, 0]])
-    stage._encode(images[:2], masks[:2], labels[:2], offsets, seeded())
-    (moved, visible, _), (whole, outside, _) = seen
-    assert torch.equal(moved[0], images[0].roll((-3, -5), dims=(1, 2)))
-    assert torch.equal(visible[0], masks[0].roll((-3, -5), dims=(1, 2)))
-    assert torch.equal(moved[1], images[1])
-    assert torch.equal(whole, images[:2])
-    assert torch.equal(outside, 1 - masks[:2])
+    def note(*arguments: Any) -> Any:
+        looks.append(look(*arguments))
+        return looks[-1]
 
-    offsets = torch.randint(32, (4, 2), generator=seeded())
-    perfect = (
-        torch.cat([roll_images(images[:4], offsets), images[:4]]),
-        torch.cat([images[:4], images[:4]]),
-    )
-    monkeypatch.setattr(stage, "_draw_offsets", lambda *_: offsets)
-    monkeypatch.setattr(stage, "_draw", lambda *_: perfect)
+    monkeypatch.setattr(stage, "_look", note)
+    monkeypatch.setattr(stage, "_draw", lambda *_: [seen for seen, _ in looks[-1]])
+    stage.config = replace(stage.config, adversarial_start=0.9)
     assert take(stage)["reconstruction"] == 0
 
 
 def test_textures_are_drawn_again_better_and_better(accelerator: Accelerator) -> None:
     images = torch.rand(100, 3, 1, 1, generator=seeded()).expand(-1, -1, 32, 32) * 2 - 1
     flat = RealImages(images.contiguous(), torch.arange(100) % 10)
-    stage = make_textures(flat, accelerator, learning_rate=2e-3, num_steps=80)
+    stage = make_textures(
+        flat, accelerator, learning_rate=2e-3, num_steps=80, adversarial_start=0.9
+    )
     losses = [take(stage, step)["reconstruction"] for step in range(60)]
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
 
@@ -491,7 +566,7 @@ def test_every_weight_of_the_shape_mechanism_learns(accelerator: Accelerator) ->
         for name, weight in network.named_parameters():
             assert weight.grad.abs().sum() > 0, name
     assert stage.cgn.label_emb.weight.grad is None
-    assert stage.cgn.f_text1[0].weight.grad is None
+    assert all(weight.grad is None for weight in stage.cgn.f_text1.parameters())
 
 
 def test_the_classifier_is_taught_by_found_masks_alone(accelerator: Accelerator) -> None:
@@ -504,18 +579,12 @@ def test_the_classifier_is_taught_by_found_masks_alone(accelerator: Accelerator)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def disturb_flow(stage: ShapesStage) -> None:
-    with isolated_rng(7, CPU), torch.no_grad():
-        for layer in stage.flow.layers:
-            nn.init.normal_(layer[-1].weight, std=0.1)
-
-
 def test_the_flow_teaches_nothing_to_the_encoder_and_the_decoder(accelerator: Accelerator) -> None:
     networks = []
     for disturbed in (False, True):
         stage = make_shapes(accelerator, class_weight=0.0)
         if disturbed:
-            disturb_flow(stage)
+            disturb(stage.flow)
         take(stage)
         networks.append((*stage.encoder.parameters(), *stage.decoder.parameters()))
     assert all(torch.equal(ours, others) for ours, others in zip(*networks, strict=True))
@@ -523,7 +592,7 @@ def test_the_flow_teaches_nothing_to_the_encoder_and_the_decoder(accelerator: Ac
 
 def test_the_flows_loss_is_the_negative_log_likelihood_of_codes(accelerator: Accelerator) -> None:
     stage = make_shapes(accelerator, codes_per_mask=3)
-    disturb_flow(stage)
+    disturb(stage.flow)
     mean, log_variance = (torch.randn(4, 32, generator=seeded(s)) for s in (0, 1))
     embedding = torch.randn(4, 10, generator=seeded(2))
     codes = mean.repeat(3, 1) + torch.randn(12, 32, generator=seeded()) * (

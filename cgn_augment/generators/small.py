@@ -1,7 +1,8 @@
 """The small CGN for 32x32 images of ten classes (paper, appendix on the MNIST experiments).
 
 The layer indices, and so the names in a state dict, are those of the published checkpoints. The
-shape mechanism comes in two forms: the published one, and a deeper one that draws better digits.
+mechanisms come in two forms: the published ones, and deeper ones that draw better digits and more
+different textures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import check_classes, roll_images
+from cgn_augment.functional import check_classes, roll_randomly
 from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.generators.upsampling import UpConv2d
 
@@ -22,6 +23,7 @@ MASK_MIN, MASK_MAX = 1e-4, 0.9999
 
 
 ShapeNetwork = Literal["published", "deep"]
+TextureNetwork = Literal["published", "deep"]
 
 
 class SmallCGN(nn.Module):
@@ -35,9 +37,12 @@ class SmallCGN(nn.Module):
         shape_network: "published": one hidden layer, two convolutions, instance normalisation and
             no sigmoid (the paper's; 0.2 million parameters at width 32). "deep": a `CodeFlow`, two
             hidden layers, three transposed convolutions and a sigmoid (0.9 million).
+        texture_network: "published": one linear layer and three convolutions (the paper's; 0.2
+            million parameters for each of both at width 32). "deep": a `CodeFlow` and two hidden
+            layers before them, and no normalisation of the colours (1.4 million).
 
     Raises:
-        ArgumentError: there is no such shape network.
+        ArgumentError: there is no such shape or texture network.
 
     Attributes:
         image_size: 32 pixels.
@@ -63,30 +68,36 @@ class SmallCGN(nn.Module):
         embedding_dim: int = 10,
         width: int = 32,
         shape_network: ShapeNetwork = "published",
+        texture_network: TextureNetwork = "published",
     ) -> None:
         super().__init__()
-        if shape_network not in get_args(ShapeNetwork):
-            raise ArgumentError(
-                f"shape_network must be one of {', '.join(get_args(ShapeNetwork))}, got "
-                f"{shape_network!r}"
-            )
+        _require_network("shape_network", shape_network, get_args(ShapeNetwork))
+        _require_network("texture_network", texture_network, get_args(TextureNetwork))
         self.num_classes, self.noise_dim = num_classes, noise_dim
         self.embedding_dim, self.width = embedding_dim, width
-        self.shape_network = shape_network
+        self.shape_network, self.texture_network = shape_network, texture_network
         self.label_emb = nn.Embedding(num_classes, embedding_dim)
         if shape_network == "deep":
             self.f_shape = _deep_shape_layers(noise_dim, embedding_dim, width)
         else:
             self.f_shape = _shape_layers(noise_dim + embedding_dim, width)
-        self.f_text1 = _texture_layers(noise_dim + embedding_dim, width)
-        self.f_text2 = _texture_layers(noise_dim + embedding_dim, width)
+        if texture_network == "deep":
+            self.f_text1 = _deep_texture_layers(noise_dim, embedding_dim, width)
+            self.f_text2 = _deep_texture_layers(noise_dim, embedding_dim, width)
+        else:
+            self.f_text1 = _texture_layers(noise_dim + embedding_dim, width)
+            self.f_text2 = _texture_layers(noise_dim + embedding_dim, width)
         self._fingerprint: str | None = None
 
     @property
     def config(self) -> dict[str, int | str]:
         """The arguments that make this network again."""
-        names = ("num_classes", "noise_dim", "embedding_dim", "width", "shape_network")
-        return {name: getattr(self, name) for name in names}
+        sizes = ("num_classes", "noise_dim", "embedding_dim", "width")
+        return {
+            **{name: getattr(self, name) for name in sizes},
+            "shape_network": self.shape_network,
+            "texture_network": self.texture_network,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -166,10 +177,13 @@ class SmallCGN(nn.Module):
         """Moves each texture to a random position, so that it cannot carry a shape.
 
         The published code tiles the image 2x2 and crops one image from it at an offset of 0 to 32
-        in each direction; that is a roll around the torus, done here without the tiling.
+        in each direction; that is a roll around the torus, done here without the tiling. Textures
+        of the "deep" network stay as they are: they are trained on moved objects, and a roll would
+        leave a seam in them.
         """
-        offsets = torch.randint(self.image_size + 1, (len(images), 2), generator=generator)
-        return roll_images(images, offsets)
+        if self.texture_network == "deep":
+            return images
+        return roll_randomly(images, generator)
 
     def _embed(self, noise: Tensor, y: Tensor) -> Tensor:
         if noise.dim() != 2 or noise.shape[1] != self.noise_dim:
@@ -178,6 +192,11 @@ class SmallCGN(nn.Module):
             )
         check_classes(y, len(noise), self.num_classes, "noise vectors")
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
+
+
+def _require_network(name: str, network: str, networks: tuple[str, ...]) -> None:
+    if network not in networks:
+        raise ArgumentError(f"{name} must be one of {', '.join(networks)}, got {network!r}")
 
 
 def _shape_layers(dim_in: int, width: int) -> nn.Sequential:
@@ -195,9 +214,7 @@ def _shape_layers(dim_in: int, width: int) -> nn.Sequential:
 def _deep_shape_layers(noise_dim: int, embedding_dim: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         CodeFlow(noise_dim, embedding_dim),
-        nn.Linear(noise_dim + embedding_dim, 8 * width, bias=False),
-        nn.BatchNorm1d(8 * width),
-        nn.LeakyReLU(0.2, inplace=True),
+        *_hidden_layer(noise_dim + embedding_dim, 8 * width),
         nn.Linear(8 * width, 4 * width * 4 * 4, bias=False),
         nn.Unflatten(1, (4 * width, 4, 4)),
         nn.BatchNorm2d(4 * width),
@@ -227,6 +244,31 @@ def _texture_layers(dim_in: int, width: int) -> nn.Sequential:
         nn.BatchNorm2d(3),
         nn.Tanh(),
     )
+
+
+def _deep_texture_layers(noise_dim: int, embedding_dim: int, width: int) -> nn.Sequential:
+    hidden = 8 * width
+    return nn.Sequential(
+        CodeFlow(noise_dim, embedding_dim),
+        *_hidden_layer(noise_dim + embedding_dim, hidden),
+        *_hidden_layer(hidden, hidden),
+        nn.Linear(hidden, 2 * width * 8 * 8, bias=False),
+        nn.Unflatten(1, (2 * width, 8, 8)),
+        nn.BatchNorm2d(2 * width),
+        nn.LeakyReLU(0.2, inplace=True),
+        *_up_block(2 * width, 2 * width),
+        *_up_block(2 * width, width),
+        nn.Conv2d(width, 3, 3, padding=1),
+        nn.Tanh(),
+    )
+
+
+def _hidden_layer(dim_in: int, dim_out: int) -> list[nn.Module]:
+    return [
+        nn.Linear(dim_in, dim_out, bias=False),
+        nn.BatchNorm1d(dim_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
 
 
 def _up_block(dim_in: int, dim_out: int) -> list[nn.Module]:

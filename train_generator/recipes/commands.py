@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cgn_augment.generators.small import ShapeNetwork
+from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
 from train_generator.data import Variant
 from train_generator.precision import Precision
 from train_generator.recipes.card import write_card
@@ -25,6 +25,7 @@ def small(
     seed: int = 0,
     num_train: int | None = None,
     shape_network: ShapeNetwork = "deep",
+    texture_network: TextureNetwork = "deep",
     device: str = "auto",
     precision: Precision = "no",
     factors: FactorsConfig = FactorsConfig(),  # noqa: B008
@@ -44,6 +45,7 @@ def small(
         seed: of everything that is drawn.
         num_train: digits to train on; all 50 000 by default.
         shape_network: deep, or published for the paper's.
+        texture_network: deep, or published for the paper's.
         device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
         precision: no is float32; bf16 is twice as fast where the processor knows it.
         factors: the adversarial stage.
@@ -59,6 +61,7 @@ def small(
         seed=seed,
         num_train=num_train,
         shape_network=shape_network,
+        texture_network=texture_network,
         device=device,
         precision=precision,
         factors=factors,

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError
-from cgn_augment.generators.small import ShapeNetwork
+from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
 from train_generator.data import Variant
 from train_generator.initialization import Initialization
 from train_generator.precision import Precision
@@ -124,8 +124,10 @@ class TexturesConfig:
 
     Attributes:
         num_steps: steps; 0 leaves it out, and the second training of the masker with it.
-        batch_size: real images a step, and as many drawn ones: half of them again from the codes of
-            real ones, half from noise.
+        adversarial_start: share of the steps after which the discriminator judges.
+        batch_size: real images a step, and as many drawn ones: again from the codes of real ones,
+            or, once they are judged, half of them so and half from noise.
+        max_move: pixels by which an object is moved at most before it is encoded.
         learning_rate: of the mechanisms' Adam; it and those below fall to 0 in the last two fifths.
         encoder_learning_rate: of the encoders' Adam.
         discriminator_learning_rate: of the discriminator's Adam.
@@ -136,7 +138,9 @@ class TexturesConfig:
     """
 
     num_steps: int = 4000
+    adversarial_start: float = 0.5
     batch_size: int = 32
+    max_move: int = 10
     learning_rate: float = 4.5e-4
     encoder_learning_rate: float = 1e-3
     discriminator_learning_rate: float = 3e-4
@@ -146,14 +150,14 @@ class TexturesConfig:
     average: float = 0.998
 
     def __post_init__(self) -> None:
-        require_counts(self, "num_steps", least=0)
+        require_counts(self, "num_steps", "max_move", least=0)
         require_counts(self, "batch_size", least=2)
         if self.batch_size % 2:
             raise ArgumentError(f"batch_size must be even, got {self.batch_size}")
         require_positive(self, "learning_rate", "encoder_learning_rate")
         require_positive(self, "discriminator_learning_rate")
         require_weights(self, "reconstruction_weight", "kl_weight", "instance_noise")
-        require_shares(self, "average")
+        require_shares(self, "average", "adversarial_start")
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class SmallConfig:
         seed: of everything that is drawn.
         num_train: digits to train on; None takes all 50 000.
         shape_network: see `SmallCGN`.
+        texture_network: see `SmallCGN`.
         device: "auto" takes a GPU if there is one.
         precision: "no" is float32; see accelerate's `mixed_precision`.
         factors: the adversarial stage.
@@ -240,6 +245,7 @@ class SmallConfig:
     seed: int = 0
     num_train: int | None = None
     shape_network: ShapeNetwork = "deep"
+    texture_network: TextureNetwork = "deep"
     device: str = "auto"
     precision: Precision = "no"
     factors: FactorsConfig = field(default_factory=FactorsConfig)
@@ -248,7 +254,8 @@ class SmallConfig:
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
     def __post_init__(self) -> None:
-        require_choices(self, variant=Variant, precision=Precision, shape_network=ShapeNetwork)
+        require_choices(self, variant=Variant, precision=Precision)
+        require_choices(self, shape_network=ShapeNetwork, texture_network=TextureNetwork)
         require_counts(self, "seed", least=0)
         if self.num_train is not None:
             require_counts(self, "num_train")
@@ -260,6 +267,8 @@ class SmallConfig:
             )
         if self.shapes.num_steps and self.shape_network != "deep":
             raise ArgumentError("the shapes stage trains the shape_network 'deep' alone")
+        if self.texturing.num_steps and self.texture_network != "deep":
+            raise ArgumentError("the textures stage trains the texture_network 'deep' alone")
 
     def _check_batches(self, num_train: int) -> None:
         """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
-from cgn_augment.functional import compose
+from cgn_augment.functional import compose, roll_randomly
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from train_generator.average import update_average
 from train_generator.initialization import BATCH_NORMS
@@ -34,7 +34,8 @@ from train_generator.trainer import descend
 class FactorsStage:
     """Trains `cgn` and `discriminator`, and keeps `average` up to date; see `Stage`.
 
-    A flow in the shape mechanism is left as it is, which is without effect at the start.
+    A flow in a mechanism is left as it is, which is without effect at the start. Textures are moved
+    around the torus, so that they cannot carry a shape, whatever `SmallCGN.shuffle` does later.
 
     Args:
         config: settings.
@@ -142,7 +143,7 @@ class FactorsStage:
                 for mechanism in (cgn.texture, cgn.background)
             ]
         foreground, background = (
-            cgn.shuffle(texture.float().repeat_interleave(share, dim=0), generator)
+            roll_randomly(texture.float().repeat_interleave(share, dim=0), generator)
             for texture in textures
         )
         return mask.float().clamp(MASK_MIN, MASK_MAX), foreground, background

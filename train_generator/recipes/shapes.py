@@ -19,6 +19,7 @@ from cgn_augment.generators.flow import CodeFlow
 from train_generator.average import update_average
 from train_generator.losses import kl_loss
 from train_generator.recipes.batches import RealImages
+from train_generator.recipes.codes import draw_codes, flow_loss
 from train_generator.recipes.config import ShapesConfig
 from train_generator.recipes.masker import set_learning_rate
 from train_generator.trainer import descend
@@ -148,7 +149,7 @@ class ShapesStage:
         with self.accelerator.autocast():
             mean, log_variance = self.encoder(mask, labels)
         embedding = self.cgn.label_emb(labels).detach()
-        codes = self._draw_codes(mean, log_variance, generator)
+        codes = draw_codes(mean, log_variance, generator)
         losses = {
             "reconstruction": self._reconstruct(codes, embedding, mask),
             "kl": config.kl_weight * kl_loss(mean, log_variance),
@@ -170,10 +171,6 @@ class ShapesStage:
             scores: Tensor = self.classifier(mask - 0.5)
         return scores.float()
 
-    def _draw_codes(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        return mean + noise * (log_variance / 2).exp()
-
     def _decode(self, codes: Tensor, embedding: Tensor) -> Tensor:
         """Returns the logits of masks."""
         with self.accelerator.autocast():
@@ -191,15 +188,12 @@ class ShapesStage:
         embedding: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """The negative log likelihood of codes (but for a constant), several for each mask."""
+        """The loss of the flow on several codes of each mask."""
         mean, log_variance, embedding = (
             values.detach().repeat(self.config.codes_per_mask, 1)
             for values in (mean, log_variance, embedding)
         )
-        codes = self._draw_codes(mean, log_variance, generator)
-        noise, log_determinant = self.flow.invert(torch.cat([codes, embedding], dim=1))
-        energy = noise[:, : self.flow.noise_dim].square().sum(dim=1) / 2
-        return (energy - log_determinant).mean()
+        return flow_loss(self.flow, draw_codes(mean, log_variance, generator), embedding)
 
     def _class_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """The cross entropy of drawn masks, once the classifier knows something."""

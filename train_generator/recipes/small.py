@@ -249,7 +249,7 @@ def make_data(config: SmallConfig) -> VariantData:
 def make_cgn(config: SmallConfig) -> SmallCGN:
     """Returns a new CGN with the weights that the training starts from."""
     with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 0), torch.device("cpu")):
-        cgn = SmallCGN(shape_network=config.shape_network)
+        cgn = SmallCGN(shape_network=config.shape_network, texture_network=config.texture_network)
     generator = step_generator(Purpose.WEIGHTS, config.seed, 2)
     factors = config.factors
     if factors.initialization != "default":

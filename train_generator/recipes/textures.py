@@ -1,10 +1,13 @@
 """The stage that trains both texture mechanisms on real images in which masks were found.
 
-Adversarial training alone draws nearly the same texture whatever the noise. Here half of a batch is
-an autoencoder's: encoders see a real image's object, or its background, and the mechanisms must
-draw just that from the code; so every texture of the data has a code. The other half is drawn from
-noise, and a discriminator judges both halves (Larsen et al., Autoencoding beyond pixels using a
-learned similarity metric, ICML 2016).
+Adversarial training alone draws nearly the same texture whatever the noise. Here the mechanisms are
+the decoders of two autoencoders, given the class (Kingma and Welling, Auto-Encoding Variational
+Bayes, ICLR 2014): encoders see a real image's object, or its background, and the mechanisms must
+draw just that from the code; so every texture of the data has a code. The codes are not standard
+normal; a mechanism's flow learns to make them from noise, by maximum likelihood (as in Dai and
+Wipf, Diagnosing and Enhancing VAE Models, ICLR 2019). Later a discriminator judges what is drawn
+from noise (as in Larsen et al., Autoencoding beyond pixels using a learned similarity metric, ICML
+2016, who have it judge what is drawn again, too).
 """
 
 from __future__ import annotations
@@ -15,17 +18,21 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import compose, roll_images
+from cgn_augment.functional import compose, move_images
 from train_generator.average import update_average
 from train_generator.losses import kl_loss, masked_square_loss
-from train_generator.recipes.adversary import Adversary, draw_normal
+from train_generator.recipes.adversary import Adversary, Batch
 from train_generator.recipes.batches import RealImages
+from train_generator.recipes.codes import draw_codes, flow_loss
 from train_generator.recipes.config import TexturesConfig
 from train_generator.recipes.masker import set_learning_rate
 from train_generator.trainer import descend
 
 LOG_VARIANCE_RANGE = (-8.0, 2.0)
 SLOPE = 0.2
+
+Part = tuple[Tensor, Tensor]
+"""Images (B, 3, 32, 32) and (B, 1, 32, 32), 1 where they are to be seen."""
 
 
 class TextureEncoder(nn.Module):
@@ -86,7 +93,7 @@ class TexturesStage:
 
     Args:
         config: settings.
-        cgn: whose texture and background mechanisms are trained.
+        cgn: whose texture and background mechanisms are trained; its `texture_network` is "deep".
         average: a copy of it that gets the running average of the weights.
         encoders: of foregrounds and of backgrounds.
         adversary: judges whole images.
@@ -115,6 +122,7 @@ class TexturesStage:
         self.cgn, self.average, self.encoders = cgn, average, encoders
         self.adversary, self.real, self.accelerator = adversary, real, accelerator
         self.masks, self.drawn_masks = found, FoundMasks(found, real.labels)
+        self.mechanisms = cgn.f_text1, cgn.f_text2
         textures = [*cgn.f_text1.parameters(), *cgn.f_text2.parameters()]
         encoding = [weight for encoder in encoders for weight in encoder.parameters()]
         judging = list(adversary.discriminator.parameters())
@@ -138,36 +146,31 @@ class TexturesStage:
             set_learning_rate(self.optimizers[name], left * rate)
         for network in (self.cgn, *self.encoders):
             network.train()
-        images, labels, masks = self._real_batch(step)
-        half = config.batch_size // 2
-        offsets = self._draw_offsets(half, generator)
-        codes, kl = self._encode(images[:half], masks[:half], labels[:half], offsets, generator)
-        y = torch.randint(self.cgn.num_classes, (half,), generator=generator).to(labels.device)
-        foreground, background = self._draw(codes, torch.cat([labels[:half], y]), generator)
+        images, y, masks = self._real_batch(step)
+        judged = step >= config.adversarial_start * self.num_steps
+        num = config.batch_size // 2 if judged else config.batch_size  # the rest is from noise
 
-        back = roll_images(foreground[:half], -offsets)
-        again = compose(masks[:half], back, background[:half])
-        others = compose(
-            self.drawn_masks.draw(y, generator),
-            self.cgn.shuffle(foreground[half:], generator),
-            self.cgn.shuffle(background[half:], generator),
+        seen = self._look(images[:num], masks[:num], generator)
+        codes, losses = self._encode(seen, y[:num], generator)
+        others = self._draw_classes(config.batch_size - num, generator)
+        classes = torch.cat([y[:num], others])
+        textures = self._draw(codes, classes, generator)
+        losses["reconstruction"] = config.reconstruction_weight * sum(
+            masked_square_loss(texture[:num], *part)
+            for texture, part in zip(textures, seen, strict=True)
         )
-        drawn = torch.cat([again, others]), torch.cat([labels[:half], y])
-        noise = left * config.instance_noise
-        losses = {
-            "adversarial": self.adversary.generator_loss(drawn, generator, noise),
-            "reconstruction": config.reconstruction_weight
-            * self._reconstruction(again, images[:half], masks[:half]),
-            "kl": config.kl_weight * kl,
-        }
+        if judged:
+            drawn = self._compose(*(texture[num:] for texture in textures), others, generator)
+            noise = left * config.instance_noise
+            losses["adversarial"] = self.adversary.generator_loss(drawn, generator, noise)
         self.optimizers["encoders"].zero_grad()
         descend(self.accelerator, self.optimizers["textures"], sum(losses.values()))
         self.optimizers["encoders"].step()
-
-        losses["discriminator"] = self.adversary.discriminator_loss(
-            (images, labels), drawn, generator, noise
-        )
-        descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
+        if judged:
+            losses["discriminator"] = self.adversary.discriminator_loss(
+                (images, y), drawn, generator, noise
+            )
+            descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
         self._update_average(step)
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -181,48 +184,55 @@ class TexturesStage:
         images, labels = self.real.batch(step, self.config.batch_size)
         return images, labels, self.masks[chosen].float().to(images.device)
 
-    def _draw_offsets(self, num: int, generator: torch.Generator) -> Tensor:
-        """Returns how far each object is moved around the torus before it is encoded.
+    def _look(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> list[Part]:
+        """Returns the objects, moved, and the backgrounds of real images.
 
-        Objects are in the centre, so that the borders of foregrounds would never be seen.
+        Objects are in the centre, so that the borders of foregrounds would never be seen, and the
+        digit's place would be learned with them.
         """
-        return torch.randint(self.cgn.image_size, (num, 2), generator=generator)
+        most = self.config.max_move
+        offsets = torch.randint(-most, most + 1, (len(images), 2), generator=generator)
+        moved = move_images(images, offsets), move_images(masks, offsets)
+        return [moved, (images, 1 - masks)]
 
     def _encode(
-        self,
-        images: Tensor,
-        masks: Tensor,
-        y: Tensor,
-        offsets: Tensor,
-        generator: torch.Generator,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Returns the codes of moved foregrounds and of backgrounds, and their divergence."""
-        moved = roll_images(images, offsets), roll_images(masks, offsets)
-        codes, kl = [], images.new_zeros(())
-        for encoder, seen in zip(self.encoders, (moved, (images, 1 - masks)), strict=True):
+        self, seen: list[Part], y: Tensor, generator: torch.Generator
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Returns codes of foregrounds and of backgrounds, and the losses on them."""
+        codes, kl, flow = [], [], []
+        embedding = self.cgn.label_emb(y).detach()
+        for encoder, mechanism, part in zip(self.encoders, self.mechanisms, seen, strict=True):
             with self.accelerator.autocast():
-                mean, log_variance = encoder(*seen, y)
-            codes.append(mean + draw_normal(mean, generator) * (log_variance / 2).exp())
-            kl = kl + kl_loss(mean, log_variance)
-        return codes, kl
+                mean, log_variance = encoder(*part, y)
+            codes.append(draw_codes(mean, log_variance, generator))
+            kl.append(kl_loss(mean, log_variance))
+            flow.append(flow_loss(mechanism[0], codes[-1], embedding))
+        return codes, {
+            "kl": self.config.kl_weight * torch.stack(kl).sum(),
+            "flow": torch.stack(flow).sum(),
+        }
 
-    def _draw(
-        self, codes: list[Tensor], y: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Draws textures from the codes, followed by as many from noise, in one pass each."""
-        textures = []
-        for mechanism, code in zip((self.cgn.texture, self.cgn.background), codes, strict=True):
+    def _draw(self, codes: list[Tensor], y: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Draws textures from the codes, followed by as many from noise as there are classes."""
+        embedding, textures = self.cgn.label_emb(y).detach(), []
+        for mechanism, code in zip(self.mechanisms, codes, strict=True):
             noise = self.cgn.draw_noise(len(y) - len(code), generator)
+            with torch.no_grad():  # a flow learns from codes alone
+                inputs = mechanism[0](torch.cat([noise, embedding[len(code) :]], dim=1))
+            inputs = torch.cat([torch.cat([code, embedding[: len(code)]], dim=1), inputs])
             with self.accelerator.autocast():
-                textures.append(mechanism(torch.cat([code, noise]), y).float())
-        foreground, background = textures
-        return foreground, background
+                textures.append(mechanism[1:](inputs).float())
+        return textures
 
-    def _reconstruction(self, again: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-        """The error of the object and that of the background; both count the same."""
-        return masked_square_loss(again, images, masks) + masked_square_loss(
-            again, images, 1 - masks
-        )
+    def _draw_classes(self, num: int, generator: torch.Generator) -> Tensor:
+        y = torch.randint(self.cgn.num_classes, (num,), generator=generator)
+        return y.to(self.cgn.device)
+
+    def _compose(
+        self, foreground: Tensor, background: Tensor, y: Tensor, generator: torch.Generator
+    ) -> Batch:
+        """Returns images of found masks of the classes, and the classes."""
+        return compose(self.drawn_masks.draw(y, generator), foreground, background), y
 
     def _update_average(self, step: int) -> None:
         for name in ("f_text1", "f_text2"):
