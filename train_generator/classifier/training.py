@@ -22,7 +22,7 @@ from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
 from cgn_augment.files import first_line, replacing, unpickle
 from train_generator.interrupt import Interrupt, deferred_interrupt
-from train_generator.precision import PRECISIONS, Precision
+from train_generator.precision import PRECISIONS, Precision, warn_of_slow_precision
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,7 @@ class ClassifierRun:
             raise ArgumentError(
                 f"{self.checkpoint} exists: resume it, or write to another folder, or delete it"
             )
+        warn_of_slow_precision(self.config.precision, self.stream.device)
         with deferred_interrupt() as interrupt:
             while len(self.results) < self.config.num_epochs:
                 if self._train_epoch(interrupt, progress):

@@ -47,7 +47,7 @@ def small(
         shape_network: deep, or published for the paper's.
         texture_network: deep, or published for the paper's.
         device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
-        precision: no is float32; bf16 is twice as fast where the processor knows it.
+        precision: no is float32; bf16 is twice as fast on a CPU with AVX-512 or on a GPU.
         factors: the adversarial stage.
         masker: the stage that learns to find masks.
         texturing: the stage that trains textures on real images in which masks were found.

@@ -24,6 +24,7 @@ from cgn_augment.visualize import draw_cgn
 from train_generator.data import VariantData, load_textures, make_variant
 from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, make_features
+from train_generator.precision import warn_of_slow_precision
 from train_generator.recipes.adversary import Adversary, make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import teach_blobs
@@ -235,7 +236,9 @@ def make_accelerator(config: SmallConfig) -> Accelerator:
         require_device(config.device)
         if not config.device.startswith("cuda"):
             raise ArgumentError(f"device must be auto, cpu or cuda, got {config.device!r}")
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+    warn_of_slow_precision(config.precision, accelerator.device)
+    return accelerator
 
 
 def make_data(config: SmallConfig) -> VariantData:

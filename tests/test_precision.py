@@ -1,0 +1,38 @@
+"""bf16 on a processor that cannot compute in it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from train_generator.precision import Precision, warn_of_slow_precision
+from train_generator.recipes.config import SmallConfig
+from train_generator.recipes.small import make_accelerator
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
+def test_bf16_without_instructions_for_it_is_a_warning(
+    capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, capability)
+    with pytest.warns(UserWarning, match=f"{capability}.* ten times as long .* leave the preci"):
+        make_accelerator(SmallConfig("colored", device="cpu", precision="bf16"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capability"),
+    [("no", "cpu", "AVX2"), ("bf16", "cuda", "AVX2"), ("bf16", "cpu", "AVX512")],
+)
+def test_what_is_fast_is_no_warning(
+    precision: Precision, device: str, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, capability)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_slow_precision(precision, torch.device(device))
