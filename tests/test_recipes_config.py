@@ -106,7 +106,10 @@ def test_later_stages_need_earlier_ones() -> None:
     with pytest.raises(ArgumentError, match="shapes stage trains the shape_network 'deep' alone"):
         SmallConfig("colored", shape_network="published")
     SmallConfig("colored", shape_network="published", shapes=shapes)
-    with pytest.raises(ArgumentError, match=r"texturing.batch_size \(32\) .* num_train \(20\)"):
+    with pytest.raises(ArgumentError, match="textures stage trains the texture_network 'deep' al"):
+        SmallConfig("colored", texture_network="published")
+    SmallConfig("colored", texture_network="published", texturing=untextured)
+    with pytest.raises(ArgumentError, match=r"shapes.batch_size \(64\) .* num_train \(20\)"):
         SmallConfig("colored", num_train=20, factors=FactorsConfig(num_steps=0))
 
 
@@ -115,8 +118,8 @@ def test_later_stages_need_earlier_ones() -> None:
     [
         ({"num_steps": -1}, "num_steps must be 0 or more, got -1"),
         ({"batch_size": 0}, "batch_size must be 2 or more, got 0"),
-        ({"batch_size": 7}, "batch_size must be even, got 7"),
-        ({"encoder_learning_rate": 0.0}, "encoder_learning_rate must be above 0, got 0.0"),
+        ({"num_textures": 0}, "num_textures must be 1 or more, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"kl_weight": -1.0}, "kl_weight must be 0 or more, got -1.0"),
         ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
     ],

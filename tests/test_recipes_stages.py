@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,18 +13,24 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import isolated_rng, move_images
+from cgn_augment.functional import isolated_rng
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.data import make_variant
 from train_generator.perceptual import random_vgg16_features
 from train_generator.recipes import factors as factors_module
-from train_generator.recipes.adversary import Adversary, make_discriminator
+from train_generator.recipes import textures as textures_module
+from train_generator.recipes.adversary import make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import draw_blobs, teach_blobs
 from train_generator.recipes.config import FactorsConfig, ShapesConfig, TexturesConfig
 from train_generator.recipes.factors import FactorsStage
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
-from train_generator.recipes.textures import FoundMasks, TextureEncoder, TexturesStage
+from train_generator.recipes.textures import (
+    ClassPool,
+    TextureEncoder,
+    TexturesStage,
+    whole_textures,
+)
 
 CPU = torch.device("cpu")
 State = dict[str, Tensor]
@@ -119,16 +124,16 @@ def test_real_images_of_another_number_are_an_error() -> None:
     assert len(make_numbered(12)) == 12
 
 
-# Found masks
+# Images by class
 
 
-def test_found_masks_are_those_of_the_class_and_all_of_them_come() -> None:
+def test_images_of_a_pool_are_of_the_class_and_all_of_them_come() -> None:
     labels = torch.tensor([2, 0, 2, 1, 0, 2])
-    masks = torch.zeros(6, 1, 2, 4, dtype=torch.bool)
+    masks = torch.zeros(6, 1, 2, 4)
     for number in range(6):  # a mask is its number, in binary
-        masks[number, 0, 0] = torch.tensor([bool(number >> bit & 1) for bit in range(4)])
+        masks[number, 0, 0] = torch.tensor([float(number >> bit & 1) for bit in range(4)])
     y = torch.arange(3).repeat(200)
-    drawn = FoundMasks(masks, labels).draw(y, seeded())
+    drawn = ClassPool(masks, labels).draw(y, seeded())
     assert drawn.shape == (600, 1, 2, 4)
     assert drawn.dtype == torch.float32
     numbers = (drawn[:, 0, 0] * torch.tensor([1, 2, 4, 8])).sum(dim=1).long()
@@ -137,16 +142,16 @@ def test_found_masks_are_those_of_the_class_and_all_of_them_come() -> None:
     # 200 of each class: deviations of 7 for halves and for thirds.
     expected = torch.tensor([200 / 3, 100, 200 / 3, 200, 100, 200 / 3])
     assert (counts - expected).abs().max() < 30
-    assert torch.equal(FoundMasks(masks, labels).draw(y, seeded()), drawn)
+    assert torch.equal(ClassPool(masks, labels).draw(y, seeded()), drawn)
 
 
-def test_found_masks_that_cannot_be_drawn_are_an_error() -> None:
-    masks, labels = torch.zeros(3, 1, 2, 2, dtype=torch.bool), torch.tensor([0, 2, 2])
-    with pytest.raises(ArgumentError, match="no found mask of one of the classes: use more images"):
-        FoundMasks(masks, labels).draw(torch.tensor([0, 1]), seeded())
+def test_images_that_cannot_be_drawn_are_an_error() -> None:
+    masks, labels = torch.zeros(3, 1, 2, 2), torch.tensor([0, 2, 2])
+    with pytest.raises(ArgumentError, match="no image of one of the classes: use more images"):
+        ClassPool(masks, labels).draw(torch.tensor([0, 1]), seeded())
     for wrong in (labels[:2], labels[:0]):
         with pytest.raises(ArgumentError, match=f"must be as many, got 3 and {len(wrong)}"):
-            FoundMasks(masks, wrong)
+            ClassPool(masks, wrong)
 
 
 # The adversarial stage
@@ -303,89 +308,65 @@ def test_the_discriminator_is_the_one_asked_for(name: str) -> None:
 # The textures stage
 
 
-def make_textures(real: RealImages, accelerator: Accelerator, **settings: Any) -> TexturesStage:
-    """A stage in which the discriminator judges from the start, unless another is asked for."""
+def make_textures(accelerator: Accelerator, **settings: Any) -> TexturesStage:
     cgn = make_cgn()
     with isolated_rng(2, CPU):
         encoders = TextureEncoder(width=4), TextureEncoder(width=4)
-        discriminator = make_discriminator(FactorsConfig(discriminator_width=4))
     average = copy.deepcopy(cgn).eval().requires_grad_(False)
-    found = draw_blobs(torch.randn(100, 3, generator=seeded())) > 0.5
-    settings = {"num_steps": 40, "batch_size": 8, "adversarial_start": 0.0, **settings}
-    config = TexturesConfig(**settings)
-    adversary = Adversary(discriminator, "hinge", accelerator)
-    return TexturesStage(config, cgn, average, encoders, adversary, real, found, accelerator)
+    colours = torch.rand(2, 30, 3, 1, 1, generator=seeded()) * 2 - 1
+    labels = torch.arange(30) % 10
+    foregrounds, backgrounds = (
+        ClassPool(each.expand(-1, -1, 32, 32).contiguous(), labels) for each in colours
+    )
+    config = TexturesConfig(**{"num_steps": 40, "batch_size": 8, **settings})
+    return TexturesStage(config, cgn, average, encoders, (foregrounds, backgrounds), accelerator)
 
 
-@pytest.mark.parametrize(("start", "judged"), [(0.0, True), (0.5, False)])
-def test_the_textures_stage_trains_textures_encoders_and_discriminator_alone(
-    start: float, judged: bool, real: RealImages, accelerator: Accelerator
-) -> None:
-    stage = make_textures(real, accelerator, adversarial_start=start)
-    trained = (*stage.encoders, stage.adversary.discriminator)
-    before = state(stage.cgn), state(stage.average), [state(network) for network in trained]
+def test_the_textures_stage_trains_textures_and_encoders_alone(accelerator: Accelerator) -> None:
+    stage = make_textures(accelerator)
+    before = state(stage.cgn), state(stage.average), [state(each) for each in stage.encoders]
     losses = take(stage)
-    adversarial = {"adversarial", "discriminator"} if judged else set()
-    assert losses.keys() == {"reconstruction", "kl", "flow"} | adversarial
+    assert losses.keys() == {"reconstruction", "kl", "flow"}
     textures = {"f_text1", "f_text2"}
     assert changed(stage.cgn, before[0]) == changed(stage.average, before[1]) == textures
-    for network, was in zip(trained, before[2], strict=True):
-        assert bool(changed(network, was)) == (judged or network in stage.encoders)
-    networks = [*stage.encoders, *(mechanism[1:] for mechanism in stage.mechanisms)]
-    for network in networks:
+    for network, was in zip(stage.encoders, before[2], strict=True):
+        assert changed(network, was)
+    for network in [*stage.encoders, *(mechanism[1:] for mechanism in stage.mechanisms)]:
         for name, weight in network.named_parameters():
             assert weight.grad.abs().sum() > 0, name
     for mechanism in stage.mechanisms:  # the last layers of a new flow are 0
         assert all(layer[-1].weight.grad.abs().sum() > 0 for layer in mechanism[0].layers)
-    assert losses == take(make_textures(real, accelerator, adversarial_start=start))
-    assert losses != take(make_textures(real, accelerator, adversarial_start=start), 1)
+    assert losses == take(make_textures(accelerator))
+    assert losses != take(make_textures(accelerator), 1)
 
 
-def test_the_judge_comes_at_its_share_of_the_steps(
-    real: RealImages, accelerator: Accelerator
-) -> None:
-    stage = make_textures(real, accelerator, num_steps=10, adversarial_start=0.3)
-    judged = ["discriminator" in take(stage, step) for step in (0, 2, 3, 9)]
-    assert judged == [False, False, True, True]
-    seen: list[int] = []
-    encode = stage.encoders[0].forward
-    stage.encoders[0].forward = lambda *a: seen.append(len(a[0])) or encode(*a)  # type: ignore[method-assign]
-    take(stage, 0)
-    take(stage, 3)
-    assert seen == [8, 4]  # half of the batch is drawn from noise then
+def test_the_first_step_forgets_what_the_mechanisms_were(accelerator: Accelerator) -> None:
+    losses = []
+    for spoiled in (False, True):
+        stage = make_textures(accelerator)
+        if spoiled:
+            with torch.no_grad():
+                for mechanism in stage.mechanisms:
+                    for weight in mechanism[1:].parameters():
+                        weight.fill_(0.1)
+        losses.append([take(stage, step) for step in (0, 1)])
+    assert losses[0] == losses[1]
 
 
-def test_what_is_drawn_from_noise_alone_is_judged(
-    real: RealImages, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = make_textures(real, accelerator)
-    grey, white = torch.zeros(8, 3, 32, 32), torch.ones(8, 3, 32, 32)
-    grey[:4], white[:4] = 9, 9  # drawn from codes
-    foreground, background = grey.requires_grad_(), white.requires_grad_()
-    monkeypatch.setattr(stage, "_draw", lambda *_: [foreground, background])
-    judged: list[tuple[Tensor, Tensor]] = []
-    judge = stage.adversary.generator_loss
-
-    def note(drawn: tuple[Tensor, Tensor], *rest: Any) -> Tensor:
-        judged.append(drawn)
-        return judge(drawn, *rest)
-
-    monkeypatch.setattr(stage.adversary, "generator_loss", note)
-    take(stage)
-    [(images, y)] = judged
-    assert y.shape == (4,)
-    masks = 1 - images[:, :1]  # grey objects in front of white
-    known = [stage.drawn_masks.masks[real.labels.sort(stable=True).values == k] for k in y]
-    for mask, of_class in zip(masks, known, strict=True):
-        assert any(torch.equal(mask, other.float()) for other in of_class)
+def test_weights_of_the_textures_stage_scale_their_losses(accelerator: Accelerator) -> None:
+    one, other = (
+        take(make_textures(accelerator, reconstruction_weight=r, kl_weight=k))
+        for r, k in ((1.0, 0.5), (3.0, 0.1))
+    )
+    assert other["reconstruction"] == pytest.approx(3 * one["reconstruction"], rel=1e-5)
+    assert other["kl"] == pytest.approx(one["kl"] / 5, rel=1e-5)
+    assert other["flow"] == one["flow"]
 
 
-def test_codes_teach_the_flow_and_the_flow_teaches_nothing(
-    real: RealImages, accelerator: Accelerator
-) -> None:
+def test_codes_teach_the_flow_and_the_flow_teaches_nothing(accelerator: Accelerator) -> None:
     trained = []
     for disturbed in (False, True):
-        stage = make_textures(real, accelerator, adversarial_start=0.9)
+        stage = make_textures(accelerator)
         if disturbed:
             for mechanism in stage.mechanisms:
                 disturb(mechanism[0])
@@ -395,84 +376,72 @@ def test_codes_teach_the_flow_and_the_flow_teaches_nothing(
     assert all(torch.equal(ours, others) for ours, others in zip(*trained, strict=True))
 
 
-def test_noise_becomes_codes_before_it_is_drawn(real: RealImages, accelerator: Accelerator) -> None:
-    stage = make_textures(real, accelerator)
-    for mechanism in stage.mechanisms:
-        disturb(mechanism[0])
-    stage.cgn.eval()
-    y, codes = torch.tensor([3, 4, 5]), torch.randn(1, 32, generator=seeded())
-    textures = stage._draw([codes, codes], y, seeded(1))
-    generator = seeded(1)
-    for texture, mechanism in zip(textures, (stage.cgn.texture, stage.cgn.background), strict=True):
-        noise = stage.cgn.draw_noise(2, generator)
-        torch.testing.assert_close(texture[1:], mechanism(noise, y[1:]))
-
-
-def test_masks_stay_with_the_images_they_were_found_in(
-    real: RealImages, accelerator: Accelerator
-) -> None:
-    stage = make_textures(real, accelerator)
-    place = {image.numpy().tobytes(): number for number, image in enumerate(real.images)}
-    for step in (0, 3, 30):
-        images, labels, masks = stage._real_batch(step)
-        numbers = [place[image.numpy().tobytes()] for image in images]
-        assert torch.equal(masks, stage.masks[numbers].float())
-        assert torch.equal(labels, real.labels[numbers])
-
-
-def test_encoders_see_their_own_part_of_the_image_alone() -> None:
-    encoder = TextureEncoder(width=4).eval()
-    visible = torch.zeros(2, 1, 32, 32)
-    visible[:, :, :16] = 1
-    images, y = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
-    other = images.clone()
-    other[:, :, 16:] = 0.3
-    assert torch.equal(encoder(images, visible, y)[0], encoder(other, visible, y)[0])
-    other[:, :, :16] = 0.3
-    assert not torch.equal(encoder(images, visible, y)[0], encoder(other, visible, y)[0])
-
-
-def test_objects_are_moved_to_be_encoded_and_compared_there(
-    real: RealImages, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = make_textures(real, accelerator, max_move=6)
-    images, _, masks = stage._real_batch(0)
-    (moved, visible), (whole, outside) = stage._look(images, masks, seeded())
-    offsets = torch.randint(-6, 7, (len(images), 2), generator=seeded())
-    assert torch.equal(moved, move_images(images, offsets))
-    assert torch.equal(visible, move_images(masks, offsets))
-    assert torch.equal(whole, images)
-    assert torch.equal(outside, 1 - masks)
-
-    look, looks = stage._look, []
-
-    def note(*arguments: Any) -> Any:
-        looks.append(look(*arguments))
-        return looks[-1]
-
-    monkeypatch.setattr(stage, "_look", note)
-    monkeypatch.setattr(stage, "_draw", lambda *_: [seen for seen, _ in looks[-1]])
-    stage.config = replace(stage.config, adversarial_start=0.9)
-    assert take(stage)["reconstruction"] == 0
-
-
 def test_textures_are_drawn_again_better_and_better(accelerator: Accelerator) -> None:
-    images = torch.rand(100, 3, 1, 1, generator=seeded()).expand(-1, -1, 32, 32) * 2 - 1
-    flat = RealImages(images.contiguous(), torch.arange(100) % 10)
-    stage = make_textures(
-        flat, accelerator, learning_rate=2e-3, num_steps=80, adversarial_start=0.9
-    )
-    losses = [take(stage, step)["reconstruction"] for step in range(60)]
-    assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
+    stage = make_textures(accelerator, num_steps=300, batch_size=16, average=0.9)
+    losses = [take(stage, step)["reconstruction"] for step in range(300)]
+    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
+    y = torch.arange(10).repeat(3)
+    with torch.no_grad():
+        drawn = stage.average.texture(stage.average.draw_noise(30, seeded()), y)
+    pool = stage.textures[0].images.view(10, 3, 3, 32, 32)
+    known = pool[y].flatten(2)  # the three textures of each class
+    nearest = (drawn.flatten(1)[:, None] - known).square().mean(dim=2).amin(dim=1).mean()
+    others = (drawn.flatten(1)[:, None] - pool[y.roll(1)].flatten(2)).square().mean(dim=2)
+    assert nearest < others.amin(dim=1).mean()
 
 
-def test_rates_and_noise_fall_to_nothing(real: RealImages, accelerator: Accelerator) -> None:
-    stage = make_textures(real, accelerator, num_steps=100)
-    assert [stage._left(step) for step in (0, 60, 80, 100)] == pytest.approx([1, 1, 0.5, 0])
-    take(stage, 80)
-    for name, rate in stage.rates.items():
-        [group] = stage.optimizers[name].param_groups
-        assert group["lr"] == pytest.approx(0.5 * rate)
+def test_the_rate_of_the_textures_rises_and_falls(accelerator: Accelerator) -> None:
+    stage = make_textures(accelerator, num_steps=1000)
+    rates = [stage._rate(step) for step in (0, 99, 500, 750, 999)]
+    assert rates == pytest.approx([0.01, 1, 1, 0.5, 0.002])
+    take(stage, 750)
+    [group] = stage.optimizers["textures"].param_groups
+    assert group["lr"] == pytest.approx(0.5 * stage.config.learning_rate)
+
+
+def test_encoders_of_textures_see_class_and_image() -> None:
+    encoder = TextureEncoder(width=4).eval()
+    images, y = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    mean, log_variance = encoder(images, y)
+    assert mean.shape == log_variance.shape == (2, 32)
+    assert not torch.equal(encoder(images, y.flip(0))[0], mean)
+    assert not torch.equal(encoder(images / 2, y)[0], mean)
+
+
+def test_whole_textures_hold_no_pixel_of_the_other_part() -> None:
+    labels = torch.arange(40) % 4
+    found = torch.zeros(40, 1, 32, 32, dtype=torch.bool)
+    for place, mask in enumerate(found):
+        mask[:, 6 : 20 + place // 4, 10:22] = True
+    tint = labels[:, None, None, None] / 10 + torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    images = torch.where(found, -tint, tint)
+    foregrounds, backgrounds = whole_textures(images, labels, found, 3)
+    for y in range(4):
+        expected = tint[y].expand(-1, 32, 32)
+        for pool, sign in ((foregrounds, -1), (backgrounds, 1)):
+            assert pool.counts.tolist() == [3] * 4
+            for image in pool.images[pool.starts[y] :][:3]:
+                torch.testing.assert_close(image, sign * expected)
+
+
+def test_foregrounds_are_of_the_large_objects_but_for_the_largest() -> None:
+    sizes = torch.randperm(100, generator=seeded()) + 1
+    found = torch.arange(1024).expand(100, -1) < sizes[:, None]
+    chosen = textures_module._large(torch.arange(100), found.view(100, 1, 32, 32), 3)
+    looked_at = sorted(sizes[:75].tolist(), reverse=True)  # 25 for each of the three
+    assert sizes[chosen].tolist() == looked_at[4:10]
+
+
+def test_textures_that_cannot_be_completed_are_a_warning_and_get_the_mean_colour() -> None:
+    images, labels = torch.full((4, 3, 32, 32), 0.25), torch.tensor([0, 0, 1, 1])
+    found = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    found[:2, :, 8:20, 8:20] = True
+    found[2, :, 0, 0] = True  # too little to fit anywhere
+    with pytest.warns(UserWarning, match=r"no foreground of the classes \[1\] could be completed"):
+        foregrounds, backgrounds = whole_textures(images, labels, found, 2)
+    assert foregrounds.counts.tolist() == [2, 2]
+    assert foregrounds.images.flatten(1).unique(dim=1).tolist() == [[0.25], [0.25], [0.25], [0.0]]
+    torch.testing.assert_close(backgrounds.images, images)
 
 
 # Blobs

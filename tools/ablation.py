@@ -34,7 +34,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "recipe": {},
     "no-assumptions": {"factors": {"blob_steps": 0, "size_weight": 0.0, "border_weight": 0.0}},
     "no-textures-stage": {"texturing": {"num_steps": 0}},
-    "no-autoencoder": {"texturing": {"reconstruction_weight": 0.0, "kl_weight": 0.0}},
+    "two-textures": {"texturing": {"num_textures": 2}},
     "no-class-loss": {"shapes": {"class_weight": 0.0}},
     "no-shapes-stage": {"shapes": {"num_steps": 0}},
     "trained-features": {"factors": {"features": "trained", "gram_weights": GRAM}},
@@ -80,9 +80,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800, help="of each stage")
     parser.add_argument("--rows", nargs="+", choices=CHANGES, default=list(CHANGES))
     arguments = parser.parse_args()
-    short = shorten(
-        SmallConfig(arguments.variant, arguments.textures, precision="bf16"), arguments.steps
-    )
+    short = shorten(SmallConfig(arguments.variant, arguments.textures), arguments.steps)
     rows: dict[str, GeneratorMetrics] = {}
     for name in arguments.rows:
         config = change(short, CHANGES[name])

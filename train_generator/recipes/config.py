@@ -120,44 +120,33 @@ class FactorsConfig:
 
 @dataclass(frozen=True)
 class TexturesConfig:
-    """The stage that trains the texture mechanisms on real images in which masks were found.
+    """The stage that trains the texture mechanisms on whole textures made from real images.
 
     Attributes:
         num_steps: steps; 0 leaves it out, and the second training of the masker with it.
-        adversarial_start: share of the steps after which the discriminator judges.
-        batch_size: real images a step, and as many drawn ones: again from the codes of real ones,
-            or, once they are judged, half of them so and half from noise.
-        max_move: pixels by which an object is moved at most before it is encoded.
-        learning_rate: of the mechanisms' Adam; it and those below fall to 0 in the last two fifths.
-        encoder_learning_rate: of the encoders' Adam.
-        discriminator_learning_rate: of the discriminator's Adam.
-        reconstruction_weight: of the squared error of what is drawn again.
+        num_textures: foregrounds and backgrounds of a class that are learned.
+        batch_size: textures of each kind a step.
+        learning_rate: of the mechanisms' and the encoders' Adam; falls to 0 in the second half.
+        reconstruction_weight: of the mean square error of what is drawn again.
         kl_weight: of the divergence between codes and standard normal noise.
-        instance_noise: see `FactorsConfig`; it falls with the learning rates.
         average: decay of the running average of the weights.
     """
 
     num_steps: int = 4000
-    adversarial_start: float = 0.5
+    num_textures: int = 20
     batch_size: int = 32
-    max_move: int = 10
-    learning_rate: float = 4.5e-4
-    encoder_learning_rate: float = 1e-3
-    discriminator_learning_rate: float = 3e-4
+    learning_rate: float = 2e-3
     reconstruction_weight: float = 10.0
-    kl_weight: float = 4e-3
-    instance_noise: float = 0.1
+    kl_weight: float = 1e-4
     average: float = 0.998
 
     def __post_init__(self) -> None:
-        require_counts(self, "num_steps", "max_move", least=0)
-        require_counts(self, "batch_size", least=2)
-        if self.batch_size % 2:
-            raise ArgumentError(f"batch_size must be even, got {self.batch_size}")
-        require_positive(self, "learning_rate", "encoder_learning_rate")
-        require_positive(self, "discriminator_learning_rate")
-        require_weights(self, "reconstruction_weight", "kl_weight", "instance_noise")
-        require_shares(self, "average", "adversarial_start")
+        require_counts(self, "num_steps", least=0)
+        require_counts(self, "num_textures")
+        require_counts(self, "batch_size", least=2)  # for the batch normalisation
+        require_positive(self, "learning_rate")
+        require_weights(self, "reconstruction_weight", "kl_weight")
+        require_shares(self, "average")
 
 
 @dataclass(frozen=True)
@@ -235,7 +224,7 @@ class SmallConfig:
         precision: "no" is float32; see accelerate's `mixed_precision`.
         factors: the adversarial stage.
         masker: the stage that learns to find masks.
-        texturing: the stage that trains the texture mechanisms on found masks; the masker is then
+        texturing: the stage that trains the texture mechanisms; the masker is then
             trained once more too.
         shapes: the stage that trains the shape mechanism on them.
     """
@@ -272,7 +261,7 @@ class SmallConfig:
 
     def _check_batches(self, num_train: int) -> None:
         """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""
-        stages = {"factors": self.factors, "texturing": self.texturing, "shapes": self.shapes}
+        stages = {"factors": self.factors, "shapes": self.shapes}
         for name, stage in stages.items():
             if stage.num_steps and stage.batch_size > num_train:
                 raise ArgumentError(

@@ -25,14 +25,14 @@ from train_generator.data import VariantData, load_textures, make_variant
 from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, make_features
 from train_generator.precision import warn_of_slow_precision
-from train_generator.recipes.adversary import Adversary, make_discriminator
+from train_generator.recipes.adversary import make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import teach_blobs
 from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.factors import FactorsStage
 from train_generator.recipes.masker import MaskerStage, find_masks
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
-from train_generator.recipes.textures import TextureEncoder, TexturesStage
+from train_generator.recipes.textures import TextureEncoder, TexturesStage, whole_textures
 from train_generator.trainer import Stage, Trainer, check_folder
 
 CGN_FILE = "cgn.safetensors"
@@ -195,16 +195,11 @@ class SmallTraining:
     def _textures_stage(self) -> Stage:
         """Keeps the masker as it is: "masker again" trains it on masks that this one found."""
         self.first_masker.load_state_dict(self.masker.state_dict())
-        adversarial = self.config.factors.adversarial
+        config = self.config.texturing
+        found = self._found(self.first_masker)
+        textures = whole_textures(self.data.images, self.data.labels, found, config.num_textures)
         return TexturesStage(
-            self.config.texturing,
-            self.cgn,
-            self.average,
-            self.texture_encoders,
-            Adversary(self.discriminator, adversarial, self.accelerator),
-            self.real,
-            self._found(self.first_masker),
-            self.accelerator,
+            config, self.cgn, self.average, self.texture_encoders, textures, self.accelerator
         )
 
     def _masker_stage(self, found: Tensor | None) -> Stage:

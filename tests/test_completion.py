@@ -1,0 +1,104 @@
+"""Completing textures: where to copy from, and what comes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cgn_augment.functional import move_images
+from train_generator.recipes.completion import LEAST_OFFSET, best_offsets, complete, correlate
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def tiles(period: int, seed: int = 0, num: int = 1) -> Tensor:
+    """Random textures that repeat themselves every `period` pixels in both directions."""
+    tile = torch.rand(num, 3, period, period, generator=seeded(seed)) * 2 - 1
+    repeats = -(-32 // period)
+    return tile.repeat(1, 1, repeats, repeats)[:, :, :32, :32].contiguous()
+
+
+def with_hole(num: int = 1, side: int = 8) -> Tensor:
+    known = torch.ones(num, 1, 32, 32)
+    for place, mask in enumerate(known):
+        top = 8 + place
+        mask[:, top : top + side, 10 : 10 + side] = 0
+    return known
+
+
+def test_a_correlation_is_the_sum_that_it_says() -> None:
+    first, second = (torch.rand(2, 3, 5, 7, generator=seeded(s)) for s in (0, 1))
+    sums = correlate(first, second)
+    assert sums.shape == (2, 3, 10, 14)
+    for row, column in ((0, 0), (2, 3), (-4, 1), (3, -6), (-1, -1)):
+        moved = move_images(second, torch.tensor([[row, column]] * 2))
+        expected = (first * moved).sum(dim=(2, 3))
+        torch.testing.assert_close(sums[:, :, row, column], expected)
+
+
+@pytest.mark.parametrize("period", [5, 8, 11])
+def test_a_periodic_texture_is_completed_exactly(period: int) -> None:
+    images, known = tiles(period, num=4), with_hole(4)
+    offsets, found = best_offsets(images * known, known)
+    assert found.all()
+    assert (offsets % period == 0).all()
+    whole, seen = complete(images, known)
+    assert seen.all()
+    torch.testing.assert_close(whole, images)
+
+
+def test_what_is_known_stays_and_what_is_not_known_has_no_effect() -> None:
+    images, known = torch.rand(3, 3, 32, 32, generator=seeded()), with_hole(3)
+    whole, seen = complete(images, known)
+    assert torch.equal(whole * known, images * known)
+    assert seen.all()
+    other = images.clone()
+    other[(known == 0).expand_as(images)] = 9
+    assert torch.equal(complete(other, known)[0], whole)
+
+
+def test_every_filled_pixel_is_a_copy_of_a_known_one() -> None:
+    images, known = torch.rand(1, 1, 32, 32, generator=seeded()), with_hole()
+    whole, _ = complete(images, known)
+    values = set(images[known == 1].tolist())
+    assert set(whole.flatten().tolist()) == values
+
+
+def test_a_strip_becomes_a_whole_image() -> None:
+    stripes = torch.arange(32).div(3, rounding_mode="floor").remainder(2).float() * 2 - 1
+    images = stripes.expand(1, 3, 32, 32).contiguous()
+    known = torch.zeros(1, 1, 32, 32)
+    known[:, :, 12:18] = 1
+    whole, seen = complete(images, known)
+    assert seen.all()
+    assert torch.equal(whole, images)
+
+
+def test_offsets_are_not_near() -> None:
+    flat, known = torch.zeros(1, 1, 32, 32), with_hole(side=2)
+    offsets, _ = best_offsets(flat, known)
+    assert offsets.abs().sum() >= LEAST_OFFSET
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_nothing_to_copy_from_and_nothing_to_fill(share: float) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=seeded())
+    known = torch.full((2, 1, 32, 32), share)
+    whole, seen = complete(images, known)
+    assert torch.equal(seen, known)
+    assert torch.equal(whole, images * share)
+
+
+def test_images_do_not_depend_on_their_neighbours() -> None:
+    images, known = torch.rand(5, 3, 32, 32, generator=seeded()), with_hole(5)
+    known[2] = 0  # cannot be completed
+    known[3] = 1  # needs nothing
+    whole, seen = complete(images, known)
+    for chunk in (1, 2):
+        others = complete(images, known, chunk=chunk)
+        torch.testing.assert_close(others[0], whole)
+        assert torch.equal(others[1], seen)
+    assert seen.flatten(1).all(dim=1).tolist() == [True, True, False, True, True]

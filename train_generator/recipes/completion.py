@@ -1,0 +1,148 @@
+"""Completes the visible part of a texture to a whole image, from nothing but that part.
+
+What is missing is copied from the same image at one offset after the other, each time the one at
+which the image fits best around the hole. Textures repeat themselves at few offsets (He and Sun,
+Statistics of Patch Offsets for Image Completion, ECCV 2012), so this keeps lines and contrasts
+that an average over many images would blur.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgn_augment.functional import move_images
+
+RING = 2
+"""Pixels around the hole that must fit."""
+
+LEAST_RING, LEAST_FILL = 8, 8
+"""Pixels that must be compared, and that must be filled at a time (or all that are left)."""
+
+LEAST_OFFSET = 4
+"""Pixels; nearer ones always fit, since neighbours are alike, and smear what is at the border."""
+
+FILL_WEIGHT = 0.3
+"""Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
+
+
+@torch.no_grad()
+def complete(
+    images: Tensor, known: Tensor, *, rounds: int = 40, chunk: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Fills what is not known of each image with copies of what is known.
+
+    Args:
+        images: (N, C, H, W) float32.
+        known: (N, 1, H, W) float32, 1 where the texture is seen and 0 elsewhere.
+        rounds: offsets to copy from at most.
+        chunk: images at a time; memory grows with it.
+
+    Returns:
+        (N, C, H, W) images, which differ from the given ones where they were not known alone, and
+        (N, 1, H, W) what is known of them now: all of it, unless the rounds did not suffice or no
+        offset was left that something could be copied from. The rest is 0.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.recipes.completion import complete
+        >>> stripes = torch.arange(32).div(4, rounding_mode="floor").remainder(2).float()
+        >>> images = stripes.expand(1, 1, 32, 32)
+        >>> known = torch.ones(1, 1, 32, 32)
+        >>> known[:, :, 10:20, 10:20] = 0
+        >>> again, _ = complete(images, known)
+        >>> torch.equal(again, images)
+        True
+    """
+    parts = [
+        _complete(image, seen, rounds)
+        for image, seen in zip(images.split(chunk), known.split(chunk), strict=True)
+    ]
+    whole, seen = zip(*parts, strict=True)
+    return torch.cat(whole), torch.cat(seen)
+
+
+def _complete(images: Tensor, known: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    images, known = images * known, known.clone()
+    for _ in range(rounds):
+        open_ = (known == 0).flatten(1).any(dim=1).nonzero().flatten()
+        if len(open_) == 0:
+            break
+        image, seen = images[open_], known[open_]
+        offsets, found = best_offsets(image, seen)
+        if not found.any():
+            break
+        open_, image, seen, offsets = open_[found], image[found], seen[found], offsets[found]
+        filled = (1 - seen) * move_images(seen, offsets)
+        images[open_] = image + filled * move_images(image, offsets)
+        known[open_] = seen + filled
+    return images, known
+
+
+def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds from where to copy.
+
+    Args:
+        images: (N, C, H, W) float32, 0 where they are not known.
+        known: (N, 1, H, W) float32, 0 or 1.
+
+    Returns:
+        (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
+        `move_images`; and (N,) bool whether there is any.
+    """
+    height, width = images.shape[-2:]
+    hole = 1 - known
+    ring = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING) - hole
+    square = images.square().sum(dim=1, keepdim=True)
+    num = correlate(ring, known)
+    error = (
+        correlate(ring * square, known)
+        - 2 * correlate(ring * images, images).sum(dim=1, keepdim=True)
+        + correlate(ring, square)
+    )
+    error = error / (images.shape[1] * num).clamp(min=1)
+    filled, missing = correlate(hole, known), hole.sum(dim=(1, 2, 3), keepdim=True)
+    allowed = (
+        (num > LEAST_RING - 0.5)
+        & (filled > missing.clamp(max=LEAST_FILL) - 0.5)
+        & _far_enough(height, width, images.device)
+    )
+    score = error + FILL_WEIGHT * (1 - filled / missing.clamp(min=1))
+    score = score.masked_fill(~allowed, math.inf).flatten(1)
+    least, place = score.min(dim=1)
+    across = 2 * width
+    offsets = torch.stack([place // across, place % across], dim=1)
+    return _signed(offsets, torch.tensor([height, width])), least.isfinite()
+
+
+def correlate(first: Tensor, second: Tensor) -> Tensor:
+    """Returns for every offset the sum over places p of first(p) · second(p + offset).
+
+    Args:
+        first: (N, C, H, W) float32.
+        second: as many, with as many or one channel.
+
+    Returns:
+        (N, C, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
+    """
+    size = [2 * side for side in first.shape[-2:]]
+    spectrum = torch.fft.rfft2(first, s=size).conj() * torch.fft.rfft2(second, s=size)
+    return torch.fft.irfft2(spectrum, s=size)
+
+
+def _far_enough(height: int, width: int, device: torch.device) -> Tensor:
+    """Returns (2 H, 2 W) bool: offsets that are far enough to copy from."""
+    sides = []
+    for size in (height, width):
+        place = torch.arange(2 * size, device=device)
+        sides.append(torch.minimum(place, 2 * size - place))
+    return sides[0][:, None] + sides[1] >= LEAST_OFFSET
+
+
+def _signed(offsets: Tensor, size: Tensor) -> Tensor:
+    """Maps places in a correlation to offsets."""
+    size = size.to(offsets.device)
+    return torch.where(offsets < size, offsets, offsets - 2 * size)
