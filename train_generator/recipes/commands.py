@@ -50,7 +50,7 @@ def small(
         precision: no is float32; bf16 is twice as fast on a CPU with AVX-512 or on a GPU.
         factors: the adversarial stage.
         masker: the stage that learns to find masks.
-        texturing: the stage that trains textures on real images in which masks were found.
+        texturing: the stage that trains textures on whole ones, completed from real images.
         shapes: the stage that trains the shape mechanism on found masks.
         resume: goes on with the training in the folder.
         save_every: steps between checkpoints.
