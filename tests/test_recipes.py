@@ -39,8 +39,9 @@ from train_generator.trainer import CHECKPOINT, Trainer
 # Masks that are found after a few steps of training are too poor to complete textures from.
 pytestmark = pytest.mark.filterwarnings("ignore:no (fore|back)ground of the classes:UserWarning")
 
-STEPS = {"factors": 5, "masker": 4, "textures": 3, "masker again": 4, "shapes": 5}
-BARS = ["1/5 factors:", "2/5 masker:", "3/5 textures:", "4/5 masker:", "5/5 shapes:"]
+STEPS = {"factors": 5, "masker": 4}
+STEPS |= {"textures 1": 3, "masker 1": 4, "textures 2": 3, "masker 2": 4, "shapes": 5}
+BARS = [f"{n}/7 {name.split()[0]}:" for n, name in enumerate(STEPS, start=1)]
 SETTINGS: dict[str, Any] = {
     "variant": "colored",
     "num_train": 300,
@@ -53,7 +54,7 @@ SETTINGS: dict[str, Any] = {
         "blob_steps": 2,
     },
     "masker": {"num_steps": STEPS["masker"], "batch_size": 4, "num_factors": 20},
-    "texturing": {"num_steps": STEPS["textures"], "batch_size": 8},
+    "texturing": {"num_steps": STEPS["textures 1"], "batch_size": 8},
     "shapes": {"num_steps": STEPS["shapes"], "batch_size": 8},
 }
 
@@ -183,7 +184,7 @@ def finish(folder: Path) -> None:
 def kill_and_finish(folder: Path, num_kills: int, seed: int) -> None:
     print(f"seed of the kills: {seed}")
     chance = random.Random(seed)
-    for stage in sorted(chance.choices(range(5), k=num_kills)):
+    for stage in sorted(chance.choices(range(len(STEPS)), k=num_kills)):
         stop_somewhere(folder, stage, chance.uniform(0, 0.2), signal.SIGKILL)
     finish(folder)
 

@@ -119,6 +119,7 @@ def test_later_stages_need_earlier_ones() -> None:
         ({"num_steps": -1}, "num_steps must be 0 or more, got -1"),
         ({"batch_size": 0}, "batch_size must be 2 or more, got 0"),
         ({"num_textures": 0}, "num_textures must be 1 or more, got 0"),
+        ({"rounds": 0}, "rounds must be 1 or more, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"kl_weight": -1.0}, "kl_weight must be 0 or more, got -1.0"),
         ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),

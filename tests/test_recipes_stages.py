@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -351,6 +352,26 @@ def test_the_first_step_forgets_what_the_mechanisms_were(accelerator: Accelerato
                         weight.fill_(0.1)
         losses.append([take(stage, step) for step in (0, 1)])
     assert losses[0] == losses[1]
+
+
+def test_a_later_round_goes_on_with_the_weights_of_the_one_before(
+    accelerator: Accelerator,
+) -> None:
+    stage = make_textures(accelerator)
+    take(stage)
+    before = state(stage.cgn)
+    again = TexturesStage(
+        replace(stage.config, learning_rate=1e-12),
+        stage.cgn,
+        stage.average,
+        stage.encoders,
+        stage.textures,
+        accelerator,
+        anew=False,
+    )
+    take(again)
+    for name, weight in stage.cgn.named_parameters():
+        torch.testing.assert_close(weight.detach(), before[name])
 
 
 def test_weights_of_the_textures_stage_scale_their_losses(accelerator: Accelerator) -> None:

@@ -123,7 +123,9 @@ class TexturesConfig:
     """The stage that trains the texture mechanisms on whole textures made from real images.
 
     Attributes:
-        num_steps: steps; 0 leaves it out, and the second training of the masker with it.
+        num_steps: steps of each round; 0 leaves it out, and the later trainings of the masker.
+        rounds: how often textures are completed with the masks that were found and learned, and
+            the masker is trained on them to find better ones.
         num_textures: foregrounds and backgrounds of a class that are learned.
         batch_size: textures of each kind a step.
         learning_rate: of the mechanisms' and the encoders' Adam; falls to 0 in the second half.
@@ -133,6 +135,7 @@ class TexturesConfig:
     """
 
     num_steps: int = 4000
+    rounds: int = 2
     num_textures: int = 20
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -142,7 +145,7 @@ class TexturesConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "num_steps", least=0)
-        require_counts(self, "num_textures")
+        require_counts(self, "rounds", "num_textures")
         require_counts(self, "batch_size", least=2)  # for the batch normalisation
         require_positive(self, "learning_rate")
         require_weights(self, "reconstruction_weight", "kl_weight")
@@ -224,8 +227,8 @@ class SmallConfig:
         precision: "no" is float32; see accelerate's `mixed_precision`.
         factors: the adversarial stage.
         masker: the stage that learns to find masks.
-        texturing: the stage that trains the texture mechanisms; the masker is then
-            trained once more too.
+        texturing: the stage that trains the texture mechanisms; the masker is then trained once
+            more too.
         shapes: the stage that trains the shape mechanism on them.
     """
 

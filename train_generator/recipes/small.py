@@ -6,6 +6,7 @@ import copy
 import json
 import platform
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,14 @@ class SmallTraining:
             self.masker = UNetMasker()
             self.encoder, self.classifier = MaskEncoder(), MaskClassifier()
             self.texture_encoders = TextureEncoder(), TextureEncoder()
-        self.first_masker = copy.deepcopy(self.masker)  # see _textures_stage
+        self.last_masker = copy.deepcopy(self.masker)  # see _textures_stage
         self.features = self._make_features()
         modules = {
             "cgn": self.cgn,
             "average": self.average,
             "discriminator": self.discriminator,
             "masker": self.masker,
-            "first masker": self.first_masker,
+            "last masker": self.last_masker,
             "foreground encoder": self.texture_encoders[0],
             "background encoder": self.texture_encoders[1],
             "encoder": self.encoder,
@@ -175,8 +176,11 @@ class SmallTraining:
         if config.masker.num_steps:
             stages["masker"] = lambda: self._masker_stage(None)
         if config.texturing.num_steps:
-            stages["textures"] = self._textures_stage
-            stages["masker again"] = lambda: self._masker_stage(self._found(self.first_masker))
+            for number in range(1, config.texturing.rounds + 1):
+                stages[f"textures {number}"] = partial(self._textures_stage, number)
+                stages[f"masker {number}"] = lambda: self._masker_stage(
+                    self._found(self.last_masker)
+                )
         if config.shapes.num_steps:
             stages["shapes"] = self._shapes_stage
         return stages
@@ -192,14 +196,20 @@ class SmallTraining:
             self.accelerator,
         )
 
-    def _textures_stage(self) -> Stage:
-        """Keeps the masker as it is: "masker again" trains it on masks that this one found."""
-        self.first_masker.load_state_dict(self.masker.state_dict())
+    def _textures_stage(self, number: int) -> Stage:
+        """Keeps the masker as it is: after this stage it is trained on masks that it found now."""
+        self.last_masker.load_state_dict(self.masker.state_dict())
         config = self.config.texturing
-        found = self._found(self.first_masker)
+        found = self._found(self.last_masker)
         textures = whole_textures(self.data.images, self.data.labels, found, config.num_textures)
         return TexturesStage(
-            config, self.cgn, self.average, self.texture_encoders, textures, self.accelerator
+            config,
+            self.cgn,
+            self.average,
+            self.texture_encoders,
+            textures,
+            self.accelerator,
+            anew=number == 1,
         )
 
     def _masker_stage(self, found: Tensor | None) -> Stage:

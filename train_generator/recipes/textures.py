@@ -75,7 +75,7 @@ class TextureEncoder(nn.Module):
 
 
 class TexturesStage:
-    """Trains the texture mechanisms of `cgn` from new weights, and two encoders; see `Stage`.
+    """Trains the texture mechanisms of `cgn` and two encoders; see `Stage`.
 
     The embeddings of the classes, which the shape mechanism shares, stay as they are.
 
@@ -86,6 +86,8 @@ class TexturesStage:
         encoders: of foregrounds and of backgrounds.
         textures: whole foregrounds and whole backgrounds.
         accelerator: knows device and precision.
+        anew: draws the mechanisms' weights anew in the first step: what the adversarial game made
+            of them is no start.
     """
 
     name = "textures"
@@ -98,10 +100,12 @@ class TexturesStage:
         encoders: tuple[TextureEncoder, TextureEncoder],
         textures: tuple[ClassPool, ClassPool],
         accelerator: Accelerator,
+        *,
+        anew: bool = True,
     ) -> None:
         self.config, self.num_steps = config, config.num_steps
         self.cgn, self.average, self.encoders = cgn, average, encoders
-        self.textures, self.accelerator = textures, accelerator
+        self.textures, self.accelerator, self.anew = textures, accelerator, anew
         self.mechanisms = cgn.f_text1, cgn.f_text2
         networks = (*self.mechanisms, *encoders)
         trained = [weight for network in networks for weight in network.parameters()]
@@ -110,7 +114,7 @@ class TexturesStage:
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains autoencoders and flows on one batch of each; see `Stage.step`."""
-        if step == 0:
+        if self.anew and step == 0:
             self._forget()
         config = self.config
         for network in (self.cgn, *self.encoders):
@@ -141,10 +145,7 @@ class TexturesStage:
         return {name: loss.detach() for name, loss in sums.items()}
 
     def _forget(self) -> None:
-        """Draws the mechanisms' weights anew: what the adversarial game made of them is no start.
-
-        The global generator is a function of (seed, stage, step) here; see `Trainer`.
-        """
+        """Draws weights from the global generator, which depends on (seed, stage, step) here."""
         for mechanism in self.mechanisms:
             for part in mechanism[1:].modules():
                 if hasattr(part, "reset_parameters"):
