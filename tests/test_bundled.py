@@ -92,4 +92,4 @@ def test_a_card_names_the_command_and_the_weights(name: str, variant: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_generator_is_small(name: str) -> None:
-    assert (WEIGHTS / f"{name}.safetensors").stat().st_size < 4e6
+    assert (WEIGHTS / f"{name}.safetensors").stat().st_size < 8e6

@@ -306,6 +306,8 @@ def test_the_generator_is_the_average_in_half_precision(whole: Path) -> None:
     average = torch.load(whole / CHECKPOINT, weights_only=True)["modules"]["average"]
     for name, value in cgn.state_dict().items():
         expected = average[name]
+        if name.startswith("f_shape.14."):  # the logits of masks
+            expected = 4 * expected
         if expected.is_floating_point():
             expected = expected.half().float()
         assert torch.equal(value, expected)

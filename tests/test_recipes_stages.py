@@ -25,7 +25,7 @@ from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import draw_blobs, teach_blobs
 from train_generator.recipes.config import FactorsConfig, ShapesConfig, TexturesConfig
 from train_generator.recipes.factors import FactorsStage
-from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
+from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.recipes.textures import (
     ClassPool,
     TextureEncoder,
@@ -645,6 +645,17 @@ def test_encoder_and_classifier_see_class_and_mask(
     changes = (changes,) if make is MaskClassifier else changes
     for output, other in zip(outputs, changes, strict=True):
         assert ((output - other).abs().amax(dim=1) > 1e-5).all()
+
+
+def test_sharper_masks_have_the_same_edges() -> None:
+    cgn, y = make_cgn().eval(), torch.arange(10)
+    noise = cgn.draw_noise(10, seeded())
+    soft = cgn.shape(noise, y)
+    sharpen(cgn, 4.0)
+    sharp = cgn.shape(noise, y)
+    assert torch.equal(sharp > 0.5, soft > 0.5)
+    logits = (torch.logit(mask) for mask in (sharp, soft))
+    torch.testing.assert_close(next(logits), 4 * next(logits), atol=1e-3, rtol=1e-3)
 
 
 def test_log_variances_are_bounded() -> None:

@@ -191,6 +191,7 @@ class ShapesConfig:
         codes_per_mask: codes of each mask that the flow is fitted to in a step.
         class_weight: of the cross entropy that the classifier of found masks gives drawn ones.
         class_warmup: steps over which that weight rises.
+        sharpness: what the logits of masks are multiplied by in the end; see `sharpen`.
         average: decay of the running average of the weights.
     """
 
@@ -201,12 +202,13 @@ class ShapesConfig:
     codes_per_mask: int = 4
     class_weight: float = 4.0
     class_warmup: int = 1000
+    sharpness: float = 4.0
     average: float = 0.998
 
     def __post_init__(self) -> None:
         require_counts(self, "batch_size", "codes_per_mask")
         require_counts(self, "num_steps", "class_warmup", least=0)
-        require_positive(self, "learning_rate")
+        require_positive(self, "learning_rate", "sharpness")
         require_weights(self, "kl_weight", "class_weight")
         require_shares(self, "average")
 

@@ -96,6 +96,21 @@ class MaskClassifier(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(2 * width * 16, num_classes))
 
 
+@torch.no_grad()
+def sharpen(cgn: SmallCGN, factor: float) -> None:
+    """Multiplies the logits of masks, in place.
+
+    Where an autoencoder is not sure its masks are grey, and so the edges of what is composed with
+    them are soft; those of real images are not.
+
+    Args:
+        cgn: its `shape_network` is "deep".
+        factor: above 1 for sharper masks. What they come to at a threshold of 1/2 stays.
+    """
+    for weight in cgn.f_shape[-2].parameters():
+        weight.mul_(factor)
+
+
 class ShapesStage:
     """Trains the shape mechanism of `cgn`, its encoder and the classifier; see `Stage`.
 

@@ -32,7 +32,7 @@ from train_generator.recipes.blobs import teach_blobs
 from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.factors import FactorsStage
 from train_generator.recipes.masker import MaskerStage, find_masks
-from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage
+from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.recipes.textures import TextureEncoder, TexturesStage, whole_textures
 from train_generator.trainer import Stage, Trainer, check_folder
 
@@ -138,7 +138,10 @@ class SmallTraining:
         write_settings(self.config, self.folder, self.accelerator)
         self.trainer.train(progress=self.progress)
         path = self.folder / CGN_FILE
-        cgn = copy.deepcopy(self.average).half()
+        cgn = copy.deepcopy(self.average)
+        if self.config.shapes.num_steps:
+            sharpen(cgn, self.config.shapes.sharpness)
+        cgn = cgn.half()
         save_cgn(
             cgn,
             path,
