@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from train_generator.precision import Precision, warn_of_slow_precision
+from train_generator.recipes import small as small_module
 from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.small import make_accelerator
 
@@ -21,6 +23,9 @@ def test_bf16_without_instructions_for_it_is_a_warning(
     capability: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, capability)
+    # A process has one precision in accelerate, and other tests have chosen it.
+    cpu = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(small_module, "Accelerator", lambda **_: cpu)
     with pytest.warns(UserWarning, match=f"{capability}.* ten times as long .* leave the preci"):
         make_accelerator(SmallConfig("colored", device="cpu", precision="bf16"))
 
