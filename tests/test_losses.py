@@ -21,7 +21,6 @@ from train_generator.losses import (
     mask_border_loss,
     mask_entropy_loss,
     mask_size_loss,
-    masked_square_loss,
 )
 
 DTYPES = [torch.float32, torch.float64]
@@ -407,14 +406,3 @@ def test_the_divergence_is_that_of_two_gaussians() -> None:
     assert kl_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
     inputs = mean.requires_grad_(), log_variance.requires_grad_()
     assert torch.autograd.gradcheck(kl_loss, inputs)
-
-
-def test_only_pixels_under_the_mask_count_and_all_alike() -> None:
-    images, target = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
-    images[0, :, 0, 0], images[1, :, 1, 1] = 3.0, 100.0
-    mask = torch.zeros(2, 1, 2, 2)
-    mask[0, 0, 0], mask[1, 0, 0, 0] = 1.0, 1.0
-    assert masked_square_loss(images, target, mask).item() == pytest.approx(9 / 3)
-    assert masked_square_loss(images, target, torch.zeros(2, 1, 2, 2)).item() == 0
-    inputs = torch.rand(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: masked_square_loss(x, target, mask), inputs)

@@ -23,8 +23,10 @@ from train_generator.recipes import textures as textures_module
 from train_generator.recipes.adversary import make_discriminator
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import draw_blobs, teach_blobs
+from train_generator.recipes.codes import fit_flow
 from train_generator.recipes.config import FactorsConfig, ShapesConfig, TexturesConfig
 from train_generator.recipes.factors import FactorsStage
+from train_generator.recipes.masker import rise_and_fall
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.recipes.textures import (
     ClassPool,
@@ -413,7 +415,7 @@ def test_textures_are_drawn_again_better_and_better(accelerator: Accelerator) ->
 
 def test_the_rate_of_the_textures_rises_and_falls(accelerator: Accelerator) -> None:
     stage = make_textures(accelerator, num_steps=1000)
-    rates = [stage._rate(step) for step in (0, 99, 500, 750, 999)]
+    rates = [rise_and_fall(step, stage.num_steps) for step in (0, 99, 500, 750, 999)]
     assert rates == pytest.approx([0.01, 1, 1, 0.5, 0.002])
     take(stage, 750)
     [group] = stage.optimizers["textures"].param_groups
@@ -592,7 +594,9 @@ def test_the_flows_loss_is_the_negative_log_likelihood_of_codes(accelerator: Acc
     standard = torch.distributions.Normal(0, 1).log_prob(noise[:, :32]).sum(dim=1)
     constant = 32 / 2 * torch.tensor(2 * torch.pi).log()
     expected = -(standard + log_determinant).mean() - constant
-    loss = stage._fit_flow(mean, log_variance, embedding, seeded())
+    loss = fit_flow(
+        stage.flow, mean, log_variance, embedding, stage.config.codes_per_mask, seeded()
+    )
     torch.testing.assert_close(loss, expected)
     assert log_determinant.abs().min() > 1e-3
 
@@ -609,7 +613,7 @@ def test_weights_of_the_shapes_stage_scale_their_losses(accelerator: Accelerator
 
 def test_the_rate_of_the_shapes_rises_and_falls(accelerator: Accelerator) -> None:
     stage = make_shapes(accelerator, num_steps=1000)
-    rates = [stage._rate(step) for step in range(1000)]
+    rates = [rise_and_fall(step, stage.num_steps) for step in range(1000)]
     assert rates[0] == 0.01
     assert rates[99:501] == [1.0] * 402
     assert rates[750] == 0.5

@@ -249,28 +249,6 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
     return each.sum(dim=1).mean() / 2
 
 
-def masked_square_loss(images: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """The mean squared error of the pixels under a mask, over all images of a batch together.
-
-    Args:
-        images: (B, C, H, W) float.
-        target: (B, C, H, W) float.
-        mask: (B, 1, H, W) float in [0, 1]: the weight of each pixel.
-
-    Returns:
-        Scalar of 0 or more; 0 where no pixel is under the mask.
-
-    Example:
-        >>> import torch
-        >>> from train_generator.losses import masked_square_loss
-        >>> mask = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
-        >>> masked_square_loss(torch.full((1, 3, 1, 2), 2.0), torch.zeros(1, 3, 1, 2), mask).item()
-        4.0
-    """
-    weight = mask.expand_as(images)
-    return ((images - target).square() * weight).sum() / weight.sum().clamp(min=1.0)
-
-
 def gram_matrix(features: Tensor) -> Tensor:
     """Returns which channels are active together, wherever that is: a description of texture.
 

@@ -81,23 +81,17 @@ class SmallCGN(nn.Module):
             self.f_shape = _deep_shape_layers(noise_dim, embedding_dim, width)
         else:
             self.f_shape = _shape_layers(noise_dim + embedding_dim, width)
-        if texture_network == "deep":
-            self.f_text1 = _deep_texture_layers(noise_dim, embedding_dim, width)
-            self.f_text2 = _deep_texture_layers(noise_dim, embedding_dim, width)
-        else:
-            self.f_text1 = _texture_layers(noise_dim + embedding_dim, width)
-            self.f_text2 = _texture_layers(noise_dim + embedding_dim, width)
+        make_texture = _deep_texture_layers if texture_network == "deep" else _texture_layers
+        self.f_text1 = make_texture(noise_dim, embedding_dim, width)
+        self.f_text2 = make_texture(noise_dim, embedding_dim, width)
         self._fingerprint: str | None = None
 
     @property
     def config(self) -> dict[str, int | str]:
         """The arguments that make this network again."""
         sizes = ("num_classes", "noise_dim", "embedding_dim", "width")
-        return {
-            **{name: getattr(self, name) for name in sizes},
-            "shape_network": self.shape_network,
-            "texture_network": self.texture_network,
-        }
+        networks = ("shape_network", "texture_network")
+        return {name: getattr(self, name) for name in (*sizes, *networks)}
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +172,7 @@ class SmallCGN(nn.Module):
 
         The published code tiles the image 2x2 and crops one image from it at an offset of 0 to 32
         in each direction; that is a roll around the torus, done here without the tiling. Textures
-        of the "deep" network stay as they are: they are trained on moved objects, and a roll would
+        of the "deep" network stay as they are: they are trained on whole textures, and a roll would
         leave a seam in them.
         """
         if self.texture_network == "deep":
@@ -234,9 +228,9 @@ def _double_block(dim_in: int, dim_out: int) -> list[nn.Module]:
     ]
 
 
-def _texture_layers(dim_in: int, width: int) -> nn.Sequential:
+def _texture_layers(noise_dim: int, embedding_dim: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(dim_in, 2 * width * 8 * 8),
+        nn.Linear(noise_dim + embedding_dim, 2 * width * 8 * 8),
         nn.Unflatten(1, (2 * width, 8, 8)),
         *_up_block(2 * width, 2 * width),
         *_up_block(2 * width, width),

@@ -45,3 +45,21 @@ def flow_loss(flow: CodeFlow, codes: Tensor, embedding: Tensor) -> Tensor:
     noise, log_determinant = flow.invert(inputs)
     energy = noise[:, : flow.noise_dim].square().sum(dim=1) / 2
     return (energy - log_determinant).mean()
+
+
+def fit_flow(
+    flow: CodeFlow,
+    mean: Tensor,
+    log_variance: Tensor,
+    embedding: Tensor,
+    num: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The loss of a flow on `num` codes of each normal distribution; see `draw_codes`.
+
+    Gradients reach the flow alone.
+    """
+    mean, log_variance, embedding = (
+        values.detach().repeat(num, 1) for values in (mean, log_variance, embedding)
+    )
+    return flow_loss(flow, draw_codes(mean, log_variance, generator), embedding)

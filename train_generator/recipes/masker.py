@@ -128,6 +128,12 @@ def one_cycle(step: int, num_steps: int) -> float:
     return (1 + math.cos(math.pi * (step - peak) / max(1, num_steps - peak))) / 2
 
 
+def rise_and_fall(step: int, num_steps: int) -> float:
+    """Returns the share of a learning rate: up for 100 steps, and down to 0 in the second half."""
+    left = (num_steps - step) / max(1, num_steps / 2)
+    return min(1.0, (step + 1) / 100, left)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Sets the learning rate of all parameters."""
     for group in optimizer.param_groups:

@@ -19,9 +19,9 @@ from cgn_augment.generators.flow import CodeFlow
 from train_generator.average import update_average
 from train_generator.losses import kl_loss
 from train_generator.recipes.batches import RealImages
-from train_generator.recipes.codes import draw_codes, flow_loss
+from train_generator.recipes.codes import draw_codes, fit_flow
 from train_generator.recipes.config import ShapesConfig
-from train_generator.recipes.masker import set_learning_rate
+from train_generator.recipes.masker import rise_and_fall, set_learning_rate
 from train_generator.trainer import descend
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)
@@ -154,7 +154,9 @@ class ShapesStage:
         config = self.config
         for network in (self.cgn, self.encoder, self.classifier):
             network.train()
-        set_learning_rate(self.optimizers["shapes"], config.learning_rate * self._rate(step))
+        set_learning_rate(
+            self.optimizers["shapes"], config.learning_rate * rise_and_fall(step, self.num_steps)
+        )
         found, labels = self.found.batch(step, config.batch_size)
         mask = found.float()
 
@@ -168,18 +170,15 @@ class ShapesStage:
         losses = {
             "reconstruction": self._reconstruct(codes, embedding, mask),
             "kl": config.kl_weight * kl_loss(mean, log_variance),
-            "flow": self._fit_flow(mean, log_variance, embedding, generator),
+            "flow": fit_flow(
+                self.flow, mean, log_variance, embedding, config.codes_per_mask, generator
+            ),
         }
         if config.class_weight:
             losses["class"] = config.class_weight * self._class_loss(step, generator)
         descend(self.accelerator, self.optimizers["shapes"], sum(losses.values()))
         update_average(self.average.f_shape, self.cgn.f_shape, config.average, step)
         return {"recognised": recognised.detach(), **{k: v.detach() for k, v in losses.items()}}
-
-    def _rate(self, step: int) -> float:
-        """The share of the learning rate: up for 100 steps, and down to 0 in the second half."""
-        left = (self.num_steps - step) / max(1, self.num_steps / 2)
-        return min(1.0, (step + 1) / 100, left)
 
     def _classify(self, mask: Tensor) -> Tensor:
         with self.accelerator.autocast():
@@ -195,20 +194,6 @@ class ShapesStage:
     def _reconstruct(self, codes: Tensor, embedding: Tensor, mask: Tensor) -> Tensor:
         logits = self._decode(codes, embedding)
         return F.binary_cross_entropy_with_logits(logits, mask, reduction="sum") / len(mask)
-
-    def _fit_flow(
-        self,
-        mean: Tensor,
-        log_variance: Tensor,
-        embedding: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """The loss of the flow on several codes of each mask."""
-        mean, log_variance, embedding = (
-            values.detach().repeat(self.config.codes_per_mask, 1)
-            for values in (mean, log_variance, embedding)
-        )
-        return flow_loss(self.flow, draw_codes(mean, log_variance, generator), embedding)
 
     def _class_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """The cross entropy of drawn masks, once the classifier knows something."""

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
-from cgn_augment.generators.flow import CodeFlow
 from train_generator.average import update_average
 from train_generator.losses import kl_loss
-from train_generator.recipes.codes import draw_codes, flow_loss
+from train_generator.recipes.codes import draw_codes, fit_flow
 from train_generator.recipes.completion import complete
 from train_generator.recipes.config import TexturesConfig
-from train_generator.recipes.masker import set_learning_rate
+from train_generator.recipes.masker import rise_and_fall, set_learning_rate
 from train_generator.trainer import descend
 
 LOG_VARIANCE_RANGE = (-10.0, 2.0)
 SLOPE = 0.2
+CODES_PER_TEXTURE = 2
 SEARCHED, TOO_LARGE = 25, 0.05
 """Foregrounds: images looked at for each that is wanted, and the share of the largest objects among
 them that is left out, where a mask may hold more than the object."""
@@ -119,7 +119,9 @@ class TexturesStage:
         config = self.config
         for network in (self.cgn, *self.encoders):
             network.train()
-        set_learning_rate(self.optimizers["textures"], config.learning_rate * self._rate(step))
+        set_learning_rate(
+            self.optimizers["textures"], config.learning_rate * rise_and_fall(step, self.num_steps)
+        )
         y = torch.randint(self.cgn.num_classes, (config.batch_size,), generator=generator)
         y = y.to(self.cgn.device)
         embedding = self.cgn.label_emb(y).detach()
@@ -135,7 +137,9 @@ class TexturesStage:
             losses = {
                 "reconstruction": config.reconstruction_weight * F.mse_loss(again.float(), images),
                 "kl": config.kl_weight * kl_loss(mean, log_variance),
-                "flow": self._fit_flow(mechanism[0], mean, log_variance, embedding, generator),
+                "flow": fit_flow(
+                    mechanism[0], mean, log_variance, embedding, CODES_PER_TEXTURE, generator
+                ),
             }
             sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
         descend(self.accelerator, self.optimizers["textures"], sum(sums.values()))
@@ -150,24 +154,6 @@ class TexturesStage:
             for part in mechanism[1:].modules():
                 if hasattr(part, "reset_parameters"):
                     part.reset_parameters()
-
-    def _rate(self, step: int) -> float:
-        """The share of the learning rate: up for 100 steps, and down to 0 in the second half."""
-        left = (self.num_steps - step) / max(1, self.num_steps / 2)
-        return min(1.0, (step + 1) / 100, left)
-
-    def _fit_flow(
-        self,
-        flow: CodeFlow,
-        mean: Tensor,
-        log_variance: Tensor,
-        embedding: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """The loss of a flow on two codes of each texture."""
-        mean, log_variance = mean.detach().repeat(2, 1), log_variance.detach().repeat(2, 1)
-        codes = draw_codes(mean, log_variance, generator)
-        return flow_loss(flow, codes, embedding.repeat(2, 1))
 
 
 class ClassPool:
@@ -216,17 +202,16 @@ def whole_textures(
         found: (N, 1, 32, 32) bool masks of the objects.
         num: of each a class, or fewer where fewer can be completed.
     """
-    near = F.max_pool2d(found.float(), 3, stride=1, padding=1)
-    seen = {"foreground": (found.float(), _large), "background": (1 - near, _first)}
+    kinds = {"foreground": (_large, _of_object), "background": (_first, _outside)}
+    classes = labels.unique()
     pools = []
-    for name, (known, choose) in seen.items():
+    for name, (choose, see) in kinds.items():
         whole: list[Tensor] = []
         incomplete: list[int] = []
         counts: list[int] = []
-        classes = labels.unique()
         for y in classes.tolist():
             chosen = choose((labels == y).nonzero().flatten(), found, num)
-            completed, now_known = complete(images[chosen], known[chosen])
+            completed, now_known = complete(images[chosen], see(found[chosen]))
             ready = now_known.flatten(1).all(dim=1)
             if ready.any():
                 whole.append(completed[ready][:num])
@@ -250,6 +235,16 @@ def _fill_with_mean(images: Tensor, known: Tensor) -> Tensor:
     num = known.sum(dim=(2, 3), keepdim=True).clamp(min=1)
     mean = (images * known).sum(dim=(2, 3), keepdim=True) / num
     return images * known + mean * (1 - known)
+
+
+def _of_object(found: Tensor) -> Tensor:
+    """Where an object is seen."""
+    return found.float()
+
+
+def _outside(found: Tensor) -> Tensor:
+    """Where a background is seen: not within a pixel of the object, whose mask may be too small."""
+    return 1 - F.max_pool2d(found.float(), 3, stride=1, padding=1)
 
 
 def _first(places: Tensor, found: Tensor, num: int) -> Tensor:
