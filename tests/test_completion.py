@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from cgn_augment.functional import move_images
-from train_generator.recipes.completion import LEAST_OFFSET, best_offsets, complete, correlate
+from train_generator.recipes.completion import (
+    LEAST_OFFSET,
+    _large,
+    best_offsets,
+    complete,
+    correlate,
+    whole_textures,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -102,3 +109,39 @@ def test_images_do_not_depend_on_their_neighbours() -> None:
         torch.testing.assert_close(others[0], whole)
         assert torch.equal(others[1], seen)
     assert seen.flatten(1).all(dim=1).tolist() == [True, True, False, True, True]
+
+
+def test_whole_textures_hold_no_pixel_of_the_other_part() -> None:
+    labels = torch.arange(40) % 4
+    found = torch.zeros(40, 1, 32, 32, dtype=torch.bool)
+    for place, mask in enumerate(found):
+        mask[:, 6 : 20 + place // 4, 10:22] = True
+    tint = labels[:, None, None, None] / 10 + torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    images = torch.where(found, -tint, tint)
+    foregrounds, backgrounds = whole_textures(images, labels, found, 3)
+    for y in range(4):
+        expected = tint[y].expand(-1, 32, 32)
+        for pool, sign in ((foregrounds, -1), (backgrounds, 1)):
+            assert pool.counts.tolist() == [3] * 4
+            for image in pool.images[pool.starts[y] :][:3]:
+                torch.testing.assert_close(image, sign * expected)
+
+
+def test_foregrounds_are_of_the_large_objects_but_for_the_largest() -> None:
+    sizes = torch.randperm(100, generator=seeded()) + 1
+    found = torch.arange(1024).expand(100, -1) < sizes[:, None]
+    chosen = _large(torch.arange(100), found.view(100, 1, 32, 32), 3)
+    looked_at = sorted(sizes[:75].tolist(), reverse=True)  # 25 for each of the three
+    assert sizes[chosen].tolist() == looked_at[4:10]
+
+
+def test_textures_that_cannot_be_completed_are_a_warning_and_get_the_mean_colour() -> None:
+    images, labels = torch.full((4, 3, 32, 32), 0.25), torch.tensor([0, 0, 1, 1])
+    found = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    found[:2, :, 8:20, 8:20] = True
+    found[2, :, 0, 0] = True  # too little to fit anywhere
+    with pytest.warns(UserWarning, match=r"no foreground of the classes \[1\] could be completed"):
+        foregrounds, backgrounds = whole_textures(images, labels, found, 2)
+    assert foregrounds.counts.tolist() == [2, 2]
+    assert foregrounds.images.flatten(1).unique(dim=1).tolist() == [[0.25], [0.25], [0.25], [0.0]]
+    torch.testing.assert_close(backgrounds.images, images)

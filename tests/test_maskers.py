@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,14 @@ from cgn_augment.functional import compose, isolated_rng
 from cgn_augment.maskers import UNetMasker
 from train_generator.recipes.blobs import draw_blobs
 from train_generator.recipes.config import MaskerConfig
-from train_generator.recipes.masker import MaskerStage, find_masks, one_cycle, set_learning_rate
+from train_generator.recipes.masker import (
+    MaskerStage,
+    Parts,
+    drawn_parts,
+    find_masks,
+    one_cycle,
+    set_learning_rate,
+)
 
 CPU = torch.device("cpu")
 
@@ -118,15 +126,21 @@ class Painter(SmallCGN):
 
 
 def make_stage(
-    cgn: SmallCGN,
+    parts: SmallCGN | Parts,
     accelerator: Accelerator,
-    found: Tensor | None = None,
     masker: UNetMasker | None = None,
-    seed: int = 0,
+    start: UNetMasker | None = None,
     **settings: object,
 ) -> MaskerStage:
-    config = MaskerConfig(**{"batch_size": 8, "num_factors": 40, "num_steps": 30, **settings})
-    return MaskerStage(config, cgn, masker or make_masker(), accelerator, seed, found)
+    if isinstance(parts, SmallCGN):
+        parts = drawn_parts(parts, 40)
+    config = MaskerConfig(**{"batch_size": 8, "num_steps": 30, **settings})
+    return MaskerStage(config, masker or make_masker(), parts, accelerator, start)
+
+
+def with_masks(masks: Tensor) -> Parts:
+    """The Painter's foregrounds and backgrounds with other masks."""
+    return replace(drawn_parts(Painter().eval(), 40), masks=masks)
 
 
 def step(stage: MaskerStage, number: int) -> float:
@@ -166,28 +180,50 @@ def test_masks_are_found_in_any_chunks_and_without_gradients(
     assert 0.4 < found.double().mean() < 0.6
 
 
-def test_the_cgn_is_left_as_it_is(accelerator: Accelerator) -> None:
+def test_the_cgn_is_left_as_it_is() -> None:
     cgn = make_tiny_cgn().eval()
     before = {name: value.clone() for name, value in cgn.state_dict().items()}
-    stage = make_stage(cgn, accelerator)
-    for number in range(2):
-        step(stage, number)
+    drawn_parts(cgn, 40)
     assert all(torch.equal(value, before[name]) for name, value in cgn.state_dict().items())
     assert all(parameter.grad is None for parameter in cgn.parameters())
 
 
-def test_a_step_is_a_function_of_seed_and_generator(accelerator: Accelerator) -> None:
+def test_a_step_is_a_function_of_parts_and_generator(accelerator: Accelerator) -> None:
     cgn = make_tiny_cgn().eval()
     losses = [
-        step(make_stage(cgn, accelerator, seed=seed), number)
+        step(make_stage(drawn_parts(cgn, 40, seed), accelerator), number)
         for seed, number in ((0, 5), (0, 5), (0, 6), (1, 5))
     ]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
 
 
+def test_as_many_parts_of_each_class_are_drawn() -> None:
+    parts = drawn_parts(Painter().eval(), 41)
+    assert parts.masks.dtype == torch.bool
+    assert parts.masks.shape == (50, 1, 32, 32)
+    for pool, (red, blue) in ((parts.foregrounds, (0.7, -0.7)), (parts.backgrounds, (-0.7, 0.7))):
+        assert pool.counts.tolist() == [5] * 10
+        assert pool.images[:, 0].unique().item() == pytest.approx(red)
+        assert pool.images[:, 2].unique().item() == pytest.approx(blue)
+
+
+def test_the_first_step_starts_from_the_weights_of_the_round_before(
+    accelerator: Accelerator,
+) -> None:
+    parts, other, start = with_masks(torch.ones(1, 1, 32, 32) > 0), make_masker(), make_masker()
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.fill_(0.1)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    first = make_stage(parts, accelerator, make_masker())
+    again = make_stage(parts, accelerator, other, start)
+    assert [step(first, n) for n in (0, 1)] == [step(again, n) for n in (0, 1)]
+    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
+
+
 def test_half_of_a_batch_is_as_the_biased_images_are(accelerator: Accelerator) -> None:
-    stage = make_stage(Painter().eval(), accelerator, batch_size=400, noise=0.0, num_factors=200)
+    stage = make_stage(drawn_parts(Painter().eval(), 200), accelerator, batch_size=400, noise=0.0)
     images, mask = stage._draw(torch.Generator().manual_seed(0))
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     red = images[:, 0] > 0
@@ -213,23 +249,23 @@ def test_noise_is_as_strong_as_asked(accelerator: Accelerator) -> None:
 def test_masks_move_by_as_many_pixels_as_asked(accelerator: Accelerator) -> None:
     found = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
     found[0, 0, 10, 20] = True
-    stage = make_stage(Painter().eval(), accelerator, found=found, shift=2)
+    stage = make_stage(with_masks(found), accelerator, shift=2)
     places = {
         tuple(mask.nonzero().tolist()[0])
         for seed in range(150)
         for mask in stage._draw(torch.Generator().manual_seed(seed))[1][:, 0]
     }
     assert places == {(row, column) for row in range(8, 13) for column in range(18, 23)}
-    stage = make_stage(Painter().eval(), accelerator, found=found, shift=0)
+    stage = make_stage(with_masks(found), accelerator, shift=0)
     mask = stage._draw(torch.Generator().manual_seed(0))[1]
     assert torch.equal(mask, found.float().expand(8, -1, -1, -1))
 
 
-def test_found_masks_stand_in_for_drawn_ones(accelerator: Accelerator) -> None:
+def test_all_masks_are_drawn(accelerator: Accelerator) -> None:
     found = torch.zeros(5, 1, 32, 32, dtype=torch.bool)
     for number in range(5):
         found[number, 0, 15, number * 2 : number * 2 + 1 + number] = True
-    stage = make_stage(Painter().eval(), accelerator, found=found, shift=0, batch_size=100)
+    stage = make_stage(with_masks(found), accelerator, shift=0, batch_size=100)
     mask = stage._draw(torch.Generator().manual_seed(0))[1]
     assert {int(size) for size in mask.sum(dim=(1, 2, 3))} == {1, 2, 3, 4, 5}
 

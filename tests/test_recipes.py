@@ -39,9 +39,8 @@ from train_generator.trainer import CHECKPOINT, Trainer
 # Masks that are found after a few steps of training are too poor to complete textures from.
 pytestmark = pytest.mark.filterwarnings("ignore:no (fore|back)ground of the classes:UserWarning")
 
-STEPS = {"factors": 5, "masker": 4}
-STEPS |= {"textures 1": 3, "masker 1": 4, "textures 2": 3, "masker 2": 4, "shapes": 5}
-BARS = [f"{n}/7 {name.split()[0]}:" for n, name in enumerate(STEPS, start=1)]
+STEPS = {"factors": 5, "masker": 4, "masker 1": 4, "masker 2": 4, "textures": 3, "shapes": 5}
+BARS = [f"{n}/6 {name.split()[0]}:" for n, name in enumerate(STEPS, start=1)]
 SETTINGS: dict[str, Any] = {
     "variant": "colored",
     "num_train": 300,
@@ -53,8 +52,8 @@ SETTINGS: dict[str, Any] = {
         "discriminator_width": 4,
         "blob_steps": 2,
     },
-    "masker": {"num_steps": STEPS["masker"], "batch_size": 4, "num_factors": 20},
-    "texturing": {"num_steps": STEPS["textures 1"], "batch_size": 8},
+    "masker": {"num_steps": STEPS["masker"], "batch_size": 4, "rounds": 2},
+    "texturing": {"num_steps": STEPS["textures"], "batch_size": 8},
     "shapes": {"num_steps": STEPS["shapes"], "batch_size": 8},
 }
 

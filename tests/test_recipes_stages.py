@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,21 +18,15 @@ from cgn_augment.generators.flow import CodeFlow
 from train_generator.data import make_variant
 from train_generator.perceptual import random_vgg16_features
 from train_generator.recipes import factors as factors_module
-from train_generator.recipes import textures as textures_module
 from train_generator.recipes.adversary import make_discriminator
-from train_generator.recipes.batches import RealImages
+from train_generator.recipes.batches import ClassPool, RealImages
 from train_generator.recipes.blobs import draw_blobs, teach_blobs
 from train_generator.recipes.codes import fit_flow
 from train_generator.recipes.config import FactorsConfig, ShapesConfig, TexturesConfig
 from train_generator.recipes.factors import FactorsStage
 from train_generator.recipes.masker import rise_and_fall
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
-from train_generator.recipes.textures import (
-    ClassPool,
-    TextureEncoder,
-    TexturesStage,
-    whole_textures,
-)
+from train_generator.recipes.textures import TextureEncoder, TexturesStage
 
 CPU = torch.device("cpu")
 State = dict[str, Tensor]
@@ -356,26 +349,6 @@ def test_the_first_step_forgets_what_the_mechanisms_were(accelerator: Accelerato
     assert losses[0] == losses[1]
 
 
-def test_a_later_round_goes_on_with_the_weights_of_the_one_before(
-    accelerator: Accelerator,
-) -> None:
-    stage = make_textures(accelerator)
-    take(stage)
-    before = state(stage.cgn)
-    again = TexturesStage(
-        replace(stage.config, learning_rate=1e-12),
-        stage.cgn,
-        stage.average,
-        stage.encoders,
-        stage.textures,
-        accelerator,
-        anew=False,
-    )
-    take(again)
-    for name, weight in stage.cgn.named_parameters():
-        torch.testing.assert_close(weight.detach(), before[name])
-
-
 def test_weights_of_the_textures_stage_scale_their_losses(accelerator: Accelerator) -> None:
     one, other = (
         take(make_textures(accelerator, reconstruction_weight=r, kl_weight=k))
@@ -429,42 +402,6 @@ def test_encoders_of_textures_see_class_and_image() -> None:
     assert mean.shape == log_variance.shape == (2, 32)
     assert not torch.equal(encoder(images, y.flip(0))[0], mean)
     assert not torch.equal(encoder(images / 2, y)[0], mean)
-
-
-def test_whole_textures_hold_no_pixel_of_the_other_part() -> None:
-    labels = torch.arange(40) % 4
-    found = torch.zeros(40, 1, 32, 32, dtype=torch.bool)
-    for place, mask in enumerate(found):
-        mask[:, 6 : 20 + place // 4, 10:22] = True
-    tint = labels[:, None, None, None] / 10 + torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    images = torch.where(found, -tint, tint)
-    foregrounds, backgrounds = whole_textures(images, labels, found, 3)
-    for y in range(4):
-        expected = tint[y].expand(-1, 32, 32)
-        for pool, sign in ((foregrounds, -1), (backgrounds, 1)):
-            assert pool.counts.tolist() == [3] * 4
-            for image in pool.images[pool.starts[y] :][:3]:
-                torch.testing.assert_close(image, sign * expected)
-
-
-def test_foregrounds_are_of_the_large_objects_but_for_the_largest() -> None:
-    sizes = torch.randperm(100, generator=seeded()) + 1
-    found = torch.arange(1024).expand(100, -1) < sizes[:, None]
-    chosen = textures_module._large(torch.arange(100), found.view(100, 1, 32, 32), 3)
-    looked_at = sorted(sizes[:75].tolist(), reverse=True)  # 25 for each of the three
-    assert sizes[chosen].tolist() == looked_at[4:10]
-
-
-def test_textures_that_cannot_be_completed_are_a_warning_and_get_the_mean_colour() -> None:
-    images, labels = torch.full((4, 3, 32, 32), 0.25), torch.tensor([0, 0, 1, 1])
-    found = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
-    found[:2, :, 8:20, 8:20] = True
-    found[2, :, 0, 0] = True  # too little to fit anywhere
-    with pytest.warns(UserWarning, match=r"no foreground of the classes \[1\] could be completed"):
-        foregrounds, backgrounds = whole_textures(images, labels, found, 2)
-    assert foregrounds.counts.tolist() == [2, 2]
-    assert foregrounds.images.flatten(1).unique(dim=1).tolist() == [[0.25], [0.25], [0.25], [0.0]]
-    torch.testing.assert_close(backgrounds.images, images)
 
 
 # Blobs

@@ -316,6 +316,15 @@ def test_a_folder_that_holds_a_training_is_never_written_over_unasked(tmp_path: 
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_a_file_in_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(ArgumentError, match=f"{path} is a file: give a folder"):
+            make(path, resume=resume)
+    assert path.read_text() == "mine"
+
+
 def test_other_settings_are_refused_by_their_names(tmp_path: Path) -> None:
     make(tmp_path).train(progress=False)
     other = {"rate": 0.2, "deep": {"width": 4, "names": ["a", "b"]}, "new": 1}

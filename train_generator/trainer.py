@@ -292,9 +292,11 @@ def check_folder(folder: Path, resume: bool) -> None:
         resume: whether to go on with what it holds.
 
     Raises:
-        ArgumentError: it holds a training and `resume` is False.
+        ArgumentError: it is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume.
     """
+    if folder.is_file():
+        raise ArgumentError(f"{folder} is a file: give a folder to write the training to")
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.is_file():
         raise CheckpointError(f"there is no {checkpoint} to resume: start without --resume")

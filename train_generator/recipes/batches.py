@@ -74,3 +74,42 @@ class RealImages:
             self._order = torch.randperm(len(self), generator=generator)
         first = step % steps * batch_size
         return self._order[first : first + batch_size]
+
+
+class ClassPool:
+    """Images to be drawn by class.
+
+    Args:
+        images: (N, C, H, W) float32.
+        labels: (N,) int64.
+
+    Raises:
+        ArgumentError: another number of labels, or none.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.recipes.batches import ClassPool
+        >>> pool = ClassPool(torch.arange(3.0).view(3, 1, 1, 1), torch.tensor([1, 0, 1]))
+        >>> pool.draw(torch.tensor([0]), torch.Generator()).item()
+        1.0
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if len(images) != len(labels) or len(labels) == 0:
+            raise ArgumentError(
+                f"images and labels must be as many, got {len(images)} and {len(labels)}"
+            )
+        order = labels.argsort(stable=True)
+        self.images = images[order]
+        self.counts = labels.bincount()
+        self.known = set(labels.tolist())
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns a random image of each class, (B, C, H, W) on the classes' device."""
+        classes = y.cpu()
+        if not set(classes.tolist()) <= self.known:
+            raise ArgumentError("there is no image of one of the classes: use more images")
+        place = torch.rand(len(classes), generator=generator, dtype=torch.float64)
+        index = self.starts[classes] + (place * self.counts[classes]).long()
+        return self.images[index].to(y.device)

@@ -9,12 +9,14 @@ that an average over many images would blur.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cgn_augment.functional import move_images
+from train_generator.recipes.batches import ClassPool
 
 RING = 2
 """Pixels around the hole that must fit."""
@@ -27,6 +29,10 @@ LEAST_OFFSET = 4
 
 FILL_WEIGHT = 0.3
 """Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
+
+SEARCHED, TOO_LARGE = 25, 0.05
+"""Foregrounds: images looked at for each that is wanted, and the share of the largest objects among
+them that is left out, where a mask may hold more than the object."""
 
 
 @torch.no_grad()
@@ -146,3 +152,74 @@ def _signed(offsets: Tensor, size: Tensor) -> Tensor:
     """Maps places in a correlation to offsets."""
     size = size.to(offsets.device)
     return torch.where(offsets < size, offsets, offsets - 2 * size)
+
+
+def whole_textures(
+    images: Tensor, labels: Tensor, found: Tensor, num: int
+) -> tuple[ClassPool, ClassPool]:
+    """Makes whole foregrounds and backgrounds from real images.
+
+    Where none of a class can be completed, as after a few steps of training, there is a warning,
+    and what is missing gets the mean colour of what is known.
+
+    Args:
+        images: (N, 3, 32, 32) float32 in [-1, 1].
+        labels: (N,) int64.
+        found: (N, 1, 32, 32) bool masks of the objects.
+        num: of each a class, or fewer where fewer can be completed.
+    """
+    kinds = {"foreground": (_large, _of_object), "background": (_first, _outside)}
+    classes = labels.unique()
+    pools = []
+    for name, (choose, see) in kinds.items():
+        whole: list[Tensor] = []
+        incomplete: list[int] = []
+        counts: list[int] = []
+        for y in classes.tolist():
+            chosen = choose((labels == y).nonzero().flatten(), found, num)
+            completed, now_known = complete(images[chosen], see(found[chosen]))
+            ready = now_known.flatten(1).all(dim=1)
+            if ready.any():
+                whole.append(completed[ready][:num])
+            else:
+                whole.append(_fill_with_mean(completed, now_known)[:num])
+                incomplete.append(y)
+            counts.append(len(whole[-1]))
+        if incomplete:
+            warnings.warn(
+                f"no {name} of the classes {incomplete} could be completed from the masks that "
+                "were found, so the mean colour fills them: look at the sheets, and train the "
+                "stages before this one longer, or with another seed",
+                stacklevel=2,
+            )
+        pools.append(ClassPool(torch.cat(whole), classes.repeat_interleave(torch.tensor(counts))))
+    return pools[0], pools[1]
+
+
+def _fill_with_mean(images: Tensor, known: Tensor) -> Tensor:
+    """Gives what is not known the mean of what is known of the same image, or 0."""
+    num = known.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean = (images * known).sum(dim=(2, 3), keepdim=True) / num
+    return images * known + mean * (1 - known)
+
+
+def _of_object(found: Tensor) -> Tensor:
+    """Where an object is seen."""
+    return found.float()
+
+
+def _outside(found: Tensor) -> Tensor:
+    """Where a background is seen: not within a pixel of the object, whose mask may be too small."""
+    return 1 - F.max_pool2d(found.float(), 3, stride=1, padding=1)
+
+
+def _first(places: Tensor, found: Tensor, num: int) -> Tensor:
+    """The first images, twice as many as are wanted."""
+    return places[: 2 * num]
+
+
+def _large(places: Tensor, found: Tensor, num: int) -> Tensor:
+    """Of more images those that show most of their object, twice as many as are wanted."""
+    places = places[: SEARCHED * num]
+    order = found[places].flatten(1).sum(dim=1).argsort(descending=True, stable=True)
+    return places[order[round(TOO_LARGE * len(order)) :]][: 2 * num]

@@ -123,9 +123,7 @@ class TexturesConfig:
     """The stage that trains the texture mechanisms on whole textures made from real images.
 
     Attributes:
-        num_steps: steps of each round; 0 leaves it out, and the later trainings of the masker.
-        rounds: how often textures are completed with the masks that were found and learned, and
-            the masker is trained on them to find better ones.
+        num_steps: steps; 0 leaves it out.
         num_textures: foregrounds and backgrounds of a class that are learned.
         batch_size: textures of each kind a step.
         learning_rate: of the mechanisms' and the encoders' Adam; falls to 0 in the second half.
@@ -135,7 +133,6 @@ class TexturesConfig:
     """
 
     num_steps: int = 4000
-    rounds: int = 2
     num_textures: int = 20
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -145,7 +142,7 @@ class TexturesConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "num_steps", least=0)
-        require_counts(self, "rounds", "num_textures")
+        require_counts(self, "num_textures")
         require_counts(self, "batch_size", least=2)  # for the batch normalisation
         require_positive(self, "learning_rate")
         require_weights(self, "reconstruction_weight", "kl_weight")
@@ -154,27 +151,32 @@ class TexturesConfig:
 
 @dataclass(frozen=True)
 class MaskerConfig:
-    """The stage that learns to find masks, from the generator's samples alone.
+    """The stages that learn to find masks: in the generator's samples, then in real images.
 
     Attributes:
-        num_steps: steps; 0 leaves this stage and the later ones out.
-        batch_size: samples a step.
-        num_factors: masks, foregrounds and backgrounds to recombine.
+        num_steps: steps of each of them; 0 leaves them and the later stages out.
+        rounds: how often the masker is trained once more, on recombinations of real images that
+            the masks of the round before have taken apart.
+        batch_size: images a step.
+        num_factors: masks, foregrounds and backgrounds of the generator to recombine.
+        num_textures: foregrounds and backgrounds of a class of real images to recombine.
         learning_rate: highest one of Adam; it rises and falls once.
         noise: standard deviation of Gaussian noise on the samples, in grey levels of [-1, 1].
         shift: pixels by which masks are moved at most.
     """
 
     num_steps: int = 500
+    rounds: int = 3
     batch_size: int = 64
     num_factors: int = 4000
+    num_textures: int = 20
     learning_rate: float = 5e-3
     noise: float = 0.05
     shift: int = 2
 
     def __post_init__(self) -> None:
-        require_counts(self, "batch_size", "num_factors")
-        require_counts(self, "num_steps", "shift", least=0)
+        require_counts(self, "batch_size", "num_factors", "num_textures")
+        require_counts(self, "num_steps", "rounds", "shift", least=0)
         require_positive(self, "learning_rate")
         require_weights(self, "noise")
 
@@ -228,9 +230,8 @@ class SmallConfig:
         device: "auto" takes a GPU if there is one.
         precision: "no" is float32; see accelerate's `mixed_precision`.
         factors: the adversarial stage.
-        masker: the stage that learns to find masks.
-        texturing: the stage that trains the texture mechanisms; the masker is then trained once
-            more too.
+        masker: the stages that learn to find masks.
+        texturing: the stage that trains the texture mechanisms on textures seen with them.
         shapes: the stage that trains the shape mechanism on them.
     """
 
@@ -260,9 +261,15 @@ class SmallConfig:
                 "set shapes.num_steps and texturing.num_steps to 0"
             )
         if self.shapes.num_steps and self.shape_network != "deep":
-            raise ArgumentError("the shapes stage trains the shape_network 'deep' alone")
+            raise ArgumentError(
+                "the shapes stage trains no shape_network but 'deep': give 'deep', or set "
+                "shapes.num_steps to 0"
+            )
         if self.texturing.num_steps and self.texture_network != "deep":
-            raise ArgumentError("the textures stage trains the texture_network 'deep' alone")
+            raise ArgumentError(
+                "the textures stage trains no texture_network but 'deep': give 'deep', or set "
+                "texturing.num_steps to 0"
+            )
 
     def _check_batches(self, num_train: int) -> None:
         """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""

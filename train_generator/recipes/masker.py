@@ -1,12 +1,14 @@
-"""The stage that learns to find the object in a real image, from the generator's samples alone.
+"""The stage that learns to find the object in a real image, from images whose masks are known.
 
 The generator knows the masks of what it draws. A U-Net that is trained to find them finds the
-masks of the real images too, for which nobody has drawn any.
+masks of the real images too, for which nobody has drawn any. With these, real images come apart
+into masks, foregrounds and backgrounds, whose recombinations teach it to find better ones.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +19,56 @@ from cgn_augment import SmallCGN
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.maskers import UNetMasker
 from cgn_augment.sources import draw_factors
+from train_generator.recipes.batches import ClassPool
 from train_generator.recipes.config import MaskerConfig
 from train_generator.trainer import descend
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What images are recombined from.
+
+    Attributes:
+        masks: (N, 1, H, W) bool, of any classes.
+        foregrounds: float32 images in [-1, 1].
+        backgrounds: as foregrounds.
+    """
+
+    masks: Tensor
+    foregrounds: ClassPool
+    backgrounds: ClassPool
+
+
+@torch.no_grad()
+def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
+    """Draws binarised masks, foregrounds and backgrounds from a generator.
+
+    Args:
+        cgn: in eval mode and left as it is.
+        num: of each; rounded up to as many of each class.
+        seed: of the noise.
+    """
+    classes = torch.arange(cgn.num_classes).repeat(3, math.ceil(num / cgn.num_classes))
+    drawn = draw_factors(cgn, classes, step_generator(Purpose.BANK_FILL, seed), 1, 100)
+    foregrounds, backgrounds = (
+        ClassPool(each, classes[0]) for each in (drawn.foreground, drawn.background)
+    )
+    return Parts(drawn.mask > 0.5, foregrounds, backgrounds)
+
+
 class MaskerStage:
-    """Trains `masker` on what `cgn` draws; see `Stage`.
+    """Trains `masker` on recombinations of parts; see `Stage`.
 
     Half of a batch has foreground and background of one class, as the biased images have, the other
-    half of two independent classes; masks are of any class. They are binarised and moved by some
-    pixels; textures are moved anywhere; noise is added.
+    half of two independent classes; masks are of any class and moved by some pixels; noise is
+    added.
 
     Args:
         config: settings.
-        cgn: draws the samples; in eval mode and left as it is.
         masker: what is trained.
+        parts: masks, foregrounds and backgrounds.
         accelerator: knows device and precision.
-        seed: of the factors.
-        found: masks to use in place of drawn ones, (N, 1, H, W) bool of any classes.
+        start: whose weights the masker gets in the first step; None leaves it as it is.
     """
 
     name = "masker"
@@ -42,55 +76,51 @@ class MaskerStage:
     def __init__(
         self,
         config: MaskerConfig,
-        cgn: SmallCGN,
         masker: UNetMasker,
+        parts: Parts,
         accelerator: Accelerator,
-        seed: int = 0,
-        found: Tensor | None = None,
+        start: UNetMasker | None = None,
     ) -> None:
         self.config, self.num_steps = config, config.num_steps
-        self.cgn, self.masker, self.accelerator = cgn, masker, accelerator
-        per_class = math.ceil(config.num_factors / cgn.num_classes)
-        classes = torch.arange(cgn.num_classes).repeat(3, per_class)
-        with torch.no_grad():
-            drawn = draw_factors(cgn, classes, step_generator(Purpose.BANK_FILL, seed), 1, 100)
-        self.mask = (drawn.mask > 0.5).float() if found is None else found.to(cgn.device)
-        self.foreground, self.background = drawn.foreground, drawn.background
-        self.per_class = per_class
+        self.masker, self.start, self.accelerator = masker, start, accelerator
+        self.masks = parts.masks.to(accelerator.device)
+        self.foregrounds, self.backgrounds = parts.foregrounds, parts.backgrounds
+        self.num_classes = len(self.foregrounds.counts)
         adam = torch.optim.Adam(masker.parameters(), config.learning_rate)
         self.optimizers = {"masker": accelerator.prepare(adam)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the masker on one batch; see `Stage.step`."""
+        if step == 0 and self.start is not None:
+            self.masker.load_state_dict(self.start.state_dict())
         optimizer = self.optimizers["masker"]
         set_learning_rate(
             optimizer, self.config.learning_rate * one_cycle(step, self.config.num_steps)
         )
         self.masker.train()
-        images, mask = self._draw(generator)
+        images, masks = self._draw(generator)
         with self.accelerator.autocast():
             logits = self.masker.logits(images)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), mask)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
         descend(self.accelerator, optimizer, loss)
         return {"cross entropy": loss.detach()}
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         config, num = self.config, self.config.batch_size
-        classes = torch.randint(self.cgn.num_classes, (2, num), generator=generator)
+        classes = torch.randint(self.num_classes, (2, num), generator=generator)
         classes[1, : num // 2] = classes[0, : num // 2]
-        slots = torch.randint(self.per_class, (2, num), generator=generator)
-        slots = slots * self.cgn.num_classes + classes
-        mask = self.mask[torch.randint(len(self.mask), (num,), generator=generator)].float()
+        classes = classes.to(self.accelerator.device)
+        masks = self.masks[torch.randint(len(self.masks), (num,), generator=generator)].float()
         if config.shift:
             top, left = torch.randint(
                 -config.shift, config.shift + 1, (2,), generator=generator
             ).tolist()
-            mask = mask.roll((top, left), dims=(2, 3))
-        foreground = self.cgn.shuffle(self.foreground[slots[0]], generator)
-        background = self.cgn.shuffle(self.background[slots[1]], generator)
-        images = compose(mask, foreground, background)
+            masks = masks.roll((top, left), dims=(2, 3))
+        foregrounds = self.foregrounds.draw(classes[0], generator)
+        backgrounds = self.backgrounds.draw(classes[1], generator)
+        images = compose(masks, foregrounds, backgrounds)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
-        return images + config.noise * noise, mask
+        return images + config.noise * noise, masks
 
 
 @torch.no_grad()

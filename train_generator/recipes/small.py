@@ -27,13 +27,14 @@ from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, make_features
 from train_generator.precision import warn_of_slow_precision
 from train_generator.recipes.adversary import make_discriminator
-from train_generator.recipes.batches import RealImages
+from train_generator.recipes.batches import ClassPool, RealImages
 from train_generator.recipes.blobs import teach_blobs
+from train_generator.recipes.completion import whole_textures
 from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.factors import FactorsStage
-from train_generator.recipes.masker import MaskerStage, find_masks
+from train_generator.recipes.masker import MaskerStage, Parts, drawn_parts, find_masks
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
-from train_generator.recipes.textures import TextureEncoder, TexturesStage, whole_textures
+from train_generator.recipes.textures import TextureEncoder, TexturesStage
 from train_generator.trainer import Stage, Trainer, check_folder
 
 CGN_FILE = "cgn.safetensors"
@@ -94,17 +95,16 @@ class SmallTraining:
         self.average = copy.deepcopy(self.cgn).eval().requires_grad_(False)
         with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 1), torch.device("cpu")):
             self.discriminator = make_discriminator(config.factors)
-            self.masker = UNetMasker()
+            self.maskers = UNetMasker(), UNetMasker()  # a round trains one with the other's masks
             self.encoder, self.classifier = MaskEncoder(), MaskClassifier()
             self.texture_encoders = TextureEncoder(), TextureEncoder()
-        self.last_masker = copy.deepcopy(self.masker)  # see _textures_stage
         self.features = self._make_features()
         modules = {
             "cgn": self.cgn,
             "average": self.average,
             "discriminator": self.discriminator,
-            "masker": self.masker,
-            "last masker": self.last_masker,
+            "even masker": self.maskers[0],
+            "odd masker": self.maskers[1],
             "foreground encoder": self.texture_encoders[0],
             "background encoder": self.texture_encoders[1],
             "encoder": self.encoder,
@@ -177,13 +177,11 @@ class SmallTraining:
         config = self.config
         stages: dict[str, Any] = {"factors": self._factors_stage}
         if config.masker.num_steps:
-            stages["masker"] = lambda: self._masker_stage(None)
+            stages["masker"] = self._masker_stage
+            for number in range(1, config.masker.rounds + 1):
+                stages[f"masker {number}"] = partial(self._next_masker_stage, number)
         if config.texturing.num_steps:
-            for number in range(1, config.texturing.rounds + 1):
-                stages[f"textures {number}"] = partial(self._textures_stage, number)
-                stages[f"masker {number}"] = lambda: self._masker_stage(
-                    self._found(self.last_masker)
-                )
+            stages["textures"] = self._textures_stage
         if config.shapes.num_steps:
             stages["shapes"] = self._shapes_stage
         return stages
@@ -199,31 +197,27 @@ class SmallTraining:
             self.accelerator,
         )
 
-    def _textures_stage(self, number: int) -> Stage:
-        """Keeps the masker as it is: after this stage it is trained on masks that it found now."""
-        self.last_masker.load_state_dict(self.masker.state_dict())
-        config = self.config.texturing
-        found = self._found(self.last_masker)
-        textures = whole_textures(self.data.images, self.data.labels, found, config.num_textures)
-        return TexturesStage(
-            config,
-            self.cgn,
-            self.average,
-            self.texture_encoders,
-            textures,
-            self.accelerator,
-            anew=number == 1,
-        )
+    def _masker_stage(self) -> Stage:
+        config = self.config.masker
+        parts = drawn_parts(self.average, config.num_factors, self.config.seed)
+        return MaskerStage(config, self.maskers[0], parts, self.accelerator)
 
-    def _masker_stage(self, found: Tensor | None) -> Stage:
-        return MaskerStage(
-            self.config.masker, self.average, self.masker, self.accelerator, self.config.seed, found
+    def _next_masker_stage(self, number: int) -> Stage:
+        config = self.config.masker
+        found, textures = self._take_apart(number - 1, config.num_textures)
+        masker, start = self.maskers[number % 2], self.maskers[(number - 1) % 2]
+        return MaskerStage(config, masker, Parts(found, *textures), self.accelerator, start)
+
+    def _textures_stage(self) -> Stage:
+        config = self.config.texturing
+        _, textures = self._take_apart(self.config.masker.rounds, config.num_textures)
+        return TexturesStage(
+            config, self.cgn, self.average, self.texture_encoders, textures, self.accelerator
         )
 
     def _shapes_stage(self) -> Stage:
-        found = RealImages(
-            self._found(self.masker), self.data.labels, self.config.seed, self.accelerator.device
-        )
+        masks = self._find(self.config.masker.rounds)
+        found = RealImages(masks, self.data.labels, self.config.seed, self.accelerator.device)
         return ShapesStage(
             self.config.shapes,
             self.cgn,
@@ -234,8 +228,14 @@ class SmallTraining:
             self.accelerator,
         )
 
-    def _found(self, masker: UNetMasker) -> Tensor:
-        return find_masks(masker, self.data.images, self.accelerator)
+    def _find(self, number: int) -> Tensor:
+        """Returns the masks of the real images that a round's masker finds."""
+        return find_masks(self.maskers[number % 2], self.data.images, self.accelerator)
+
+    def _take_apart(self, number: int, num: int) -> tuple[Tensor, tuple[ClassPool, ClassPool]]:
+        """Returns the masks that a round's masker finds, and what they tell apart."""
+        found = self._find(number)
+        return found, whole_textures(self.data.images, self.data.labels, found, num)
 
 
 def make_accelerator(config: SmallConfig) -> Accelerator:
