@@ -166,7 +166,7 @@ class MaskerConfig:
     """
 
     num_steps: int = 500
-    rounds: int = 3
+    rounds: int = 4
     batch_size: int = 64
     num_factors: int = 4000
     num_textures: int = 20
