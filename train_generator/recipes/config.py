@@ -202,7 +202,7 @@ class ShapesConfig:
     learning_rate: float = 1.5e-3
     kl_weight: float = 0.5
     codes_per_mask: int = 4
-    class_weight: float = 4.0
+    class_weight: float = 1.0
     class_warmup: int = 1000
     sharpness: float = 4.0
     average: float = 0.998
