@@ -6,6 +6,7 @@ After "Counterfactual Generative Networks", Sauer and Geiger, ICLR 2021.
 from cgn_augment.class_map import ClassMap
 from cgn_augment.dataset import CounterfactualDataset
 from cgn_augment.errors import CGNError
+from cgn_augment.gates import MaskGate
 from cgn_augment.generators import (
     SmallCGN,
     bundled_generators,
@@ -14,12 +15,21 @@ from cgn_augment.generators import (
     save_cgn,
 )
 from cgn_augment.interventions import Interventions
+from cgn_augment.maskers import (
+    GivenMasks,
+    UNetMasker,
+    bundled_maskers,
+    load_masker,
+    save_masker,
+)
 from cgn_augment.mixing import OffAfter, Ramp
+from cgn_augment.real_shapes import RealShapeSource
 from cgn_augment.sources import BankSource, FreshSource
 from cgn_augment.transforms import MatchReal, match_real
 from cgn_augment.types import (
     Counterfactuals,
     Factors,
+    Masker,
     Mechanisms,
     MixedBatch,
     RealBatch,
@@ -34,18 +44,26 @@ __all__ = [
     "Counterfactuals",
     "Factors",
     "FreshSource",
+    "GivenMasks",
     "Interventions",
+    "MaskGate",
+    "Masker",
     "MatchReal",
     "Mechanisms",
     "MixedBatch",
     "OffAfter",
     "Ramp",
     "RealBatch",
+    "RealShapeSource",
     "SmallCGN",
     "Source",
+    "UNetMasker",
     "bundled_generators",
+    "bundled_maskers",
     "load_cgn",
+    "load_masker",
     "match_real",
     "read_metadata",
     "save_cgn",
+    "save_masker",
 ]

@@ -208,8 +208,9 @@ def _pad_tensor(value: Tensor, num: int, keep: Tensor | None) -> Tensor:
 def real_rows(images: Tensor, labels: Tensor, label: str) -> MixedBatch:
     """Describes real images: each shows its own class in all three factors."""
     chosen = labels[:, None].expand(-1, 3) if label == "all" else labels
-    real = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    return MixedBatch(images, chosen, real, labels, labels, labels)
+    made = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    own = torch.arange(len(images), device=images.device)
+    return MixedBatch(images, chosen, made, labels, labels, labels, own)
 
 
 def made_rows(made: Counterfactuals, dtype: torch.dtype, label: str) -> MixedBatch:
@@ -217,7 +218,16 @@ def made_rows(made: Counterfactuals, dtype: torch.dtype, label: str) -> MixedBat
     factors = [getattr(made, factor).to(dtype) for factor in FACTORS]
     chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
     truth = torch.ones(len(made), dtype=torch.bool, device=made.images.device)
-    return MixedBatch(made.images, chosen, truth, *factors)
+    rows = torch.full_like(made.shape, -1) if made.real is None else made.real
+    shape, texture, background = factors
+    return MixedBatch(made.images, chosen, truth, shape, texture, background, rows)
+
+
+def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
+    """Returns where rows (N,) of a batch are once only those in `keep` stay; -1 for the others."""
+    places = torch.full((num_real + 1,), -1, dtype=torch.int64, device=rows.device)
+    places[keep] = torch.arange(len(keep), device=rows.device)
+    return places[rows]  # -1 is the last one
 
 
 def append_rows(first: MixedBatch, second: MixedBatch) -> MixedBatch:

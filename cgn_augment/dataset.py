@@ -363,12 +363,14 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._position = position
         batches = self._real.start(position.epoch, position.step, resume and resume["real"])
         self._sampler_epoch = getattr(self.sampler, "epoch", None)
+        items = self._real.items(position.step) if self._maker.needs_items else None
         try:
             for batch in batches:
                 layout = self._layout = self._layout or find_layout(batch, self.keys)
                 num_real = len(layout.take(batch)[0])
                 num, carry = self.proportion.split(position.total, num_real, position.carry)
-                made = self._maker.make(batch, layout, num, position)
+                chosen = None if items is None else torch.tensor(next(items))
+                made = self._maker.make(batch, layout, num, position, chosen)
                 position = position.advanced(carry)
                 # An older iterator of this stream no longer says where the stream is.
                 if self._running is token:

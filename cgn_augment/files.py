@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -62,3 +64,12 @@ def unpickle(path: Path) -> object:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its kind if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Returns twelve hexadecimal digits of a hash of a network's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -89,6 +89,9 @@ class LoaderData:
                 pass
         return batches
 
+    def items(self, step: int) -> None:
+        """A loader does not say which items its batches hold."""
+
     def state(self, started: bool) -> State:
         state: State = {"random": self._at_start if started else self._random_state()}
         if self._stateful:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +73,9 @@ class RealData(Protocol):
     def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
         """Returns the batches of `epoch` from `step` on; `state` is one of `state()`."""
 
+    def items(self, step: int) -> Iterator[list[int]] | None:
+        """Returns which items the batches from `step` of the started epoch on hold, if known."""
+
     def state(self, started: bool) -> State:
         """Returns what `start` needs to go on; `started` says that an epoch is under way."""
 
@@ -133,6 +137,9 @@ class MapStyleData:
         seed = step_seed(Purpose.LOADER, self._config.seed, epoch, self._config.rank)
         self.loader.generator.manual_seed(seed)
         return iter(self.loader)
+
+    def items(self, step: int) -> Iterator[list[int]]:
+        return islice(iter(self.batch_sampler.batch_sampler), step, None)
 
     def state(self, started: bool) -> State:
         return {}

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.gates import UnseenWarning, redraw_unseen, require_contrast
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Counterfactuals, Factors, Mechanisms, RealBatch
 
@@ -31,9 +32,11 @@ class FreshSource:
         cgn: a frozen CGN.
         interventions: how the classes are drawn; uniformly by default.
         chunk: images generated at once; bounds the memory.
+        min_contrast: texture and background are drawn again where `edge_contrast` is below it; 0
+            takes every pair.
 
     Raises:
-        ArgumentError: a class that the CGN lacks, or a chunk below 1.
+        ArgumentError: a class that the CGN lacks, a chunk below 1, a contrast outside [0, 2).
         ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
 
     Example:
@@ -45,11 +48,17 @@ class FreshSource:
     """
 
     def __init__(
-        self, cgn: Mechanisms, interventions: Interventions | None = None, *, chunk: int = 64
+        self,
+        cgn: Mechanisms,
+        interventions: Interventions | None = None,
+        *,
+        chunk: int = 64,
+        min_contrast: float = 0.0,
     ) -> None:
         self.cgn = _require_mechanisms(cgn)
         self.interventions = _require_interventions(interventions)
         self.chunk = _require_count("chunk", chunk, 1)
+        self.min_contrast, self._unseen = require_contrast(min_contrast), UnseenWarning()
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
         for factor in FACTORS:
             self.interventions.choices(factor, self.num_classes)
@@ -62,11 +71,17 @@ class FreshSource:
     @property
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
-        return f"fresh({self.cgn.fingerprint}, {self.interventions})"
+        contrast = _contrast_key(self.min_contrast)
+        return f"fresh({self.cgn.fingerprint}, {self.interventions}{contrast})"
 
     def restrict(self, class_map: ClassMap) -> FreshSource:
         """Returns a source that draws only the classes of `class_map`."""
-        return FreshSource(self.cgn, self.interventions.restrict(class_map), chunk=self.chunk)
+        return FreshSource(
+            self.cgn,
+            self.interventions.restrict(class_map),
+            chunk=self.chunk,
+            min_contrast=self.min_contrast,
+        )
 
     @torch.no_grad()
     def sample(
@@ -77,14 +92,25 @@ class FreshSource:
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] on the CGN's device; labels there too.
         """
-        drawn = self.interventions.draw(
-            num, self.num_classes, generator, None if real is None else real.classes
-        )
-        factors = draw_factors(
-            self.cgn, drawn, generator, self.interventions.num_per_shape, self.chunk
-        )
-        images = compose(factors.mask, factors.foreground, factors.background)
-        return Counterfactuals(images, *drawn.to(images.device, non_blocking=True))
+        return _compose_all(*self.sample_factors(num, generator, real))
+
+    @torch.no_grad()
+    def sample_factors(
+        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+    ) -> tuple[Factors, Tensor]:
+        """Draws what the images of `sample` are composed of; see `FactorSource`."""
+
+        def draw(num: int) -> tuple[Factors, Tensor]:
+            classes = self.interventions.draw(
+                num, self.num_classes, generator, None if real is None else real.classes
+            )
+            every = self.interventions.num_per_shape
+            return draw_factors(self.cgn, classes, generator, every, self.chunk), classes
+
+        factors, classes = draw(num)
+        left = redraw_unseen(factors, classes, self.min_contrast, lambda places: draw(len(places)))
+        self._unseen.add(left, self.min_contrast)
+        return factors, classes
 
 
 def draw_factors(
@@ -135,10 +161,12 @@ class BankSource:
         storage: how factors are kept: "float32" (exact; 28 bytes a pixel), "float16" (14) or
             "uint8" (7; exact to half a grey level).
         chunk: factors generated at once; bounds the memory while filling.
+        min_contrast: texture and background are drawn again where `edge_contrast` is below it; 0
+            takes every pair.
 
     Raises:
         ArgumentError: a bank too small for its classes, a negative refresh or one larger than the
-            bank, a class that the CGN lacks, an unknown storage.
+            bank, a class that the CGN lacks, an unknown storage, a contrast outside [0, 2).
         ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
 
     Example:
@@ -159,12 +187,14 @@ class BankSource:
         seed: int = 0,
         storage: StorageName = "float32",
         chunk: int = 100,
+        min_contrast: float = 0.0,
     ) -> None:
         self.cgn = _require_mechanisms(cgn)
         self.size = _require_count("size", size, 1)
         self.refresh = _require_count("refresh", refresh, 0)
         self.seed = _require_count("seed", seed, 0)
         self.chunk = _require_count("chunk", chunk, 1)
+        self.min_contrast, self._unseen = require_contrast(min_contrast), UnseenWarning()
         self.interventions = _require_interventions(interventions)
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
         if refresh > size:
@@ -186,7 +216,8 @@ class BankSource:
         """Says of two sources whether they draw the same."""
         return (
             f"bank({self.cgn.fingerprint}, size={self.size}, refresh={self.refresh}, "
-            f"seed={self.seed}, storage={self.storage}, {self.interventions})"
+            f"seed={self.seed}, storage={self.storage}, {self.interventions}"
+            f"{_contrast_key(self.min_contrast)})"
         )
 
     @property
@@ -204,6 +235,7 @@ class BankSource:
             seed=self.seed,
             storage=self.storage,
             chunk=self.chunk,
+            min_contrast=self.min_contrast,
         )
 
     def seek(self, step: int, rank: int = 0) -> None:
@@ -236,20 +268,37 @@ class BankSource:
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] on the CGN's device; labels there too.
         """
+        return _compose_all(*self.sample_factors(num, generator, real))
+
+    @torch.no_grad()
+    def sample_factors(
+        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+    ) -> tuple[Factors, Tensor]:
+        """Draws what the images of `sample` are composed of, and moves on by one step too."""
         self.seek(self._next_step, self._rank)
         self._next_step += 1
-        drawn = self.interventions.draw(
-            num, self.num_classes, generator, None if real is None else real.classes
-        )
-        slots = self._draw_slots(drawn, generator).to(self.device, non_blocking=True)
+
+        def draw(num: int) -> tuple[Factors, Tensor]:
+            classes = self.interventions.draw(
+                num, self.num_classes, generator, None if real is None else real.classes
+            )
+            return self._recombine(classes, generator), classes
+
+        factors, classes = draw(num)
+        left = redraw_unseen(factors, classes, self.min_contrast, lambda places: draw(len(places)))
+        self._unseen.add(left, self.min_contrast)
+        return factors, classes
+
+    def _recombine(self, classes: Tensor, generator: torch.Generator) -> Factors:
+        slots = self._draw_slots(classes, generator).to(self.device, non_blocking=True)
         bank = self._bank
         if bank is None:  # pragma: no cover - seek has just filled it
             raise RuntimeError("the bank is empty")
-        mask = _unpack(bank.mask.index_select(0, slots[0]), 0.0)
-        foreground = _unpack(bank.foreground.index_select(0, slots[1]), -1.0)
-        background = _unpack(bank.background.index_select(0, slots[2]), -1.0)
-        images = compose(mask, foreground, background, out=background)
-        return Counterfactuals(images, *drawn.to(images.device, non_blocking=True))
+        return Factors(
+            _unpack(bank.mask.index_select(0, slots[0]), 0.0),
+            _unpack(bank.foreground.index_select(0, slots[1]), -1.0),
+            _unpack(bank.background.index_select(0, slots[2]), -1.0),
+        )
 
     def _classes(self, factor: str) -> tuple[int, ...]:
         return self.interventions.classes(factor, self.num_classes)
@@ -328,6 +377,17 @@ class _Turns:
         """Returns the place of class `y` that the number `place` in [0, 1) points to."""
         turn = self._turn[y]
         return turn + len(self.classes) * (place * self._count[turn]).long()
+
+
+def _compose_all(factors: Factors, classes: Tensor) -> Counterfactuals:
+    """Composes factors that nobody needs any more."""
+    images = compose(factors.mask, factors.foreground, factors.background, out=factors.background)
+    return Counterfactuals(images, *classes.to(images.device, non_blocking=True))
+
+
+def _contrast_key(min_contrast: float) -> str:
+    """What a fingerprint says of it; nothing where it is off."""
+    return f", min_contrast={min_contrast:g}" if min_contrast else ""
 
 
 def _dtype(storage: StorageName) -> torch.dtype:

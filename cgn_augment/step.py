@@ -18,6 +18,7 @@ from cgn_augment.batches import (
     check_batch,
     check_made_range,
     check_range,
+    follow_rows,
     made_rows,
     pad_extra,
     real_rows,
@@ -80,7 +81,19 @@ class StepMaker:
         self._seek = source.seek if isinstance(source, SteppedSource) else None
         self._checked = False
 
-    def make(self, batch: Any, layout: Layout, num: int, position: Position) -> Any:
+    @property
+    def needs_items(self) -> bool:
+        """Whether the source looks at which items of the dataset a batch holds."""
+        return bool(getattr(self.source, "needs_items", False))
+
+    def make(
+        self,
+        batch: Any,
+        layout: Layout,
+        num: int,
+        position: Position,
+        items: Tensor | None = None,
+    ) -> Any:
         """Makes the batch of a step.
 
         Args:
@@ -88,6 +101,7 @@ class StepMaker:
             layout: where its images and labels are.
             num: counterfactuals to mix in.
             position: of the step.
+            items: (B,) int64 on the CPU, which items of the dataset the batch holds, if known.
 
         Raises:
             BatchError: the real batch, or what the source or the transform gave, does not fit.
@@ -100,13 +114,15 @@ class StepMaker:
             check_batch(images, labels)
             if self.value_range is not None:
                 check_range(images, self.value_range)
-        made = self._draw(images, labels, num, position)
+        made = self._draw(batch, images, labels, num, position, items)
+        extra = made_rows(made, labels.dtype, self.label)
         keep = None
         if self.mix == "replace" and num:
             keep = self._places_to_keep(len(images), num, position)
-            images, labels = images[keep.to(self.device)], labels[keep.to(self.device)]
+            stay = keep.to(self.device)
+            extra = extra._replace(real_index=follow_rows(extra.real_index, stay, len(images)))
+            images, labels = images[stay], labels[stay]
         real = real_rows(images, labels, self.label)
-        extra = made_rows(made, labels.dtype, self.label)
         if self.mix == "separate":
             nothing = torch.zeros(0, dtype=torch.int64)
             return (
@@ -117,7 +133,13 @@ class StepMaker:
 
     @torch.no_grad()
     def _draw(
-        self, images: Tensor, labels: Tensor, num: int, position: Position
+        self,
+        batch: Any,
+        images: Tensor,
+        labels: Tensor,
+        num: int,
+        position: Position,
+        items: Tensor | None,
     ) -> Counterfactuals:
         """Draws, transforms and checks; the labels that come back are the user's."""
         if num == 0:
@@ -127,7 +149,12 @@ class StepMaker:
         generator = step_generator(Purpose.SOURCE, *key)
         if self._seek is not None:
             self._seek(position.total, self.rank)
-        real = RealBatch(images, labels, self._classes_of(labels, generator))
+        if items is not None and len(items) != len(images):
+            raise BatchError(
+                f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
+                "each item where it is, for the source looks at which items they are"
+            )
+        real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
         made = self.source.sample(num, generator, real)
         if len(made) != num:
             raise BatchError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
@@ -143,9 +170,12 @@ class StepMaker:
             )
         if self.value_range is not None and not self._checked:
             check_made_range(pictures, self.value_range)
-        factors = [self._labels_of(made, factor) for factor in FACTORS]
+        rows = None if made.real is None else made.real.to(self.device, non_blocking=True)
+        shape, texture, background = (
+            self._labels_of(made, factor, rows, labels) for factor in FACTORS
+        )
         self._checked = True
-        return Counterfactuals(pictures.to(images.dtype), *factors)
+        return Counterfactuals(pictures.to(images.dtype), shape, texture, background, rows)
 
     def _classes_of(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         if self.class_map is not None:
@@ -158,11 +188,15 @@ class StepMaker:
             )
         return labels.long()
 
-    def _labels_of(self, made: Counterfactuals, factor: str) -> Tensor:
+    def _labels_of(
+        self, made: Counterfactuals, factor: str, rows: Tensor | None, real_labels: Tensor
+    ) -> Tensor:
         classes: Tensor = getattr(made, factor).to(self.device, non_blocking=True)
         if self.class_map is None:
             return classes
         labels = self.class_map.to_label(classes)
+        if rows is not None and factor == "shape":  # a real shape has the label of its image
+            labels = torch.where(rows >= 0, real_labels[rows.clamp(min=0)].long(), labels)
         # On a GPU a look at every step would make the host wait; the first step is looked at.
         look = not self._checked or self.device.type == "cpu"
         if look and factor in label_factors(self.label) and bool((labels < 0).any()):

@@ -88,7 +88,7 @@ def match_real(
         >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
         torch.Size([2, 3, 224, 224])
     """
-    mean_tensor, std_tensor = _channels("mean", mean), _channels("std", std)
+    mean_tensor, std_tensor = channels("mean", mean), channels("std", std)
     if not (std_tensor > 0).all():
         raise ArgumentError(f"std must be above 0, got {std}")
     if isinstance(crop_size, bool) or not isinstance(crop_size, (int, NoneType)):
@@ -104,7 +104,8 @@ def match_real(
     return MatchReal(mean_tensor, std_tensor, crop_size, augment)
 
 
-def _channels(name: str, values: float | Sequence[float]) -> Tensor:
+def channels(name: str, values: float | Sequence[float]) -> Tensor:
+    """Returns one number or three as (3,) float32, or raises an error that names them."""
     try:
         tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
     except (TypeError, ValueError) as error:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,14 +25,19 @@ T = TypeVar("T")
 def _move(value: T, device: torch.device | str) -> T:
     """Returns a dataclass of tensors with each of its tensors on `device`."""
     moved = {
-        field.name: getattr(value, field.name).to(device, non_blocking=True)
-        for field in fields(value)  # type: ignore[arg-type]
+        name: part.to(device, non_blocking=True) for name, part in _given_tensors(value).items()
     }
     return type(value)(**moved)
 
 
+def _given_tensors(value: object) -> dict[str, Tensor]:
+    """Returns the tensors of a dataclass by name, without those that are None."""
+    parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+    return {name: part for name, part in parts.items() if part is not None}
+
+
 def _require_equal_length(value: object) -> None:
-    lengths = {field.name: len(getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]
+    lengths = {name: len(part) for name, part in _given_tensors(value).items()}
     if len(set(lengths.values())) > 1:
         raise ArgumentError(f"{type(value).__name__} needs equal lengths, got {lengths}")
 
@@ -74,15 +79,19 @@ class Counterfactuals:
         shape: (N,) int64, class of the shape.
         texture: (N,) int64, class of the texture.
         background: (N,) int64, class of the background.
+        real: (N,) int64, which image of the step's real batch the shape was seen in; -1 where the
+            generator drew it. The label of such a shape is the user's own, whatever `shape` says.
+            None where no image has its shape from the real batch.
 
     Raises:
-        ArgumentError: the four differ in length.
+        ArgumentError: they differ in length.
     """
 
     images: Tensor
     shape: Tensor
     texture: Tensor
     background: Tensor
+    real: Tensor | None = None
 
     def __post_init__(self) -> None:
         _require_equal_length(self)
@@ -103,11 +112,16 @@ class RealBatch(NamedTuple):
         labels: (B,) int64 labels of the user.
         classes: (B,) int64 classes of the CGN that belong to the labels; -1 where the class map
             has none.
+        items: (B,) int64 on the CPU, which items of the dataset they are; None where the real data
+            has no index (a loader, an iterable).
+        batch: the whole batch as the user's pipeline made it, for what else it holds.
     """
 
     images: Tensor
     labels: Tensor
     classes: Tensor
+    items: Tensor | None = None
+    batch: Any = None
 
 
 class MixedBatch(NamedTuple):
@@ -120,6 +134,9 @@ class MixedBatch(NamedTuple):
         shape: (B,) int64 label of the shape. A real image has its own label for all three.
         texture: (B,) int64 label of the texture.
         background: (B,) int64 label of the background.
+        real_index: (B,) int64 row of the real image whose shape is shown: its own row for a real
+            image; -1 where there is none, because the generator drew the shape or (with
+            mix="replace") that image made room. Rows of the real batch with mix="separate".
     """
 
     image: Tensor
@@ -128,6 +145,18 @@ class MixedBatch(NamedTuple):
     shape: Tensor
     texture: Tensor
     background: Tensor
+    real_index: Tensor
+
+
+@runtime_checkable
+class Masker(Protocol):
+    """Finds the objects in images: a `UNetMasker`, a U2-Net, or a function of yours.
+
+    A source also looks at `fingerprint`, which identifies it in a saved state, where it has one.
+    """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Takes images (N, 3, H, W) float32 in [-1, 1] to masks (N, 1, H, W) float32 in [0, 1]."""
 
 
 @runtime_checkable
@@ -174,10 +203,11 @@ class Mechanisms(Protocol):
 class Source(Protocol):
     """Where counterfactuals come from. Write your own with this one method.
 
-    Three more methods and two attributes are used where a source has them: `image_size` and
+    More methods and attributes are used where a source has them: `image_size` and
     `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
     the classes of the map), `seek(step, rank)` (called before each sample; for sources whose
     contents change over the steps) and `fingerprint` (goes into the saved state's fingerprint).
+    One with `needs_items = True` gets `RealBatch.items` where there is one.
 
     Example:
         >>> import torch
@@ -203,6 +233,16 @@ class Source(Protocol):
         Returns:
             `num` counterfactuals whose labels are classes of the CGN.
         """
+
+
+@runtime_checkable
+class FactorSource(Source, Protocol):
+    """A source that also gives what its images are composed of."""
+
+    def sample_factors(
+        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+    ) -> tuple[Factors, Tensor]:
+        """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64."""
 
 
 @runtime_checkable

@@ -16,8 +16,10 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
+from cgn_augment.gates import VERDICTS
+from cgn_augment.real_shapes import RealShapeSource
 from cgn_augment.sources import draw_factors
-from cgn_augment.types import FACTORS, Mechanisms
+from cgn_augment.types import FACTORS, Mechanisms, RealBatch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
@@ -120,6 +122,53 @@ def draw_cgn(
         images, labels = real
         rows = {"real image": images, **rows}
         captions["real image"] = [f"class {y}" for y in labels.tolist()]
+    return draw_sheet(rows, captions)
+
+
+def draw_real_shapes(
+    source: RealShapeSource, images: Tensor, labels: Tensor, num: int = 4, seed: int = 0
+) -> Figure:
+    """Draws real images, their masks, and counterfactuals of their shapes, one column an image.
+
+    Args:
+        source: finds the masks and draws textures and backgrounds.
+        images: (N, 3, H, W) float, as the source's pipeline gives them.
+        labels: (N,) int64 classes of them.
+        num: counterfactuals of each.
+        seed: of what is drawn.
+
+    Raises:
+        ArgumentError: `num` below 1.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import BankSource, RealShapeSource, SmallCGN, UNetMasker
+        >>> from cgn_augment.visualize import draw_real_shapes
+        >>> bank = BankSource(SmallCGN().freeze(), size=20)
+        >>> source = RealShapeSource(UNetMasker(4).eval(), bank, gate=None)
+        >>> len(draw_real_shapes(source, torch.zeros(2, 3, 32, 32), torch.arange(2)).axes)
+        12
+    """
+    if num < 1:
+        raise ArgumentError(f"num must be 1 or more, got {num}")
+    real = RealBatch(images, labels, labels)
+    with torch.no_grad():
+        brought = source.bring(images)
+        masks = source.masks_of(brought, real)
+    verdicts = source.gate.judge(masks).tolist() if source.gate is not None else [0] * len(masks)
+    rows = {"real image": brought, "its mask": masks}
+    captions = {
+        "real image": [f"class {y}" for y in labels.tolist()],
+        "its mask": [VERDICTS[verdict] for verdict in verdicts],
+    }
+    plain = source.with_options(num_per_shape=1, gate=None, cache_masks=False)
+    for number in range(num):
+        made = plain.sample(len(images), step_generator(Purpose.SOURCE, seed, number), real)
+        order = made.real.argsort()  # type: ignore[union-attr]
+        name = f"counterfactual {number + 1}"
+        rows[name] = made.images[order]
+        pairs = zip(made.texture[order].tolist(), made.background[order].tolist(), strict=True)
+        captions[name] = [f"{texture} on {background}" for texture, background in pairs]
     return draw_sheet(rows, captions)
 
 

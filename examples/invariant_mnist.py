@@ -3,8 +3,11 @@
     python examples/invariant_mnist.py --variant double_colored
 
 In the training digits the colour or texture gives the class away; in the test digits it is random.
-Writes into the folder OUT: sheet.png (real images and what the CGN makes), curves.png,
-results.jsonl, and a checkpoint of each classifier. Ctrl-C at any time; --resume goes on from there.
+With `--data real_shapes` the counterfactuals have the shapes of the training images, found by a
+masker, and from the CGN their textures and backgrounds alone.
+Writes into the folder OUT: sheet.png (real images and what the CGN makes), real_shapes.png (real
+images, their masks and counterfactuals), curves.png, results.jsonl, and a checkpoint of each
+classifier. Ctrl-C at any time; --resume goes on from there.
 """
 
 from __future__ import annotations
@@ -21,9 +24,17 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
-from cgn_augment import BankSource, CGNError, CounterfactualDataset, load_cgn
+from cgn_augment import (
+    BankSource,
+    CGNError,
+    CounterfactualDataset,
+    RealShapeSource,
+    Source,
+    load_cgn,
+    load_masker,
+)
 from cgn_augment.errors import ArgumentError
-from cgn_augment.visualize import draw_cgn, save_figure
+from cgn_augment.visualize import draw_cgn, draw_real_shapes, save_figure
 from train_generator.classifier import (
     ClassifierConfig,
     ClassifierRun,
@@ -38,7 +49,7 @@ BUNDLED = {
     "wildlife": "wildlife-mnist",
 }
 BUNDLED_DTD = "wildlife-dtd-mnist"  # trained on the paper's photographs, not the procedural ones
-DATA = ("biased", "counterfactuals", "unbiased")
+DATA = ("biased", "counterfactuals", "real_shapes", "unbiased")
 ACCURACIES = ("train_accuracy", "test_accuracy")
 Results = dict[str, list[list[EpochResult]]]  # for each kind of data and each seed, the epochs
 
@@ -50,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--variant", choices=VARIANTS, default="double_colored")
     add("--cgn", help="path of a CGN that was trained on the variant (default: the bundled one)")
+    add("--masker", help="path of a masker for real_shapes (default: the bundled one)")
     add("--textures", help="wildlife only: folder with object/ and background/, ten images each")
     add("--dtd", help="wildlife only: folder to download the paper's textures to (DTD, 0.6 GB)")
     add("--data", nargs="+", choices=DATA, default=DATA[:2], help="(default: the first two)")
@@ -90,13 +102,22 @@ def main() -> None:
     if "unbiased" in arguments.data:  # the upper bound
         unbiased = digits("train", arguments.num_train, decorrelated=True)
 
+    masker = None
+    if "real_shapes" in arguments.data:
+        masker = load_masker(arguments.masker or bundled, device=arguments.device)
+
+    def make_source(kind: str, seed: int) -> Source:
+        bank = BankSource(cgn, arguments.bank, arguments.refresh, seed=seed)
+        return RealShapeSource(masker, bank, cache_masks=True) if kind == "real_shapes" else bank
+
     def make_run(kind: str, seed: int) -> ClassifierRun:
         torch.manual_seed(seed)
+        mixed = kind in ("counterfactuals", "real_shapes")
         stream = CounterfactualDataset(
             (unbiased if kind == "unbiased" else train).dataset(),
-            BankSource(cgn, arguments.bank, arguments.refresh, seed=seed),
+            make_source(kind, seed),
             batch_size=arguments.batch_size,
-            fraction=arguments.fraction if kind == "counterfactuals" else 0.0,
+            fraction=arguments.fraction if mixed else 0.0,
             mix="replace",
             seed=seed,
         )
@@ -114,6 +135,11 @@ def main() -> None:
     first = [int((train.labels == y).nonzero()[0]) for y in train.labels.unique()]
     figure = draw_cgn(cgn, real=(train.images[first], train.labels[first]))
     print(f"picture: {save_figure(figure, arguments.out / 'sheet.png')}")
+    if masker is not None:
+        figure = draw_real_shapes(
+            make_source("real_shapes", 0), train.images[first], train.labels[first]
+        )
+        print(f"picture: {save_figure(figure, arguments.out / 'real_shapes.png')}")
 
     results: Results = {kind: [] for kind in arguments.data}
     for kind in arguments.data:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from cgn_augment import SmallCGN
+from cgn_augment import SmallCGN, UNetMasker
 from cgn_augment.functional import isolated_rng
 
 REPO = Path(__file__).resolve().parents[1]
@@ -21,6 +21,21 @@ def make_tiny_cgn(seed: int = 0, **config: int) -> SmallCGN:
     """A CGN of width 4 with random weights, not frozen; the global generators stay as they are."""
     with isolated_rng(seed, torch.device("cpu")):
         return SmallCGN(**{"width": 4, **config})
+
+
+def make_red_masker() -> UNetMasker:
+    """A masker that takes what is red, more than half, for the object; it is not trained."""
+    masker = UNetMasker(width=4).eval()
+    with torch.no_grad():
+        for weight in masker.parameters():
+            if weight.dim() == 4:
+                weight.zero_()
+        masker.at_full[0].weight[0, 0, 1, 1] = 1  # the positive part of red ...
+        masker.at_full[3].weight[0, 0, 1, 1] = 1
+        masker.up_full[0].weight[0, 8, 1, 1] = 1  # ... goes past the lower resolutions
+        masker.head.weight[0, 0] = 100
+        masker.head.bias.fill_(-5)
+    return masker
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ from conftest import make_tiny_cgn
 from PIL import Image
 from torch import nn
 
-from cgn_augment import SmallCGN
+from cgn_augment import RealShapeSource, SmallCGN, UNetMasker, save_masker
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.functional import isolated_rng
 from train_generator.classifier import MNISTClassifier
 from train_generator.data import (
     Textures,
@@ -344,6 +345,43 @@ def test_the_command_trains_what_is_asked_for_and_prints_the_table(
     ]
     assert fingerprints == [tiny_cgn.fingerprint, make_tiny_cgn(seed=5).fingerprint, None]
     assert run(["ours"]) == [*lines[:2], lines[3]]
+
+
+def test_real_shapes_come_from_the_masker_that_is_named(
+    tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with isolated_rng(0, torch.device("cpu")):
+        masker = UNetMasker(width=4).eval()
+    with torch.no_grad():
+        masker.head.weight.zero_()
+        masker.head.bias.fill_(9.0)
+    save_masker(masker, tmp_path / "finder.safetensors")
+    torch.save(tiny_cgn.state_dict(), tmp_path / "mine.pth")
+    sources = []
+
+    class Spy(RealShapeSource):
+        def __init__(self, masker: Any, textures: Any, **options: Any) -> None:
+            super().__init__(masker, textures, **{**options, "gate": None})
+            sources.append(self)
+
+    monkeypatch.setattr(downstream, "RealShapeSource", Spy)
+    commands.downstream(
+        str(tmp_path / "out"),
+        variants=["colored"],
+        rows=["real_shapes"],
+        seeds=[0],
+        ours={"colored": str(tmp_path / "mine.pth")},
+        maskers={"colored": str(tmp_path / "finder.safetensors")},
+        training=replace(CONFIG, num_epochs=1, min_contrast=0.1),
+    )
+    [source] = sources
+    settings = json.loads((tmp_path / "out/colored-real_shapes-seed0.json").read_text())["settings"]
+    assert settings["masker"] == source.masker.fingerprint
+    assert settings["cgn"] == source.textures.cgn.fingerprint == tiny_cgn.fingerprint
+    assert settings["min_contrast"] == source.min_contrast == 0.1
+    assert source.textures.min_contrast == 0
+    with pytest.raises(ArgumentError, match=r"maskers has \['grey'\]: its keys must be of"):
+        commands.downstream(str(tmp_path), rows=["decorrelated"], maskers={"grey": "x"})
 
 
 def test_the_command_takes_the_textures_of_a_folder_to_wildlife(

@@ -13,8 +13,9 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import torch
+from conftest import make_red_masker
 
-from cgn_augment import SmallCGN
+from cgn_augment import SmallCGN, save_masker
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ("--num-train", 128, "--num-test", 100, "--bank", 20)
@@ -24,6 +25,13 @@ SMALL = ("--num-train", 128, "--num-test", 100, "--bank", 20)
 def checkpoint(tiny_cgn: SmallCGN, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
     torch.save(tiny_cgn.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def masker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("masker") / "red.safetensors"
+    save_masker(make_red_masker(), path)
     return path
 
 
@@ -62,6 +70,36 @@ def test_drop_in_prints_its_diff_and_trains_both_loops(
     assert "+    train = CounterfactualDataset(" in printed
     assert "before: test accuracy" in printed
     assert "after: test accuracy" in printed
+
+
+def test_the_consistency_example_trains_on_pairs(
+    checkpoint: Path, masker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--cgn", checkpoint, "--masker", masker, "--num-train", 128, "--num-test", 100)
+    assert run("consistency.py", *arguments) is None
+    assert "after one epoch; real images by verdict: {'usable': " in capsys.readouterr().out
+
+
+def test_the_consistency_loss_compares_each_pair_and_nothing_else() -> None:
+    names = runpy.run_path(str(EXAMPLES / "consistency.py"))
+    log_probs = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]).log()
+    made = torch.tensor([False, False, True, True])
+    loss = names["consistency_loss"]
+    assert loss(log_probs, torch.tensor([0, 1, 0, -1]), made).item() == pytest.approx(0)
+    divergence = (log_probs[1].exp() * (log_probs[1] - log_probs[2])).sum()
+    assert loss(log_probs, torch.tensor([0, 1, 1, -1]), made).item() == pytest.approx(
+        divergence.item()
+    )
+
+
+def test_the_invariant_example_takes_real_shapes(
+    checkpoint: Path, masker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--cgn", checkpoint, "--masker", masker, *SMALL, "--epochs", 1, "--out", out)
+    assert run("invariant_mnist.py", *arguments, "--data", "real_shapes") is None
+    assert capsys.readouterr().out.splitlines()[-1].startswith("double_colored  real_shapes")
+    assert (out / "real_shapes.png").stat().st_size > 10_000
 
 
 def test_the_invariant_example_prints_its_table_and_draws_its_pictures(

@@ -311,7 +311,15 @@ def test_outputs_that_say_what_each_image_shows(output: str) -> None:
     made = one_batch((images, labels, torch.arange(4)), output=output, count=2, label="texture")
     assert type(made) is (dict if output == "dict" else MixedBatch)
     made = made if output == "dict" else made._asdict()
-    assert list(made) == ["image", "label", "is_counterfactual", "shape", "texture", "background"]
+    assert list(made) == [
+        "image",
+        "label",
+        "is_counterfactual",
+        "shape",
+        "texture",
+        "background",
+        "real_index",
+    ]
     assert made["is_counterfactual"].tolist() == [False] * 4 + [True] * 2
     shown = classes_shown(made["image"][4:])
     for factor, expected in zip(("shape", "texture", "background"), shown, strict=True):

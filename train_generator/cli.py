@@ -16,7 +16,7 @@ from train_generator.data import (
     render_wildlife,
 )
 from train_generator.evaluation.commands import downstream, judge, measure
-from train_generator.recipes.commands import small
+from train_generator.recipes.commands import masker, small
 
 ROWS = 3
 
@@ -66,6 +66,7 @@ def main() -> None:
     """Runs the command line."""
     commands = {
         "small": small,
+        "masker": masker,
         "measure": measure,
         "downstream": downstream,
         "judge": judge,

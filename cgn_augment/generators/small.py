@@ -7,13 +7,13 @@ different textures.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import hash_weights
 from cgn_augment.functional import check_classes, roll_randomly
 from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.generators.upsampling import UpConv2d
@@ -106,7 +106,7 @@ class SmallCGN(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of a hash of the weights; taken once a network is frozen."""
-        return self._fingerprint or _hash_weights(self)
+        return self._fingerprint or hash_weights(self)
 
     def freeze(self) -> Self:
         """Makes this a network to draw from: eval mode for good, no gradients.
@@ -116,7 +116,7 @@ class SmallCGN(nn.Module):
         self.eval().requires_grad_(False)
         if self.device.type == "cpu":  # measured there: benchmarks/stream.py
             self.to(memory_format=torch.channels_last)
-        self._fingerprint = _hash_weights(self)
+        self._fingerprint = hash_weights(self)
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -272,11 +272,3 @@ def _up_block(dim_in: int, dim_out: int) -> list[nn.Module]:
         nn.BatchNorm2d(dim_out),
         nn.LeakyReLU(0.2, inplace=True),
     ]
-
-
-def _hash_weights(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]

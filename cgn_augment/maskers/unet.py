@@ -7,10 +7,13 @@ masks are known.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.files import hash_weights
 
 
 class UNetMasker(nn.Module):
@@ -44,6 +47,24 @@ class UNetMasker(nn.Module):
         self.head = nn.Conv2d(width, 1, 1)
         self.pool = nn.MaxPool2d(2)
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of the weights; taken once it is frozen."""
+        return self._fingerprint or hash_weights(self)
+
+    def freeze(self) -> Self:
+        """Makes this a network to find masks with: eval mode for good, no gradients."""
+        self.eval().requires_grad_(False)
+        if next(self.parameters()).device.type == "cpu":
+            self.to(memory_format=torch.channels_last)
+        self._fingerprint = hash_weights(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode, unless the network is frozen."""
+        return super().train(mode and self._fingerprint is None)
 
     def logits(self, images: Tensor) -> Tensor:
         """Returns what `forward` returns, before the sigmoid."""

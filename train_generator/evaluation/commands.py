@@ -15,6 +15,7 @@ from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
+from cgn_augment.maskers import UNetMasker, load_masker
 from cgn_augment.sources import draw_factors
 from cgn_augment.types import Mechanisms
 from cgn_augment.visualize import check_picture, draw_sheet, save_figure
@@ -40,7 +41,7 @@ from train_generator.evaluation.tables import (
     metrics_table,
 )
 
-Row = Literal["published", "ours", "decorrelated"]
+Row = Literal["published", "ours", "real_shapes", "decorrelated"]
 Format = Literal["plain", "markdown"]
 
 ROW_ORDER: tuple[Row, ...] = get_args(Row)
@@ -112,6 +113,7 @@ def downstream(
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     published: str | None = None,
     ours: dict[str, str] | None = None,
+    maskers: dict[str, str] | None = None,
     textures: str | None = None,
     training: DownstreamConfig = DownstreamConfig(),  # noqa: B008 - frozen
     device: str = "cpu",
@@ -125,10 +127,14 @@ def downstream(
     Args:
         out: folder of the results.
         variants: of the data.
-        rows: published or our generators, and decorrelated real images, which are the upper bound.
+        rows: counterfactuals of the published or of our generators; real_shapes, which are those of
+            the training images, found by a masker, with textures of our generators; decorrelated
+            real images, which are the upper bound.
         seeds: one classifier each.
         published: folder of the authors' checkpoints, cgn_VARIANT_mnist.pth.
         ours: by variant the path of a checkpoint or the name of a bundled generator.
+        maskers: by variant the path of a masker or the name of the generator that it comes with;
+            those of the bundled generators by default.
         textures: wildlife only: folder with object/ and background/, ten images each.
         training: what all classifiers share.
         device: where to train, such as cpu or cuda.
@@ -138,9 +144,11 @@ def downstream(
     if "wildlife" in variants:
         stacks = procedural_textures() if textures is None else load_textures(textures)
     paths = {**default_generators(textures is not None), **(ours or {})}
-    unknown = sorted(paths.keys() - set(VARIANTS))
-    if unknown:
-        raise ArgumentError(f"ours has {unknown}: its keys must be of {', '.join(VARIANTS)}")
+    masker_paths = {**default_generators(textures is not None), **(maskers or {})}
+    for name, given in (("ours", paths), ("maskers", masker_paths)):
+        unknown = sorted(given.keys() - set(VARIANTS))
+        if unknown:
+            raise ArgumentError(f"{name} has {unknown}: its keys must be of {', '.join(VARIANTS)}")
 
     def load(variant: Variant, row: Row) -> Mechanisms | None:
         if row == "published":
@@ -150,7 +158,12 @@ def downstream(
                     "--published, or leave the row out with --rows '[ours, decorrelated]'"
                 )
             return load_cgn(Path(published) / f"cgn_{variant}_mnist.pth", device=device)
-        return load_cgn(paths[variant], device=device) if row == "ours" else None
+        return None if row == "decorrelated" else load_cgn(paths[variant], device=device)
+
+    def load_finder(variant: Variant, row: Row) -> UNetMasker | None:
+        if row != "real_shapes":
+            return None
+        return load_masker(masker_paths[variant], device=device)
 
     runs = [
         DownstreamRun(
@@ -162,10 +175,11 @@ def downstream(
             training,
             stacks if variant == "wildlife" else None,
             device,
+            finder,
         )
         for variant in variants
         for row in rows
-        for cgn in [load(variant, row)]
+        for cgn, finder in [(load(variant, row), load_finder(variant, row))]
         for seed in seeds
     ]
     _show(_format(downstream_table(run_downstream(runs, announce=_announce)), table))

@@ -18,9 +18,10 @@ from typing import NoReturn
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from cgn_augment import BankSource, CounterfactualDataset
+from cgn_augment import BankSource, CounterfactualDataset, RealShapeSource
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.maskers import UNetMasker
 from cgn_augment.types import Mechanisms, Source
 from train_generator.classifier import (
     ClassifierConfig,
@@ -60,6 +61,8 @@ class DownstreamRun:
         config: what all runs share.
         textures: for wildlife; None takes the procedural ones.
         device: where real images are trained on; otherwise the CGN says where.
+        masker: finds the shapes of the real training images, which then take the place of the
+            CGN's own; see `RealShapeSource`.
 
     Raises:
         ArgumentError: a value that cannot be used.
@@ -83,6 +86,7 @@ class DownstreamRun:
     config: DownstreamConfig
     textures: Textures | None = None
     device: torch.device | str = "cpu"
+    masker: UNetMasker | None = None
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -118,6 +122,8 @@ class DownstreamRun:
             "seed": self.seed,
             "textures": textures,
             "cgn": None if self.cgn is None else self.cgn.fingerprint,
+            "masker": None if self.masker is None else self.masker.fingerprint,
+            "min_contrast": self.config.min_contrast or None,
         }
 
     def read(self) -> DownstreamResult | None:
@@ -167,7 +173,18 @@ class DownstreamRun:
             model = MNISTClassifier()
         source: Source = RealOnly()
         if self.cgn is not None:
-            source = BankSource(self.cgn, config.bank, config.refresh, seed=self.seed)
+            bank = BankSource(
+                self.cgn,
+                config.bank,
+                config.refresh,
+                seed=self.seed,
+                min_contrast=0.0 if self.masker else config.min_contrast,
+            )
+            source = bank
+            if self.masker is not None:
+                source = RealShapeSource(
+                    self.masker, bank, min_contrast=config.min_contrast, cache_masks=True
+                )
         stream = CounterfactualDataset(
             train.dataset(),
             source,

@@ -26,6 +26,7 @@ class DownstreamConfig:
         batch_size: images per step.
         bank: masks, foregrounds and backgrounds kept; see `BankSource`.
         refresh: of these, replaced at each step.
+        min_contrast: see `BankSource`.
         num_train: images per epoch, at most 50 000.
         num_test: test images, at most 10 000.
         precision: see `ClassifierConfig`.
@@ -43,6 +44,7 @@ class DownstreamConfig:
     batch_size: int = 64
     bank: int = 2000
     refresh: int = 8
+    min_contrast: float = 0.0
     num_train: int = 50_000
     num_test: int = 10_000
     precision: Precision = "no"
@@ -51,7 +53,7 @@ class DownstreamConfig:
         for name, value in asdict(self).items():
             if name == "precision":
                 continue  # ClassifierConfig's to check
-            least = 0 if name == "refresh" else 1
+            least = 0 if name in ("refresh", "min_contrast") else 1
             if value < least:
                 raise ArgumentError(f"{name} must be {least} or more, got {value}")
 

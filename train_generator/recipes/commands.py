@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cgn_augment import load_cgn
 from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
-from train_generator.data import Variant
+from train_generator.data import Variant, load_textures, make_variant
 from train_generator.precision import Precision
 from train_generator.recipes.card import write_card
 from train_generator.recipes.config import (
@@ -15,7 +16,11 @@ from train_generator.recipes.config import (
     SmallConfig,
     TexturesConfig,
 )
+from train_generator.recipes.masker_training import MaskerTraining, write_masker_card
 from train_generator.recipes.small import SmallTraining
+
+NUM_MEASURED = 10_000
+"""Real images that a masker is measured on."""
 
 
 def small(
@@ -73,3 +78,41 @@ def small(
     path = training.train()
     print(f"generator: {path}")
     print(f"card: {write_card(path, config, training.trainer.seconds)}")
+
+
+def masker(
+    cgn: str = "wildlife-mnist",
+    out: str = "runs/masker",
+    variant: Variant | None = None,
+    textures: str | None = None,
+    width: int = 8,
+    seed: int = 0,
+    device: str = "cpu",
+    training: MaskerConfig = MaskerConfig(),  # noqa: B008 - frozen
+    resume: bool = False,
+) -> None:
+    """Trains a masker on what a small generator draws, and measures it on real images.
+
+    Args:
+        cgn: path of a checkpoint or name of a bundled generator.
+        out: folder for the masker, its card, checkpoint and TensorBoard's events.
+        variant: of the real images to measure it on: colored, double_colored or wildlife. Their
+            true masks are used for this alone.
+        textures: wildlife only: folder with object/ and background/, ten images each.
+        width: channels of the U-Net at full resolution.
+        seed: of everything that is drawn.
+        device: cpu or cuda.
+        training: settings; rounds and num_textures have no part in it.
+        resume: goes on with the training in the folder.
+    """
+    data = None
+    if variant is not None:  # what is wrong with the images is known before the training
+        stacks = None if textures is None else load_textures(textures)
+        data = make_variant(variant, "train", textures=stacks, num=NUM_MEASURED)
+    network = load_cgn(cgn, device=device)
+    run = MaskerTraining(network, training, Path(out), width=width, seed=seed, resume=resume)
+    path = run.train()
+    print(f"masker: {path}")
+    card = write_masker_card(path, cgn, data, run.trainer.seconds)
+    print(card.read_text())
+    print(f"card: {card}")

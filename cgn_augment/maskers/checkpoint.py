@@ -1,0 +1,126 @@
+"""Reads and writes the weights of a masker. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, replacing
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.maskers.unet import UNetMasker
+
+FORMAT = "cgn_augment_masker/1"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def load_masker(
+    name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
+) -> UNetMasker:
+    """Loads a frozen masker.
+
+    Args:
+        name_or_path: the name of a bundled generator, whose masker it is (`bundled_maskers()` lists
+            them), or the path of a file written by `save_masker`.
+        device: where the weights go.
+
+    Returns:
+        The masker in eval mode, without gradients, in float32.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file and no such bundled masker.
+        CheckpointError: the file is cut off, of another network, or holds NaN.
+        DeviceError: the device is not there.
+
+    Example:
+        >>> from cgn_augment import UNetMasker, load_masker, save_masker
+        >>> path = getfixture("tmp_path") / "mine.safetensors"
+        >>> save_masker(UNetMasker(width=8), path, cgn="mine")
+        >>> load_masker(path).width
+        8
+    """
+    target = require_device(device)
+    path = _find(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read; it is cut off or no masker: copy it again "
+            f"({first_line(error)})"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has the format {header.get('format')!r} and a masker has {FORMAT!r}: train "
+            "one with train-generator masker"
+        )
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{path}: {broken[0]} holds NaN or infinity; its training diverged")
+    try:
+        masker = UNetMasker(**json.loads(header["config"]))
+        for name, buffer in masker.state_dict().items():
+            if not buffer.is_floating_point():  # counters of batches, which are not kept
+                state[name] = buffer
+        masker.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the masker that it describes ({first_line(error)})"
+        ) from error
+    return masker.to(target).freeze()
+
+
+def save_masker(masker: UNetMasker, path: str | os.PathLike[str], **metadata: object) -> None:
+    """Writes a masker as safetensors in half precision, whole or not at all.
+
+    Args:
+        masker: the network.
+        path: ends in `.safetensors`.
+        metadata: what made it (generator, seed, …); kept as text in the file.
+
+    Raises:
+        ArgumentError: another suffix, or metadata under a name that the file itself uses.
+        OSError: the folder is missing or cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ArgumentError(f"a masker is saved as .safetensors, got {path.name!r}")
+    header = {"format": FORMAT, "config": json.dumps({"width": masker.width})}
+    taken = sorted(header.keys() & metadata.keys())
+    if taken:
+        raise ArgumentError(
+            f"metadata must not have the names {taken}, which the file itself uses: take others"
+        )
+    for key, value in metadata.items():
+        header[key] = value if isinstance(value, str) else json.dumps(value)
+    state = {
+        name: value.detach().half().cpu().contiguous()
+        for name, value in masker.state_dict().items()
+        if value.is_floating_point()
+    }
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata=header)
+
+
+def bundled_maskers() -> list[str]:
+    """Returns the names of the generators whose maskers come with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    if str(name_or_path) in bundled_maskers():
+        return WEIGHTS / f"{name_or_path}.safetensors"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    bundled = ", ".join(bundled_maskers()) or "none in this version"
+    raise CheckpointNotFoundError(
+        f"{str(name_or_path)!r} is neither a file nor the name of a bundled masker ({bundled}): "
+        "train one with train-generator masker --cgn …"
+    )

@@ -1,0 +1,178 @@
+"""Trains a masker from nothing but a generator, and writes it with its card and picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cgn_augment import SmallCGN
+from cgn_augment.functional import (
+    Purpose,
+    compose,
+    isolated_rng,
+    permute_classes,
+    step_generator,
+    step_seed,
+)
+from cgn_augment.maskers import UNetMasker, load_masker, save_masker
+from cgn_augment.sources import draw_factors
+from cgn_augment.visualize import draw_sheet, save_figure
+from train_generator.data import VariantData
+from train_generator.evaluation.masks import measure_masker
+from train_generator.recipes.config import MaskerConfig
+from train_generator.recipes.masker import MaskerStage, drawn_parts
+from train_generator.trainer import Stage, Trainer, check_folder
+
+MASKER_FILE = "masker.safetensors"
+
+
+class MaskerTraining:
+    """The training of a masker on what a generator draws; `train` takes it through.
+
+    Args:
+        cgn: a frozen small CGN.
+        config: settings; `rounds` and `num_textures` have no part in it.
+        folder: where everything is written.
+        width: of the U-Net; the default keeps a training step cheap that finds masks each time.
+        seed: of everything that is drawn.
+        resume: goes on with the training that the folder holds.
+        progress: shows a bar on standard error.
+
+    Raises:
+        ArgumentError: the folder is a file, or holds a training and `resume` is False.
+        CheckpointError: there is nothing to resume, or it is damaged.
+        StateError: what is there was made with other settings or another generator.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from train_generator.recipes.config import MaskerConfig
+        >>> from train_generator.recipes.masker_training import MaskerTraining
+        >>> config = MaskerConfig(num_steps=1, batch_size=4, num_factors=20)
+        >>> folder = getfixture("tmp_path")
+        >>> MaskerTraining(SmallCGN().freeze(), config, folder, progress=False).train().name
+        'masker.safetensors'
+    """
+
+    def __init__(
+        self,
+        cgn: SmallCGN,
+        config: MaskerConfig,
+        folder: Path,
+        *,
+        width: int = 8,
+        seed: int = 0,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> None:
+        check_folder(folder, resume)
+        self.cgn, self.config, self.folder = cgn, config, folder
+        self.seed, self.progress = seed, progress
+        self.accelerator = Accelerator(cpu=cgn.device.type == "cpu")
+        with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
+            masker = UNetMasker(width)
+        self.masker = masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainer = Trainer(
+            folder,
+            {"masker": self.masker},
+            {"masker": self._stage},
+            {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint},
+            seed=seed,
+            draw=lambda: draw_masks(self.masker, cgn, seed),
+            resume=resume,
+        )
+
+    def train(self) -> Path:
+        """Takes all steps that are left and writes the masker, which `load_masker` reads."""
+        self.trainer.train(progress=self.progress)
+        path = self.folder / MASKER_FILE
+        save_masker(
+            self.masker,
+            path,
+            cgn=self.cgn.fingerprint,
+            recipe=asdict(self.config),
+            seed=self.seed,
+            seconds=round(self.trainer.seconds),
+        )
+        return path
+
+    def _stage(self) -> Stage:
+        parts = drawn_parts(self.cgn, self.config.num_factors, self.seed)
+        return MaskerStage(self.config, self.masker, parts, self.accelerator)
+
+
+@torch.no_grad()
+def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
+    """Draws what a generator draws, one column a class, its masks and those that are found."""
+    labels = torch.arange(cgn.num_classes)
+    generator = step_generator(Purpose.MEASURE, seed)
+    classes = permute_classes(labels, cgn.num_classes, generator)
+    classes[0] = labels
+    factors = draw_factors(cgn, classes, generator, 1, cgn.num_classes)
+    images = compose(factors.mask, factors.foreground, factors.background)
+    rows = {"drawn": images, "its mask": factors.mask, "mask found": _find(masker, images)}
+    return draw_sheet(rows)
+
+
+@torch.no_grad()
+def draw_found(masker: UNetMasker, data: VariantData) -> Figure:
+    """Draws a real image of each class, its mask, the mask that is found, and where they differ."""
+    first = [int((data.labels == y).nonzero()[0]) for y in data.labels.unique()]
+    images, true = data.images[first], data.masks[first].float()
+    found = _find(masker, images).cpu()
+    rows = {
+        "real image": images,
+        "true mask": true,
+        "mask found": found,
+        "difference": ((found > 0.5).float() - true).abs(),
+    }
+    return draw_sheet(rows)
+
+
+def write_masker_card(path: Path, cgn: str, data: VariantData | None, seconds: float) -> Path:
+    """Measures a masker where there are real images, and writes its card and picture.
+
+    Args:
+        path: of the masker.
+        cgn: what it was trained on.
+        data: biased real images with their true masks, or None.
+        seconds: that its training took.
+
+    Returns:
+        The card, a Markdown file.
+    """
+    network = load_masker(path)
+    lines = [
+        f"# Masker of {cgn}",
+        "",
+        f"A U-Net of {sum(p.numel() for p in network.parameters())} parameters that finds the "
+        "object in an image in [-1, 1], trained on what the generator draws and nothing else.",
+        "",
+        f"- fingerprint: {network.fingerprint}",
+        f"- time: {seconds / 60:.1f} minutes on {torch.get_num_threads()} thread(s) of a CPU",
+    ]
+    if data is not None:
+        union = measure_masker(network, data.images, data.masks)
+        by_class = [f"{y}: {union[data.labels == y].mean():.3f}" for y in data.labels.unique()]
+        lines += [
+            f"- intersection over union with the true masks of {len(union)} biased training "
+            f"images: {union.mean():.4f}",
+            f"- by class: {', '.join(by_class)}",
+        ]
+        picture = save_figure(draw_found(network, data), path.with_suffix(".png"))
+        lines += ["", f"![Real images and their masks]({picture.name})"]
+    card = path.with_suffix(".md")
+    card.write_text("\n".join(lines) + "\n")
+    return card
+
+
+def _find(masker: UNetMasker, images: Tensor) -> Tensor:
+    training = masker.training
+    found: Any = masker.eval()(images)
+    masker.train(training)
+    return found
