@@ -7,6 +7,8 @@ from cgn_augment.class_map import ClassMap
 from cgn_augment.dataset import CounterfactualDataset
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import (
+    BigGANConfig,
+    ImageNetCGN,
     SmallCGN,
     bundled_generators,
     load_cgn,
@@ -28,12 +30,14 @@ from cgn_augment.types import (
 
 __all__ = [
     "BankSource",
+    "BigGANConfig",
     "CGNError",
     "ClassMap",
     "CounterfactualDataset",
     "Counterfactuals",
     "Factors",
     "FreshSource",
+    "ImageNetCGN",
     "Interventions",
     "MatchReal",
     "Mechanisms",

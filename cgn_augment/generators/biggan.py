@@ -1,0 +1,375 @@
+"""BigGAN-deep, the mechanism of the ImageNet CGN.
+
+Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
+ICLR 2019. The layers and the names in the state dict are those of `pytorch-pretrained-biggan`. What
+is ours: which row of the batch statistics is read, three channels of colour in place of 128 of
+which three are kept, normalisation in one pass, and weights with the spectral norm put in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import check_classes
+
+TruncationLookup = Literal["exact", "published"]
+Layer = tuple[bool, int, int]
+
+EPSILON = 1e-4
+"""Of batch and spectral normalisation, in all three published networks."""
+
+_TO_64: tuple[Layer, ...] = ((False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8))
+PUBLISHED_LAYERS: dict[int, tuple[Layer, ...]] = {
+    128: (*_TO_64, (False, 8, 8), (True, 8, 4), (False, 4, 4), (True, 4, 2), (False, 2, 2),
+          (True, 2, 1)),
+    256: (*_TO_64, (False, 8, 8), (True, 8, 8), (False, 8, 8), (True, 8, 4), (False, 4, 4),
+          (True, 4, 2), (False, 2, 2), (True, 2, 1)),
+    512: (*_TO_64, (False, 8, 8), (True, 8, 8), (False, 8, 8), (True, 8, 4), (False, 4, 4),
+          (True, 4, 2), (False, 2, 2), (True, 2, 1), (False, 1, 1), (True, 1, 1)),
+}  # fmt: skip
+"""By image size: whether a block doubles the size, and its channels in and out, in widths."""
+
+
+@dataclass(frozen=True)
+class BigGANConfig:
+    """The sizes of a BigGAN-deep generator; the published one of 256 pixels by default.
+
+    Args:
+        num_classes: classes.
+        noise_dim: length of a noise vector, and of a class's embedding.
+        channel_width: channels of the last block; a multiple of 4.
+        layers: for each block whether it doubles the size, and its channels in and out, in
+            multiples of `channel_width`: from 16 at the first down to 1 at the last, each as many
+            as before or half as many.
+        attention_at: the block before which self-attention stands; its channels must be a multiple
+            of 8.
+        num_statistics: rows of batch statistics, for truncations from 0 to 1.
+
+    Raises:
+        ArgumentError: sizes that fit no generator.
+
+    Example:
+        >>> from cgn_augment.generators.biggan import BigGANConfig
+        >>> BigGANConfig.published(512).image_size
+        512
+    """
+
+    num_classes: int = 1000
+    noise_dim: int = 128
+    channel_width: int = 128
+    layers: tuple[Layer, ...] = PUBLISHED_LAYERS[256]
+    attention_at: int = 8
+    num_statistics: int = 51
+
+    def __post_init__(self) -> None:
+        layers = tuple((bool(up), int(dim_in), int(out)) for up, dim_in, out in self.layers)
+        object.__setattr__(self, "layers", layers)
+        least = {"num_classes": 1, "noise_dim": 1, "channel_width": 4, "num_statistics": 2}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ArgumentError(f"{name} must be {value} or more, got {getattr(self, name)}")
+        if self.channel_width % 4:
+            raise ArgumentError(f"channel_width must be a multiple of 4, got {self.channel_width}")
+        _check_layers(layers)
+        if not 0 <= self.attention_at < len(layers):
+            raise ArgumentError(
+                f"attention_at must be one of the blocks 0 to {len(layers) - 1}, got "
+                f"{self.attention_at}"
+            )
+        if layers[self.attention_at][1] * self.channel_width % 8:
+            raise ArgumentError(
+                f"attention needs a multiple of 8 channels; block {self.attention_at} has "
+                f"{layers[self.attention_at][1] * self.channel_width}"
+            )
+
+    @classmethod
+    def published(cls, image_size: int) -> Self:
+        """Returns the sizes of the published generator of 128, 256 or 512 pixels.
+
+        Raises:
+            ArgumentError: another size.
+        """
+        if image_size not in PUBLISHED_LAYERS:
+            raise ArgumentError(
+                f"BigGAN-deep was published at {', '.join(map(str, PUBLISHED_LAYERS))} pixels, not "
+                f"at {image_size}: give BigGANConfig the layers of another size"
+            )
+        return cls(layers=PUBLISHED_LAYERS[image_size])
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(4 * 2 ** sum(up for up, _, _ in self.layers))
+
+
+class StatisticsRows(NamedTuple):
+    """Which batch statistics belong to a truncation.
+
+    Attributes:
+        lower: a row.
+        upper: the next row, or the same.
+        fraction: weight of `upper`; `lower` has the rest.
+    """
+
+    lower: int
+    upper: int
+    fraction: float
+
+
+def find_rows(
+    truncation: float, num_rows: int = 51, lookup: TruncationLookup = "exact"
+) -> StatisticsRows:
+    """Says which rows of the batch statistics belong to a truncation.
+
+    Args:
+        truncation: in (0, 1].
+        num_rows: row i is of truncation i / (num_rows − 1).
+        lookup: "exact" reads the row of a truncation on the grid, and otherwise gives the nearer
+            row the larger weight. "published" does what `pytorch-pretrained-biggan` does: the
+            weights of the two rows are swapped, and where the division is a rounding error off the
+            grid (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) a neighbour is read.
+
+    Raises:
+        ArgumentError: a truncation outside (0, 1], or an unknown lookup.
+
+    Example:
+        >>> from cgn_augment.generators.biggan import find_rows
+        >>> find_rows(0.14)
+        StatisticsRows(lower=7, upper=7, fraction=0.0)
+        >>> find_rows(0.14, lookup="published").upper
+        8
+    """
+    check_truncation(truncation)
+    if lookup not in get_args(TruncationLookup):
+        raise ArgumentError(f"truncation_lookup must be exact or published, got {lookup!r}")
+    if lookup == "published":
+        fraction, whole = math.modf(truncation / (1.0 / (num_rows - 1)))
+        lower = int(whole)
+        return StatisticsRows(lower, lower + 1, 1 - fraction) if fraction else _one_row(lower)
+    position = truncation * (num_rows - 1)
+    if abs(position - round(position)) < 1e-9 * num_rows:
+        return _one_row(round(position))
+    lower = math.floor(position)
+    return StatisticsRows(lower, lower + 1, position - lower)
+
+
+def check_truncation(truncation: float) -> None:
+    """Raises `ArgumentError` unless the truncation is in (0, 1]."""
+    if isinstance(truncation, bool) or not 0 < truncation <= 1:
+        raise ArgumentError(f"truncation must be above 0 and at most 1, got {truncation!r}")
+
+
+class BigGAN(nn.Module):
+    """Draws an image of a class. Always in eval mode: its statistics and norms are never updated.
+
+    Args:
+        config: the sizes. A network of its own weights has statistics of mean 0 and variance 1.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.generators.biggan import BigGAN, BigGANConfig
+        >>> layers = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))
+        >>> config = BigGANConfig(10, 8, 4, layers, attention_at=2)
+        >>> biggan = BigGAN(config)
+        >>> biggan(torch.zeros(2, 8), torch.tensor([3, 4]), truncation=0.5).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(self, config: BigGANConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or BigGANConfig()
+        published = _make_published(self.config)
+        self.embeddings: nn.Linear = published.embeddings
+        self.generator: nn.Module = published.generator
+        _replace_parts(self.generator, self.config.channel_width)
+        self._settle_spectral_norms()
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode whatever is asked for: nothing in it is updated by a forward pass."""
+        return super().train(False)
+
+    def condition(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Joins noise (N, noise_dim) and the embeddings of classes (N,) to (N, 2 noise_dim).
+
+        Raises:
+            ArgumentError: noise or classes of another shape, or a class that there is not.
+            ArgumentTypeError: classes that are not integers.
+        """
+        if noise.dim() != 2 or noise.shape[1] != self.config.noise_dim:
+            raise ArgumentError(
+                f"noise must have the shape (N, {self.config.noise_dim}), got {tuple(noise.shape)}"
+            )
+        check_classes(y, len(noise), self.config.num_classes, "noise vectors")
+        embedding = self.embeddings.weight[:, y.to(noise.device).long()].t()
+        return torch.cat([noise.to(embedding.dtype), embedding], dim=1)
+
+    def draw(
+        self, condition: Tensor, truncation: float = 1.0, lookup: TruncationLookup = "exact"
+    ) -> Tensor:
+        """Draws what `forward` draws, of a joined noise and embedding (N, 2 noise_dim)."""
+        rows = find_rows(truncation, self.config.num_statistics, lookup)
+        images: Tensor = self.generator(condition, rows)
+        return images.float()
+
+    def forward(
+        self,
+        noise: Tensor,
+        y: Tensor,
+        truncation: float = 1.0,
+        lookup: TruncationLookup = "exact",
+    ) -> Tensor:
+        """Draws images.
+
+        Args:
+            noise: (N, noise_dim) float32: truncated normal noise times the truncation.
+            y: (N,) integer classes.
+            truncation: in (0, 1]; decides the batch statistics.
+            lookup: see `find_rows`.
+
+        Returns:
+            (N, 3, H, W) float32 in [-1, 1].
+
+        Raises:
+            ArgumentError: see `condition` and `find_rows`.
+            ArgumentTypeError: classes that are not integers.
+        """
+        return self.draw(self.condition(noise, y), truncation, lookup)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Divides each weight by its spectral norm, in place, and stops computing the norms.
+
+        The images differ by rounding alone. Names in the state dict change: `weight` takes the
+        place of `weight_orig`, `weight_u` and `weight_v`.
+        """
+        for part in _normed_parts(self):
+            memory = part.weight_orig.data
+            nn.utils.remove_spectral_norm(part)
+            memory.copy_(part.weight.data)
+            part.weight = nn.Parameter(memory, requires_grad=False)
+
+    @torch.no_grad()
+    def _settle_spectral_norms(self, num_iterations: int = 10) -> None:
+        """Finds the first singular vectors of new weights, which training would find in time."""
+        for part in _normed_parts(self):
+            if part.weight_orig.is_meta:
+                return
+            matrix = part.weight_orig.flatten(1)
+            for _ in range(num_iterations):
+                part.weight_v.copy_(F.normalize(matrix.t() @ part.weight_u, dim=0, eps=EPSILON))
+                part.weight_u.copy_(F.normalize(matrix @ part.weight_v, dim=0, eps=EPSILON))
+
+
+class StatisticsNorm(nn.Module):
+    """Batch normalisation with given statistics, and gain and shift given by the condition.
+
+    Args:
+        published: the layer whose place it takes; names and sizes are its own.
+    """
+
+    running_means: Tensor
+    running_vars: Tensor
+
+    def __init__(self, published: Any) -> None:
+        super().__init__()
+        self.register_buffer("running_means", published.running_means)
+        self.register_buffer("running_vars", published.running_vars)
+        self.conditional = bool(published.conditional)
+        if self.conditional:
+            self.scale: nn.Module = published.scale
+            self.offset: nn.Module = published.offset
+        else:  # the published layer leaves these two uninitialised
+            self.weight = nn.Parameter(torch.ones_like(self.running_means[0]))
+            self.bias = nn.Parameter(torch.zeros_like(self.running_means[0]))
+
+    def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:
+        """Normalises (N, C, H, W) in one pass; `condition` is (N, 2 noise_dim)."""
+        mean = self.running_means[rows.lower].lerp(self.running_means[rows.upper], rows.fraction)
+        var = self.running_vars[rows.lower].lerp(self.running_vars[rows.upper], rows.fraction)
+        if self.conditional:
+            gain, shift = 1 + self.scale(condition), self.offset(condition)
+        else:
+            gain, shift = self.weight[None], self.bias[None]
+        gain = gain * (var + EPSILON).rsqrt()
+        shift = shift - mean * gain
+        return torch.addcmul(
+            shift[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype)
+        )
+
+
+class ColourConv(nn.Conv2d):
+    """The last convolution: of its many outputs only the three that are used are computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes (N, C, H, W) to (N, 3, H, W)."""
+        bias = None if self.bias is None else self.bias[:3]
+        return F.conv2d(x, self.weight[:3], bias, padding=1)
+
+
+def _one_row(row: int) -> StatisticsRows:
+    return StatisticsRows(row, row, 0.0)
+
+
+def _check_layers(layers: tuple[Layer, ...]) -> None:
+    if not layers or layers[0][1] != 16 or layers[-1][2] != 1:
+        raise ArgumentError("layers must go from 16 channel widths to 1")
+    for number, (_, dim_in, dim_out) in enumerate(layers):
+        if dim_out not in (dim_in, dim_in // 2) or dim_in < 1:
+            raise ArgumentError(
+                f"block {number} goes from {dim_in} to {dim_out} channel widths: it must keep or "
+                "halve them"
+            )
+        if number and layers[number - 1][2] != dim_in:
+            raise ArgumentError(
+                f"block {number} takes {dim_in} channel widths and the one before gives "
+                f"{layers[number - 1][2]}"
+            )
+
+
+def _make_published(config: BigGANConfig) -> Any:
+    package = _import_package()
+    return package.BigGAN(
+        package.BigGANConfig(
+            output_dim=config.image_size,
+            z_dim=config.noise_dim,
+            class_embed_dim=config.noise_dim,
+            channel_width=config.channel_width,
+            num_classes=config.num_classes,
+            layers=list(config.layers),
+            attention_layer_position=config.attention_at,
+            eps=EPSILON,
+            n_stats=config.num_statistics,
+        )
+    )
+
+
+def _import_package() -> ModuleType:
+    """Imports the package when a BigGAN is made: it brings boto3, which takes its time."""
+    return importlib.import_module("pytorch_pretrained_biggan")
+
+
+def _replace_parts(generator: nn.Module, channel_width: int) -> None:
+    """Puts our normalisation and last convolution in the place of the published ones."""
+    for block in generator.modules():
+        for name, part in list(block.named_children()):
+            if hasattr(part, "running_means") and not isinstance(part, StatisticsNorm):
+                setattr(block, name, StatisticsNorm(part))
+            elif isinstance(part, nn.ReLU):
+                part.inplace = True  # what comes in is always a normalisation's fresh result
+    last = ColourConv(channel_width, channel_width, 3, padding=1)
+    generator.conv_to_rgb = nn.utils.spectral_norm(last, eps=EPSILON)
+
+
+def _normed_parts(module: nn.Module) -> Iterator[Any]:
+    return (part for part in list(module.modules()) if hasattr(part, "weight_orig"))
