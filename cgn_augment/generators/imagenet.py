@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators.biggan import BigGAN, BigGANConfig, TruncationLookup, find_rows
 from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.u2net import ConvNormReLU, U2Net
 from cgn_augment.types import require_factor
@@ -155,8 +156,9 @@ class ImageNetCGN(nn.Module):
 
         Args:
             fold: put spectral norms and the batch statistics of U2-Net into the weights, in place,
-                rather than apply them at every call. Images differ by rounding alone. A folded
-                network cannot be trained further; `save_cgn` writes it as it is.
+                rather than apply them at every call, and lay the weights channels last. Images
+                differ by rounding alone. A folded network cannot be trained further; `save_cgn`
+                writes it as it is, and the file has another fingerprint.
         """
         self._hash = self._hash or hash_weights(self)
         self.eval().requires_grad_(False)
@@ -215,7 +217,7 @@ class ImageNetCGN(nn.Module):
     def mask(self, images: Tensor) -> Tensor:
         """Finds the object of images (N, 3, H, W) in [-1, 1] with U2-Net; returns as `shape`."""
         found: Tensor = self.u2net(images.to(self.f_shape.embeddings.weight.dtype))
-        return found.float().clamp(MASK_MIN, MASK_MAX)
+        return found.float().clamp(MASK_MIN, MASK_MAX).contiguous()
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
         """Runs the texture mechanism alone; arguments and errors as for `shape`.
@@ -261,7 +263,7 @@ class ImageNetCGN(nn.Module):
         return images
 
     def _draw(self, biggan: BigGAN, condition: Tensor) -> Tensor:
-        return biggan.draw(condition, self.truncation, self.truncation_lookup)
+        return biggan.draw(condition, self.truncation, self.truncation_lookup).contiguous()
 
     def _fold(self) -> None:
         if self._folded:
@@ -271,6 +273,7 @@ class ImageNetCGN(nn.Module):
         for part in self.u2net.modules():
             if isinstance(part, ConvNormReLU):
                 part.fold()
+        put_channels_last(self)
         self._folded = True
 
 
