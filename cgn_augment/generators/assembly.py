@@ -88,7 +88,7 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
     _require_same_names(path, name, state, network.state_dict())
     _require_weights(path, state, network.state_dict())
     # `assign` keeps the tensors that were read, so that there is never a second copy.
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict(_untie(state), assign=True)
     return network.float()
 
 
@@ -120,6 +120,16 @@ def _require_weights(path: Path, state: StateDict, network: Mapping[str, Tensor]
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
+
+
+def _untie(state: StateDict) -> StateDict:
+    """Gives tensors that share memory in the file memory of their own: each is changed alone."""
+    seen: set[int] = set()
+    own = {}
+    for name, value in state.items():
+        own[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return own
 
 
 def _infer_small_config(path: Path, state: StateDict) -> Config:

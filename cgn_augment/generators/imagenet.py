@@ -19,7 +19,7 @@ from cgn_augment.generators.biggan import BigGAN, BigGANConfig, TruncationLookup
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
-from cgn_augment.generators.u2net import ConvNormReLU, U2Net
+from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
 from cgn_augment.types import require_factor
 
 NOISE_LIMIT = 2.0
@@ -71,6 +71,11 @@ class ImageNetCGN(nn.Module):
     ) -> None:
         super().__init__()
         self.biggan = _make_config(biggan)
+        if self.biggan.image_size < LEAST_SIZE:
+            raise ArgumentError(
+                f"the layers make images of {self.biggan.image_size} pixels, and U2-Net needs "
+                f"{LEAST_SIZE} or more: let more blocks double the size"
+            )
         self.num_classes, self.image_size = self.biggan.num_classes, self.biggan.image_size
         self.noise_dim = self.biggan.noise_dim
         self.truncation_lookup: TruncationLookup = truncation_lookup

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
+LEAST_SIZE = 32
+"""Of the images, in pixels: they are halved five times."""
+
 _DILATIONS = (1, 2, 4, 8)
 """Of the stages that are too small to be pooled: they see further by dilation instead."""
 
@@ -70,9 +73,9 @@ class U2Net(nn.Module):
             ArgumentError: images of another shape.
             ArgumentTypeError: images that are not floating point.
         """
-        if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 32:
+        if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
             raise ArgumentError(
-                "images must have the shape (B, 3, H, W), H and W 32 or more, got "
+                f"images must have the shape (B, 3, H, W), H and W {LEAST_SIZE} or more, got "
                 f"{tuple(images.shape)}"
             )
         if not images.is_floating_point():
