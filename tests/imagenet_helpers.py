@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,11 @@ def fill_by_rule(module: torch.nn.Module) -> None:
 
 
 def make_reduced_biggan(config: BigGANConfig = REDUCED) -> BigGAN:
+    return copy.deepcopy(_make_biggan(config))
+
+
+@lru_cache
+def _make_biggan(config: BigGANConfig) -> BigGAN:
     with isolated_rng(0, torch.device("cpu")):
         biggan = BigGAN(config)
     fill_by_rule(biggan)
@@ -103,6 +110,11 @@ def make_reduced_biggan(config: BigGANConfig = REDUCED) -> BigGAN:
 
 def make_reduced_cgn(config: BigGANConfig = REDUCED, **settings: object) -> ImageNetCGN:
     """An ImageNet CGN of 32 pixels with weights by the rule, not frozen."""
+    return copy.deepcopy(_make_cgn(config, **settings))
+
+
+@lru_cache
+def _make_cgn(config: BigGANConfig, **settings: object) -> ImageNetCGN:
     with isolated_rng(0, torch.device("cpu")):
         cgn = ImageNetCGN(config, unet_width=4, **settings)  # type: ignore[arg-type]
     fill_by_rule(cgn)

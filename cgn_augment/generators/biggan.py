@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -253,18 +252,18 @@ class BigGAN(nn.Module):
         The images differ by rounding alone. Names in the state dict change: `weight` takes the
         place of `weight_orig`, `weight_u` and `weight_v`.
         """
-        for part in _normed_parts(self):
-            memory = part.weight_orig.data
-            nn.utils.remove_spectral_norm(part)
-            memory.copy_(part.weight.data)
-            part.weight = nn.Parameter(memory, requires_grad=False)
+        for parent in list(self.modules()):
+            for name, part in list(parent.named_children()):
+                if hasattr(part, "weight_orig"):
+                    setattr(parent, name, _fold_part(part))
 
     @torch.no_grad()
     def _settle_spectral_norms(self, num_iterations: int = 10) -> None:
         """Finds the first singular vectors of new weights, which training would find in time."""
-        for part in _normed_parts(self):
-            if part.weight_orig.is_meta:
-                return
+        parts: list[Any] = [part for part in self.modules() if hasattr(part, "weight_orig")]
+        if parts[0].weight_orig.is_meta:
+            return
+        for part in parts:
             matrix = part.weight_orig.flatten(1)
             for _ in range(num_iterations):
                 part.weight_v.copy_(F.normalize(matrix.t() @ part.weight_u, dim=0, eps=EPSILON))
@@ -371,5 +370,16 @@ def _replace_parts(generator: nn.Module, channel_width: int) -> None:
     generator.conv_to_rgb = nn.utils.spectral_norm(last, eps=EPSILON)
 
 
-def _normed_parts(module: nn.Module) -> Iterator[Any]:
-    return (part for part in list(module.modules()) if hasattr(part, "weight_orig"))
+def _fold_part(part: Any) -> nn.Module:
+    """Returns the layer with the spectral norm in its weight, whose memory it takes."""
+    weight, with_bias = part.weight_orig.data, part.bias is not None
+    weight.div_(part.weight_u @ (weight.flatten(1) @ part.weight_v))
+    plain: nn.Linear | nn.Conv2d
+    if isinstance(part, nn.Linear):
+        plain = nn.Linear(part.in_features, part.out_features, with_bias, device="meta")
+    else:
+        sizes = (part.in_channels, part.out_channels, part.kernel_size)
+        plain = type(part)(*sizes, padding=part.padding, bias=with_bias, device="meta")
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    plain.bias = part.bias
+    return plain.eval()

@@ -6,6 +6,7 @@ is not part of this network: it is not needed to draw from it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -81,8 +82,10 @@ class ImageNetCGN(nn.Module):
         self.truncation_lookup: TruncationLookup = truncation_lookup
         self.set_truncation(truncation)
         self.f_shape = BigGAN(self.biggan)
-        self.f_text = BigGAN(self.biggan)
-        self.f_bg = BigGAN(self.biggan)
+        # Without memory, that is for weights to be loaded, a copy is made faster than a new one.
+        without = self.f_shape.embeddings.weight.is_meta
+        self.f_text = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
+        self.f_bg = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
         self.u2net = U2Net(unet_width).eval().requires_grad_(False)
         self._folded = False
         self._hash: str | None = None
