@@ -18,12 +18,15 @@ IMAGENET_CLASSES = 1000
 _BEST = Path(__file__).parent / "best_classes.toml"
 _NUM_SUGGESTIONS = 5
 
+_ALIKE = {"crane": (134, 517), "maillot": (638, 639)}
+"""Classes that ImageNet itself names alike, where torchvision has added a word to one of the two."""
+
 
 @lru_cache(maxsize=1)
 def imagenet_names() -> tuple[str, ...]:
     """Returns ImageNet's 1000 class names in the order of the classes, as torchvision has them.
 
-    Two names stand for two classes each: crane (134, 517) and maillot (638, 639).
+    Versions of torchvision differ in whether they tell two cranes and two maillots apart.
 
     Example:
         >>> from cgn_augment.classes import imagenet_names
@@ -42,8 +45,9 @@ def find_class(given: int | str, num_classes: int) -> int:
     """Returns the index of a class that is given by index or by name.
 
     Args:
-        given: an index, also as text, or a whole name of ImageNet's list. Case does not matter,
-            and an underscore is a space.
+        given: an index, also as text, or a whole name of ImageNet's list. An underscore is a
+            space and case does not matter, so Cardigan, a dog, and cardigan, clothing, are the
+            same name and need an index.
         num_classes: classes of the CGN.
 
     Raises:
@@ -66,13 +70,14 @@ def find_class(given: int | str, num_classes: int) -> int:
             f"the {num_classes} classes of this CGN have no names, got {given!r}: give an index of "
             f"0 to {num_classes - 1}"
         )
-    found = [index for index, name in enumerate(names) if name.lower() == text]
+    alike = _ALIKE.get(text, ())
+    found = [i for i, name in enumerate(names) if name.lower() == text or i in alike]
     if len(found) == 1:
         return found[0]
     if found:
         raise ArgumentError(
-            f"{given!r} is the name of the classes {', '.join(map(str, found))}: give the index of "
-            "the one that is meant"
+            f"{given!r} may be {' or '.join(f'{names[i]} ({i})' for i in found)}: give the index "
+            "of the one that is meant"
         )
     raise ArgumentError(
         f"{given!r} is not one of ImageNet's class names; the nearest are "
@@ -106,9 +111,11 @@ def best_classes(factor: str) -> list[int]:
 
 def _suggest(text: str, names: Sequence[str]) -> str:
     """Returns names that have the text as one of their words, and then names that look alike."""
-    lower = [name.lower() for name in names]
-    found = [name for name in dict.fromkeys(lower) if set(text.split()) & set(name.split())]
-    found += difflib.get_close_matches(text, lower, n=_NUM_SUGGESTIONS, cutoff=0.0)
+    indices: dict[str, list[str]] = {}
+    for index, name in enumerate(names):
+        indices.setdefault(name.lower(), []).append(f"{name} ({index})")
+    words = set(text.split())
+    found = [name for name in indices if words & set(name.split())]
+    found += difflib.get_close_matches(text, indices, n=_NUM_SUGGESTIONS, cutoff=0.0)
     nearest = list(dict.fromkeys(found))[:_NUM_SUGGESTIONS]
-    indices = {name: [str(i) for i, other in enumerate(lower) if other == name] for name in nearest}
-    return ", ".join(f"{name} ({' or '.join(indices[name])})" for name in nearest)
+    return ", ".join(each for name in nearest for each in indices[name])

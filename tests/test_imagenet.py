@@ -1,4 +1,4 @@
-"""The ImageNet CGN and its checkpoints, at reduced size and once at full size."""
+"""The ImageNet CGN and its checkpoints, at reduced size."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_cgn
 from imagenet_helpers import (
     REDUCED,
     State,
-    golden_noise,
     make_reduced_biggan,
     make_reduced_cgn,
-    read_shapes,
-    require_golden,
-    weights_by_rule,
 )
 from safetensors.torch import save_file
 from torch import nn
@@ -493,44 +488,3 @@ def test_other_files_in_their_place_are_clear_errors(tmp_path: Path) -> None:
     for load in (load_biggan, load_u2net):
         with pytest.raises(CheckpointNotFoundError, match="`train-generator fetch-weights` down"):
             load(tmp_path / "missing")
-
-
-# At full size
-
-
-@pytest.fixture(scope="module")
-def full_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file like the published cgn.pth (1.1 GB), with weights by the rule of the golden ones."""
-    keys = require_golden("biggan256_keys.json", "u2net_keys.json", "biggan256.npz")
-    biggan, u2net = (weights_by_rule(read_shapes(path)) for path in keys[:2])
-    state = {}
-    for prefix in ("biggan_GT", "f_shape", "f_text", "f_bg"):
-        # Memory of their own, as in the published file; all but one have other weights.
-        shift = 0.0 if prefix == "f_text" else 1e-3
-        state |= {f"module.{prefix}.{name}": value + shift for name, value in biggan.items()}
-    state |= {f"module.u2net.{name}": value for name, value in u2net.items()}
-    path = tmp_path_factory.mktemp("full") / "cgn.pth"
-    torch.save(state, path)
-    return path
-
-
-@pytest.mark.slow
-def test_a_full_size_published_state_dict_draws_the_golden_images(full_path: Path) -> None:
-    try:
-        cgn = load_cgn(full_path, truncation=0.71)
-    finally:
-        full_path.unlink()
-    assert isinstance(cgn, ImageNetCGN)
-    assert (cgn.image_size, cgn.num_classes, cgn.noise_dim) == (256, 1000, 128)
-    (outputs,) = require_golden("biggan256.npz")
-    noise, y = golden_noise(), torch.tensor([207, 340])
-    with np.load(outputs) as golden:
-        for truncation in (0.5, 0.71, 1.0):
-            cgn.set_truncation(truncation)
-            drawn = cgn.texture(noise * truncation, y)[:, :, ::4, ::4]
-            expected = torch.from_numpy(golden[f"biggan_trunc_{truncation}"])
-            torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-3)
-    mask = cgn.shape(noise[:1], y[:1])
-    assert mask.shape == (1, 1, 256, 256)
-    assert mask.std() > 0
-    assert not torch.equal(cgn.background(noise[:1], y[:1]), cgn.texture(noise[:1], y[:1]))
