@@ -19,7 +19,7 @@ _BEST = Path(__file__).parent / "best_classes.toml"
 _NUM_SUGGESTIONS = 5
 
 _ALIKE = {"crane": (134, 517), "maillot": (638, 639)}
-"""Classes that ImageNet itself names alike, where torchvision has added a word to one of the two."""
+"""Classes that ImageNet names alike; torchvision has added a word to one of the two."""
 
 
 @lru_cache(maxsize=1)

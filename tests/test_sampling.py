@@ -201,7 +201,7 @@ def test_a_folder_that_is_not_empty_and_odd_requests_are_errors(
     for folder in (tmp_path, tmp_path / "old"):
         with pytest.raises(ArgumentError, match="is not an empty folder: name another"):
             write_samples(tiny_cgn, classes, folder)
-    with pytest.raises(ArgumentError, match="save must be of mask, .* got 'premask'"):
+    with pytest.raises(ArgumentError, match=r"save must be of mask, .* got 'premask'"):
         write_samples(tiny_cgn, classes, tmp_path / "new", save=["premask"])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match="save must name one or more of mask"):
         write_samples(tiny_cgn, classes, tmp_path / "new", save=[])
@@ -388,8 +388,8 @@ def test_the_command_interpolates_into_sheets_and_animations(
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     else:
         with Image.open(out) as image:
-            frames = [np.asarray(image.convert("RGB"))] * getattr(image, "n_frames", 3)
-    assert len(frames) == 3
+            frames = [np.asarray(image.convert("RGB"))] * getattr(image, "n_frames", 1)
+    assert len(frames) == (1 if suffix == "png" else 3)
     assert frames[0].std() > 10
     if suffix != "png":
         assert frames[0].shape == (256, 512, 3)  # mask and composite side by side
