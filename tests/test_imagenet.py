@@ -263,6 +263,14 @@ def test_arguments_that_cannot_be_used_are_errors() -> None:
         ImageNetCGN.of_parts(ours, ours, other, U2Net(4))
 
 
+def test_a_cgn_of_bfloat16_returns_float32_factors(reduced: ImageNetCGN) -> None:
+    half = copy.deepcopy(reduced).to(torch.bfloat16)
+    expected = draw(reduced)
+    for factor, values in draw(half).items():
+        assert values.dtype == torch.float32
+        assert 0 < (values - expected[factor]).abs().mean() < 0.05
+
+
 @pytest.mark.gpu
 def test_factors_are_those_of_the_cpu_on_a_gpu() -> None:
     cgn, other = make_reduced_cgn().freeze(), make_reduced_cgn().freeze().to("cuda")

@@ -93,10 +93,11 @@ def fetch(file: WeightFile, folder: Path, *, progress: bool = False) -> Path:
         OSError: the folder cannot be written.
 
     Example:
-        >>> from train_generator.weights import WEIGHT_FILES, fetch
-        >>> fetch(WEIGHT_FILES["u2net"], getfixture("tmp_path"))
-        Traceback (most recent call last):
-        cgn_augment.errors.DataError: u2net.pth (U2-Net for salient objects) has no address that...
+        >>> from train_generator.weights import WeightFile, fetch
+        >>> folder = getfixture("tmp_path")
+        >>> size = (folder / "mine.bin").write_bytes(b"weights")
+        >>> fetch(WeightFile("mine.bin", "an example", None, "nowhere", num_bytes=7), folder).name
+        'mine.bin'
     """
     path = folder / file.name
     if path.is_file():
