@@ -14,7 +14,8 @@ from cgn_augment import BigGANConfig
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import BigGAN
-from cgn_augment.generators.biggan import EPSILON, StatisticsRows, find_rows
+from cgn_augment.generators.biggan import EPSILON
+from cgn_augment.generators.truncation import StatisticsRows, find_rows
 
 CPU = torch.device("cpu")
 OFF_BY_ONE = (0.14, 0.28, 0.56, 0.58, 0.94)

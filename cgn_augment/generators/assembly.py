@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line
-from cgn_augment.generators.biggan import BigGAN, BigGANConfig
+from cgn_augment.generators.biggan import BigGAN
+from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.small import SmallCGN
 from cgn_augment.generators.u2net import U2Net

@@ -18,9 +18,9 @@ from cgn_augment.errors import (
 )
 from cgn_augment.files import replacing
 from cgn_augment.generators.assembly import CGN, build_cgn
-from cgn_augment.generators.biggan import TruncationLookup
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.state_dicts import FORMAT, describe_damage, read_checkpoint
+from cgn_augment.generators.truncation import TruncationLookup
 
 WEIGHTS = Path(__file__).parent / "weights"
 
