@@ -10,8 +10,9 @@ from torch import nn
 def put_channels_last(module: nn.Module) -> None:
     """Lays the weights of all convolutions channels last, in the memory that they already have.
 
-    Convolutions are faster so: on a CPU the two networks of ImageNet by about a sixth. `Module.to(memory_format=…)`
-    would do the same in new memory; where weights are mapped from a file, both would be held.
+    Convolutions are faster so: on a CPU the two networks of ImageNet by about a sixth.
+    `Module.to(memory_format=…)` would do the same in new memory; where weights are mapped from a
+    file, both would be held.
 
     Example:
         >>> import torch
