@@ -8,6 +8,8 @@ from cgn_augment.dataset import CounterfactualDataset
 from cgn_augment.errors import CGNError
 from cgn_augment.gates import MaskGate
 from cgn_augment.generators import (
+    BigGANConfig,
+    ImageNetCGN,
     SmallCGN,
     bundled_generators,
     load_cgn,
@@ -38,6 +40,7 @@ from cgn_augment.types import (
 
 __all__ = [
     "BankSource",
+    "BigGANConfig",
     "CGNError",
     "ClassMap",
     "CounterfactualDataset",
@@ -45,6 +48,7 @@ __all__ = [
     "Factors",
     "FreshSource",
     "GivenMasks",
+    "ImageNetCGN",
     "Interventions",
     "MaskGate",
     "Masker",

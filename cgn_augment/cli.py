@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: looks at generators."""
+"""The command `cgn-augment`: looks at generators, and draws from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from cgn_augment.commands import interpolate, sample
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
 from cgn_augment.visualize import draw_cgn, save_figure
@@ -48,7 +49,13 @@ def sheet(cgn: str, out: str, num: int = 10, seed: int = 0, device: str = "cpu")
 
 def main() -> None:
     """Runs the command line."""
-    run_commands("cgn-augment", {"info": info, "sheet": sheet})
+    commands: dict[str, Callable[..., Any] | dict[str, Any]] = {
+        "info": info,
+        "sheet": sheet,
+        "sample": sample,
+        "interpolate": interpolate,
+    }
+    run_commands("cgn-augment", commands)
 
 
 def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, Any]]) -> None:

@@ -39,6 +39,10 @@ class DeviceError(CGNError, RuntimeError):
     """Two parts live on different devices, or the device is not there."""
 
 
+class MissingPackageError(CGNError, ImportError):
+    """An optional package is needed and not installed."""
+
+
 class StateError(CGNError, ValueError):
     """A saved state belongs to another configuration, or is damaged."""
 

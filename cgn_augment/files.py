@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
-from torch import nn
 
 
 @contextmanager
@@ -45,8 +45,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def unpickle(path: Path) -> object:
+def unpickle(path: Path, *, lazily: bool = False) -> object:
     """Reads a file of `torch.save` that holds tensors and plain values, on the CPU.
+
+    Args:
+        path: of the file.
+        lazily: map the file into memory: a tensor is read when it is used, and one that is not
+            used costs nothing. What is written to a tensor does not reach the file. The file must
+            stay as it is for as long as the tensors live (a new one may take its place). Files in
+            torch's old format, of before 2020, are read whole.
 
     Raises:
         ValueError: the file cannot be read or wants to run code; the message is the reason, without
@@ -55,21 +62,21 @@ def unpickle(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with _mapping() if lazily else nullcontext():
+                mapped = lazily and is_zipfile(path)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # the bytes of another file can make an unpickler raise anything
         reason = error.__context__ or error
         raise ValueError(str(reason) or type(reason).__name__) from error
 
 
+def _mapping() -> AbstractContextManager[None]:
+    """Keeps what is written to mapped tensors out of the file, also where the user wants it in."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, where torch never writes to the file
+        return nullcontext()
+    return torch.serialization.set_default_mmap_options(mmap.MAP_PRIVATE)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its kind if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def hash_weights(module: nn.Module) -> str:
-    """Returns twelve hexadecimal digits of a hash of a network's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]

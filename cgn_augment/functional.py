@@ -251,6 +251,8 @@ class Purpose(IntEnum):
     WEIGHTS = 9
     ORDER = 10
     MEASURE = 11
+    SAMPLE_CLASSES = 12
+    SAMPLE_NOISE = 13
 
 
 def step_seed(purpose: Purpose, *key: int) -> int:

@@ -22,6 +22,12 @@ FACTORS = ("shape", "texture", "background")
 T = TypeVar("T")
 
 
+def require_factor(factor: str) -> None:
+    """Raises `ArgumentError` unless this is one of the three factors."""
+    if factor not in FACTORS:
+        raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
+
+
 def _move(value: T, device: torch.device | str) -> T:
     """Returns a dataclass of tensors with each of its tensors on `device`."""
     moved = {

@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors",),
     ("types", "files"),
-    ("functional",),
+    ("functional", "classes"),
     ("class_map",),
     ("interventions", "mixing", "batches", "epochs"),
     ("gates",),
@@ -24,7 +24,8 @@ LAYERS = (
     ("arguments",),
     ("step",),
     ("dataset",),
-    ("visualize",),
+    ("visualize", "sampling", "interpolation", "animation"),
+    ("commands",),
     ("cli",),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from cgn_augment.cli import run_commands
@@ -17,6 +19,7 @@ from train_generator.data import (
 )
 from train_generator.evaluation.commands import downstream, judge, measure
 from train_generator.recipes.commands import masker, small
+from train_generator.weights import fetch_all
 
 ROWS = 3
 
@@ -62,6 +65,24 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
     print(save_figure(draw_sheet(rows, captions), out))
 
 
+def fetch_weights(
+    out: str,
+    files: list[str] | str = ["biggan-deep-256", "u2net"],  # noqa: B006 - shown as the default
+) -> None:
+    """Downloads published weights for ImageNet, or says where they are.
+
+    Repeat the command after a broken download: it goes on. Files that are there are checked.
+
+    Args:
+        out: folder to write.
+        files: biggan-deep-128, biggan-deep-256, biggan-deep-512, u2net, cgn, or several:
+            '[biggan-deep-256, u2net]'.
+    """
+    names = [files] if isinstance(files, str) else files
+    for line in fetch_all(names, Path(out), progress=True):
+        print(line)
+
+
 def main() -> None:
     """Runs the command line."""
     commands = {
@@ -72,6 +93,7 @@ def main() -> None:
         "judge": judge,
         "data": data,
         "textures": textures,
+        "fetch-weights": fetch_weights,
     }
     run_commands("train-generator", commands)
 

@@ -1,11 +1,31 @@
-"""Frozen generators: the small CGN, and the reading of checkpoints."""
+"""Frozen generators: the small CGN, the ImageNet CGN, and the reading of checkpoints."""
 
+from cgn_augment.generators.assembly import CGN
+from cgn_augment.generators.biggan import BigGAN
+from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.checkpoint import (
     bundled_generators,
     load_cgn,
     read_metadata,
     save_cgn,
 )
+from cgn_augment.generators.imagenet import ImageNetCGN
+from cgn_augment.generators.pretrained import load_biggan, load_u2net, start_imagenet_cgn
 from cgn_augment.generators.small import SmallCGN
+from cgn_augment.generators.u2net import U2Net
 
-__all__ = ["SmallCGN", "bundled_generators", "load_cgn", "read_metadata", "save_cgn"]
+__all__ = [
+    "CGN",
+    "BigGAN",
+    "BigGANConfig",
+    "ImageNetCGN",
+    "SmallCGN",
+    "U2Net",
+    "bundled_generators",
+    "load_biggan",
+    "load_cgn",
+    "load_u2net",
+    "read_metadata",
+    "save_cgn",
+    "start_imagenet_cgn",
+]

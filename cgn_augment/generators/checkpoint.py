@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from cgn_augment.errors import (
     ArgumentError,
@@ -19,22 +16,23 @@ from cgn_augment.errors import (
     CheckpointNotFoundError,
     DeviceError,
 )
-from cgn_augment.files import first_line, replacing, unpickle
-from cgn_augment.generators.small import SmallCGN
+from cgn_augment.files import replacing
+from cgn_augment.generators.assembly import CGN, build_cgn
+from cgn_augment.generators.imagenet import ImageNetCGN
+from cgn_augment.generators.state_dicts import FORMAT, describe_damage, read_checkpoint
+from cgn_augment.generators.truncation import TruncationLookup
 
-FORMAT = "cgn_augment/1"
 WEIGHTS = Path(__file__).parent / "weights"
-
-_WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
-"""Each stands in a reason that torch gives for refusing a pickle with more than weights."""
-
-StateDict = dict[str, Tensor]
-Config = dict[str, Any]
 
 
 def load_cgn(
-    name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> SmallCGN:
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    truncation: float | None = None,
+    truncation_lookup: TruncationLookup | None = None,
+    fold: bool = True,
+) -> CGN:
     """Loads a frozen CGN; which architecture it is, the file says.
 
     Args:
@@ -42,15 +40,21 @@ def load_cgn(
             path of a checkpoint: a published `.pth` state dict (also with a `module.` prefix), or
             a `.safetensors` file written by `save_cgn`.
         device: where the weights go.
+        truncation: of an ImageNet CGN, in (0, 1]; as the file says, or 1, by default.
+        truncation_lookup: of an ImageNet CGN: "exact" or "published"; see `ImageNetCGN`.
+        fold: of an ImageNet CGN: put norms into the weights; see `ImageNetCGN.freeze`.
 
     Returns:
-        The CGN in eval mode, without gradients; its weights are float32, whatever the file has.
+        The CGN in eval mode, without gradients: a `SmallCGN` or an `ImageNetCGN`. Its weights are
+        float32, whatever the file has. A large file is mapped into memory, so do not write over it
+        while the CGN is in use (`save_cgn` replaces it, which is fine).
 
     Raises:
         CheckpointNotFoundError: there is no such file and no such bundled generator.
         CheckpointError: the file is cut off, is a pickle that wants to run code, is of another
             network, or holds NaN.
         DeviceError: the device is not there.
+        ArgumentError: a truncation for a small CGN, or one outside (0, 1].
 
     Example:
         >>> from cgn_augment import SmallCGN, load_cgn, save_cgn
@@ -61,12 +65,16 @@ def load_cgn(
     """
     target = require_device(device)
     path = _find(name_or_path)
-    state, config = _read(path)
-    cgn = _build(path, _without_prefix(state), config)
+    cgn = build_cgn(path, *read_checkpoint(path))
+    if isinstance(cgn, ImageNetCGN):
+        cgn.set_truncation(cgn.truncation if truncation is None else truncation, truncation_lookup)
+        return cgn.freeze(fold=fold).to(target)
+    if truncation is not None or truncation_lookup is not None:
+        raise ArgumentError(f"{path} is a small CGN, which has no truncation: leave it out")
     return cgn.to(target).freeze()
 
 
-def save_cgn(cgn: SmallCGN, path: str | os.PathLike[str], **metadata: object) -> None:
+def save_cgn(cgn: CGN, path: str | os.PathLike[str], **metadata: object) -> None:
     """Writes a CGN as safetensors, whole or not at all.
 
     Args:
@@ -108,7 +116,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from error
+        raise CheckpointError(describe_damage(path, error)) from error
 
 
 def bundled_generators() -> list[str]:
@@ -144,125 +152,3 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
         f"{str(name_or_path)!r} {what} nor the name of a bundled generator ({bundled}): pass the "
         "path of a .pth or .safetensors checkpoint"
     )
-
-
-def _read(path: Path) -> tuple[StateDict, Config]:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    state = _read_pickle(path)
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(
-            f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
-            "model.state_dict() alone"
-        )
-    return dict(state), {}
-
-
-def _read_pickle(path: Path) -> object:
-    try:
-        return unpickle(path)
-    except ValueError as error:
-        if any(sign in str(error) for sign in _WANTS_CODE):
-            raise CheckpointError(
-                f"{path} holds more than weights and would run code when it is read; it was not "
-                "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
-            ) from error
-        raise CheckpointError(_damaged(path, error)) from error
-
-
-def _read_safetensors(path: Path) -> tuple[StateDict, Config]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_damaged(path, error)) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {header.get('format')!r} and this version reads {FORMAT!r}"
-        )
-    if header.get("architecture") != SmallCGN.architecture:
-        raise CheckpointError(
-            f"{path} holds the architecture {header.get('architecture')!r}; this version knows "
-            f"{SmallCGN.architecture!r}"
-        )
-    try:
-        config = json.loads(header["config"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
-    return state, config
-
-
-def _damaged(path: Path, error: BaseException) -> str:
-    return (
-        f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
-        f"({first_line(error)})"
-    )
-
-
-def _without_prefix(state: StateDict) -> StateDict:
-    """Drops the `module.` that DataParallel puts before every name."""
-    if state and all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
-
-def _build(path: Path, state: StateDict, config: Config) -> SmallCGN:
-    config = config or _infer_config(path, state)
-    try:
-        with torch.device("meta"):
-            cgn = SmallCGN(**config)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} describes no small CGN: {config} ({first_line(error)})"
-        ) from error
-    network = cgn.state_dict()
-    expected = {name: tuple(value.shape) for name, value in network.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    missing, unknown = (
-        sorted(expected.keys() - found.keys()),
-        sorted(found.keys() - expected.keys()),
-    )
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path} is not a small CGN: {len(missing)} names are missing {missing[:3]} and "
-            f"{len(unknown)} are unknown {unknown[:3]}"
-        )
-    wrong = [name for name in expected if expected[name] != found[name]]
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"{path}: {len(wrong)} tensors have another shape than the network, the first is "
-            f"{name}: {found[name]} where {expected[name]} is needed"
-        )
-    for name, value in state.items():
-        if value.is_floating_point() != network[name].is_floating_point():
-            raise CheckpointError(
-                f"{path}: {name} holds {value.dtype}, which is no weight of a CGN"
-            )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
-    # `assign` keeps the tensors that were read, so that there is never a second copy.
-    cgn.load_state_dict(state, assign=True)
-    return cgn.float()
-
-
-def _infer_config(path: Path, state: StateDict) -> Config:
-    """Reads the sizes of a small CGN off the shapes of its tensors."""
-    try:
-        num_classes, embedding_dim = state["label_emb.weight"].shape
-        width = state["f_shape.4.weight"].shape[0]
-        dim_in = state["f_shape.0.weight"].shape[1]
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"{path} is not a small CGN: it lacks label_emb.weight (classes, embedding) or the "
-            f"weights of f_shape; it has {sorted(state)[:3]}"
-        ) from error
-    return {
-        "num_classes": num_classes,
-        "noise_dim": dim_in - embedding_dim,
-        "embedding_dim": embedding_dim,
-        "width": width,
-    }

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.files import hash_weights
 from cgn_augment.functional import check_classes, roll_randomly
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.generators.upsampling import UpConv2d
+from cgn_augment.types import require_factor
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """The published code keeps masks this far from 0 and 1; the paper does not say so."""
@@ -146,8 +147,7 @@ class SmallCGN(nn.Module):
             ArgumentError: noise or classes of another shape, or a class that there is not.
             ArgumentTypeError: classes that are not integers.
         """
-        mask: Tensor = self.f_shape(self._embed(noise, y))
-        return mask.clamp(MASK_MIN, MASK_MAX)
+        return self._run("shape", self._embed(noise, y))
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
         """Runs the texture mechanism alone; arguments and errors as for `shape`.
@@ -155,8 +155,7 @@ class SmallCGN(nn.Module):
         Returns:
             (N, 3, 32, 32) float32 foreground in [-1, 1], before `shuffle`.
         """
-        foreground: Tensor = self.f_text1(self._embed(noise, y))
-        return foreground.contiguous()
+        return self._run("texture", self._embed(noise, y))
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
         """Runs the background mechanism alone; arguments and errors as for `shape`.
@@ -164,8 +163,28 @@ class SmallCGN(nn.Module):
         Returns:
             (N, 3, 32, 32) float32 background in [-1, 1], before `shuffle`.
         """
-        background: Tensor = self.f_text2(self._embed(noise, y))
-        return background.contiguous()
+        return self._run("background", self._embed(noise, y))
+
+    def mix(self, factor: str, noise: Tensor, first: Tensor, second: Tensor, w: Tensor) -> Tensor:
+        """Runs the mechanism of a factor between two classes.
+
+        Args:
+            factor: shape, texture or background.
+            noise: (N, noise_dim) float32.
+            first: (N,) int64 classes.
+            second: (N,) int64 classes.
+            w: (N,) float32 weights of the second class's embedding in [0, 1].
+
+        Returns:
+            What the mechanism returns; exactly that of `first` at 0 and of `second` at 1.
+
+        Raises:
+            ArgumentError: there is no such factor; otherwise as for `shape`.
+            ArgumentTypeError: classes that are not integers.
+        """
+        require_factor(factor)
+        ends = self._embed(noise, first), self._embed(noise, second)
+        return self._run(factor, torch.lerp(*ends, w[:, None].to(noise.device)))
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Moves each texture to a random position, so that it cannot carry a shape.
@@ -178,6 +197,13 @@ class SmallCGN(nn.Module):
         if self.texture_network == "deep":
             return images
         return roll_randomly(images, generator)
+
+    def _run(self, factor: str, inputs: Tensor) -> Tensor:
+        if factor == "shape":
+            mask: Tensor = self.f_shape(inputs)
+            return mask.clamp(MASK_MIN, MASK_MAX)
+        texture: Tensor = (self.f_text1 if factor == "texture" else self.f_text2)(inputs)
+        return texture.contiguous()
 
     def _embed(self, noise: Tensor, y: Tensor) -> Tensor:
         if noise.dim() != 2 or noise.shape[1] != self.noise_dim:

@@ -1,0 +1,184 @@
+"""What one counterfactual of ImageNet's size costs, against the published way of making it.
+
+    python benchmarks/imagenet.py
+
+Full size, 256x256 pixels, float32, one image at a time, on the CPU. The weights are random, for
+both ways the same; that changes no cost. Everything is measured in rounds in which both ways take
+turns, so that a slow moment of the machine meets both; the ratio is taken within the rounds. It is
+given in time and in processor time (of all threads), which other programs disturb less.
+
+- published: four BigGANs of the package as it is, with spectral norms computed at every call, and
+  U2-Net on the images of two of them.
+- ours: `load_cgn` on a file of the published form, then the three mechanisms.
+
+Both make the same image; a difference above 1e-4 fails the benchmark. Memory is what the process
+holds at most while ours is loaded and while it draws, less what it held before, in a process of
+its own. Libraries that are imported on the way were imported before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_pretrained_biggan
+import torch
+from torch import Tensor, nn
+
+from cgn_augment import ImageNetCGN, load_cgn
+from cgn_augment.functional import compose
+from cgn_augment.generators import BigGANConfig, U2Net
+from cgn_augment.generators.biggan import EPSILON
+
+RESULTS = Path(__file__).parent / "results"
+MECHANISMS = ("biggan_GT", "f_shape", "f_text", "f_bg")
+TOLERANCE = 1e-4
+MIB = 2**20
+
+
+class Published(nn.Module):
+    """The networks as the released code holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ours = BigGANConfig()
+        config = pytorch_pretrained_biggan.BigGANConfig(
+            output_dim=ours.image_size, layers=list(ours.layers), eps=EPSILON
+        )
+        for name in MECHANISMS:
+            self.add_module(name, pytorch_pretrained_biggan.BigGAN(config))
+        self.u2net = U2Net()
+
+    def forward(self, noise: Tensor, y: Tensor, truncation: float) -> Tensor:
+        """Draws one image: what the release's generation does for it."""
+        one_hot = torch.nn.functional.one_hot(y, 1000).float()
+        drawn = {name: self.get_submodule(name)(noise, one_hot, truncation) for name in MECHANISMS}
+        mask = self.u2net(drawn["f_shape"]).clamp(1e-4, 0.9999)
+        self.u2net(drawn["f_bg"])  # for the background loss, computed and not used
+        return compose(mask, drawn["f_text"], drawn["f_bg"])
+
+
+def draw_ours(cgn: ImageNetCGN, noise: Tensor, y: Tensor) -> Tensor:
+    return compose(cgn.shape(noise, y), cgn.texture(noise, y), cgn.background(noise, y))
+
+
+def make_published(seed: int) -> Published:
+    """Random weights, with the singular vectors that training would have found."""
+    torch.manual_seed(seed)
+    network = Published()
+    noise, one_hot = torch.randn(1, 128), torch.zeros(1, 1000)
+    for name in MECHANISMS:
+        biggan = network.get_submodule(name)
+        nn.init.ones_(biggan.generator.bn.weight)  # the package leaves these two uninitialised
+        nn.init.zeros_(biggan.generator.bn.bias)
+        with torch.no_grad():
+            for _ in range(3):  # in training mode each call refines the vectors
+                biggan.train()(noise, one_hot, 1.0)
+    return network.eval().requires_grad_(False)
+
+
+def peak() -> float:
+    """Returns the most memory that this process has held, in MiB."""
+    # Not getrusage: a new process inherits its parent's peak there.
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) / 1024
+
+
+def measure_memory(path: str) -> None:
+    """Prints the memory of loading and drawing, in MiB; runs in a process of its own."""
+    with torch.device("meta"):
+        ImageNetCGN()  # imports what torch needs for networks without memory
+    before = peak()
+    cgn = load_cgn(path)
+    loaded = peak()
+    weights = sum(v.numel() * v.element_size() for v in cgn.state_dict().values()) / MIB
+    noise = cgn.draw_noise(1, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        draw_ours(cgn, noise, torch.tensor([207]))
+    print(json.dumps({"weights": weights, "loading": loaded - before, "drawing": peak() - before}))
+
+
+def read_memory(path: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--memory", str(path)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    memory: dict[str, float] = json.loads(answer)
+    return {name: round(value) for name, value in memory.items()}
+
+
+def ratio(times: dict[str, list[float]]) -> dict[str, Any]:
+    ratios = [o / p for o, p in zip(times["ours"], times["published"], strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {"median": statistics.median(ratios), "quartiles": [quartiles[0], quartiles[2]]}
+
+
+def measure(rounds: int, seed: int) -> dict[str, Any]:
+    published = make_published(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cgn.pth"
+        torch.save(published.state_dict(), path)
+        memory = read_memory(path)
+        cgn = load_cgn(path)
+    if not isinstance(cgn, ImageNetCGN):
+        raise SystemExit("the file was taken for one of a small CGN")
+    noise, y = cgn.draw_noise(1, torch.Generator().manual_seed(seed)), torch.tensor([207])
+    ways = {
+        "published": lambda: published(noise, y, 1.0),
+        "ours": lambda: draw_ours(cgn, noise, y),
+    }
+    with torch.no_grad():
+        difference = (ways["published"]() - ways["ours"]()).abs().max().item()
+        if difference > TOLERANCE:
+            raise SystemExit(f"the two ways differ by {difference}")
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        processor: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                start = time.perf_counter(), time.process_time()
+                way()
+                seconds[name].append(time.perf_counter() - start[0])
+                processor[name].append(time.process_time() - start[1])
+    return {
+        "ratio": ratio(seconds),
+        "processor_ratio": ratio(processor),
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "processor_seconds": {n: statistics.median(values) for n, values in processor.items()},
+        "largest_difference": difference,
+        "memory_mib": memory,
+        "rounds": {"seconds": seconds, "processor_seconds": processor},
+        "environment": {
+            "torch": version("torch"),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "load_before": os.getloadavg()[0],
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "imagenet.json")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory is not None:
+        measure_memory(arguments.memory)
+        return
+    result = measure(arguments.rounds, arguments.seed)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({k: v for k, v in result.items() if k != "rounds"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

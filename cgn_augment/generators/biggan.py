@@ -1,0 +1,222 @@
+"""BigGAN-deep, the mechanism of the ImageNet CGN.
+
+Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
+ICLR 2019. The layers and the names in the state dict are those of `pytorch-pretrained-biggan`. What
+is ours: which row of the batch statistics is read, three channels of colour in place of 128 of
+which three are kept, normalisation in one pass, and weights with the spectral norm put in.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import check_classes
+from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, find_rows
+
+EPSILON = 1e-4
+"""Of batch and spectral normalisation, in all three published networks."""
+
+
+class BigGAN(nn.Module):
+    """Draws an image of a class. Always in eval mode: its statistics and norms are never updated.
+
+    Args:
+        config: the sizes. A network of its own weights has statistics of mean 0 and variance 1.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.generators.biggan import BigGAN, BigGANConfig
+        >>> layers = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))
+        >>> config = BigGANConfig(10, 8, 4, layers, attention_at=2)
+        >>> biggan = BigGAN(config)
+        >>> biggan(torch.zeros(2, 8), torch.tensor([3, 4]), truncation=0.5).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(self, config: BigGANConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or BigGANConfig()
+        published = _make_published(self.config)
+        self.embeddings: nn.Linear = published.embeddings
+        self.generator: nn.Module = published.generator
+        _replace_parts(self.generator, self.config.channel_width)
+        self._settle_spectral_norms()
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode whatever is asked for: nothing in it is updated by a forward pass."""
+        return super().train(False)
+
+    def condition(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Joins noise (N, noise_dim) and the embeddings of classes (N,) to (N, 2 noise_dim).
+
+        Raises:
+            ArgumentError: noise or classes of another shape, or a class that there is not.
+            ArgumentTypeError: classes that are not integers.
+        """
+        if noise.dim() != 2 or noise.shape[1] != self.config.noise_dim:
+            raise ArgumentError(
+                f"noise must have the shape (N, {self.config.noise_dim}), got {tuple(noise.shape)}"
+            )
+        check_classes(y, len(noise), self.config.num_classes, "noise vectors")
+        embedding = self.embeddings.weight[:, y.to(noise.device).long()].t()
+        return torch.cat([noise.to(embedding.dtype), embedding], dim=1)
+
+    def draw(
+        self, condition: Tensor, truncation: float = 1.0, lookup: TruncationLookup = "exact"
+    ) -> Tensor:
+        """Draws what `forward` draws, of a joined noise and embedding (N, 2 noise_dim)."""
+        rows = find_rows(truncation, self.config.num_statistics, lookup)
+        images: Tensor = self.generator(condition, rows)
+        return images.float()
+
+    def forward(
+        self,
+        noise: Tensor,
+        y: Tensor,
+        truncation: float = 1.0,
+        lookup: TruncationLookup = "exact",
+    ) -> Tensor:
+        """Draws images.
+
+        Args:
+            noise: (N, noise_dim) float32: truncated normal noise times the truncation.
+            y: (N,) integer classes.
+            truncation: in (0, 1]; decides the batch statistics.
+            lookup: see `find_rows`.
+
+        Returns:
+            (N, 3, H, W) float32 in [-1, 1].
+
+        Raises:
+            ArgumentError: see `condition` and `find_rows`.
+            ArgumentTypeError: classes that are not integers.
+        """
+        return self.draw(self.condition(noise, y), truncation, lookup)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Divides each weight by its spectral norm, in place, and stops computing the norms.
+
+        The images differ by rounding alone. Names in the state dict change: `weight` takes the
+        place of `weight_orig`, `weight_u` and `weight_v`.
+        """
+        for parent in list(self.modules()):
+            for name, part in list(parent.named_children()):
+                if hasattr(part, "weight_orig"):
+                    setattr(parent, name, _fold_part(part))
+
+    @torch.no_grad()
+    def _settle_spectral_norms(self, num_iterations: int = 10) -> None:
+        """Finds the first singular vectors of new weights, which training would find in time."""
+        parts: list[Any] = [part for part in self.modules() if hasattr(part, "weight_orig")]
+        if parts[0].weight_orig.is_meta:
+            return
+        for part in parts:
+            matrix = part.weight_orig.flatten(1)
+            for _ in range(num_iterations):
+                part.weight_v.copy_(F.normalize(matrix.t() @ part.weight_u, dim=0, eps=EPSILON))
+                part.weight_u.copy_(F.normalize(matrix @ part.weight_v, dim=0, eps=EPSILON))
+
+
+class StatisticsNorm(nn.Module):
+    """Batch normalisation with given statistics, and gain and shift given by the condition.
+
+    Args:
+        published: the layer whose place it takes; names and sizes are its own.
+    """
+
+    running_means: Tensor
+    running_vars: Tensor
+
+    def __init__(self, published: Any) -> None:
+        super().__init__()
+        self.register_buffer("running_means", published.running_means)
+        self.register_buffer("running_vars", published.running_vars)
+        self.conditional = bool(published.conditional)
+        if self.conditional:
+            self.scale: nn.Module = published.scale
+            self.offset: nn.Module = published.offset
+        else:  # the published layer leaves these two uninitialised
+            self.weight = nn.Parameter(torch.ones_like(self.running_means[0]))
+            self.bias = nn.Parameter(torch.zeros_like(self.running_means[0]))
+
+    def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:
+        """Normalises (N, C, H, W) in one pass; `condition` is (N, 2 noise_dim)."""
+        mean = self.running_means[rows.lower].lerp(self.running_means[rows.upper], rows.fraction)
+        var = self.running_vars[rows.lower].lerp(self.running_vars[rows.upper], rows.fraction)
+        if self.conditional:
+            gain, shift = 1 + self.scale(condition), self.offset(condition)
+        else:
+            gain, shift = self.weight[None], self.bias[None]
+        gain = gain * (var + EPSILON).rsqrt()
+        shift = shift - mean * gain
+        return torch.addcmul(
+            shift[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype)
+        )
+
+
+class ColourConv(nn.Conv2d):
+    """The last convolution: of its many outputs only the three that are used are computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes (N, C, H, W) to (N, 3, H, W)."""
+        bias = None if self.bias is None else self.bias[:3]
+        return F.conv2d(x, self.weight[:3], bias, padding=1)
+
+
+def _make_published(config: BigGANConfig) -> Any:
+    package = _import_package()
+    return package.BigGAN(
+        package.BigGANConfig(
+            output_dim=config.image_size,
+            z_dim=config.noise_dim,
+            class_embed_dim=config.noise_dim,
+            channel_width=config.channel_width,
+            num_classes=config.num_classes,
+            layers=list(config.layers),
+            attention_layer_position=config.attention_at,
+            eps=EPSILON,
+            n_stats=config.num_statistics,
+        )
+    )
+
+
+def _import_package() -> ModuleType:
+    """Imports the package when a BigGAN is made: it brings boto3, which takes its time."""
+    return importlib.import_module("pytorch_pretrained_biggan")
+
+
+def _replace_parts(generator: nn.Module, channel_width: int) -> None:
+    """Puts our normalisation and last convolution in the place of the published ones."""
+    for block in generator.modules():
+        for name, part in list(block.named_children()):
+            if hasattr(part, "running_means") and not isinstance(part, StatisticsNorm):
+                setattr(block, name, StatisticsNorm(part))
+            elif isinstance(part, nn.ReLU):
+                part.inplace = True  # what comes in is always a normalisation's fresh result
+    last = ColourConv(channel_width, channel_width, 3, padding=1)
+    generator.conv_to_rgb = nn.utils.spectral_norm(last, eps=EPSILON)
+
+
+def _fold_part(part: Any) -> nn.Module:
+    """Returns the layer with the spectral norm in its weight, whose memory it takes."""
+    weight, with_bias = part.weight_orig.data, part.bias is not None
+    weight.div_(part.weight_u @ (weight.flatten(1) @ part.weight_v))
+    plain: nn.Linear | nn.Conv2d
+    if isinstance(part, nn.Linear):
+        plain = nn.Linear(part.in_features, part.out_features, with_bias, device="meta")
+    else:
+        sizes = (part.in_channels, part.out_channels, part.kernel_size)
+        plain = type(part)(*sizes, padding=part.padding, bias=with_bias, device="meta")
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    plain.bias = part.bias
+    return plain.eval()

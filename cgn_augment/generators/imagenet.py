@@ -1,0 +1,295 @@
+"""The CGN for ImageNet: three BigGAN generators, and a U2-Net that turns one's images into masks.
+
+Paper, section 3.2. The fourth BigGAN of the published code, which gives the training its targets,
+is not part of this network: it is not needed to draw from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.generators.biggan import BigGAN
+from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.generators.layout import put_channels_last
+from cgn_augment.generators.small import MASK_MAX, MASK_MIN
+from cgn_augment.generators.truncation import TruncationLookup, find_rows
+from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
+from cgn_augment.types import require_factor
+
+NOISE_LIMIT = 2.0
+"""Noise is cut off at this many standard deviations, before it is multiplied by the truncation."""
+
+
+class ImageNetCGN(nn.Module):
+    """Three mechanisms that draw a mask, a foreground and a background of 128, 256 or 512 pixels.
+
+    Args:
+        biggan: sizes of the three generators, as a `BigGANConfig` or its arguments; those of the
+            published 256-pixel network by default.
+        unet_width: see `U2Net`.
+        truncation: in (0, 1]; scales the noise and decides the batch statistics. Less of it draws
+            images that are more typical and less diverse. The published CGN is trained at 1.
+        truncation_lookup: "exact", or "published" for the rows of statistics that the published
+            code reads; see `find_rows`. At truncations 0.5 and 1 they are the same.
+        folded: whether the weights were folded before they were saved (see `freeze`).
+
+    Raises:
+        ArgumentError: sizes that fit no network, a truncation outside (0, 1], an unknown lookup.
+        ArgumentTypeError: `biggan` is neither a config nor a mapping.
+
+    Attributes:
+        shared_noise: True; one noise vector goes to all three mechanisms, as in the paper.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import ImageNetCGN
+        >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
+        >>> sizes = dict(num_classes=5, noise_dim=8, channel_width=4, layers=layers, attention_at=2)
+        >>> cgn = ImageNetCGN(sizes, unet_width=4, truncation=0.5).freeze()
+        >>> noise = cgn.draw_noise(2, torch.Generator().manual_seed(0))
+        >>> cgn.shape(noise, torch.tensor([0, 4])).shape
+        torch.Size([2, 1, 32, 32])
+    """
+
+    architecture = "imagenet"
+    shared_noise = True
+
+    def __init__(
+        self,
+        biggan: BigGANConfig | Mapping[str, Any] | None = None,
+        *,
+        unet_width: int = 64,
+        truncation: float = 1.0,
+        truncation_lookup: TruncationLookup = "exact",
+        folded: bool = False,
+    ) -> None:
+        super().__init__()
+        self.biggan = _make_config(biggan)
+        if self.biggan.image_size < LEAST_SIZE:
+            raise ArgumentError(
+                f"the layers make images of {self.biggan.image_size} pixels, and U2-Net needs "
+                f"{LEAST_SIZE} or more: let more blocks double the size"
+            )
+        self.num_classes, self.image_size = self.biggan.num_classes, self.biggan.image_size
+        self.noise_dim = self.biggan.noise_dim
+        self.truncation_lookup: TruncationLookup = truncation_lookup
+        self.set_truncation(truncation)
+        self.f_shape = BigGAN(self.biggan)
+        # Without memory, that is for weights to be loaded, a copy is made faster than a new one.
+        without = self.f_shape.embeddings.weight.is_meta
+        self.f_text = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
+        self.f_bg = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
+        self.u2net = U2Net(unet_width).eval().requires_grad_(False)
+        self._folded = False
+        self._hash: str | None = None
+        if folded:
+            self._fold()
+
+    @classmethod
+    def of_parts(
+        cls, shape: BigGAN, texture: BigGAN, background: BigGAN, u2net: U2Net, **settings: Any
+    ) -> Self:
+        """Makes a CGN of three generators of the same sizes and a U2-Net, copying none of them.
+
+        Args:
+            shape: becomes the shape mechanism; likewise `texture` and `background`.
+            texture: another generator.
+            background: another generator.
+            u2net: finds the masks.
+            settings: `truncation` and `truncation_lookup`, as for the class.
+
+        Raises:
+            ArgumentError: the generators differ in size.
+        """
+        if not shape.config == texture.config == background.config:
+            raise ArgumentError("the three generators must have the same sizes")
+        with torch.device("meta"):  # its own weights are replaced at once
+            cgn = cls(shape.config, unet_width=u2net.width, **settings)
+        cgn.f_shape, cgn.f_text, cgn.f_bg = shape, texture, background
+        cgn.u2net = u2net.eval().requires_grad_(False)
+        return cgn
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this network again."""
+        return {
+            "biggan": asdict(self.biggan),
+            "unet_width": self.u2net.width,
+            "truncation": self.truncation,
+            "truncation_lookup": self.truncation_lookup,
+            "folded": self._folded,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.f_shape.embeddings.weight.device
+
+    @property
+    def frozen(self) -> bool:
+        """Whether `freeze` was called."""
+        return self._hash is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights and truncation.
+
+        The weights' part is taken once the network is frozen, before they are folded: so it is the
+        same on every machine.
+        """
+        weights = self._hash or hash_weights(self)
+        if (self.truncation, self.truncation_lookup) == (1.0, "exact"):
+            return weights
+        return f"{weights}-{self.truncation_lookup}-{self.truncation}"
+
+    def set_truncation(self, truncation: float, lookup: TruncationLookup | None = None) -> None:
+        """Changes the truncation, and how its statistics are looked up if `lookup` is given.
+
+        Raises:
+            ArgumentError: a truncation outside (0, 1], or an unknown lookup.
+        """
+        lookup = self.truncation_lookup if lookup is None else lookup
+        find_rows(truncation, self.biggan.num_statistics, lookup)
+        self.truncation, self.truncation_lookup = float(truncation), lookup
+
+    def freeze(self, *, fold: bool = True) -> Self:
+        """Makes this a network to draw from: eval mode for good, no gradients.
+
+        Args:
+            fold: put spectral norms and the batch statistics of U2-Net into the weights, in place,
+                rather than apply them at every call, and lay the weights channels last. Images
+                differ by rounding alone. A folded network cannot be trained further; `save_cgn`
+                writes it as it is, and the file has another fingerprint.
+        """
+        self._hash = self._hash or hash_weights(self)
+        self.eval().requires_grad_(False)
+        if fold:
+            self._fold()
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode, unless the network is frozen; U2-Net always stays in eval mode.
+
+        So do the three generators, whose statistics are given.
+        """
+        super().train(mode and not self.frozen)
+        self.u2net.eval()
+        return self
+
+    def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draws normal noise, cut off at ±2, times the truncation.
+
+        It is drawn on the CPU, from `generator` alone and without rejection, so that it is the same
+        on every device.
+
+        Returns:
+            (num, noise_dim) float32 on the device of the weights.
+        """
+        uniform = torch.rand(num, self.noise_dim, generator=generator, dtype=torch.float64)
+        inside = math.erf(NOISE_LIMIT / math.sqrt(2))  # of the probability
+        noise = math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))
+        noise = noise.clamp(-NOISE_LIMIT, NOISE_LIMIT).float() * self.truncation
+        return noise.to(self.device, non_blocking=True)
+
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the shape mechanism and U2-Net.
+
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) int64 classes.
+
+        Returns:
+            (N, 1, H, W) float32 mask in [1e-4, 0.9999]; 1 is object.
+
+        Raises:
+            ArgumentError: noise or classes of another shape, or a class that there is not.
+            ArgumentTypeError: classes that are not integers.
+        """
+        return self.mask(self.premask(noise, y))
+
+    def premask(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the shape mechanism without U2-Net; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, H, W) float32 image in [-1, 1].
+        """
+        return self._draw(self.f_shape, self.f_shape.condition(noise, y))
+
+    def mask(self, images: Tensor) -> Tensor:
+        """Finds the object of images (N, 3, H, W) in [-1, 1] with U2-Net; returns as `shape`."""
+        found: Tensor = self.u2net(images.to(self.f_shape.embeddings.weight.dtype))
+        return found.float().clamp(MASK_MIN, MASK_MAX).contiguous()
+
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the texture mechanism alone; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, H, W) float32 foreground in [-1, 1].
+        """
+        return self._draw(self.f_text, self.f_text.condition(noise, y))
+
+    def background(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the background mechanism alone; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, H, W) float32 background in [-1, 1].
+        """
+        return self._draw(self.f_bg, self.f_bg.condition(noise, y))
+
+    def mix(self, factor: str, noise: Tensor, first: Tensor, second: Tensor, w: Tensor) -> Tensor:
+        """Runs the mechanism of a factor between two classes.
+
+        Args:
+            factor: shape, texture or background.
+            noise: (N, noise_dim) float32.
+            first: (N,) int64 classes.
+            second: (N,) int64 classes.
+            w: (N,) float32 weights of the second class's embedding in [0, 1].
+
+        Returns:
+            What the mechanism returns; exactly that of `first` at 0 and of `second` at 1.
+
+        Raises:
+            ArgumentError: there is no such factor; otherwise as for `shape`.
+            ArgumentTypeError: classes that are not integers.
+        """
+        require_factor(factor)
+        biggan = {"shape": self.f_shape, "texture": self.f_text, "background": self.f_bg}[factor]
+        ends = biggan.condition(noise, first), biggan.condition(noise, second)
+        images = self._draw(biggan, torch.lerp(*ends, w[:, None].to(ends[0])))
+        return self.mask(images) if factor == "shape" else images
+
+    def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns textures as they are: this CGN's are whole images and not moved around."""
+        return images
+
+    def _draw(self, biggan: BigGAN, condition: Tensor) -> Tensor:
+        return biggan.draw(condition, self.truncation, self.truncation_lookup).contiguous()
+
+    def _fold(self) -> None:
+        if self._folded:
+            return
+        for biggan in (self.f_shape, self.f_text, self.f_bg):
+            biggan.fold()
+        for part in self.u2net.modules():
+            if isinstance(part, ConvNormReLU):
+                part.fold()
+        put_channels_last(self)
+        self._folded = True
+
+
+def _make_config(biggan: BigGANConfig | Mapping[str, Any] | None) -> BigGANConfig:
+    if biggan is None or isinstance(biggan, BigGANConfig):
+        return biggan or BigGANConfig()
+    if not isinstance(biggan, Mapping):
+        raise ArgumentTypeError(f"biggan must be a BigGANConfig or its arguments, got {biggan!r}")
+    return BigGANConfig(**biggan)

@@ -1,0 +1,71 @@
+"""Which of BigGAN's batch statistics belong to a truncation."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+from cgn_augment.errors import ArgumentError
+
+TruncationLookup = Literal["exact", "published"]
+
+
+class StatisticsRows(NamedTuple):
+    """Which batch statistics belong to a truncation.
+
+    Attributes:
+        lower: a row.
+        upper: the next row, or the same.
+        fraction: weight of `upper`; `lower` has the rest.
+    """
+
+    lower: int
+    upper: int
+    fraction: float
+
+
+def find_rows(
+    truncation: float, num_rows: int = 51, lookup: TruncationLookup = "exact"
+) -> StatisticsRows:
+    """Says which rows of the batch statistics belong to a truncation.
+
+    Args:
+        truncation: in (0, 1].
+        num_rows: row i is of truncation i / (num_rows − 1).
+        lookup: "exact" reads the row of a truncation on the grid, and otherwise gives the nearer
+            row the larger weight. "published" does what `pytorch-pretrained-biggan` does: the
+            weights of the two rows are swapped, and where the division is a rounding error off the
+            grid (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) a neighbour is read.
+
+    Raises:
+        ArgumentError: a truncation outside (0, 1], or an unknown lookup.
+
+    Example:
+        >>> from cgn_augment.generators.truncation import find_rows
+        >>> find_rows(0.14)
+        StatisticsRows(lower=7, upper=7, fraction=0.0)
+        >>> find_rows(0.14, lookup="published").upper
+        8
+    """
+    check_truncation(truncation)
+    if lookup not in get_args(TruncationLookup):
+        raise ArgumentError(f"truncation_lookup must be exact or published, got {lookup!r}")
+    if lookup == "published":
+        fraction, whole = math.modf(truncation / (1.0 / (num_rows - 1)))
+        lower = int(whole)
+        return StatisticsRows(lower, lower + 1, 1 - fraction) if fraction else _one_row(lower)
+    position = truncation * (num_rows - 1)
+    if abs(position - round(position)) < 1e-9 * num_rows:
+        return _one_row(round(position))
+    lower = math.floor(position)
+    return StatisticsRows(lower, lower + 1, position - lower)
+
+
+def check_truncation(truncation: float) -> None:
+    """Raises `ArgumentError` unless the truncation is in (0, 1]."""
+    if isinstance(truncation, bool) or not 0 < truncation <= 1:
+        raise ArgumentError(f"truncation must be above 0 and at most 1, got {truncation!r}")
+
+
+def _one_row(row: int) -> StatisticsRows:
+    return StatisticsRows(row, row, 0.0)

@@ -1,0 +1,498 @@
+"""The ImageNet CGN and its checkpoints, at reduced size."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tiny_cgn
+from imagenet_helpers import (
+    REDUCED,
+    State,
+    make_reduced_biggan,
+    make_reduced_cgn,
+)
+from safetensors.torch import save_file
+from torch import nn
+
+from cgn_augment import (
+    BankSource,
+    BigGANConfig,
+    FreshSource,
+    ImageNetCGN,
+    Mechanisms,
+    SmallCGN,
+    load_cgn,
+    read_metadata,
+    save_cgn,
+)
+from cgn_augment.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    CheckpointNotFoundError,
+)
+from cgn_augment.functional import compose
+from cgn_augment.generators import U2Net, load_biggan, load_u2net, start_imagenet_cgn, state_dicts
+from cgn_augment.generators.state_dicts import FORMAT
+
+FACTORS = ("shape", "texture", "background")
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def reduced() -> ImageNetCGN:
+    """A frozen and folded CGN of 32 pixels and six classes."""
+    return make_reduced_cgn().freeze()
+
+
+def draw(cgn: ImageNetCGN | SmallCGN, num: int = 4) -> dict[str, torch.Tensor]:
+    noise = cgn.draw_noise(num, torch.Generator().manual_seed(1))
+    y = torch.arange(num) % cgn.num_classes
+    return {factor: getattr(cgn, factor)(noise, y) for factor in FACTORS}
+
+
+def require_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    for factor in FACTORS:
+        torch.testing.assert_close(first[factor], second[factor], **CLOSE)
+
+
+def published_state(cgn: ImageNetCGN, prefix: str = "") -> State:
+    """What the published code would save: also the fourth BigGAN."""
+    targets = {f"biggan_GT.{k}": v + 1 for k, v in cgn.f_text.state_dict().items()}
+    return {f"{prefix}{k}": v for k, v in {**targets, **cgn.state_dict()}.items()}
+
+
+# The network
+
+
+def test_factors_have_the_documented_form(reduced: ImageNetCGN) -> None:
+    drawn = draw(reduced)
+    assert drawn["shape"].shape == (4, 1, 32, 32)
+    assert drawn["texture"].shape == drawn["background"].shape == (4, 3, 32, 32)
+    assert all(values.dtype == torch.float32 for values in drawn.values())
+    assert all(values.is_contiguous() for values in drawn.values())
+    assert all(values.std() > 0 for values in drawn.values())
+    assert drawn["shape"].min() >= 1e-4
+    assert drawn["shape"].max() <= 0.9999
+    assert drawn["texture"].abs().max() <= 1
+    assert isinstance(reduced, Mechanisms)
+    assert (reduced.image_size, reduced.num_classes, reduced.shared_noise) == (32, 6, True)
+
+
+def test_the_mask_is_u2net_of_the_premask_within_its_bounds() -> None:
+    cgn = make_reduced_cgn().freeze(fold=False)
+    noise, y = cgn.draw_noise(2, torch.Generator()), torch.tensor([1, 2])
+    premask = cgn.premask(noise, y)
+    torch.testing.assert_close(premask, cgn.f_shape(noise, y))
+    torch.testing.assert_close(cgn.shape(noise, y), cgn.u2net(premask).clamp(1e-4, 0.9999))
+    for logit, bound in ((-100, 1e-4), (100, 0.9999)):
+        with torch.no_grad():
+            cgn.u2net.outconv.bias.fill_(logit)
+        assert cgn.shape(noise, y).unique().item() == pytest.approx(bound)
+
+
+def test_each_mechanism_runs_its_own_network_once() -> None:
+    cgn, ran = make_reduced_cgn().freeze(), []
+    for name in ("f_shape", "f_text", "f_bg"):
+        part = getattr(cgn, name).generator
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    cgn.u2net.register_forward_hook(lambda *_: ran.append("u2net"))
+    FreshSource(cgn).sample(3, torch.Generator().manual_seed(0))
+    assert sorted(ran) == ["f_bg", "f_shape", "f_text", "u2net"]
+
+
+def test_a_frozen_cgn_stays_in_eval_without_gradients() -> None:
+    cgn = make_reduced_cgn()
+    assert not cgn.frozen
+    assert cgn.freeze() is cgn
+    assert cgn.frozen
+    nn.ModuleDict({"all of it": cgn}).train()
+    assert not any(part.training for part in cgn.modules())
+    assert not any(p.requires_grad for p in cgn.parameters())
+    before = {name: value.clone() for name, value in cgn.state_dict().items()}
+    assert not any(values.requires_grad for values in draw(cgn).values())
+    assert all(torch.equal(value, before[name]) for name, value in cgn.state_dict().items())
+
+
+def test_folding_changes_rounding_alone_and_lays_weights_channels_last_in_place() -> None:
+    cgn = make_reduced_cgn().freeze(fold=False)
+    expected = draw(cgn)
+    at = cgn.f_bg.generator.layers[0].conv_1.weight_orig.data_ptr()
+    cgn.freeze()
+    require_close(draw(cgn), expected)
+    assert cgn.f_bg.generator.layers[0].conv_1.weight.data_ptr() == at
+    kernels = [part.weight for part in cgn.modules() if isinstance(part, nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
+
+
+def test_a_cgn_in_training_trains_its_mechanisms_and_not_u2net() -> None:
+    cgn = make_reduced_cgn().train()
+    statistics = {name: value.clone() for name, value in cgn.named_buffers()}
+    drawn = draw(cgn)
+    compose(drawn["shape"], drawn["texture"], drawn["background"]).mean().backward()
+    trained = {name.split(".")[0] for name, p in cgn.named_parameters() if p.grad is not None}
+    assert trained == {"f_shape", "f_text", "f_bg"}
+    assert all(torch.equal(value, statistics[name]) for name, value in cgn.named_buffers())
+
+
+def test_noise_is_truncated_and_follows_its_generator_alone(reduced: ImageNetCGN) -> None:
+    before = torch.get_rng_state()
+    noise = reduced.draw_noise(5000, torch.Generator().manual_seed(4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert noise.shape == (5000, 8)
+    assert noise.dtype == torch.float32
+    assert noise.abs().max() <= 2
+    assert noise.abs().max() > 1.99
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    # The standard deviation of a standard normal variable that is cut off at ±2.
+    assert noise.std().item() == pytest.approx(0.8796, abs=0.01)
+    assert torch.equal(noise, reduced.draw_noise(5000, torch.Generator().manual_seed(4)))
+    half = copy.deepcopy(reduced)
+    half.set_truncation(0.5)
+    torch.testing.assert_close(half.draw_noise(5000, torch.Generator().manual_seed(4)), noise / 2)
+
+
+def test_noise_is_drawn_on_the_cpu_for_every_device() -> None:
+    with torch.device("meta"):
+        elsewhere = ImageNetCGN(REDUCED, unet_width=4)
+    generator, on_cpu = (torch.Generator().manual_seed(4) for _ in range(2))
+    assert elsewhere.draw_noise(3, generator).device.type == "meta"
+    make_reduced_cgn().draw_noise(3, on_cpu)
+    assert torch.equal(generator.get_state(), on_cpu.get_state())
+
+
+def test_truncation_decides_the_images_and_the_fingerprint() -> None:
+    cgn = make_reduced_cgn().freeze()
+    noise, y = cgn.draw_noise(1, torch.Generator()), torch.tensor([2])
+    full, weights = cgn.texture(noise, y), cgn.fingerprint
+    assert len(weights) == 12
+    cgn.set_truncation(0.58)
+    exact, of_exact = cgn.texture(noise, y), cgn.fingerprint
+    cgn.set_truncation(0.58, "published")
+    published, of_published = cgn.texture(noise, y), cgn.fingerprint
+    assert not torch.equal(full, exact)
+    assert not torch.equal(exact, published)
+    assert len({weights, of_exact, of_published}) == 3
+    assert all(name.startswith(weights) for name in (of_exact, of_published))
+    cgn.set_truncation(1, "exact")
+    assert cgn.fingerprint == weights
+    with pytest.raises(ArgumentError, match=r"above 0 and at most 1, got 1\.5"):
+        cgn.set_truncation(1.5)
+    assert cgn.truncation == 1
+
+
+def test_the_fingerprint_does_not_depend_on_folding_and_follows_the_weights() -> None:
+    first, again = make_reduced_cgn(), make_reduced_cgn()
+    assert first.fingerprint == again.fingerprint
+    assert first.freeze().fingerprint == again.freeze(fold=False).fingerprint
+    other = make_reduced_cgn()
+    with torch.no_grad():
+        other.u2net.outconv.bias += 1e-3
+    assert other.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("make", [make_reduced_cgn, make_tiny_cgn])
+@pytest.mark.parametrize("factor", FACTORS)
+def test_a_mix_has_the_two_classes_at_its_ends(
+    factor: str, make: Callable[[], ImageNetCGN | SmallCGN]
+) -> None:
+    cgn = make().freeze()
+    noise = cgn.draw_noise(1, torch.Generator()).expand(3, -1)
+    first, second = torch.full((3,), 2), torch.full((3,), 5)
+    mixed = cgn.mix(factor, noise, first, second, torch.tensor([0.0, 0.5, 1.0]))
+    ends = getattr(cgn, factor)(noise[:2], torch.tensor([2, 5]))
+    torch.testing.assert_close(mixed[[0, 2]], ends)
+    assert (mixed[1] - mixed[0]).abs().max() > 1e-6
+    assert (mixed[1] - mixed[2]).abs().max() > 1e-6
+    with pytest.raises(ArgumentError, match=r"factor must be one of shape, .* got 'colour'"):
+        cgn.mix("colour", noise, first, second, torch.ones(3))
+
+
+def test_textures_stay_where_they_are(reduced: ImageNetCGN) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    assert reduced.shuffle(images, torch.Generator()) is images
+
+
+def test_sources_draw_from_it_with_one_noise_for_all_three(reduced: ImageNetCGN) -> None:
+    sample = FreshSource(reduced).sample(5, torch.Generator().manual_seed(0))
+    assert sample.images.shape == (5, 3, 32, 32)
+    again = FreshSource(reduced, chunk=2).sample(5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sample.images, again.images, **CLOSE)
+    bank = BankSource(reduced, size=6)
+    assert bank.sample(4, torch.Generator()).images.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("noise", "y", "error", "message"),
+    [
+        (torch.zeros(3, 7), torch.arange(3), ArgumentError, r"\(N, 8\), got \(3, 7\)"),
+        (torch.zeros(1, 8), torch.tensor([6]), ArgumentError, "classes of 0 to 5, got 6 to 6"),
+        (torch.zeros(1, 8), torch.ones(1), ArgumentTypeError, "integer classes"),
+    ],
+)
+@pytest.mark.parametrize("factor", [*FACTORS, "premask"])
+def test_noise_and_classes_of_another_form_are_errors(
+    factor: str,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    error: type[Exception],
+    message: str,
+    reduced: ImageNetCGN,
+) -> None:
+    with pytest.raises(error, match=message):
+        getattr(reduced, factor)(noise, y)
+
+
+def test_arguments_that_cannot_be_used_are_errors() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"biggan must be a BigGANConfig .* got 256"):
+        ImageNetCGN(256)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="must be exact or published, got 'near'"):
+        ImageNetCGN(REDUCED, truncation_lookup="near")  # type: ignore[arg-type]
+    layers = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
+    with pytest.raises(ArgumentError, match="images of 16 pixels, and U2-Net needs 32"):
+        ImageNetCGN(BigGANConfig(6, 8, 4, layers, 2))
+    other = make_reduced_biggan(BigGANConfig(7, 8, 4, REDUCED.layers, 4))
+    ours = make_reduced_biggan()
+    with pytest.raises(ArgumentError, match="three generators must have the same sizes"):
+        ImageNetCGN.of_parts(ours, ours, other, U2Net(4))
+
+
+def test_a_cgn_of_bfloat16_returns_float32_factors(reduced: ImageNetCGN) -> None:
+    half = copy.deepcopy(reduced).to(torch.bfloat16)
+    expected = draw(reduced)
+    for factor, values in draw(half).items():
+        assert values.dtype == torch.float32
+        assert 0 < (values - expected[factor]).abs().mean() < 0.05
+
+
+@pytest.mark.gpu
+def test_factors_are_those_of_the_cpu_on_a_gpu() -> None:
+    cgn, other = make_reduced_cgn().freeze(), make_reduced_cgn().freeze().to("cuda")
+    for factor, values in draw(cgn).items():
+        torch.testing.assert_close(draw(other)[factor].cpu(), values, rtol=1e-2, atol=1e-2)
+
+
+# Reading and writing
+
+
+@pytest.mark.parametrize(
+    ("prefix", "legacy", "mapped"),
+    [("", False, False), ("", True, True), ("module.", False, True), ("module.", True, False)],
+)
+def test_a_published_state_dict_is_read_without_its_targets(
+    prefix: str, legacy: bool, mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_dicts, "_MAPPED_FROM", 0 if mapped else 2**40)
+    cgn, path = make_reduced_cgn(), tmp_path / "cgn.pth"
+    torch.save(published_state(cgn, prefix), path, _use_new_zipfile_serialization=not legacy)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = load_cgn(path)
+    assert isinstance(loaded, ImageNetCGN)
+    assert loaded.frozen
+    assert loaded.config == {**cgn.config, "folded": True}
+    assert loaded.fingerprint == cgn.fingerprint
+    assert not [name for name in loaded.state_dict() if "GT" in name]
+    require_close(draw(loaded), draw(cgn.eval()))
+    # Folding writes to the weights, and not to the file that they may be mapped from.
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+    assert read_metadata(path) == {}
+
+
+def test_weights_that_share_memory_in_a_file_are_folded_once_each(tmp_path: Path) -> None:
+    biggan, u2net, path = make_reduced_biggan(), make_reduced_cgn().u2net, tmp_path / "cgn.pth"
+    parts = {name: biggan.state_dict() for name in ("f_shape", "f_text", "f_bg")}
+    parts["u2net"] = u2net.state_dict()
+    torch.save({f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()}, path)
+    loaded = load_cgn(path)
+    noise, y = loaded.draw_noise(2, torch.Generator()), torch.arange(2)
+    expected = biggan(noise, y)
+    for drawn in (loaded.premask, loaded.texture, loaded.background):
+        torch.testing.assert_close(drawn(noise, y), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("fold", [None, True, False])
+def test_a_saved_cgn_comes_back_whole(fold: bool | None, tmp_path: Path) -> None:
+    cgn, path = make_reduced_cgn(truncation=0.6, truncation_lookup="published"), tmp_path / "c"
+    path = path.with_suffix(".safetensors")
+    expected = draw(cgn.eval())
+    if fold is not None:
+        cgn.freeze(fold=fold)
+    save_cgn(cgn, path, recipe="reduced")
+    assert read_metadata(path)["architecture"] == "imagenet"
+    assert json.loads(read_metadata(path)["config"])["folded"] == bool(fold)
+    loaded = load_cgn(path, fold=bool(fold))
+    assert isinstance(loaded, ImageNetCGN)
+    assert loaded.config == {**cgn.config, "folded": bool(fold)}
+    assert (loaded.truncation, loaded.truncation_lookup) == (0.6, "published")
+    states = cgn.state_dict(), loaded.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    require_close(draw(loaded), expected)
+
+
+def test_layers_that_double_at_other_blocks_are_kept_in_the_metadata(tmp_path: Path) -> None:
+    layers = ((True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1))
+    cgn = make_reduced_cgn(BigGANConfig(6, 8, 4, layers, 2))
+    save_cgn(cgn, tmp_path / "cgn.safetensors")
+    loaded = load_cgn(tmp_path / "cgn.safetensors")
+    assert loaded.config["biggan"]["layers"] == layers
+    require_close(draw(loaded), draw(cgn.eval()))
+
+
+def test_truncation_is_chosen_when_loading(tmp_path: Path) -> None:
+    path = tmp_path / "cgn.pth"
+    torch.save(published_state(make_reduced_cgn()), path)
+    loaded = load_cgn(path, truncation=0.5, truncation_lookup="published", fold=False)
+    assert loaded.config["truncation"] == 0.5
+    assert loaded.config["truncation_lookup"] == "published"
+    assert not loaded.config["folded"]
+    with pytest.raises(ArgumentError, match="above 0 and at most 1, got 2"):
+        load_cgn(path, truncation=2)
+    save_cgn(make_tiny_cgn(), tmp_path / "small.safetensors")
+    with pytest.raises(ArgumentError, match="is a small CGN, which has no truncation: leave it"):
+        load_cgn(tmp_path / "small.safetensors", truncation=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "cgn.pth"
+    torch.save(published_state(make_reduced_cgn().to(dtype)), path)
+    loaded = load_cgn(path)
+    assert all(
+        value.dtype in (torch.float32, torch.int64) for value in loaded.state_dict().values()
+    )
+    assert draw(loaded)["shape"].dtype == torch.float32
+
+
+def change(name: str, value: torch.Tensor) -> Callable[[State], State]:
+    return lambda state: {**state, name: value}
+
+
+def without(prefix: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if not k.startswith(prefix)}
+
+
+BAD_STATES: dict[str, tuple[Callable[[State], State], str]] = {
+    "no U2-Net": (without("u2net."), r"holds no U2-Net: it lacks side1\.weight; it has \[\]"),
+    "no background": (
+        without("f_bg."),
+        r"is not an ImageNet CGN: 314 names are missing \['f_bg\.embeddings\.weight', .* and 0 ",
+    ),
+    "no attention": (
+        without("f_shape.generator.layers.4."),
+        "holds no BigGAN-deep generator: it lacks",
+    ),
+    "more than it should": (
+        change("f_text.discriminator", torch.zeros(2)),
+        r"0 names are missing \[\] and 1 are unknown \['f_text\.discriminator'\]",
+    ),
+    "another width of one": (
+        change("f_bg.generator.bn.bias", torch.zeros(7)),
+        r"1 tensors have another shape .* f_bg\.generator\.bn\.bias: \(7,\) where \(4,\) is",
+    ),
+    "NaN": (
+        change("f_text.generator.bn.bias", torch.full((4,), torch.nan)),
+        r"f_text\.generator\.bn\.bias holds NaN or infinity; its training diverged",
+    ),
+    "a BigGAN alone": (
+        lambda state: {
+            k.removeprefix("f_text."): v for k, v in state.items() if k.startswith("f_text.")
+        },
+        "is not a small CGN: .* it is a BigGAN alone, .* load_biggan reads it",
+    ),
+    "a U2-Net alone": (
+        lambda state: {
+            k.removeprefix("u2net."): v for k, v in state.items() if k.startswith("u2net.")
+        },
+        "is not a small CGN: .* it is a U2-Net alone, .* load_u2net reads it",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STATES)
+def test_a_state_dict_of_something_else_is_one_clear_error(kind: str, tmp_path: Path) -> None:
+    damage, message = BAD_STATES[kind]
+    path = tmp_path / "bad.pth"
+    torch.save(damage(published_state(make_reduced_cgn())), path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_cgn(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"biggan": {"depth": 3}}', r"describes no ImageNet CGN: .*depth"),
+        ('{"unet_width": 6}', "describes no ImageNet CGN: .*multiple of 4, got 6"),
+        ('{"unet_width": 8}', "is not an ImageNet CGN|tensors have another shape"),
+        ("[4]", r"describes no ImageNet CGN: \[4\]"),
+    ],
+)
+def test_a_config_of_something_else_is_one_clear_error(
+    config: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    metadata = {"format": FORMAT, "architecture": "imagenet", "config": config}
+    save_file(make_reduced_cgn().state_dict(), path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_cgn(path)
+
+
+def test_a_truncated_large_file_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_dicts, "_MAPPED_FROM", 0)
+    path = tmp_path / "cgn.pth"
+    torch.save(published_state(make_reduced_cgn()), path)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(CheckpointError, match="cut off or not a checkpoint: copy it again"):
+        load_cgn(path)
+
+
+# The weights that a training starts from
+
+
+def test_published_biggan_and_u2net_files_start_a_cgn(tmp_path: Path) -> None:
+    biggan, u2net = make_reduced_biggan(), make_reduced_cgn().u2net
+    state = biggan.state_dict()
+    # Early versions of torch saved the normalised weight too.
+    state["generator.gen_z.weight"] = torch.zeros_like(state["generator.gen_z.weight_orig"])
+    torch.save(state, tmp_path / "biggan.bin", _use_new_zipfile_serialization=False)
+    torch.save(u2net.state_dict(), tmp_path / "u2net.pth")
+    read = load_biggan(tmp_path / "biggan.bin")
+    assert read.config == REDUCED
+    assert all(torch.equal(v, state[k]) for k, v in read.state_dict().items())
+    found = load_u2net(tmp_path / "u2net.pth")
+    assert found.width == 4
+    assert not found.training
+    assert not any(p.requires_grad for p in found.parameters())
+
+    cgn = start_imagenet_cgn(tmp_path / "biggan.bin", tmp_path / "u2net.pth", truncation=0.9)
+    assert not cgn.frozen
+    assert cgn.truncation == 0.9
+    noise, y = cgn.draw_noise(2, torch.Generator()), torch.arange(2)
+    torch.testing.assert_close(cgn.premask(noise, y), biggan(noise, y, 0.9))
+    torch.testing.assert_close(cgn.texture(noise, y), cgn.background(noise, y))
+    with torch.no_grad():  # weights of their own
+        cgn.f_text.embeddings.weight.zero_()
+    torch.testing.assert_close(cgn.background(noise, y), biggan(noise, y, 0.9))
+    save_cgn(cgn, tmp_path / "start.safetensors")
+    require_close(draw(load_cgn(tmp_path / "start.safetensors")), draw(cgn))
+
+
+def test_other_files_in_their_place_are_clear_errors(tmp_path: Path) -> None:
+    torch.save(make_reduced_biggan().state_dict(), tmp_path / "biggan.bin")
+    torch.save(make_reduced_cgn().u2net.state_dict(), tmp_path / "u2net.pth")
+    with pytest.raises(CheckpointError, match="holds no BigGAN-deep generator"):
+        load_biggan(tmp_path / "u2net.pth")
+    with pytest.raises(CheckpointError, match=r"holds no U2-Net: it lacks side1\.weight"):
+        load_u2net(tmp_path / "biggan.bin")
+    for load in (load_biggan, load_u2net):
+        with pytest.raises(CheckpointNotFoundError, match="`train-generator fetch-weights` down"):
+            load(tmp_path / "missing")
