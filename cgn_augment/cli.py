@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: looks at generators."""
+"""The command `cgn-augment`: looks at generators, renders and looks at sets of shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from jsonargparse import auto_cli
 
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
+from cgn_augment.shards import commands as shards
 from cgn_augment.visualize import draw_cgn, save_figure
+
+Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
 
 def info(cgn: str) -> None:
@@ -48,17 +51,31 @@ def sheet(cgn: str, out: str, num: int = 10, seed: int = 0, device: str = "cpu")
 
 def main() -> None:
     """Runs the command line."""
-    run_commands("cgn-augment", {"info": info, "sheet": sheet})
+    first = sys.argv[1:3]
+    if first[:1] == ["shards"] and first[1:] not in (["verify"], ["info"]):
+        run_commands("cgn-augment shards", shards.render, sys.argv[2:])
+        return
+    looking = {"verify": shards.verify, "info": shards.info}
+    run_commands("cgn-augment", {"info": info, "sheet": sheet, "shards": looking})
 
 
-def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, Any]]) -> None:
-    """Runs one of several commands; an error that the user can mend is one line and exit code 2."""
+def run_commands(
+    name: str, commands: Commands | Callable[..., Any], arguments: Sequence[str] | None = None
+) -> None:
+    """Runs one of several commands; an error that the user can mend is one line and exit code 2.
+
+    Args:
+        name: of the program.
+        commands: functions by name, whose required arguments have no option's name; or one
+            function, all of whose arguments are options.
+        arguments: of the command line by default.
+    """
     try:
         auto_cli(
             commands,
             prog=name,
-            as_positional=True,
-            args=complete_switches(sys.argv[1:]),
+            as_positional=isinstance(commands, dict),
+            args=complete_switches(sys.argv[1:] if arguments is None else arguments),
             exit_on_error=False,  # which would print the usage of all options before the error
         )
     except ArgumentError as error:

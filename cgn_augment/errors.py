@@ -39,6 +39,14 @@ class DeviceError(CGNError, RuntimeError):
     """Two parts live on different devices, or the device is not there."""
 
 
+class ShardError(CGNError, ValueError):
+    """A set of shards is damaged, is incomplete, or is another one than was asked for."""
+
+
+class ShardWriteError(CGNError, OSError):
+    """A set of shards cannot be written where it was to go."""
+
+
 class StateError(CGNError, ValueError):
     """A saved state belongs to another configuration, or is damaged."""
 

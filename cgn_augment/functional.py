@@ -251,6 +251,9 @@ class Purpose(IntEnum):
     WEIGHTS = 9
     ORDER = 10
     MEASURE = 11
+    SHARD_BLOCK = 12
+    SHARD_ORDER = 13
+    SHARD_SHUFFLE = 14
 
 
 def step_seed(purpose: Purpose, *key: int) -> int:

@@ -23,6 +23,7 @@ LAYERS = (
     ("step",),
     ("dataset",),
     ("visualize",),
+    ("shards",),
     ("cli",),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
