@@ -15,6 +15,7 @@ from cgn_augment.generators import (
 )
 from cgn_augment.interventions import Interventions
 from cgn_augment.mixing import OffAfter, Ramp
+from cgn_augment.shards import ShardConfig, ShardSource, render_shards, verify_shards
 from cgn_augment.sources import BankSource, FreshSource
 from cgn_augment.transforms import MatchReal, match_real
 from cgn_augment.types import (
@@ -41,11 +42,15 @@ __all__ = [
     "OffAfter",
     "Ramp",
     "RealBatch",
+    "ShardConfig",
+    "ShardSource",
     "SmallCGN",
     "Source",
     "bundled_generators",
     "load_cgn",
     "match_real",
     "read_metadata",
+    "render_shards",
     "save_cgn",
+    "verify_shards",
 ]

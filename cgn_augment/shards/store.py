@@ -159,13 +159,12 @@ class Store:
 
     @staticmethod
     def _write_beside(path: Path) -> Iterator[HashingFile]:
-        with ExitStack() as held:  # until after the renaming
-            with replacing(path) as temporary:
-                _hold(held.enter_context(temporary.open("rb")))
-                with temporary.open("wb") as file:
-                    yield HashingFile(file)
-                    file.flush()
-                    os.fsync(file.fileno())  # or the name could reach the disk before the contents
+        with ExitStack() as held, replacing(path) as temporary:
+            _hold(held.enter_context(temporary.open("rb")))  # until after the renaming
+            with temporary.open("wb") as file:
+                yield HashingFile(file)
+                file.flush()
+                os.fsync(file.fileno())  # or the name could reach the disk before the contents
 
 
 def require_set(store: Store, name: str) -> bytes:

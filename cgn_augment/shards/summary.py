@@ -7,12 +7,12 @@ import os
 
 from matplotlib.figure import Figure
 
+from cgn_augment.errors import ShardError
 from cgn_augment.shards.config import config_of, shard_name
 from cgn_augment.shards.encode import decode_picture, image_kind, to_images
 from cgn_augment.shards.manifest import find_complete, read_settings
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.tar import read_samples
-from cgn_augment.errors import ShardError
 from cgn_augment.types import FACTORS
 from cgn_augment.visualize import draw_sheet
 
@@ -45,9 +45,8 @@ def summarize_shards(url: str | os.PathLike[str]) -> dict[str, object]:
         counts = [sum(c) for c in zip(*(r.class_counts[factor] for r in records), strict=True)]
         drawn = [count for count in counts if count]
         if drawn:
-            summary[f"{factor} classes"] = (
-                f"{len(drawn)} of {settings['num_classes']}, {min(drawn)} to {max(drawn)} images each"
-            )
+            kinds = f"{len(drawn)} of {settings['num_classes']}"
+            summary[f"{factor} classes"] = f"{kinds}, {min(drawn)} to {max(drawn)} images each"
     return summary
 
 
