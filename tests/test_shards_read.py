@@ -6,7 +6,6 @@ import json
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -365,12 +364,11 @@ def test_arguments_that_cannot_be_are_errors(
 def test_arguments_of_another_kind_are_errors(shards: Path) -> None:
     with pytest.raises(ArgumentTypeError, match=r"size must be an integer, got 2\.5"):
         ShardSource(shards, size=2.5)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="rank 1 asks .* pass it world_size="):
+    with pytest.raises(ArgumentError, match=r"rank 1 asks .* pass it world_size="):
         ShardSource(shards).seek(0, rank=1)
 
 
 @pytest.fixture(autouse=True)
-def _no_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    yield

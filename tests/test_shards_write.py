@@ -327,7 +327,7 @@ def test_starting_over_is_refused(whole: Path, tiny_cgn: SmallCGN, tmp_path: Pat
     out = tmp_path / "set"
     render(tiny_cgn, out)
     before = contents(out)
-    with pytest.raises(ShardError, match="already holds 5 of the 5 shards .* pass --resume"):
+    with pytest.raises(ShardError, match=r"already holds 5 of the 5 shards .* pass --resume"):
         render(tiny_cgn, out)
     with pytest.raises(ShardError, match=r"holds another set \(seed: 0 there, 3 asked for\)"):
         render(tiny_cgn, out, ShardConfig(num=50, shard_size=12, block_size=8, seed=3), resume=True)
