@@ -44,6 +44,7 @@ import torch
 import webdataset
 from PIL import Image
 from published_layers import use_published_layers
+from torch import Tensor
 from tqdm import tqdm
 
 from cgn_augment import (
@@ -72,6 +73,7 @@ class Kept:
 
     @contextmanager
     def __call__(self, _: int) -> Iterator[Executor]:
+        """Lends the executor."""
         yield self.executor
 
 
@@ -103,26 +105,30 @@ def serve(path: str, rank: int, connection: Connection) -> None:
         kept.executor.shutdown()
 
 
+def run_all(cgn: SmallCGN, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs all three mechanisms, as every pass of the published code does, and crops textures."""
+    size, (shape, texture, background) = cgn.image_size, classes
+    drawn = []
+    noise = torch.randn(1, cgn.noise_dim)
+    for image in (cgn.texture(noise, texture), cgn.background(noise, background)):
+        top, left = torch.randint(size + 1, (2,)).tolist()
+        tiled = image.repeat(1, 1, 2, 2)
+        drawn.append(tiled[:, :, top : top + size, left : left + size])
+    return cgn.shape(torch.randn(1, cgn.noise_dim), shape), drawn[0], drawn[1]
+
+
 @torch.no_grad()
 def write_as_published(cgn: SmallCGN, num: int, folder: Path) -> None:
-    """Draws image by image, all mechanisms for each factor, and writes a png and a row of each."""
+    """Draws image by image, in two passes over the CGN, and writes a png and a row of each."""
     folder.mkdir()
     size = cgn.image_size
     with (folder / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         for number in range(num):
             y = torch.randint(cgn.num_classes, (3, 1))
-            drawn = []
-            for classes in y:
-                noise = torch.randn(1, cgn.noise_dim)
-                textures = [cgn.texture(noise, classes), cgn.background(noise, classes)]
-                top, left = torch.randint(size + 1, (2,)).tolist()
-                crops = [
-                    t.repeat(1, 1, 2, 2)[:, :, top : top + size, left : left + size]
-                    for t in textures
-                ]
-                drawn.append((cgn.shape(noise, classes), *crops))
-            image = compose(drawn[0][0], drawn[1][1], drawn[2][2])
+            mask = run_all(cgn, y[0], y[0], y[0])[0]
+            _, foreground, background = run_all(cgn, *y)
+            image = compose(mask, foreground, background)
             pixels = ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             name = f"{number:06d}.png"
             Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(folder / name)

@@ -362,7 +362,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_half_written(
 def test_a_full_disk_keeps_the_complete_shards(
     whole: Path, tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, room = tmp_path / "set", [60_000]
+    out, room = tmp_path / "set", [150_000]
     write_bytes = write.HashingFile.write
 
     def limited(self: Any, data: bytes) -> int:
