@@ -121,7 +121,6 @@ def run_all(cgn: SmallCGN, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def write_as_published(cgn: SmallCGN, num: int, folder: Path) -> None:
     """Draws image by image, in two passes over the CGN, and writes a png and a row of each."""
     folder.mkdir()
-    size = cgn.image_size
     with (folder / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         for number in range(num):
