@@ -53,9 +53,9 @@ def main() -> None:
     """Runs the command line."""
     first = sys.argv[1:3]
     if first[:1] == ["shards"] and first[1:] not in (["verify"], ["info"]):
-        run_commands("cgn-augment shards", shards.render, sys.argv[2:])
+        run_commands("cgn-augment shards", shards.render, plain_names(sys.argv[2:]))
         return
-    looking = {"verify": shards.verify, "info": shards.info}
+    looking: dict[str, Any] = {"verify": shards.verify, "info": shards.info}
     run_commands("cgn-augment", {"info": info, "sheet": sheet, "shards": looking})
 
 
@@ -88,6 +88,23 @@ def run_commands(
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def plain_names(arguments: Sequence[str]) -> list[str]:
+    """Lets `--world-size` stand for `--world_size`, the only name that jsonargparse takes.
+
+    Example:
+        >>> from cgn_augment.cli import plain_names
+        >>> plain_names(["--world-size=2", "--out", "my-set"])
+        ['--world_size=2', '--out', 'my-set']
+    """
+    plain = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
+        plain.append(argument)
+    return plain
 
 
 def complete_switches(arguments: Sequence[str]) -> list[str]:

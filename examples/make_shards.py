@@ -3,7 +3,7 @@
     python examples/make_shards.py runs/shards --num 20000
 
 The same command goes on after an interruption. On a cluster leave this script aside and start
-`cgn-augment shards` with torchrun, or as the tasks of an array with --rank and --world_size.
+`cgn-augment shards` with torchrun, or as the tasks of an array with --rank and --world-size.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def kill_and_resume(
     a rank at work.
     """
     chance = random.Random(seed)
+    finish(start_ranks(checkpoint, folder / "starting", settings))  # and the server with them
     start = time.monotonic()
     finish(start_ranks(checkpoint, folder / "timing", settings))
     duration = time.monotonic() - start

@@ -81,8 +81,8 @@ def test_the_command_renders_what_the_function_renders(
     checkpoint: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
-    settings = ("--cgn", checkpoint, "--num", "4_0", "--out", out, "--shard_size", 10)
-    settings = (*settings, "--members", "[mask]", "--world_size", 2)
+    settings = ("--cgn", checkpoint, "--num", "4_0", "--out", out, "--shard-size", 10)
+    settings = (*settings, "--members", "[mask]", "--world-size", 2)
     assert run("shards", *settings, "--rank", 1) == 0
     assert "those of others are not yet" in capsys.readouterr().out
     assert run("shards", *settings, "--rank", 0) == 0

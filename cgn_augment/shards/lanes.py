@@ -119,7 +119,8 @@ class ChunkDataset(IterableDataset[Chunk]):
         """Yields the chunks that belong to this worker."""
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
-        plan, lanes = self.plan, {}
+        plan = self.plan
+        lanes: dict[int, Iterator[Sample | str]] = {}
         for number in count(self.start + first, step):
             turn, lane = divmod(number, plan.num_lanes)
             if lane not in lanes:
@@ -155,10 +156,10 @@ def read_shard(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str
             seed = step_seed(Purpose.SHARD_SHUFFLE, plan.seed, number, shard)
             mixed = shuffle(plan.shuffle, initial=plan.shuffle, rng=random.Random(seed))
             samples = mixed(samples)
-        lost = (
-            errors[0] if errors else f"{url} has fewer samples than {length}" for _ in repeat(0)
-        )
-        yield from islice(chain(samples, lost), length)
+        missing = f"{url} has fewer samples than {length}"
+        lost = (errors[0] if errors else missing for _ in repeat(0))
+        slots: Iterator[Sample | str] = chain(samples, lost)
+        yield from islice(slots, length)
 
 
 def decode_chunk(samples: list[Sample | str]) -> Chunk:

@@ -143,12 +143,12 @@ class Store:
 
     def remove_leftovers(self, names: list[str]) -> None:
         """Removes what killed writers of `names` left behind, but nothing that is being written."""
-        if self.is_local:
-            for name in names:
-                path = Path(self._root) / name
-                _remove_unheld(path.parent, f".{path.stem}.")
-        else:
-            _remove_unheld(Path(tempfile.gettempdir()), _SPOOL)
+        if not self.is_local:
+            _remove_unheld(Path(tempfile.gettempdir()), {_SPOOL.strip(".")})
+            return
+        root = Path(self._root)
+        for folder in {(root / name).parent for name in names}:
+            _remove_unheld(folder, {Path(name).stem for name in names})
 
     def leftovers(self) -> list[str]:
         """Returns the temporary files that lie in a local folder."""
@@ -194,10 +194,13 @@ def _hold(file: Any) -> None:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _remove_unheld(folder: Path, prefix: str) -> None:
+def _remove_unheld(folder: Path, stems: set[str]) -> None:
+    """Removes the temporary files of `folder` whose name begins with one of `stems`."""
     if fcntl is None or not folder.is_dir():
         return
-    for path in folder.glob(f"{prefix}*"):
+    for path in folder.glob(".*.*"):
+        if path.name[1:].partition(".")[0] not in stems:
+            continue
         with suppress(OSError), path.open("rb") as file:  # in use, or already gone
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
