@@ -136,7 +136,7 @@ def encode_ahead(
         config: of the set.
         jobs: which blocks of which shards.
         num_encoders: threads or processes that encode.
-        executor: makes these; threads are faster (benchmarks/shards.py).
+        executor: makes these; benchmarks/shards.py compares threads and processes.
     """
     under_way: deque[tuple[int, Future[Future[list[Sample]]]]] = deque()
     with _one_thread() as drawer, executor(num_encoders) as encoders:
