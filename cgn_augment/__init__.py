@@ -26,6 +26,7 @@ from cgn_augment.maskers import (
 )
 from cgn_augment.mixing import OffAfter, Ramp
 from cgn_augment.real_shapes import RealShapeSource
+from cgn_augment.shards import ShardConfig, ShardSource, render_shards, verify_shards
 from cgn_augment.sources import BankSource, FreshSource
 from cgn_augment.transforms import MatchReal, match_real
 from cgn_augment.types import (
@@ -59,6 +60,8 @@ __all__ = [
     "Ramp",
     "RealBatch",
     "RealShapeSource",
+    "ShardConfig",
+    "ShardSource",
     "SmallCGN",
     "Source",
     "UNetMasker",
@@ -68,6 +71,8 @@ __all__ = [
     "load_masker",
     "match_real",
     "read_metadata",
+    "render_shards",
     "save_cgn",
     "save_masker",
+    "verify_shards",
 ]

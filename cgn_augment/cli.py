@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: looks at generators, and draws from them."""
+"""The command `cgn-augment`: looks at generators, draws from them, renders sets of shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from jsonargparse import auto_cli
 from cgn_augment.commands import interpolate, sample
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
+from cgn_augment.shards import commands as shards
 from cgn_augment.visualize import draw_cgn, save_figure
+
+Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
 
 def info(cgn: str) -> None:
@@ -49,23 +52,38 @@ def sheet(cgn: str, out: str, num: int = 10, seed: int = 0, device: str = "cpu")
 
 def main() -> None:
     """Runs the command line."""
-    commands: dict[str, Callable[..., Any] | dict[str, Any]] = {
+    first = sys.argv[1:3]
+    if first[:1] == ["shards"] and first[1:] not in (["verify"], ["info"]):
+        run_commands("cgn-augment shards", shards.render, plain_names(sys.argv[2:]))
+        return
+    looking: dict[str, Any] = {"verify": shards.verify, "info": shards.info}
+    commands: Commands = {
         "info": info,
         "sheet": sheet,
         "sample": sample,
         "interpolate": interpolate,
+        "shards": looking,
     }
     run_commands("cgn-augment", commands)
 
 
-def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, Any]]) -> None:
-    """Runs one of several commands; an error that the user can mend is one line and exit code 2."""
+def run_commands(
+    name: str, commands: Commands | Callable[..., Any], arguments: Sequence[str] | None = None
+) -> None:
+    """Runs one of several commands; an error that the user can mend is one line and exit code 2.
+
+    Args:
+        name: of the program.
+        commands: functions by name, whose required arguments have no option's name; or one
+            function, all of whose arguments are options.
+        arguments: of the command line by default.
+    """
     try:
         auto_cli(
             commands,
             prog=name,
-            as_positional=True,
-            args=complete_switches(sys.argv[1:]),
+            as_positional=isinstance(commands, dict),
+            args=complete_switches(sys.argv[1:] if arguments is None else arguments),
             exit_on_error=False,  # which would print the usage of all options before the error
         )
     except ArgumentError as error:
@@ -78,6 +96,23 @@ def run_commands(name: str, commands: dict[str, Callable[..., Any] | dict[str, A
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def plain_names(arguments: Sequence[str]) -> list[str]:
+    """Lets `--world-size` stand for `--world_size`, the only name that jsonargparse takes.
+
+    Example:
+        >>> from cgn_augment.cli import plain_names
+        >>> plain_names(["--world-size=2", "--out", "my-set"])
+        ['--world_size=2', '--out', 'my-set']
+    """
+    plain = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
+        plain.append(argument)
+    return plain
 
 
 def complete_switches(arguments: Sequence[str]) -> list[str]:

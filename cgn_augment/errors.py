@@ -43,6 +43,14 @@ class MissingPackageError(CGNError, ImportError):
     """An optional package is needed and not installed."""
 
 
+class ShardError(CGNError, ValueError):
+    """A set of shards is damaged, is incomplete, or is another one than was asked for."""
+
+
+class ShardWriteError(CGNError, OSError):
+    """A set of shards cannot be written where it was to go."""
+
+
 class StateError(CGNError, ValueError):
     """A saved state belongs to another configuration, or is damaged."""
 

@@ -188,3 +188,49 @@ def test_a_wrong_argument_is_known_before_anything_is_written(
     refused = run("invariant_mnist.py", "--cgn", checkpoint, *SMALL, "--out", out, *arguments)
     assert str(refused) == f"error: {message}"
     assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def shards(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that the example rendered with two processes."""
+    out = tmp_path_factory.mktemp("shards") / "set"
+    script = str(EXAMPLES / "make_shards.py")
+    settings = ["--cgn", checkpoint, "--num", 64, "--shard-size", 16, "--processes", 2]
+    command = [sys.executable, script, out, *settings]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert done.stdout == f"{out}: 0 problems\n"
+    return out
+
+
+def test_make_shards_goes_on_where_it_was_stopped_and_tells_of_problems(
+    shards: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = shards / "counterfactuals-000001.tar"
+    whole = tar.read_bytes()
+    arguments = (shards, "--cgn", checkpoint, "--num", 64, "--shard-size", 16, "--processes", 1)
+    tar.unlink()
+    assert run("make_shards.py", *arguments) is None
+    assert tar.read_bytes() == whole
+    tar.write_bytes(whole[:-20_000] + bytes(20_000))
+    assert run("make_shards.py", *arguments) == 1
+    assert "counterfactuals-000001.tar: has" in capsys.readouterr().out
+    tar.write_bytes(whole)
+    refused = run("make_shards.py", *arguments[:-4], "--shard-size", 8, "--processes", 1)
+    assert "holds another set (shard_size: 16 there, 8 asked for)" in str(refused)
+
+
+@pytest.mark.parametrize("way", ["stream", "pipeline"])
+# webdataset leaves closing its files to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_both_ways_to_train_from_shards_run(
+    way: str, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--steps", 3, "--num-train", 64, "--num-test", 20)
+    assert run("train_from_shards.py", shards, "--way", way, *small) is None
+    assert f"{way}: test accuracy " in capsys.readouterr().out
+
+
+def test_train_from_shards_refuses_what_is_no_set(tmp_path: Path) -> None:
+    refused = run("train_from_shards.py", tmp_path, "--num-train", 64, "--num-test", 20)
+    assert "has no manifest.json, so it is not a complete set of shards" in str(refused)

@@ -26,6 +26,7 @@ LAYERS = (
     ("dataset",),
     ("visualize", "sampling", "interpolation", "animation"),
     ("commands",),
+    ("shards",),
     ("cli",),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,187 @@
+"""What a set of shards holds, and which image is in which file: pure functions of the settings.
+
+Image i is drawn with the other images of its block: 64 images (`block_size`) with neighbouring
+indices, which get their classes and noise from one generator and go through the network together.
+A block is a function of (seed, number of the block) alone, and it is always drawn whole. The result
+of a network depends in its last digits on how many images go through it at once, so nothing else
+would give the same bytes whatever the ranks, the shards and the interruptions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import Purpose, step_seed
+from cgn_augment.interventions import Interventions
+from cgn_augment.types import FACTORS, Mechanisms
+
+ImageFormat = Literal["png", "jpg", "webp", "npy"]
+Member = Literal["mask", "foreground", "background"]
+
+MEMBERS = get_args(Member)
+MANIFEST, INFO, SETTINGS = "manifest.json", "_info.json", "_settings.json"
+RECORDS = "_records"
+PREFIX = "counterfactuals-"
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """Settings of a set of shards. Two sets with the same settings and CGN are the same bytes.
+
+    Args:
+        num: images.
+        seed: of classes and noise; image i is a function of (seed, i).
+        format: of the images: "png" and "npy" are lossless ("npy" keeps (3, H, W) float32 in
+            [-1, 1], exactly as drawn), "jpg" and "webp" are smaller.
+        quality: of jpg and webp, 1 to 100.
+        label: the factor whose class is the `cls` of a sample.
+        members: what is kept beside each image, of "mask", "foreground" and "background".
+        shard_size: images of a shard; the last may have fewer.
+        block_size: images that go through the network together.
+        interventions: how the classes are drawn; uniformly by default.
+
+    Raises:
+        ArgumentError: a value that cannot be used; the message names it.
+        ArgumentTypeError: a value of another kind.
+
+    Example:
+        >>> from cgn_augment import ShardConfig
+        >>> ShardConfig(num=25_000).num_shards
+        3
+    """
+
+    num: int
+    seed: int = 0
+    format: ImageFormat = "png"
+    quality: int = 95
+    label: Literal["shape", "texture", "background"] = "shape"
+    members: tuple[Member, ...] = ()
+    shard_size: int = 10_000
+    block_size: int = 64
+    interventions: Interventions = field(default_factory=Interventions)
+
+    def __post_init__(self) -> None:
+        least = {"num": 1, "seed": 0, "quality": 1, "shard_size": 1, "block_size": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
+            if value < minimum:
+                raise ArgumentError(f"{name} must be {minimum} or more, got {value}")
+        if self.quality > 100:
+            raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
+        _require_one_of("format", self.format, get_args(ImageFormat))
+        _require_one_of("label", self.label, FACTORS)
+        if isinstance(self.members, str):
+            raise ArgumentTypeError(f"members must be a list of names, got {self.members!r}")
+        for member in self.members:
+            _require_one_of("members", member, MEMBERS)
+        # In one order, so that the same set has the same settings.
+        object.__setattr__(self, "members", tuple(m for m in MEMBERS if m in self.members))
+        if not isinstance(self.interventions, Interventions):
+            raise ArgumentTypeError(f"interventions must be rules, got {self.interventions!r}")
+        if self.interventions.kind != "uniform":
+            raise ArgumentError(
+                "shards are rendered without real batches, whose classes "
+                f"Interventions({self.interventions.kind!r}) would permute: use 'uniform'"
+            )
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the set."""
+        return -(-self.num // self.shard_size)
+
+    def samples_of(self, shard: int) -> range:
+        """Returns the indices of the images in `shard`."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.num))
+
+    def blocks_of(self, shard: int) -> range:
+        """Returns the blocks that hold the images of `shard`; its ends may be parts of blocks."""
+        samples = self.samples_of(shard)
+        return range(samples[0] // self.block_size, samples[-1] // self.block_size + 1)
+
+    def shards_of(self, rank: int, world_size: int) -> range:
+        """Returns the shards that `rank` writes: no two ranks write the same."""
+        return range(rank, self.num_shards, world_size)
+
+    def noise_seed(self, index: int) -> int:
+        """Returns the seed of the generator that image `index` was drawn with, as all its block."""
+        return step_seed(Purpose.SHARD_BLOCK, self.seed, index // self.block_size)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Ends of the names of a sample's files, in the order of the tar."""
+        # A lossy mask would have grey borders, so masks are png at least.
+        masks = "npy" if self.format == "npy" else "png"
+        kinds = {"mask": masks}
+        extra = [f"{member}.{kinds.get(member, self.format)}" for member in self.members]
+        return tuple(sorted([self.format, "cls", "json", *extra]))
+
+    def describe(self, cgn: Mechanisms) -> dict[str, Any]:
+        """Returns all that decides about the bytes of the set, as plain values."""
+        rules = {factor: self.interventions.listed(factor) for factor in FACTORS}
+        return {
+            "num": self.num,
+            "seed": self.seed,
+            "format": self.format,
+            "quality": self.quality if self.format in ("jpg", "webp") else None,
+            "label": self.label,
+            "members": list(self.members),
+            "shard_size": self.shard_size,
+            "block_size": self.block_size,
+            "interventions": {
+                **{factor: None if rule is None else list(rule) for factor, rule in rules.items()},
+                "num_per_shape": self.interventions.num_per_shape,
+                "class_map": repr(self.interventions.class_map),
+            },
+            "cgn": cgn.fingerprint,
+            "image_size": cgn.image_size,
+            "num_classes": cgn.num_classes,
+        }
+
+
+def config_of(settings: dict[str, Any]) -> ShardConfig:
+    """Returns the configuration that `settings` of a set describe, but for its class map."""
+    rules = settings["interventions"]
+    return ShardConfig(
+        num=settings["num"],
+        seed=settings["seed"],
+        format=settings["format"],
+        quality=settings["quality"] or 95,
+        label=settings["label"],
+        members=tuple(settings["members"]),
+        shard_size=settings["shard_size"],
+        block_size=settings["block_size"],
+        interventions=Interventions(
+            **{factor: rules[factor] for factor in FACTORS}, num_per_shape=rules["num_per_shape"]
+        ),
+    )
+
+
+def shard_name(shard: int) -> str:
+    """Returns the name of the file of a shard.
+
+    Example:
+        >>> from cgn_augment.shards.config import shard_name
+        >>> shard_name(7)
+        'counterfactuals-000007.tar'
+    """
+    return f"{PREFIX}{shard:06d}.tar"
+
+
+def record_name(shard: int) -> str:
+    """Returns the name of the file that says what a complete shard holds."""
+    return f"{RECORDS}/{PREFIX}{shard:06d}.json"
+
+
+def sample_key(index: int) -> str:
+    """Returns the key of image `index`: the same length for all, without a dot."""
+    return f"{index:09d}"
+
+
+def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,154 @@
+"""Turns drawn images into the files of samples, and back."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
+from cgn_augment.sources import draw_factors
+from cgn_augment.types import FACTORS, Mechanisms
+
+Sample = dict[str, Any]
+Array = npt.NDArray[Any]
+
+IMAGE_FORMATS = ("png", "jpg", "webp", "npy")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of images as they are kept, on the CPU.
+
+    Attributes:
+        first: index of the first image.
+        classes: (3, N) int64 classes of shape, texture and background.
+        pictures: by suffix such as "jpg" or "mask.png": (N, H, W, 3) or (N, H, W) uint8, and for
+            npy (N, C, H, W) float32.
+    """
+
+    first: int
+    classes: Array
+    pictures: dict[str, Array]
+
+
+@torch.no_grad()
+def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
+    """Draws a block, always whole.
+
+    Args:
+        cgn: a frozen CGN.
+        config: of the set.
+        block: its number.
+    """
+    generator = step_generator(Purpose.SHARD_BLOCK, config.seed, block)
+    rules, size = config.interventions, config.block_size
+    classes = rules.draw(size, cgn.num_classes, generator)
+    factors = draw_factors(cgn, classes, generator, rules.num_per_shape, size)
+    drawn = {"": compose(factors.mask, factors.foreground, factors.background)}
+    drawn |= {member: getattr(factors, member) for member in config.members}
+    pictures = {}
+    for suffix in config.suffixes:
+        member, _, kind = suffix.rpartition(".")
+        if kind in IMAGE_FORMATS:
+            pictures[suffix] = _to_array(drawn[member], kind, is_mask=member == "mask")
+    return Block(block * size, classes.numpy(), pictures)
+
+
+def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Sample]:
+    """Encodes those images of a block whose index is in `indices`.
+
+    Returns:
+        For each image a dict of bytes by suffix, with its key in `__key__` and its classes (not
+        written to the tar) in `__classes__`.
+    """
+    samples = []
+    noise_seed = config.noise_seed(block.first)
+    for place in range(len(block.classes[0])):
+        index = block.first + place
+        if index not in indices:
+            continue
+        classes = dict(zip(FACTORS, block.classes[:, place].tolist(), strict=True))
+        sample: Sample = {
+            "__key__": sample_key(index),
+            "__classes__": classes,
+            "cls": str(classes[config.label]).encode(),
+            "json": json.dumps({**classes, "noise_seed": noise_seed, "index": index}).encode(),
+        }
+        for suffix, arrays in block.pictures.items():
+            kind = suffix.rpartition(".")[2]
+            sample[suffix] = encode_picture(arrays[place], kind, config.quality)
+        samples.append(sample)
+    return samples
+
+
+def encode_picture(array: Array, kind: str, quality: int = 95) -> bytes:
+    """Encodes (H, W, 3) or (H, W) uint8 as png, jpg or webp; any array as npy."""
+    file = io.BytesIO()
+    if kind == "npy":
+        np.save(file, array, allow_pickle=False)
+        return file.getvalue()
+    picture = Image.fromarray(array)
+    if kind == "jpg":
+        # Without subsampling: at 32x32 it would halve the colours' resolution to 16x16.
+        picture.save(file, "JPEG", quality=quality, subsampling=0)
+    elif kind == "webp":
+        picture.save(file, "WEBP", quality=quality)
+    else:
+        picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def decode_picture(data: bytes, kind: str) -> Array:
+    """Decodes what `encode_picture` made.
+
+    Returns:
+        (H, W, 3) or (H, W) uint8; for npy what the file holds.
+
+    Raises:
+        Exception: of Pillow or NumPy, where the bytes are damaged.
+    """
+    if kind == "npy":
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture)
+
+
+def to_images(arrays: list[Array]) -> Tensor:
+    """Returns decoded images as (N, 3, H, W) float32 in [-1, 1]; masks (N, 1, H, W) in [0, 1]."""
+    stacked = np.stack(arrays)
+    if stacked.dtype != np.uint8:
+        return torch.from_numpy(stacked)
+    if stacked.ndim == 3:
+        return torch.from_numpy(stacked)[:, None].float().div_(255)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
+
+
+def image_kind(sample: Sample) -> ImageFormat:
+    """Returns the format of a sample's image.
+
+    Raises:
+        KeyError: it has none.
+    """
+    for kind in IMAGE_FORMATS:
+        if kind in sample:
+            return kind  # type: ignore[return-value]
+    raise KeyError(f"no image of the kinds {', '.join(IMAGE_FORMATS)}")
+
+
+def _to_array(images: Tensor, kind: str, is_mask: bool) -> Array:
+    images = images.float()
+    if kind == "npy":
+        return images.cpu().numpy()
+    scaled = images * 255 if is_mask else (images + 1) * 127.5
+    pixels = scaled.round_().clamp_(0, 255).to(torch.uint8).cpu()
+    return (pixels[:, 0] if is_mask else pixels.permute(0, 2, 3, 1)).contiguous().numpy()

@@ -1,0 +1,199 @@
+"""The order in which a set of shards is read: a function of (seed, rank) alone.
+
+webdataset deals shards out to the workers of a loader, so that the order of the samples depends on
+how many workers there are. Here each rank deals its shards out to a fixed number of lanes, and each
+worker reads some of the lanes; chunk j of the stream comes from lane j modulo their number, whoever
+reads it. A lane goes through its shards in an order of each pass's own, and a shard through
+webdataset's shuffle with a seed of its own, so that any place can be found again without reading
+what comes before it, but for the beginning of one shard.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, count, islice, repeat
+from typing import IO, NamedTuple, cast
+
+import fsspec
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import shuffle
+
+from cgn_augment.functional import Purpose, step_generator, step_seed
+from cgn_augment.shards.encode import Array, Sample, decode_picture, image_kind
+from cgn_augment.shards.tar import read_samples
+from cgn_augment.types import FACTORS
+
+MAX_LANES = 16
+
+
+class Shard(NamedTuple):
+    """A file of samples.
+
+    Attributes:
+        url: its path or URL.
+        length: samples that are read of it.
+    """
+
+    url: str
+    length: int
+
+
+class Chunk(NamedTuple):
+    """Decoded samples that were read together.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, or (N, 3, H, W) float32 of npy files.
+        classes: (3, N) int64 classes of shape, texture and background.
+        skipped: what was wrong with each of the samples that are missing here.
+    """
+
+    images: Tensor
+    classes: Tensor
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """What a rank reads, and in which order.
+
+    Attributes:
+        shards: all shards of the set.
+        seed: of the order.
+        rank: which of `world_size` processes reads.
+        world_size: how many processes there are.
+        chunk: samples of a chunk.
+        shuffle: samples that a shard is shuffled over; 0 reads everything in its order.
+        shapes: classes of the shape to keep to, or None.
+    """
+
+    shards: tuple[Shard, ...]
+    seed: int
+    rank: int
+    world_size: int
+    chunk: int
+    shuffle: int
+    shapes: frozenset[int] | None = None
+
+    @property
+    def num_lanes(self) -> int:
+        """Lanes of a rank: a power of two, so that 2, 4 or 8 workers get equally many."""
+        most = min(MAX_LANES, len(self.shards) // self.world_size)
+        return 1 << max(0, most.bit_length() - 1)
+
+    def shards_of(self, lane: int, number: int) -> list[int]:
+        """Returns the shards of a lane in the pass `number` over the set, in reading order."""
+        order = list(range(len(self.shards)))
+        if self.shuffle:
+            generator = step_generator(Purpose.SHARD_ORDER, self.seed, number)
+            order = torch.randperm(len(order), generator=generator).tolist()
+        return order[self.rank :: self.world_size][lane :: self.num_lanes]
+
+    def locate(self, lane: int, place: int) -> tuple[int, int, int]:
+        """Finds a sample of a lane.
+
+        Returns:
+            The pass, how many shards of it come before, and how many samples of the next.
+        """
+        for number in count():
+            for position, shard in enumerate(self.shards_of(lane, number)):
+                if place < self.shards[shard].length:
+                    return number, position, place
+                place -= self.shards[shard].length
+        raise AssertionError  # pragma: no cover - count() has no end
+
+
+class ChunkDataset(IterableDataset[Chunk]):
+    """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes."""
+
+    def __init__(self, plan: ReadPlan, start: int) -> None:
+        super().__init__()
+        self.plan, self.start = plan, start
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yields the chunks that belong to this worker."""
+        info = get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        plan = self.plan
+        lanes: dict[int, Iterator[Sample | str]] = {}
+        for number in count(self.start + first, step):
+            turn, lane = divmod(number, plan.num_lanes)
+            if lane not in lanes:
+                lanes[lane] = read_lane(plan, lane, turn * plan.chunk)
+            yield decode_chunk(list(islice(lanes[lane], plan.chunk)))
+
+
+def read_lane(plan: ReadPlan, lane: int, place: int) -> Iterator[Sample | str]:
+    """Yields the samples of a lane from `place` on, or for a sample that is lost what is wrong."""
+    number, position, offset = plan.locate(lane, place)
+    while True:
+        for shard in plan.shards_of(lane, number)[position:]:
+            yield from islice(read_shard(plan, shard, number), offset, None)
+            offset = 0
+        number, position = number + 1, 0
+
+
+def read_shard(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str]:
+    """Yields exactly as many samples of a shard as it should have, in the order of the pass."""
+    url, length = plan.shards[shard]
+    errors: list[str] = []
+
+    def stop(error: Exception) -> bool:
+        errors.append(f"{url} cannot be read further: {type(error).__name__}: {error}")
+        return False
+
+    with _open(url) as file:
+        samples: Iterator[Sample] = read_samples(file, url, stop)
+        if plan.shapes is not None:
+            shapes = plan.shapes
+            samples = (sample for sample in samples if _shape(sample) in shapes)
+        if plan.shuffle:
+            seed = step_seed(Purpose.SHARD_SHUFFLE, plan.seed, number, shard)
+            mixed = shuffle(plan.shuffle, initial=plan.shuffle, rng=random.Random(seed))
+            samples = mixed(samples)
+        missing = f"{url} has fewer samples than {length}"
+        lost = (errors[0] if errors else missing for _ in repeat(0))
+        slots: Iterator[Sample | str] = chain(samples, lost)
+        yield from islice(slots, length)
+
+
+def decode_chunk(samples: list[Sample | str]) -> Chunk:
+    """Decodes samples; those that cannot be decoded are left out and told of."""
+    images: list[Array] = []
+    classes: list[list[int]] = []
+    skipped = [sample for sample in samples if isinstance(sample, str)]
+    for sample in samples:
+        if isinstance(sample, str):
+            continue
+        try:
+            kind = image_kind(sample)
+            found = json.loads(sample["json"])
+            labels = [int(found[factor]) for factor in FACTORS]
+            image = decode_picture(sample[kind], kind)
+            if images and image.shape != images[0].shape:
+                raise ValueError(f"its size is {image.shape}, that of others {images[0].shape}")
+        except Exception as error:  # damaged bytes make Pillow and NumPy raise anything
+            where = f"{sample.get('__url__')}, sample {sample.get('__key__')}"
+            skipped.append(f"{where}: {type(error).__name__}: {error}")
+            continue
+        images.append(image)
+        classes.append(labels)
+    if not images:
+        return Chunk(torch.zeros(0), torch.zeros(3, 0, dtype=torch.int64), skipped)
+    return Chunk(torch.from_numpy(np.stack(images)), torch.tensor(classes).T, skipped)
+
+
+def _shape(sample: Sample) -> int:
+    try:
+        return int(json.loads(sample["json"])["shape"])
+    except (KeyError, ValueError, TypeError):
+        return -1  # one that is lost is found missing at the shard's end
+
+
+def _open(url: str) -> IO[bytes]:
+    return cast(IO[bytes], fsspec.open(url, "rb").open())

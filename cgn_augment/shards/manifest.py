@@ -1,0 +1,247 @@
+"""The files of a set that are not shards: settings, records of shards, index and manifest.
+
+Nothing here is a secret of one process. The settings are written by whoever comes first, a record
+by the writer of its shard, index and manifest by whoever sees that all records are there; each of
+them is a function of the settings and the records alone, so that it does not matter who it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from cgn_augment.errors import ShardError
+from cgn_augment.shards.config import (
+    INFO,
+    MANIFEST,
+    SETTINGS,
+    ShardConfig,
+    record_name,
+    shard_name,
+)
+from cgn_augment.shards.store import Store, require_set
+from cgn_augment.types import FACTORS
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "cgn_augment_shards/1"
+SPLIT = "train"
+
+ClassCounts = dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a complete shard holds.
+
+    Attributes:
+        name: of its file.
+        first: index of its first image.
+        num_samples: images.
+        num_bytes: size of the file.
+        sha256: of the file, as hexadecimal digits.
+        class_counts: for each factor the images of each class.
+    """
+
+    name: str
+    first: int
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    class_counts: ClassCounts
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of a complete set.
+
+    Attributes:
+        settings: as `ShardConfig.describe` gives them.
+        versions: of the libraries that the set was begun with, and the device.
+        shards: a record of each.
+    """
+
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    shards: tuple[Record, ...]
+
+    @property
+    def class_counts(self) -> ClassCounts:
+        """For each factor the images of each class, over all shards."""
+        return {
+            factor: [sum(column) for column in zip(*rows, strict=True)]
+            for factor in FACTORS
+            for rows in [[record.class_counts[factor] for record in self.shards]]
+        }
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(record.num_bytes for record in self.shards)
+
+
+def find_versions(device: str) -> dict[str, str]:
+    """Returns the versions that decide about the bytes, and the kind of device."""
+    names = ("cgn-augment", "torch", "numpy", "pillow", "webdataset")
+    return {
+        **{name: version(name) for name in names},
+        "python": platform.python_version(),
+        "device": device,
+    }
+
+
+def to_json(value: object) -> bytes:
+    """Returns readable JSON, the same bytes for the same value."""
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def open_set(
+    store: Store, settings: dict[str, Any], versions: dict[str, str], *, resume: bool, own: range
+) -> None:
+    """Writes the settings of a new set, or checks them against those that are there.
+
+    Args:
+        store: where the set goes.
+        settings: what was asked for.
+        versions: of this process.
+        resume: whether to go on with a set that was begun.
+        own: the shards that this process writes.
+
+    Raises:
+        ShardError: there is another set, or one that was begun and `resume` is off.
+        OSError: the place cannot be written.
+    """
+    sizes = store.sizes()
+    if SETTINGS not in sizes:
+        if any(name.endswith(".tar") or name == MANIFEST for name in sizes):
+            raise ShardError(
+                f"{store.url} holds tar files and no {SETTINGS}, so it is not a set that could be "
+                "gone on with: choose another --out"
+            )
+        store.write(SETTINGS, to_json({"settings": settings, "versions": versions}))
+        return
+    found = read_settings(store)
+    differing = [name for name in settings if settings[name] != found["settings"].get(name)]
+    if differing:
+        listed = "; ".join(
+            f"{name}: {found['settings'].get(name)!r} there, {settings[name]!r} asked for"
+            for name in differing
+        )
+        raise ShardError(
+            f"{store.url} holds another set ({listed}): repeat its settings with --resume, or "
+            "choose another --out"
+        )
+    begun = [shard for shard in own if shard_name(shard) in sizes or record_name(shard) in sizes]
+    if begun and not resume:
+        raise ShardError(
+            f"{store.url} already holds {len(begun)} of the {len(own)} shards that this process "
+            "would write: pass --resume to complete the set, or choose another --out"
+        )
+    other = {
+        name: f"{found['versions'].get(name)} then, {value} now"
+        for name, value in versions.items()
+        if found["versions"].get(name) != value
+    }
+    if other:
+        logger.warning("the set was begun with other versions, whose bytes may differ: %s", other)
+
+
+def read_settings(store: Store) -> dict[str, Any]:
+    """Returns the settings and versions that a set was begun with.
+
+    Raises:
+        ShardError: there are none, or they cannot be read.
+    """
+    found = _read_json(store, SETTINGS)
+    if not isinstance(found, dict) or not {"settings", "versions"} <= found.keys():
+        raise ShardError(f"{store.path(SETTINGS)} does not hold the settings of a set")
+    return found
+
+
+def write_record(store: Store, record: Record) -> None:
+    """Says of a shard that it is complete."""
+    shard = record.name.removesuffix(".tar").rpartition("-")[2]
+    store.write(record_name(int(shard)), to_json(asdict(record)))
+
+
+def find_complete(store: Store, config: ShardConfig, shards: range) -> dict[int, Record]:
+    """Returns the records of those `shards` that are complete.
+
+    A shard is complete if it has a record and the size that the record says.
+    """
+    sizes, complete = store.sizes(), {}
+    for shard in shards:
+        if record_name(shard) in sizes and shard_name(shard) in sizes:
+            record = Record(**_read_json(store, record_name(shard)))
+            if record.num_bytes == sizes[shard_name(shard)]:
+                complete[shard] = record
+    return complete
+
+
+def close_set(store: Store, config: ShardConfig) -> Manifest | None:
+    """Writes index and manifest, the manifest last, if every shard is complete.
+
+    Returns:
+        The manifest, or None if other processes have shards to write yet.
+    """
+    complete = find_complete(store, config, range(config.num_shards))
+    if len(complete) < config.num_shards:
+        return None
+    begun = read_settings(store)
+    manifest = Manifest(begun["settings"], begun["versions"], tuple(complete.values()))
+    store.write(INFO, to_json(make_info(manifest)))
+    store.write(
+        MANIFEST,
+        to_json(
+            {
+                "format": FORMAT,
+                "settings": manifest.settings,
+                "versions": manifest.versions,
+                "class_counts": manifest.class_counts,
+                "shards": [asdict(record) for record in manifest.shards],
+            }
+        ),
+    )
+    return manifest
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Returns the manifest of a complete set.
+
+    Raises:
+        ShardError: there is none, or it is of another version, or damaged.
+    """
+    require_set(store, MANIFEST)
+    found = _read_json(store, MANIFEST)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ShardError(f"{store.path(MANIFEST)} is not a manifest of the format {FORMAT!r}")
+    try:
+        records = tuple(Record(**record) for record in found["shards"])
+        return Manifest(found["settings"], found["versions"], records)
+    except (KeyError, TypeError) as error:
+        raise ShardError(f"{store.path(MANIFEST)} is damaged ({error})") from error
+
+
+def make_info(manifest: Manifest) -> dict[str, Any]:
+    """Returns the index of the set in the layout that timm's WebDataset reader takes."""
+    return {
+        "splits": {
+            SPLIT: {
+                "name": SPLIT,
+                "num_samples": sum(record.num_samples for record in manifest.shards),
+                "filenames": [record.name for record in manifest.shards],
+                "shard_lengths": [record.num_samples for record in manifest.shards],
+            }
+        }
+    }
+
+
+def _read_json(store: Store, name: str) -> Any:
+    try:
+        return json.loads(require_set(store, name))
+    except ValueError as error:
+        raise ShardError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error

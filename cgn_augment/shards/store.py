@@ -1,0 +1,206 @@
+"""A folder or an fsspec URL whose files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows: leftovers are not told from files in use
+    fcntl = None  # type: ignore[assignment]
+
+from cgn_augment.errors import ArgumentError, ShardError
+from cgn_augment.files import replacing
+
+_SPOOL = ".cgn-augment-shard."
+
+
+class HashingFile:
+    """A binary file to write to, which counts its bytes and hashes them on their way.
+
+    Attributes:
+        num_bytes: bytes written.
+        sha256: of these bytes, as hexadecimal digits.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        """Writes all of `data`."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.num_bytes += len(data)
+        return len(data)
+
+    @property
+    def sha256(self) -> str:
+        """The hash so far."""
+        return self._digest.hexdigest()
+
+
+class Store:
+    """The files of a set of shards.
+
+    A local file is written under a temporary name in its folder and renamed; to a URL a file is
+    written here first and then put in one go, so that readers never see a part of it.
+
+    Args:
+        url: a folder, or a URL that fsspec knows (`s3://bucket/folder`, `memory://folder`, …).
+
+    Raises:
+        ArgumentError: the URL's protocol is unknown, or needs a package that is not installed.
+
+    Example:
+        >>> from cgn_augment.shards.store import Store
+        >>> store = Store(getfixture("tmp_path"))
+        >>> store.write("note.txt", b"whole")
+        >>> store.read("note.txt"), store.sizes()
+        (b'whole', {'note.txt': 5})
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = os.fspath(url).rstrip("/") or "/"
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise ArgumentError(f"{self.url!r} cannot be used: {error}") from error
+        self.is_local = "file" in _protocols(self._files)
+        self._root = self._root.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def path(self, name: str) -> str:
+        """Returns the path or URL of a file, for others to open."""
+        return f"{self._root if self.is_local else self.url}/{name}"
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the size in bytes of every complete file, by its name below the folder."""
+        if self.is_local:
+            root = Path(self._root)
+            paths = [path for path in root.rglob("*") if not path.name.startswith(".")]
+            sizes = {}
+            for path in paths:
+                with suppress(FileNotFoundError):  # another rank has just renamed it
+                    if path.is_file():
+                        sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+            return sizes
+        self._files.invalidate_cache()
+        try:
+            found = self._files.find(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        skip = len(self._root) + 1
+        return {path[skip:]: int(entry["size"]) for path, entry in found.items()}
+
+    def read(self, name: str) -> bytes:
+        """Returns the contents of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> IO[bytes]:
+        """Opens a file to read from."""
+        if self.is_local:
+            return Path(self.path(name)).open("rb")
+        return cast(IO[bytes], self._files.open(f"{self._root}/{name}", "rb"))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, whole or not at all."""
+        with self.writing(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[HashingFile]:
+        """Gives a file to write to, which gets its name when the block has ended well.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.is_local:
+            path = Path(self._root) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield from self._write_beside(path)
+            return
+        with tempfile.NamedTemporaryFile(prefix=_SPOOL) as spool:
+            _hold(spool)
+            yield HashingFile(cast(IO[bytes], spool))
+            spool.flush()
+            self._files.put_file(spool.name, f"{self._root}/{name}")
+
+    def remove_leftovers(self, names: list[str]) -> None:
+        """Removes what killed writers of `names` left behind, but nothing that is being written."""
+        if not self.is_local:
+            _remove_unheld(Path(tempfile.gettempdir()), {_SPOOL.strip(".")})
+            return
+        root = Path(self._root)
+        for folder in {(root / name).parent for name in names}:
+            _remove_unheld(folder, {Path(name).stem for name in names})
+
+    def leftovers(self) -> list[str]:
+        """Returns the temporary files that lie in a local folder."""
+        if not self.is_local:
+            return []
+        root = Path(self._root)
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob(".*.*"))
+
+    @staticmethod
+    def _write_beside(path: Path) -> Iterator[HashingFile]:
+        with ExitStack() as held, replacing(path) as temporary:
+            _hold(held.enter_context(temporary.open("rb")))  # until after the renaming
+            with temporary.open("wb") as file:
+                yield HashingFile(file)
+                file.flush()
+                os.fsync(file.fileno())  # or the name could reach the disk before the contents
+
+
+def require_set(store: Store, name: str) -> bytes:
+    """Returns a file that every set of shards has.
+
+    Raises:
+        ShardError: there is none, so this is no (complete) set.
+    """
+    try:
+        return store.read(name)
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{store.url} has no {name}, so it is not a complete set of shards: give the folder or "
+            "URL that 'cgn-augment shards' wrote to, or complete the set with --resume"
+        ) from error
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    protocol = files.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _hold(file: Any) -> None:
+    """Marks a temporary file as in use; the mark goes with the process, also when it is killed."""
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks: its leftovers stay
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_unheld(folder: Path, stems: set[str]) -> None:
+    """Removes the temporary files of `folder` whose name begins with one of `stems`."""
+    if fcntl is None or not folder.is_dir():
+        return
+    for path in folder.glob(".*.*"):
+        if path.name[1:].partition(".")[0] not in stems:
+            continue
+        with suppress(OSError), path.open("rb") as file:  # in use, or already gone
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)

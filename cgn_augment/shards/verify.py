@@ -1,0 +1,253 @@
+"""Checks a set of shards: names, counts, checksums, images and labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cgn_augment.errors import ShardError
+from cgn_augment.shards.config import (
+    INFO,
+    MANIFEST,
+    ShardConfig,
+    config_of,
+    record_name,
+    sample_key,
+    shard_name,
+)
+from cgn_augment.shards.encode import IMAGE_FORMATS, Sample, decode_picture
+from cgn_augment.shards.manifest import (
+    Manifest,
+    Record,
+    find_complete,
+    make_info,
+    read_manifest,
+    read_settings,
+    to_json,
+)
+from cgn_augment.shards.store import Store
+from cgn_augment.shards.tar import read_samples
+from cgn_augment.types import FACTORS
+
+_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a set.
+
+    Attributes:
+        name: of the file.
+        what: what is wrong with it.
+        shard: the shard to render again, or None where rendering mends nothing.
+    """
+
+    name: str
+    what: str
+    shard: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}"
+
+
+def verify_shards(
+    url: str | os.PathLike[str], advance: Callable[[int], object] = lambda num: None
+) -> list[Problem]:
+    """Returns all that is wrong with a set of shards; an empty list if nothing is.
+
+    Every file is read whole, hashed against the manifest, and every sample of it decoded.
+
+    Args:
+        url: the folder or URL of the set.
+        advance: called with 1 when a shard was looked at.
+
+    Raises:
+        ShardError: there is no set at all.
+
+    Example:
+        >>> from cgn_augment import ShardConfig, SmallCGN, render_shards, verify_shards
+        >>> folder = getfixture("tmp_path") / "shards"
+        >>> manifest = render_shards(SmallCGN().freeze(), folder, ShardConfig(num=4))
+        >>> verify_shards(folder)
+        []
+        >>> damaged = folder / "counterfactuals-000000.tar"
+        >>> size = damaged.write_bytes(damaged.read_bytes()[:4000])
+        >>> [problem.shard for problem in verify_shards(folder)]
+        [0]
+    """
+    store = Store(url)
+    settings = read_settings(store)["settings"]
+    config, sizes = config_of(settings), store.sizes()
+    problems = [*_check_names(store, config, sizes)]
+    manifest = None
+    if MANIFEST in sizes:
+        manifest = _read_manifest(store, problems)
+    else:
+        problems.append(Problem(MANIFEST, "is missing: not every shard was rendered yet"))
+    if manifest is not None:
+        problems += _check_manifest(store, manifest, settings, config, sizes)
+        records = dict(enumerate(manifest.shards))
+    else:
+        records = find_complete(store, config, range(config.num_shards))
+    for shard in range(config.num_shards):
+        if shard in records and shard_name(shard) in sizes:
+            problems += _check_shard(store, config, settings, shard, records[shard])
+        elif shard_name(shard) in sizes:
+            what = f"has no {record_name(shard)} of its size, so it is not known to be complete"
+            problems.append(Problem(shard_name(shard), what, shard))
+        advance(1)
+    return problems
+
+
+def advice(problems: list[Problem]) -> str:
+    """Returns what to do about the problems of a set, in one or two sentences."""
+    shards = sorted({problem.shard for problem in problems if problem.shard is not None})
+    if not shards:
+        return "no shard needs rendering: the command that wrote the set mends it with --resume"
+    names = " ".join(shard_name(shard) for shard in shards)
+    return (
+        f"to render again: {len(shards)} of the shards ({_ranges(shards)}). Delete what is left of "
+        f"them ({names}) and run the command that wrote the set with --resume"
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Returns numbers as text, neighbours joined: 0-2, 7."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
+
+
+def _check_names(store: Store, config: ShardConfig, sizes: dict[str, int]) -> Iterator[Problem]:
+    expected = {shard_name(shard): shard for shard in range(config.num_shards)}
+    for name, shard in expected.items():
+        if name not in sizes:
+            yield Problem(name, "is missing", shard)
+    for name in sorted(sizes):
+        if name.endswith(".tar") and name not in expected:
+            yield Problem(name, "is no shard of this set: delete it, or a reader may take it in")
+    for name in store.leftovers():
+        yield Problem(name, "was left by a process that was killed: --resume removes it")
+
+
+def _read_manifest(store: Store, problems: list[Problem]) -> Manifest | None:
+    try:
+        return read_manifest(store)
+    except ShardError as error:
+        problems.append(Problem(MANIFEST, str(error)))
+        return None
+
+
+def _check_manifest(
+    store: Store,
+    manifest: Manifest,
+    settings: dict[str, Any],
+    config: ShardConfig,
+    sizes: dict[str, int],
+) -> Iterator[Problem]:
+    names = [record.name for record in manifest.shards]
+    if manifest.settings != settings:
+        yield Problem(MANIFEST, "has other settings than the set")
+    if names != [shard_name(shard) for shard in range(config.num_shards)]:
+        yield Problem(MANIFEST, f"names {len(names)} shards where {config.num_shards} belong")
+    if INFO not in sizes or store.read(INFO) != to_json(make_info(manifest)):
+        yield Problem(INFO, "is missing or does not list what the manifest lists")
+
+
+def _check_shard(
+    store: Store, config: ShardConfig, settings: dict[str, Any], shard: int, record: Record
+) -> Iterator[Problem]:
+    name = shard_name(shard)
+    digest, num_bytes = hashlib.sha256(), 0
+    with store.open(name) as file:
+        while part := file.read(_BYTES):
+            digest.update(part)
+            num_bytes += len(part)
+    if (num_bytes, digest.hexdigest()) != (record.num_bytes, record.sha256):
+        yield Problem(
+            name, f"has {num_bytes} bytes that are not the {record.num_bytes} written", shard
+        )
+    try:
+        with store.open(name) as file:
+            what = _check_samples(read_samples(file, name), config, settings, shard, record)
+    except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
+        what = f"cannot be read to its end ({type(error).__name__}: {error})"
+    if what is not None:
+        yield Problem(name, what, shard)
+
+
+def _check_samples(
+    samples: Iterator[Sample],
+    config: ShardConfig,
+    settings: dict[str, Any],
+    shard: int,
+    record: Record,
+) -> str | None:
+    """Returns the first thing that is wrong with the samples of a shard, or None."""
+    counts = {factor: [0] * settings["num_classes"] for factor in FACTORS}
+    expected = iter(config.samples_of(shard))
+    num = 0
+    for sample in samples:
+        index = next(expected, None)
+        if index is None:
+            return f"has more than {record.num_samples} samples"
+        what = _check_sample(sample, config, settings, index)
+        if what is not None:
+            return f"sample {sample['__key__']} {what}"
+        found = json.loads(sample["json"])
+        for factor in FACTORS:
+            counts[factor][found[factor]] += 1
+        num += 1
+    if num != record.num_samples or num != len(config.samples_of(shard)):
+        return f"has {num} samples where {len(config.samples_of(shard))} belong"
+    return None if counts == record.class_counts else "has other classes than its record counts"
+
+
+def _check_sample(
+    sample: Sample, config: ShardConfig, settings: dict[str, Any], index: int
+) -> str | None:
+    if sample["__key__"] != sample_key(index):
+        return f"lies where {sample_key(index)} belongs"
+    suffixes = tuple(sorted(name for name in sample if not name.startswith("__")))
+    if suffixes != config.suffixes:
+        return f"has the files {suffixes} where {config.suffixes} belong"
+    try:
+        found = json.loads(sample["json"])
+        classes = {factor: int(found[factor]) for factor in FACTORS}
+        label = int(sample["cls"])
+    except (ValueError, KeyError, TypeError) as error:
+        return f"has labels that cannot be read ({error})"
+    if not all(0 <= y < settings["num_classes"] for y in classes.values()):
+        return f"has the classes {classes} of {settings['num_classes']}"
+    if label != classes[config.label]:
+        return f"has the label {label} where its {config.label} is {classes[config.label]}"
+    if (found.get("index"), found.get("noise_seed")) != (index, config.noise_seed(index)):
+        return "has another index or noise seed than its place has"
+    for suffix in suffixes:
+        what = _check_picture(sample[suffix], suffix, settings["image_size"])
+        if what is not None:
+            return what
+    return None
+
+
+def _check_picture(data: bytes, suffix: str, size: int) -> str | None:
+    member, _, kind = suffix.rpartition(".")
+    if kind not in IMAGE_FORMATS:
+        return None
+    try:
+        shape = decode_picture(data, kind).shape
+    except Exception as error:  # Pillow and NumPy raise whatever the bytes make them raise
+        return f"has a {suffix} that cannot be decoded ({type(error).__name__}: {error})"
+    channels = 1 if member == "mask" else 3
+    wanted: tuple[int, ...] = (size, size, 3) if channels == 3 else (size, size)
+    if kind == "npy":
+        wanted = (channels, size, size)
+    return None if shape == wanted else f"has a {suffix} of the size {shape}, not {wanted}"

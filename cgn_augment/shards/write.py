@@ -1,0 +1,233 @@
+"""Renders a set of shards: one process writes the shards of its rank, without asking the others.
+
+A thread draws block after block, others encode what was drawn, and the calling thread writes the
+files in order; a bounded number of blocks is under way, so memory does not grow with the set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import webdataset
+from tqdm import tqdm
+
+from cgn_augment.arguments import find_rank
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, ShardWriteError
+from cgn_augment.shards.config import (
+    INFO,
+    MANIFEST,
+    SETTINGS,
+    ShardConfig,
+    record_name,
+    shard_name,
+)
+from cgn_augment.shards.encode import Sample, draw_block, encode_block
+from cgn_augment.shards.manifest import (
+    Manifest,
+    Record,
+    close_set,
+    find_complete,
+    find_versions,
+    open_set,
+    write_record,
+)
+from cgn_augment.shards.store import HashingFile, Store
+from cgn_augment.types import FACTORS, Mechanisms
+
+Job = tuple[int, int]
+"""A shard and a block of it."""
+
+
+def render_shards(
+    cgn: Mechanisms,
+    out: str | os.PathLike[str],
+    config: ShardConfig,
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    resume: bool = False,
+    num_encoders: int = 1,
+    progress: bool = False,
+) -> Manifest | None:
+    """Writes the shards of this rank, and the manifest if the set is complete then.
+
+    Every rank may be run at any time, together with the others or alone. On a CPU the network runs
+    on one thread, since the number of threads can change the last digits of its results: start one
+    rank per core.
+
+    Args:
+        cgn: a frozen CGN.
+        out: a folder, or a URL that fsspec knows.
+        config: what the set holds.
+        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
+            environment by default.
+        world_size: how many processes there are.
+        resume: goes on with a set of the same settings, leaving complete shards as they are.
+        num_encoders: threads that encode images while the next are drawn.
+        progress: whether to show a bar.
+
+    Returns:
+        The manifest, or None if other ranks have shards to write yet.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+        ArgumentTypeError: `cgn` is not a frozen CGN.
+        ShardError: `out` holds another set, or one that was begun and `resume` is off.
+        ShardWriteError: a file cannot be written. Complete shards stay, and nothing else does.
+
+    Example:
+        >>> from cgn_augment import ShardConfig, SmallCGN, render_shards
+        >>> folder = getfixture("tmp_path") / "shards"
+        >>> config = ShardConfig(num=20, format="jpg", shard_size=10)
+        >>> manifest = render_shards(SmallCGN().freeze(), folder, config)
+        >>> sorted(path.name for path in folder.glob("*.tar"))
+        ['counterfactuals-000000.tar', 'counterfactuals-000001.tar']
+    """
+    if not isinstance(cgn, Mechanisms) or getattr(cgn, "frozen", True) is False:
+        raise ArgumentTypeError(
+            f"shards are rendered by a frozen CGN, such as load_cgn returns, got {type(cgn)}"
+        )
+    if num_encoders < 1:
+        raise ArgumentError(f"num_encoders must be 1 or more, got {num_encoders}")
+    rank, world_size = find_rank(rank, world_size)
+    for factor in FACTORS:
+        config.interventions.choices(factor, cgn.num_classes)
+    own = config.shards_of(rank, world_size)
+    store = Store(out)
+    try:
+        versions = find_versions(str(cgn.device.type))
+        open_set(store, config.describe(cgn), versions, resume=resume, own=own)
+        if resume:
+            store.remove_leftovers(_names(own, with_common=rank == 0))
+        complete = find_complete(store, config, own)
+        missing = [shard for shard in own if shard not in complete]
+        num_left = sum(len(config.samples_of(shard)) for shard in missing)
+        with tqdm(total=num_left, unit="image", desc=f"rank {rank}", disable=not progress) as bar:
+            blocks = encode_ahead(cgn, config, _jobs(config, missing), num_encoders)
+            _write_shards(store, config, cgn.num_classes, missing, blocks, bar.update)
+        return close_set(store, config)
+    except OSError as error:
+        if isinstance(error, ShardWriteError):  # pragma: no cover
+            raise
+        reason = error.strerror or str(error)
+        raise ShardWriteError(
+            f"{store.url} cannot be written ({reason}): complete shards stay; when that is mended, "
+            "the same command with --resume goes on"
+        ) from error
+
+
+def encode_ahead(
+    cgn: Mechanisms,
+    config: ShardConfig,
+    jobs: Iterator[Job],
+    num_encoders: int,
+    executor: Callable[[int], Executor] = ThreadPoolExecutor,
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Yields the encoded samples of each job, in order, and works ahead meanwhile.
+
+    Args:
+        cgn: a frozen CGN.
+        config: of the set.
+        jobs: which blocks of which shards.
+        num_encoders: threads or processes that encode.
+        executor: makes these; benchmarks/shards.py compares threads and processes.
+    """
+    under_way: deque[tuple[int, Future[Future[list[Sample]]]]] = deque()
+    with _one_thread() as drawer, executor(num_encoders) as encoders:
+
+        def draw(job: Job) -> Future[list[Sample]]:
+            shard, number = job
+            block = draw_block(cgn, config, number)
+            return encoders.submit(encode_block, block, config, config.samples_of(shard))
+
+        try:
+            for job in jobs:
+                under_way.append((job[0], drawer.submit(draw, job)))
+                if len(under_way) > 2 * num_encoders + 2:
+                    shard, drawn = under_way.popleft()
+                    yield shard, drawn.result().result()
+            while under_way:
+                shard, drawn = under_way.popleft()
+                yield shard, drawn.result().result()
+        finally:
+            for _, drawn in under_way:
+                drawn.cancel()
+
+
+@contextmanager
+def _one_thread() -> Iterator[Executor]:
+    """Gives a thread in which torch uses one thread of the CPU."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, 1)) as executor:
+            yield executor
+    finally:
+        torch.set_num_threads(before)
+
+
+def _jobs(config: ShardConfig, shards: list[int]) -> Iterator[Job]:
+    for shard in shards:
+        for block in config.blocks_of(shard):
+            yield shard, block
+
+
+def _names(shards: range, *, with_common: bool) -> list[str]:
+    names = [name(shard) for shard in shards for name in (shard_name, record_name)]
+    return [*names, SETTINGS, INFO, MANIFEST] if with_common else names
+
+
+def _write_shards(
+    store: Store,
+    config: ShardConfig,
+    num_classes: int,
+    shards: list[int],
+    blocks: Iterator[tuple[int, list[Sample]]],
+    advance: Callable[[int], object],
+) -> None:
+    try:
+        for shard in shards:
+            with store.writing(shard_name(shard)) as file:
+                counts = _write_shard(file, config, num_classes, shard, blocks, advance)
+            samples = config.samples_of(shard)
+            record = Record(
+                name=shard_name(shard),
+                first=samples[0],
+                num_samples=len(samples),
+                num_bytes=file.num_bytes,
+                sha256=file.sha256,
+                class_counts=counts,
+            )
+            write_record(store, record)
+    finally:
+        blocks.close()  # type: ignore[attr-defined]
+
+
+def _write_shard(
+    file: HashingFile,
+    config: ShardConfig,
+    num_classes: int,
+    shard: int,
+    blocks: Iterator[tuple[int, list[Sample]]],
+    advance: Callable[[int], object],
+) -> dict[str, list[int]]:
+    """Writes the blocks of one shard, and returns how often each class of each factor came."""
+    counts = {factor: [0] * num_classes for factor in FACTORS}
+    # One time, owner and mode for all: the bytes must not tell when and by whom they were written.
+    tar = webdataset.TarWriter(file, encoder=False, mtime=0, user="cgn", group="cgn", mode=0o444)
+    with tar:
+        for _ in config.blocks_of(shard):
+            of_shard, samples = next(blocks)
+            if of_shard != shard:  # pragma: no cover - jobs and shards go in the same order
+                raise RuntimeError(f"a block of shard {of_shard} came for shard {shard}")
+            for sample in samples:
+                for factor, y in sample.pop("__classes__").items():
+                    counts[factor][y] += 1
+                tar.write(sample)
+            advance(len(samples))
+    return counts
