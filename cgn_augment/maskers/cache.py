@@ -32,9 +32,9 @@ class MaskCache:
 
     Example:
         >>> import torch
-        >>> from cgn_augment.maskers.cache import MaskCache
+        >>> from cgn_augment.maskers.cache import MaskCache, round_masks
         >>> cache, images = MaskCache(2**20), torch.rand(4, 3, 8, 8)
-        >>> find = lambda part: part.mean(dim=1, keepdim=True)
+        >>> find = lambda part: round_masks(part.mean(dim=1, keepdim=True))
         >>> first = cache.masks_of(images, torch.arange(4), find)
         >>> torch.equal(cache.masks_of(images, torch.arange(4), lambda part: None), first)
         True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -82,7 +83,7 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
         captions[name] = ["·".join(str(found[f]) for f in FACTORS) for found in labels]
         for suffix in config.suffixes:
             if suffix.count(".") and shard == complete[0]:
-                kind = suffix.rpartition(".")[2]
-                decoded = [decode_picture(sample[suffix], kind) for sample in samples]
+                of_member: Any = suffix.rpartition(".")[2]
+                decoded = [decode_picture(sample[suffix], of_member) for sample in samples]
                 rows[f"its {suffix.partition('.')[0]}s"] = to_images(decoded)
     return draw_sheet(rows, captions, "shape · texture · background")
