@@ -152,16 +152,16 @@ def draw_real_shapes(
     if num < 1:
         raise ArgumentError(f"num must be 1 or more, got {num}")
     real = RealBatch(images, labels, labels)
+    plain = source.with_options(num_per_shape=1, gate=None, cache_masks=False)
     with torch.no_grad():
-        brought = source.bring(images)
-        masks = source.masks_of(brought, real)
+        brought = plain.bring(images)
+        masks = plain.masks_of(brought, real)
     verdicts = source.gate.judge(masks).tolist() if source.gate is not None else [0] * len(masks)
     rows = {"real image": brought, "its mask": masks}
     captions = {
         "real image": [f"class {y}" for y in labels.tolist()],
         "its mask": [VERDICTS[verdict] for verdict in verdicts],
     }
-    plain = source.with_options(num_per_shape=1, gate=None, cache_masks=False)
     for number in range(num):
         made = plain.sample(len(images), step_generator(Purpose.SOURCE, seed, number), real)
         order = made.real.argsort()  # type: ignore[union-attr]

@@ -79,7 +79,7 @@ def test_real_images_are_drawn_above_their_masks_and_counterfactuals(tiny_cgn: S
     for place in (0, 1):
         images[place, :, 4 * place : 4 * place + 12, 8:24] = 1.0
     bank = BankSource(tiny_cgn, size=20)
-    source = RealShapeSource(lambda part: (part[:, :1] > 0).float(), bank)
+    source = RealShapeSource(lambda part: (part[:, :1] > 0).float(), bank, cache_masks=True)
     figure = draw_real_shapes(source, images, torch.tensor([7, 8, 9]), num=2)
     names = [axes.get_ylabel() for axes in figure.axes[::3]]
     assert names == ["real image", "its mask", "counterfactual 1", "counterfactual 2"]

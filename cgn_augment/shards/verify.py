@@ -76,8 +76,8 @@ def verify_shards(
         []
         >>> damaged = folder / "counterfactuals-000000.tar"
         >>> size = damaged.write_bytes(damaged.read_bytes()[:4000])
-        >>> [problem.shard for problem in verify_shards(folder)]
-        [0]
+        >>> {problem.shard for problem in verify_shards(folder)}
+        {0}
     """
     store = Store(url)
     settings = read_settings(store)["settings"]
