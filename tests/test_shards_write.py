@@ -6,9 +6,9 @@ import errno
 import io
 import json
 import os
-import resource
+import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -341,21 +341,27 @@ def test_starting_over_is_refused(whole: Path, tiny_cgn: SmallCGN, tmp_path: Pat
     assert contents(out) == before
 
 
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Files may have 20 kB, as if the disk were full then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+# In a process of its own: the limit is for all that a process writes, pytest's report too.
+ON_A_SMALL_DISK = """
+import resource, sys
+from cgn_augment import ShardConfig, load_cgn, render_shards
+cgn, config = load_cgn(sys.argv[1]), ShardConfig(num=50, shard_size=12, block_size=8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+render_shards(cgn, sys.argv[2], config)
+"""
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_file_that_cannot_grow_leaves_nothing_half_written(
     tiny_cgn: SmallCGN, tmp_path: Path
 ) -> None:
-    with pytest.raises(ShardWriteError, match=r"cannot be written \(File too large\): complete"):
-        render(tiny_cgn, tmp_path / "set")
+    save_cgn(tiny_cgn, tmp_path / "cgn.safetensors")
+    arguments = [str(tmp_path / "cgn.safetensors"), str(tmp_path / "set")]
+    command = [sys.executable, "-c", ON_A_SMALL_DISK, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert "ShardWriteError" in last
+    assert "cannot be written (File too large): complete" in last
     assert set(contents(tmp_path / "set")) == {"_settings.json"}
 
 
