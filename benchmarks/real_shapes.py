@@ -14,16 +14,11 @@ As benchmarks/stream.py: in rounds, each way in turn, ratios within the rounds.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from stream import BATCH, RESULTS, forever, make_dataset, measure, ratio, trainer
+from stream import BATCH, RESULTS, forever, make_dataset, measure, ratio, report, trainer
 from torch.utils.data import DataLoader
 
 from cgn_augment import (
@@ -75,27 +70,10 @@ def main() -> None:
         f"{name} / plain training": ratio(seconds[name], plain)
         for name in ("real shapes training", "cached real shapes training")
     }
-    result = {
-        "what": "seconds per step of 64 images, and ratios within a round",
-        "command": f"python benchmarks/real_shapes.py --rounds {arguments.rounds} "
-        f"--steps {arguments.steps} --cgn {Path(arguments.cgn).name} "
-        f"--masker {Path(arguments.masker).name}",
-        "environment": {
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "threads": torch.get_num_threads(),
-            "processor": platform.machine(),
-            "device": "cpu",
-        },
-        "masker_width": masker.width,
-        "ratios": ratios,
-        "seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()},
-        "seconds_per_step_by_round": seconds,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    for name, value in ratios.items():
-        spread = f"{value['quartile_1']:.3f} to {value['quartile_3']:.3f}"
-        print(f"{name:50} {value['median']:.3f}   (quartiles {spread})")
+    flags = f"--rounds {arguments.rounds} --steps {arguments.steps}"
+    names = f"--cgn {Path(arguments.cgn).name} --masker {Path(arguments.masker).name}"
+    command = f"python benchmarks/real_shapes.py {flags} {names}"
+    report(arguments.out, command, ratios, seconds, masker_width=masker.width)
 
 
 if __name__ == "__main__":

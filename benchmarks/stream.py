@@ -161,6 +161,35 @@ def summarize(seconds: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
+def report(
+    out: Path,
+    command: str,
+    ratios: dict[str, Any],
+    seconds: dict[str, list[float]],
+    **facts: object,
+) -> None:
+    """Writes what was measured as JSON, and prints the ratios."""
+    result = {
+        "what": "seconds per step of 64 images, and ratios within a round",
+        "command": command,
+        "environment": {
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "threads": torch.get_num_threads(),
+            "processor": platform.machine(),
+            "device": "cpu",
+        },
+        **facts,
+        "ratios": ratios,
+        "seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()},
+        "seconds_per_step_by_round": seconds,
+    }
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    for name, value in ratios.items():
+        spread = f"{value['quartile_1']:.3f} to {value['quartile_3']:.3f}"
+        print(f"{name:50} {value['median']:.3f}   (quartiles {spread})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -172,25 +201,9 @@ def main() -> None:
     arguments = parser.parse_args()
     ways = make_ways(load_cgn(arguments.cgn))
     seconds = measure(ways, arguments.rounds, arguments.steps)
-    result = {
-        "what": "seconds per step of 64 images, and ratios within a round",
-        "command": f"python benchmarks/stream.py --rounds {arguments.rounds} "
-        f"--steps {arguments.steps} --cgn {Path(arguments.cgn).name}",
-        "environment": {
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "threads": torch.get_num_threads(),
-            "processor": platform.machine(),
-            "device": "cpu",
-        },
-        "ratios": summarize(seconds),
-        "seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()},
-        "seconds_per_step_by_round": seconds,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    for name, value in result["ratios"].items():
-        spread = f"{value['quartile_1']:.3f} to {value['quartile_3']:.3f}"
-        print(f"{name:50} {value['median']:.3f}   (quartiles {spread})")
+    flags = f"--rounds {arguments.rounds} --steps {arguments.steps}"
+    command = f"python benchmarks/stream.py {flags} --cgn {Path(arguments.cgn).name}"
+    report(arguments.out, command, summarize(seconds), seconds)
 
 
 if __name__ == "__main__":

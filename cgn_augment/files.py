@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
 
 
 @contextmanager
@@ -80,3 +85,35 @@ def _mapping() -> AbstractContextManager[None]:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its kind if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def save_tensors(
+    state: Mapping[str, Tensor],
+    path: Path,
+    header: Mapping[str, str],
+    metadata: Mapping[str, object],
+    what: str,
+) -> None:
+    """Writes tensors as safetensors, whole or not at all.
+
+    Args:
+        state: names and contiguous tensors.
+        path: ends in `.safetensors`.
+        header: what the file itself says of them.
+        metadata: what else is kept as text in the file.
+        what: of the error's message, such as "a CGN".
+
+    Raises:
+        ArgumentError: another suffix, or metadata under a name of the header.
+        OSError: the folder is missing or cannot be written; nothing is left behind.
+    """
+    if path.suffix != ".safetensors":
+        raise ArgumentError(f"{what} is saved as .safetensors, got {path.name!r}")
+    taken = sorted(header.keys() & metadata.keys())
+    if taken:
+        raise ArgumentError(
+            f"metadata must not have the names {taken}, which the file itself uses: take others"
+        )
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    with replacing(path) as temporary:
+        save_file(dict(state), temporary, metadata={**header, **texts})

@@ -28,6 +28,7 @@ from cgn_augment import (
     read_metadata,
     save_cgn,
 )
+from cgn_augment import files as files_module
 from cgn_augment.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -529,7 +530,7 @@ def test_a_write_that_fails_keeps_the_old_file(
     path = tmp_path / "cgn.safetensors"
     save_cgn(make_cgn(), path)
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    monkeypatch.setattr(files_module, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
         save_cgn(make_cgn(1), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["cgn.safetensors"]

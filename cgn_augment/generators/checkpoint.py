@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from cgn_augment.errors import (
     ArgumentError,
@@ -16,7 +15,7 @@ from cgn_augment.errors import (
     CheckpointNotFoundError,
     DeviceError,
 )
-from cgn_augment.files import replacing
+from cgn_augment.files import save_tensors
 from cgn_augment.generators.assembly import CGN, build_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.state_dicts import FORMAT, describe_damage, read_checkpoint
@@ -86,25 +85,14 @@ def save_cgn(cgn: CGN, path: str | os.PathLike[str], **metadata: object) -> None
         ArgumentError: another suffix, or metadata under a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ArgumentError(f"a CGN is saved as .safetensors, got {path.name!r}")
     header = {
         "format": FORMAT,
         "architecture": cgn.architecture,
         "config": json.dumps(cgn.config),
         "value_range": "[-1, 1]",
     }
-    taken = sorted(header.keys() & metadata.keys())
-    if taken:
-        raise ArgumentError(
-            f"metadata must not have the names {taken}, which the file itself uses: take others"
-        )
-    for key, value in metadata.items():
-        header[key] = value if isinstance(value, str) else json.dumps(value)
     state = {name: value.detach().cpu().contiguous() for name, value in cgn.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    save_tensors(state, Path(path), header, metadata, "a CGN")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
-from cgn_augment.files import first_line, replacing
+from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, save_tensors
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.maskers.unet import UNetMasker
 
@@ -88,24 +87,13 @@ def save_masker(masker: UNetMasker, path: str | os.PathLike[str], **metadata: ob
         ArgumentError: another suffix, or metadata under a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ArgumentError(f"a masker is saved as .safetensors, got {path.name!r}")
     header = {"format": FORMAT, "config": json.dumps({"width": masker.width})}
-    taken = sorted(header.keys() & metadata.keys())
-    if taken:
-        raise ArgumentError(
-            f"metadata must not have the names {taken}, which the file itself uses: take others"
-        )
-    for key, value in metadata.items():
-        header[key] = value if isinstance(value, str) else json.dumps(value)
     state = {
         name: value.detach().half().cpu().contiguous()
         for name, value in masker.state_dict().items()
         if value.is_floating_point()
     }
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    save_tensors(state, Path(path), header, metadata, "a masker")
 
 
 def bundled_maskers() -> list[str]:
