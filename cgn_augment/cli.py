@@ -93,8 +93,8 @@ def run_commands(
     except (CGNError, OSError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{name}: interrupted{'; ' if str(stop) else ''}{stop}", file=sys.stderr)
         sys.exit(130)
 
 

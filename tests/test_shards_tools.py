@@ -6,9 +6,12 @@ import hashlib
 import io
 import json
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import fsspec
@@ -31,6 +34,7 @@ THIRD_PARTY = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
 NUM = 40
+Process = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +99,52 @@ def test_the_command_renders_what_the_function_renders(
     assert contents(out) == contents(shards)
 
 
+def start(checkpoint: Path, out: Path, *arguments: object, before: Sequence[str] = ()) -> Process:
+    program = Path(sys.executable).with_name("cgn-augment")
+    command = [*before, program, "shards", "--cgn", checkpoint, "--out", out, *arguments]
+    return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+
+
+def test_torchrun_starts_the_ranks(checkpoint: Path, shards: Path, tmp_path: Path) -> None:
+    torchrun = Path(sys.executable).with_name("torchrun")
+    before = [str(torchrun), "--nproc-per-node", "2", "--no-python", "--"]
+    arguments = ("--num", NUM, "--shard-size", 10, "--members", "[mask]")
+    process = start(checkpoint, tmp_path / "set", *arguments, before=before)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert contents(tmp_path / "set") == contents(shards)
+
+
+def test_ctrl_c_keeps_complete_shards_and_says_how_to_go_on(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out, arguments = tmp_path / "set", ("--num", 4000, "--shard-size", 100, "--format", "jpg")
+    process = start(checkpoint, out, *arguments)
+    while not list(out.glob("*.tar")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "interrupted; the same command with --resume completes the set" in error
+    assert "Traceback" not in error
+    complete = contents(out)
+    assert not (out / "manifest.json").exists()
+    assert sum(name.endswith(".tar") for name in complete) < 40
+    assert run(*("shards", "--cgn", checkpoint, "--out", out, *arguments, "--resume")) == 0
+    assert verify(out) == []
+    assert complete.items() <= contents(out).items()
+
+
 def test_the_command_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("shards", "--num", 5) == 2
     assert "shards needs --cgn, --out: see" in capsys.readouterr().err
     assert run("shards", "--help") == 0
     assert "--resume" in capsys.readouterr().out
     assert run("shards", "verify", "nowhere") == 2
-    assert "nowhere has no _settings.json" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "nowhere has no _settings.json" in error
+    assert "damaged" not in error
 
 
 def test_info_prints_a_summary_and_draws_a_sheet(

@@ -187,7 +187,7 @@ class Trainer:
                 if saves:
                     self._save(stage.optimizers)
                 if stop:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt("the same command with --resume goes on")
                 if (step + 1) % self.sheet_every == 0:
                     self._draw(writer)
         self._position = (number + 1, 0)

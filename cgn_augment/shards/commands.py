@@ -79,16 +79,19 @@ def render(
             shape=shape, texture=texture, background=background, num_per_shape=num_per_shape
         ),
     )
-    manifest = render_shards(
-        load_cgn(cgn, device=device),
-        out,
-        config,
-        rank=rank,
-        world_size=world_size,
-        resume=resume,
-        num_encoders=num_encoders,
-        progress=True,
-    )
+    try:
+        manifest = render_shards(
+            load_cgn(cgn, device=device),
+            out,
+            config,
+            rank=rank,
+            world_size=world_size,
+            resume=resume,
+            num_encoders=num_encoders,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command with --resume completes the set") from None
     if manifest is None:
         print(f"{out}: the shards of this process are complete, those of others are not yet")
     else:

@@ -215,7 +215,6 @@ def read_manifest(store: Store) -> Manifest:
     Raises:
         ShardError: there is none, or it is of another version, or damaged.
     """
-    require_set(store, MANIFEST)
     found = _read_json(store, MANIFEST)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ShardError(f"{store.path(MANIFEST)} is not a manifest of the format {FORMAT!r}")
@@ -241,7 +240,8 @@ def make_info(manifest: Manifest) -> dict[str, Any]:
 
 
 def _read_json(store: Store, name: str) -> Any:
+    text = require_set(store, name)
     try:
-        return json.loads(require_set(store, name))
+        return json.loads(text)
     except ValueError as error:
         raise ShardError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error
