@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
-from cgn_augment.files import first_line, replacing
+from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, save_tensors
 
 FORMAT = "train_generator/judge/1"
 
@@ -27,16 +26,12 @@ def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object])
         metadata: kept as text in the file.
 
     Raises:
-        ArgumentError: another suffix.
+        ArgumentError: another suffix, or metadata named format.
         OSError: the folder cannot be written; nothing is left behind.
     """
-    if path.suffix != ".safetensors":
-        raise ArgumentError(f"a judge is saved as .safetensors, got {path.name!r}")
-    header = {"format": FORMAT, **{key: str(value) for key, value in metadata.items()}}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    save_tensors(state, path, {"format": FORMAT}, metadata, "a judge")
 
 
 def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
