@@ -253,7 +253,6 @@ class Purpose(IntEnum):
     MEASURE = 11
     SAMPLE_CLASSES = 12
     SAMPLE_NOISE = 13
-    SHARD_BLOCK = 14
     SHARD_ORDER = 15
     SHARD_SHUFFLE = 16
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cgn_augment.classes import IMAGENET_CLASSES, best_classes, class_names
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.functional import Purpose, compose, sample_interventions, step_generator
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Factors, Mechanisms
 
@@ -83,13 +83,53 @@ def choose_classes(
         shapes = [y for (y,) in interventions.choices("shape", num_classes) for _ in range(num)]
     else:
         shapes = [-1] * num
-    drawn = []
-    for number, y in enumerate(shapes):
+    drawn = numbered_classes(interventions, num_classes, range(len(shapes)), seed)
+    given = torch.tensor(shapes)
+    drawn[0] = torch.where(given >= 0, given, drawn[0])
+    return drawn[:1].repeat(3, 1) if same else drawn
+
+
+def numbered_classes(
+    interventions: Interventions, num_classes: int, numbers: Sequence[int], seed: int = 0
+) -> Tensor:
+    """Draws classes of images, of which each is a function of its number and the seed alone.
+
+    Args:
+        interventions: uniform ones. With `num_per_shape`, images 0 to num_per_shape - 1 have the
+            shape of image 0, and so on.
+        num_classes: classes of the CGN.
+        numbers: of the images.
+        seed: of the classes.
+
+    Returns:
+        (3, N) int64 classes of shape, texture and background.
+
+    Raises:
+        ArgumentError: other interventions than uniform ones, or a class that the CGN lacks.
+
+    Example:
+        >>> from cgn_augment import Interventions
+        >>> from cgn_augment.sampling import numbered_classes
+        >>> both = numbered_classes(Interventions(), 10, range(4))
+        >>> bool((numbered_classes(Interventions(), 10, [3])[:, 0] == both[:, 3]).all())
+        True
+    """
+    if interventions.kind != "uniform":
+        raise ArgumentError(
+            f"numbered images are drawn without a real batch, whose classes "
+            f"Interventions({interventions.kind!r}) would permute: use 'uniform'"
+        )
+    choices = [interventions.choices(factor, num_classes) for factor in FACTORS]
+
+    def draw(number: int) -> Tensor:
         generator = step_generator(Purpose.SAMPLE_CLASSES, seed, number)
-        classes = interventions.draw(1, num_classes, generator)[:, 0]
-        classes[0] = y if y >= 0 else classes[0]
-        drawn.append(classes[:1].expand(3) if same else classes)
-    return torch.stack(drawn, dim=1)
+        return sample_interventions(1, choices, generator)
+
+    drawn = torch.cat([draw(number) for number in numbers], dim=1)
+    every = interventions.num_per_shape
+    if every > 1:
+        drawn[0] = torch.cat([draw(number - number % every)[0] for number in numbers])
+    return drawn
 
 
 @torch.no_grad()
@@ -100,6 +140,7 @@ def draw_numbered(
     *,
     seed: int = 0,
     fixed_noise: bool = False,
+    num_per_shape: int = 1,
 ) -> Factors:
     """Draws images of which each is a function of its number, its classes and the seed alone.
 
@@ -109,6 +150,8 @@ def draw_numbered(
         first: number of the first image.
         seed: of the noise.
         fixed_noise: give every image the noise of image 0.
+        num_per_shape: images 0 to num_per_shape - 1 have the mask of image 0, and so on; see
+            `numbered_classes`. A mask costs one run of the shape mechanism for its images here.
 
     Returns:
         The factors of N images.
@@ -123,23 +166,26 @@ def draw_numbered(
     """
     numbers = [0 if fixed_noise else first + i for i in range(classes.shape[1])]
     generators = [step_generator(Purpose.SAMPLE_NOISE, seed, number) for number in numbers]
-    noise = [torch.cat([cgn.draw_noise(1, generator) for generator in generators])]
-    for _ in FACTORS[1:]:
-        again = noise[0]
-        if not cgn.shared_noise:
-            again = torch.cat([cgn.draw_noise(1, generator) for generator in generators])
-        noise.append(again)
+    noise = [_draw_noise(cgn, generators)]
+    leaders = [number - number % num_per_shape for number in numbers]
+    if num_per_shape > 1:
+        of_leaders = [step_generator(Purpose.SAMPLE_NOISE, seed, leader) for leader in leaders]
+        noise[0] = _draw_noise(cgn, of_leaders)
+    noise += [noise[0] if cgn.shared_noise else _draw_noise(cgn, generators) for _ in FACTORS[1:]]
+    masks = list(zip(leaders, classes[0].tolist(), strict=True))
+    starts = [i for i in range(len(masks)) if i == 0 or masks[i] != masks[i - 1]]
+    lengths = torch.tensor([*starts[1:], len(masks)]) - torch.tensor(starts)
     shape, texture, background = classes.to(cgn.device)
-    factors = Factors(
-        cgn.shape(noise[0], shape),
-        cgn.texture(noise[1], texture),
-        cgn.background(noise[2], background),
-    )
+    mask = cgn.shape(noise[0][starts], shape[starts])
     foreground, behind = (
         torch.cat([cgn.shuffle(x[None], g) for x, g in zip(images, generators, strict=True)])
-        for images in (factors.foreground, factors.background)
+        for images in (cgn.texture(noise[1], texture), cgn.background(noise[2], background))
     )
-    return Factors(factors.mask, foreground, behind)
+    return Factors(mask.repeat_interleave(lengths.to(mask.device), 0), foreground, behind)
+
+
+def _draw_noise(cgn: Mechanisms, generators: Sequence[torch.Generator]) -> Tensor:
+    return torch.cat([cgn.draw_noise(1, generator) for generator in generators])
 
 
 def write_samples(

@@ -197,6 +197,13 @@ def relabel(key: str, value: int) -> Callable[[str, bytes], bytes | None]:
     return change
 
 
+def another_background(name: str, data: bytes) -> bytes:
+    if name != "000000012.json":
+        return data
+    facts = json.loads(data)
+    return json.dumps({**facts, "background": (facts["background"] + 1) % 10}).encode()
+
+
 def test_a_good_set_has_no_problems(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("shards", "verify", shards) == 0
     assert "nothing is wrong" in capsys.readouterr().out
@@ -212,6 +219,7 @@ def test_a_good_set_has_no_problems(shards: Path, capsys: pytest.CaptureFixture[
         (at("000000012.json", b"{}"), "has labels that cannot be read"),
         (at("000000012.png", None), "has the files"),
         (relabel("texture", 10), "of 10"),
+        (another_background, "belong"),
         (relabel("index", 13), "another index or noise seed"),
         (relabel("noise_seed", 1), "another index or noise seed"),
         (lambda name, data: None if "019" in name else data, "has 9 samples where 10 belong"),

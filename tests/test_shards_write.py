@@ -21,7 +21,6 @@ from shard_helpers import contents, kill_and_resume
 
 from cgn_augment import (
     ClassMap,
-    FreshSource,
     Interventions,
     ShardConfig,
     SmallCGN,
@@ -30,10 +29,12 @@ from cgn_augment import (
     verify_shards,
 )
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, ShardError, ShardWriteError
-from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.functional import compose
+from cgn_augment.sampling import draw_numbered, numbered_classes
 from cgn_augment.shards import write
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.store import Store
+from cgn_augment.sources import draw_factors
 
 CONFIG = ShardConfig(num=50, shard_size=12, block_size=8)
 
@@ -83,22 +84,22 @@ def test_a_set_has_the_documented_files(whole: Path) -> None:
 def test_a_sample_is_an_image_its_label_and_what_is_known_of_it(
     whole: Path, tiny_cgn: SmallCGN
 ) -> None:
-    source = FreshSource(tiny_cgn)
     for index in (0, 13, 49):
         files = members(whole / f"counterfactuals-{index // 12:06d}.tar")
         assert [name for name in files if name.startswith(f"{index:09d}.")] == [
             f"{index:09d}.{suffix}" for suffix in ("cls", "json", "png")
         ]
-        # The block again, by hand: eight images from one generator.
-        generator = step_generator(Purpose.SHARD_BLOCK, 0, index // 8)
-        drawn, place = source.sample(8, generator), index % 8
         facts = json.loads(files[f"{index:09d}.json"])
-        labels = {f: int(getattr(drawn, f)[place]) for f in ("shape", "texture", "background")}
-        assert facts == {**labels, "noise_seed": CONFIG.noise_seed(index), "index": index}
-        assert files[f"{index:09d}.cls"] == str(labels["shape"]).encode()
+        # The image again, by hand: alone, from what its labels say.
+        classes = torch.tensor([[facts[f]] for f in ("shape", "texture", "background")])
+        generator = torch.Generator().manual_seed(facts["noise_seed"])
+        drawn = draw_factors(tiny_cgn, classes, generator, 1, 1)
+        image = compose(drawn.mask, drawn.foreground, drawn.background)[0]
+        assert facts["index"] == index
+        assert files[f"{index:09d}.cls"] == str(facts["shape"]).encode()
         pixels = np.asarray(Image.open(io.BytesIO(files[f"{index:09d}.png"]))).astype(float)
-        expected = (drawn.images[place].permute(1, 2, 0).numpy() + 1) * 127.5
-        assert np.abs(pixels - expected).max() <= 0.5001
+        expected = (image.permute(1, 2, 0).numpy() + 1) * 127.5
+        assert np.abs(pixels - expected).max() <= 0.501
 
 
 @pytest.mark.parametrize(
@@ -121,14 +122,15 @@ def test_formats_keep_the_image_and_further_members(
         data = io.BytesIO(files[f"000000001.{suffix}"])
         return np.load(data) if suffix.endswith("npy") else np.asarray(Image.open(data))
 
-    generator = step_generator(Purpose.SHARD_BLOCK, 0, 0)
-    drawn = FreshSource(tiny_cgn).sample(64, generator)
-    assert files["000000001.cls"] == str(int(drawn.texture[1])).encode()
+    drawn = numbered_classes(Interventions(), 10, range(64))
+    factors = draw_numbered(tiny_cgn, drawn)
+    image = compose(factors.mask, factors.foreground, factors.background)[1]
+    assert files["000000001.cls"] == str(int(drawn[1, 1])).encode()
     if kind == "npy":
-        assert np.array_equal(read("npy"), drawn.images[1].numpy())
+        assert np.array_equal(read("npy"), image.numpy())
         assert read("mask.npy").shape == (1, 32, 32)
     else:
-        expected = (drawn.images[1].permute(1, 2, 0).numpy() + 1) * 127.5
+        expected = (image.permute(1, 2, 0).numpy() + 1) * 127.5
         assert np.abs(read(kind) - expected).max() <= tolerance
         assert read("mask.png").shape == (32, 32)
     # The image is the foreground where the mask is 1 and the background where it is 0.
@@ -235,6 +237,39 @@ def test_a_sample_depends_neither_on_the_shard_size_nor_on_how_many_there_are(
     render(tiny_cgn, tmp_path / "set", ShardConfig(num=33, shard_size=5, block_size=8))
     expected = {name: data for name, data in samples(whole).items() if int(name[:9]) < 33}
     assert samples(tmp_path / "set") == expected
+
+
+def test_another_block_size_draws_the_same_images(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
+    for block_size, rules in [(1, {}), (7, {}), (7, {"num_per_shape": 3})]:
+        samples = []
+        for size in (block_size, 20):
+            out = tmp_path / f"set{block_size}{len(rules)}{size}"
+            config = ShardConfig(
+                num=20, format="npy", block_size=size, interventions=Interventions(**rules)
+            )
+            render(tiny_cgn, out, config)
+            samples.append(members(out / "counterfactuals-000000.tar"))
+        assert samples[0].keys() == samples[1].keys()
+        for name, data in samples[0].items():
+            if name.endswith("npy"):
+                images = [np.load(io.BytesIO(s[name])) for s in samples]
+                np.testing.assert_allclose(*images, rtol=0, atol=1e-5)
+            else:
+                assert data == samples[1][name]
+
+
+def test_neighbours_share_a_shape(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
+    config = ShardConfig(
+        num=12, members=("mask",), block_size=5, interventions=Interventions(num_per_shape=3)
+    )
+    render(tiny_cgn, tmp_path / "set", config)
+    files = members(tmp_path / "set" / "counterfactuals-000000.tar")
+    masks = [np.asarray(Image.open(io.BytesIO(files[f"{i:09d}.mask.png"]))) for i in range(12)]
+    masks = [mask.astype(int) for mask in masks]
+    for i in range(12):
+        assert np.abs(masks[i] - masks[i - i % 3]).max() <= 1
+        assert i % 3 or i == 0 or np.abs(masks[i] - masks[i - 1]).max() > 1
+    assert verify_shards(tmp_path / "set") == []
 
 
 def test_another_seed_is_another_set(whole: Path, tiny_cgn: SmallCGN, tmp_path: Path) -> None:

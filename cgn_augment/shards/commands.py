@@ -56,7 +56,7 @@ def render(
         background: classes that backgrounds are drawn from (default: all).
         num_per_shape: this many neighbours show the same shape.
         shard_size: images of a shard.
-        block_size: images that go through the network together; part of what the set is.
+        block_size: images that go through the network together; another number changes last digits.
         rank: which of the processes this is (default: torchrun's).
         world_size: how many processes there are (default: torchrun's).
         num_encoders: threads that encode.

@@ -1,10 +1,10 @@
 """What a set of shards holds, and which image is in which file: pure functions of the settings.
 
-Image i is drawn with the other images of its block: 64 images (`block_size`) with neighbouring
-indices, which get their classes and noise from one generator and go through the network together.
-A block is a function of (seed, number of the block) alone, and it is always drawn whole. The result
-of a network depends in its last digits on how many images go through it at once, so nothing else
-would give the same bytes whatever the ranks, the shards and the interruptions.
+Classes and noise of image i are a function of (seed, i) alone. 64 images (`block_size`) with
+neighbouring indices go through the network together, and always all of them, for the result of a
+network depends in its last digits on how many images go through it at once: the same bytes come out
+whatever the ranks, the shards and the interruptions. Another block size draws the same images, of
+which a pixel here and there is a grey level off.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class ShardConfig:
         label: the factor whose class is the `cls` of a sample.
         members: what is kept beside each image, of "mask", "foreground" and "background".
         shard_size: images of a shard; the last may have fewer.
-        block_size: images that go through the network together.
+        block_size: images that go through the network together. Another size draws the same
+            images but for the last digits.
         interventions: how the classes are drawn; uniformly by default.
 
     Raises:
@@ -107,9 +108,9 @@ class ShardConfig:
         """Returns the shards that `rank` writes: no two ranks write the same."""
         return range(rank, self.num_shards, world_size)
 
-    def noise_seed(self, index: int) -> int:
-        """Returns the seed of the generator that image `index` was drawn with, as all its block."""
-        return step_seed(Purpose.SHARD_BLOCK, self.seed, index // self.block_size)
+    def place(self, index: int) -> dict[str, int]:
+        """Returns the index of an image and the seed of the generator of its noise."""
+        return {"noise_seed": step_seed(Purpose.SAMPLE_NOISE, self.seed, index), "index": index}
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.functional import compose
+from cgn_augment.sampling import draw_numbered, numbered_classes
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
-from cgn_augment.sources import draw_factors
 from cgn_augment.types import FACTORS, Mechanisms
 
 Sample = dict[str, Any]
@@ -49,10 +49,12 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
         config: of the set.
         block: its number.
     """
-    generator = step_generator(Purpose.SHARD_BLOCK, config.seed, block)
-    rules, size = config.interventions, config.block_size
-    classes = rules.draw(size, cgn.num_classes, generator)
-    factors = draw_factors(cgn, classes, generator, rules.num_per_shape, size)
+    first = block * config.block_size
+    rules, numbers = config.interventions, range(first, first + config.block_size)
+    classes = numbered_classes(rules, cgn.num_classes, numbers, config.seed)
+    factors = draw_numbered(
+        cgn, classes, first, seed=config.seed, num_per_shape=rules.num_per_shape
+    )
     drawn = {"": compose(factors.mask, factors.foreground, factors.background)}
     drawn |= {member: getattr(factors, member) for member in config.members}
     pictures = {}
@@ -60,7 +62,7 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
         member, _, kind = suffix.rpartition(".")
         if kind in IMAGE_FORMATS:
             pictures[suffix] = _to_array(drawn[member], kind, is_mask=member == "mask")
-    return Block(block * size, classes.numpy(), pictures)
+    return Block(first, classes.numpy(), pictures)
 
 
 def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Sample]:
@@ -71,7 +73,6 @@ def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Samp
         written to the tar) in `__classes__`.
     """
     samples = []
-    noise_seed = config.noise_seed(block.first)
     for place in range(len(block.classes[0])):
         index = block.first + place
         if index not in indices:
@@ -81,7 +82,7 @@ def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Samp
             "__key__": sample_key(index),
             "__classes__": classes,
             "cls": str(classes[config.label]).encode(),
-            "json": json.dumps({**classes, "noise_seed": noise_seed, "index": index}).encode(),
+            "json": json.dumps({**classes, **config.place(index)}).encode(),
         }
         for suffix, arrays in block.pictures.items():
             kind = suffix.rpartition(".")[2]

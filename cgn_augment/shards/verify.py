@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cgn_augment.errors import ShardError
+from cgn_augment.sampling import numbered_classes
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
@@ -227,9 +228,14 @@ def _check_sample(
         return f"has labels that cannot be read ({error})"
     if not all(0 <= y < settings["num_classes"] for y in classes.values()):
         return f"has the classes {classes} of {settings['num_classes']}"
+    if settings["interventions"]["class_map"] == repr(None):  # settings cannot rebuild another
+        rules, num = config.interventions, settings["num_classes"]
+        drawn = numbered_classes(rules, num, [index], config.seed)[:, 0].tolist()
+        if [*classes.values()] != drawn:
+            return f"has the classes {[*classes.values()]} where {drawn} belong"
     if label != classes[config.label]:
         return f"has the label {label} where its {config.label} is {classes[config.label]}"
-    if (found.get("index"), found.get("noise_seed")) != (index, config.noise_seed(index)):
+    if {name: found.get(name) for name in ("noise_seed", "index")} != config.place(index):
         return "has another index or noise seed than its place has"
     for suffix in suffixes:
         what = _check_picture(sample[suffix], suffix, settings["image_size"])
