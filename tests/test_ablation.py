@@ -7,10 +7,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from conftest import load_tool
 
+from cgn_augment.maskers import UNetMasker
 from train_generator.evaluation import GeneratorMetrics
 from train_generator.recipes.config import SmallConfig
+from train_generator.recipes.small import make_data
 
 METRICS = GeneratorMetrics(0.5, (0.5,) * 10, 1.0, None, 0.0, 0.2, 0.9, 0.8, 0.7, None, num=60)
 
@@ -32,6 +35,7 @@ def test_a_short_training_has_short_stages_and_the_rest_as_it_was(ablation: Modu
     stages = short.factors, short.masker, short.texturing, short.shapes
     assert [stage.num_steps for stage in stages] == [40, 10, 40, 40]
     assert (short.seed, short.factors.batch_size) == (3, SmallConfig("colored").factors.batch_size)
+    assert (short.factors.entropy_warmup, short.shapes.class_warmup) == (6, 10)
     left_out = ablation.change(short, ablation.CHANGES["no-textures-stage"])
     assert (left_out.texturing.num_steps, left_out.factors) == (0, short.factors)
 
@@ -56,6 +60,7 @@ def test_rows_are_trained_in_folders_of_their_own_and_kept(
 
     monkeypatch.setattr(ablation, "SmallTraining", Training)
     monkeypatch.setattr(ablation, "measure", lambda *_: METRICS)
+    monkeypatch.setattr(ablation, "measure_masks", lambda *_: 0.875)
     command = ["ablation.py", str(tmp_path), "--variant", "colored", "--steps", "8"]
     monkeypatch.setattr("sys.argv", [*command, "--rows", "recipe", "no-class-loss"])
     for _ in range(2):  # the second call trains nothing
@@ -72,4 +77,22 @@ def test_rows_are_trained_in_folders_of_their_own_and_kept(
     written = json.loads((tmp_path / "ablation.json").read_text())
     assert list(written["rows"]) == ["recipe", "no-class-loss"]
     assert written["rows"]["recipe"]["shape_accuracy"] == 0.5
-    assert capsys.readouterr().out.count("| no-class-loss | 50.0 % |") == 3
+    assert written["rows"]["no-class-loss"]["mask_iou"] == 0.875
+    printed = capsys.readouterr().out
+    assert printed.count("| no-class-loss | 50.0 % |") == 3
+    assert printed.count("| 0.875 |") == 6
+
+
+def test_found_masks_are_those_of_the_last_masker(
+    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ablation.shorten(SmallConfig("colored", num_train=20), 8)
+    maskers = {"even masker": UNetMasker(4), "odd masker": UNetMasker(4)}
+    for masker, everywhere in zip(maskers.values(), (-9.0, 9.0), strict=True):
+        masker.head.weight.data.zero_()
+        masker.head.bias.data.fill_(everywhere)
+    monkeypatch.setattr(ablation, "UNetMasker", lambda: UNetMasker(4))
+    states = {name: masker.state_dict() for name, masker in maskers.items()}
+    torch.save({"modules": states}, tmp_path / ablation.CHECKPOINT)
+    areas = make_data(config).masks.float().mean()
+    assert ablation.measure_masks(tmp_path, config) == pytest.approx(float(areas), abs=1e-6)

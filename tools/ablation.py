@@ -3,7 +3,9 @@
 python tools/ablation.py OUT --textures FOLDER
 
 Each row is a folder in OUT, which a later call goes on with or leaves as it is; OUT/ablation.json
-holds the numbers of all rows that are complete.
+holds the numbers of all rows that are complete. Beside what `train-generator measure` prints there
+is the intersection over union of the masks that the last masker finds in real images with the true
+ones, which no stage sees.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cgn_augment import load_cgn
-from cgn_augment.files import replacing
+from cgn_augment.files import replacing, unpickle
+from cgn_augment.maskers import UNetMasker
 from train_generator.data import VARIANTS, load_textures
 from train_generator.evaluation import (
     GeneratorMetrics,
@@ -25,29 +28,45 @@ from train_generator.evaluation import (
     measure_generator,
     metrics_table,
 )
+from train_generator.evaluation.masks import measure_masker
 from train_generator.recipes.config import SmallConfig
-from train_generator.recipes.small import CGN_FILE, SmallTraining
+from train_generator.recipes.small import CGN_FILE, SmallTraining, make_data
+from train_generator.trainer import CHECKPOINT
 
 GRAM = (0.01, 0.05, 0.0, 0.01)  # the paper's weights for wildlife
 
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "recipe": {},
     "no-assumptions": {"factors": {"blob_steps": 0, "size_weight": 0.0, "border_weight": 0.0}},
-    "no-textures-stage": {"texturing": {"num_steps": 0}},
-    "two-textures": {"texturing": {"num_textures": 2}},
-    "no-class-loss": {"shapes": {"class_weight": 0.0}},
-    "no-shapes-stage": {"shapes": {"num_steps": 0}},
     "trained-features": {"factors": {"features": "trained", "gram_weights": GRAM}},
     "random-features": {"factors": {"features": "random", "gram_weights": GRAM}},
+    "no-textures-stage": {"texturing": {"num_steps": 0}},
+    "no-shapes-stage": {"shapes": {"num_steps": 0}},
+    "no-class-loss": {"shapes": {"class_weight": 0.0}},
+    "two-textures": {"texturing": {"num_textures": 2}},
 }
 """By the name of a row what is other than in the recipe."""
 
+NUM_MEASURED = 5000
+"""Real images whose masks are compared with the true ones."""
+
 
 def shorten(config: SmallConfig, num_steps: int) -> SmallConfig:
-    """Returns the settings with `num_steps` in each stage, and a quarter of them for the masker."""
-    steps = {"factors": num_steps, "masker": num_steps // 4}
-    steps |= {"texturing": num_steps, "shapes": num_steps}
-    return change(config, {name: {"num_steps": num} for name, num in steps.items()})
+    """Returns the settings with `num_steps` in each stage, and a quarter of them for the masker.
+
+    There is one round of the masker. What rises over a part of a stage rises over the same part.
+    """
+
+    def rescale(stage: Any, name: str) -> dict[str, int]:
+        return {name: getattr(stage, name) * num_steps // stage.num_steps}
+
+    stages = {
+        "factors": {"num_steps": num_steps, **rescale(config.factors, "entropy_warmup")},
+        "masker": {"num_steps": num_steps // 4, "rounds": 1},
+        "texturing": {"num_steps": num_steps},
+        "shapes": {"num_steps": num_steps, **rescale(config.shapes, "class_warmup")},
+    }
+    return change(config, stages)
 
 
 def change(config: SmallConfig, changes: Mapping[str, Mapping[str, Any]]) -> SmallConfig:
@@ -71,6 +90,18 @@ def measure(path: Path, config: SmallConfig) -> GeneratorMetrics:
     return measure_generator(load_cgn(path), config.variant, textures, judges=judges)
 
 
+def measure_masks(folder: Path, config: SmallConfig) -> float:
+    """Returns the mean intersection over union of found masks with the true ones, in [0, 1]."""
+    state: Any = unpickle(folder / CHECKPOINT)
+    masker = UNetMasker()
+    masker.load_state_dict(
+        state["modules"][("even masker", "odd masker")[config.masker.rounds % 2]]
+    )
+    data = make_data(config)
+    part = slice(NUM_MEASURED)
+    return float(measure_masker(masker.eval(), data.images[part], data.masks[part]).mean())
+
+
 def main() -> None:
     """Trains and measures the rows that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,14 +113,22 @@ def main() -> None:
     arguments = parser.parse_args()
     short = shorten(SmallConfig(arguments.variant, arguments.textures), arguments.steps)
     rows: dict[str, GeneratorMetrics] = {}
+    unions: dict[str, float] = {}
     for name in arguments.rows:
         config = change(short, CHANGES[name])
         rows[name] = measure(run(config, arguments.out / name), config)
+        unions[name] = measure_masks(arguments.out / name, config)
         with replacing(arguments.out / "ablation.json") as temporary:
-            facts = {"variant": arguments.variant, "steps": arguments.steps}
-            facts["rows"] = {name: asdict(metrics) for name, metrics in rows.items()}
+            facts: dict[str, Any] = {"variant": arguments.variant, "steps": arguments.steps}
+            facts["rows"] = {
+                name: {**asdict(metrics), "mask_iou": unions[name]}
+                for name, metrics in rows.items()
+            }
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    print(format_markdown(metrics_table(rows)))
+    header, *lines = metrics_table(rows)
+    found = (f"{union:.3f}" for union in unions.values())
+    columns = [[*line, union] for line, union in zip(lines, found, strict=True)]
+    print(format_markdown([[*header, "found masks (IoU)"], *columns]))
 
 
 if __name__ == "__main__":
