@@ -86,7 +86,7 @@ def test_rows_are_trained_in_folders_of_their_own_and_kept(
 def test_found_masks_are_those_of_the_last_masker(
     ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ablation.shorten(SmallConfig("colored", num_train=20), 8)
+    config = ablation.shorten(SmallConfig("colored", num_train=200), 8)
     maskers = {"even masker": UNetMasker(4), "odd masker": UNetMasker(4)}
     for masker, everywhere in zip(maskers.values(), (-9.0, 9.0), strict=True):
         masker.head.weight.data.zero_()
