@@ -42,12 +42,12 @@ class InceptionFeatures(nn.Module):
     Raises:
         CheckpointNotFoundError: there is no file at the path.
         CheckpointError: the file is damaged, wants to run code, or is of another network.
-        MissingPackageError: torchmetrics or torch-fidelity is not installed.
+        MissingPackageError: torch-fidelity is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        fid = require_metrics("torchmetrics.image.fid")
+        fidelity = require_metrics("torch_fidelity.feature_extractor_inceptionv3")
         path = Path(path).expanduser()
         if not path.is_file():
             raise CheckpointNotFoundError(
@@ -56,14 +56,17 @@ class InceptionFeatures(nn.Module):
             )
         try:
             unpickle(path)  # so that the next line, which would run any code, finds none
-            self.network: nn.Module = fid.NoTrainInceptionV3(
-                "inception-v3-compat", ["2048", "logits_unbiased"], str(path)
+            network: nn.Module = fidelity.FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048", "logits_unbiased"],
+                feature_extractor_weights_path=str(path),
             )
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} does not hold torch-fidelity's weights of Inception-v3: fetch {URL} "
                 f"({first_line(error)})"
             ) from error
+        self.network = network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns features (N, 2048) and logits (N, 1008) of images (N, 3, H, W) uint8."""
@@ -81,7 +84,7 @@ def load_inception(inception: str, *, progress: bool = True) -> InceptionFeature
     Raises:
         CheckpointError: the download failed, or the file is damaged or of another network.
         CheckpointNotFoundError: there is no file at the path.
-        MissingPackageError: torchmetrics or torch-fidelity is not installed.
+        MissingPackageError: torch-fidelity is not installed.
     """
     require_metrics("torch_fidelity")
     if inception == "download":

@@ -34,7 +34,7 @@ from train_generator.trainer import Stage, Trainer, check_folder
 _NOT_COMPARED = ("biggan", "u2net", "start", "device", "metrics")
 """Settings that may change when a training is resumed. Of BigGAN, its weights are compared."""
 
-_DRAWN_AT_ONCE = 10
+_AT_ONCE = 10
 
 
 class ImageNetTraining:
@@ -77,10 +77,10 @@ class ImageNetTraining:
         check_folder(folder, resume)  # before anything that takes long
         self.config, self.folder = config, folder
         # Every process has the same buffers already, and gradients need no second place.
-        handler = DistributedDataParallelKwargs(
+        parallel = DistributedDataParallelKwargs(
             broadcast_buffers=False, gradient_as_bucket_view=True
         )
-        self.accelerator = make_accelerator(config, kwargs_handlers=[handler])
+        self.accelerator = make_accelerator(config, kwargs_handlers=[parallel])
         self.ranks = Ranks(self.accelerator)
         self.progress = progress and self.ranks.is_main
         cgn, target = load_networks(config)
@@ -139,7 +139,8 @@ class ImageNetTraining:
     @property
     def kept(self) -> ImageNetCGN:
         """What is drawn from, measured and written in the end."""
-        return self.cgn if self.average is None else self.average
+        kept: ImageNetCGN = self.cgn if self.average is None else self.average
+        return kept
 
     def draw(self) -> Figure:
         """Draws a sheet; see `draw_training`."""
@@ -246,8 +247,10 @@ def draw_targets(
     """
     noise = cgn.draw_noise(num, step_generator(Purpose.WEIGHTS, seed))
     y = torch.arange(num, device=noise.device) % cgn.num_classes
-    chunks = zip(noise.split(_DRAWN_AT_ONCE), y.split(_DRAWN_AT_ONCE), strict=True)
-    images = [target(*chunk, cgn.truncation, cgn.truncation_lookup) for chunk in chunks]
+    images = [
+        target(noise[i : i + _AT_ONCE], y[i : i + _AT_ONCE], cgn.truncation, cgn.truncation_lookup)
+        for i in range(0, num, _AT_ONCE)
+    ]
     return torch.cat(images), y
 
 

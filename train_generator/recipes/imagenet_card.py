@@ -31,13 +31,13 @@ def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:
     card.write_text(f"""# {path.stem}
 
 An ImageNet CGN of {parameters / 1e6:.1f} million parameters: {cgn.image_size}x{cgn.image_size}
-pixels, {cgn.num_classes} classes, images in [-1, 1]. Trained on {images} images that its BigGAN drew,
-and no others.
+pixels, {cgn.num_classes} classes, images in [-1, 1]. Trained on {images} images that its BigGAN
+drew, and no others.
 
 - command: `{repeat_imagenet(config)}`
 - seed: {config.seed}
-- time: {seconds / 60:.1f} minutes on {training.ranks.num} process(es), {training.accelerator.device};
-  main memory of the first one at most {peak_memory() / 2**30:.1f} GiB
+- time: {seconds / 60:.1f} minutes on {training.ranks.num} process(es) of
+  {training.accelerator.device}; main memory at most {peak_memory() / 2**30:.1f} GiB each
 - versions: {read_metadata(path).get("versions", "")}
 - fingerprint: {cgn.fingerprint}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -190,7 +190,7 @@ class ImageNetStage:
         optimizer = torch.optim.Adam(
             groups, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
         )
-        self.optimizers = {"mechanisms": accelerator.prepare(optimizer)}
+        self.optimizers: Mapping[str, Any] = {"mechanisms": accelerator.prepare(optimizer)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains once on all batches of a step; see `Stage.step`."""

@@ -242,9 +242,14 @@ class MachineSettings(Protocol):
     """What the settings of a training say of the machine."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """Says "auto", "cpu" or a GPU's name."""
+        ...
+
     @property
-    def precision(self) -> Precision: ...
+    def precision(self) -> Precision:
+        """Says what is computed in."""
+        ...
 
 
 def make_accelerator(config: MachineSettings, **options: Any) -> Accelerator:
