@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +65,29 @@ def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> list[str]:
 
 
 def test_steps_minimise_the_losses_of_a_fixed_problem() -> None:
-    config = make_config(batch_size=2, accumulation=1, texture_rate=5e-3)
-    stage = make_stage(config)
+    stage = make_stage(make_config(batch_size=2, accumulation=1, texture_rate=5e-3))
     with torch.no_grad():
-        stage.cgn.u2net.outconv.weight.mul_(10)  # so that masks depend on what is drawn
         stage.cgn.f_text.generator.conv_to_rgb.bias.add_(0.5)  # something to reconstruct
     before = {name: state_of(part) for name, part in stage.cgn.named_children()}
-    first, *_, last = [stage.step(0, seeded()) for _ in range(7)]
+    first, *_, last = [stage.step(0, seeded()) for _ in range(6)]
     names = ["entropy", "size", "background", "reconstruction", "perceptual", "texture"]
     assert list(first) == [*names, "mean mask"]
-    for name in ("reconstruction", "perceptual", "texture", "entropy"):
+    for name in ("reconstruction", "perceptual"):
         assert last[name] < first[name], name
     totals = [sum(float(each[name]) for name in names) for each in (first, last)]
-    assert totals[1] < totals[0]
+    assert totals[1] < 0.99 * totals[0]
     assert 0 < float(last["mean mask"]) < 1
     for name in ("f_shape", "f_text", "f_bg"):
         assert changed(stage.cgn.get_submodule(name), before[name])
     assert changed(stage.cgn.u2net, before["u2net"]) == []
+
+
+def test_masks_become_decided_by_gradients_through_u2net() -> None:
+    stage = make_stage(make_config({**ZEROS, "entropy": 300.0}, accumulation=1))
+    with torch.no_grad():
+        stage.cgn.u2net.outconv.weight.mul_(30)  # so that masks depend on what is drawn
+    entropies = [float(stage.step(0, seeded())["entropy"]) for _ in range(4)]
+    assert all(after < before for before, after in pairwise(entropies))
 
 
 def test_mechanisms_that_are_the_target_have_nothing_to_reconstruct() -> None:
@@ -109,7 +116,7 @@ def test_the_losses_are_those_of_the_formulas() -> None:
     assert list(losses) == list(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
-    assert float(expected["reconstruction"]) > 0.01
+    assert expected["reconstruction"] > 0.01
     torch.testing.assert_close(mean_mask, mask.mean())
 
 

@@ -102,6 +102,16 @@ def continue_imagenet_cgn(
         CheckpointNotFoundError: there is no such file.
         CheckpointError: the file is damaged, or is of another network; or its weights are folded.
         ArgumentError: a truncation outside (0, 1].
+
+    Example:
+        >>> from cgn_augment import ImageNetCGN, save_cgn
+        >>> from cgn_augment.generators import continue_imagenet_cgn
+        >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
+        >>> sizes = dict(num_classes=5, noise_dim=8, channel_width=4, layers=layers, attention_at=2)
+        >>> path = getfixture("tmp_path") / "mine.safetensors"
+        >>> save_cgn(ImageNetCGN(sizes, unet_width=4), path)
+        >>> continue_imagenet_cgn(path, truncation=0.5).frozen
+        False
     """
     path = _find_file(path)
     cgn = build_cgn(path, *read_checkpoint(path))
