@@ -78,6 +78,9 @@ def run_two(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",  # accelerate looks for it; the processes meet in a file
+        "MASTER_PORT": "29500",
     }
     processes = []
     for rank in range(2):
@@ -91,12 +94,13 @@ def run_two(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     results = []
     try:
         for process in processes:
-            output, errors = process.communicate(timeout=500)
+            output, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
             results.append(json.loads(output.splitlines()[-1]))
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return results
 
 
