@@ -109,7 +109,7 @@ def make_sheets(
         >>> images, mask = torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
         >>> images[..., 16:], mask[..., 16:] = 1, 1  # the object is the right half
         >>> picks = draw_picks(2, PatchConfig(), torch.Generator().manual_seed(0))
-        >>> round(make_sheets(images, mask, picks).mean().item(), 2)
+        >>> round(make_sheets(images, mask, picks).mean().item(), 1)
         1.0
     """
     config = config or PatchConfig()
