@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from train_generator.data import (
     render_wildlife,
 )
 from train_generator.evaluation.commands import downstream, judge, measure
-from train_generator.recipes.commands import masker, small
+from train_generator.recipes.commands import expand_preset, imagenet, masker, small
 from train_generator.weights import fetch_all
 
 ROWS = 3
@@ -87,6 +88,7 @@ def main() -> None:
     """Runs the command line."""
     commands = {
         "small": small,
+        "imagenet": imagenet,
         "masker": masker,
         "measure": measure,
         "downstream": downstream,
@@ -95,7 +97,7 @@ def main() -> None:
         "textures": textures,
         "fetch-weights": fetch_weights,
     }
-    run_commands("train-generator", commands)
+    run_commands("train-generator", commands, expand_preset(sys.argv[1:]))
 
 
 def _nth_of_each_class(images: VariantData, number: int) -> list[int]:

@@ -40,7 +40,7 @@ def lsgan_generator_loss(scores: Tensor) -> Tensor:
         >>> lsgan_generator_loss(torch.tensor([[1.0], [0.0]])).item()
         0.5
     """
-    _require_floats("scores", scores)
+    require_floats("scores", scores)
     return (scores - 1).square().mean()
 
 
@@ -67,8 +67,8 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
         >>> lsgan_discriminator_loss(torch.tensor([[1.0]]), torch.tensor([[1.0]])).item()
         0.5
     """
-    _require_floats("real_scores", real_scores)
-    _require_floats("generated_scores", generated_scores)
+    require_floats("real_scores", real_scores)
+    require_floats("generated_scores", generated_scores)
     return ((real_scores - 1).square().mean() + generated_scores.square().mean()) / 2
 
 
@@ -91,7 +91,7 @@ def hinge_generator_loss(scores: Tensor) -> Tensor:
         >>> hinge_generator_loss(torch.tensor([[1.0], [2.0]])).item()
         -1.5
     """
-    _require_floats("scores", scores)
+    require_floats("scores", scores)
     return -scores.mean()
 
 
@@ -118,8 +118,8 @@ def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
         >>> hinge_discriminator_loss(torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5]])).item()
         0.75
     """
-    _require_floats("real_scores", real_scores)
-    _require_floats("generated_scores", generated_scores)
+    require_floats("real_scores", real_scores)
+    require_floats("generated_scores", generated_scores)
     return (1 - real_scores).relu().mean() + (1 + generated_scores).relu().mean()
 
 
@@ -324,7 +324,8 @@ def gram_loss(
     return loss
 
 
-def _require_floats(name: str, values: Tensor) -> None:
+def require_floats(name: str, values: Tensor) -> None:
+    """Raises unless the tensor is floating point and has elements."""
     if not values.is_floating_point():
         raise ArgumentTypeError(f"{name} must be floating point, got {values.dtype}")
     if values.numel() == 0:
@@ -332,7 +333,7 @@ def _require_floats(name: str, values: Tensor) -> None:
 
 
 def _require_mask(mask: Tensor) -> None:
-    _require_floats("mask", mask)
+    require_floats("mask", mask)
     if mask.device.type != "cpu":
         return
     least, most = mask.detach().aminmax()
@@ -343,7 +344,7 @@ def _require_mask(mask: Tensor) -> None:
 
 
 def _require_features(name: str, features: Tensor) -> None:
-    _require_floats(name, features)
+    require_floats(name, features)
     if features.dim() != 4:
         raise ArgumentError(f"{name} must have the shape (B, C, H, W), got {tuple(features.shape)}")
 

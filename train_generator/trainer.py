@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -24,36 +24,20 @@ from cgn_augment.errors import ArgumentError, CheckpointError, StateError
 from cgn_augment.files import first_line, replacing, unpickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.visualize import save_figure
+from train_generator.checkpoints import CHECKPOINT, check_folder, differences
 from train_generator.interrupt import Interrupt, deferred_interrupt
+from train_generator.measures import MEASURES, read_measures, write_measures
+from train_generator.ranks import Ranks
+from train_generator.stages import Stage, StepAbandonedError, descend
 
-CHECKPOINT = "checkpoint.pt"
-
-
-class Stage(Protocol):
-    """One part of a training, such as the adversarial one.
-
-    Attributes:
-        name: a word, shown before the losses.
-        num_steps: steps that it takes; 0 leaves it out.
-        optimizers: what a checkpoint keeps beside the weights.
-    """
-
-    name: str
-    num_steps: int
-    optimizers: Mapping[str, Any]
-
-    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Trains once.
-
-        Args:
-            step: counted from 0 within the stage.
-            generator: a CPU generator, for this step alone. The global generators are seeded too,
-                for what knows only them (dropout).
-
-        Returns:
-            Losses by name, detached scalars.
-        """
-        ...
+__all__ = [
+    "CHECKPOINT",
+    "Stage",
+    "StepAbandonedError",
+    "Trainer",
+    "check_folder",
+    "descend",
+]
 
 
 class Trainer:
@@ -61,6 +45,8 @@ class Trainer:
 
     The folder gets `checkpoint.pt`, TensorBoard's event file, and a sheet at every `sheet_every`
     steps. Ctrl-C ends the step under way, writes the checkpoint and raises `KeyboardInterrupt`.
+    Of several processes all take every step, and the first one alone writes; the folder must be one
+    that all of them see.
 
     Args:
         folder: where everything is written; made if it is missing.
@@ -74,6 +60,10 @@ class Trainer:
         save_every: steps between checkpoints.
         sheet_every: steps between sheets.
         log_every: steps between two entries in TensorBoard.
+        measure: returns what is measured by name, on all processes; it goes to `metrics.jsonl` and
+            TensorBoard. None measures nothing.
+        measure_every: steps between two measurements, the first before the first step.
+        ranks: the processes that train together; one by default.
 
     Attributes:
         seconds: that the steps took so far, those before a resume too.
@@ -117,18 +107,24 @@ class Trainer:
         save_every: int = 200,
         sheet_every: int = 500,
         log_every: int = 20,
+        measure: Callable[[], Mapping[str, float]] | None = None,
+        measure_every: int = 500,
+        ranks: Ranks | None = None,
     ) -> None:
         for name, every in (
             ("save_every", save_every),
             ("sheet_every", sheet_every),
             ("log_every", log_every),
+            ("measure_every", measure_every),
         ):
             if every < 1:
                 raise ArgumentError(f"{name} must be 1 or more, got {every}")
         self.folder, self.modules, self.stages = folder, modules, stages
         self.settings, self.seed, self.draw = dict(settings), seed, draw
         self.save_every, self.sheet_every, self.log_every = save_every, sheet_every, log_every
+        self.measure, self.measure_every, self.ranks = measure, measure_every, ranks or Ranks()
         self.seconds = 0.0
+        self._interrupt: Interrupt | None = None
         self._position = (0, 0)  # the stage and the step in it that come next
         self._steps_before = 0  # of all stages, for TensorBoard
         self._optimizers: dict[str, Any] = {}
@@ -158,14 +154,25 @@ class Trainer:
         if self.finished:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (
-            deferred_interrupt() as interrupt,
-            SummaryWriter(str(self.folder), purge_step=self._steps_before + 1) as writer,
-        ):
+        with deferred_interrupt() as interrupt, self._write_events() as writer:
+            self._interrupt = interrupt
             while not self.finished:
-                self._train_stage(writer, interrupt, progress)
+                self._train_stage(writer, progress and self.ranks.is_main)
+        self._interrupt = None
 
-    def _train_stage(self, writer: SummaryWriter, interrupt: Interrupt, progress: bool) -> None:
+    def stops(self) -> bool:
+        """Returns whether Ctrl-C was pressed, on any process; all ask at the same place."""
+        return self.ranks.any(self._interrupt is not None and self._interrupt.requested)
+
+    def _write_events(self) -> AbstractContextManager[SummaryWriter | None]:
+        if not self.ranks.is_main:
+            return nullcontext()
+        writer: AbstractContextManager[SummaryWriter] = SummaryWriter(
+            str(self.folder), purge_step=self._steps_before + 1
+        )
+        return writer
+
+    def _train_stage(self, writer: SummaryWriter | None, progress: bool) -> None:
         number, first = self._position
         stage = list(self.stages.values())[number]()
         for name, state in self._optimizers.items():
@@ -174,12 +181,18 @@ class Trainer:
         label = f"{number + 1}/{len(self.stages)} {stage.name}"
         with tqdm(desc=label, total=stage.num_steps, initial=first, disable=not progress) as bar:
             for step in range(first, stage.num_steps):
+                if self._steps_before % self.measure_every == 0:
+                    self._measure(writer)
                 start = time.perf_counter()
-                losses = self._step(stage, number, step)
+                try:
+                    losses = self._step(stage, number, step)
+                except StepAbandonedError:
+                    self._save(stage.optimizers)
+                    raise KeyboardInterrupt from None
                 self.seconds += time.perf_counter() - start
                 self._steps_before += 1
                 self._position = (number, step + 1)
-                stop = interrupt.requested  # asked once: Ctrl-C comes at any time
+                stop = self.stops()  # asked once: Ctrl-C comes at any time
                 saves = stop or (step + 1) % self.save_every == 0
                 if saves or step % self.log_every == 0 or step + 1 == stage.num_steps:
                     self._log(writer, bar, stage.name, losses)
@@ -191,6 +204,8 @@ class Trainer:
                 if (step + 1) % self.sheet_every == 0:
                     self._draw(writer)
         self._position = (number + 1, 0)
+        if self.finished:
+            self._measure(writer)
         self._save({})
         self._draw(writer)
 
@@ -201,9 +216,9 @@ class Trainer:
             return stage.step(step, torch.Generator().manual_seed(seed))
 
     def _log(
-        self, writer: SummaryWriter, bar: tqdm[Any], stage: str, losses: Mapping[str, Tensor]
+        self, writer: SummaryWriter | None, bar: tqdm[Any], stage: str, losses: Mapping[str, Tensor]
     ) -> None:
-        values = {name: float(loss) for name, loss in losses.items()}
+        values = self.ranks.mean(losses)
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise StateError(
@@ -211,13 +226,26 @@ class Trainer:
                 f"diverged. The last checkpoint is in {self.folder}; lower the learning rate and "
                 "start again in another folder"
             )
-        for name, value in values.items():
-            writer.add_scalar(f"{stage}/{name}", value, self._steps_before)
-        writer.flush()  # so that a kill loses no entry that a checkpoint is past
+        if writer is not None:
+            for name, value in values.items():
+                writer.add_scalar(f"{stage}/{name}", value, self._steps_before)
+            writer.flush()  # so that a kill loses no entry that a checkpoint is past
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
-    def _draw(self, writer: SummaryWriter) -> None:
-        if self.draw is not None:
+    def _measure(self, writer: SummaryWriter | None) -> None:
+        """Measures, unless that was done after as many steps already."""
+        path, step = self.folder / MEASURES, self._steps_before
+        if self.measure is None or self.ranks.any(_is_measured(path, step)):
+            return
+        values = self.measure()
+        if writer is not None:
+            write_measures(path, step, values)
+            for name, value in values.items():
+                writer.add_scalar(f"metrics/{name}", value, step)
+            writer.flush()
+
+    def _draw(self, writer: SummaryWriter | None) -> None:
+        if self.draw is not None and writer is not None:
             folder = self.folder / "sheets"
             folder.mkdir(exist_ok=True)
             figure = self.draw()
@@ -234,8 +262,10 @@ class Trainer:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: value.state_dict() for name, value in optimizers.items()},
         }
-        with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+        if self.ranks.is_main:
+            with replacing(self.checkpoint) as temporary:
+                torch.save(state, temporary)
+        self.ranks.wait()
 
     def _load(self) -> None:
         try:
@@ -246,7 +276,7 @@ class Trainer:
                 f"{self.checkpoint} is no checkpoint of a training, or is cut off: start again in "
                 f"another folder ({first_line(error)})"
             ) from error
-        changed = _differences(settings, self.settings)
+        changed = differences(settings, self.settings)
         if changed or stages != list(self.stages):
             raise StateError(
                 f"{self.checkpoint} was made with other settings ({', '.join(changed)}): resume "
@@ -265,42 +295,7 @@ class Trainer:
         self._optimizers = state["optimizers"]
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns the names of the settings that differ, those of nested ones with a dot."""
-    names: list[str] = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            names += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def descend(accelerator: Accelerator, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Takes one step of an optimizer down the gradient of a scalar."""
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    optimizer.step()
-
-
-def check_folder(folder: Path, resume: bool) -> None:
-    """Raises unless the folder has what to resume, or is free for a new training.
-
-    Args:
-        folder: of a training.
-        resume: whether to go on with what it holds.
-
-    Raises:
-        ArgumentError: it is a file, or holds a training and `resume` is False.
-        CheckpointError: there is nothing to resume.
-    """
-    if folder.is_file():
-        raise ArgumentError(f"{folder} is a file: give a folder to write the training to")
-    checkpoint = folder / CHECKPOINT
-    if resume and not checkpoint.is_file():
-        raise CheckpointError(f"there is no {checkpoint} to resume: start without --resume")
-    if not resume and checkpoint.exists():
-        raise ArgumentError(
-            f"{folder} holds a training: pass --resume to go on with it, or another folder"
-        )
+def _is_measured(path: Path, step: int) -> bool:
+    """Whether the last line of the measures is that of a step."""
+    lines = read_measures(path)
+    return bool(lines) and lines[-1]["step"] == step

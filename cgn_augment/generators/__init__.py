@@ -10,7 +10,12 @@ from cgn_augment.generators.checkpoint import (
     save_cgn,
 )
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.pretrained import load_biggan, load_u2net, start_imagenet_cgn
+from cgn_augment.generators.pretrained import (
+    continue_imagenet_cgn,
+    load_biggan,
+    load_u2net,
+    start_imagenet_cgn,
+)
 from cgn_augment.generators.small import SmallCGN
 from cgn_augment.generators.u2net import U2Net
 
@@ -22,6 +27,7 @@ __all__ = [
     "SmallCGN",
     "U2Net",
     "bundled_generators",
+    "continue_imagenet_cgn",
     "load_biggan",
     "load_cgn",
     "load_u2net",

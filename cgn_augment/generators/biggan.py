@@ -24,9 +24,12 @@ from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, 
 EPSILON = 1e-4
 """Of batch and spectral normalisation, in all three published networks."""
 
+_SETTLING = 10
+"""Power iterations that new weights get, which a training would find in time."""
+
 
 class BigGAN(nn.Module):
-    """Draws an image of a class. Always in eval mode: its statistics and norms are never updated.
+    """Draws an image of a class. Always in eval mode: drawing updates no statistics or norms.
 
     Args:
         config: the sizes. A network of its own weights has statistics of mean 0 and variance 1.
@@ -48,7 +51,7 @@ class BigGAN(nn.Module):
         self.embeddings: nn.Linear = published.embeddings
         self.generator: nn.Module = published.generator
         _replace_parts(self.generator, self.config.channel_width)
-        self._settle_spectral_norms()
+        self.settle_norms(_SETTLING)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -115,10 +118,17 @@ class BigGAN(nn.Module):
                     setattr(parent, name, _fold_part(part))
 
     @torch.no_grad()
-    def _settle_spectral_norms(self, num_iterations: int = 10) -> None:
-        """Finds the first singular vectors of new weights, which training would find in time."""
+    def settle_norms(self, num_iterations: int = 1) -> None:
+        """Brings the singular vectors of the spectral norms up to date with the weights, in place.
+
+        A forward pass reads them and never changes them, so a training calls this after its steps.
+        A folded network has none.
+
+        Args:
+            num_iterations: of the power iteration (Miyato et al., ICLR 2018, algorithm 1).
+        """
         parts: list[Any] = [part for part in self.modules() if hasattr(part, "weight_orig")]
-        if parts[0].weight_orig.is_meta:
+        if not parts or parts[0].weight_orig.is_meta:
             return
         for part in parts:
             matrix = part.weight_orig.flatten(1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cgn_augment.errors import CheckpointNotFoundError
-from cgn_augment.generators.assembly import build_biggan, build_u2net
+from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.generators.assembly import build_biggan, build_cgn, build_u2net
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.state_dicts import read_state_dict
+from cgn_augment.generators.state_dicts import read_checkpoint, read_state_dict
+from cgn_augment.generators.truncation import TruncationLookup
 from cgn_augment.generators.u2net import U2Net
 
 
@@ -51,7 +52,11 @@ def load_u2net(path: str | os.PathLike[str]) -> U2Net:
 
 
 def start_imagenet_cgn(
-    biggan: str | os.PathLike[str], u2net: str | os.PathLike[str], *, truncation: float = 1.0
+    biggan: str | os.PathLike[str],
+    u2net: str | os.PathLike[str],
+    *,
+    truncation: float = 1.0,
+    truncation_lookup: TruncationLookup = "exact",
 ) -> ImageNetCGN:
     """Makes a CGN to be trained: three generators of the same published weights, and U2-Net.
 
@@ -61,6 +66,7 @@ def start_imagenet_cgn(
         biggan: path of a BigGAN-deep generator's weights; see `load_biggan`.
         u2net: path of U2-Net's weights; see `load_u2net`.
         truncation: of the noise and the batch statistics, in (0, 1].
+        truncation_lookup: see `ImageNetCGN`.
 
     Returns:
         The CGN on the CPU, not frozen; U2-Net has no gradients.
@@ -72,7 +78,52 @@ def start_imagenet_cgn(
     """
     shape, texture, background = (load_biggan(biggan) for _ in range(3))
     found = load_u2net(u2net)
-    return ImageNetCGN.of_parts(shape, texture, background, found, truncation=truncation)
+    settings = {"truncation": truncation, "truncation_lookup": truncation_lookup}
+    return ImageNetCGN.of_parts(shape, texture, background, found, **settings)
+
+
+def continue_imagenet_cgn(
+    path: str | os.PathLike[str],
+    *,
+    truncation: float | None = None,
+    truncation_lookup: TruncationLookup | None = None,
+) -> ImageNetCGN:
+    """Reads an ImageNet CGN to be trained further, where `load_cgn` reads one to draw from.
+
+    Args:
+        path: a `.safetensors` file of `save_cgn`, or the published `cgn.pth`.
+        truncation: in (0, 1]; as the file says, or 1, by default.
+        truncation_lookup: see `ImageNetCGN`; as the file says by default.
+
+    Returns:
+        The CGN on the CPU, not frozen; U2-Net has no gradients.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: the file is damaged, or is of another network; or its weights are folded.
+        ArgumentError: a truncation outside (0, 1].
+
+    Example:
+        >>> from cgn_augment import ImageNetCGN, save_cgn
+        >>> from cgn_augment.generators import continue_imagenet_cgn
+        >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
+        >>> sizes = dict(num_classes=5, noise_dim=8, channel_width=4, layers=layers, attention_at=2)
+        >>> path = getfixture("tmp_path") / "mine.safetensors"
+        >>> save_cgn(ImageNetCGN(sizes, unet_width=4), path)
+        >>> continue_imagenet_cgn(path, truncation=0.5).frozen
+        False
+    """
+    path = _find_file(path)
+    cgn = build_cgn(path, *read_checkpoint(path))
+    if not isinstance(cgn, ImageNetCGN):
+        raise CheckpointError(f"{path} is a small CGN: give the file of an ImageNet CGN")
+    if cgn.config["folded"]:
+        raise CheckpointError(
+            f"{path} holds folded weights, which cannot be trained: give the file that the "
+            "training wrote, or save a CGN that was loaded with fold=False"
+        )
+    cgn.set_truncation(cgn.truncation if truncation is None else truncation, truncation_lookup)
+    return cgn
 
 
 def _find_file(path: str | os.PathLike[str]) -> Path:

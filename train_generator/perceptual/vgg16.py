@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from cgn_augment.arguments import require_seed
 from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
 from cgn_augment.files import first_line, unpickle
+from train_generator.hub import fetch_to_hub
 from train_generator.perceptual.features import PerceptualFeatures, draw_he_normal
 from train_generator.perceptual.winograd import FrozenConv2d
 
@@ -25,6 +25,8 @@ NUM_LAYERS = 23
 """Of torchvision's `features`, to the ReLU before the fourth max-pool."""
 
 URL: str = VGG16_Weights.IMAGENET1K_V1.url
+
+_ADVICE = "Features that need no download are those of random_vgg16_features and train_features"
 
 
 def load_vgg16_features(
@@ -57,7 +59,9 @@ def load_vgg16_features(
         >>> load_vgg16_features(path).num_blocks
         4
     """
-    path = _download(progress) if path is None else Path(path).expanduser()
+    if path is None:
+        path = fetch_to_hub(URL, "VGG-16", _ADVICE, progress)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointNotFoundError(
             f"there is no file {path}: pass that of a state dict of torchvision's vgg16, such as "
@@ -105,24 +109,6 @@ def _make_layers() -> nn.Sequential:
         if isinstance(layer, nn.Conv2d):
             layers[number] = FrozenConv2d.from_conv(layer)
     return layers
-
-
-def _download(progress: bool) -> Path:
-    """Returns the path of torchvision's weights, which are downloaded unless they are there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL).name
-    if path.is_file():
-        return path
-    hash_prefix = path.stem.split("-")[1]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL, str(path), hash_prefix, progress)
-    except (OSError, HTTPException, RuntimeError) as error:
-        raise CheckpointError(
-            f"the weights of VGG-16 could not be downloaded ({first_line(error)}): fetch {URL} "
-            f"where there is a network and pass its path, or copy it to {path}. Features that "
-            "need no download are those of random_vgg16_features and train_features"
-        ) from error
-    return path
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -61,14 +61,24 @@ def repeat_command(config: SmallConfig) -> str:
         'train-generator small --variant colored --seed 3'
     """
     words = ["train-generator small", f"--variant {config.variant}"]
-    default = SmallConfig(config.variant)
+    return " ".join([*words, *changed_flags(config, SmallConfig(config.variant))])
+
+
+def changed_flags(config: Any, default: Any) -> list[str]:
+    """Returns the flags of the command line for the settings that are not the default's.
+
+    Args:
+        config: a dataclass; a setting of it may be another dataclass.
+        default: another one of the same kind.
+    """
+    words: list[str] = []
     for setting in fields(config):
         name, value = setting.name, getattr(config, setting.name)
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             words += _flags(asdict(value), asdict(getattr(default, name)), f"{name}.")
         else:
             words += _flags({name: value}, {name: getattr(default, name)})
-    return " ".join(words)
+    return words
 
 
 def peak_memory() -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,7 @@ from cgn_augment.visualize import draw_cgn
 from train_generator.data import VariantData, load_textures, make_variant
 from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, make_features
-from train_generator.precision import warn_of_slow_precision
+from train_generator.precision import Precision, warn_of_slow_precision
 from train_generator.recipes.adversary import make_discriminator
 from train_generator.recipes.batches import ClassPool, RealImages
 from train_generator.recipes.blobs import teach_blobs
@@ -238,13 +238,34 @@ class SmallTraining:
         return found, whole_textures(self.data.images, self.data.labels, found, num)
 
 
-def make_accelerator(config: SmallConfig) -> Accelerator:
-    """Returns the accelerator of the settings' device and precision."""
+class MachineSettings(Protocol):
+    """What the settings of a training say of the machine."""
+
+    @property
+    def device(self) -> str:
+        """Says "auto", "cpu" or a GPU's name."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Says what is computed in."""
+        ...
+
+
+def make_accelerator(config: MachineSettings, **options: Any) -> Accelerator:
+    """Returns the accelerator of the settings' device and precision.
+
+    Args:
+        config: settings.
+        options: of the accelerator, beside these.
+    """
     if config.device not in ("auto", "cpu"):
         require_device(config.device)
         if not config.device.startswith("cuda"):
             raise ArgumentError(f"device must be auto, cpu or cuda, got {config.device!r}")
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+    accelerator = Accelerator(
+        cpu=config.device == "cpu", mixed_precision=config.precision, **options
+    )
     warn_of_slow_precision(config.precision, accelerator.device)
     return accelerator
 
@@ -270,7 +291,7 @@ def make_cgn(config: SmallConfig) -> SmallCGN:
     return cgn
 
 
-def write_settings(config: SmallConfig, folder: Path, accelerator: Accelerator) -> None:
+def write_settings(config: Any, folder: Path, accelerator: Accelerator) -> None:
     """Writes the settings, the versions and the machine beside the checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
