@@ -98,7 +98,7 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
     """
     downloads = pretrained and file is None
     is_timm = name.startswith(TIMM)
-    network, preprocessing, weights = (_build_timm if is_timm else _build)(name, downloads)
+    network, weights = (_build_timm if is_timm else _build)(name, downloads)
     path, layer = _find_classifier(name, network, is_timm)
     known = None
     if file is not None:
@@ -109,11 +109,40 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
         if downloads:
             bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
             known = layer.weight.detach(), bias
-    return Backbone(network, layer.in_features, known, preprocessing, f"{name}, {weights}")
+    return Backbone(
+        network, layer.in_features, known, find_preprocessing(name), f"{name}, {weights}"
+    )
 
 
-def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing, str]:
-    """Builds a classifier of torchvision."""
+def find_preprocessing(name: str) -> Preprocessing:
+    """Returns how images must arrive at a backbone, without building it.
+
+    Args:
+        name: see `make_backbone`.
+
+    Raises:
+        ArgumentError: no such name.
+        MissingPackageError: timm is not installed.
+
+    Example:
+        >>> from train_generator.classifier.backbones import find_preprocessing
+        >>> find_preprocessing("inception_v3").image_size
+        299
+    """
+    if name.startswith(TIMM):
+        timm = _import_timm(name)
+        config = timm.get_pretrained_cfg(name.removeprefix(TIMM)).to_dict()
+        data = timm.data.resolve_data_config(pretrained_cfg=config)
+        return Preprocessing(tuple(data["mean"]), tuple(data["std"]), data["input_size"][-1])
+    weights = _find_weights(name)
+    preset: Any = None if weights is None else weights.transforms()
+    if preset is None or not hasattr(preset, "mean"):
+        return Preprocessing()
+    return Preprocessing(tuple(preset.mean), tuple(preset.std), int(preset.crop_size[0]))
+
+
+def _find_weights(full_name: str) -> Any:
+    """Returns torchvision's weights of a name, or None where it has none."""
     name, _, tag = full_name.partition(".")
     others = {other for module in _OTHER_TASKS for other in models.list_models(module=module)}
     known = [model for model in models.list_models() if model not in others]
@@ -128,34 +157,47 @@ def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing, 
         raise ArgumentError(
             f"{name} has the weights {', '.join(kind.name for kind in kinds) or 'none'}, not {tag}"
         )
-    weights = wanted or (kinds.DEFAULT if len(kinds) else None)
-    if pretrained and weights is None:
+    return wanted or (kinds.DEFAULT if len(kinds) else None)
+
+
+def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
+    """Builds a classifier of torchvision, and says where its weights are from."""
+    name, weights = full_name.partition(".")[0], _find_weights(full_name)
+    if not pretrained:
+        network, described = models.get_model(name, weights=None), "new weights"
+    elif weights is None:
         raise ArgumentError(
             f"torchvision has no weights for {name}: pass pretrained=False, or a file"
         )
-    if pretrained and weights is not None:
-        network: nn.Module = _download(
-            lambda: models.get_model(name, weights=weights), name, str(weights.url)
+    else:
+        network = _download(
+            lambda: models.get_model(name, weights=weights), full_name, str(weights.url)
         )
         described = f"torchvision {torchvision.__version__}'s weights {weights.name}"
-    else:
-        network, described = models.get_model(name, weights=None), "new weights"
     for auxiliary in _AUXILIARY:
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
-            network.aux_logits = False  # type: ignore[assignment]
-    return network, _preset(weights), described
+            network.aux_logits = False
+    return network, described
 
 
-def _preset(weights: Any) -> Preprocessing:
-    preset: Any = None if weights is None else weights.transforms()
-    if preset is None or not hasattr(preset, "mean"):
-        return Preprocessing()
-    return Preprocessing(tuple(preset.mean), tuple(preset.std), int(preset.crop_size[0]))
+def _build_timm(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
+    """Builds a classifier of timm, and says where its weights are from."""
+    timm, name = _import_timm(full_name), full_name.removeprefix(TIMM)
+    if not pretrained:
+        return timm.create_model(name), "new weights"
+    if not timm.models.is_model_pretrained(name):
+        raise ArgumentError(f"timm has no weights for {name}: pass pretrained=False, or a file")
+    network = _download(
+        lambda: timm.create_model(name, pretrained=True),
+        full_name,
+        f"https://huggingface.co/timm/{name}",
+    )
+    return network, f"timm {timm.__version__}'s weights {_tag(network)}"
 
 
-def _build_timm(full_name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing, str]:
-    """Builds a classifier of timm."""
+def _import_timm(full_name: str) -> Any:
+    """Returns the package, if it knows the model."""
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError as error:
@@ -165,28 +207,15 @@ def _build_timm(full_name: str, pretrained: bool) -> tuple[nn.Module, Preprocess
         ) from error
     name = full_name.removeprefix(TIMM)
     if not timm.is_model(name):
-        known = timm.list_models()
-        raise ArgumentError(f"timm has no model {name!r}{_suggest(name, known)}")
-    if pretrained and not timm.models.is_model_pretrained(name):
-        raise ArgumentError(f"timm has no weights for {name}: pass pretrained=False, or a file")
-    if pretrained:
-        place = f"https://huggingface.co/timm/{name}"
-        network: nn.Module = _download(
-            lambda: timm.create_model(name, pretrained=True), full_name, place
-        )
-        described = f"timm {timm.__version__}'s weights {_tag(network)}"
-    else:
-        network, described = timm.create_model(name), "new weights"
-    data = timm.data.resolve_model_data_config(network)
-    preprocessing = Preprocessing(tuple(data["mean"]), tuple(data["std"]), data["input_size"][-1])
-    return network, preprocessing, described
+        raise ArgumentError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
+    return timm
 
 
 def _tag(network: Any) -> str:
     return network.pretrained_cfg.get("tag") or "of its default"
 
 
-def _download(build: Callable[[], nn.Module], name: str, place: str) -> nn.Module:
+def _download(build: Callable[[], Any], name: str, place: str) -> Any:
     """Builds a network; what goes wrong meanwhile is that its weights cannot be had."""
     try:
         return build()

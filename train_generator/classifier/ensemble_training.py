@@ -8,7 +8,7 @@ Published: SGD at learning rate 0.001 with momentum 0.9, 45 epochs, BatchNorm in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -240,7 +240,7 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         log_every: int = 20,
     ) -> None:
         config = config or EnsembleConfig()
-        _require_fitting(stream, model.num_classes)
+        require_fitting(stream, model.num_classes)
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=config.learning_rate,
@@ -266,12 +266,24 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
             self._parts = DistributedDataParallel(self._parts, device_ids=at)
         self._steps_per_epoch = self._num_steps()
         self._writer: SummaryWriter | None = None
+        self._announce: Callable[[EnsembleResult], None] | None = None
         warn_of_slow_precision(config.precision, stream.device)
 
     def train(
-        self, test: Iterable[tuple[Tensor, Tensor]], *, progress: bool = True
+        self,
+        test: Iterable[tuple[Tensor, Tensor]],
+        *,
+        progress: bool = True,
+        announce: Callable[[EnsembleResult], None] | None = None,
     ) -> list[EnsembleResult]:
-        """Trains the epochs that are left; see `EpochRun.train`."""
+        """Trains the epochs that are left; see `EpochRun.train`.
+
+        Args:
+            test: batches to test the model on after each epoch; of this process alone.
+            progress: shows bars on standard error.
+            announce: called with what each epoch came to.
+        """
+        self._announce = announce
         if self.folder is None or process_rank() > 0:
             return super().train(test, progress=progress)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -345,6 +357,8 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         )
         if self.folder is not None and process_rank() == 0:
             self._write(self.folder, result)
+        if self._announce is not None:
+            self._announce(result)
         return result
 
     def _write(self, folder: Path, result: EnsembleResult) -> None:
@@ -393,8 +407,16 @@ def _mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
     return {"loss": real + sum(heads), "real_loss": real, **dict(zip(names, heads, strict=True))}
 
 
-def _require_fitting(stream: CounterfactualDataset, num_classes: int) -> None:
-    """Raises unless a stream's batches are those that an ensemble is trained on."""
+def require_fitting(stream: CounterfactualDataset, num_classes: int) -> None:
+    """Raises unless a stream's batches are those that an ensemble is trained on.
+
+    Args:
+        stream: of real images and counterfactuals.
+        num_classes: of the ensemble.
+
+    Raises:
+        ArgumentError: its labels are others.
+    """
     if stream.mix != "separate" or stream.label != "all":
         raise ArgumentError(
             "an ensemble is trained on a stream with mix='separate' and label='all', got "
