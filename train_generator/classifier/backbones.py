@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -259,8 +260,8 @@ def _fill(
     weight, bias = state.pop(f"{path}.weight", None), state.pop(f"{path}.bias", None)
     _take_off(network, path)
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
+        load_state(network, state)
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"{file} holds another network than the backbone ({reason}): pass the file that "
@@ -274,6 +275,16 @@ def _fill(
             f"{layer.in_features} features: pass the file that belongs to it"
         )
     return weight.float(), torch.zeros(len(weight)) if bias is None else bias.float()
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fills a network with tensors that say nothing of the version of torch's layers.
+
+    Some networks refuse such a state dict; it is taken to be of the installed version.
+    """
+    marked = OrderedDict(state)
+    marked._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(marked)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -212,13 +212,14 @@ def make_run(
         class_map=resolve_class_map(settings.class_map, real.classes, source.num_classes),
     )
     require_fitting(stream, len(real.classes))  # before a backbone is downloaded
-    model = make_ensemble(
-        settings.backbone,
-        len(real.classes),
-        settings.pretrained,
-        backbone_file=settings.backbone_file,
-        seed=settings.seed,
-    )
+    with accelerator.local_main_process_first():  # which may download
+        model = make_ensemble(
+            settings.backbone,
+            len(real.classes),
+            settings.pretrained,
+            backbone_file=settings.backbone_file,
+            seed=settings.seed,
+        )
     model.preprocessing = preprocessing
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = EnsembleRun(

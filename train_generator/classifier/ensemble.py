@@ -22,7 +22,7 @@ from cgn_augment.files import first_line, save_tensors
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.types import FACTORS
-from train_generator.classifier.backbones import Backbone, Preprocessing, make_backbone
+from train_generator.classifier.backbones import Backbone, Preprocessing, load_state, make_backbone
 
 FORMAT = "train_generator/ensemble/1"
 
@@ -280,7 +280,7 @@ def _build_loaded(
         mean, std = (tuple(json.loads(header[name])) for name in ("mean", "std"))
         image_size = json.loads(header["image_size"])
         model = make_ensemble(header["backbone"], len(classes), pretrained=False)
-        model.load_state_dict(state)
+        load_state(model, state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not hold the ensemble that it describes ({first_line(error)})"
