@@ -109,14 +109,14 @@ def train_rank(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     batches = make_test()
     test = [(images[rank::2], labels[rank::2]) for images, labels in batches]
-    real = Subset(Shown(), range(36))  # nine steps of four, shared out
+    real = Subset(Shown(), range(24))  # three steps of four for each rank
     options: dict[str, Any] = {"real": real, "batch_norm": "real", "batch_size": 4, "seed": rank}
     run = make_run(folder / "whole", **options)
     found["whole"] = [result.__dict__ for result in run.train(test, progress=False)]
     found["weights"] = weights_of(run)
     run = make_run(folder / "stopped", **options)
     if rank == 1:
-        press_in_step(run, 7)
+        press_in_step(run, 5)
     try:
         run.train(test, progress=False)
     except KeyboardInterrupt:
