@@ -230,7 +230,7 @@ def test_a_dataset_of_hugging_face_is_read_by_index(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="does not name its classes: pass classes"):
         open_images(plain, WHOLE)
     assert open_images(plain, WHOLE, classes=2).classes == ("0", "1")
-    with pytest.raises(DataError, match="cannot load the split validation of .*save_to_disk wrote"):
+    with pytest.raises(DataError, match=r"cannot load the split validation of .*save_to_d"):
         open_images(plain.replace("@train", "@validation"), WHOLE)
     with pytest.raises(ArgumentError, match=r"say which split: hf:.*plain@train, or another one"):
         open_images(plain.removesuffix("@train"), WHOLE)
@@ -250,7 +250,7 @@ def test_datasets_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_test_images_are_cropped_in_the_middle_and_normalised() -> None:
     image = Image.new("RGB", (80, 40))
-    image.paste((255, 255, 255), (20, 0, 60, 40))
+    image.paste((255, 255, 255), (16, 0, 64, 40))
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     made = evaluation_transform(mean, std, 20, crop=1.0)(image)
     expected = (1 - torch.tensor(mean)) / torch.tensor(std)
