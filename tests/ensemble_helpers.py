@@ -116,7 +116,7 @@ def train_rank(rank: int, folder: Path) -> None:
     found["weights"] = weights_of(run)
     run = make_run(folder / "stopped", **options)
     if rank == 1:
-        press_in_step(run, 5)
+        press_in_step(run, 9)  # the real pass of the fifth step, of two passes each
     try:
         run.train(test, progress=False)
     except KeyboardInterrupt:

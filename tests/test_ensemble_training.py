@@ -210,7 +210,7 @@ def test_images_are_counted_by_head() -> None:
 
 
 def test_each_head_learns_its_own_factor() -> None:
-    run = make_run(num_epochs=30, dropout=0.0, ratio=4.0)
+    run = make_run(num_epochs=60, dropout=0.0, ratio=4.0)
     [*_, last] = run.train(make_test(), progress=False)
     assert last.accuracy > 0.9
     made = StubSource().sample(400, torch.Generator().manual_seed(5))

@@ -46,6 +46,15 @@ CLASSIFIER_FILE = "classifier.safetensors"
 RESULTS_FILE = "results.json"
 CURVES_FILE = "curves.png"
 
+_COLORS = {
+    "real": "C0",
+    "average": "C0",
+    "shape": "C1",
+    "texture": "C2",
+    "background": "C3",
+    "background free": "C4",
+}
+
 
 class EnsembleLosses(NamedTuple):
     """The losses of a step, scalars.
@@ -177,7 +186,7 @@ def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
         for name in names:
             values = [scale * getattr(result, f"{name}{suffix}") for result in results]
             label = name.replace("_", " ").strip() or "average"
-            axes.plot(epochs, values, marker="o", ms=3, label=label)
+            axes.plot(epochs, values, marker="o", ms=3, color=_COLORS[label], label=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=7)
     losses.set(xlabel="epoch", ylabel="loss in training", ylim=(0, None))
