@@ -168,6 +168,8 @@ def test_classes_are_joined_by_name() -> None:
     assert named == {0: [0], 1: [207]}
     given = {"dog": ["golden_retriever", 208], "0": 281, "owl": "great_grey_owl"}
     assert resolve_class_map(given, CLASSES, 1000) == {1: [207, 208], 0: [281], 2: [24]}
+    numbers: Any = {0: [1, 2]}  # as YAML gives them
+    assert resolve_class_map(numbers, CLASSES, 10) == {0: [1, 2]}
     # A folder that is called 1 is meant by its name, whatever label it has.
     assert resolve_class_map({"1": 5}, ["0", "2", "1"], 10) == {2: [5]}
     with pytest.raises(

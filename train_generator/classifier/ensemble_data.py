@@ -206,7 +206,8 @@ def resolve_class_map(
     if given == "names":
         return {label: [find_class(name, num_classes)] for label, name in enumerate(classes)}
     mapping = {}
-    for name, shown in given.items():
+    for key, shown in given.items():
+        name = str(key)  # YAML gives numbers
         label = classes.index(name) if name in classes else _label(name, classes)
         several = [shown] if isinstance(shown, int | str) else list(shown)
         mapping[label] = find_classes(several, num_classes) or []
