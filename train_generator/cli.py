@@ -1,4 +1,4 @@
-"""The command `train-generator`: trains generators, measures them, and looks at their data."""
+"""The command `train-generator`: trains generators and classifiers, measures them, shows data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from cgn_augment.cli import run_commands
 from cgn_augment.visualize import draw_sheet, save_figure
+from train_generator.classifier.commands import classifier
 from train_generator.data import (
     Textures,
     Variant,
@@ -93,6 +94,7 @@ def main() -> None:
         "measure": measure,
         "downstream": downstream,
         "judge": judge,
+        "classifier": classifier,
         "data": data,
         "textures": textures,
         "fetch-weights": fetch_weights,

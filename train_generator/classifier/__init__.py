@@ -1,5 +1,26 @@
 """Classifiers that are trained on counterfactuals, and the loop that trains them."""
 
+from train_generator.classifier.ensemble import (
+    HeadLogits,
+    InvariantEnsemble,
+    LoadedEnsemble,
+    load_ensemble,
+    make_ensemble,
+    save_ensemble,
+)
+from train_generator.classifier.ensemble_config import (
+    EnsembleConfig,
+    EnsembleResult,
+    learning_rate_at,
+)
+from train_generator.classifier.ensemble_training import (
+    EnsembleLosses,
+    EnsembleRun,
+    count_correct,
+    ensemble_loss,
+    forward_parts,
+    use_batch_statistics,
+)
 from train_generator.classifier.models import MNISTClassifier
 from train_generator.classifier.training import (
     ClassifierConfig,
@@ -12,8 +33,23 @@ from train_generator.classifier.training import (
 __all__ = [
     "ClassifierConfig",
     "ClassifierRun",
+    "EnsembleConfig",
+    "EnsembleLosses",
+    "EnsembleResult",
+    "EnsembleRun",
     "EpochResult",
+    "HeadLogits",
+    "InvariantEnsemble",
+    "LoadedEnsemble",
     "MNISTClassifier",
+    "count_correct",
+    "ensemble_loss",
+    "forward_parts",
+    "learning_rate_at",
+    "load_ensemble",
+    "make_ensemble",
     "measure_accuracy",
+    "save_ensemble",
     "train_step",
+    "use_batch_statistics",
 ]

@@ -7,21 +7,19 @@ an epoch; 10 epochs of 50 000 images in batches of 64.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.arguments import require_choice
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
-from cgn_augment.files import first_line, replacing, unpickle
-from train_generator.interrupt import Interrupt, deferred_interrupt
+from cgn_augment.errors import ArgumentError
+from train_generator.classifier.epochs import EpochRun
 from train_generator.precision import PRECISIONS, Precision, warn_of_slow_precision
 
 
@@ -125,7 +123,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     return num_correct / num_images
 
 
-class ClassifierRun:
+class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
     """A classifier in training, and all that its checkpoint holds.
 
     Args:
@@ -160,117 +158,31 @@ class ClassifierRun:
         config: ClassifierConfig | None = None,
         checkpoint: Path | None = None,
     ) -> None:
-        self.model, self.stream, self.checkpoint = model, stream, checkpoint
-        self.config = config or ClassifierConfig()
-        self.optimizer = torch.optim.Adadelta(model.parameters(), lr=self.config.learning_rate)
-        self.results: list[EpochResult] = []
-        self._sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}
-        self._resumed = False
+        config = config or ClassifierConfig()
+        optimizer = torch.optim.Adadelta(model.parameters(), lr=config.learning_rate)
+        super().__init__(model, optimizer, stream, config, EpochResult, checkpoint)
+        warn_of_slow_precision(config.precision, stream.device)
 
-    def resume(self) -> None:
-        """Goes on from the checkpoint.
-
-        Raises:
-            CheckpointError: it is missing, damaged or of another kind.
-            StateError: it is of another configuration.
-        """
-        path = self.checkpoint
-        if path is None or not path.is_file():
-            raise CheckpointError(f"there is no checkpoint {path} to resume: start without resume")
-        try:
-            state: Any = unpickle(path)
-            config = ClassifierConfig(**state["config"])
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is no checkpoint of a classifier, or is cut off: delete it and start "
-                f"again ({first_line(error)})"
-            ) from error
-        if config != self.config:
-            raise StateError(
-                f"{path} was trained with {config} and now {self.config} is asked for: resume with "
-                "the settings it was started with, or write to another folder"
-            )
-        self.stream.load_state_dict(state["stream"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.results = [EpochResult(**result) for result in state["results"]]
-        self._sums = state["sums"]
-        self._resumed = True
-
-    def train(
-        self, test: Iterable[tuple[Tensor, Tensor]], *, progress: bool = True
-    ) -> list[EpochResult]:
-        """Trains the epochs that are left.
-
-        Args:
-            test: batches to measure the accuracy on after each epoch.
-            progress: shows a bar on standard error.
-
-        Returns:
-            The results of all epochs, those before a resume too.
-        """
-        if self.checkpoint is not None and self.checkpoint.exists() and not self._resumed:
-            raise ArgumentError(
-                f"{self.checkpoint} exists: resume it, or write to another folder, or delete it"
-            )
-        warn_of_slow_precision(self.config.precision, self.stream.device)
-        with deferred_interrupt() as interrupt:
-            while len(self.results) < self.config.num_epochs:
-                if self._train_epoch(interrupt, progress):
-                    self._finish_epoch(measure_accuracy(self.model, test))
-                self._save()
-                if interrupt.requested:
-                    raise KeyboardInterrupt
-        return self.results
-
-    def _train_epoch(self, interrupt: Interrupt, progress: bool) -> bool:
-        """Trains to the end of the epoch, or to an interruption; returns whether it was the end."""
-        self.model.train()
-        epoch = len(self.results)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.config.decay**epoch
-        bar = tqdm(
-            desc=f"epoch {epoch + 1}/{self.config.num_epochs}",
-            total=len(self.stream),
-            initial=self.stream.state_dict()["step"],
-            disable=not progress,
+    def _train_batch(
+        self, batch: tuple[Tensor, Tensor], epoch: int, step: int
+    ) -> dict[str, Tensor]:
+        images, labels = batch
+        loss, num_correct = train_step(
+            self.model, self.optimizer, images, labels, self.config.precision
         )
-        with bar:
-            for images, labels in self.stream:
-                loss, num_correct = train_step(
-                    self.model, self.optimizer, images, labels, self.config.precision
-                )
-                self._sums["loss"] += float(loss) * len(labels)
-                self._sums["correct"] += float(num_correct)
-                self._sums["images"] += len(labels)
-                bar.set_postfix_str(f"loss {float(loss):.3f}", refresh=False)
-                bar.update()
-                if interrupt.requested:
-                    return False
-        return True
-
-    def _finish_epoch(self, test_accuracy: float) -> None:
-        images = self._sums["images"]
-        result = EpochResult(
-            epoch=len(self.results) + 1,
-            loss=self._sums["loss"] / images,
-            train_accuracy=self._sums["correct"] / images,
-            test_accuracy=test_accuracy,
-        )
-        self.results.append(result)
-        self._sums = dict.fromkeys(self._sums, 0.0)
-
-    def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        state = {
-            "config": asdict(self.config),
-            "stream": self.stream.state_dict(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "results": [asdict(result) for result in self.results],
-            "sums": self._sums,
+        return {
+            "loss": loss.double() * len(labels),
+            "correct": num_correct,
+            "images": torch.tensor(len(labels)),
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        return self.config.learning_rate * self.config.decay**epoch
+
+    def _finish_epoch(self, sums: Mapping[str, float], test: Any, progress: bool) -> EpochResult:
+        return EpochResult(
+            epoch=len(self.results) + 1,
+            loss=sums["loss"] / sums["images"],
+            train_accuracy=sums["correct"] / sums["images"],
+            test_accuracy=measure_accuracy(self.model, test),
+        )

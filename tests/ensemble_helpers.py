@@ -1,0 +1,137 @@
+"""Ensembles that are cheap to train, and images whose pixels say what they are of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from stream_helpers import SIZE, StubSource
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from cgn_augment import CounterfactualDataset
+from cgn_augment.functional import isolated_rng
+from train_generator.classifier import EnsembleConfig, EnsembleRun, InvariantEnsemble
+from train_generator.classifier.backbones import Backbone, Preprocessing
+
+
+def make_tiny(num_classes: int = 10, dropout: float = 0.0, seed: int = 0) -> InvariantEnsemble:
+    """An ensemble with one convolution, BatchNorm and a hidden layer."""
+    with isolated_rng(seed, torch.device("cpu")):
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, 64),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        )
+        backbone = Backbone(network, 64, None, Preprocessing(image_size=SIZE), "tiny, new weights")
+        return InvariantEnsemble(backbone, "tiny", num_classes)
+
+
+class Shown(Dataset[tuple[Tensor, int]]):
+    """Images of noise whose three channels all show the class, as `StubSource` shows three."""
+
+    def __init__(self, num: int = 40) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.noise = 0.02 * torch.randn(num, 3, SIZE, SIZE, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        y = index % 10
+        return (y / 5 - 1 + self.noise[index]).clamp(-1, 1), y
+
+
+def make_stream(real: Dataset[Any] | None = None, **options: Any) -> CounterfactualDataset:
+    arguments = {"batch_size": 8, "mix": "separate", "label": "all", **options}
+    return CounterfactualDataset(real or Shown(), StubSource(), **arguments)
+
+
+def make_run(
+    folder: Path | None = None,
+    *,
+    num_epochs: int = 2,
+    dropout: float = 0.5,
+    batch_norm: str = "train",
+    save_every: int = 500,
+    log_every: int = 2,
+    seed: int = 0,
+    **options: Any,
+) -> EnsembleRun:
+    config = EnsembleConfig(
+        num_epochs=num_epochs, learning_rate=0.05, schedule="cosine", batch_norm=batch_norm
+    )
+    return EnsembleRun(
+        make_tiny(dropout=dropout, seed=seed),
+        make_stream(**options),
+        config,
+        folder,
+        save_every=save_every,
+        log_every=log_every,
+    )
+
+
+def make_test(num: int = 20) -> list[tuple[Tensor, Tensor]]:
+    pairs = [Shown(num)[i] for i in range(num)]
+    return [(torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs]))]
+
+
+def press_in_step(run: EnsembleRun, step: int) -> None:
+    """Presses Ctrl-C while the run's `step`-th step is computed."""
+    steps = 0
+
+    def press(module: nn.Module, *_: object) -> None:
+        nonlocal steps
+        steps += module.training
+        if steps == step and module.training:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run.model.heads.shape.register_forward_hook(press)
+
+
+def train_rank(rank: int, folder: Path) -> None:
+    """Trains on one of two ranks: whole, then interrupted on rank 1 alone, then resumed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
+    )
+    found: dict[str, Any] = {}
+    batches = make_test()
+    test = [(images[rank::2], labels[rank::2]) for images, labels in batches]
+    real = Subset(Shown(), range(24))  # three steps of four for each rank
+    options: dict[str, Any] = {"real": real, "batch_norm": "real", "batch_size": 4, "seed": rank}
+    run = make_run(folder / "whole", **options)
+    found["whole"] = [result.__dict__ for result in run.train(test, progress=False)]
+    found["weights"] = weights_of(run)
+    run = make_run(folder / "stopped", **options)
+    if rank == 1:
+        press_in_step(run, 9)  # the real pass of the fifth step, of two passes each
+    try:
+        run.train(test, progress=False)
+    except KeyboardInterrupt:
+        found["stopped"] = run.stream.state_dict()["step"]
+    dist.barrier()
+    run = make_run(folder / "stopped", **options)
+    run.resume()
+    found["resumed"] = [result.__dict__ for result in run.train(test, progress=False)]
+    found["resumed weights"] = weights_of(run)
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def weights_of(run: EnsembleRun) -> list[float]:
+    """All weights and statistics in a row."""
+    return torch.cat(
+        [value.flatten().double() for value in run.model.state_dict().values()]
+    ).tolist()

@@ -1,0 +1,53 @@
+"""How a process reads labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+Transform = Callable[[Image.Image], Tensor]
+"""Turns a picture in RGB into (3, H, W) float32."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Attributes:
+        batch_size: images of a step.
+        num_workers: processes that decode.
+        rank: which of `world_size` processes this is.
+        world_size: processes that train together; each reads its part.
+        seed: of the order and of random transforms.
+        pin_memory: whether batches lie where a GPU can fetch them from.
+    """
+
+    batch_size: int
+    num_workers: int = 0
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    pin_memory: bool = False
+
+
+def make_loader(dataset: Any, reading: Reading, batch_size: int | None) -> DataLoader[Any]:
+    """Returns a loader that leaves the global generators alone.
+
+    Args:
+        dataset: of pairs, or of ready batches.
+        reading: how it is read.
+        batch_size: images of a batch; None for ready batches.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=reading.num_workers,
+        pin_memory=reading.pin_memory,
+        generator=torch.Generator().manual_seed(reading.seed),
+    )
