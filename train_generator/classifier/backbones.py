@@ -1,0 +1,273 @@
+"""Image classifiers of torchvision and timm, taken apart into a backbone and its last layer."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from cgn_augment.errors import (
+    ArgumentError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    MissingPackageError,
+)
+from cgn_augment.files import first_line, unpickle
+
+TIMM = "timm/"
+
+_IMAGENET_CLASSES = 1000
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGE_SIZE = 224
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")  # second classifiers of Inception, for training alone
+_OTHER_TASKS = (
+    models.detection,
+    models.segmentation,
+    models.video,
+    models.optical_flow,
+    models.quantization,
+)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images must arrive.
+
+    Attributes:
+        mean: of each channel, of images in [0, 1]; subtracted.
+        std: of each channel; divided by.
+        image_size: height and width in pixels that the weights were trained with.
+    """
+
+    mean: tuple[float, float, float] = _MEAN
+    std: tuple[float, float, float] = _STD
+    image_size: int = _IMAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A classifier without its last layer.
+
+    Attributes:
+        network: takes images (N, 3, H, W) to features (N, num_features).
+        num_features: inputs of the layer that was taken off.
+        classifier: weight (C, num_features) and bias (C,) of that layer, both float32, where they
+            were trained; else None.
+        preprocessing: of the images.
+        origin: says where the weights are from.
+    """
+
+    network: nn.Module
+    num_features: int
+    classifier: tuple[Tensor, Tensor] | None
+    preprocessing: Preprocessing
+    origin: str
+
+
+def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = None) -> Backbone:
+    """Builds a classifier and takes its last linear layer off.
+
+    Args:
+        name: of torchvision, such as "resnet50", with or without the name of its weights
+            ("resnet50.IMAGENET1K_V1"; the best ones by default); or of timm behind "timm/", such
+            as "timm/convnext_tiny.fb_in1k".
+        pretrained: whether the library downloads its weights, or has them already. Without them
+            the global generator of torch draws new ones.
+        file: instead of the library's weights, a state dict of the same network: .pth of
+            `torch.save` or .safetensors. It may lack the last layer.
+
+    Raises:
+        ArgumentError: no such name, or a network that does not end in a linear layer.
+        CheckpointNotFoundError: the weights cannot be downloaded, or there is no such file.
+        CheckpointError: the file is damaged, or holds another network.
+        MissingPackageError: timm is not installed.
+
+    Example:
+        >>> from train_generator.classifier.backbones import make_backbone
+        >>> make_backbone("shufflenet_v2_x0_5", pretrained=False).num_features
+        1024
+    """
+    downloads = pretrained and file is None
+    is_timm = name.startswith(TIMM)
+    network, preprocessing, weights = (_build_timm if is_timm else _build)(name, downloads)
+    path, layer = _find_classifier(name, network, is_timm)
+    known = None
+    if file is not None:
+        known = _fill(network, path, layer, file)
+        weights = f"weights of {file}"
+    else:
+        _take_off(network, path)
+        if downloads:
+            bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+            known = layer.weight.detach(), bias
+    return Backbone(network, layer.in_features, known, preprocessing, f"{name}, {weights}")
+
+
+def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing, str]:
+    """Builds a classifier of torchvision."""
+    name, _, tag = full_name.partition(".")
+    others = {other for module in _OTHER_TASKS for other in models.list_models(module=module)}
+    known = [model for model in models.list_models() if model not in others]
+    if name not in known:
+        raise ArgumentError(
+            f"torchvision has no image classifier {name!r}{_suggest(name, known)}: a backbone is "
+            "the name of one, such as resnet50, or timm/NAME"
+        )
+    kinds = models.get_model_weights(name)
+    wanted = next((kind for kind in kinds if kind.name == tag), None)
+    if tag and wanted is None:
+        raise ArgumentError(
+            f"{name} has the weights {', '.join(kind.name for kind in kinds) or 'none'}, not {tag}"
+        )
+    weights = wanted or (kinds.DEFAULT if len(kinds) else None)
+    if pretrained and weights is None:
+        raise ArgumentError(
+            f"torchvision has no weights for {name}: pass pretrained=False, or a file"
+        )
+    if pretrained and weights is not None:
+        network: nn.Module = _download(
+            lambda: models.get_model(name, weights=weights), name, str(weights.url)
+        )
+        described = f"torchvision {torchvision.__version__}'s weights {weights.name}"
+    else:
+        network, described = models.get_model(name, weights=None), "new weights"
+    for auxiliary in _AUXILIARY:
+        if hasattr(network, auxiliary):
+            setattr(network, auxiliary, None)
+            network.aux_logits = False  # type: ignore[assignment]
+    return network, _preset(weights), described
+
+
+def _preset(weights: Any) -> Preprocessing:
+    preset: Any = None if weights is None else weights.transforms()
+    if preset is None or not hasattr(preset, "mean"):
+        return Preprocessing()
+    return Preprocessing(tuple(preset.mean), tuple(preset.std), int(preset.crop_size[0]))
+
+
+def _build_timm(full_name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing, str]:
+    """Builds a classifier of timm."""
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{full_name} is a network of the package timm, which is not installed: python -m pip "
+            "install 'cgn-augment[timm]', or take one of torchvision's, such as resnet50"
+        ) from error
+    name = full_name.removeprefix(TIMM)
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ArgumentError(f"timm has no model {name!r}{_suggest(name, known)}")
+    if pretrained and not timm.models.is_model_pretrained(name):
+        raise ArgumentError(f"timm has no weights for {name}: pass pretrained=False, or a file")
+    if pretrained:
+        place = f"https://huggingface.co/timm/{name}"
+        network: nn.Module = _download(
+            lambda: timm.create_model(name, pretrained=True), full_name, place
+        )
+        described = f"timm {timm.__version__}'s weights {_tag(network)}"
+    else:
+        network, described = timm.create_model(name), "new weights"
+    data = timm.data.resolve_model_data_config(network)
+    preprocessing = Preprocessing(tuple(data["mean"]), tuple(data["std"]), data["input_size"][-1])
+    return network, preprocessing, described
+
+
+def _tag(network: Any) -> str:
+    return network.pretrained_cfg.get("tag") or "of its default"
+
+
+def _download(build: Callable[[], nn.Module], name: str, place: str) -> nn.Module:
+    """Builds a network; what goes wrong meanwhile is that its weights cannot be had."""
+    try:
+        return build()
+    except Exception as error:  # each library and its transport have errors of their own
+        raise CheckpointNotFoundError(
+            f"the weights of {name} cannot be had here ({first_line(error)}): repeat where there "
+            f"is a network; or get them ({place}) and pass the file as backbone_file; or say "
+            "pretrained=False for new ones"
+        ) from error
+
+
+def _find_classifier(name: str, network: nn.Module, is_timm: bool) -> tuple[str, nn.Linear]:
+    """Returns path and layer of the last linear layer, which gives the scores."""
+    linear = {path: part for path, part in network.named_modules() if isinstance(part, nn.Linear)}
+    if is_timm:
+        last = network.get_classifier()  # type: ignore[operator]
+        linear = {path: part for path, part in linear.items() if part is last}
+    if not linear:
+        raise ArgumentError(
+            f"{name} does not end in one linear layer, whose place the three heads could take: "
+            "take another backbone"
+        )
+    path = list(linear)[-1]
+    return path, linear[path]
+
+
+def _take_off(network: nn.Module, path: str) -> None:
+    parent, _, child = path.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+
+
+def _fill(
+    network: nn.Module, path: str, layer: nn.Linear, file: Path
+) -> tuple[Tensor, Tensor] | None:
+    """Takes the classifier off, fills the rest from a file, returns the file's classifier."""
+    state = {
+        name: value
+        for name, value in _read(file).items()
+        if not name.startswith(tuple(f"{auxiliary}." for auxiliary in _AUXILIARY))
+    }
+    weight, bias = state.pop(f"{path}.weight", None), state.pop(f"{path}.bias", None)
+    _take_off(network, path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{file} holds another network than the backbone ({reason}): pass the file that "
+            "belongs to it"
+        ) from error
+    if weight is None:
+        return None
+    if weight.dim() != 2 or weight.shape[1] != layer.in_features:
+        raise CheckpointError(
+            f"{file}: {path}.weight is {tuple(weight.shape)} and the backbone has "
+            f"{layer.in_features} features: pass the file that belongs to it"
+        )
+    return weight.float(), torch.zeros(len(weight)) if bias is None else bias.float()
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a state dict, also where it lies inside a training's checkpoint."""
+    if not file.is_file():
+        raise CheckpointNotFoundError(f"there is no file {file} of weights for the backbone")
+    try:
+        state: Any = load_file(file) if file.suffix == ".safetensors" else unpickle(file)
+        state = next((state[key] for key in ("state_dict", "model") if key in state), state)
+        tensors = {name.removeprefix("module."): value for name, value in state.items()}
+        if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise ValueError("there is more than tensors in it")
+    except Exception as error:
+        raise CheckpointError(
+            f"{file} holds no state dict of a network, or is cut off: get it again "
+            f"({first_line(error)})"
+        ) from error
+    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{file}: {broken[0]} holds NaN or infinity; its training diverged")
+    return tensors
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3)
+    return f" (there are {', '.join(close)})" if close else ""

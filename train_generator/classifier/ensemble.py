@@ -1,0 +1,291 @@
+"""The invariant ensemble: one backbone, three heads (Sauer and Geiger, ICLR 2021, section 4.2).
+
+Each head sees the same features and learns to tell classes by one factor: the shape, the texture or
+the background. Real images train the average of the three.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, save_tensors
+from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.types import FACTORS
+from train_generator.classifier.backbones import Backbone, Preprocessing, make_backbone
+
+FORMAT = "train_generator/ensemble/1"
+
+
+class HeadLogits(NamedTuple):
+    """Scores of the three heads, before the softmax.
+
+    Attributes:
+        shape: (N, C) float32.
+        texture: (N, C) float32.
+        background: (N, C) float32.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier import HeadLogits
+        >>> logits = HeadLogits(torch.ones(1, 2), 2 * torch.ones(1, 2), 6 * torch.ones(1, 2))
+        >>> logits.average()[0, 0].item(), logits.background_free()[0, 0].item()
+        (3.0, 1.5)
+    """
+
+    shape: Tensor
+    texture: Tensor
+    background: Tensor
+
+    def average(self) -> Tensor:
+        """Returns the mean of the three, (N, C) float32: what real images are trained on."""
+        return (self.shape + self.texture + self.background) / 3
+
+    def background_free(self) -> Tensor:
+        """Returns the mean of shape and texture, (N, C) float32 (paper, section 4.3)."""
+        return (self.shape + self.texture) / 2
+
+    def predictions(self) -> dict[str, Tensor]:
+        """Returns by name the scores of each head, of their average, and without background."""
+        return {
+            **self._asdict(),
+            "average": self.average(),
+            "background_free": self.background_free(),
+        }
+
+
+class InvariantEnsemble(nn.Module):
+    """A backbone and a linear head for each factor; `make_ensemble` makes one.
+
+    Takes images (N, 3, H, W) float32, normalised as `preprocessing` says, and returns `HeadLogits`
+    of (N, num_classes) float32 each.
+
+    Args:
+        backbone: what the heads stand on.
+        name: of the backbone, as `make_backbone` knows it.
+        num_classes: of each head.
+
+    Attributes:
+        backbone: takes images to features (N, F).
+        heads: linear layers by factor.
+        num_classes: of each head.
+        name: of the backbone.
+        preprocessing: how images must arrive.
+        origin: says where the weights are from.
+    """
+
+    def __init__(self, backbone: Backbone, name: str, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone.network
+        self.heads = nn.ModuleDict(
+            {factor: nn.Linear(backbone.num_features, num_classes) for factor in FACTORS}
+        )
+        self.name, self.num_classes = name, num_classes
+        self.preprocessing = backbone.preprocessing
+        self.origin = f"{backbone.origin}; heads: {self._start_heads(backbone)}"
+
+    def forward(self, images: Tensor) -> HeadLogits:
+        """Returns the logits of images (N, 3, H, W)."""
+        features = self.backbone(images)
+        return HeadLogits(*(self.heads[factor](features).float() for factor in FACTORS))
+
+    @torch.no_grad()
+    def _start_heads(self, backbone: Backbone) -> str:
+        """Copies the backbone's own classifier into all heads where it knows the same classes."""
+        if backbone.classifier is None:
+            return "new weights"
+        weight, bias = backbone.classifier
+        if len(weight) != self.num_classes:
+            return (
+                f"new weights, since the backbone's classifier has {len(weight)} classes and not "
+                f"{self.num_classes}"
+            )
+        for head in self.heads.values():
+            head.load_state_dict({"weight": weight, "bias": bias})
+        return "copies of the backbone's classifier"
+
+
+def make_ensemble(
+    backbone: str,
+    num_classes: int,
+    pretrained: bool = True,
+    *,
+    backbone_file: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> InvariantEnsemble:
+    """Makes an ensemble on a backbone of torchvision or timm.
+
+    The heads take the place of the backbone's classifier. If that was trained on as many classes,
+    its weights are where all three heads start, so that the average begins as the pretrained
+    classifier; otherwise the heads get new weights. `InvariantEnsemble.origin` says which.
+
+    Args:
+        backbone: "resnet50" or another name of torchvision, or "timm/NAME"; see `make_backbone`.
+        num_classes: of each head, 2 or more.
+        pretrained: whether the backbone has its library's weights; False draws new ones.
+        backbone_file: a state dict with the weights of the backbone, instead of the library's.
+        seed: of new weights. The global generators stay as they are.
+
+    Raises:
+        ArgumentError: no such backbone, or fewer than two classes.
+        CheckpointNotFoundError: the weights cannot be downloaded, or there is no such file.
+        CheckpointError: the file is damaged, or holds another network.
+        MissingPackageError: timm is not installed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier import make_ensemble
+        >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=10, pretrained=False).eval()
+        >>> model(torch.zeros(2, 3, 32, 32)).average().shape
+        torch.Size([2, 10])
+    """
+    if num_classes < 2:
+        raise ArgumentError(f"num_classes must be 2 or more, got {num_classes}")
+    file = None if backbone_file is None else Path(backbone_file)
+    with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
+        parts = make_backbone(backbone, pretrained=pretrained, file=file)
+        return InvariantEnsemble(parts, backbone, num_classes)
+
+
+@dataclass(frozen=True)
+class LoadedEnsemble:
+    """A trained ensemble, and what it must be fed.
+
+    Attributes:
+        model: in eval mode, without gradients.
+        classes: names of the classes, by label.
+        mean: of each channel, of images in [0, 1]; subtracted.
+        std: of each channel; divided by.
+        image_size: height and width in pixels.
+        metadata: all that the file says of itself, as text.
+    """
+
+    model: InvariantEnsemble
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: int
+    metadata: dict[str, str]
+
+
+def save_ensemble(
+    model: InvariantEnsemble,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int,
+    **metadata: object,
+) -> None:
+    """Writes an ensemble as safetensors, whole or not at all.
+
+    Args:
+        model: the network.
+        path: ends in `.safetensors`.
+        classes: names of the classes, by label.
+        mean: of each channel, of images in [0, 1], as the images were normalised.
+        std: of each channel.
+        image_size: height and width in pixels that it was trained with.
+        metadata: what made it (settings, versions, …); kept as text in the file.
+
+    Raises:
+        ArgumentError: another suffix, not a name for each class, a mean or std that is not three
+            numbers, or metadata under a name that the file itself uses.
+        OSError: the folder is missing or cannot be written; nothing is left behind.
+    """
+    if len(classes) != model.num_classes:
+        raise ArgumentError(
+            f"classes must name the {model.num_classes} classes of the ensemble, got {len(classes)}"
+        )
+    if len(mean) != 3 or len(std) != 3:
+        raise ArgumentError(f"mean and std must be three numbers each, got {mean} and {std}")
+    header = {
+        "format": FORMAT,
+        "backbone": model.name,
+        "classes": json.dumps(list(classes)),
+        "mean": json.dumps(list(mean)),
+        "std": json.dumps(list(std)),
+        "image_size": json.dumps(image_size),
+        "origin": model.origin,
+    }
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_tensors(state, Path(path), header, metadata, "an ensemble")
+
+
+def load_ensemble(
+    path: str | os.PathLike[str], device: torch.device | str = "cpu"
+) -> LoadedEnsemble:
+    """Loads an ensemble that `save_ensemble` wrote; nothing is downloaded.
+
+    Args:
+        path: of the file.
+        device: where the weights go.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: the file is cut off, of another network, or holds NaN.
+        DeviceError: the device is not there.
+        MissingPackageError: the backbone is one of timm, which is not installed.
+
+    Example:
+        >>> from train_generator.classifier import load_ensemble, make_ensemble, save_ensemble
+        >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)
+        >>> path = getfixture("tmp_path") / "mine.safetensors"
+        >>> normal = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        >>> save_ensemble(model, path, classes=["cat", "dog"], image_size=32, **normal)
+        >>> load_ensemble(path).classes
+        ('cat', 'dog')
+    """
+    target, path = require_device(device), Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointNotFoundError(
+            f"there is no ensemble {path}: train one with train-generator classifier"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read; it is cut off or no ensemble: copy it again "
+            f"({first_line(error)})"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has the format {header.get('format')!r} and an ensemble has {FORMAT!r}: train "
+            "one with train-generator classifier"
+        )
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{path}: {broken[0]} holds NaN or infinity; its training diverged")
+    return _build_loaded(path, header, state, target)
+
+
+def _build_loaded(
+    path: Path, header: dict[str, str], state: dict[str, Tensor], device: torch.device
+) -> LoadedEnsemble:
+    try:
+        classes = tuple(json.loads(header["classes"]))
+        mean, std = (tuple(json.loads(header[name])) for name in ("mean", "std"))
+        image_size = json.loads(header["image_size"])
+        model = make_ensemble(header["backbone"], len(classes), pretrained=False)
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the ensemble that it describes ({first_line(error)})"
+        ) from error
+    model.preprocessing = Preprocessing(mean, std, image_size)
+    model.origin = header["origin"]
+    model.to(device).eval().requires_grad_(False)
+    return LoadedEnsemble(model, classes, mean, std, image_size, header)
