@@ -18,6 +18,7 @@ from train_generator.data import (
     render_wildlife,
 )
 from train_generator.evaluation.commands import downstream, judge, measure
+from train_generator.evaluation.robustness.commands import evaluate
 from train_generator.recipes.commands import masker, small
 from train_generator.weights import fetch_all
 
@@ -91,6 +92,7 @@ def main() -> None:
         "measure": measure,
         "downstream": downstream,
         "judge": judge,
+        "evaluate": evaluate,
         "data": data,
         "textures": textures,
         "fetch-weights": fetch_weights,

@@ -25,8 +25,8 @@ VARIANTS = ("original", "mixed_same", "mixed_rand")
 CUE_CONFLICT_LAYOUT = """\
   FOLDER/airplane/airplane1-bicycle2.png   (shape of the first, texture of the second)
   FOLDER/bear/bear3-clock1.png
-  ... one folder for each of the 16 categories, such as
-  texture-vs-shape/stimuli/style-transfer-preprocessed-512 of github.com/rgeirhos/texture-vs-shape"""
+  ... one folder for each of the 16 categories, such as stimuli/style-transfer-preprocessed-512
+  of github.com/rgeirhos/texture-vs-shape"""
 
 IMAGENET9_LAYOUT = """\
   FOLDER/original/val/00_dog/*.JPEG

@@ -55,7 +55,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class TestData:
+class EvaluationData:
     """What classifiers are evaluated on; what is None is not asked for.
 
     Attributes:
@@ -68,8 +68,6 @@ class TestData:
         num: images of the CGN.
         seed: of these.
     """
-
-    __test__ = False
 
     cue_conflict: ImageFiles | None = None
     imagenet9: Mapping[str, ImageFiles] | None = None
@@ -110,7 +108,7 @@ def find_folders(
     )
 
 
-def make_parts(predictor: Predictor, data: TestData, config: ReadConfig) -> list[Part]:
+def make_parts(predictor: Predictor, data: EvaluationData, config: ReadConfig) -> list[Part]:
     """Makes the parts that are asked for, in the order of `PARTS`.
 
     Raises:
@@ -232,7 +230,7 @@ def _real_part(predictor: Predictor, images: ImageFiles, config: ReadConfig) -> 
 
 
 def _factor_part(
-    predictor: Predictor, cgn: Mechanisms, data: TestData, config: ReadConfig
+    predictor: Predictor, cgn: Mechanisms, data: EvaluationData, config: ReadConfig
 ) -> Part:
     class_map = find_class_map(predictor, cgn, data.class_map)
 
@@ -262,7 +260,7 @@ def _factor_part(
     settings = {
         **_settings(predictor, None),
         "cgn": cgn.fingerprint,
-        "class_map": repr(class_map),
+        "class_map": None if data.class_map is None else repr(data.class_map),
         "num": data.num,
         "seed": data.seed,
     }

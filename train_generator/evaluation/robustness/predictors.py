@@ -102,7 +102,7 @@ class Predictor:
         cropped = transforms.center_crop(resized, [self.image_size, self.image_size])
         if isinstance(cropped, Tensor):
             return cropped.clamp(0, 1)
-        return transforms.to_dtype(transforms.pil_to_tensor(cropped), torch.float32, scale=True)
+        return transforms.pil_to_tensor(cropped).float() / 255  # type: ignore[no-any-return]
 
 
 def plain_predictor(
@@ -242,7 +242,16 @@ class _Whole(nn.Module):
 
 
 def _load_pretrained(name: str, file: Path | None, device: torch.device) -> Predictor:
-    backbone = make_backbone(name, pretrained=True, file=file)
+    try:
+        backbone = make_backbone(name, pretrained=True, file=file)
+    except CheckpointNotFoundError as error:
+        if file is not None:
+            raise
+        reason = first_line(error.__cause__ or error)
+        raise CheckpointNotFoundError(
+            f"the weights of {name} cannot be had here ({reason}): repeat where there is a "
+            f"network, or pass a file that has them: {name}=FILE"
+        ) from error
     if backbone.classifier is None:
         raise ArgumentError(
             f"{file} has no last layer, so that {name} gives no classes: pass a file with all of "

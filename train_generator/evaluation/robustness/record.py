@@ -69,9 +69,7 @@ class EvaluationRecord:
         rows: Rows = found["rows"]
         return rows
 
-    def add(
-        self, classifier: str, part: str, settings: Mapping[str, object], rows: Rows
-    ) -> None:
+    def add(self, classifier: str, part: str, settings: Mapping[str, object], rows: Rows) -> None:
         """Adds what was measured and writes the file, whole or not at all.
 
         Raises:

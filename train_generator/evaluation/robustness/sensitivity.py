@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import choice_table, compose, sample_interventions
-from cgn_augment.types import FACTORS, Mechanisms
+from cgn_augment.types import FACTORS, Factors, Mechanisms
 
 Predict = Callable[[Tensor], Mapping[str, Tensor]]
 Choices = Sequence[Sequence[int]]
@@ -205,39 +205,44 @@ def change_factors(
     for _ in FACTORS[1:]:
         noise.append(noise[0] if cgn.shared_noise else cgn.draw_noise(num, generator))
     new_noise = [cgn.draw_noise(num, generator) for _ in FACTORS]
-    shuffles = [_split(generator) for _ in range(4)]
-    return _change(cgn, classes, new_classes, noise, new_noise, shuffles, chunk)
+    first = _Drawn(classes, noise, (_split(generator), _split(generator)))
+    other = _Drawn(new_classes, new_noise, (_split(generator), _split(generator)))
+    return _change(cgn, first, other, num, chunk)
 
 
 @torch.no_grad()
 def _change(
-    cgn: Mechanisms,
-    classes: Tensor,
-    new_classes: Tensor,
-    noise: Sequence[Tensor],
-    new_noise: Sequence[Tensor],
-    shuffles: Sequence[torch.Generator],
-    chunk: int,
+    cgn: Mechanisms, first: _Drawn, other: _Drawn, num: int, chunk: int
 ) -> Iterator[ChangedImages]:
-    mechanisms = (cgn.shape, cgn.texture, cgn.background)
-    for places in torch.arange(classes.shape[1]).split(chunk):
-
-        def draw(
-            y: Tensor, u: Sequence[Tensor], shuffles: Sequence[torch.Generator], at: Tensor = places
-        ) -> list[Tensor]:
-            at_device = at.to(cgn.device)
-            mask, *textures = (
-                run(u[i][at_device], y[i, at].to(cgn.device)) for i, run in enumerate(mechanisms)
-            )
-            return [mask, *(cgn.shuffle(x, g) for x, g in zip(textures, shuffles, strict=True))]
-
-        factors = draw(classes, noise, shuffles[:2])
-        others = draw(new_classes, new_noise, shuffles[2:])
+    for start in range(0, num, chunk):
+        at = slice(start, min(start + chunk, num))
+        factors, others = first.run(cgn, at), other.run(cgn, at)
         changed = {
-            factor: compose(*factors[:i], others[i], *factors[i + 1 :])
-            for i, factor in enumerate(FACTORS)
+            "shape": compose(others.mask, factors.foreground, factors.background),
+            "texture": compose(factors.mask, others.foreground, factors.background),
+            "background": compose(factors.mask, factors.foreground, others.background),
         }
-        yield ChangedImages(compose(*factors), changed, classes[:, places], new_classes[:, places])
+        images = compose(factors.mask, factors.foreground, factors.background)
+        yield ChangedImages(images, changed, first.classes[:, at], other.classes[:, at])
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Classes (3, N), noise of each factor and what moves the textures; run from front to back."""
+
+    classes: Tensor
+    noise: Sequence[Tensor]
+    shuffles: tuple[torch.Generator, torch.Generator]
+
+    def run(self, cgn: Mechanisms, at: slice) -> Factors:
+        shape, texture, background = self.classes[:, at].to(cgn.device)
+        foreground = cgn.texture(self.noise[1][at], texture)
+        behind = cgn.background(self.noise[2][at], background)
+        return Factors(
+            cgn.shape(self.noise[0][at], shape),
+            cgn.shuffle(foreground, self.shuffles[0]),
+            cgn.shuffle(behind, self.shuffles[1]),
+        )
 
 
 def _draw_others(classes: Tensor, groups: Choices, generator: torch.Generator) -> Tensor:
@@ -247,9 +252,9 @@ def _draw_others(classes: Tensor, groups: Choices, generator: torch.Generator) -
     for number, group in enumerate(groups):
         group_of[list(group)] = number
     step = torch.randint(1, len(groups), classes.shape, generator=generator)
-    group = (group_of[classes] + step) % len(groups)
-    member = torch.rand(classes.shape, generator=generator, dtype=torch.float64) * lengths[group]
-    return table[group, member.long()]
+    chosen = (group_of[classes] + step) % len(groups)
+    member = torch.rand(classes.shape, generator=generator, dtype=torch.float64) * lengths[chosen]
+    return table[chosen, member.long()]
 
 
 def _split(generator: torch.Generator) -> torch.Generator:
