@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from train_generator.evaluation.robustness import (
     measure_imagenet9,
     measure_real,
 )
+from train_generator.evaluation.robustness.measure import _Opened
 
 FIRST = [classes[0] for classes in cue_conflict_categories().classes]
 FIRST_OF_NINE = [classes[0] for classes in imagenet9_classes().classes]
@@ -94,7 +96,7 @@ def test_another_layout_of_cue_conflicts_is_refused(
 def test_images_without_any_conflict_are_refused(tmp_path: Path) -> None:
     for name in CATEGORIES:
         save_image(tmp_path / name / f"{name}1-{name}1.png", 0)
-    with pytest.raises(DataError, match="no image of .* has a shape and a texture of two"):
+    with pytest.raises(DataError, match=r"no image of .* has a shape and a texture of two"):
         find_cue_conflicts(tmp_path)
 
 
@@ -210,6 +212,15 @@ def test_images_need_labels() -> None:
         ImageFiles(Path("x"), (), torch.zeros(0, 1))
     with pytest.raises(ArgumentError, match=r"got 1 images and labels of the shape \(2, 1\)"):
         ImageFiles(Path("x"), (Path("a"),), torch.zeros(2, 1))
+
+
+def test_other_processes_can_read_the_images(tmp_path: Path) -> None:
+    folder = make_real(tmp_path, ["ant", "bee"])
+    images = label_images(folder, find_images(folder), ["ant", "bee"], 2)
+    reader = make_reader(0, [0, 1], 2, ["ant", "bee"])
+    assert measure_real(reader, images, ReadConfig(num_workers=1)) == {"logits": 1}
+    opened = pickle.loads(pickle.dumps(_Opened(images, reader.cropping)))  # where they are spawned
+    assert torch.equal(opened[2], _Opened(images, reader.cropping)[2])
 
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1)])

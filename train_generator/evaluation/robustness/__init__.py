@@ -34,6 +34,7 @@ from train_generator.evaluation.robustness.parts import (
     make_parts,
 )
 from train_generator.evaluation.robustness.predictors import (
+    Cropping,
     Predictor,
     ensemble_predictor,
     load_predictor,
@@ -59,6 +60,7 @@ from train_generator.evaluation.robustness.sensitivity import (
 __all__ = [
     "ChangedImages",
     "ClassGroups",
+    "Cropping",
     "EvaluationData",
     "EvaluationRecord",
     "FactorMeasures",

@@ -29,7 +29,7 @@ from train_generator.evaluation.robustness.groups import (
     cue_conflict_categories,
     imagenet9_classes,
 )
-from train_generator.evaluation.robustness.predictors import Predictor
+from train_generator.evaluation.robustness.predictors import Cropping, Predictor
 
 Decide = Callable[[Tensor], Tensor]
 """Takes scores (N, C) to decisions (N,) int64."""
@@ -164,13 +164,13 @@ def decide_images(
         decide: makes decisions of scores.
         config: how images are read.
         what: name of the bar.
-        whole: use `Predictor.fit`, not `Predictor.crop`.
+        whole: use `Predictor.fitting`, not `Predictor.cropping`.
 
     Raises:
         DataError: an image cannot be read.
     """
     config = config or ReadConfig()
-    prepare = predictor.fit if whole else predictor.crop
+    prepare = predictor.fitting if whole else predictor.cropping
     loader: DataLoader[Tensor] = DataLoader(
         _Opened(images, prepare), config.batch_size, num_workers=config.num_workers
     )
@@ -184,9 +184,9 @@ def decide_images(
 
 
 class _Opened(Dataset[Tensor]):
-    """Images as a classifier sees them, (3, S, S) float32 in [0, 1]."""
+    """Images as a classifier sees them, (3, S, S) float32 in [0, 1]; goes to other processes."""
 
-    def __init__(self, images: ImageFiles, prepare: Callable[..., Tensor]) -> None:
+    def __init__(self, images: ImageFiles, prepare: Cropping) -> None:
         self.images, self.prepare = images, prepare
 
     def __len__(self) -> int:

@@ -28,6 +28,37 @@ _RESIZE_RATIO = 256 / 224
 Network = Callable[[Tensor], Mapping[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Cropping:
+    """Resizes images, and crops a square from their centre.
+
+    Attributes:
+        size: of the square, in pixels.
+        shorter: height or width before, whichever is less; the other follows.
+
+    Example:
+        >>> from PIL import Image
+        >>> from train_generator.evaluation.robustness import Cropping
+        >>> Cropping(224, shorter=256)(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 224, 224])
+    """
+
+    size: int
+    shorter: int
+
+    def __call__(self, images: Tensor | Image.Image) -> Tensor:
+        """Returns (3, size, size) of an image of PIL, or (N, 3, size, size); float32 in [0, 1].
+
+        Args:
+            images: one of PIL, or (N, 3, H, W) float32 in [0, 1].
+        """
+        resized = transforms.resize(images, [self.shorter], antialias=True)
+        cropped = transforms.center_crop(resized, [self.size, self.size])
+        if isinstance(cropped, Tensor):
+            return cropped.clamp(0, 1)
+        return transforms.pil_to_tensor(cropped).float() / 255  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """A classifier in eval mode that says what it must be fed.
@@ -70,39 +101,23 @@ class Predictor:
         scores = self.network(normal)
         return {name: scores[name].float() for name in self.outputs}
 
-    def crop(self, images: Tensor | Image.Image) -> Tensor:
-        """Resizes the shorter side to 256/224 of S and crops S from the centre.
+    @property
+    def cropping(self) -> Cropping:
+        """Resizes the shorter side to 256/224 of S, and crops S from the centre."""
+        return Cropping(self.image_size, round(self.image_size * _RESIZE_RATIO))
 
-        Args:
-            images: one of PIL, or (N, 3, H, W) float32 in [0, 1].
-
-        Returns:
-            (3, S, S) of one of PIL, else (N, 3, S, S); float32 in [0, 1].
-        """
-        return self._shape(images, round(self.image_size * _RESIZE_RATIO))
-
-    def fit(self, images: Tensor | Image.Image) -> Tensor:
-        """Resizes the shorter side to S and crops S from the centre: nothing if they have S.
-
-        Arguments and result as for `crop`.
-        """
-        return self._shape(images, self.image_size)
+    @property
+    def fitting(self) -> Cropping:
+        """Resizes the shorter side to S: nothing happens to images that have S."""
+        return Cropping(self.image_size, self.image_size)
 
     def see(self, images: Tensor) -> dict[str, Tensor]:
         """Returns the scores of a CGN's images (N, 3, H, W) float32 in [-1, 1].
 
-        Images of the classifier's own size are seen whole, others after `crop`.
+        Images of the classifier's own size are seen whole, others after `cropping`.
         """
-        images = (images + 1) / 2
         same = images.shape[-2:] == (self.image_size, self.image_size)
-        return self(images if same else self.crop(images))
-
-    def _shape(self, images: Tensor | Image.Image, size: int) -> Tensor:
-        resized = transforms.resize(images, [size], antialias=True)
-        cropped = transforms.center_crop(resized, [self.image_size, self.image_size])
-        if isinstance(cropped, Tensor):
-            return cropped.clamp(0, 1)
-        return transforms.pil_to_tensor(cropped).float() / 255  # type: ignore[no-any-return]
+        return self((self.fitting if same else self.cropping)((images + 1) / 2))
 
 
 def plain_predictor(
