@@ -158,14 +158,14 @@ def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
     """
     generator = step_generator(Purpose.MEASURE, seed)
     choices = class_map.choices
-    parts = list(change_factors(cgn, _COLUMNS, generator, choices=choices, chunk=_COLUMNS))
-    (part,) = parts
-    rows = {"image": part.images}
-    captions = {"image": [" ".join(map(str, y)) for y in part.classes.t().tolist()]}
+    (part,) = change_factors(cgn, _COLUMNS, generator, choices=choices, chunk=_COLUMNS)
+    first = "image of\nshape, texture\nand background"
+    rows = {first: part.images}
+    captions = {first: [", ".join(map(str, y)) for y in part.classes.t().tolist()]}
     for factor, classes in zip(FACTORS, part.new_classes, strict=True):
         rows[f"another {factor}"] = part.changed[factor]
         captions[f"another {factor}"] = [f"{factor} {y}" for y in classes.tolist()]
-    return draw_sheet(rows, captions, "classes of shape, texture and background")
+    return draw_sheet(rows, captions)
 
 
 _BIAS_HEADER = (
