@@ -218,12 +218,13 @@ def _factor_cells(what: str) -> Callable[[Mapping[str, Any]], list[str]]:
 
 
 def _named_rows(measured: Measured) -> dict[str, dict[str, Any]]:
-    """Returns the rows under one name each, which has the classifier's where there are several."""
-    return {
-        f"{classifier}: {output}" if len(measured) > 1 else output: row
-        for classifier, rows in measured.items()
-        for output, row in rows.items()
-    }
+    """Returns the rows under one name each: classifier, output, or both where there are several."""
+    named = {}
+    for classifier, rows in measured.items():
+        for output, row in rows.items():
+            both = f"{classifier}: {output}" if len(measured) > 1 else output
+            named[classifier if len(rows) == 1 else both] = row
+    return named
 
 
 def _factor_rows(measured: Measured, what: str) -> dict[str, dict[str, float]]:
