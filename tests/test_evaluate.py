@@ -277,7 +277,7 @@ def test_what_was_measured_before_an_interruption_is_kept(tmp_path: Path) -> Non
         return Part(name, settings, measure)
 
     path = tmp_path / "evaluation.json"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="goes on with factors of a"):
         run_parts(
             {"a": [make("real", seed=1), make("factors", fails=True)]}, EvaluationRecord(path)
         )

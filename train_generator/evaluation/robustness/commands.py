@@ -114,6 +114,7 @@ def run_parts(parts: dict[str, list[Part]], record: EvaluationRecord) -> dict[st
 
     Raises:
         StateError: the record has a part with other settings; nothing is measured then.
+        KeyboardInterrupt: Ctrl-C; the message says where the next call goes on.
     """
     known = {
         (classifier, part.name): record.find(classifier, part.name, part.settings)
@@ -125,7 +126,16 @@ def run_parts(parts: dict[str, list[Part]], record: EvaluationRecord) -> dict[st
         for part in each:
             rows = known[classifier, part.name]
             if rows is None:
-                rows = part.measure()
+                rows = _measure(part, classifier)
                 record.add(classifier, part.name, part.settings, rows)
             measured.setdefault(part.name, {})[classifier] = rows
     return measured
+
+
+def _measure(part: Part, classifier: str) -> Rows:
+    try:
+        return part.measure()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command goes on with {part.name} of {classifier}"
+        ) from None
