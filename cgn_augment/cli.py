@@ -54,7 +54,7 @@ def main() -> None:
     """Runs the command line."""
     first = sys.argv[1:3]
     if first[:1] == ["shards"] and first[1:] not in (["verify"], ["info"]):
-        run_commands("cgn-augment shards", shards.render, plain_names(sys.argv[2:]))
+        run_commands("cgn-augment shards", shards.render, sys.argv[2:])
         return
     looking: dict[str, Any] = {"verify": shards.verify, "info": shards.info}
     commands: Commands = {
@@ -83,7 +83,7 @@ def run_commands(
             commands,
             prog=name,
             as_positional=isinstance(commands, dict),
-            args=complete_switches(sys.argv[1:] if arguments is None else arguments),
+            args=complete_switches(plain_names(sys.argv[1:] if arguments is None else arguments)),
             exit_on_error=False,  # which would print the usage of all options before the error
         )
     except ArgumentError as error:

@@ -20,6 +20,7 @@ from train_generator.data import (
     render_wildlife,
 )
 from train_generator.evaluation.commands import downstream, judge, measure
+from train_generator.evaluation.robustness.commands import evaluate
 from train_generator.recipes.commands import expand_preset, imagenet, masker, small
 from train_generator.weights import fetch_all
 
@@ -95,6 +96,7 @@ def main() -> None:
         "downstream": downstream,
         "judge": judge,
         "classifier": classifier,
+        "evaluate": evaluate,
         "data": data,
         "textures": textures,
         "fetch-weights": fetch_weights,

@@ -100,7 +100,7 @@ def measure(
         for name, cgn in networks.items()
     }
     rows["real data"] = measure_real(variant, stacks, num=num, seed=seed, judges=judges)
-    _show(_format(metrics_table(rows), table))
+    _show(format_table(metrics_table(rows), table))
     if out is not None:
         figure = draw_generators(networks, judges.shape, seed)
         _show(f"picture: {save_figure(figure, out)}")
@@ -182,7 +182,7 @@ def downstream(
         for cgn, finder in [(load(variant, row), load_finder(variant, row))]
         for seed in seeds
     ]
-    _show(_format(downstream_table(run_downstream(runs, announce=_announce)), table))
+    _show(format_table(downstream_table(run_downstream(runs, announce=_announce)), table))
 
 
 def default_generators(has_photographs: bool) -> dict[str, str]:
@@ -238,7 +238,8 @@ def _short_names(paths: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else paths
 
 
-def _format(table: Table, how: Format) -> str:
+def format_table(table: Table, how: Format) -> str:
+    """Returns a table as text of the format that was asked for."""
     return format_markdown(table) if how == "markdown" else format_plain(table)
 
 

@@ -78,7 +78,7 @@ def downstream_table(results: Sequence[DownstreamResult]) -> Table:
 
 def summarize(shares: Sequence[float]) -> str:
     """Returns the mean of shares in percent, with the spread where there are several."""
-    mean = _percent(statistics.mean(shares))
+    mean = format_share(statistics.mean(shares))
     return mean if len(shares) == 1 else f"{mean} ± {100 * statistics.stdev(shares):.1f}"
 
 
@@ -115,10 +115,10 @@ def format_markdown(table: Table) -> str:
 def _metrics_cells(metrics: GeneratorMetrics) -> list[str]:
     background, varied = metrics.background_accuracy, metrics.background_diversity
     return [
-        _percent(metrics.shape_accuracy),
+        format_share(metrics.shape_accuracy),
         _worst_classes(metrics.class_shape_accuracies),
-        _percent(metrics.texture_accuracy),
-        NOTHING if background is None else _percent(background),
+        format_share(metrics.texture_accuracy),
+        NOTHING if background is None else format_share(background),
         f"{metrics.mask_entropy:.3f}",
         f"{metrics.mask_area:.3f}",
         f"{metrics.diversity:.2f}",
@@ -133,5 +133,6 @@ def _worst_classes(accuracies: Sequence[float], num: int = 2) -> str:
     return ", ".join(f"{y}: {100 * share:.0f} %" for share, y in sorted(known)[:num])
 
 
-def _percent(share: float) -> str:
+def format_share(share: float) -> str:
+    """Returns a share of 1 in percent."""
     return f"{100 * share:.1f} %"
