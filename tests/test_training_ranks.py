@@ -94,7 +94,7 @@ def run_two(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     results = []
     try:
         for process in processes:
-            output, errors = process.communicate(timeout=300)
+            output, errors = process.communicate(timeout=900)
             assert process.returncode == 0, errors
             results.append(json.loads(output.splitlines()[-1]))
     finally:
