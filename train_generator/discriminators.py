@@ -154,6 +154,7 @@ class PatchDiscriminator(nn.Module):
         channels: 3 for images, 1 for masks.
         num_classes: classes.
         width: channels of the first convolution; the others have twice as many.
+        image_size: height and width of the images: 32, 64, 128, ...
 
     Raises:
         ArgumentError: a number that cannot be used.
@@ -166,10 +167,19 @@ class PatchDiscriminator(nn.Module):
         (torch.Size([4, 64]), torch.Size([4, 1]))
     """
 
-    def __init__(self, channels: int = 3, num_classes: int = 10, width: int = 48) -> None:
+    def __init__(
+        self,
+        channels: int = 3,
+        num_classes: int = 10,
+        width: int = 48,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
         super().__init__()
         _require_counts(channels=channels, num_classes=num_classes, width=width)
-        self.channels, self.num_classes = channels, num_classes
+        if image_size < IMAGE_SIZE or image_size & (image_size - 1):
+            raise ArgumentError(f"image_size must be 32, 64, 128, ..., got {image_size}")
+        self.channels, self.num_classes, self.image_size = channels, num_classes, image_size
+        num_halvings = image_size.bit_length() - IMAGE_SIZE.bit_length() + 1
         self.patches = nn.Sequential(
             spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1)),
             nn.LeakyReLU(SLOPE, inplace=True),
@@ -179,8 +189,7 @@ class PatchDiscriminator(nn.Module):
             nn.LeakyReLU(SLOPE, inplace=True),
         )
         self.whole = nn.Sequential(
-            spectral_norm(nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1)),
-            nn.LeakyReLU(SLOPE, inplace=True),
+            *(part for _ in range(num_halvings) for part in _halving(2 * width)),
             nn.Flatten(),
             spectral_norm(nn.Linear(2 * width * 16, 128)),
             nn.LeakyReLU(SLOPE, inplace=True),
@@ -191,26 +200,31 @@ class PatchDiscriminator(nn.Module):
         self.whole_classes = spectral_norm(nn.Embedding(num_classes, 128))
 
     def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores each of 8x8 places, and each image, given its class.
+        """Scores each place of a quarter of the resolution, and each image, given its class.
 
         Args:
-            images: (B, channels, 32, 32) float32.
+            images: (B, channels, image_size, image_size) float32.
             y: (B,) integer classes.
 
         Returns:
-            (B, 64) and (B, 1) float32 scores.
+            (B, (image_size / 4)²) and (B, 1) float32 scores.
 
         Raises:
             ArgumentError: images or classes of another shape, or a class that there is not.
             ArgumentTypeError: images that are not floating point, or classes that are not integers.
         """
-        y = _check_arguments(images, y, self.num_classes, self.channels)
+        y = _check_arguments(images, y, self.num_classes, self.channels, self.image_size)
         features = self.patches(images)
         fits = torch.einsum("bchw,bc->bhw", features, self.patch_classes(y))
         patches = self.score_patches(features)[:, 0] + fits
         features = self.whole(features)
         fits = (features * self.whole_classes(y)).sum(dim=1, keepdim=True)
         return patches.flatten(1), self.score_whole(features) + fits
+
+
+def _halving(width: int) -> list[nn.Module]:
+    convolution = spectral_norm(nn.Conv2d(width, width, 4, stride=2, padding=1))
+    return [convolution, nn.LeakyReLU(SLOPE, inplace=True)]
 
 
 def _conv_block(dim_in: int, dim_out: int, kernel_size: int, stride: int) -> list[nn.Module]:
@@ -227,12 +241,13 @@ def _require_counts(**counts: int) -> None:
             raise ArgumentError(f"{name} must be 1 or more, got {count}")
 
 
-def _check_arguments(images: Tensor, y: Tensor, num_classes: int, channels: int = 3) -> Tensor:
+def _check_arguments(
+    images: Tensor, y: Tensor, num_classes: int, channels: int = 3, size: int = IMAGE_SIZE
+) -> Tensor:
     """Returns the classes as int64 on the images' device."""
-    if images.dim() != 4 or images.shape[1:] != (channels, IMAGE_SIZE, IMAGE_SIZE):
+    if images.dim() != 4 or images.shape[1:] != (channels, size, size):
         raise ArgumentError(
-            f"images must have the shape (B, {channels}, {IMAGE_SIZE}, {IMAGE_SIZE}), got "
-            f"{tuple(images.shape)}"
+            f"images must have the shape (B, {channels}, {size}, {size}), got {tuple(images.shape)}"
         )
     if not images.is_floating_point():
         raise ArgumentTypeError(

@@ -24,7 +24,7 @@ from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, 
 EPSILON = 1e-4
 """Of batch and spectral normalisation, in all three published networks."""
 
-_SETTLING = 10
+SETTLING = 10
 """Power iterations that new weights get, which a training would find in time."""
 
 
@@ -51,7 +51,7 @@ class BigGAN(nn.Module):
         self.embeddings: nn.Linear = published.embeddings
         self.generator: nn.Module = published.generator
         _replace_parts(self.generator, self.config.channel_width)
-        self.settle_norms(_SETTLING)
+        self.settle_norms(SETTLING)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -159,14 +159,22 @@ class StatisticsNorm(nn.Module):
             self.weight = nn.Parameter(torch.ones_like(self.running_means[0]))
             self.bias = nn.Parameter(torch.zeros_like(self.running_means[0]))
 
-    def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:
-        """Normalises (N, C, H, W) in one pass; `condition` is (N, 2 noise_dim)."""
+    def statistics(self, x: Tensor, rows: StatisticsRows) -> tuple[Tensor, Tensor]:
+        """Returns the mean and the variance, each (C,), that (N, C, H, W) is normalised with."""
         mean = self.running_means[rows.lower].lerp(self.running_means[rows.upper], rows.fraction)
         var = self.running_vars[rows.lower].lerp(self.running_vars[rows.upper], rows.fraction)
+        return mean, var
+
+    def affine(self, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns gain and shift of a condition (N, 2 noise_dim), each (N, C) or (1, C)."""
         if self.conditional:
-            gain, shift = 1 + self.scale(condition), self.offset(condition)
-        else:
-            gain, shift = self.weight[None], self.bias[None]
+            return 1 + self.scale(condition), self.offset(condition)
+        return self.weight[None], self.bias[None]
+
+    def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:
+        """Normalises (N, C, H, W) in one pass; `condition` is (N, 2 noise_dim)."""
+        mean, var = self.statistics(x, rows)
+        gain, shift = self.affine(condition)
         gain = gain * (var + EPSILON).rsqrt()
         shift = shift - mean * gain
         return torch.addcmul(

@@ -7,7 +7,6 @@ is not part of this network: it is not needed to draw from it.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self
@@ -21,12 +20,9 @@ from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
-from cgn_augment.generators.truncation import TruncationLookup, find_rows
+from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
 from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
 from cgn_augment.types import require_factor
-
-NOISE_LIMIT = 2.0
-"""Noise is cut off at this many standard deviations, before it is multiplied by the truncation."""
 
 
 class ImageNetCGN(nn.Module):
@@ -194,10 +190,7 @@ class ImageNetCGN(nn.Module):
         Returns:
             (num, noise_dim) float32 on the device of the weights.
         """
-        uniform = torch.rand(num, self.noise_dim, generator=generator, dtype=torch.float64)
-        inside = math.erf(NOISE_LIMIT / math.sqrt(2))  # of the probability
-        noise = math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))
-        noise = noise.clamp(-NOISE_LIMIT, NOISE_LIMIT).float() * self.truncation
+        noise = draw_truncated(num, self.noise_dim, generator) * self.truncation
         return noise.to(self.device, non_blocking=True)
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:

@@ -1,11 +1,17 @@
-"""Which of BigGAN's batch statistics belong to a truncation."""
+"""Truncated noise, and which of BigGAN's batch statistics belong to a truncation."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal, NamedTuple, get_args
 
+import torch
+from torch import Tensor
+
 from cgn_augment.errors import ArgumentError
+
+NOISE_LIMIT = 2.0
+"""Noise is cut off at this many standard deviations, before it is multiplied by the truncation."""
 
 TruncationLookup = Literal["exact", "published"]
 
@@ -22,6 +28,30 @@ class StatisticsRows(NamedTuple):
     lower: int
     upper: int
     fraction: float
+
+
+def draw_truncated(num: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Draws normal noise that is cut off at ±2, on the CPU and without rejection.
+
+    Args:
+        num: of vectors.
+        dim: of each.
+        generator: a CPU generator; it alone decides the noise.
+
+    Returns:
+        (num, dim) float32.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.generators.truncation import draw_truncated
+        >>> noise = draw_truncated(1000, 8, torch.Generator().manual_seed(0))
+        >>> noise.abs().max().item() <= 2
+        True
+    """
+    uniform = torch.rand(num, dim, generator=generator, dtype=torch.float64)
+    inside = math.erf(NOISE_LIMIT / math.sqrt(2))  # of the probability
+    noise = math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))
+    return noise.clamp(-NOISE_LIMIT, NOISE_LIMIT).float()
 
 
 def find_rows(

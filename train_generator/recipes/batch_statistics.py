@@ -1,0 +1,116 @@
+"""Trains a BigGAN-deep generator with batch statistics, and then gives it fixed ones.
+
+`cgn_augment.generators.BigGAN` only draws: it normalises with statistics that are given for each
+truncation. A generator that is trained from nothing normalises with those of the batch (Brock et
+al., ICLR 2019, section 3), and its spectral norms follow its weights. In the end the statistics of
+a large batch at each truncation are written down ("standing statistics", their section 4.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.generators import BigGAN, BigGANConfig
+from cgn_augment.generators.biggan import EPSILON, StatisticsNorm
+from cgn_augment.generators.truncation import StatisticsRows, draw_truncated
+
+
+class BatchStatisticsNorm(StatisticsNorm):
+    """Normalises with the mean and the variance of the batch; in eval mode it remembers both.
+
+    Args:
+        part: the normalisation whose place it takes; names and weights are its own.
+
+    Attributes:
+        seen: mean and variance, each (C,), of the last batch in eval mode.
+    """
+
+    def __init__(self, part: StatisticsNorm) -> None:
+        super().__init__(part)
+        if not part.conditional:
+            self.weight, self.bias = part.weight, part.bias
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    def statistics(self, x: Tensor, rows: StatisticsRows) -> tuple[Tensor, Tensor]:
+        """Returns those of `x`, whatever the rows."""
+        var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        self.seen = mean, var
+        return mean, var
+
+    def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:
+        """Normalises (N, C, H, W); `condition` is (N, 2 noise_dim)."""
+        if not self.training:
+            return super().forward(x, rows, condition)
+        gain, shift = self.affine(condition)
+        x = F.batch_norm(x, None, None, training=True, eps=EPSILON)
+        return torch.addcmul(
+            shift[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype)
+        )
+
+
+class TrainableBigGAN(BigGAN):
+    """A BigGAN of batch statistics, which can be in training mode.
+
+    Args:
+        config: the sizes.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import BigGANConfig
+        >>> from train_generator.recipes.batch_statistics import TrainableBigGAN
+        >>> layers = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))
+        >>> config = BigGANConfig(10, 8, 4, layers, attention_at=2, num_statistics=2)
+        >>> biggan = TrainableBigGAN(config).train()
+        >>> biggan(torch.randn(4, 8), torch.arange(4)).std().backward()
+        >>> standing = biggan.with_standing_statistics(num_images=8)
+        >>> standing(torch.zeros(1, 8), torch.tensor([3])).shape
+        torch.Size([1, 3, 32, 32])
+    """
+
+    def __init__(self, config: BigGANConfig) -> None:
+        super().__init__(config)
+        for block in list(self.modules()):
+            for name, part in list(block.named_children()):
+                if isinstance(part, StatisticsNorm):
+                    setattr(block, name, BatchStatisticsNorm(part))
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode, in which spectral norms follow the weights."""
+        return nn.Module.train(self, mode)
+
+    @torch.no_grad()
+    def with_standing_statistics(
+        self, num_images: int = 256, seed: int = 0, *, rows: int | None = None
+    ) -> BigGAN:
+        """Returns a generator of the same weights with statistics for each truncation.
+
+        Args:
+            num_images: that the statistics of one truncation are taken over, of all classes alike
+                and drawn at once.
+            seed: of their noise.
+            rows: only so many, the last; the others get the first of these. All by default.
+        """
+        self.eval()
+        self.settle_spectral_norms()
+        last = self.config.num_statistics - 1
+        first = 0 if rows is None else max(0, self.config.num_statistics - rows)
+        y = torch.arange(num_images) % self.config.num_classes
+        for row in range(first, last + 1):
+            noise = draw_truncated(
+                num_images, self.config.noise_dim, step_generator(Purpose.WEIGHTS, seed, row)
+            )
+            self(noise * (row / last), y)
+            self._write(0 if row == first else row, row)
+        biggan = BigGAN(self.config)
+        biggan.load_state_dict(self.state_dict())
+        return biggan
+
+    def _write(self, first: int, row: int) -> None:
+        parts: list[Any] = [part for part in self.modules() if hasattr(part, "seen")]
+        for part in parts:
+            part.running_means[first : row + 1], part.running_vars[first : row + 1] = part.seen

@@ -1,0 +1,354 @@
+"""Trains a reduced BigGAN-deep on the scenes: the "pretrained" generator of the reduced problem.
+
+It takes the place of the BigGAN that DeepMind trained on ImageNet for days. To be had in an hour on
+one thread of a CPU, the game against a discriminator (hinge losses, projection of the class,
+spectral norms) is helped by pairs: a fixed map takes the noise to the codes of a scene, so that for
+each noise and class one real scene is known that is wanted, but for its details. What details
+look like, only the discriminator says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.generators import BigGANConfig
+from cgn_augment.generators.truncation import NOISE_LIMIT, draw_truncated
+from cgn_augment.visualize import draw_sheet
+from train_generator.average import update_average
+from train_generator.data.scenes import (
+    IMAGE_SIZE,
+    NUM_CLASSES,
+    SCENE_CODES,
+    Scenes,
+    render_scenes,
+)
+from train_generator.discriminators import PatchDiscriminator
+from train_generator.recipes.adversary import Adversary
+from train_generator.recipes.batch_statistics import TrainableBigGAN
+from train_generator.recipes.batches import RealImages
+from train_generator.recipes.masker import rise_and_fall, set_learning_rate
+from train_generator.trainer import Stage, Trainer, check_folder, descend
+
+PRIOR_FILE = "biggan.bin"
+
+LAYERS = (
+    (False, 16, 16), (True, 16, 8), (False, 8, 8), (True, 8, 4),
+    (False, 4, 4), (True, 4, 2), (False, 2, 2), (True, 2, 1),
+)  # fmt: skip
+"""Every second block doubles the size, as in the published generators; 64 pixels."""
+
+
+@dataclass(frozen=True)
+class ReducedPriorConfig:
+    """Settings of the reduced prior.
+
+    Args:
+        channel_width: of the generator; a multiple of 4.
+        noise_dim: SCENE_CODES or more; what is more has no scene to follow.
+        num_images: pairs of noise and scene that are drawn before the training.
+        num_steps: steps.
+        batch_size: images a step.
+        learning_rate: of the generator, Adam; down to 0 in the second half.
+        discriminator_learning_rate: likewise.
+        discriminator_width: see `PatchDiscriminator`.
+        pair_weights: of the mean absolute difference to the scene that is wanted, at full
+            resolution, at half, at a quarter, and so on.
+        average: decay of the running average of the weights, in [0, 1).
+        seed: of everything that is drawn.
+
+    Raises:
+        ArgumentError: a number that cannot be used.
+    """
+
+    channel_width: int = 16
+    noise_dim: int = 32
+    num_images: int = 8192
+    num_steps: int = 3000
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    discriminator_learning_rate: float = 4e-4
+    discriminator_width: int = 32
+    pair_weights: tuple[float, ...] = (4.0, 8.0, 16.0)
+    average: float = 0.998
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"num_images": 1, "num_steps": 1, "batch_size": 2, "seed": 0}
+        least |= {"noise_dim": SCENE_CODES, "discriminator_width": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ArgumentError(f"{name} must be {value} or more, got {getattr(self, name)}")
+        for name in ("learning_rate", "discriminator_learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ArgumentError(f"{name} must be above 0, got {value}")
+        if not 0 <= self.average < 1:
+            raise ArgumentError(f"average must be in [0, 1), got {self.average}")
+        if not 1 <= len(self.pair_weights) <= 5 or min(self.pair_weights) < 0:
+            raise ArgumentError(
+                f"pair_weights must be one to five of 0 or more, got {self.pair_weights}"
+            )
+        object.__setattr__(self, "pair_weights", tuple(map(float, self.pair_weights)))
+        _ = self.biggan
+
+    @property
+    def biggan(self) -> BigGANConfig:
+        """The sizes of the generator."""
+        return BigGANConfig(NUM_CLASSES, self.noise_dim, self.channel_width, LAYERS, attention_at=4)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Noise, classes and the biased scenes that belong to them.
+
+    Attributes:
+        noise: (N, noise_dim) float32.
+        y: (N,) int64.
+        images: (N, 3, 64, 64) uint8.
+    """
+
+    noise: Tensor
+    y: Tensor
+    images: Tensor
+
+
+def codes_of_noise(noise: Tensor, seed: int = 0) -> Tensor:
+    """Maps noise to the codes of scenes: a rotation, of which the first numbers are kept.
+
+    So no number of the noise stands for one factor of the scenes.
+
+    Args:
+        noise: (N, SCENE_CODES or more) float32.
+        seed: of the rotation.
+
+    Returns:
+        (N, SCENE_CODES) float32 in [-2, 2].
+
+    Example:
+        >>> import torch
+        >>> from train_generator.recipes.reduced_prior import codes_of_noise
+        >>> codes_of_noise(torch.zeros(2, 32)).abs().max().item()
+        0.0
+    """
+    dim = noise.shape[1]
+    square = torch.randn(dim, dim, generator=step_generator(Purpose.WEIGHTS, seed, dim))
+    rotation = torch.linalg.qr(square.double()).Q.float()
+    return (noise @ rotation)[:, :SCENE_CODES].clamp(-NOISE_LIMIT, NOISE_LIMIT)
+
+
+def scenes_of_noise(noise: Tensor, y: Tensor, generator: torch.Generator, seed: int = 0) -> Scenes:
+    """Draws the biased scenes that belong to noise and classes; see `codes_of_noise`."""
+    images, masks = render_scenes(codes_of_noise(noise, seed), y, y, y, generator)
+    return Scenes(images, masks, y, y, y)
+
+
+def draw_pairs(num: int, noise_dim: int, seed: int = 0) -> Pairs:
+    """Draws pairs of all classes alike.
+
+    Args:
+        num: of pairs.
+        noise_dim: of the noise.
+        seed: of the noise and the scenes.
+    """
+    generator = step_generator(Purpose.SOURCE, seed, num)
+    noise, y = draw_truncated(num, noise_dim, generator), torch.arange(num) % NUM_CLASSES
+    images = [
+        ((scenes_of_noise(*part, generator, seed).images + 1) * 127.5).round().byte()
+        for part in zip(noise.split(256), y.split(256), strict=True)
+    ]
+    return Pairs(noise, y, torch.cat(images))
+
+
+def pair_loss(drawn: Tensor, wanted: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Mean absolute difference of images at several resolutions, each half of the one before.
+
+    Args:
+        drawn: (B, 3, H, W) float32 in [-1, 1].
+        wanted: likewise.
+        weights: of the resolutions, the full one first.
+
+    Returns:
+        Scalar of 0 or more.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.recipes.reduced_prior import pair_loss
+        >>> pair_loss(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), (1.0, 0.5)).item()
+        1.5
+    """
+    losses = []
+    for number, weight in enumerate(weights):
+        if number:
+            drawn, wanted = F.avg_pool2d(drawn, 2), F.avg_pool2d(wanted, 2)
+        losses.append(weight * F.l1_loss(drawn, wanted))
+    return torch.stack(losses).sum()
+
+
+class PriorStage:
+    """Trains `biggan` and `discriminator`, and keeps `average` up to date; see `Stage`."""
+
+    name = "prior"
+
+    def __init__(
+        self,
+        config: ReducedPriorConfig,
+        biggan: nn.Module,
+        average: nn.Module,
+        discriminator: nn.Module,
+        pairs: Pairs,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.biggan, self.average, self.pairs = biggan, average, pairs
+        self.accelerator = accelerator
+        self.order = RealImages(pairs.images, pairs.y, config.seed)
+        self.adversary = Adversary(discriminator, "hinge", accelerator)
+        self.optimizers: Mapping[str, Any] = {
+            name: accelerator.prepare(torch.optim.Adam(part.parameters(), betas=(0.5, 0.99)))
+            for name, part in (("biggan", biggan), ("discriminator", discriminator))
+        }
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains the generator, then the discriminator, on one batch; see `Stage.step`."""
+        config = self.config
+        share = rise_and_fall(step, config.num_steps)
+        rates = config.learning_rate, config.discriminator_learning_rate
+        for optimizer, rate in zip(self.optimizers.values(), rates, strict=True):
+            set_learning_rate(optimizer, share * rate)
+        chosen = self.order.choose(step, config.batch_size)
+        noise, y = self.pairs.noise[chosen], self.pairs.y[chosen]
+        real = self.pairs.images[chosen].float() / 127.5 - 1
+        self.biggan.train()
+        drawn = self.biggan(noise, y)
+        losses = {
+            "pairs": pair_loss(drawn, real, config.pair_weights),
+            "adversarial": self.adversary.generator_loss((drawn, y), generator),
+        }
+        descend(self.accelerator, self.optimizers["biggan"], sum(losses.values()))  # type: ignore[arg-type]
+        losses["discriminator"] = self.adversary.discriminator_loss(
+            (real, y), (drawn, y), generator
+        )
+        descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
+        update_average(self.average, self.biggan, config.average, step)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+
+class ReducedPriorTraining:
+    """The training of the reduced prior; `train` takes it through.
+
+    Args:
+        config: settings.
+        folder: where everything is written.
+        resume: goes on with the training that the folder holds.
+        progress: shows a bar on standard error.
+        save_every: steps between checkpoints.
+        sheet_every: steps between sheets.
+
+    Raises:
+        ArgumentError: the folder is a file, or holds a training and `resume` is False.
+        CheckpointError: there is nothing to resume, or it is damaged.
+        StateError: what is there was made with other settings.
+
+    Example:
+        >>> from train_generator.recipes.reduced_prior import (
+        ...     ReducedPriorConfig, ReducedPriorTraining
+        ... )
+        >>> config = ReducedPriorConfig(
+        ...     channel_width=4, num_images=8, num_steps=1, batch_size=2, discriminator_width=4
+        ... )
+        >>> folder = getfixture("tmp_path")
+        >>> ReducedPriorTraining(config, folder, progress=False).train(num_images=8).name
+        'biggan.bin'
+    """
+
+    def __init__(
+        self,
+        config: ReducedPriorConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        progress: bool = True,
+        save_every: int = 200,
+        sheet_every: int = 500,
+    ) -> None:
+        check_folder(folder, resume)
+        self.config, self.folder, self.progress = config, folder, progress
+        self.accelerator = Accelerator(cpu=True)
+        with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed), torch.device("cpu")):
+            self.biggan, self.average = (TrainableBigGAN(config.biggan) for _ in range(2))
+            nn.init.normal_(self.biggan.embeddings.weight)
+            self.discriminator = PatchDiscriminator(
+                3, NUM_CLASSES, config.discriminator_width, IMAGE_SIZE
+            )
+        self.average.load_state_dict(self.biggan.state_dict())
+        self.average.requires_grad_(False)
+        modules = {
+            "biggan": self.biggan,
+            "average": self.average,
+            "discriminator": self.discriminator,
+        }
+        for module in modules.values():
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainer = Trainer(
+            folder,
+            modules,
+            {"prior": self._stage},
+            asdict(config),
+            seed=config.seed,
+            draw=self.draw,
+            resume=resume,
+            save_every=save_every,
+            sheet_every=sheet_every,
+        )
+
+    def train(self, num_images: int = 256) -> Path:
+        """Takes all steps that are left, and writes the generator as the published ones are.
+
+        Args:
+            num_images: that the batch statistics of each truncation are taken over.
+
+        Returns:
+            The generator's file, which `load_biggan` reads.
+        """
+        self.trainer.train(progress=self.progress)
+        path = self.folder / PRIOR_FILE
+        biggan = self.average.with_standing_statistics(num_images, self.config.seed)
+        with replacing(path) as temporary:
+            torch.save(biggan.state_dict(), temporary)
+        return path
+
+    @torch.no_grad()
+    def draw(self) -> Figure:
+        """Draws scenes, and what the averaged generator makes of their noise."""
+        self.average.eval()
+        self.average.settle_spectral_norms()
+        num = 8 * NUM_CLASSES
+        generator = step_generator(Purpose.MEASURE, self.config.seed)
+        noise = draw_truncated(num, self.config.noise_dim, generator)
+        y = torch.arange(num) % NUM_CLASSES
+        wanted = scenes_of_noise(noise, y, generator, self.config.seed).images
+        drawn = self.average(noise, y)
+        rows = {}
+        for row in range(3):
+            part = slice(NUM_CLASSES * row, NUM_CLASSES * (row + 1))
+            rows |= {f"scene {row + 1}": wanted[part], f"drawn {row + 1}": drawn[part]}
+        return draw_sheet(rows)
+
+    def _stage(self) -> Stage:
+        config = self.config
+        pairs = draw_pairs(config.num_images, config.noise_dim, config.seed)
+        parts = self.biggan, self.average, self.discriminator
+        return PriorStage(config, *parts, pairs, self.accelerator)
