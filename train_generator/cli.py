@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
+from matplotlib.figure import Figure
 
 from cgn_augment.cli import run_commands
+from cgn_augment.errors import ArgumentError
 from cgn_augment.visualize import draw_sheet, save_figure
 from train_generator.classifier.commands import classifier
 from train_generator.data import (
@@ -19,6 +22,7 @@ from train_generator.data import (
     procedural_textures,
     render_wildlife,
 )
+from train_generator.data.scenes import CLASSES, make_scenes
 from train_generator.evaluation.commands import downstream, judge, measure
 from train_generator.evaluation.robustness.commands import evaluate
 from train_generator.recipes.commands import expand_preset, imagenet, masker, small
@@ -28,19 +32,22 @@ ROWS = 3
 
 
 def data(
-    variant: Variant,
+    variant: Variant | Literal["scenes"],
     out: str,
     textures: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Draws training and test images of an MNIST variant into a picture, one column a class.
+    """Draws training and test images of a data set into a picture, one column a class.
 
     Args:
-        variant: which of the three.
+        variant: an MNIST variant, or scenes for those of the reduced ImageNet problem.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
         textures: wildlife only: folder with object/ and background/, ten images each.
         seed: of colours, textures and crops.
     """
+    if variant == "scenes":
+        print(save_figure(_draw_scenes(textures, seed), out))
+        return
     stacks = None if textures is None else load_textures(textures)
     rows: dict[str, torch.Tensor] = {}
     for split in ("train", "test"):
@@ -102,6 +109,19 @@ def main() -> None:
         "fetch-weights": fetch_weights,
     }
     run_commands("train-generator", commands, expand_preset(sys.argv[1:]))
+
+
+def _draw_scenes(textures: str | None, seed: int) -> Figure:
+    """Draws biased scenes, one column a class, masks of the last row, and decorrelated ones."""
+    if textures is not None:
+        raise ArgumentError("textures are for the wildlife variant only: leave them out")
+    num = len(CLASSES)
+    biased = make_scenes(ROWS * num, seed)
+    test = make_scenes(ROWS * num, seed, decorrelated=True)
+    rows = {f"train {i + 1}": part for i, part in enumerate(biased.images.split(num))}
+    rows["mask"] = biased.masks[-num:]
+    rows |= {f"test {i + 1}": part for i, part in enumerate(test.images.split(num))}
+    return draw_sheet(rows, {f"test {ROWS}": list(CLASSES)})
 
 
 def _nth_of_each_class(images: VariantData, number: int) -> list[int]:

@@ -96,7 +96,7 @@ class TrainableBigGAN(BigGAN):
             rows: only so many, the last; the others get the first of these. All by default.
         """
         self.eval()
-        self.settle_spectral_norms()
+        self.settle_norms(SETTLING)
         last = self.config.num_statistics - 1
         first = 0 if rows is None else max(0, self.config.num_statistics - rows)
         y = torch.arange(num_images) % self.config.num_classes

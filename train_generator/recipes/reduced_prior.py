@@ -66,6 +66,8 @@ class ReducedPriorConfig:
         discriminator_width: see `PatchDiscriminator`.
         pair_weights: of the mean absolute difference to the scene that is wanted, at full
             resolution, at half, at a quarter, and so on.
+        adversarial_from: the step from which on the discriminator is trained and takes part; before
+            it, pairs alone teach what is where.
         average: decay of the running average of the weights, in [0, 1).
         seed: of everything that is drawn.
 
@@ -78,15 +80,16 @@ class ReducedPriorConfig:
     num_images: int = 8192
     num_steps: int = 3000
     batch_size: int = 16
-    learning_rate: float = 5e-4
-    discriminator_learning_rate: float = 4e-4
-    discriminator_width: int = 32
+    learning_rate: float = 1e-3
+    discriminator_learning_rate: float = 5e-4
+    discriminator_width: int = 24
     pair_weights: tuple[float, ...] = (4.0, 8.0, 16.0)
+    adversarial_from: int = 500
     average: float = 0.998
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"num_images": 1, "num_steps": 1, "batch_size": 2, "seed": 0}
+        least = {"num_images": 1, "num_steps": 1, "batch_size": 2, "seed": 0, "adversarial_from": 0}
         least |= {"noise_dim": SCENE_CODES, "discriminator_width": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -233,15 +236,17 @@ class PriorStage:
         real = self.pairs.images[chosen].float() / 127.5 - 1
         self.biggan.train()
         drawn = self.biggan(noise, y)
-        losses = {
-            "pairs": pair_loss(drawn, real, config.pair_weights),
-            "adversarial": self.adversary.generator_loss((drawn, y), generator),
-        }
-        descend(self.accelerator, self.optimizers["biggan"], sum(losses.values()))  # type: ignore[arg-type]
-        losses["discriminator"] = self.adversary.discriminator_loss(
-            (real, y), (drawn, y), generator
-        )
-        descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
+        losses = {"pairs": pair_loss(drawn, real, config.pair_weights)}
+        plays = step >= config.adversarial_from
+        if plays:
+            losses["adversarial"] = self.adversary.generator_loss((drawn, y), generator)
+        loss = torch.stack(list(losses.values())).sum()
+        descend(self.accelerator, self.optimizers["biggan"], loss)
+        if plays:
+            losses["discriminator"] = self.adversary.discriminator_loss(
+                (real, y), (drawn, y), generator
+            )
+            descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
         update_average(self.average, self.biggan, config.average, step)
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -334,7 +339,7 @@ class ReducedPriorTraining:
     def draw(self) -> Figure:
         """Draws scenes, and what the averaged generator makes of their noise."""
         self.average.eval()
-        self.average.settle_spectral_norms()
+        self.average.settle_norms(SETTLING)
         num = 8 * NUM_CLASSES
         generator = step_generator(Purpose.MEASURE, self.config.seed)
         noise = draw_truncated(num, self.config.noise_dim, generator)
