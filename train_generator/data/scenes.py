@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgn_augment.arguments import require_seed
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, check_classes, step_generator
 from cgn_augment.generators.truncation import NOISE_LIMIT, draw_truncated
@@ -92,6 +93,7 @@ def make_scenes(num: int, seed: int = 0, *, decorrelated: bool = False) -> Scene
     """
     if num < 1:
         raise ArgumentError(f"num must be 1 or more, got {num}")
+    require_seed(seed)
     generator = step_generator(Purpose.MEASURE, seed, int(decorrelated))
     shape = torch.arange(num) % NUM_CLASSES
     texture = background = shape

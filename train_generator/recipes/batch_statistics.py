@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import BigGAN, BigGANConfig
-from cgn_augment.generators.biggan import EPSILON, StatisticsNorm
+from cgn_augment.generators.biggan import EPSILON, SETTLING, StatisticsNorm
 from cgn_augment.generators.truncation import StatisticsRows, draw_truncated
 
 

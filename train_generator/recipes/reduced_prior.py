@@ -25,6 +25,7 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import BigGANConfig
+from cgn_augment.generators.biggan import SETTLING
 from cgn_augment.generators.truncation import NOISE_LIMIT, draw_truncated
 from cgn_augment.visualize import draw_sheet
 from train_generator.average import update_average
