@@ -8,15 +8,16 @@ a large batch at each truncation are written down ("standing statistics", their 
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgn_augment.errors import StateError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import BigGAN, BigGANConfig
-from cgn_augment.generators.biggan import EPSILON, SETTLING, StatisticsNorm
+from cgn_augment.generators.biggan import EPSILON, StatisticsNorm
 from cgn_augment.generators.truncation import StatisticsRows, draw_truncated
 
 
@@ -25,22 +26,29 @@ class BatchStatisticsNorm(StatisticsNorm):
 
     Args:
         part: the normalisation whose place it takes; names and weights are its own.
-
-    Attributes:
-        seen: mean and variance, each (C,), of the last batch in eval mode.
     """
 
     def __init__(self, part: StatisticsNorm) -> None:
         super().__init__(part)
         if not part.conditional:
             self.weight, self.bias = part.weight, part.bias
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     def statistics(self, x: Tensor, rows: StatisticsRows) -> tuple[Tensor, Tensor]:
         """Returns those of `x`, whatever the rows."""
         var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        self.seen = mean, var
+        self._seen = mean.detach(), var.detach()
         return mean, var
+
+    def write(self, row: int) -> None:
+        """Writes the statistics of the last batch in eval mode into a row of those of truncations.
+
+        Raises:
+            StateError: there was no such batch.
+        """
+        if self._seen is None:
+            raise StateError("no batch was drawn in eval mode: draw one first")
+        self.running_means[row], self.running_vars[row] = self._seen
 
     def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:
         """Normalises (N, C, H, W); `condition` is (N, 2 noise_dim)."""
@@ -84,33 +92,24 @@ class TrainableBigGAN(BigGAN):
         return nn.Module.train(self, mode)
 
     @torch.no_grad()
-    def with_standing_statistics(
-        self, num_images: int = 256, seed: int = 0, *, rows: int | None = None
-    ) -> BigGAN:
+    def with_standing_statistics(self, num_images: int = 256, seed: int = 0) -> BigGAN:
         """Returns a generator of the same weights with statistics for each truncation.
 
         Args:
             num_images: that the statistics of one truncation are taken over, of all classes alike
                 and drawn at once.
             seed: of their noise.
-            rows: only so many, the last; the others get the first of these. All by default.
         """
         self.eval()
-        self.settle_norms(SETTLING)
         last = self.config.num_statistics - 1
-        first = 0 if rows is None else max(0, self.config.num_statistics - rows)
         y = torch.arange(num_images) % self.config.num_classes
-        for row in range(first, last + 1):
-            noise = draw_truncated(
-                num_images, self.config.noise_dim, step_generator(Purpose.WEIGHTS, seed, row)
-            )
+        norms = [part for part in self.modules() if isinstance(part, BatchStatisticsNorm)]
+        for row in range(last + 1):
+            generator = step_generator(Purpose.WEIGHTS, seed, row)
+            noise = draw_truncated(num_images, self.config.noise_dim, generator)
             self(noise * (row / last), y)
-            self._write(0 if row == first else row, row)
+            for norm in norms:
+                norm.write(row)
         biggan = BigGAN(self.config)
         biggan.load_state_dict(self.state_dict())
         return biggan
-
-    def _write(self, first: int, row: int) -> None:
-        parts: list[Any] = [part for part in self.modules() if hasattr(part, "seen")]
-        for part in parts:
-            part.running_means[first : row + 1], part.running_vars[first : row + 1] = part.seen

@@ -59,6 +59,7 @@ class ReducedPriorConfig:
     Args:
         channel_width: of the generator; a multiple of 4.
         noise_dim: SCENE_CODES or more; what is more has no scene to follow.
+        num_statistics: truncations that batch statistics are written for.
         num_images: pairs of noise and scene that are drawn before the training.
         num_steps: steps.
         batch_size: images a step.
@@ -78,6 +79,7 @@ class ReducedPriorConfig:
 
     channel_width: int = 16
     noise_dim: int = 32
+    num_statistics: int = 51
     num_images: int = 8192
     num_steps: int = 3000
     batch_size: int = 16
@@ -111,7 +113,8 @@ class ReducedPriorConfig:
     @property
     def biggan(self) -> BigGANConfig:
         """The sizes of the generator."""
-        return BigGANConfig(NUM_CLASSES, self.noise_dim, self.channel_width, LAYERS, attention_at=4)
+        sizes = NUM_CLASSES, self.noise_dim, self.channel_width, LAYERS
+        return BigGANConfig(*sizes, attention_at=4, num_statistics=self.num_statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +334,7 @@ class ReducedPriorTraining:
         """
         self.trainer.train(progress=self.progress)
         path = self.folder / PRIOR_FILE
-        biggan = self.average.with_standing_statistics(num_images, self.config.seed)
+        biggan = self._settled().with_standing_statistics(num_images, self.config.seed)
         with replacing(path) as temporary:
             torch.save(biggan.state_dict(), temporary)
         return path
@@ -339,19 +342,24 @@ class ReducedPriorTraining:
     @torch.no_grad()
     def draw(self) -> Figure:
         """Draws scenes, and what the averaged generator makes of their noise."""
-        self.average.eval()
-        self.average.settle_norms(SETTLING)
         num = 8 * NUM_CLASSES
         generator = step_generator(Purpose.MEASURE, self.config.seed)
         noise = draw_truncated(num, self.config.noise_dim, generator)
         y = torch.arange(num) % NUM_CLASSES
         wanted = scenes_of_noise(noise, y, generator, self.config.seed).images
-        drawn = self.average(noise, y)
+        drawn = self._settled()(noise, y)
         rows = {}
         for row in range(3):
             part = slice(NUM_CLASSES * row, NUM_CLASSES * (row + 1))
             rows |= {f"scene {row + 1}": wanted[part], f"drawn {row + 1}": drawn[part]}
         return draw_sheet(rows)
+
+    def _settled(self) -> TrainableBigGAN:
+        """Returns a copy of the averaged generator with singular vectors of length 1 again."""
+        biggan = TrainableBigGAN(self.config.biggan).eval()
+        biggan.load_state_dict(self.average.state_dict())
+        biggan.settle_norms(SETTLING)
+        return biggan.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _stage(self) -> Stage:
         config = self.config
