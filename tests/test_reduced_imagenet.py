@@ -175,7 +175,7 @@ def test_the_tool_takes_all_steps_once(
     plan = tool.Plan(
         JudgeConfig(num_steps=1, batch_size=4),
         8,
-        ReducedPriorConfig(4, num_statistics=2, discriminator_width=4, **sizes),
+        ReducedPriorConfig(4, num_statistics=2, discriminator_width=4, coarse_steps=0, **sizes),
         8,
         ReducedSaliencyConfig(4, num_blobs=2, **sizes),
         cgn_steps=1,

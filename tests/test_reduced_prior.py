@@ -33,7 +33,13 @@ from train_generator.recipes.reduced_saliency import (
 LAYERS = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
 SMALL = BigGANConfig(3, 8, 4, LAYERS, attention_at=2, num_statistics=5)
 TINY: dict[str, Any] = {"channel_width": 4, "num_images": 16, "batch_size": 4}
-TINY |= {"discriminator_width": 4, "learning_rate": 2e-3, "num_statistics": 3}
+TINY |= {
+    "coarse_steps": 1,
+    "coarse_batch_size": 4,
+    "discriminator_width": 4,
+    "learning_rate": 2e-3,
+    "num_statistics": 3,
+}
 
 
 @pytest.fixture
@@ -132,6 +138,34 @@ def test_a_larger_discriminator_sees_larger_images() -> None:
             PatchDiscriminator(image_size=wrong)
 
 
+def test_coarse_features_are_those_that_the_upper_blocks_get(trainable: TrainableBigGAN) -> None:
+    noise, y, seen = torch.randn(6, 8), torch.arange(6) % 3, []
+    block = trainable.generator.layers[3]  # type: ignore[index,union-attr]
+    block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        trainable.eval()(noise, y)
+        features = trainable.coarse_features(noise, y, 2)
+        whole = trainable.coarse_features(noise, y, 4)
+    # The attention before the third block is without effect at first.
+    assert torch.allclose(features, seen[0], atol=1e-5)
+    assert features.shape == (6, 16, 8, 8)
+    assert whole.shape == (6, 4, 16, 16)
+    for wrong in (0, 5):
+        with pytest.raises(ArgumentError, match="num_blocks must be 1 to 4"):
+            trainable.coarse_features(noise, y, wrong)
+
+
+def test_the_lower_blocks_learn_the_scenes_alone(tmp_path: Path) -> None:
+    config = ReducedPriorConfig(**{**TINY, "coarse_steps": 30}, num_steps=1)
+    training = ReducedPriorTraining(config, tmp_path, progress=False)
+    upper = training.biggan.generator.layers[-1].conv_0.weight_orig.clone()  # type: ignore[union-attr,operator,index]
+    stage = training._coarse_stage()
+    losses = [stage.step(step, torch.Generator()) for step in range(20)]
+    assert losses[-1]["squared error"] < 0.9 * losses[0]["squared error"]
+    now = training.biggan.generator.layers[-1].conv_0.weight_orig  # type: ignore[union-attr,index]
+    assert torch.equal(upper, now)  # type: ignore[arg-type]
+
+
 def test_the_prior_learns_its_pairs(tmp_path: Path) -> None:
     config = ReducedPriorConfig(**TINY, num_steps=200, adversarial_from=190)
     training = ReducedPriorTraining(config, tmp_path, progress=False)
@@ -170,7 +204,7 @@ def test_the_prior_is_written_as_published_ones_are(tmp_path: Path) -> None:
     [
         ({"noise_dim": 8}, "noise_dim must be"),
         ({"num_steps": 0}, "num_steps must be"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"coarse_rate": 0.0}, "coarse_rate must be above 0"),
         ({"average": 1.0}, "average must be"),
         ({"pair_weights": ()}, "pair_weights must be"),
         ({"channel_width": 6}, "multiple of 4"),

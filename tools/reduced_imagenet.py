@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -62,27 +62,24 @@ ROWS: dict[str, dict[str, Any]] = {
 STEPS = ("judges", "prior", "saliency", "cgn")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Sizes of everything.
 
     ImageNet's CGN is trained with rates near 1e-5 on a million images; here there are some
     thousand, and the rates are higher.
     """
 
-    judges: JudgeConfig = field(default_factory=lambda: JudgeConfig(num_steps=700, batch_size=32))
+    judges: JudgeConfig = JudgeConfig(num_steps=700, batch_size=32)
     judge_images: int = 6000
-    prior: ReducedPriorConfig = field(default_factory=ReducedPriorConfig)
+    prior: ReducedPriorConfig = ReducedPriorConfig()
     statistics_images: int = 256
-    saliency: ReducedSaliencyConfig = field(default_factory=ReducedSaliencyConfig)
+    saliency: ReducedSaliencyConfig = ReducedSaliencyConfig()
     cgn_steps: int = 1000
     batch_size: int = 8
     shape_rate: float = 1e-4
     texture_rate: float = 3e-4
     background_rate: float = 2e-4
-    losses: LossesConfig = field(
-        default_factory=lambda: LossesConfig(features="trained", num_feature_images=2000)
-    )
+    losses: LossesConfig = LossesConfig(features="trained", num_feature_images=2000)
     num_measured: int = 800
 
 
@@ -224,7 +221,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=())
     parser.add_argument("--prior-steps", type=int, default=ReducedPriorConfig.num_steps)
     parser.add_argument("--saliency-steps", type=int, default=ReducedSaliencyConfig.num_steps)
-    parser.add_argument("--cgn-steps", type=int, default=Plan.cgn_steps)
+    parser.add_argument("--cgn-steps", type=int, default=Plan().cgn_steps)
     arguments = parser.parse_args()
     plan = Plan(
         prior=ReducedPriorConfig(num_steps=arguments.prior_steps),

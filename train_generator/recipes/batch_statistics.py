@@ -8,17 +8,17 @@ a large batch at each truncation are written down ("standing statistics", their 
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.errors import StateError
+from cgn_augment.errors import ArgumentError, StateError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import BigGAN, BigGANConfig
 from cgn_augment.generators.biggan import EPSILON, StatisticsNorm
-from cgn_augment.generators.truncation import StatisticsRows, draw_truncated
+from cgn_augment.generators.truncation import StatisticsRows, draw_truncated, find_rows
 
 
 class BatchStatisticsNorm(StatisticsNorm):
@@ -90,6 +90,38 @@ class TrainableBigGAN(BigGAN):
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode, in which spectral norms follow the weights."""
         return nn.Module.train(self, mode)
+
+    def coarse_features(self, noise: Tensor, y: Tensor, num_blocks: int) -> Tensor:
+        """Returns what the first blocks make of noise and classes.
+
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) integer classes.
+            num_blocks: from the bottom; attention that stands after them is left out.
+
+        Returns:
+            (N, C, h, w) float32, of the channels and the resolution that the next block gets.
+
+        Raises:
+            ArgumentError: see `BigGAN.condition`, or blocks that there are not.
+        """
+        if not 1 <= num_blocks <= len(self.config.layers):
+            raise ArgumentError(
+                f"num_blocks must be 1 to {len(self.config.layers)}, got {num_blocks}"
+            )
+        condition = self.condition(noise, y)
+        generator: Any = self.generator
+        channels = 16 * self.config.channel_width
+        x: Tensor = generator.gen_z(condition).view(-1, 4, 4, channels).permute(0, 3, 1, 2)
+        for layer in generator.layers:
+            if num_blocks == 0:
+                break
+            if hasattr(layer, "bn_0"):
+                x = layer(x, condition, find_rows(1.0, self.config.num_statistics))
+                num_blocks -= 1
+            else:
+                x = layer(x)
+        return x
 
     @torch.no_grad()
     def with_standing_statistics(self, num_images: int = 256, seed: int = 0) -> BigGAN:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ LAYERS = (
 )  # fmt: skip
 """Every second block doubles the size, as in the published generators; 64 pixels."""
 
+COARSE_BLOCKS, COARSE_SIZE = 4, 16
+"""The blocks that make 16 pixels."""
+
 
 @dataclass(frozen=True)
 class ReducedPriorConfig:
@@ -61,8 +65,11 @@ class ReducedPriorConfig:
         noise_dim: SCENE_CODES or more; what is more has no scene to follow.
         num_statistics: truncations that batch statistics are written for.
         num_images: pairs of noise and scene that are drawn before the training.
-        num_steps: steps.
-        batch_size: images a step.
+        coarse_steps: steps of the first stage, in which the blocks up to 16 pixels learn alone.
+        coarse_batch_size: images of such a step.
+        coarse_rate: learning rate of such a step; down to 0 in the second half.
+        num_steps: steps of the second stage, in which all learn.
+        batch_size: images of such a step.
         learning_rate: of the generator, Adam; down to 0 in the second half.
         discriminator_learning_rate: likewise.
         discriminator_width: see `PatchDiscriminator`.
@@ -81,7 +88,10 @@ class ReducedPriorConfig:
     noise_dim: int = 32
     num_statistics: int = 51
     num_images: int = 8192
-    num_steps: int = 3000
+    coarse_steps: int = 1500
+    coarse_batch_size: int = 64
+    coarse_rate: float = 2e-3
+    num_steps: int = 2500
     batch_size: int = 16
     learning_rate: float = 1e-3
     discriminator_learning_rate: float = 5e-4
@@ -92,12 +102,19 @@ class ReducedPriorConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"num_images": 1, "num_steps": 1, "batch_size": 2, "seed": 0, "adversarial_from": 0}
-        least |= {"noise_dim": SCENE_CODES, "discriminator_width": 1}
+        least = {
+            "num_images": 1,
+            "coarse_steps": 0,
+            "num_steps": 1,
+            "batch_size": 2,
+            "seed": 0,
+            "adversarial_from": 0,
+        }
+        least |= {"coarse_batch_size": 2, "noise_dim": SCENE_CODES, "discriminator_width": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ArgumentError(f"{name} must be {value} or more, got {getattr(self, name)}")
-        for name in ("learning_rate", "discriminator_learning_rate"):
+        for name in ("coarse_rate", "learning_rate", "discriminator_learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ArgumentError(f"{name} must be above 0, got {value}")
@@ -162,8 +179,9 @@ def scenes_of_noise(noise: Tensor, y: Tensor, generator: torch.Generator, seed: 
     return Scenes(images, masks, y, y, y)
 
 
+@lru_cache(maxsize=1)
 def draw_pairs(num: int, noise_dim: int, seed: int = 0) -> Pairs:
-    """Draws pairs of all classes alike.
+    """Draws pairs of all classes alike; the last ones that were drawn are kept for a second call.
 
     Args:
         num: of pairs.
@@ -202,6 +220,49 @@ def pair_loss(drawn: Tensor, wanted: Tensor, weights: tuple[float, ...]) -> Tens
             drawn, wanted = F.avg_pool2d(drawn, 2), F.avg_pool2d(wanted, 2)
         losses.append(weight * F.l1_loss(drawn, wanted))
     return torch.stack(losses).sum()
+
+
+class CoarseStage:
+    """Trains the lower blocks of `biggan` to draw the scenes at 16 pixels; see `Stage`.
+
+    What is where is learned from four times as many images in the same time so (Karras et al.,
+    Progressive Growing of GANs, ICLR 2018). The loss is the mean squared difference: where a place
+    is uncertain, the mean absolute one would draw no object at all.
+    """
+
+    name = "coarse"
+
+    def __init__(
+        self,
+        config: ReducedPriorConfig,
+        biggan: TrainableBigGAN,
+        head: nn.Module,
+        pairs: Pairs,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.num_steps = config, config.coarse_steps
+        self.biggan, self.head, self.pairs = biggan, head, pairs
+        self.accelerator = accelerator
+        self.order = RealImages(pairs.images, pairs.y, config.seed)
+        factor = IMAGE_SIZE // COARSE_SIZE
+        parts = [F.avg_pool2d(part.float() / 127.5 - 1, factor) for part in pairs.images.split(256)]
+        self.wanted = torch.cat(parts)
+        weights = [*biggan.parameters(), *head.parameters()]
+        adam = torch.optim.Adam(weights, betas=(0.9, 0.99))
+        self.optimizers: Mapping[str, Any] = {"coarse": accelerator.prepare(adam)}
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains on one batch; see `Stage.step`."""
+        config, optimizer = self.config, self.optimizers["coarse"]
+        set_learning_rate(optimizer, config.coarse_rate * rise_and_fall(step, config.coarse_steps))
+        chosen = self.order.choose(step, min(config.coarse_batch_size, len(self.pairs.y)))
+        self.biggan.train()
+        features = self.biggan.coarse_features(
+            self.pairs.noise[chosen], self.pairs.y[chosen], COARSE_BLOCKS
+        )
+        loss = F.mse_loss(self.head(features), self.wanted[chosen])
+        descend(self.accelerator, optimizer, loss)
+        return {"squared error": loss.detach()}
 
 
 class PriorStage:
@@ -276,7 +337,7 @@ class ReducedPriorTraining:
         ...     ReducedPriorConfig, ReducedPriorTraining
         ... )
         >>> config = ReducedPriorConfig(
-        ...     channel_width=4, num_images=8, num_steps=1, batch_size=2, discriminator_width=4
+        ...     channel_width=4, num_images=8, coarse_steps=1, num_steps=1, batch_size=2
         ... )
         >>> folder = getfixture("tmp_path")
         >>> ReducedPriorTraining(config, folder, progress=False).train(num_images=8).name
@@ -302,19 +363,21 @@ class ReducedPriorTraining:
             self.discriminator = PatchDiscriminator(
                 3, NUM_CLASSES, config.discriminator_width, IMAGE_SIZE
             )
+            self.head = make_coarse_head(4 * config.channel_width)
         self.average.load_state_dict(self.biggan.state_dict())
         self.average.requires_grad_(False)
         modules = {
             "biggan": self.biggan,
             "average": self.average,
             "discriminator": self.discriminator,
+            "head": self.head,
         }
         for module in modules.values():
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainer = Trainer(
             folder,
             modules,
-            {"prior": self._stage},
+            {"coarse": self._coarse_stage, "prior": self._stage},
             asdict(config),
             seed=config.seed,
             draw=self.draw,
@@ -361,8 +424,20 @@ class ReducedPriorTraining:
         biggan.settle_norms(SETTLING)
         return biggan.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
+    def _coarse_stage(self) -> Stage:
+        return CoarseStage(self.config, self.biggan, self.head, self._pairs(), self.accelerator)
+
     def _stage(self) -> Stage:
-        config = self.config
-        pairs = draw_pairs(config.num_images, config.noise_dim, config.seed)
         parts = self.biggan, self.average, self.discriminator
-        return PriorStage(config, *parts, pairs, self.accelerator)
+        return PriorStage(self.config, *parts, self._pairs(), self.accelerator)
+
+    def _pairs(self) -> Pairs:
+        config = self.config
+        return draw_pairs(config.num_images, config.noise_dim, config.seed)
+
+
+def make_coarse_head(channels: int) -> nn.Module:
+    """Returns what makes images (B, 3, H, W) in [-1, 1] of features (B, channels, H, W)."""
+    return nn.Sequential(
+        nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 3, 3, padding=1), nn.Tanh()
+    )
