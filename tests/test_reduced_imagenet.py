@@ -13,6 +13,7 @@ from conftest import load_tool
 from torch import Tensor, nn
 
 from cgn_augment import UNetMasker
+from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import BigGANConfig
 from train_generator.data.scenes import NUM_CLASSES, make_scenes
 from train_generator.evaluation.judges import JudgeConfig
@@ -113,6 +114,8 @@ def test_a_perfect_prior_measures_as_one() -> None:
     assert metrics.accuracy == SceneAccuracy(1, 1, 1)
     assert metrics.mask_overlap > 0.99
     assert metrics.spread > 0.5
+    with pytest.raises(ArgumentError, match="two of each class"):
+        measure_prior(TrueScenes(), JUDGES, num=15)  # type: ignore[arg-type]
 
 
 def test_a_perfect_cgn_measures_as_one() -> None:
@@ -181,7 +184,7 @@ def test_the_tool_takes_all_steps_once(
         cgn_steps=1,
         batch_size=2,
         losses=losses,
-        num_measured=8,
+        num_measured=16,
     )
     rows = ("no background loss",)
     tool.run(plan, tmp_path, rows=rows)

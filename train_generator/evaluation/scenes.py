@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment import ImageNetCGN, UNetMasker
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import BigGAN
 from cgn_augment.generators.truncation import draw_truncated
@@ -241,7 +242,12 @@ def measure_prior(
         num: of images.
         seed: of the noise.
         prior_seed: that the generator was trained with, which decides what scene is of a noise.
+
+    Raises:
+        ArgumentError: less than two images of each class.
     """
+    if num < 2 * NUM_CLASSES:
+        raise ArgumentError(f"num must be {2 * NUM_CLASSES} or more, two of each class, got {num}")
     generator = step_generator(Purpose.MEASURE, seed, num)
     noise, y = draw_truncated(num, biggan.config.noise_dim, generator), _classes(num)
     scenes = scenes_of_noise(noise, y, generator, prior_seed)
