@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cgn_augment import load_cgn
+from cgn_augment import ImageNetCGN, load_cgn
+from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 from cgn_augment.generators import BigGAN, load_biggan, load_u2net
 from cgn_augment.visualize import save_figure
@@ -141,7 +142,7 @@ def measure_saliency(path: Path, num: int) -> dict[str, float]:
     overlap = {}
     for name, decorrelated in (("biased", False), ("decorrelated", True)):
         scenes = make_scenes(num, 1, decorrelated=decorrelated)
-        found = torch.cat([u2net(part) > 0.5 for part in scenes.images.split(64)])
+        found = torch.cat([u2net(part) > 0.5 for part in torch.split(scenes.images, 64)])
         overlap[name] = mean_overlap(found, scenes)
     return overlap
 
@@ -149,6 +150,8 @@ def measure_saliency(path: Path, num: int) -> dict[str, float]:
 def measure_row(path: Path, prior: BigGAN, judges: Judges, plan: Plan) -> CGNMetrics:
     """Measures the CGN of a row and draws it beside its file."""
     cgn = load_cgn(path)
+    if not isinstance(cgn, ImageNetCGN):
+        raise CheckpointError(f"{path} is not an ImageNet CGN: delete it")
     classes = range(NUM_CLASSES)
     save_figure(draw_training(cgn, prior, classes), path.with_suffix(".png"))
     return measure_cgn(cgn, prior, judges, plan.num_measured, prior_seed=plan.prior.seed)

@@ -118,9 +118,9 @@ def _draw_scenes(textures: str | None, seed: int) -> Figure:
     num = len(CLASSES)
     biased = make_scenes(ROWS * num, seed)
     test = make_scenes(ROWS * num, seed, decorrelated=True)
-    rows = {f"train {i + 1}": part for i, part in enumerate(biased.images.split(num))}
+    rows = {f"train {i + 1}": part for i, part in enumerate(torch.split(biased.images, num))}
     rows["mask"] = biased.masks[-num:]
-    rows |= {f"test {i + 1}": part for i, part in enumerate(test.images.split(num))}
+    rows |= {f"test {i + 1}": part for i, part in enumerate(torch.split(test.images, num))}
     return draw_sheet(rows, {f"test {ROWS}": list(CLASSES)})
 
 

@@ -61,7 +61,7 @@ class Variants(NamedTuple):
         shade = 1 + 0.16 * self.code(0)
         tint = 0.05 * self.code(1) * torch.tensor([1.0, 0.1, -1.0]).view(1, 3, 1, 1)
         colors = [_rgb(color) * shade + tint for color in (first, second)]
-        return torch.lerp(*colors, share * (1 + 0.06 * self.code(6)))
+        return torch.lerp(colors[0], colors[1], share * (1 + 0.06 * self.code(6)))
 
 
 Painter = Callable[[Variants], Tensor]

@@ -148,10 +148,11 @@ def render_scenes(
     check_classes(shape, len(codes), len(silhouettes), "codes")
     check_classes(texture, len(codes), len(TEXTURES), "codes")
     check_classes(background, len(codes), len(BACKGROUNDS), "codes")
+    classes = torch.stack([shape, texture, background])
     parts = [
-        _render(*part, generator, silhouettes)
-        for part in zip(
-            *(each.split(_CHUNK) for each in (codes, shape, texture, background)), strict=True
+        _render(part, classes[:, start : start + _CHUNK], generator, silhouettes)
+        for start, part in zip(
+            range(0, len(codes), _CHUNK), torch.split(codes, _CHUNK), strict=True
         )
     ]
     images, masks = zip(*parts, strict=True)
@@ -159,19 +160,15 @@ def render_scenes(
 
 
 def _render(
-    codes: Tensor,
-    shape: Tensor,
-    texture: Tensor,
-    background: Tensor,
-    generator: torch.Generator,
-    silhouettes: Silhouettes,
+    codes: Tensor, classes: Tensor, generator: torch.Generator, silhouettes: Silhouettes
 ) -> tuple[Tensor, Tensor]:
-    place, of_object, of_ground, light = codes.split(
-        [NUM_PLACE_CODES, NUM_CODES, NUM_CODES, NUM_LIGHT_CODES], dim=1
+    shape, texture, background = classes
+    place, of_object, of_ground, light = torch.split(
+        codes, [NUM_PLACE_CODES, NUM_CODES, NUM_CODES, NUM_LIGHT_CODES], dim=1
     )
     places = _place(place, silhouettes.outlines[shape], silhouettes.areas[shape])
     grid = _pixel_centers()
-    x, y = grid.expand(len(codes), -1, -1, -1).split(1, dim=1)
+    x, y = torch.split(grid.expand(len(codes), -1, -1, -1), 1, dim=1)
     local = _into_object(places, grid)
     distance = F.grid_sample(
         silhouettes.distances[shape],
@@ -182,7 +179,7 @@ def _render(
     )
     pixels = distance * places.radius[:, None, None, None] * (IMAGE_SIZE / 2)
     masks = (0.5 - pixels / 1.3).clamp(0, 1)
-    u, v = local.split(1, dim=1)
+    u, v = torch.split(local, 1, dim=1)
     objects = paint(TEXTURES, texture, Variants(u, v, of_object, generator))
     grounds = paint(BACKGROUNDS, background, Variants(x, y, of_ground, generator))
     images = torch.lerp(grounds, objects * _shade(u, v, pixels, light), masks)

@@ -199,7 +199,7 @@ def measure_accuracy(
         texture: likewise.
         background: likewise.
     """
-    found = torch.cat([judges.classes(part).argmax(dim=1) for part in images.split(_CHUNK)])
+    found = torch.cat([judges.classes(part).argmax(dim=1) for part in torch.split(images, _CHUNK)])
     right = (found == torch.stack([shape, texture, background], dim=1)).double().mean(dim=0)
     return SceneAccuracy(*right.tolist())
 
@@ -207,7 +207,7 @@ def measure_accuracy(
 @torch.no_grad()
 def find_objects(judges: Judges, images: Tensor) -> Tensor:
     """Finds the object of images (N, 3, 64, 64), as (N, 1, 64, 64) bool."""
-    return torch.cat([judges.masker.logits(part) > 0 for part in images.split(_CHUNK)])
+    return torch.cat([judges.masker.logits(part) > 0 for part in torch.split(images, _CHUNK)])
 
 
 def measure_judges(judges: Judges, num: int = 800, seed: int = 1) -> tuple[SceneAccuracy, float]:
@@ -328,11 +328,11 @@ def _classes(num: int) -> Tensor:
 
 
 def _draw(run: Callable[[Tensor, Tensor], Tensor], noise: Tensor, y: Tensor) -> Tensor:
-    parts = zip(noise.split(_CHUNK), y.split(_CHUNK), strict=True)
+    parts = zip(torch.split(noise, _CHUNK), torch.split(y, _CHUNK), strict=True)
     return torch.cat([run(*part) for part in parts])
 
 
 def _spread(images: Tensor, y: Tensor) -> float:
     """Standard deviation of pixels about the mean image of their class."""
-    away = [images[y == k] - images[y == k].mean(dim=0) for k in y.unique()]
+    away = [images[y == k] - images[y == k].mean(dim=0) for k in range(NUM_CLASSES)]
     return float(torch.cat(away).square().mean().sqrt())

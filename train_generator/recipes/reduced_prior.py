@@ -170,7 +170,8 @@ def codes_of_noise(noise: Tensor, seed: int = 0) -> Tensor:
     dim = noise.shape[1]
     square = torch.randn(dim, dim, generator=step_generator(Purpose.WEIGHTS, seed, dim))
     rotation = torch.linalg.qr(square.double()).Q.float()
-    return (noise @ rotation)[:, :SCENE_CODES].clamp(-NOISE_LIMIT, NOISE_LIMIT)
+    codes: Tensor = (noise @ rotation)[:, :SCENE_CODES]
+    return codes.clamp(-NOISE_LIMIT, NOISE_LIMIT)
 
 
 def scenes_of_noise(noise: Tensor, y: Tensor, generator: torch.Generator, seed: int = 0) -> Scenes:
@@ -192,7 +193,7 @@ def draw_pairs(num: int, noise_dim: int, seed: int = 0) -> Pairs:
     noise, y = draw_truncated(num, noise_dim, generator), torch.arange(num) % NUM_CLASSES
     images = [
         ((scenes_of_noise(*part, generator, seed).images + 1) * 127.5).round().byte()
-        for part in zip(noise.split(256), y.split(256), strict=True)
+        for part in zip(torch.split(noise, 256), torch.split(y, 256), strict=True)
     ]
     return Pairs(noise, y, torch.cat(images))
 
@@ -245,7 +246,10 @@ class CoarseStage:
         self.accelerator = accelerator
         self.order = RealImages(pairs.images, pairs.y, config.seed)
         factor = IMAGE_SIZE // COARSE_SIZE
-        parts = [F.avg_pool2d(part.float() / 127.5 - 1, factor) for part in pairs.images.split(256)]
+        parts = [
+            F.avg_pool2d(part.float() / 127.5 - 1, factor)
+            for part in torch.split(pairs.images, 256)
+        ]
         self.wanted = torch.cat(parts)
         weights = [*biggan.parameters(), *head.parameters()]
         adam = torch.optim.Adam(weights, betas=(0.9, 0.99))
@@ -373,7 +377,7 @@ class ReducedPriorTraining:
             "head": self.head,
         }
         for module in modules.values():
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         self.trainer = Trainer(
             folder,
             modules,
@@ -411,7 +415,7 @@ class ReducedPriorTraining:
         y = torch.arange(num) % NUM_CLASSES
         wanted = scenes_of_noise(noise, y, generator, self.config.seed).images
         drawn = self._settled()(noise, y)
-        rows = {}
+        rows: dict[str, Tensor] = {}
         for row in range(3):
             part = slice(NUM_CLASSES * row, NUM_CLASSES * (row + 1))
             rows |= {f"scene {row + 1}": wanted[part], f"drawn {row + 1}": drawn[part]}
@@ -422,7 +426,7 @@ class ReducedPriorTraining:
         biggan = TrainableBigGAN(self.config.biggan).eval()
         biggan.load_state_dict(self.average.state_dict())
         biggan.settle_norms(SETTLING)
-        return biggan.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return biggan.to(memory_format=torch.channels_last)
 
     def _coarse_stage(self) -> Stage:
         return CoarseStage(self.config, self.biggan, self.head, self._pairs(), self.accelerator)

@@ -180,7 +180,7 @@ class ReducedSaliencyTraining:
         self.accelerator = Accelerator(cpu=True)
         with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed), torch.device("cpu")):
             self.u2net = U2Net(config.width)
-        self.u2net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.u2net.to(memory_format=torch.channels_last)
         self.trainer = Trainer(
             folder,
             {"u2net": self.u2net},
@@ -207,7 +207,7 @@ class ReducedSaliencyTraining:
     def draw(self) -> Figure:
         """Draws scenes of each class, and what is found in them."""
         self.u2net.eval()
-        rows = {}
+        rows: dict[str, Tensor] = {}
         for name, decorrelated in (("train", False), ("test", True)):
             images = make_scenes(NUM_CLASSES, self.config.seed, decorrelated=decorrelated).images
             rows |= {name: images, f"found in {name}": self.u2net(images)}
