@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from conftest import load_tool
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from cgn_augment import UNetMasker
@@ -29,6 +30,7 @@ from train_generator.evaluation.scenes import (
     save_judges,
     train_judges,
 )
+from train_generator.recipes import imagenet_sheet, reduced_prior, reduced_saliency
 from train_generator.recipes.imagenet_config import LossesConfig
 from train_generator.recipes.reduced_prior import (
     LAYERS,
@@ -44,6 +46,13 @@ SCENES = BigGANConfig(NUM_CLASSES, 32, 4, LAYERS, attention_at=4)
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     return load_tool("reduced_imagenet")
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sheets of a training are empty: each takes seconds to draw."""
+    for module in (imagenet_sheet, reduced_prior, reduced_saliency):
+        monkeypatch.setattr(module, "draw_sheet", lambda *_: Figure())
 
 
 class Bright(UNetMasker):
@@ -170,6 +179,7 @@ def test_the_table_has_a_line_for_each_row(tool: ModuleType) -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_tool_takes_all_steps_once(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from cgn_augment.errors import ArgumentError, StateError
 from cgn_augment.functional import Purpose, step_generator
@@ -14,6 +15,7 @@ from cgn_augment.generators import BigGANConfig, load_biggan, load_u2net
 from cgn_augment.generators.truncation import draw_truncated, find_rows
 from train_generator.data.scenes import NUM_CLASSES, SCENE_CODES
 from train_generator.discriminators import PatchDiscriminator
+from train_generator.recipes import reduced_prior, reduced_saliency
 from train_generator.recipes.batch_statistics import BatchStatisticsNorm, TrainableBigGAN
 from train_generator.recipes.reduced_prior import (
     PriorStage,
@@ -40,6 +42,13 @@ TINY |= {
     "learning_rate": 2e-3,
     "num_statistics": 3,
 }
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sheets of a training are empty: each takes seconds to draw."""
+    for module in (reduced_prior, reduced_saliency):
+        monkeypatch.setattr(module, "draw_sheet", lambda *_: Figure())
 
 
 @pytest.fixture
@@ -177,6 +186,7 @@ def test_the_prior_learns_its_pairs(tmp_path: Path) -> None:
     assert losses[11]["pairs"] < 0.9 * losses[0]["pairs"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_prior_is_written_as_published_ones_are(tmp_path: Path) -> None:
     config = ReducedPriorConfig(**TINY, num_steps=2, adversarial_from=1)
     training = ReducedPriorTraining(config, tmp_path, progress=False)
@@ -224,6 +234,7 @@ def test_salient_images_have_blobs_of_any_texture_or_nothing() -> None:
     assert scenes.masks[~empty].mean(dim=(1, 2, 3)).min() > 0.08
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_saliency_network_learns_and_is_written_as_the_published_one_is(tmp_path: Path) -> None:
     config = ReducedSaliencyConfig(
         width=4, num_images=16, num_blobs=4, num_steps=6, batch_size=4, learning_rate=1e-3
@@ -252,3 +263,20 @@ def test_the_saliency_network_learns_and_is_written_as_the_published_one_is(tmp_
 def test_bad_settings_of_the_saliency_network(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         ReducedSaliencyConfig(**wrong)
+
+
+@pytest.mark.parametrize("kind", ["prior", "saliency"])
+def test_a_sheet_shows_scenes_and_what_is_made_of_them(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, torch.Tensor] = {}
+    for module in (reduced_prior, reduced_saliency):
+        monkeypatch.setattr(module, "draw_sheet", rows.update)
+    if kind == "prior":
+        ReducedPriorTraining(ReducedPriorConfig(**TINY), tmp_path, progress=False).draw()
+        assert list(rows) == [f"{name} {i}" for i in (1, 2, 3) for name in ("scene", "drawn")]
+    else:
+        config = ReducedSaliencyConfig(width=4)
+        ReducedSaliencyTraining(config, tmp_path, progress=False).draw()
+        assert list(rows) == ["train", "found in train", "test", "found in test"]
+    assert {len(images) for images in rows.values()} == {NUM_CLASSES}
