@@ -338,14 +338,13 @@ class ReducedPriorTraining:
 
     Example:
         >>> from train_generator.recipes.reduced_prior import (
-        ...     ReducedPriorConfig, ReducedPriorTraining
+        ...     ReducedPriorConfig,
+        ...     ReducedPriorTraining,
         ... )
-        >>> config = ReducedPriorConfig(
-        ...     channel_width=4, num_images=8, coarse_steps=1, num_steps=1, batch_size=2
-        ... )
-        >>> folder = getfixture("tmp_path")
-        >>> ReducedPriorTraining(config, folder, progress=False).train(num_images=8).name
-        'biggan.bin'
+        >>> config = ReducedPriorConfig(channel_width=4, discriminator_width=4)
+        >>> training = ReducedPriorTraining(config, getfixture("tmp_path"))  # .train() takes long
+        >>> training.trainer.finished
+        False
     """
 
     def __init__(
