@@ -342,7 +342,7 @@ class ReducedPriorTraining:
         ...     ReducedPriorTraining,
         ... )
         >>> config = ReducedPriorConfig(channel_width=4, discriminator_width=4)
-        >>> training = ReducedPriorTraining(config, getfixture("tmp_path"))  # .train() takes long
+        >>> training = ReducedPriorTraining(config, getfixture("tmp_path"))
         >>> training.trainer.finished
         False
     """

@@ -161,7 +161,7 @@ class ReducedSaliencyTraining:
         ...     ReducedSaliencyTraining,
         ... )
         >>> config = ReducedSaliencyConfig(width=4)
-        >>> training = ReducedSaliencyTraining(config, getfixture("tmp_path"))  # .train() takes long
+        >>> training = ReducedSaliencyTraining(config, getfixture("tmp_path"))
         >>> training.trainer.finished
         False
     """
