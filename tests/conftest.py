@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,12 @@ import torch
 
 from cgn_augment import SmallCGN, UNetMasker
 from cgn_augment.functional import isolated_rng
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:  # which share the cores, as do the processes that they start
+    NUM_THREADS = max(1, torch.get_num_threads() // WORKERS)
+    torch.set_num_threads(NUM_THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(NUM_THREADS)
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"

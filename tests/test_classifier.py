@@ -119,6 +119,33 @@ def press_in_step(run: ClassifierRun, step: int) -> None:
     run.model.register_forward_hook(press)
 
 
+@pytest.mark.parametrize("killed_in", [1, 2])
+def test_a_run_that_is_killed_in_a_test_goes_on_with_that_test(
+    killed_in: int, digits: TensorDataset, tiny_cgn: SmallCGN, tmp_path: Path
+) -> None:
+    test = [digits[:16]]
+    expected = make_run(digits, tiny_cgn).train(test, progress=False)
+
+    class Killing:
+        """Test batches whose n-th pass ends the process, as far as the run can tell."""
+
+        passes = 0
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            self.passes += 1
+            if self.passes == killed_in:
+                raise SystemExit
+            yield digits[:16]
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(SystemExit):
+        make_run(digits, tiny_cgn, path).train(Killing(), progress=False)
+    second = make_run(digits, tiny_cgn, path)
+    second.resume()
+    assert len(second.results) == killed_in - 1
+    assert second.train(test, progress=False) == expected
+
+
 @pytest.mark.parametrize("step", [1, 4, 6, 7])
 def test_an_interrupted_run_goes_on_bit_for_bit(
     step: int, digits: TensorDataset, tiny_cgn: SmallCGN, tmp_path: Path

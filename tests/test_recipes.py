@@ -215,7 +215,8 @@ def test_ctrl_c_is_one_line_and_leaves_a_checkpoint(whole: Path, tmp_path: Path)
     wait_for(process, log, BARS[2])
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130
-    assert log.read_text().splitlines()[-1] == "train-generator: interrupted"
+    end = "train-generator: interrupted; the same command with --resume goes on"
+    assert log.read_text().splitlines()[-1] == end
     assert "Traceback" not in log.read_text()
     assert not (folder / CGN_FILE).exists()
     state = torch.load(folder / CHECKPOINT, weights_only=True)

@@ -102,7 +102,13 @@ def test_the_command_renders_what_the_function_renders(
 def start(checkpoint: Path, out: Path, *arguments: object, before: Sequence[str] = ()) -> Process:
     program = Path(sys.executable).with_name("cgn-augment")
     command = [*before, program, "shards", "--cgn", checkpoint, "--out", out, *arguments]
-    return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        text=True,
+        # What is started in the background of a script ignores Ctrl-C; this one must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_torchrun_starts_the_ranks(checkpoint: Path, shards: Path, tmp_path: Path) -> None:

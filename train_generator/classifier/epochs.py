@@ -83,6 +83,7 @@ class EpochRun(ABC, Generic[Config, Result]):
         self.results: list[Result] = []
         self._result_type = result_type
         self._sums: dict[str, Tensor | float] = {}
+        self._awaits_test = False
         self._resumed = False
         self._group: Any = dist.new_group(backend="gloo") if num_processes() > 1 else None
 
@@ -150,6 +151,7 @@ class EpochRun(ABC, Generic[Config, Result]):
         self.results = results
         # They are those of all processes together.
         self._sums = {k: v if process_rank() == 0 else 0.0 for k, v in state["sums"].items()}
+        self._awaits_test = bool(state.get("awaits_test"))
         self._resumed = True
 
     def train(self, test: Any, *, progress: bool = True) -> list[Result]:
@@ -172,10 +174,12 @@ class EpochRun(ABC, Generic[Config, Result]):
             )
         with deferred_interrupt() as interrupt:
             while len(self.results) < self.config.num_epochs:
-                if self._train_epoch(interrupt, progress and process_rank() == 0):
+                shown = progress and process_rank() == 0
+                if self._awaits_test or self._train_epoch(interrupt, shown):
+                    self._awaits_test = True
                     self._save()  # the tests may take long, and a second Ctrl-C breaks them off
                     self.results.append(self._finish_epoch(self._all_sums(), test, progress))
-                    self._sums = {}
+                    self._sums, self._awaits_test = {}, False
                 self._save()
                 if self._asked_of_one(interrupt):
                     raise KeyboardInterrupt
@@ -257,6 +261,7 @@ class EpochRun(ABC, Generic[Config, Result]):
             "optimizer": self.optimizer.state_dict(),
             "results": [asdict(result) for result in self.results],
             "sums": sums,
+            "awaits_test": self._awaits_test,
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.checkpoint) as temporary:
