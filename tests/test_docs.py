@@ -85,7 +85,7 @@ def test_the_readmes_diff_is_that_of_the_example() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     marked = README.split("<!-- test command -->\n")[1].splitlines()
     assert marked[0] == "```sh"
-    assert marked[1] == "python -m pip install '.[test]' && pytest"
+    assert marked[1] == "python -m pip install '.[test]' && pytest -n 2 --dist loadfile"
     assert marked[2] == "```"
     assert "<!-- test command -->" in (REPO / ".ci" / "run").read_text()
 
