@@ -308,7 +308,11 @@ def main() -> None:
             }
         if "memory" in arguments.parts:
             nums = tuple(arguments.memory)
-            result["memory"] = {"environment": environment, **measure_memory(folder, nums)}
+            result["memory"] = {
+                "command": f"python benchmarks/shards.py --parts memory --memory {nums[0]} {nums[1]}",
+                "environment": environment,
+                **measure_memory(folder, nums),
+            }
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     for part in ("write", "read"):
         for label, value in result.get(part, {}).get("ratios", {}).items():
