@@ -309,7 +309,8 @@ def main() -> None:
         if "memory" in arguments.parts:
             nums = tuple(arguments.memory)
             result["memory"] = {
-                "command": f"python benchmarks/shards.py --parts memory --memory {nums[0]} {nums[1]}",
+                "command": "python benchmarks/shards.py --parts memory --memory "
+                f"{nums[0]} {nums[1]}",
                 "environment": environment,
                 **measure_memory(folder, nums),
             }
