@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cgn_augment.classes import IMAGENET_CLASSES, best_classes, class_names
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import Purpose, compose, sample_interventions, step_generator
+from cgn_augment.functional import Purpose, choice_table, compose, step_generator
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Factors, Mechanisms
 
@@ -119,17 +119,23 @@ def numbered_classes(
             f"numbered images are drawn without a real batch, whose classes "
             f"Interventions({interventions.kind!r}) would permute: use 'uniform'"
         )
-    choices = [interventions.choices(factor, num_classes) for factor in FACTORS]
-
-    def draw(number: int) -> Tensor:
-        generator = step_generator(Purpose.SAMPLE_CLASSES, seed, number)
-        return sample_interventions(1, choices, generator)
-
-    drawn = torch.cat([draw(number) for number in numbers], dim=1)
     every = interventions.num_per_shape
-    if every > 1:
-        drawn[0] = torch.cat([draw(number - number % every)[0] for number in numbers])
-    return drawn
+    own = _draw_shares(numbers, seed)
+    leaders = own if every == 1 else _draw_shares([n - n % every for n in numbers], seed)
+    rows = []
+    for row, factor in enumerate(FACTORS):
+        table, lengths = choice_table(interventions.choices(factor, num_classes))
+        group_share, member_share = (leaders if row == 0 else own)[:, row].T
+        group = (group_share * len(table)).long()
+        rows.append(table[group, (member_share * lengths[group]).long()])
+    return torch.stack(rows)
+
+
+def _draw_shares(numbers: Sequence[int], seed: int) -> Tensor:
+    """Returns two uniform numbers in [0, 1) for each factor of each image, (N, 3, 2) float64."""
+    generators = (step_generator(Purpose.SAMPLE_CLASSES, seed, number) for number in numbers)
+    shape = (len(FACTORS), 2)
+    return torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in generators])
 
 
 @torch.no_grad()
