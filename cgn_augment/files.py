@@ -13,10 +13,11 @@ from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, CheckpointError
 
 
 @contextmanager
@@ -85,6 +86,44 @@ def _mapping() -> AbstractContextManager[None]:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its kind if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def load_tensors(
+    path: Path, file_format: str, what: str, remedy: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads what `save_tensors` wrote.
+
+    Args:
+        path: of the file.
+        file_format: the `format` that its header must name.
+        what: of the error's messages, such as "a masker".
+        remedy: how to get such a file, such as "train one with …".
+
+    Returns:
+        The tensors by name, on the CPU, and all that the file says of itself.
+
+    Raises:
+        CheckpointError: the file is cut off, of another format, or holds NaN.
+    """
+    kind = what.partition(" ")[2]
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read; it is cut off or no {kind}: copy it again "
+            f"({first_line(error)})"
+        ) from error
+    if header.get("format") != file_format:
+        raise CheckpointError(
+            f"{path} has the format {header.get('format')!r} and {what} has {file_format!r}: "
+            f"{remedy}"
+        )
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{path}: {broken[0]} holds NaN or infinity; its training diverged")
+    return state, header
 
 
 def save_tensors(

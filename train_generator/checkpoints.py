@@ -43,3 +43,18 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         elif old != new:
             names.append(f"{prefix}{key}")
     return names
+
+
+def describe_differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Returns which settings differ and how, for an error; nothing where they are the same.
+
+    Example:
+        >>> from train_generator.checkpoints import describe_differences
+        >>> describe_differences({"seed": 0, "num": 5}, {"seed": 1, "num": 5})
+        'seed: 0 then, 1 now'
+    """
+    return "; ".join(
+        f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    )

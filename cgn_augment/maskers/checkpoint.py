@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
-from cgn_augment.files import first_line, save_tensors
+from cgn_augment.files import first_line, load_tensors, save_tensors
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.maskers.unet import UNetMasker
 
@@ -45,25 +44,10 @@ def load_masker(
     """
     target = require_device(device)
     path = _find(name_or_path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read; it is cut off or no masker: copy it again "
-            f"({first_line(error)})"
-        ) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {header.get('format')!r} and a masker has {FORMAT!r}: train "
-            "one with train-generator masker"
-        )
-    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise CheckpointError(f"{path}: {broken[0]} holds NaN or infinity; its training diverged")
+    state, header = load_tensors(path, FORMAT, "a masker", "train one with train-generator masker")
     try:
         masker = UNetMasker(**json.loads(header["config"]))
+        state = {name: value.float() for name, value in state.items()}
         for name, buffer in masker.state_dict().items():
             if not buffer.is_floating_point():  # counters of batches, which are not kept
                 state[name] = buffer

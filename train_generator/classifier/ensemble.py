@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
-from cgn_augment.files import first_line, save_tensors
+from cgn_augment.files import first_line, load_tensors, save_tensors
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.types import FACTORS
@@ -252,23 +251,9 @@ def load_ensemble(
         raise CheckpointNotFoundError(
             f"there is no ensemble {path}: train one with train-generator classifier"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read; it is cut off or no ensemble: copy it again "
-            f"({first_line(error)})"
-        ) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {header.get('format')!r} and an ensemble has {FORMAT!r}: train "
-            "one with train-generator classifier"
-        )
-    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise CheckpointError(f"{path}: {broken[0]} holds NaN or infinity; its training diverged")
+    state, header = load_tensors(
+        path, FORMAT, "an ensemble", "train one with train-generator classifier"
+    )
     return _build_loaded(path, header, state, target)
 
 

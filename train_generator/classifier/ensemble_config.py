@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError
 from train_generator.precision import PRECISIONS, Precision
+from train_generator.settings import require_counts, require_positive, require_weights
 
 Schedule = Literal["constant", "step", "cosine"]
 BatchNormPolicy = Literal["eval", "real", "train"]
@@ -60,17 +61,9 @@ class EnsembleConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "step_epochs"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("learning_rate", "step_factor"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ArgumentError(f"{name} must be above 0, got {value}")
-        for name in ("momentum", "weight_decay", "warmup_epochs"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ArgumentError(f"{name} must be 0 or more, got {value}")
+        require_counts(self, "num_epochs", "step_epochs")
+        require_positive(self, "learning_rate", "step_factor")
+        require_weights(self, "momentum", "weight_decay", "warmup_epochs")
         if self.momentum >= 1:
             raise ArgumentError(f"momentum must be below 1, got {self.momentum}")
         if self.warmup_epochs >= self.num_epochs:

@@ -6,7 +6,6 @@ an epoch; 10 epochs of 50 000 images in batches of 64.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from cgn_augment.arguments import require_choice
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
 from train_generator.precision import PRECISIONS, Precision, warn_of_slow_precision
+from train_generator.settings import require_counts, require_positive
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,8 @@ class ClassifierConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        if self.num_epochs < 1:
-            raise ArgumentError(f"num_epochs must be 1 or more, got {self.num_epochs}")
-        for name in ("learning_rate", "decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ArgumentError(f"{name} must be above 0, got {value}")
+        require_counts(self, "num_epochs")
+        require_positive(self, "learning_rate", "decay")
         require_choice("precision", self.precision, PRECISIONS)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from cgn_augment.errors import ArgumentError, StateError
+from cgn_augment.errors import StateError
 from cgn_augment.files import replacing
+from train_generator.checkpoints import describe_differences
 from train_generator.classifier import EpochResult
 from train_generator.precision import Precision
+from train_generator.settings import require_counts
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,9 @@ class DownstreamConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name == "precision":
-                continue  # ClassifierConfig's to check
-            least = 0 if name in ("refresh", "min_contrast") else 1
-            if value < least:
-                raise ArgumentError(f"{name} must be {least} or more, got {value}")
+        require_counts(self, "refresh", "min_contrast", least=0)
+        require_counts(self, "num_epochs", "batch_size", "bank", "num_train", "num_test")
+        # ClassifierConfig checks the precision.
 
 
 @dataclass(frozen=True)
@@ -126,14 +125,10 @@ def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult 
         result = None if record["result"] is None else _parse(record["result"])
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} holds no run, or is cut off: delete it") from error
-    changed = [
-        f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now"
-        for key in sorted(before.keys() | settings.keys())
-        if before.get(key) != settings.get(key)
-    ]
+    changed = describe_differences(before, settings)
     if changed:
         raise StateError(
-            f"{path} was run with other settings ({'; '.join(changed)}): repeat the command as it "
+            f"{path} was run with other settings ({changed}): repeat the command as it "
             "was, or name another folder"
         )
     return result

@@ -19,7 +19,7 @@ from cgn_augment.generators.truncation import TruncationLookup, check_truncation
 from train_generator.patches import PatchConfig
 from train_generator.perceptual import FeatureKind
 from train_generator.precision import Precision
-from train_generator.recipes.config import (
+from train_generator.settings import (
     require_choices,
     require_counts,
     require_positive,

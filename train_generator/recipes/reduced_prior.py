@@ -9,7 +9,6 @@ look like, only the discriminator says.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -42,6 +41,7 @@ from train_generator.recipes.adversary import Adversary
 from train_generator.recipes.batch_statistics import TrainableBigGAN
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.masker import rise_and_fall, set_learning_rate
+from train_generator.settings import require_counts, require_positive, require_shares
 from train_generator.trainer import Stage, Trainer, check_folder, descend
 
 PRIOR_FILE = "biggan.bin"
@@ -102,24 +102,12 @@ class ReducedPriorConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {
-            "num_images": 1,
-            "coarse_steps": 0,
-            "num_steps": 1,
-            "batch_size": 2,
-            "seed": 0,
-            "adversarial_from": 0,
-        }
-        least |= {"coarse_batch_size": 2, "noise_dim": SCENE_CODES, "discriminator_width": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ArgumentError(f"{name} must be {value} or more, got {getattr(self, name)}")
-        for name in ("coarse_rate", "learning_rate", "discriminator_learning_rate"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ArgumentError(f"{name} must be above 0, got {value}")
-        if not 0 <= self.average < 1:
-            raise ArgumentError(f"average must be in [0, 1), got {self.average}")
+        require_counts(self, "coarse_steps", "seed", "adversarial_from", least=0)
+        require_counts(self, "num_images", "num_steps", "discriminator_width")
+        require_counts(self, "batch_size", "coarse_batch_size", least=2)
+        require_counts(self, "noise_dim", least=SCENE_CODES)
+        require_positive(self, "coarse_rate", "learning_rate", "discriminator_learning_rate")
+        require_shares(self, "average")
         if not 1 <= len(self.pair_weights) <= 5 or min(self.pair_weights) < 0:
             raise ArgumentError(
                 f"pair_weights must be one to five of 0 or more, got {self.pair_weights}"

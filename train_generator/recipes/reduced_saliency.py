@@ -8,7 +8,6 @@ is no object, so that it does not learn that there always is one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import U2Net
@@ -36,6 +34,12 @@ from train_generator.data.scenes import (
 from train_generator.data.silhouettes import Silhouettes, blob_silhouettes
 from train_generator.recipes.batches import RealImages
 from train_generator.recipes.masker import one_cycle, set_learning_rate
+from train_generator.settings import (
+    require_counts,
+    require_positive,
+    require_shares,
+    require_weights,
+)
 from train_generator.trainer import Stage, Trainer, check_folder, descend
 
 SALIENCY_FILE = "u2net.bin"
@@ -71,16 +75,12 @@ class ReducedSaliencyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"num_images": 1, "num_blobs": 1, "num_steps": 1, "batch_size": 2, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ArgumentError(f"{name} must be {value} or more, got {getattr(self, name)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ArgumentError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise ArgumentError(f"noise must be 0 or more, got {self.noise}")
-        if not 0 <= self.empty_share < 1:
-            raise ArgumentError(f"empty_share must be in [0, 1), got {self.empty_share}")
+        require_counts(self, "num_images", "num_blobs", "num_steps")
+        require_counts(self, "batch_size", least=2)
+        require_counts(self, "seed", least=0)
+        require_positive(self, "learning_rate")
+        require_weights(self, "noise")
+        require_shares(self, "empty_share")
 
 
 def make_salient(

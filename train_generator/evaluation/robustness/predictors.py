@@ -139,17 +139,15 @@ def plain_predictor(
         std: likewise.
         image_size: height and width in pixels.
     """
-    model.eval()
-    return Predictor(
-        network=lambda images: {"logits": model(images)},
-        outputs=("logits",),
-        num_classes=num_classes,
-        classes=None if classes is None else tuple(classes),
-        mean=tuple(mean),
-        std=tuple(std),
-        image_size=image_size,
-        device=next(model.parameters()).device,
-        fingerprint=hash_weights(model),
+    return _make(
+        model,
+        lambda images: {"logits": model(images)},
+        ("logits",),
+        num_classes,
+        classes,
+        mean,
+        std,
+        image_size,
     )
 
 
@@ -162,15 +160,29 @@ def ensemble_predictor(
     image_size: int,
 ) -> Predictor:
     """Makes a predictor of an invariant ensemble; arguments as for `plain_predictor`."""
-    model.eval()
+    outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
 
     def run(images: Tensor) -> dict[str, Tensor]:
         return model(images).predictions()  # type: ignore[no-any-return]
 
+    return _make(model, run, outputs, model.num_classes, classes, mean, std, image_size)
+
+
+def _make(
+    model: nn.Module,
+    run: Callable[[Tensor], dict[str, Tensor]],
+    outputs: tuple[str, ...],
+    num_classes: int,
+    classes: Iterable[str] | None,
+    mean: Iterable[float],
+    std: Iterable[float],
+    image_size: int,
+) -> Predictor:
+    model.eval()
     return Predictor(
         network=run,
-        outputs=tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions()),
-        num_classes=model.num_classes,
+        outputs=outputs,
+        num_classes=num_classes,
         classes=None if classes is None else tuple(classes),
         mean=tuple(mean),
         std=tuple(std),

@@ -10,6 +10,7 @@ from typing import Any
 
 from cgn_augment.errors import StateError
 from cgn_augment.files import replacing
+from train_generator.checkpoints import describe_differences
 
 Rows = dict[str, dict[str, Any]]
 """By output what was measured of it, as JSON has it."""
@@ -55,16 +56,11 @@ class EvaluationRecord:
         found = self._results.get(classifier, {}).get(part)
         if found is None:
             return None
-        before, now = found["settings"], json.loads(json.dumps(settings))
-        changed = [
-            f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
+        changed = describe_differences(found["settings"], json.loads(json.dumps(settings)))
         if changed:
             raise StateError(
                 f"{self.path} has {part} of {classifier} with other settings "
-                f"({'; '.join(changed)}): name another folder, or delete the file"
+                f"({changed}): name another folder, or delete the file"
             )
         rows: Rows = found["rows"]
         return rows
