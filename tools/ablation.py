@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cgn_augment import load_cgn
+from cgn_augment import CGNError, load_cgn
 from cgn_augment.files import replacing, unpickle
 from cgn_augment.maskers import UNetMasker
 from train_generator.data import VARIANTS, load_textures
@@ -132,4 +133,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CGNError, OSError) as error:
+        sys.exit(f"error: {error}")

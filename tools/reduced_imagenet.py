@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cgn_augment import ImageNetCGN, load_cgn
+from cgn_augment import CGNError, ImageNetCGN, load_cgn
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 from cgn_augment.generators import BigGAN, load_biggan, load_u2net
@@ -236,4 +237,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CGNError, OSError) as error:
+        sys.exit(f"error: {error}")
