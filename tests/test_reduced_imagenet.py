@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from cgn_augment import UNetMasker
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import BigGANConfig
+from cgn_augment.types import FACTORS
+from train_generator.classifier import EnsembleConfig
 from train_generator.data.scenes import NUM_CLASSES, make_scenes
 from train_generator.evaluation.judges import JudgeConfig
+from train_generator.evaluation.robustness import FactorShares
 from train_generator.evaluation.scenes import (
     CGNMetrics,
     Judges,
     SceneAccuracy,
     SceneJudge,
+    change_scenes,
     load_judges,
     measure_accuracy,
     measure_cgn,
@@ -194,17 +198,47 @@ def test_the_tool_takes_all_steps_once(
         cgn_steps=1,
         batch_size=2,
         losses=losses,
+        ensemble=EnsembleConfig(num_epochs=1, batch_norm="train"),
+        backbone="shufflenet_v2_x0_5",
+        ensemble_images=8,
+        ensemble_batch_size=4,
+        bank=24,
         num_measured=16,
     )
-    rows = ("no background loss",)
+    rows = ("all losses",)
     tool.run(plan, tmp_path, rows=rows)
     known = json.loads((tmp_path / "reduced_imagenet.json").read_text())
-    assert set(known) == {"judges", "prior", "saliency", "cgn"}
+    assert set(known) == {"judges", "prior", "saliency", "cgn", "ensemble"}
     assert set(known["cgn"]) == set(rows)
-    assert (tmp_path / "no-background-loss" / "cgn.png").is_file()
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.bin")}
-    assert len(written) == 2
+    assert (tmp_path / "all-losses" / "cgn.png").is_file()
+    assert (tmp_path / "sensitivity.png").is_file()
+    for found in known["ensemble"].values():
+        assert set(found) == {"counterfactuals", "real scenes"}
+        assert set(found["real scenes"]["sensitivity"]["shape"]) == set(FACTORS)
+    weights = "*.bin", "classifier.safetensors"
+    paths = [path for pattern in weights for path in tmp_path.rglob(pattern)]
+    written = {path: path.stat().st_mtime_ns for path in paths}
+    assert len(written) == 4
     tool.run(plan, tmp_path, rows=rows)
-    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.bin")}
+    assert written == {path: path.stat().st_mtime_ns for path in paths}
     assert json.loads((tmp_path / "reduced_imagenet.json").read_text()) == known
-    assert "| no background loss |" in capsys.readouterr().out
+    assert "| all losses |" in capsys.readouterr().out
+
+
+def test_the_ensembles_table_shows_real_scenes(tool: ModuleType) -> None:
+    shares = FactorShares(("shape", "texture"), ((0.9, 0.1, 0.0), (0.2, 0.8, 0.05)), 20)
+    rows = {"accuracy": tool._as_rows(shares), "sensitivity": tool._as_rows(shares)}
+    table = tool.format_ensembles({"mine": {"real scenes": rows, "counterfactuals": rows}})
+    assert "| mine | texture | 20.0 % | 80.0 % | 5.0 % | 20.0 % | 80.0 % | 5.0 % |" in table
+
+
+def test_a_changed_scene_differs_where_it_was_changed() -> None:
+    [part] = change_scenes(8)
+    assert not (part.classes == part.new_classes).any()
+    scenes = part.images, *part.changed.values()
+    assert {images.shape for images in scenes} == {(8, 3, 64, 64)}
+    corner = (slice(None), slice(None), slice(0, 2), slice(0, 64))  # objects keep from the border
+    away = {name: (images - part.images)[corner].abs() for name, images in part.changed.items()}
+    assert away["background"].mean() > 3 * away["texture"].mean()
+    again = [each.images for each in change_scenes(8)]
+    assert torch.equal(again[0], part.images)

@@ -2,9 +2,10 @@
 
 python tools/reduced_imagenet.py OUT
 
-Trains the judges, the prior (a reduced BigGAN), the saliency network (a reduced U2-Net), and a CGN
-for each row of the ablation. Each has a folder in OUT, which a later call goes on with or leaves
-as it is; OUT/reduced_imagenet.json holds the numbers of all that is complete.
+Trains the judges, the prior (a reduced BigGAN), the saliency network (a reduced U2-Net), a CGN for
+each row of the ablation, and an ensemble on the counterfactuals of the CGN with all losses beside
+one on real images alone. Each has a folder in OUT, which a later call goes on with or leaves as it
+is; OUT/reduced_imagenet.json holds the numbers of all that is complete.
 """
 
 from __future__ import annotations
@@ -18,17 +19,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader, TensorDataset
 
-from cgn_augment import CGNError, ImageNetCGN, load_cgn
+from cgn_augment import BankSource, CGNError, CounterfactualDataset, ImageNetCGN, load_cgn
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import BigGAN, load_biggan, load_u2net
+from cgn_augment.types import FACTORS, Mechanisms
 from cgn_augment.visualize import save_figure
-from train_generator.data.scenes import NUM_CLASSES, make_scenes
+from train_generator.classifier import (
+    EnsembleConfig,
+    EnsembleRun,
+    InvariantEnsemble,
+    make_ensemble,
+)
+from train_generator.classifier.backbones import Preprocessing
+from train_generator.data.scenes import IMAGE_SIZE, NUM_CLASSES, make_scenes
 from train_generator.evaluation.judges import JudgeConfig
+from train_generator.evaluation.robustness import (
+    FactorShares,
+    draw_shares,
+    ensemble_predictor,
+    measure_changes,
+    measure_factors,
+)
 from train_generator.evaluation.scenes import (
     CGNMetrics,
     Judges,
+    change_scenes,
     load_judges,
     mean_overlap,
     measure_cgn,
@@ -61,7 +81,13 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """By the name of a row of the ablation, the weights that are other than in the full training."""
 
-STEPS = ("judges", "prior", "saliency", "cgn")
+FULL = "all losses"
+"""The row whose CGN draws for the ensemble."""
+
+ENSEMBLES = {"biased images alone": 0.0, "with counterfactuals": 1.0}
+"""By name how many counterfactuals an ensemble is trained on for each real image."""
+
+STEPS = ("judges", "prior", "saliency", "cgn", "ensemble")
 
 
 class Plan(NamedTuple):
@@ -82,6 +108,13 @@ class Plan(NamedTuple):
     texture_rate: float = 3e-4
     background_rate: float = 2e-4
     losses: LossesConfig = LossesConfig(features="trained", num_feature_images=2000)
+    ensemble: EnsembleConfig = EnsembleConfig(
+        num_epochs=5, learning_rate=0.02, schedule="cosine", batch_norm="train"
+    )
+    backbone: str = "resnet18"
+    ensemble_images: int = 3000
+    ensemble_batch_size: int = 32
+    bank: int = 800
     num_measured: int = 800
 
 
@@ -136,6 +169,68 @@ def run_row(plan: Plan, out: Path, name: str) -> Path:
     return folder / CGN_FILE
 
 
+def run_ensemble(plan: Plan, out: Path, name: str) -> InvariantEnsemble:
+    """Trains an ensemble on biased scenes from new weights, or goes on, unless there is one."""
+    folder = out / name.replace(" ", "-")
+    scenes = make_scenes(plan.ensemble_images)
+    model = make_ensemble(plan.backbone, NUM_CLASSES, pretrained=False)
+    model.preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, IMAGE_SIZE)
+    model.to(memory_format=torch.channels_last)
+    cgn = _load_cgn(out / FULL.replace(" ", "-") / CGN_FILE)
+    stream = CounterfactualDataset(
+        TensorDataset(scenes.images, scenes.shape),
+        BankSource(cgn, plan.bank, refresh=4),
+        batch_size=plan.ensemble_batch_size,
+        ratio=ENSEMBLES[name],
+        mix="separate",
+        label="all",
+    )
+    run = EnsembleRun(model, stream, plan.ensemble, folder, settings={"name": name})
+    if _started(folder):
+        run.resume()
+    others = make_scenes(plan.num_measured, 1, decorrelated=True)
+    run.train(DataLoader(TensorDataset(others.images, others.shape), 64))
+    return model
+
+
+def measure_ensemble(model: InvariantEnsemble, cgn: Mechanisms, plan: Plan) -> dict[str, Any]:
+    """Returns accuracy on and sensitivity to each factor, in counterfactuals and real scenes."""
+    preprocessing = asdict(model.preprocessing)
+    predictor = ensemble_predictor(model, classes=None, **preprocessing)
+    generator = step_generator(Purpose.MEASURE, 1)
+    found = {
+        "counterfactuals": measure_factors(predictor.see, cgn, plan.num_measured, generator),
+        "real scenes": measure_changes(predictor.see, change_scenes(plan.num_measured)),
+    }
+    return {
+        images: {kind: _as_rows(shares) for kind, shares in measured._asdict().items()}
+        for images, measured in found.items()
+    }
+
+
+def format_ensembles(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns as Markdown accuracies on and sensitivities to each factor on real scenes."""
+    columns = [f"{kind} {factor}" for kind in ("knows", "flips with") for factor in FACTORS]
+    lines = [f"| trained on | output | {' | '.join(columns)} |", "| --- " * 8 + "|"]
+    for name, each in measured.items():
+        kinds = [each["real scenes"][kind] for kind in ("accuracy", "sensitivity")]
+        for output in kinds[0]:
+            shares = [kind[output][factor] for kind in kinds for factor in FACTORS]
+            cells = [name, output, *(f"{100 * share:.1f} %" for share in shares)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_ensembles(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draws how often each output of each ensemble flips on real scenes, by factor."""
+    rows = {
+        f"{name}: {output}": shares
+        for name, each in measured.items()
+        for output, shares in each["real scenes"]["sensitivity"].items()
+    }
+    return draw_shares(rows, "Real scenes: predictions that flip when one factor alone changes")
+
+
 @torch.no_grad()
 def measure_saliency(path: Path, num: int) -> dict[str, float]:
     """Returns the intersection over union of a saliency network on real scenes."""
@@ -150,9 +245,7 @@ def measure_saliency(path: Path, num: int) -> dict[str, float]:
 
 def measure_row(path: Path, prior: BigGAN, judges: Judges, plan: Plan) -> CGNMetrics:
     """Measures the CGN of a row and draws it beside its file."""
-    cgn = load_cgn(path)
-    if not isinstance(cgn, ImageNetCGN):
-        raise CheckpointError(f"{path} is not an ImageNet CGN: delete it")
+    cgn = _load_cgn(path)
     classes = range(NUM_CLASSES)
     save_figure(draw_training(cgn, prior, classes), path.with_suffix(".png"))
     return measure_cgn(cgn, prior, judges, plan.num_measured, prior_seed=plan.prior.seed)
@@ -202,6 +295,25 @@ def run(plan: Plan, out: Path, steps: tuple[str, ...] = STEPS, rows: tuple[str, 
             measured[name] = measure_row(run_row(plan, out, name), prior, judges, plan)
             _note(out, cgn={name: asdict(metrics) for name, metrics in measured.items()})
         print(format_table(measured))
+    if "ensemble" in steps:
+        cgn, heads = _load_cgn(out / FULL.replace(" ", "-") / CGN_FILE), {}
+        for name in ENSEMBLES:
+            heads[name] = measure_ensemble(run_ensemble(plan, out, name), cgn, plan)
+            _note(out, ensemble=heads)
+        save_figure(draw_ensembles(heads), out / "sensitivity.png")
+        print(format_ensembles(heads))
+
+
+def _load_cgn(path: Path) -> ImageNetCGN:
+    cgn = load_cgn(path)
+    if not isinstance(cgn, ImageNetCGN):
+        raise CheckpointError(f"{path} is not an ImageNet CGN: delete it")
+    return cgn
+
+
+def _as_rows(shares: FactorShares) -> dict[str, dict[str, float]]:
+    rows = zip(shares.outputs, shares.shares, strict=True)
+    return {output: dict(zip(FACTORS, row, strict=True)) for output, row in rows}
 
 
 def _started(folder: Path) -> bool:

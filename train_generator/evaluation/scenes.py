@@ -6,7 +6,7 @@ masks. What they judge, a generator's training has never seen any of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,17 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import BigGAN
 from cgn_augment.generators.truncation import draw_truncated
-from train_generator.data.scenes import NUM_CLASSES, Scenes, make_scenes
+from cgn_augment.types import FACTORS
+from train_generator.data.scenes import (
+    NUM_CLASSES,
+    SCENE_CODES,
+    Scenes,
+    make_scenes,
+    render_scenes,
+)
 from train_generator.evaluation.judges import JudgeConfig, fit
 from train_generator.evaluation.masks import intersection_over_union
+from train_generator.evaluation.robustness.sensitivity import ChangedImages
 from train_generator.evaluation.weights import read_weights, write_weights
 from train_generator.recipes.reduced_prior import scenes_of_noise
 
@@ -298,6 +306,43 @@ def measure_cgn(
         float((composed - targets).abs().mean()),
         measure_accuracy(judges, compose(masks, *others), y, texture, background),
     )
+
+
+def change_scenes(num: int, seed: int = 1) -> Iterator[ChangedImages]:
+    """Draws real scenes of three independent classes, and changes each of their factors.
+
+    What `change_factors` is for a CGN: here silhouettes, textures and grounds are the true ones.
+    Place, size and light of a scene stay as they are where a class changes; the details, such as
+    blades of grass and the noise of the sensor, are drawn anew each time.
+
+    Args:
+        num: of scenes.
+        seed: of classes, codes and details.
+
+    Yields:
+        At most 64 scenes at a time, `num` in all.
+
+    Example:
+        >>> from train_generator.evaluation.scenes import change_scenes
+        >>> [part] = change_scenes(2)
+        >>> sorted(part.changed), part.images.shape
+        (['background', 'shape', 'texture'], torch.Size([2, 3, 64, 64]))
+    """
+    generator = step_generator(Purpose.MEASURE, seed, num)
+    classes = torch.randint(NUM_CLASSES, (3, num), generator=generator)
+    step = torch.randint(1, NUM_CLASSES, (3, num), generator=generator)
+    new_classes = (classes + step) % NUM_CLASSES
+    codes = draw_truncated(num, SCENE_CODES, generator)
+    for start in range(0, num, _CHUNK):
+        at = slice(start, min(start + _CHUNK, num))
+        scenes = {}
+        for row, factor in enumerate(("", *FACTORS)):
+            chosen = classes[:, at].clone()
+            if factor:
+                chosen[row - 1] = new_classes[row - 1, at]
+            scenes[factor] = render_scenes(codes[at], *chosen, generator)[0]
+        images = scenes.pop("")
+        yield ChangedImages(images, scenes, classes[:, at], new_classes[:, at])
 
 
 class _TwoClasses(nn.Module):

@@ -54,6 +54,7 @@ from train_generator.evaluation.robustness.sensitivity import (
     FactorShares,
     change_factors,
     factor_sensitivity,
+    measure_changes,
     measure_factors,
 )
 
@@ -91,6 +92,7 @@ __all__ = [
     "load_predictor",
     "make_parts",
     "make_tables",
+    "measure_changes",
     "measure_cue_conflict",
     "measure_factors",
     "measure_imagenet9",

@@ -7,7 +7,7 @@ it gives the label of each factor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -158,20 +158,46 @@ def measure_factors(
         chunk: images drawn at once.
         progress: shows a bar on standard error.
     """
+    changes = change_factors(cgn, num, generator, choices=choices, chunk=chunk)
+    with tqdm(total=num, desc="changing factors", disable=not progress) as bar:
+        return measure_changes(predict, changes, to_label=to_label, announce=bar.update)
+
+
+def measure_changes(
+    predict: Predict,
+    changes: Iterable[ChangedImages],
+    *,
+    to_label: Callable[[Tensor], Tensor] | None = None,
+    announce: Callable[[int], object] = lambda _: None,
+) -> FactorMeasures:
+    """Measures accuracy and sensitivity on images that are there, from wherever they are.
+
+    Args:
+        predict: as for `factor_sensitivity`.
+        changes: images, and the same images with one factor changed.
+        to_label: as for `measure_factors`.
+        announce: called with the number of images of each part when they are done.
+
+    Raises:
+        ArgumentError: there are no images.
+    """
     correct: dict[str, list[int]] = {}
     flips: dict[str, list[int]] = {}
-    with tqdm(total=num, desc="changing factors", disable=not progress) as bar:
-        for part in change_factors(cgn, num, generator, choices=choices, chunk=chunk):
-            before = _decide(predict, part.images)
-            for column, (factor, classes) in enumerate(zip(FACTORS, part.classes, strict=True)):
-                labels = classes if to_label is None else to_label(classes)
-                after = _decide(predict, part.changed[factor])
-                for name, decisions in before.items():
-                    row = correct.setdefault(name, [0] * len(FACTORS))
-                    row[column] += int((decisions == labels).sum())
-                    row = flips.setdefault(name, [0] * len(FACTORS))
-                    row[column] += int((decisions != after[name]).sum())
-            bar.update(len(part.images))
+    num = 0
+    for part in changes:
+        before = _decide(predict, part.images)
+        for column, (factor, classes) in enumerate(zip(FACTORS, part.classes, strict=True)):
+            labels = classes if to_label is None else to_label(classes)
+            after = _decide(predict, part.changed[factor])
+            for name, decisions in before.items():
+                row = correct.setdefault(name, [0] * len(FACTORS))
+                row[column] += int((decisions == labels).sum())
+                row = flips.setdefault(name, [0] * len(FACTORS))
+                row[column] += int((decisions != after[name]).sum())
+        num += len(part.images)
+        announce(len(part.images))
+    if num == 0:
+        raise ArgumentError("there are no images to measure on")
     return FactorMeasures(_to_shares(correct, num), _to_shares(flips, num))
 
 
