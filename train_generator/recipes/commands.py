@@ -102,7 +102,7 @@ def masker(
     width: int = 8,
     seed: int = 0,
     device: str = "cpu",
-    training: MaskerConfig = MaskerConfig(),  # noqa: B008 - frozen
+    training: MaskerConfig = MaskerConfig(num_steps=2000),  # noqa: B008 - frozen
     resume: bool = False,
 ) -> None:
     """Trains a masker on what a small generator draws, and measures it on real images.
