@@ -31,7 +31,7 @@ from train_generator.data.images import (
 from train_generator.data.reading import Reading
 
 Class = int | str
-ClassMapping = Mapping[str, Class | Sequence[Class]]
+ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
 
 
 @dataclass(frozen=True)
@@ -180,14 +180,14 @@ def open_both(
 
 
 def resolve_class_map(
-    given: ClassMapping | Literal["names"] | None, classes: Sequence[str], num_classes: int
+    given: ClassMapping | None, classes: Sequence[str], num_classes: int
 ) -> dict[int, list[int]] | None:
     """Turns names into labels and classes.
 
     Args:
-        given: a class of the images, by its name or label, to the classes of the CGN that show it,
-            by index or by ImageNet's names; "names" looks each class of the images up by its name.
-        classes: names of the images' classes, by label.
+        given: a class of the classifier, by its name or label, to the classes of the CGN that show
+            it, by index or by ImageNet's names; "names" looks up each class by its name.
+        classes: names of the classifier's classes, by label.
         num_classes: of the CGN.
 
     Returns:
@@ -218,7 +218,7 @@ def _label(text: str, classes: Sequence[str]) -> int:
     if text.isdecimal() and int(text) < len(classes):
         return int(text)
     raise ArgumentError(
-        f"class_map has {text!r}, which is no class of the images: they have "
+        f"class_map has {text!r}, which is no class of the classifier: it has "
         f"{', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}, or the labels 0 to "
         f"{len(classes) - 1}"
     )

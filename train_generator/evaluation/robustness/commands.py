@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from cgn_augment import load_cgn
-from cgn_augment.arguments import make_class_map
 from cgn_augment.errors import ArgumentError
 from cgn_augment.visualize import save_figure
+from train_generator.classifier.ensemble_data import Class
 from train_generator.evaluation.commands import Format, format_table
 from train_generator.evaluation.robustness.measure import ReadConfig
 from train_generator.evaluation.robustness.parts import (
@@ -33,7 +34,7 @@ def evaluate(
     out: str = "runs/evaluation",
     num: int = 1000,
     truncation: float | None = None,
-    class_map: dict[int, int | list[int]] | None = None,
+    class_map: dict[str, Class | list[Class]] | Literal["names"] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -58,8 +59,8 @@ def evaluate(
         out: folder of evaluation.json and the pictures.
         num: counterfactuals; three images more are drawn of each.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
-        class_map: classes of the CGN by label of the classifier, '{0: 207, 1: [7, 8]}', where they
-            are neither the same nor follow from the labels' names.
+        class_map: classes of the classifier to those of the CGN, where they are neither the same
+            nor follow from the labels' names: '{cat: [281, 282], 1: golden_retriever}'; or names.
         seed: of the counterfactuals.
         batch_size: images that a classifier sees at once.
         num_workers: processes that read images; 0 reads them in this one.
@@ -70,7 +71,7 @@ def evaluate(
     folders = (None if folder is None else Path(folder) for folder in (cue_conflict, in9, real))
     found = find_folders(*folders)
     network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)
-    data = EvaluationData(*found, network, make_class_map(class_map), num, seed)
+    data = EvaluationData(*found, network, class_map, num, seed)
     predictors = load_predictors(classifiers, device)
     parts = {name: make_parts(predictor, data, config) for name, predictor in predictors.items()}
     folder = Path(out)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cgn_augment.class_map import ClassMap
 from cgn_augment.classes import IMAGENET_CLASSES, find_class
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.types import FACTORS, Mechanisms
+from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
 from train_generator.evaluation.robustness.bias import ShapeBias, background_gap
 from train_generator.evaluation.robustness.folders import (
     ImageFiles,
@@ -63,8 +62,8 @@ class EvaluationData:
         imagenet9: see `find_imagenet9`.
         real: a folder and its images, see `find_images`.
         cgn: a frozen CGN.
-        class_map: classes of the CGN by label of the classifier; None where they are the same, or
-            follow from the names of the labels.
+        class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None
+            where they are the same, or follow from the names of the labels.
         num: images of the CGN.
         seed: of these.
     """
@@ -73,7 +72,7 @@ class EvaluationData:
     imagenet9: Mapping[str, ImageFiles] | None = None
     real: tuple[Path, Mapping[str, tuple[Path, ...]]] | None = None
     cgn: Mechanisms | None = None
-    class_map: ClassMap | None = None
+    class_map: ClassMapping | None = None
     num: int = 1000
     seed: int = 0
 
@@ -129,31 +128,27 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: ReadConfig) -
     return parts
 
 
-def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMap | None) -> ClassMap:
+def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | None) -> ClassMap:
     """Returns the classes of a CGN for each label of a classifier.
 
     Args:
         predictor: a classifier.
         cgn: a CGN.
-        given: the class map, where there is one.
+        given: the class map, where there is one; see `resolve_class_map`.
 
     Returns:
-        That one; else label = class where both have as many; else, for a CGN of ImageNet's 1000
+        That one's; else label = class where both have as many; else, for a CGN of ImageNet's 1000
         classes, the class of each label's name.
 
     Raises:
-        ArgumentError: none of these, or the map has labels that the classifier lacks.
+        ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
         ClassMapError: the map names classes that the CGN lacks.
     """
     if given is not None:
-        given.require_classes(cgn.num_classes)
-        labels = given.to_label(torch.tensor(given.classes)).tolist()
-        if max(labels) >= predictor.num_classes:
-            raise ArgumentError(
-                f"class_map has the label {max(labels)}, and the classifier has only the labels 0 "
-                f"to {predictor.num_classes - 1}"
-            )
-        return given
+        classes = predictor.classes or tuple(map(str, range(predictor.num_classes)))
+        found = ClassMap(resolve_class_map(given, classes, cgn.num_classes) or {})
+        found.require_classes(cgn.num_classes)
+        return found
     if predictor.num_classes == cgn.num_classes:
         return ClassMap(list(range(cgn.num_classes)))
     differ = (
@@ -260,7 +255,7 @@ def _factor_part(
     settings = {
         **_settings(predictor, None),
         "cgn": cgn.fingerprint,
-        "class_map": None if data.class_map is None else repr(data.class_map),
+        "class_map": None if data.class_map is None else repr(class_map),
         "num": data.num,
         "seed": data.seed,
     }
