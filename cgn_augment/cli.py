@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -78,20 +79,27 @@ def run_commands(
             function, all of whose arguments are options.
         arguments: of the command line by default.
     """
+    given = complete_switches(plain_names(sys.argv[1:] if arguments is None else arguments))
     try:
         auto_cli(
             commands,
             prog=name,
             as_positional=isinstance(commands, dict),
-            args=complete_switches(plain_names(sys.argv[1:] if arguments is None else arguments)),
+            args=given,
             exit_on_error=False,  # which would print the usage of all options before the error
         )
     except ArgumentError as error:
         message = " ".join(str(error).replace("typing.", "").split())
-        print(f"{name}: error: {message}; --help lists what there is", file=sys.stderr)
+        call = _places(commands, given)
+        hint = f"write {name} {call}" if call else "--help lists what there is"
+        print(f"{name}: error: {message}; {hint}", file=sys.stderr)
         sys.exit(2)
-    except (CGNError, OSError) as error:
+    except CGNError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"{name}: error: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print(f"{name}: interrupted{'; ' if str(stop) else ''}{stop}", file=sys.stderr)
@@ -128,3 +136,22 @@ def complete_switches(arguments: Sequence[str]) -> list[str]:
         f"{argument}=true" if argument == "--resume" and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
+
+
+def _places(commands: Commands | Callable[..., Any], given: Sequence[str]) -> str | None:
+    """Returns how a command is called, where its required arguments were given as options."""
+    words = list(given)
+    while isinstance(commands, dict) and words and words[0] in commands:
+        commands = commands[words.pop(0)]
+    if isinstance(commands, dict) or words == given:
+        return None
+    required = [
+        parameter.name
+        for parameter in signature(commands).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    named = {word.partition("=")[0] for word in words} & {f"--{each}" for each in required}
+    if not named:
+        return None
+    called = given[: len(given) - len(words)]
+    return " ".join([*called, *map(str.upper, required)])
