@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from conftest import make_tiny_cgn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cgn_augment import SmallCGN, UNetMasker, bundled_maskers, load_masker, save_masker
+from cgn_augment import (
+    SmallCGN,
+    UNetMasker,
+    bundled_maskers,
+    load_cgn,
+    load_masker,
+    save_masker,
+)
 from cgn_augment.errors import (
     ArgumentError,
     CheckpointError,
@@ -25,12 +33,13 @@ from cgn_augment.errors import (
     StateError,
 )
 from cgn_augment.functional import isolated_rng
+from train_generator.data import make_variant
 from train_generator.evaluation.masks import intersection_over_union, measure_masker
 from train_generator.recipes import commands
 from train_generator.recipes.config import MaskerConfig
 from train_generator.recipes.masker_training import MaskerTraining
 
-SMALL = MaskerConfig(num_steps=6, batch_size=4, num_factors=20)
+SMALL = MaskerConfig(num_steps=6, rounds=0, batch_size=4, num_factors=20)
 
 
 def make_masker(seed: int = 0, width: int = 4) -> UNetMasker:
@@ -149,15 +158,41 @@ def test_a_folder_is_not_trained_in_twice_unasked(tmp_path: Path) -> None:
         train(tmp_path / "run", make_tiny_cgn(seed=1).freeze(), resume=True)
 
 
+def test_rounds_want_real_images(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="2 rounds take real images apart, and there are none"):
+        MaskerTraining(make_tiny_cgn().freeze(), replace(SMALL, rounds=2), tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ArgumentError, match="1 rounds take real images"):
+        commands.masker("colored-mnist", str(tmp_path / "out"), training=replace(SMALL, rounds=1))
+
+
+def test_rounds_find_better_masks_in_real_images(tmp_path: Path) -> None:
+    """A generator that draws no digits teaches little; what is found then teaches more."""
+    data = make_variant("colored", "train", num=300)
+    config = MaskerConfig(num_steps=40, batch_size=16, num_factors=200, rounds=0)
+    cgn, real = load_cgn("double-colored-mnist"), (data.images, data.labels)
+    overlaps = []
+    for rounds in (0, 2):
+        config = replace(config, rounds=rounds)
+        run = MaskerTraining(cgn, config, tmp_path / str(rounds), real, width=8, progress=False)
+        masker = load_masker(run.train())
+        overlaps.append(measure_masker(masker, data.images, data.masks).mean())
+        assert run.masker is run.maskers[0]
+    assert overlaps[1] > overlaps[0]
+
+
 SCRIPT = """
 import sys, torch
 from pathlib import Path
 from conftest import make_tiny_cgn
+from train_generator.data import make_variant
 from train_generator.recipes.config import MaskerConfig
 from train_generator.recipes.masker_training import MaskerTraining
 torch.set_num_threads(1)
-config = MaskerConfig(num_steps=40, batch_size=4, num_factors=20)
-run = MaskerTraining(make_tiny_cgn().freeze(), config, Path(sys.argv[1]), progress=False,
+config = MaskerConfig(num_steps=20, rounds=1, batch_size=4, num_factors=20, num_textures=2)
+data = make_variant("colored", "train", num=40)
+run = MaskerTraining(make_tiny_cgn().freeze(), config, Path(sys.argv[1]),
+                     (data.images, data.labels), progress=False,
                      resume="--resume" in sys.argv)
 run.trainer.save_every = 2
 print(run.train())
@@ -205,7 +240,6 @@ def test_the_command_writes_masker_card_and_picture(
 
 @pytest.mark.parametrize("name", bundled_maskers())
 def test_bundled_maskers_are_small_and_belong_to_bundled_generators(name: str) -> None:
-    from cgn_augment import load_cgn
     from cgn_augment.maskers.checkpoint import WEIGHTS
 
     path = WEIGHTS / f"{name}.safetensors"

@@ -102,7 +102,7 @@ class Plan(NamedTuple):
     prior: ReducedPriorConfig = ReducedPriorConfig()
     statistics_images: int = 256
     saliency: ReducedSaliencyConfig = ReducedSaliencyConfig()
-    cgn_steps: int = 1000
+    cgn_steps: int = 700
     batch_size: int = 8
     shape_rate: float = 1e-4
     texture_rate: float = 3e-4

@@ -102,21 +102,23 @@ def masker(
     width: int = 8,
     seed: int = 0,
     device: str = "cpu",
-    training: MaskerConfig = MaskerConfig(num_steps=2000),  # noqa: B008 - frozen
+    training: MaskerConfig = MaskerConfig(num_steps=2000, rounds=0),  # noqa: B008 - frozen
     resume: bool = False,
 ) -> None:
     """Trains a masker on what a small generator draws, and measures it on real images.
 
+    With rounds it learns from the real images too, without their true masks.
+
     Args:
         cgn: path of a checkpoint or name of a bundled generator.
         out: folder for the masker, its card, checkpoint and TensorBoard's events.
-        variant: of the real images to measure it on: colored, double_colored or wildlife. Their
-            true masks are used for this alone.
+        variant: of the real images for the rounds and to measure it on: colored, double_colored or
+            wildlife. Their true masks are used for the measurement alone.
         textures: wildlife only: folder with object/ and background/, ten images each.
         width: channels of the U-Net at full resolution.
         seed: of everything that is drawn.
         device: cpu or cuda.
-        training: settings; rounds and num_textures have no part in it.
+        training: settings; num_textures is for the rounds.
         resume: goes on with the training in the folder.
     """
     data = None
@@ -124,10 +126,11 @@ def masker(
         stacks = None if textures is None else load_textures(textures)
         data = make_variant(variant, "train", textures=stacks, num=NUM_MEASURED)
     network = load_cgn(cgn, device=device)
-    run = MaskerTraining(network, training, Path(out), width=width, seed=seed, resume=resume)
+    real = None if data is None else (data.images, data.labels)
+    run = MaskerTraining(network, training, Path(out), real, width=width, seed=seed, resume=resume)
     path = run.train()
     print(f"masker: {path}")
-    card = write_masker_card(path, cgn, data, run.trainer.seconds)
+    card = write_masker_card(path, cgn, data, run.trainer.seconds, training.rounds)
     print(card.read_text())
     print(f"card: {card}")
 

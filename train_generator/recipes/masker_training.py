@@ -1,8 +1,9 @@
-"""Trains a masker from nothing but a generator, and writes it with its card and picture."""
+"""Trains a masker from a generator, and from real images if there are any; with card, picture."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import (
     Purpose,
     compose,
@@ -25,8 +27,9 @@ from cgn_augment.sources import draw_factors
 from cgn_augment.visualize import draw_sheet, save_figure
 from train_generator.data import VariantData
 from train_generator.evaluation.masks import measure_masker
+from train_generator.recipes.completion import whole_textures
 from train_generator.recipes.config import MaskerConfig
-from train_generator.recipes.masker import MaskerStage, drawn_parts
+from train_generator.recipes.masker import MaskerStage, Parts, drawn_parts, find_masks
 from train_generator.trainer import Stage, Trainer, check_folder
 
 MASKER_FILE = "masker.safetensors"
@@ -35,17 +38,22 @@ MASKER_FILE = "masker.safetensors"
 class MaskerTraining:
     """The training of a masker on what a generator draws; `train` takes it through.
 
+    With `rounds`, the masks that it finds take real images apart, and their recombinations teach it
+    to find better ones, again and again. True masks are never needed.
+
     Args:
         cgn: a frozen small CGN.
-        config: settings; `rounds` and `num_textures` have no part in it.
+        config: settings; `num_textures` is for the rounds.
         folder: where everything is written.
+        real: images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64 for the rounds.
         width: of the U-Net; the default keeps a training step cheap that finds masks each time.
         seed: of everything that is drawn.
         resume: goes on with the training that the folder holds.
         progress: shows a bar on standard error.
 
     Raises:
-        ArgumentError: the folder is a file, or holds a training and `resume` is False.
+        ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
+            rounds and no real images.
         CheckpointError: there is nothing to resume, or it is damaged.
         StateError: what is there was made with other settings or another generator.
 
@@ -53,7 +61,7 @@ class MaskerTraining:
         >>> from cgn_augment import SmallCGN
         >>> from train_generator.recipes.config import MaskerConfig
         >>> from train_generator.recipes.masker_training import MaskerTraining
-        >>> config = MaskerConfig(num_steps=1, batch_size=4, num_factors=20)
+        >>> config = MaskerConfig(num_steps=1, rounds=0, batch_size=4, num_factors=20)
         >>> folder = getfixture("tmp_path")
         >>> MaskerTraining(SmallCGN().freeze(), config, folder, progress=False).train().name
         'masker.safetensors'
@@ -64,28 +72,45 @@ class MaskerTraining:
         cgn: SmallCGN,
         config: MaskerConfig,
         folder: Path,
+        real: tuple[Tensor, Tensor] | None = None,
         *,
         width: int = 8,
         seed: int = 0,
         resume: bool = False,
         progress: bool = True,
     ) -> None:
+        if config.rounds and real is None:
+            raise ArgumentError(
+                f"{config.rounds} rounds take real images apart, and there are none: give them, or "
+                "rounds=0"
+            )
         check_folder(folder, resume)
         self.cgn, self.config, self.folder = cgn, config, folder
         self.seed, self.progress = seed, progress
         self.accelerator = Accelerator(cpu=cgn.device.type == "cpu")
         with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
-            masker = UNetMasker(width)
-        self.masker = masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            maskers = UNetMasker(width), UNetMasker(width)
+        for masker in maskers:
+            masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.maskers = maskers  # a round trains one with the other's masks
+        stages: dict[str, Any] = {"masker": self._first_stage}
+        if real is not None:
+            for number in range(1, config.rounds + 1):
+                stages[f"masker {number}"] = partial(self._next_stage, number, *real)
         self.trainer = Trainer(
             folder,
-            {"masker": self.masker},
-            {"masker": self._stage},
+            {"masker": maskers[0], "odd masker": maskers[1]},
+            stages,
             {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint},
             seed=seed,
-            draw=lambda: draw_masks(self.masker, cgn, seed),
+            draw=lambda: draw_masks(maskers[0], cgn, seed),
             resume=resume,
         )
+
+    @property
+    def masker(self) -> UNetMasker:
+        """The network that the last round trains."""
+        return self.maskers[self.config.rounds % 2]
 
     def train(self) -> Path:
         """Takes all steps that are left and writes the masker, which `load_masker` reads."""
@@ -101,9 +126,15 @@ class MaskerTraining:
         )
         return path
 
-    def _stage(self) -> Stage:
+    def _first_stage(self) -> Stage:
         parts = drawn_parts(self.cgn, self.config.num_factors, self.seed)
-        return MaskerStage(self.config, self.masker, parts, self.accelerator)
+        return MaskerStage(self.config, self.maskers[0], parts, self.accelerator)
+
+    def _next_stage(self, number: int, images: Tensor, labels: Tensor) -> Stage:
+        masker, start = self.maskers[number % 2], self.maskers[(number - 1) % 2]
+        found = find_masks(start, images, self.accelerator)
+        textures = whole_textures(images, labels, found, self.config.num_textures)
+        return MaskerStage(self.config, masker, Parts(found, *textures), self.accelerator, start)
 
 
 @torch.no_grad()
@@ -134,7 +165,9 @@ def draw_found(masker: UNetMasker, data: VariantData) -> Figure:
     return draw_sheet(rows)
 
 
-def write_masker_card(path: Path, cgn: str, data: VariantData | None, seconds: float) -> Path:
+def write_masker_card(
+    path: Path, cgn: str, data: VariantData | None, seconds: float, rounds: int = 0
+) -> Path:
     """Measures a masker where there are real images, and writes its card and picture.
 
     Args:
@@ -142,16 +175,21 @@ def write_masker_card(path: Path, cgn: str, data: VariantData | None, seconds: f
         cgn: what it was trained on.
         data: biased real images with their true masks, or None.
         seconds: that its training took.
+        rounds: of it that took real images apart.
 
     Returns:
         The card, a Markdown file.
     """
     network = load_masker(path)
+    learned = " and nothing else"
+    if rounds:
+        times = "once" if rounds == 1 else f"in {rounds} rounds"
+        learned = f", and {times} on recombinations of real images, without their true masks"
     lines = [
         f"# Masker of {cgn}",
         "",
         f"A U-Net of {sum(p.numel() for p in network.parameters())} parameters that finds the "
-        "object in an image in [-1, 1], trained on what the generator draws and nothing else.",
+        f"object in an image in [-1, 1], trained on what the generator draws{learned}.",
         "",
         f"- fingerprint: {network.fingerprint}",
         f"- time: {seconds / 60:.1f} minutes on {torch.get_num_threads()} thread(s) of a CPU",
