@@ -25,6 +25,7 @@ from cgn_augment.maskers import (
     save_masker,
 )
 from cgn_augment.mixing import OffAfter, Ramp
+from cgn_augment.real_mechanisms import RealMechanisms
 from cgn_augment.real_shapes import RealShapeSource
 from cgn_augment.shards import ShardConfig, ShardSource, render_shards, verify_shards
 from cgn_augment.sources import BankSource, FreshSource
@@ -59,6 +60,7 @@ __all__ = [
     "OffAfter",
     "Ramp",
     "RealBatch",
+    "RealMechanisms",
     "RealShapeSource",
     "ShardConfig",
     "ShardSource",

@@ -4,10 +4,11 @@
 
 In the training digits the colour or texture gives the class away; in the test digits it is random.
 With `--data real_shapes` the counterfactuals have the shapes of the training images, found by a
-masker, and from the CGN their textures and backgrounds alone.
-Writes into the folder OUT: sheet.png (real images and what the CGN makes), real_shapes.png (real
-images, their masks and counterfactuals), curves.png, results.jsonl, and a checkpoint of each
-classifier. Ctrl-C at any time; --resume goes on from there.
+masker, and from the CGN their textures and backgrounds alone; with `--data real_parts` textures and
+backgrounds are those of the training images too.
+Writes into the folder OUT: sheet.png (real images and what the CGN makes), real_shapes.png or
+real_parts.png (real images, their masks and counterfactuals), curves.png, results.jsonl, and a
+checkpoint of each classifier. Ctrl-C at any time; --resume goes on from there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cgn_augment import (
     BankSource,
     CGNError,
     CounterfactualDataset,
+    RealMechanisms,
     RealShapeSource,
     Source,
     load_cgn,
@@ -49,7 +51,7 @@ BUNDLED = {
     "wildlife": "wildlife-mnist",
 }
 BUNDLED_DTD = "wildlife-dtd-mnist"  # trained on the paper's photographs, not the procedural ones
-DATA = ("biased", "counterfactuals", "real_shapes", "unbiased")
+DATA = ("biased", "counterfactuals", "real_shapes", "real_parts", "unbiased")
 ACCURACIES = ("train_accuracy", "test_accuracy")
 Results = dict[str, list[list[EpochResult]]]  # for each kind of data and each seed, the epochs
 
@@ -103,16 +105,23 @@ def main() -> None:
         unbiased = digits("train", arguments.num_train, decorrelated=True)
 
     masker = None
-    if "real_shapes" in arguments.data:
+    own = [kind for kind in arguments.data if kind in ("real_shapes", "real_parts")]
+    if own:
         masker = load_masker(arguments.masker or bundled, device=arguments.device)
 
+    parts = None
+    if "real_parts" in own:
+        images, labels = (part.to(arguments.device) for part in (train.images, train.labels))
+        parts = RealMechanisms(images, labels, masker)
+
     def make_source(kind: str, seed: int) -> Source:
-        bank = BankSource(cgn, arguments.bank, arguments.refresh, seed=seed)
-        return RealShapeSource(masker, bank, cache_masks=True) if kind == "real_shapes" else bank
+        drawn = parts if kind == "real_parts" else cgn
+        bank = BankSource(drawn, arguments.bank, arguments.refresh, seed=seed)
+        return RealShapeSource(masker, bank, cache_masks=True) if kind in own else bank
 
     def make_run(kind: str, seed: int) -> ClassifierRun:
         torch.manual_seed(seed)
-        mixed = kind in ("counterfactuals", "real_shapes")
+        mixed = kind not in ("biased", "unbiased")
         stream = CounterfactualDataset(
             (unbiased if kind == "unbiased" else train).dataset(),
             make_source(kind, seed),
@@ -135,11 +144,9 @@ def main() -> None:
     first = [int((train.labels == y).nonzero()[0]) for y in train.labels.unique()]
     figure = draw_cgn(cgn, real=(train.images[first], train.labels[first]))
     print(f"picture: {save_figure(figure, arguments.out / 'sheet.png')}")
-    if masker is not None:
-        figure = draw_real_shapes(
-            make_source("real_shapes", 0), train.images[first], train.labels[first]
-        )
-        print(f"picture: {save_figure(figure, arguments.out / 'real_shapes.png')}")
+    for kind in own:
+        figure = draw_real_shapes(make_source(kind, 0), train.images[first], train.labels[first])
+        print(f"picture: {save_figure(figure, arguments.out / f'{kind}.png')}")
 
     results: Results = {kind: [] for kind in arguments.data}
     for kind in arguments.data:

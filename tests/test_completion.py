@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgn_augment.functional import move_images
-from train_generator.recipes.completion import (
+from cgn_augment.completion import (
     LEAST_OFFSET,
     _large,
     best_offsets,
@@ -15,6 +14,7 @@ from train_generator.recipes.completion import (
     correlate,
     whole_textures,
 )
+from cgn_augment.functional import move_images
 
 
 def seeded(seed: int = 0) -> torch.Generator:

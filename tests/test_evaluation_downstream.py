@@ -15,7 +15,7 @@ from conftest import make_tiny_cgn
 from PIL import Image
 from torch import nn
 
-from cgn_augment import RealShapeSource, SmallCGN, UNetMasker, save_masker
+from cgn_augment import RealMechanisms, RealShapeSource, SmallCGN, UNetMasker, save_masker
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import MNISTClassifier
@@ -382,6 +382,34 @@ def test_real_shapes_come_from_the_masker_that_is_named(
     assert source.textures.min_contrast == 0
     with pytest.raises(ArgumentError, match=r"maskers has \['grey'\]: its keys must be of"):
         commands.downstream(str(tmp_path), rows=["decorrelated"], maskers={"grey": "x"})
+
+
+def test_real_parts_are_those_of_the_biased_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = []
+
+    class Spy(RealShapeSource):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            sources.append(self)
+
+    monkeypatch.setattr(downstream, "RealShapeSource", Spy)
+    config = replace(CONFIG, num_epochs=1, num_train=100)
+    commands.downstream(
+        str(tmp_path), variants=["colored"], rows=["real_parts"], seeds=[0], training=config
+    )
+    [source] = sources
+    parts, data = source.textures.cgn, make_variant("colored", "train", num=100)
+    assert isinstance(parts, RealMechanisms)
+    colors = parts.texture(parts.draw_noise(10, torch.Generator()), torch.arange(10))
+    for y, color in enumerate(colors):
+        own = data.images[data.labels == y].amax(dim=(2, 3))
+        assert (own - color.amax(dim=(1, 2))).abs().amax(dim=1).min() < 0.01
+    record = json.loads((tmp_path / "colored-real_parts-seed0.json").read_text())
+    assert record["settings"]["cgn"] is None
+    assert record["settings"]["masker"] == source.masker.fingerprint
+    assert sum(parts.counts.values()) == 100
 
 
 def test_the_command_takes_the_textures_of_a_folder_to_wildlife(

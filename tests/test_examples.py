@@ -92,14 +92,15 @@ def test_the_consistency_loss_compares_each_pair_and_nothing_else() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["real_shapes", "real_parts"])
 def test_the_invariant_example_takes_real_shapes(
-    checkpoint: Path, masker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
+    out, masker = tmp_path / "run", "double-colored-mnist"
     arguments = ("--cgn", checkpoint, "--masker", masker, *SMALL, "--epochs", 1, "--out", out)
-    assert run("invariant_mnist.py", *arguments, "--data", "real_shapes") is None
-    assert capsys.readouterr().out.splitlines()[-1].startswith("double_colored  real_shapes")
-    assert (out / "real_shapes.png").stat().st_size > 10_000
+    assert run("invariant_mnist.py", *arguments, "--data", kind) is None
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"double_colored  {kind}")
+    assert (out / f"{kind}.png").stat().st_size > 10_000
 
 
 def test_the_invariant_example_prints_its_table_and_draws_its_pictures(

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
+from cgn_augment.completion import ClassPool
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators.flow import CodeFlow
@@ -19,7 +20,7 @@ from train_generator.data import make_variant
 from train_generator.perceptual import random_vgg16_features
 from train_generator.recipes import factors as factors_module
 from train_generator.recipes.adversary import make_discriminator
-from train_generator.recipes.batches import ClassPool, RealImages
+from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import draw_blobs, teach_blobs
 from train_generator.recipes.codes import fit_flow
 from train_generator.recipes.config import FactorsConfig, ShapesConfig, TexturesConfig

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import BigGAN, load_biggan, load_u2net
 from cgn_augment.types import FACTORS, Mechanisms
-from cgn_augment.visualize import save_figure
+from cgn_augment.visualize import draw_sheet, save_figure
 from train_generator.classifier import (
     EnsembleConfig,
     EnsembleRun,
@@ -251,6 +251,20 @@ def measure_row(path: Path, prior: BigGAN, judges: Judges, plan: Plan) -> CGNMet
     return measure_cgn(cgn, prior, judges, plan.num_measured, prior_seed=plan.prior.seed)
 
 
+@torch.no_grad()
+def draw_ablation(out: Path, names: Sequence[str]) -> Figure:
+    """Draws mask, foreground and background of each row, one column a class, of the same noise."""
+    rows = {}
+    y = torch.arange(NUM_CLASSES)
+    for name in names:
+        cgn = _load_cgn(out / name.replace(" ", "-") / CGN_FILE)
+        noise = cgn.draw_noise(NUM_CLASSES, step_generator(Purpose.MEASURE, 2))
+        rows[f"{name}: mask"] = cgn.shape(noise, y)
+        rows[f"{name}: foreground"] = cgn.texture(noise, y)
+        rows[f"{name}: background"] = cgn.background(noise, y)
+    return draw_sheet(rows)
+
+
 def format_table(rows: Mapping[str, CGNMetrics]) -> str:
     """Returns the ablation as a Markdown table; shares are in percent.
 
@@ -295,6 +309,7 @@ def run(plan: Plan, out: Path, steps: tuple[str, ...] = STEPS, rows: tuple[str, 
             measured[name] = measure_row(run_row(plan, out, name), prior, judges, plan)
             _note(out, cgn={name: asdict(metrics) for name, metrics in measured.items()})
         print(format_table(measured))
+        save_figure(draw_ablation(out, list(measured)), out / "ablation.png")
     if "ensemble" in steps:
         cgn, heads = _load_cgn(out / FULL.replace(" ", "-") / CGN_FILE), {}
         for name in ENSEMBLES:

@@ -41,7 +41,7 @@ from train_generator.evaluation.tables import (
     metrics_table,
 )
 
-Row = Literal["published", "ours", "real_shapes", "decorrelated"]
+Row = Literal["published", "ours", "real_shapes", "real_parts", "decorrelated"]
 Format = Literal["plain", "markdown"]
 
 ROW_ORDER: tuple[Row, ...] = get_args(Row)
@@ -128,8 +128,9 @@ def downstream(
         out: folder of the results.
         variants: of the data.
         rows: counterfactuals of the published or of our generators; real_shapes, which are those of
-            the training images, found by a masker, with textures of our generators; decorrelated
-            real images, which are the upper bound.
+            the training images, found by a masker, with textures of our generators; real_parts,
+            whose textures and backgrounds are those of the training images too; decorrelated real
+            images, which are the upper bound.
         seeds: one classifier each.
         published: folder of the authors' checkpoints, cgn_VARIANT_mnist.pth.
         ours: by variant the path of a checkpoint or the name of a bundled generator.
@@ -158,10 +159,12 @@ def downstream(
                     "--published, or leave the row out with --rows '[ours, decorrelated]'"
                 )
             return load_cgn(Path(published) / f"cgn_{variant}_mnist.pth", device=device)
-        return None if row == "decorrelated" else load_cgn(paths[variant], device=device)
+        if row in ("real_parts", "decorrelated"):
+            return None
+        return load_cgn(paths[variant], device=device)
 
     def load_finder(variant: Variant, row: Row) -> UNetMasker | None:
-        if row != "real_shapes":
+        if row not in ("real_shapes", "real_parts"):
             return None
         return load_masker(masker_paths[variant], device=device)
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from cgn_augment import BankSource, CounterfactualDataset, RealShapeSource
+from cgn_augment import BankSource, CounterfactualDataset, RealMechanisms, RealShapeSource
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.maskers import UNetMasker
@@ -56,7 +56,8 @@ class DownstreamRun:
         folder: holds `VARIANT-TRAINED_ON-seedSEED.json` and, until it is complete, a checkpoint.
         variant: "colored", "double_colored" or "wildlife".
         trained_on: name of the row: small letters, digits and underscores.
-        cgn: trained on its counterfactuals; None trains on decorrelated real images.
+        cgn: trained on its counterfactuals; None trains on decorrelated real images, or, with a
+            masker, on recombinations of the biased ones; see `RealMechanisms`.
         seed: of weights, order and counterfactuals, as in `examples/invariant_mnist.py`.
         config: what all runs share.
         textures: for wildlife; None takes the procedural ones.
@@ -107,6 +108,11 @@ class DownstreamRun:
         return self.folder / f"{self.variant}-{self.trained_on}-seed{self.seed}.json"
 
     @property
+    def is_biased(self) -> bool:
+        """Whether the training images are the biased ones."""
+        return self.cgn is not None or self.masker is not None
+
+    @property
     def _classifier_config(self) -> ClassifierConfig:
         return ClassifierConfig(num_epochs=self.config.num_epochs, precision=self.config.precision)
 
@@ -138,7 +144,7 @@ class DownstreamRun:
         """Trains from the start or from where it was stopped, and writes the results.
 
         Args:
-            train: the biased training images where there is a CGN, else the decorrelated ones.
+            train: the biased training images or the decorrelated ones; see `is_biased`.
             test: decorrelated test images.
             progress: shows a bar on standard error.
 
@@ -172,9 +178,13 @@ class DownstreamRun:
         with isolated_rng(self.seed, torch.device("cpu")):
             model = MNISTClassifier()
         source: Source = RealOnly()
-        if self.cgn is not None:
+        cgn = self.cgn
+        if cgn is None and self.masker is not None:
+            images, labels = (part.to(self.device) for part in (train.images, train.labels))
+            cgn = RealMechanisms(images, labels, self.masker)
+        if cgn is not None:
             bank = BankSource(
-                self.cgn,
+                cgn,
                 config.bank,
                 config.refresh,
                 seed=self.seed,
@@ -189,9 +199,9 @@ class DownstreamRun:
             train.dataset(),
             source,
             batch_size=config.batch_size,
-            fraction=0.0 if self.cgn is None else 1.0,
+            fraction=1.0 if self.is_biased else 0.0,
             mix="replace",
-            device=self.device if self.cgn is None else None,
+            device=None if self.is_biased else self.device,
             seed=self.seed,
         )
         return ClassifierRun(
@@ -256,7 +266,7 @@ def _data_of(runs: Sequence[DownstreamRun]) -> Iterator[tuple[VariantData, Varia
     for run in runs:
         textures = run.settings["textures"]
         keys = [
-            (run.variant, textures, "train", run.config.num_train, run.cgn is None),
+            (run.variant, textures, "train", run.config.num_train, not run.is_biased),
             (run.variant, textures, "test", run.config.num_test, True),
         ]
         made = {key: made.get(key) or _make_data(run, *key[2:]) for key in keys}

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cgn_augment import SmallCGN
+from cgn_augment.completion import ClassPool
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.maskers import UNetMasker
 from cgn_augment.sources import draw_factors
-from train_generator.recipes.batches import ClassPool
 from train_generator.recipes.config import MaskerConfig
 from train_generator.trainer import descend
 

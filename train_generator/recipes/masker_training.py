@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN
+from cgn_augment.completion import whole_textures
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import (
     Purpose,
@@ -27,7 +28,6 @@ from cgn_augment.sources import draw_factors
 from cgn_augment.visualize import draw_sheet, save_figure
 from train_generator.data import VariantData
 from train_generator.evaluation.masks import measure_masker
-from train_generator.recipes.completion import whole_textures
 from train_generator.recipes.config import MaskerConfig
 from train_generator.recipes.masker import MaskerStage, Parts, drawn_parts, find_masks
 from train_generator.trainer import Stage, Trainer, check_folder

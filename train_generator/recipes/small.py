@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN, save_cgn
+from cgn_augment.completion import ClassPool, whole_textures
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators.checkpoint import require_device
@@ -27,9 +28,8 @@ from train_generator.initialization import initialize
 from train_generator.perceptual import PerceptualFeatures, make_features
 from train_generator.precision import Precision, warn_of_slow_precision
 from train_generator.recipes.adversary import make_discriminator
-from train_generator.recipes.batches import ClassPool, RealImages
+from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import teach_blobs
-from train_generator.recipes.completion import whole_textures
 from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.factors import FactorsStage
 from train_generator.recipes.masker import MaskerStage, Parts, drawn_parts, find_masks

@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
+from cgn_augment.completion import ClassPool
 from train_generator.average import update_average
 from train_generator.losses import kl_loss
-from train_generator.recipes.batches import ClassPool
 from train_generator.recipes.codes import draw_codes, fit_flow
 from train_generator.recipes.config import TexturesConfig
 from train_generator.recipes.masker import rise_and_fall, set_learning_rate

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import move_images
-from train_generator.recipes.batches import ClassPool
 
 RING = 2
 """Pixels around the hole that must fit."""
@@ -54,7 +54,7 @@ def complete(
 
     Example:
         >>> import torch
-        >>> from train_generator.recipes.completion import complete
+        >>> from cgn_augment.completion import complete
         >>> stripes = torch.arange(32).div(4, rounding_mode="floor").remainder(2).float()
         >>> images = stripes.expand(1, 1, 32, 32)
         >>> known = torch.ones(1, 1, 32, 32)
@@ -152,6 +152,59 @@ def _signed(offsets: Tensor, size: Tensor) -> Tensor:
     """Maps places in a correlation to offsets."""
     size = size.to(offsets.device)
     return torch.where(offsets < size, offsets, offsets - 2 * size)
+
+
+class ClassPool:
+    """Images to be drawn by class.
+
+    Args:
+        images: (N, C, H, W) float32.
+        labels: (N,) int64.
+
+    Raises:
+        ArgumentError: another number of labels, or none.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.completion import ClassPool
+        >>> pool = ClassPool(torch.arange(3.0).view(3, 1, 1, 1), torch.tensor([1, 0, 1]))
+        >>> pool.draw(torch.tensor([0]), torch.Generator()).item()
+        1.0
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if len(images) != len(labels) or len(labels) == 0:
+            raise ArgumentError(
+                f"images and labels must be as many, got {len(images)} and {len(labels)}"
+            )
+        order = labels.argsort(stable=True)
+        self.images = images[order]
+        self.counts = labels.cpu().bincount()
+        self.known = set(labels.tolist())
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns a random image of each class, (B, C, H, W) on the classes' device."""
+        share = torch.rand(len(y), generator=generator, dtype=torch.float64)
+        return self.pick(y.cpu(), share).to(y.device)
+
+    def pick(self, y: Tensor, share: Tensor) -> Tensor:
+        """Returns an image of each class, by its place among those of the class.
+
+        Args:
+            y: (B,) int64 classes on the CPU.
+            share: (B,) float64 in [0, 1); 0 is the first image of the class.
+
+        Returns:
+            (B, C, H, W) on the images' device.
+
+        Raises:
+            ArgumentError: there is no image of a class.
+        """
+        if not set(y.tolist()) <= self.known:
+            raise ArgumentError("there is no image of one of the classes: use more images")
+        index = self.starts[y] + (share * self.counts[y]).long()
+        return self.images[index.to(self.images.device)]
 
 
 def whole_textures(

@@ -1,0 +1,130 @@
+"""Mechanisms that give what a masker has found in real images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from cgn_augment import (
+    BankSource,
+    ClassMap,
+    CounterfactualDataset,
+    FreshSource,
+    MaskGate,
+    Mechanisms,
+    RealMechanisms,
+    RealShapeSource,
+)
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+
+NUM_CLASSES = 3
+
+
+def colors_of(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours (N, 3, 1, 1) of the object and of the ground of a class."""
+    bright, dark = 0.9 - 0.2 * y, -0.9 + 0.2 * y
+    return bright.view(-1, 1, 1, 1).expand(-1, 3, 1, 1), dark.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+
+
+def make_images(num: int = 12, size: int = 32) -> tuple[Tensor, Tensor, Tensor]:
+    """Bright squares on dark grounds, at a place of their own; images, labels and masks."""
+    y = torch.arange(num) % NUM_CLASSES
+    masks = torch.zeros(num, 1, size, size)
+    for i, mask in enumerate(masks):
+        mask[:, 4 + i % 7 : 16 + i % 7, 6 : 18 + y[i]] = 1
+    bright, dark = colors_of(y)
+    return masks * bright + (1 - masks) * dark, y, masks
+
+
+def find_bright(images: Tensor) -> Tensor:
+    return (images.mean(dim=1, keepdim=True) > 0.05).float()
+
+
+def make_parts(**options: object) -> RealMechanisms:
+    images, y, _ = make_images()
+    return RealMechanisms(images, y, find_bright, **options)  # type: ignore[arg-type]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_parts_of_each_class_are_those_of_its_images() -> None:
+    parts, (_, labels, masks) = make_parts(), make_images()
+    assert isinstance(parts, Mechanisms)
+    y = torch.arange(30) % NUM_CLASSES
+    noise = parts.draw_noise(30, seeded())
+    bright, dark = colors_of(y)
+    torch.testing.assert_close(parts.texture(noise, y), bright.expand(-1, -1, 32, 32))
+    torch.testing.assert_close(parts.background(noise, y), dark.expand(-1, -1, 32, 32))
+    drawn = parts.shape(noise, y)
+    for mask, label in zip(drawn, y, strict=True):
+        assert any(torch.equal(mask, own) for own in masks[labels == label])
+    assert len({tuple(mask.flatten().tolist()) for mask in drawn}) > NUM_CLASSES
+    assert torch.equal(parts.shuffle(drawn, seeded()), drawn)
+
+
+def test_what_is_drawn_is_a_function_of_noise_and_class() -> None:
+    parts, y = make_parts(), torch.tensor([2, 0])
+    noise = parts.draw_noise(2, seeded(3))
+    assert torch.equal(parts.shape(noise, y), make_parts().shape(noise, y))
+    assert parts.fingerprint == make_parts().fingerprint
+    assert parts.fingerprint != make_parts(num_per_class=1).fingerprint
+
+
+def test_images_whose_masks_cannot_be_used_are_left_out_and_counted() -> None:
+    images, y, _ = make_images()
+    images[0] = -0.8  # no object
+    images[4] = 0.8  # nothing else
+    parts = RealMechanisms(images, y, find_bright)
+    assert parts.counts == {"usable": 10, "empty": 1, "full": 1, "unsure": 0}
+    areas = parts.shape(parts.draw_noise(60, seeded()), torch.arange(60) % 3).mean(dim=(1, 2, 3))
+    assert 0.1 < areas.min() <= areas.max() < 0.3
+    loose = RealMechanisms(images, y, find_bright, gate=None)
+    assert loose.counts["usable"] == 12
+    with pytest.raises(ArgumentError, match=r"no image of the classes \[0, 1, 2\] has a usable"):
+        RealMechanisms(images, y, find_bright, gate=MaskGate(min_area=0.5))
+
+
+def test_sources_take_them_for_a_cgn() -> None:
+    images, y, _ = make_images()
+    parts = make_parts()
+    made = FreshSource(parts).sample(20, seeded())
+    bright, dark = colors_of(made.texture)[0], colors_of(made.background)[1]
+    object_at = (made.images - dark).abs().sum(dim=1, keepdim=True) > 1e-4
+    torch.testing.assert_close(made.images, torch.where(object_at, bright, dark))
+    kept = RealShapeSource(find_bright, BankSource(parts, size=30, refresh=3))
+    stream = CounterfactualDataset(
+        TensorDataset(images, y), kept, batch_size=4, class_map={0: 2, 1: 0, 2: 1}
+    )
+    for shown, labels in stream:
+        assert shown.shape == (8, 3, 32, 32)
+        assert sorted(labels[4:].tolist()) == sorted(labels[:4].tolist())
+    restricted = BankSource(parts, size=30).restrict(ClassMap({0: 1}))
+    assert restricted.sample(9, seeded()).shape.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"images": torch.zeros(12, 3, 32, 30)}, ArgumentError, "H = W"),
+        ({"images": torch.zeros(12, 3, 32, 32, dtype=torch.uint8)}, ArgumentTypeError, "uint8"),
+        ({"images": torch.full((12, 3, 32, 32), 2.0)}, ArgumentError, "scale them first"),
+        ({"labels": torch.zeros(12)}, ArgumentTypeError, "int64"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, ArgumentError, "each of the 12 images"),
+        ({"labels": torch.arange(12) - 1}, ArgumentError, "0 or more"),
+        ({"labels": 2 * (torch.arange(12) % 2)}, ArgumentError, r"classes \[1\]"),
+        ({"masker": "wildlife"}, ArgumentTypeError, "must be callable"),
+        ({"num_per_class": 0}, ArgumentError, "num_per_class must be"),
+        ({"chunk": 0}, ArgumentError, "chunk must be"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    images, y, _ = make_images()
+    arguments = {"images": images, "labels": y, "masker": find_bright, **changes}
+    with pytest.raises(error, match=message):
+        RealMechanisms(**arguments)  # type: ignore[arg-type]
