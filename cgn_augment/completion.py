@@ -65,7 +65,7 @@ def complete(
     """
     parts = [
         _complete(image, seen, rounds)
-        for image, seen in zip(images.split(chunk), known.split(chunk), strict=True)
+        for image, seen in zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
     ]
     whole, seen = zip(*parts, strict=True)
     return torch.cat(whole), torch.cat(seen)
@@ -136,7 +136,8 @@ def correlate(first: Tensor, second: Tensor) -> Tensor:
     """
     size = [2 * side for side in first.shape[-2:]]
     spectrum = torch.fft.rfft2(first, s=size).conj() * torch.fft.rfft2(second, s=size)
-    return torch.fft.irfft2(spectrum, s=size)
+    found: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return found
 
 
 def _far_enough(height: int, width: int, device: torch.device) -> Tensor:
@@ -222,7 +223,7 @@ def whole_textures(
         num: of each a class, or fewer where fewer can be completed.
     """
     kinds = {"foreground": (_large, _of_object), "background": (_first, _outside)}
-    classes = labels.unique()
+    classes: Tensor = torch.unique(labels)
     pools = []
     for name, (choose, see) in kinds.items():
         whole: list[Tensor] = []
