@@ -160,7 +160,7 @@ def run_saliency(plan: Plan, folder: Path) -> None:
 
 def run_row(plan: Plan, out: Path, name: str) -> Path:
     """Trains the CGN of a row, or goes on, unless there is one; returns its file."""
-    folder = out / name.replace(" ", "-")
+    folder = _folder(out, name)
     if not (folder / CGN_FILE).is_file():
         config = row_config(plan, out, name)
         ImageNetTraining(
@@ -171,12 +171,12 @@ def run_row(plan: Plan, out: Path, name: str) -> Path:
 
 def run_ensemble(plan: Plan, out: Path, name: str) -> InvariantEnsemble:
     """Trains an ensemble on biased scenes from new weights, or goes on, unless there is one."""
-    folder = out / name.replace(" ", "-")
+    folder = _folder(out, name)
     scenes = make_scenes(plan.ensemble_images)
     model = make_ensemble(plan.backbone, NUM_CLASSES, pretrained=False)
     model.preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, IMAGE_SIZE)
     model.to(memory_format=torch.channels_last)
-    cgn = _load_cgn(out / FULL.replace(" ", "-") / CGN_FILE)
+    cgn = _load_cgn(_folder(out, FULL) / CGN_FILE)
     stream = CounterfactualDataset(
         TensorDataset(scenes.images, scenes.shape),
         BankSource(cgn, plan.bank, refresh=4),
@@ -257,7 +257,7 @@ def draw_ablation(out: Path, names: Sequence[str]) -> Figure:
     rows = {}
     y = torch.arange(NUM_CLASSES)
     for name in names:
-        cgn = _load_cgn(out / name.replace(" ", "-") / CGN_FILE)
+        cgn = _load_cgn(_folder(out, name) / CGN_FILE)
         noise = cgn.draw_noise(NUM_CLASSES, step_generator(Purpose.MEASURE, 2))
         rows[f"{name}: mask"] = cgn.shape(noise, y)
         rows[f"{name}: foreground"] = cgn.texture(noise, y)
@@ -311,12 +311,17 @@ def run(plan: Plan, out: Path, steps: tuple[str, ...] = STEPS, rows: tuple[str, 
         print(format_table(measured))
         save_figure(draw_ablation(out, list(measured)), out / "ablation.png")
     if "ensemble" in steps:
-        cgn, heads = _load_cgn(out / FULL.replace(" ", "-") / CGN_FILE), {}
+        cgn, heads = _load_cgn(_folder(out, FULL) / CGN_FILE), {}
         for name in ENSEMBLES:
             heads[name] = measure_ensemble(run_ensemble(plan, out, name), cgn, plan)
             _note(out, ensemble=heads)
         save_figure(draw_ensembles(heads), out / "sensitivity.png")
         print(format_ensembles(heads))
+
+
+def _folder(out: Path, name: str) -> Path:
+    """Returns the folder of a row, or of an ensemble."""
+    return out / name.replace(" ", "-")
 
 
 def _load_cgn(path: Path) -> ImageNetCGN:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cgn_augment import SmallCGN
-from cgn_augment.completion import ClassPool
+from cgn_augment.completion import ClassPool, whole_textures
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.maskers import UNetMasker
 from cgn_augment.sources import draw_factors
@@ -121,6 +121,29 @@ class MaskerStage:
         images = compose(masks, foregrounds, backgrounds)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         return images + config.noise * noise, masks
+
+
+def next_round(
+    config: MaskerConfig,
+    masker: UNetMasker,
+    before: UNetMasker,
+    images: Tensor,
+    labels: Tensor,
+    accelerator: Accelerator,
+) -> MaskerStage:
+    """Makes the stage that trains a masker on what the one before takes real images apart into.
+
+    Args:
+        config: settings.
+        masker: what is trained; it starts from the weights of `before`.
+        before: finds the masks of the real images.
+        images: (N, 3, H, W) float32 in [-1, 1].
+        labels: (N,) int64.
+        accelerator: knows device and precision.
+    """
+    found = find_masks(before, images, accelerator)
+    parts = Parts(found, *whole_textures(images, labels, found, config.num_textures))
+    return MaskerStage(config, masker, parts, accelerator, before)
 
 
 @torch.no_grad()

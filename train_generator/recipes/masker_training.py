@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN
-from cgn_augment.completion import whole_textures
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import (
     Purpose,
@@ -29,7 +28,7 @@ from cgn_augment.visualize import draw_sheet, save_figure
 from train_generator.data import VariantData
 from train_generator.evaluation.masks import measure_masker
 from train_generator.recipes.config import MaskerConfig
-from train_generator.recipes.masker import MaskerStage, Parts, drawn_parts, find_masks
+from train_generator.recipes.masker import MaskerStage, drawn_parts, next_round
 from train_generator.trainer import Stage, Trainer, check_folder
 
 MASKER_FILE = "masker.safetensors"
@@ -131,10 +130,8 @@ class MaskerTraining:
         return MaskerStage(self.config, self.maskers[0], parts, self.accelerator)
 
     def _next_stage(self, number: int, images: Tensor, labels: Tensor) -> Stage:
-        masker, start = self.maskers[number % 2], self.maskers[(number - 1) % 2]
-        found = find_masks(start, images, self.accelerator)
-        textures = whole_textures(images, labels, found, self.config.num_textures)
-        return MaskerStage(self.config, masker, Parts(found, *textures), self.accelerator, start)
+        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
+        return next_round(self.config, masker, before, images, labels, self.accelerator)
 
 
 @torch.no_grad()

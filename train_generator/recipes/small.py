@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN, save_cgn
-from cgn_augment.completion import ClassPool, whole_textures
+from cgn_augment.completion import whole_textures
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators.checkpoint import require_device
@@ -32,7 +32,7 @@ from train_generator.recipes.batches import RealImages
 from train_generator.recipes.blobs import teach_blobs
 from train_generator.recipes.config import SmallConfig
 from train_generator.recipes.factors import FactorsStage
-from train_generator.recipes.masker import MaskerStage, Parts, drawn_parts, find_masks
+from train_generator.recipes.masker import MaskerStage, drawn_parts, find_masks, next_round
 from train_generator.recipes.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.recipes.textures import TextureEncoder, TexturesStage
 from train_generator.trainer import Stage, Trainer, check_folder
@@ -203,14 +203,17 @@ class SmallTraining:
         return MaskerStage(config, self.maskers[0], parts, self.accelerator)
 
     def _next_masker_stage(self, number: int) -> Stage:
-        config = self.config.masker
-        found, textures = self._take_apart(number - 1, config.num_textures)
-        masker, start = self.maskers[number % 2], self.maskers[(number - 1) % 2]
-        return MaskerStage(config, masker, Parts(found, *textures), self.accelerator, start)
+        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
+        data = self.data
+        return next_round(
+            self.config.masker, masker, before, data.images, data.labels, self.accelerator
+        )
 
     def _textures_stage(self) -> Stage:
         config = self.config.texturing
-        _, textures = self._take_apart(self.config.masker.rounds, config.num_textures)
+        found = self._find(self.config.masker.rounds)
+        images, labels = self.data.images, self.data.labels
+        textures = whole_textures(images, labels, found, config.num_textures)
         return TexturesStage(
             config, self.cgn, self.average, self.texture_encoders, textures, self.accelerator
         )
@@ -231,11 +234,6 @@ class SmallTraining:
     def _find(self, number: int) -> Tensor:
         """Returns the masks of the real images that a round's masker finds."""
         return find_masks(self.maskers[number % 2], self.data.images, self.accelerator)
-
-    def _take_apart(self, number: int, num: int) -> tuple[Tensor, tuple[ClassPool, ClassPool]]:
-        """Returns the masks that a round's masker finds, and what they tell apart."""
-        found = self._find(number)
-        return found, whole_textures(self.data.images, self.data.labels, found, num)
 
 
 class MachineSettings(Protocol):
