@@ -6,8 +6,6 @@ The parts are completed to whole images, and stand in for what a CGN would draw.
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from cgn_augment.completion import ClassPool, whole_textures
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import check_classes
 from cgn_augment.gates import VERDICTS, MaskGate
+from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.types import Masker
 
 
@@ -137,11 +136,13 @@ class RealMechanisms:
         return pool.pick(y.cpu().long(), noise[:, 0].cpu().double())
 
     def _hash(self) -> str:
-        digest = hashlib.sha256()
-        for pool in (self._masks, *self._textures):
-            digest.update(pool.images.cpu().contiguous().numpy().tobytes())
-            digest.update(pool.counts.cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        pools = {
+            "shape": self._masks,
+            "texture": self._textures[0],
+            "background": self._textures[1],
+        }
+        parts = {f"{name} images": pool.images for name, pool in pools.items()}
+        return hash_tensors(parts | {f"{name} counts": pool.counts for name, pool in pools.items()})
 
 
 def _require_images(images: Tensor, labels: Tensor) -> None:

@@ -166,6 +166,22 @@ def test_rounds_want_real_images(tmp_path: Path) -> None:
         commands.masker("colored-mnist", str(tmp_path / "out"), training=replace(SMALL, rounds=1))
 
 
+@pytest.mark.filterwarnings("ignore:no .* could be completed:UserWarning")  # two steps find nothing
+def test_rounds_are_resumed_with_the_same_real_images_alone(tmp_path: Path) -> None:
+    config = replace(SMALL, num_steps=2, rounds=1, num_textures=2)
+    images, labels = (data := make_variant("colored", "train", num=40)).images, data.labels
+
+    def start(images: torch.Tensor, **options: bool) -> Path:
+        cgn = make_tiny_cgn().freeze()
+        real = (images, labels)
+        return MaskerTraining(cgn, config, tmp_path, real, progress=False, **options).train()
+
+    start(images)
+    with pytest.raises(StateError, match="real"):
+        start(images.flip(3), resume=True)
+    start(images, resume=True)
+
+
 def test_rounds_find_better_masks_in_real_images(tmp_path: Path) -> None:
     """A generator that draws no digits teaches little; what is found then teaches more."""
     data = make_variant("colored", "train", num=300)

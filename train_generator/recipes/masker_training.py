@@ -22,6 +22,7 @@ from cgn_augment.functional import (
     step_generator,
     step_seed,
 )
+from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.maskers import UNetMasker, load_masker, save_masker
 from cgn_augment.sources import draw_factors
 from cgn_augment.visualize import draw_sheet, save_figure
@@ -80,8 +81,8 @@ class MaskerTraining:
     ) -> None:
         if config.rounds and real is None:
             raise ArgumentError(
-                f"{config.rounds} rounds take real images apart, and there are none: give them, or "
-                "rounds=0"
+                f"{config.rounds} rounds take real images apart, and there are none: give them "
+                "(--variant on the command line), or rounds=0"
             )
         check_folder(folder, resume)
         self.cgn, self.config, self.folder = cgn, config, folder
@@ -93,14 +94,16 @@ class MaskerTraining:
             masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.maskers = maskers  # a round trains one with the other's masks
         stages: dict[str, Any] = {"masker": self._first_stage}
-        if real is not None:
+        settings = {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint}
+        if config.rounds and real is not None:
+            settings["real"] = hash_tensors({"images": real[0], "labels": real[1]})
             for number in range(1, config.rounds + 1):
                 stages[f"masker {number}"] = partial(self._next_stage, number, *real)
         self.trainer = Trainer(
             folder,
             {"masker": maskers[0], "odd masker": maskers[1]},
             stages,
-            {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint},
+            settings,
             seed=seed,
             draw=lambda: draw_masks(maskers[0], cgn, seed),
             resume=resume,
