@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,9 @@ LEAST_OFFSET = 4
 
 FILL_WEIGHT = 0.3
 """Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
+
+RESOLUTION = 2.0**-20
+"""Mean square errors that are nearer to each other than this are equal."""
 
 SEARCHED, TOO_LARGE = 25, 0.05
 """Foregrounds: images looked at for each that is wanted, and the share of the largest objects among
@@ -100,20 +104,28 @@ def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         `move_images`; and (N,) bool whether there is any.
     """
     height, width = images.shape[-2:]
+    # Correlations of float64 and rounded errors have the same least element however many threads
+    # there are; among equal ones it is the first.
+    images, known = images.double(), known.double()
     hole = 1 - known
     ring = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING) - hole
     square = images.square().sum(dim=1, keepdim=True)
-    num = correlate(ring, known)
-    error = (
-        correlate(ring * square, known)
-        - 2 * correlate(ring * images, images).sum(dim=1, keepdim=True)
-        + correlate(ring, square)
+    of_known, of_ring = spectrum(known), spectrum(ring)
+    num = correlate([(of_ring, of_known)], known.shape).round()
+    filled = correlate([(spectrum(hole), of_known)], known.shape).round()
+    error = correlate(
+        [
+            (spectrum(ring * square), of_known),
+            (-2 * spectrum(ring * images), spectrum(images)),
+            (of_ring, spectrum(square)),
+        ],
+        known.shape,
     )
-    error = error / (images.shape[1] * num).clamp(min=1)
-    filled, missing = correlate(hole, known), hole.sum(dim=(1, 2, 3), keepdim=True)
+    error = ((error / (images.shape[1] * num).clamp(min=1)) / RESOLUTION).round() * RESOLUTION
+    missing = hole.sum(dim=(1, 2, 3), keepdim=True)
     allowed = (
-        (num > LEAST_RING - 0.5)
-        & (filled > missing.clamp(max=LEAST_FILL) - 0.5)
+        (num >= LEAST_RING)
+        & (filled >= missing.clamp(max=LEAST_FILL))
         & _far_enough(height, width, images.device)
     )
     score = error + FILL_WEIGHT * (1 - filled / missing.clamp(min=1))
@@ -124,19 +136,25 @@ def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return _signed(offsets, torch.tensor([height, width])), least.isfinite()
 
 
-def correlate(first: Tensor, second: Tensor) -> Tensor:
+def spectrum(images: Tensor) -> Tensor:
+    """Returns (N, C, 2 H, W + 1) complex: the Fourier transform of (N, C, H, W) images in zeros."""
+    found: Tensor = torch.fft.rfft2(images, s=[2 * side for side in images.shape[-2:]])
+    return found
+
+
+def correlate(pairs: Sequence[tuple[Tensor, Tensor]], shape: Sequence[int]) -> Tensor:
     """Returns for every offset the sum over places p of first(p) · second(p + offset).
 
     Args:
-        first: (N, C, H, W) float32.
-        second: as many, with as many or one channel.
+        pairs: spectra of the first and the second images, (N, C, 2 H, W + 1) complex. The sums of
+            all pairs and channels are added.
+        shape: of the images; ends with H and W.
 
     Returns:
-        (N, C, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
+        (N, 1, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
     """
-    size = [2 * side for side in first.shape[-2:]]
-    spectrum = torch.fft.rfft2(first, s=size).conj() * torch.fft.rfft2(second, s=size)
-    found: Tensor = torch.fft.irfft2(spectrum, s=size)
+    products = [(first.conj() * second).sum(dim=1, keepdim=True) for first, second in pairs]
+    found: Tensor = torch.fft.irfft2(sum(products), s=[2 * side for side in shape[-2:]])
     return found
 
 

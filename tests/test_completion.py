@@ -12,6 +12,7 @@ from cgn_augment.completion import (
     best_offsets,
     complete,
     correlate,
+    spectrum,
     whole_textures,
 )
 from cgn_augment.functional import move_images
@@ -37,13 +38,15 @@ def with_hole(num: int = 1, side: int = 8) -> Tensor:
 
 
 def test_a_correlation_is_the_sum_that_it_says() -> None:
-    first, second = (torch.rand(2, 3, 5, 7, generator=seeded(s)) for s in (0, 1))
-    sums = correlate(first, second)
-    assert sums.shape == (2, 3, 10, 14)
+    first, second, other = (torch.rand(2, 3, 5, 7, generator=seeded(s)) for s in range(3))
+    pairs = [(spectrum(first), spectrum(second)), (spectrum(other[:, :1]), spectrum(first[:, :1]))]
+    sums = correlate(pairs, first.shape)
+    assert sums.shape == (2, 1, 10, 14)
     for row, column in ((0, 0), (2, 3), (-4, 1), (3, -6), (-1, -1)):
-        moved = move_images(second, torch.tensor([[row, column]] * 2))
-        expected = (first * moved).sum(dim=(2, 3))
-        torch.testing.assert_close(sums[:, :, row, column], expected)
+        offsets = torch.tensor([[row, column]] * 2)
+        expected = (first * move_images(second, offsets)).sum(dim=(1, 2, 3))
+        expected += (other[:, :1] * move_images(first[:, :1], offsets)).sum(dim=(1, 2, 3))
+        torch.testing.assert_close(sums[:, 0, row, column], expected)
 
 
 @pytest.mark.parametrize("period", [5, 8, 11])
@@ -109,6 +112,24 @@ def test_images_do_not_depend_on_their_neighbours() -> None:
         torch.testing.assert_close(others[0], whole)
         assert torch.equal(others[1], seen)
     assert seen.flatten(1).all(dim=1).tolist() == [True, True, False, True, True]
+
+
+def test_flat_colours_are_completed_alike_by_any_number_of_threads() -> None:
+    known = torch.rand(40, 1, 32, 32, generator=seeded()) < 0.2
+    known[:, :, 8:24, 12:20] = True
+    shades = torch.rand(40, 3, 1, 1, generator=seeded(1)) * 2 - 1
+    noise = torch.randint(2, (40, 3, 32, 32), generator=seeded(2)) / 64
+    images = shades + noise  # nearly flat, so that many offsets fit as well as each other
+    before = torch.get_num_threads()
+    try:
+        made = []
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            made.append(complete(images, known.float())[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
 
 
 def test_whole_textures_hold_no_pixel_of_the_other_part() -> None:
