@@ -36,6 +36,7 @@ from train_generator.evaluation import (
     run_downstream,
 )
 from train_generator.evaluation.appearance import hash_textures
+from train_generator.evaluation.downstream import DownstreamData
 
 CONFIG = DownstreamConfig(num_epochs=2, batch_size=16, bank=20, num_train=64, num_test=40)
 
@@ -209,7 +210,7 @@ def test_a_damaged_checkpoint_is_told(tiny_cgn: SmallCGN, tmp_path: Path) -> Non
 def test_a_run_is_that_of_the_example(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
     data = make_variant("double_colored", "train", num=64)
     state = torch.random.get_rng_state()
-    run = make_run(tmp_path, tiny_cgn, 3)._make_classifier(data)
+    run = make_run(tmp_path, tiny_cgn, 3)._make_classifier(DownstreamData(data, data, None))
     assert torch.equal(torch.random.get_rng_state(), state)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -279,6 +280,15 @@ def test_images_are_made_once_for_runs_that_share_them(
     runs = [make_run(tmp_path, cgn, s, config=config) for cgn in (tiny_cgn, None) for s in (0, 1)]
     train(*runs)
     assert made == [("train", False), ("test", True), ("train", True)]
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_images_are_made(
+    tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downstream, "make_variant", None)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(FileExistsError):
+        train(make_run(tmp_path / "file", tiny_cgn))
 
 
 @pytest.mark.parametrize(
@@ -397,9 +407,10 @@ def test_real_parts_are_those_of_the_biased_training_images(
     monkeypatch.setattr(downstream, "RealShapeSource", Spy)
     config = replace(CONFIG, num_epochs=1, num_train=100)
     commands.downstream(
-        str(tmp_path), variants=["colored"], rows=["real_parts"], seeds=[0], training=config
+        str(tmp_path), variants=["colored"], rows=["real_parts"], seeds=[0, 1], training=config
     )
-    [source] = sources
+    source, other = sources
+    assert source.textures.cgn is other.textures.cgn  # which takes a minute for all images
     parts, data = source.textures.cgn, make_variant("colored", "train", num=100)
     assert isinstance(parts, RealMechanisms)
     colors = parts.texture(parts.draw_noise(10, torch.Generator()), torch.arange(10))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from cgn_augment import (
     BankSource,
@@ -17,7 +17,7 @@ from cgn_augment import (
     RealMechanisms,
     RealShapeSource,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, StateError
 
 NUM_CLASSES = 3
 
@@ -128,3 +128,77 @@ def test_what_cannot_be_used_is_refused(
     arguments = {"images": images, "labels": y, "masker": find_bright, **changes}
     with pytest.raises(error, match=message):
         RealMechanisms(**arguments)  # type: ignore[arg-type]
+
+
+# What users' other libraries expect
+
+
+def make_stream(**options: object) -> CounterfactualDataset:
+    """Real shapes with real parts; the parts are found anew, as in another process."""
+    images, y, _ = make_images()
+    bank = BankSource(make_parts(), size=30, refresh=3, seed=1)
+    settings: dict[str, object] = {"batch_size": 4, "output": "dict", **options}
+    source = RealShapeSource(find_bright, bank)
+    return CounterfactualDataset(TensorDataset(images, y), source, **settings)  # type: ignore[arg-type]
+
+
+def same(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(one[name], two[name])
+        for one, two in zip(first, second, strict=True)
+        for name in ("image", "label", "shape", "texture", "background", "real_index")
+    )
+
+
+def collect(stream: CounterfactualDataset, num_epochs: int = 1) -> list[dict[str, Tensor]]:
+    return [batch for _ in range(num_epochs) for batch in stream]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 7])
+def test_a_stream_is_resumed_bit_for_bit_with_parts_found_again(stop: int) -> None:
+    whole, first = collect(make_stream(), 3), make_stream()
+    taken = 0
+    while taken < stop:
+        for _ in first:
+            taken += 1
+            if taken == stop:
+                break
+    second = make_stream()
+    second.load_state_dict(first.state_dict())
+    assert same([*second, *second, *second][: len(whole) - stop], whole[stop:])
+
+
+def test_a_state_of_other_parts_is_refused() -> None:
+    images, y, _ = make_images()
+    bank = BankSource(make_parts(num_per_class=1), size=30, refresh=3, seed=1)
+    source = RealShapeSource(find_bright, bank)
+    other = CounterfactualDataset(TensorDataset(images, y), source, batch_size=4, output="dict")
+    with pytest.raises(StateError, match="another configuration"):
+        other.load_state_dict(make_stream().state_dict())
+
+
+def test_what_a_step_shows_is_a_function_of_seed_epoch_rank_and_step() -> None:
+    state = torch.random.get_rng_state()
+    plain = collect(make_stream(), 2)
+    assert same(plain, collect(make_stream(num_workers=2), 2))
+    assert not same(plain, collect(make_stream(seed=1), 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    ranks = [collect(make_stream(rank=rank, world_size=2, batch_size=2)) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1])
+    assert not same(*ranks)
+
+
+def test_a_ratio_of_0_gives_the_plain_loader() -> None:
+    images, y, _ = make_images()
+    bank = BankSource(make_parts(), size=30)
+    plain, wrapped = (DataLoader(TensorDataset(images, y), 4, shuffle=True) for _ in range(2))
+    stream = CounterfactualDataset(wrapped, RealShapeSource(find_bright, bank), ratio=0)
+    seen = []
+    for loader in (plain, stream):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            seen.append((list(loader), torch.random.get_rng_state()))
+    (expected, expected_state), (shown, state) = seen
+    assert torch.equal(state, expected_state)
+    for batch, other in zip(shown, expected, strict=True):
+        assert all(map(torch.equal, batch, other))

@@ -140,21 +140,27 @@ class DownstreamRun:
         """
         return read_record(self.path, self.settings)
 
-    def train(self, train: VariantData, test: VariantData, *, progress: bool) -> DownstreamResult:
+    def begin(self) -> None:
+        """Writes the file, without results; so what cannot be written is known before all else.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        write_record(self.path, self.settings, None, self._device)
+
+    def train(self, data: DownstreamData, *, progress: bool) -> DownstreamResult:
         """Trains from the start or from where it was stopped, and writes the results.
 
         Args:
-            train: the biased training images or the decorrelated ones; see `is_biased`.
-            test: decorrelated test images.
+            data: what `prepare` makes for this run.
             progress: shows a bar on standard error.
 
         Raises:
             CheckpointError: the run's checkpoint is damaged.
             StateError: the checkpoint is of other settings.
         """
-        run = self._make_classifier(train)
-        device, checkpoint = str(run.stream.device), self.path.with_suffix(".pt")
-        write_record(self.path, self.settings, None, device)
+        run, test = self._make_classifier(data), data.test
+        checkpoint = self.path.with_suffix(".pt")
         if checkpoint.is_file():
             run.resume()
         epochs = run.train(DataLoader(test.dataset(), batch_size=_TEST_BATCH), progress=progress)
@@ -169,19 +175,20 @@ class DownstreamRun:
             ),
             epochs=tuple(epochs),
         )
-        write_record(self.path, self.settings, result, device)
+        write_record(self.path, self.settings, result, self._device)
         checkpoint.unlink(missing_ok=True)
         return result
 
-    def _make_classifier(self, train: VariantData) -> ClassifierRun:
+    @property
+    def _device(self) -> str:
+        return str(self.device if self.cgn is None else self.cgn.device)
+
+    def _make_classifier(self, data: DownstreamData) -> ClassifierRun:
         config = self.config
         with isolated_rng(self.seed, torch.device("cpu")):
             model = MNISTClassifier()
         source: Source = RealOnly()
-        cgn = self.cgn
-        if cgn is None and self.masker is not None:
-            images, labels = (part.to(self.device) for part in (train.images, train.labels))
-            cgn = RealMechanisms(images, labels, self.masker)
+        cgn = data.parts if self.cgn is None else self.cgn
         if cgn is not None:
             bank = BankSource(
                 cgn,
@@ -196,7 +203,7 @@ class DownstreamRun:
                     self.masker, bank, min_contrast=config.min_contrast, cache_masks=True
                 )
         stream = CounterfactualDataset(
-            train.dataset(),
+            data.train.dataset(),
             source,
             batch_size=config.batch_size,
             fraction=1.0 if self.is_biased else 0.0,
@@ -211,6 +218,21 @@ class DownstreamRun:
             self._classifier_config,
             self.path.with_suffix(".pt"),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class DownstreamData:
+    """What a classifier of the table is trained and tested on.
+
+    Attributes:
+        train: the biased training images or the decorrelated ones; see `DownstreamRun.is_biased`.
+        test: decorrelated test images.
+        parts: of the training images, where counterfactuals are recombined from them.
+    """
+
+    train: VariantData
+    test: VariantData
+    parts: RealMechanisms | None
 
 
 class RealOnly:
@@ -239,7 +261,7 @@ def run_downstream(
 
     Args:
         runs: all are looked at before the first is trained. Those of one variant follow each
-            other, so that its images are made once.
+            other, so that its images, and their parts, are made once.
         progress: shows bars on standard error.
         announce: called with each run before it is trained.
 
@@ -251,18 +273,26 @@ def run_downstream(
     if len(set(paths)) < len(paths):
         raise ArgumentError("two runs have the same variant, row and seed: list each once")
     complete = {run.path: result for run in runs if (result := run.read()) is not None}
-    data = _data_of([run for run in runs if run.path not in complete])
+    data = prepare([run for run in runs if run.path not in complete])
     for run in runs:
         if run.path not in complete:
             if announce is not None:
                 announce(run)
-            complete[run.path] = run.train(*next(data), progress=progress)
+            run.begin()
+            complete[run.path] = run.train(next(data), progress=progress)
     return [complete[path] for path in paths]
 
 
-def _data_of(runs: Sequence[DownstreamRun]) -> Iterator[tuple[VariantData, VariantData]]:
-    """Yields training and test images of each run; the last ones are kept for the next run."""
+def prepare(runs: Sequence[DownstreamRun]) -> Iterator[DownstreamData]:
+    """Yields what each run is trained and tested on, in turn.
+
+    What the next run has in common with this one is kept for it, and nothing else.
+
+    Args:
+        runs: in the order in which they are trained.
+    """
     made: dict[tuple[object, ...], VariantData] = {}
+    parts: dict[tuple[object, ...], RealMechanisms] = {}
     for run in runs:
         textures = run.settings["textures"]
         keys = [
@@ -271,10 +301,21 @@ def _data_of(runs: Sequence[DownstreamRun]) -> Iterator[tuple[VariantData, Varia
         ]
         made = {key: made.get(key) or _make_data(run, *key[2:]) for key in keys}
         train, test = made.values()
-        yield train, test
+        key = (*keys[0], run.settings["masker"], str(run.device))
+        if run.cgn is None and run.masker is not None:
+            parts = {key: parts.get(key) or _find_parts(train, run.masker, run.device)}
+        else:
+            parts = {}
+        yield DownstreamData(train, test, parts.get(key))
 
 
 def _make_data(run: DownstreamRun, split: str, num: int, decorrelated: bool) -> VariantData:
     return make_variant(
         run.variant, split, textures=run.textures, decorrelated=decorrelated, num=num
     )
+
+
+def _find_parts(
+    train: VariantData, masker: UNetMasker, device: torch.device | str
+) -> RealMechanisms:
+    return RealMechanisms(train.images.to(device), train.labels.to(device), masker)
