@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from cgn_augment.gates import (
     redraw_unseen,
     require_contrast,
 )
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.maskers.cache import MaskCache, round_masks
 from cgn_augment.maskers.given import GivenMasks
 from cgn_augment.transforms import channels
@@ -52,8 +54,8 @@ class RealShapeSource:
     image are aligned; they are brought into [-1, 1] and to the generator's size first.
 
     Args:
-        masker: finds the objects: a `Masker` such as `load_masker(name)`, or `GivenMasks(key)` for
-            masks that the dataset brings along.
+        masker: finds the objects: a `Masker` such as `load_masker(name)`, the `u2net` of an
+            `ImageNetCGN`, or `GivenMasks(key)` for masks that the dataset brings along.
         textures: draws textures and backgrounds: a `BankSource` or a `FreshSource`. Its
             interventions and the class map say of which classes.
         num_per_shape: so many neighbouring counterfactuals have the shape of one image.
@@ -147,10 +149,17 @@ class RealShapeSource:
         """Whether `sample` looks at `RealBatch.items`."""
         return self.cache_masks
 
+    @cached_property
+    def _masker_key(self) -> str:
+        known: str | None = getattr(self.masker, "fingerprint", None)
+        if known is None and isinstance(self.masker, nn.Module):
+            known = hash_weights(self.masker)
+        return known or type(self.masker).__name__
+
     @property
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
-        masker = getattr(self.masker, "fingerprint", type(self.masker).__name__)
+        masker = self._masker_key
         textures = getattr(self.textures, "fingerprint", type(self.textures).__name__)
         return (
             f"real_shapes({masker}, {textures}, num_per_shape={self.num_per_shape}, "

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from imagenet_helpers import make_reduced_cgn
 from stream_helpers import collect, same
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from cgn_augment import (
     BankSource,
@@ -425,6 +426,32 @@ def test_a_state_of_another_masker_is_refused() -> None:
     first, second = (stream(RealShapeSource(masker, textures)) for masker in maskers)
     with pytest.raises(StateError, match="source: 'real_shapes"):
         second.load_state_dict(first.state_dict())
+
+
+def test_the_u2net_of_an_imagenet_cgn_is_a_masker() -> None:
+    cgn, other = (make_reduced_cgn().freeze() for _ in range(2))
+    with torch.no_grad():
+        other.u2net.outconv.bias += 1e-3
+    size = cgn.image_size
+    images = torch.rand(8, 3, size, size, generator=seeded()) * 2 - 1
+    data = TensorDataset(images, torch.arange(8))
+
+    def run(masker: Any) -> CounterfactualDataset:
+        source = RealShapeSource(masker, BankSource(cgn, size=12), gate=None, chunk=2)
+        return stream(source, data, batch_size=4, class_map={y: y for y in range(6)})
+
+    expected = cgn.u2net(images)
+    assert expected.std() > 0.001
+    for made in run(cgn.u2net):
+        is_made = made["is_counterfactual"]
+        assert set(made["label"][is_made].tolist()) == set(made["label"][~is_made].tolist())
+        assert made["image"].shape == (8, 3, size, size)
+    source = RealShapeSource(cgn.u2net, BankSource(cgn, size=12), chunk=2)
+    y = torch.arange(8)
+    masks = source.masks_of(images, RealBatch(images, y, y))
+    torch.testing.assert_close(masks, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    with pytest.raises(StateError, match="another configuration"):
+        run(other.u2net).load_state_dict(run(cgn.u2net).state_dict())
 
 
 def test_what_a_step_draws_is_a_function_of_seed_epoch_rank_and_step() -> None:
