@@ -14,6 +14,7 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import check_classes
 from cgn_augment.gates import VERDICTS, MaskGate
 from cgn_augment.generators.fingerprint import hash_tensors
+from cgn_augment.maskers.checks import require_masker, require_shape, require_unit_range
 from cgn_augment.types import Masker
 
 
@@ -28,7 +29,8 @@ class RealMechanisms:
     Args:
         images: (N, 3, H, W) float32 in [-1, 1], such as the training images; H = W.
         labels: (N,) int64 classes; each of 0 to the largest has an image.
-        masker: finds the objects: a `Masker` such as `load_masker(name)`.
+        masker: finds the objects: a `Masker` such as `load_masker(name)`; or the masks themselves,
+            (N, 1, H, W) in [0, 1] or bool, where the dataset has them.
         num_per_class: foregrounds and backgrounds of each class; fewer where there are fewer images
             or fewer that can be completed.
         gate: which images are used, by their masks; None uses all.
@@ -44,6 +46,7 @@ class RealMechanisms:
         ArgumentError: images and labels that do not fit, or a class none of whose images has a
             usable mask.
         ArgumentTypeError: images or labels of another type, or a masker that cannot be called.
+        BatchError: masks of another shape or range.
 
     Example:
         >>> import torch
@@ -65,20 +68,18 @@ class RealMechanisms:
         self,
         images: Tensor,
         labels: Tensor,
-        masker: Masker,
+        masker: Masker | Tensor,
         num_per_class: int = 200,
         *,
         gate: MaskGate | None = MaskGate(),  # noqa: B008 - frozen
         chunk: int = 256,
     ) -> None:
         _require_images(images, labels)
-        if not callable(masker):
-            raise ArgumentTypeError(f"masker must be callable, got {type(masker).__name__}")
         for name, value in (("num_per_class", num_per_class), ("chunk", chunk)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name} must be an integer of 1 or more, got {value!r}")
         self.num_classes, self.image_size = int(labels.max()) + 1, images.shape[-1]
-        masks = torch.cat([masker(part) for part in torch.split(images, chunk)])
+        masks = _find(masker, images, chunk)
         usable = torch.ones(len(masks), dtype=torch.bool)
         self.counts = dict.fromkeys(VERDICTS, 0) | {VERDICTS[0]: len(masks)}
         if gate is not None:
@@ -143,6 +144,19 @@ class RealMechanisms:
         }
         parts = {f"{name} images": pool.images for name, pool in pools.items()}
         return hash_tensors(parts | {f"{name} counts": pool.counts for name, pool in pools.items()})
+
+
+def _find(masker: Masker | Tensor, images: Tensor, chunk: int) -> Tensor:
+    """Returns the masks of the images, (N, 1, H, W) float32."""
+    if isinstance(masker, Tensor):
+        masks = masker.to(images.device)
+    else:
+        find = require_masker(masker)
+        masks = torch.cat([find(part) for part in torch.split(images, chunk)])
+    require_shape(masks, len(images), images.shape[-1])
+    masks = masks.float()
+    require_unit_range(masks)
+    return masks
 
 
 def _require_images(images: Tensor, labels: Tensor) -> None:

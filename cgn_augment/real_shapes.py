@@ -27,6 +27,7 @@ from cgn_augment.gates import (
 )
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.maskers.cache import MaskCache, round_masks
+from cgn_augment.maskers.checks import require_masker, require_shape, require_unit_range
 from cgn_augment.maskers.given import GivenMasks
 from cgn_augment.transforms import channels
 from cgn_augment.types import (
@@ -108,7 +109,7 @@ class RealShapeSource:
         cache_bytes: int = 2**30,
         chunk: int = 64,
     ) -> None:
-        self.masker, self.textures = _require_masker(masker), _require_textures(textures)
+        self.masker, self.textures = require_masker(masker), _require_textures(textures)
         for name, value, choices in (
             ("keep", keep, (None, "texture", "background")),
             ("replace", replace, ("resample", "generator")),
@@ -291,13 +292,9 @@ class RealShapeSource:
         return self._run(padded)[:num]
 
     def _check(self, masks: Tensor, num: int) -> Tensor:
-        expected = (num, 1, self.image_size, self.image_size)
-        if tuple(masks.shape) != expected:
-            raise BatchError(f"the masker must give masks {expected}, got {tuple(masks.shape)}")
+        require_shape(masks, num, self.image_size)
         if not self._checked:
-            least, most = float(masks.min()), float(masks.max())
-            if not 0 <= least <= most <= 1:
-                raise BatchError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")
+            require_unit_range(masks)
         return round_masks(masks.float())
 
     def _choose(self, masks: Tensor, num: int, generator: torch.Generator) -> Tensor:
@@ -347,16 +344,6 @@ class RealShapeSource:
         classes = classes.clone()
         classes[rows] = torch.where(chosen >= 0, own, classes[rows])
         return Factors(mask, foreground, background), classes
-
-
-def _require_masker(masker: Masker) -> Masker:
-    if not callable(masker):
-        raise ArgumentTypeError(
-            f"masker must take images to masks (such as load_masker returns), got {masker!r}"
-        )
-    if isinstance(masker, nn.Module) and masker.training:
-        raise ArgumentError("the masker is in training mode: call masker.eval() first")
-    return masker
 
 
 def _require_textures(textures: FactorSource) -> FactorSource:

@@ -12,12 +12,14 @@ from cgn_augment import (
     ClassMap,
     CounterfactualDataset,
     FreshSource,
+    GivenMasks,
     MaskGate,
     Mechanisms,
     RealMechanisms,
     RealShapeSource,
+    UNetMasker,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, StateError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, BatchError, StateError
 
 NUM_CLASSES = 3
 
@@ -88,6 +90,13 @@ def test_images_whose_masks_cannot_be_used_are_left_out_and_counted() -> None:
         RealMechanisms(images, y, find_bright, gate=MaskGate(min_area=0.5))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_masks_may_be_given(dtype: torch.dtype) -> None:
+    images, y, masks = make_images()
+    given = RealMechanisms(images, y, masks.to(dtype))
+    assert given.fingerprint == RealMechanisms(images, y, find_bright).fingerprint
+
+
 def test_sources_take_them_for_a_cgn() -> None:
     images, y, _ = make_images()
     parts = make_parts()
@@ -116,7 +125,13 @@ def test_sources_take_them_for_a_cgn() -> None:
         ({"labels": torch.zeros(5, dtype=torch.int64)}, ArgumentError, "each of the 12 images"),
         ({"labels": torch.arange(12) - 1}, ArgumentError, "0 or more"),
         ({"labels": 2 * (torch.arange(12) % 2)}, ArgumentError, r"classes \[1\]"),
-        ({"masker": "wildlife"}, ArgumentTypeError, "must be callable"),
+        ({"masker": "wildlife"}, ArgumentTypeError, "must take images to masks"),
+        ({"masker": UNetMasker(4)}, ArgumentError, r"in training mode: call masker.eval\(\)"),
+        ({"masker": GivenMasks("mask")}, ArgumentError, "cannot find them in images"),
+        ({"masker": lambda x: x}, BatchError, r"must give masks \(12, 1, 32, 32\), got \(12, 3"),
+        ({"masker": lambda x: 2 * find_bright(x)}, BatchError, r"in \[0, 1\], got \[0, 2\]"),
+        ({"masker": torch.zeros(5, 1, 32, 32)}, BatchError, r"got \(5, 1, 32, 32\)"),
+        ({"masker": torch.full((12, 1, 32, 32), torch.nan)}, BatchError, r"\[nan, nan\]"),
         ({"num_per_class": 0}, ArgumentError, "num_per_class must be"),
         ({"chunk": 0}, ArgumentError, "chunk must be"),
     ],
