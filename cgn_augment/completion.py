@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -111,15 +110,12 @@ def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     ring = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING) - hole
     square = images.square().sum(dim=1, keepdim=True)
     of_known, of_ring = spectrum(known), spectrum(ring)
-    num = correlate([(of_ring, of_known)], known.shape).round()
-    filled = correlate([(spectrum(hole), of_known)], known.shape).round()
+    num = correlate((of_ring, of_known)).round()
+    filled = correlate((spectrum(hole), of_known)).round()
     error = correlate(
-        [
-            (spectrum(ring * square), of_known),
-            (-2 * spectrum(ring * images), spectrum(images)),
-            (of_ring, spectrum(square)),
-        ],
-        known.shape,
+        (spectrum(ring * square), of_known),
+        (-2 * spectrum(ring * images), spectrum(images)),
+        (of_ring, spectrum(square)),
     )
     error = ((error / (images.shape[1] * num).clamp(min=1)) / RESOLUTION).round() * RESOLUTION
     missing = hole.sum(dim=(1, 2, 3), keepdim=True)
@@ -142,19 +138,18 @@ def spectrum(images: Tensor) -> Tensor:
     return found
 
 
-def correlate(pairs: Sequence[tuple[Tensor, Tensor]], shape: Sequence[int]) -> Tensor:
+def correlate(*pairs: tuple[Tensor, Tensor]) -> Tensor:
     """Returns for every offset the sum over places p of first(p) · second(p + offset).
 
     Args:
         pairs: spectra of the first and the second images, (N, C, 2 H, W + 1) complex. The sums of
             all pairs and channels are added.
-        shape: of the images; ends with H and W.
 
     Returns:
         (N, 1, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
     """
     products = [(first.conj() * second).sum(dim=1, keepdim=True) for first, second in pairs]
-    found: Tensor = torch.fft.irfft2(sum(products), s=[2 * side for side in shape[-2:]])
+    found: Tensor = torch.fft.irfft2(sum(products))
     return found
 
 

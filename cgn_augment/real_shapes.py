@@ -152,10 +152,13 @@ class RealShapeSource:
 
     @cached_property
     def _masker_key(self) -> str:
-        known: str | None = getattr(self.masker, "fingerprint", None)
-        if known is None and isinstance(self.masker, nn.Module):
-            known = hash_weights(self.masker)
-        return known or type(self.masker).__name__
+        if hasattr(self.masker, "fingerprint"):
+            return str(self.masker.fingerprint)
+        name = type(self.masker).__name__
+        # Behind the name, for some networks have no weights.
+        return (
+            f"{name}({hash_weights(self.masker)})" if isinstance(self.masker, nn.Module) else name
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -40,7 +40,7 @@ def with_hole(num: int = 1, side: int = 8) -> Tensor:
 def test_a_correlation_is_the_sum_that_it_says() -> None:
     first, second, other = (torch.rand(2, 3, 5, 7, generator=seeded(s)) for s in range(3))
     pairs = [(spectrum(first), spectrum(second)), (spectrum(other[:, :1]), spectrum(first[:, :1]))]
-    sums = correlate(pairs, first.shape)
+    sums = correlate(*pairs)
     assert sums.shape == (2, 1, 10, 14)
     for row, column in ((0, 0), (2, 3), (-4, 1), (3, -6), (-1, -1)):
         offsets = torch.tensor([[row, column]] * 2)

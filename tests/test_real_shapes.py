@@ -9,7 +9,7 @@ import pytest
 import torch
 from imagenet_helpers import make_reduced_cgn
 from stream_helpers import collect, same
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from cgn_augment import (
@@ -452,6 +452,15 @@ def test_the_u2net_of_an_imagenet_cgn_is_a_masker() -> None:
     torch.testing.assert_close(masks, expected, atol=0.5 / 255 + 1e-6, rtol=0)
     with pytest.raises(StateError, match="another configuration"):
         run(other.u2net).load_state_dict(run(cgn.u2net).state_dict())
+
+
+def test_a_state_of_another_network_without_weights_is_refused() -> None:
+    class Other(nn.Identity):
+        pass
+
+    first, second = (stream(make(network.eval())) for network in (nn.Identity(), Other()))
+    with pytest.raises(StateError, match="another configuration"):
+        second.load_state_dict(first.state_dict())
 
 
 def test_what_a_step_draws_is_a_function_of_seed_epoch_rank_and_step() -> None:

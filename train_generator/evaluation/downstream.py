@@ -303,7 +303,8 @@ def prepare(runs: Sequence[DownstreamRun]) -> Iterator[DownstreamData]:
         train, test = made.values()
         key = (*keys[0], run.settings["masker"], str(run.device))
         if run.cgn is None and run.masker is not None:
-            parts = {key: parts.get(key) or _find_parts(train, run.masker, run.device)}
+            images, labels = (part.to(run.device) for part in (train.images, train.labels))
+            parts = {key: parts.get(key) or RealMechanisms(images, labels, run.masker)}
         else:
             parts = {}
         yield DownstreamData(train, test, parts.get(key))
@@ -313,9 +314,3 @@ def _make_data(run: DownstreamRun, split: str, num: int, decorrelated: bool) -> 
     return make_variant(
         run.variant, split, textures=run.textures, decorrelated=decorrelated, num=num
     )
-
-
-def _find_parts(
-    train: VariantData, masker: UNetMasker, device: torch.device | str
-) -> RealMechanisms:
-    return RealMechanisms(train.images.to(device), train.labels.to(device), masker)
