@@ -276,9 +276,9 @@ def run_downstream(
     data = prepare([run for run in runs if run.path not in complete])
     for run in runs:
         if run.path not in complete:
+            run.begin()
             if announce is not None:
                 announce(run)
-            run.begin()
             complete[run.path] = run.train(next(data), progress=progress)
     return [complete[path] for path in paths]
 
