@@ -2,7 +2,7 @@
 
     python benchmarks/training.py
 
-The settings are those of `train_generator/recipes/paper/`: batches of 16, the features of VGG-16.
+The settings are those of `train_generator/small/paper/`: batches of 16, the features of VGG-16.
 Its weights are random here, for both ways the same; that changes no cost. Everything is measured
 in rounds: in a round each way takes some steps in turn, so that a slow moment of the machine meets
 both; the ratio is taken within the rounds, and its median counts.
@@ -43,24 +43,24 @@ from torch import Tensor, nn
 from torchvision.models import vgg16
 from tqdm import tqdm
 
-import train_generator.recipes
+import train_generator.small
 from cgn_augment import CGNError, SmallCGN
 from cgn_augment.functional import isolated_rng
-from train_generator.data import Variant, make_variant
-from train_generator.initialization import initialize
-from train_generator.perceptual import PerceptualFeatures, random_vgg16_features
-from train_generator.recipes.adversary import make_discriminator
-from train_generator.recipes.batches import RealImages
-from train_generator.recipes.config import (
+from train_generator.mnist import Variant, make_variant
+from train_generator.small.initialization import initialize
+from train_generator.losses.perceptual import PerceptualFeatures, random_vgg16_features
+from train_generator.small.adversary import make_discriminator
+from train_generator.small.batches import RealImages
+from train_generator.small.config import (
     FactorsConfig,
     MaskerConfig,
     ShapesConfig,
     SmallConfig,
     TexturesConfig,
 )
-from train_generator.recipes.factors import FactorsStage
+from train_generator.small.factors import FactorsStage
 
-PAPER = Path(train_generator.recipes.__file__).parent / "paper"
+PAPER = Path(train_generator.small.__file__).parent / "paper"
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-5
 NUM_EPOCHS = 15

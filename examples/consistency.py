@@ -27,7 +27,7 @@ from cgn_augment import (
     load_masker,
 )
 from train_generator.classifier import MNISTClassifier, measure_accuracy
-from train_generator.data import make_variant
+from train_generator.mnist import make_variant
 
 
 def consistency_loss(log_probs: Tensor, real_index: Tensor, is_counterfactual: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cgn_augment import BankSource, CGNError, CounterfactualDataset, load_cgn
 from train_generator.classifier import MNISTClassifier, measure_accuracy
-from train_generator.data import VARIANTS, load_textures, make_variant
+from train_generator.mnist import VARIANTS, load_textures, make_variant
 
 
 def before(train_set, model, optimizer, checkpoint):

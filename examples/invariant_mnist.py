@@ -36,14 +36,14 @@ from cgn_augment import (
     load_masker,
 )
 from cgn_augment.errors import ArgumentError
-from cgn_augment.visualize import draw_cgn, draw_real_shapes, save_figure
+from cgn_augment.pictures.sheets import draw_cgn, draw_real_shapes, save_figure
 from train_generator.classifier import (
     ClassifierConfig,
     ClassifierRun,
     EpochResult,
     MNISTClassifier,
 )
-from train_generator.data import VARIANTS, VariantData, dtd_textures, load_textures, make_variant
+from train_generator.mnist import VARIANTS, VariantData, dtd_textures, load_textures, make_variant
 
 BUNDLED = {
     "colored": "colored-mnist",

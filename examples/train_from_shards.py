@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from cgn_augment import CGNError, CounterfactualDataset, ShardSource
 from train_generator.classifier import MNISTClassifier, measure_accuracy
-from train_generator.data import VARIANTS, make_variant
+from train_generator.mnist import VARIANTS, make_variant
 
 
 def stream(train_set, shards, num_steps):

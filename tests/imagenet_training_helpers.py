@@ -13,8 +13,8 @@ from torch import nn
 from cgn_augment import ImageNetCGN
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import BigGAN
-from train_generator.perceptual import PerceptualFeatures
-from train_generator.recipes.imagenet_config import (
+from train_generator.losses.perceptual import PerceptualFeatures
+from train_generator.imagenet.config import (
     ImageNetConfig,
     LossesConfig,
     MetricsConfig,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from train_generator.evaluation.robustness import (
+from train_generator.robustness import (
     Predictor,
     cue_conflict_categories,
     imagenet9_classes,

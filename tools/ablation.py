@@ -20,19 +20,13 @@ from typing import Any
 
 from cgn_augment import CGNError, load_cgn
 from cgn_augment.files import replacing, unpickle
-from cgn_augment.maskers import UNetMasker
-from train_generator.data import VARIANTS, load_textures
-from train_generator.evaluation import (
-    GeneratorMetrics,
-    format_markdown,
-    load_judges,
-    measure_generator,
-    metrics_table,
-)
-from train_generator.evaluation.masks import measure_masker
-from train_generator.recipes.config import SmallConfig
-from train_generator.recipes.small import CGN_FILE, SmallTraining, make_data
-from train_generator.trainer import CHECKPOINT
+from cgn_augment.masks import UNetMasker
+from train_generator.mnist import VARIANTS, load_textures
+from train_generator.mnist import GeneratorMetrics, format_markdown, load_judges, measure_generator, metrics_table
+from train_generator.metrics.masks import measure_masker
+from train_generator.small.config import SmallConfig
+from train_generator.small.training import CGN_FILE, SmallTraining, make_data
+from train_generator.training.trainer import CHECKPOINT
 
 GRAM = (0.01, 0.05, 0.0, 0.01)  # the paper's weights for wildlife
 

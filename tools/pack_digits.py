@@ -1,4 +1,4 @@
-"""Write `train_generator/data/digits.npz` from MNIST's training files.
+"""Write `train_generator/mnist/digits.npz` from MNIST's training files.
 
     python tools/pack_digits.py FOLDER
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 UBYTE_MAGIC = 0x0800  # two zero bytes, "unsigned byte", then the number of dimensions
 THRESHOLD = 0.1
-OUTPUT = Path(__file__).resolve().parents[1] / "train_generator" / "data" / "digits.npz"
+OUTPUT = Path(__file__).resolve().parents[1] / "train_generator" / "mnist" / "digits.npz"
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from cgn_augment.shards.manifest import find_complete, read_settings
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.tar import read_samples
 from cgn_augment.types import FACTORS
-from cgn_augment.visualize import draw_sheet
+from cgn_augment.pictures.sheets import draw_sheet
 
 
 def summarize_shards(url: str | os.PathLike[str]) -> dict[str, object]:

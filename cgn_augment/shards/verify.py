@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cgn_augment.errors import ShardError
-from cgn_augment.sampling import numbered_classes
+from cgn_augment.shards.sampling import numbered_classes
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,

@@ -17,7 +17,7 @@ import torch
 import webdataset
 from tqdm import tqdm
 
-from cgn_augment.arguments import find_rank
+from cgn_augment.stream.arguments import find_rank
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, ShardWriteError
 from cgn_augment.shards.config import (
     INFO,

@@ -25,12 +25,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.batches import find_layout
+from cgn_augment.stream.batches import find_layout
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.types import FACTORS
-from cgn_augment.visualize import save_figure
+from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, save_ensemble
 from train_generator.classifier.ensemble_config import (
     BatchNormPolicy,
@@ -39,8 +39,8 @@ from train_generator.classifier.ensemble_config import (
     learning_rate_at,
 )
 from train_generator.classifier.epochs import EpochRun, num_processes, process_rank
-from train_generator.precision import warn_of_slow_precision
-from train_generator.trainer import CHECKPOINT
+from train_generator.training.precision import warn_of_slow_precision
+from train_generator.training.trainer import CHECKPOINT
 
 CLASSIFIER_FILE = "classifier.safetensors"
 RESULTS_FILE = "results.json"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import ArgumentError, CheckpointError, StateError
 from cgn_augment.files import first_line, replacing, unpickle
-from train_generator.interrupt import Interrupt, deferred_interrupt
+from train_generator.training.interrupt import Interrupt, deferred_interrupt
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

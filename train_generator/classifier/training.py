@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.arguments import require_choice
+from cgn_augment.stream.arguments import require_choice
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
-from train_generator.precision import PRECISIONS, Precision, warn_of_slow_precision
-from train_generator.settings import require_counts, require_positive
+from train_generator.training.precision import PRECISIONS, Precision, warn_of_slow_precision
+from train_generator.training.settings import require_counts, require_positive
 
 
 @dataclass(frozen=True)

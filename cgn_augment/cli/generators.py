@@ -1,0 +1,150 @@
+"""The commands that draw many images; `cgn_augment.cli.program` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
+from cgn_augment.images.imagenet_classes import class_names, find_class, find_classes
+from cgn_augment.generators import CGN, load_cgn
+from cgn_augment.generators.interpolation import Change, interpolate_classes
+from cgn_augment.shards.sampling import Kind, Mode, choose_classes, pictures, to_bytes, write_samples
+from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
+
+Class = int | str
+Classes = Class | list[Class] | None
+
+
+def sample(
+    cgn: str,
+    out: str,
+    num: int = 16,
+    mode: Mode = "random",
+    shape: Classes = None,
+    texture: Classes = None,
+    background: Classes = None,
+    same: bool = False,
+    save: list[Kind] | Kind = "composite",
+    seed: int = 0,
+    fixed_noise: bool = False,
+    truncation: float | None = None,
+    chunk: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Draws images into a folder as PNG, with their labels as CSV and as JSON lines.
+
+    Args:
+        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        out: folder to write; must be empty or not there.
+        num: how many images; with per-class, how many of each class of the shape.
+        mode: random draws each factor's class by itself; per-class goes through the classes of the
+            shape; best draws from the classes that the published ImageNet CGN draws best.
+        shape: class or classes to keep to, by index or by name of ImageNet's list: 207, 'tench',
+            '[207, tench]'.
+        texture: likewise.
+        background: likewise.
+        same: true gives each image the class of its shape for all three factors.
+        save: what is written of each image: mask, foreground, background, composite, or several:
+            '[mask, composite]'.
+        seed: of classes and noise. An image depends on it, its number and its classes alone.
+        fixed_noise: true gives every image the same noise.
+        truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
+        chunk: images drawn at once. One is fastest on a CPU.
+        device: where to draw, such as cpu or cuda.
+    """
+    network = load_cgn(cgn, device=device, truncation=truncation)
+    num_classes = network.num_classes
+    classes = choose_classes(
+        num_classes,
+        num,
+        mode,
+        shape=find_classes(shape, num_classes),
+        texture=find_classes(texture, num_classes),
+        background=find_classes(background, num_classes),
+        same=same,
+        seed=seed,
+    )
+    write_samples(
+        network,
+        classes,
+        Path(out),
+        save=[save] if isinstance(save, str) else save,
+        seed=seed,
+        fixed_noise=fixed_noise,
+        chunk=chunk,
+        settings={"cgn": cgn, **network.config, "mode": mode, "fixed_noise": fixed_noise},
+    )
+    print(f"{out}: {classes.shape[1]} images; labels.csv and labels.jsonl say what they show")
+
+
+def interpolate(
+    cgn: str,
+    out: str,
+    classes: list[Class],
+    factor: Change = "all",
+    shape: Class | None = None,
+    texture: Class | None = None,
+    background: Class | None = None,
+    steps: int = 8,
+    save: list[Kind] | Kind | None = None,
+    seed: int = 0,
+    frames_per_second: float = 8,
+    truncation: float | None = None,
+    device: str = "cpu",
+) -> None:
+    """Goes from class to class in one mechanism or all, as a sheet (.png …), .gif or .mp4.
+
+    Args:
+        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        out: file to write; its suffix says what: .png, .jpg, .webp, .pdf or .svg is a sheet.
+        classes: two or more, by index or by name of ImageNet's list: '[207, tench]'.
+        factor: whose class changes; all changes the three together.
+        shape: class of the shape where it stays the same; the first of CLASSES by default.
+        texture: likewise.
+        background: likewise.
+        steps: frames from one class to the next.
+        save: what is shown: mask, foreground, background, composite, or several: '[mask,
+            composite]'; all four in a sheet and the composite in an animation by default.
+        seed: of the noise, which all frames share.
+        frames_per_second: of an animation.
+        truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
+        device: where to draw, such as cpu or cuda.
+    """
+    animated = Path(out).suffix in ANIMATIONS
+    check_animation(out) if animated else check_picture(out)  # before anything that takes long
+    network = load_cgn(cgn, device=device, truncation=truncation)
+    way = [find_class(y, network.num_classes) for y in classes]
+    given = {"shape": shape, "texture": texture, "background": background}
+    others = {f: find_class(y, network.num_classes) for f, y in given.items() if y is not None}
+    factors = interpolate_classes(network, way, factor, steps=steps, others=others, seed=seed)
+    kinds: list[Kind] = ([save] if isinstance(save, str) else save) or _default_kinds(animated)
+    shown: dict[str, Tensor] = {
+        kind: images for kind, images in pictures(factors).items() if kind in kinds
+    }
+    if animated:
+        print(write_animation(_side_by_side(shown), out, frames_per_second))
+    else:
+        print(save_figure(_draw_frames(network, shown, way, steps), out))
+
+
+def _default_kinds(animated: bool) -> list[Kind]:
+    return ["composite"] if animated else ["mask", "foreground", "background", "composite"]
+
+
+def _side_by_side(shown: dict[str, Tensor]) -> Tensor:
+    """Returns (N, 3, H, W · kinds) uint8."""
+    return torch.cat([to_bytes(x).expand(-1, 3, -1, -1) for x in shown.values()], dim=3)
+
+
+def _draw_frames(network: CGN, shown: dict[str, Tensor], way: list[int], steps: int) -> Figure:
+    """Draws a sheet with a column a frame; the frames that show a class are named after it."""
+    names = class_names(network.num_classes)
+    num = len(next(iter(shown.values())))
+    captions = [""] * num
+    for stop, y in enumerate(way):
+        captions[stop * steps] = f"class {y}" if names is None else names[y]
+    return draw_sheet(shown, {list(shown)[-1]: captions})

@@ -1,0 +1,157 @@
+"""The command `cgn-augment`: looks at generators, draws from them, renders sets of shards."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
+
+from jsonargparse import auto_cli
+
+from cgn_augment.cli.generators import interpolate, sample
+from cgn_augment.errors import CGNError
+from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
+from cgn_augment.cli import shards as shards
+from cgn_augment.pictures.sheets import draw_cgn, save_figure
+
+Commands = dict[str, Callable[..., Any] | dict[str, Any]]
+
+
+def info(cgn: str) -> None:
+    """Prints what a checkpoint holds.
+
+    Args:
+        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+    """
+    network = load_cgn(cgn)
+    facts = {
+        "architecture": network.architecture,
+        **network.config,
+        "image size": f"{network.image_size}x{network.image_size}",
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "fingerprint": network.fingerprint,
+    }
+    for name, value in {**facts, **read_metadata(cgn)}.items():
+        print(f"{name:16} {value}")
+    print(f"{'bundled':16} {', '.join(bundled_generators()) or 'none in this version'}")
+
+
+def sheet(cgn: str, out: str, num: int = 10, seed: int = 0, device: str = "cpu") -> None:
+    """Draws masks, foregrounds, backgrounds and counterfactuals into a picture.
+
+    Args:
+        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
+        num: columns.
+        seed: of noise and classes.
+        device: where to draw, such as cpu or cuda.
+    """
+    print(save_figure(draw_cgn(load_cgn(cgn, device=device), num, seed), out))
+
+
+def main() -> None:
+    """Runs the command line."""
+    first = sys.argv[1:3]
+    if first[:1] == ["shards"] and first[1:] not in (["verify"], ["info"]):
+        run_commands("cgn-augment shards", shards.render, sys.argv[2:])
+        return
+    looking: dict[str, Any] = {"verify": shards.verify, "info": shards.info}
+    commands: Commands = {
+        "info": info,
+        "sheet": sheet,
+        "sample": sample,
+        "interpolate": interpolate,
+        "shards": looking,
+    }
+    run_commands("cgn-augment", commands)
+
+
+def run_commands(
+    name: str, commands: Commands | Callable[..., Any], arguments: Sequence[str] | None = None
+) -> None:
+    """Runs one of several commands; an error that the user can mend is one line and exit code 2.
+
+    Args:
+        name: of the program.
+        commands: functions by name, whose required arguments have no option's name; or one
+            function, all of whose arguments are options.
+        arguments: of the command line by default.
+    """
+    given = complete_switches(plain_names(sys.argv[1:] if arguments is None else arguments))
+    try:
+        auto_cli(
+            commands,
+            prog=name,
+            as_positional=isinstance(commands, dict),
+            args=given,
+            exit_on_error=False,  # which would print the usage of all options before the error
+        )
+    except ArgumentError as error:
+        message = " ".join(str(error).replace("typing.", "").split())
+        call = _places(commands, given)
+        hint = f"write {name} {call}" if call else "--help lists what there is"
+        print(f"{name}: error: {message}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    except CGNError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"{name}: error: {reason}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"{name}: interrupted{'; ' if str(stop) else ''}{stop}", file=sys.stderr)
+        sys.exit(130)
+
+
+def plain_names(arguments: Sequence[str]) -> list[str]:
+    """Lets `--world-size` stand for `--world_size`, the only name that jsonargparse takes.
+
+    Example:
+        >>> from cgn_augment.cli.program import plain_names
+        >>> plain_names(["--world-size=2", "--out", "my-set"])
+        ['--world_size=2', '--out', 'my-set']
+    """
+    plain = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
+        plain.append(argument)
+    return plain
+
+
+def complete_switches(arguments: Sequence[str]) -> list[str]:
+    """Lets `--resume` stand alone; jsonargparse wants a value after every option.
+
+    Example:
+        >>> from cgn_augment.cli.program import complete_switches
+        >>> complete_switches(["small", "--resume", "--seed", "1"])
+        ['small', '--resume=true', '--seed', '1']
+    """
+    following = [*arguments, "--"][1:]
+    return [
+        f"{argument}=true" if argument == "--resume" and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
+def _places(commands: Commands | Callable[..., Any], given: Sequence[str]) -> str | None:
+    """Returns how a command is called, where its required arguments were given as options."""
+    words = list(given)
+    while isinstance(commands, dict) and words and words[0] in commands:
+        commands = commands[words.pop(0)]
+    if isinstance(commands, dict) or words == given:
+        return None
+    required = [
+        parameter.name
+        for parameter in signature(commands).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    named = {word.partition("=")[0] for word in words} & {f"--{each}" for each in required}
+    if not named:
+        return None
+    called = given[: len(given) - len(words)]
+    return " ".join([*called, *map(str.upper, required)])

@@ -1,0 +1,43 @@
+"""A short text that identifies the weights of a network, or other tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Returns twelve hexadecimal digits of a hash of names and weights.
+
+    The order of the layers, the device and the layout in memory have no part in it.
+
+    Example:
+        >>> from torch import nn
+        >>> from cgn_augment.fingerprint import hash_weights
+        >>> layer = nn.Linear(2, 2)
+        >>> hash_weights(layer) == hash_weights(nn.Linear(2, 2))
+        False
+    """
+    return hash_tensors(module.state_dict())
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Returns twelve hexadecimal digits of a hash of names and values, in the names' order.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.fingerprint import hash_tensors
+        >>> hash_tensors({"y": torch.arange(3)}) == hash_tensors({"y": torch.arange(3)})
+        True
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        # As bytes: NumPy knows no bfloat16. A view, so that a large network is not copied.
+        flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(flat)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,110 @@
+"""Goes from class to class in one mechanism of a CGN, or in all three, at fixed noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.generators import CGN
+from cgn_augment.types import FACTORS, Factors
+
+Change = Literal["shape", "texture", "background", "all"]
+
+
+@torch.no_grad()
+def interpolate_classes(
+    cgn: CGN,
+    classes: Sequence[int],
+    factor: Change = "all",
+    *,
+    steps: int = 8,
+    others: Mapping[str, int] | None = None,
+    seed: int = 0,
+    chunk: int = 1,
+) -> Factors:
+    """Draws frames on the way from class to class; the embedding of the class goes straight.
+
+    Args:
+        cgn: a frozen CGN.
+        classes: two or more, visited in this order.
+        factor: whose class changes; "all" changes the three together.
+        steps: frames from one class to the next.
+        others: classes of the factors that do not change, by factor; `classes[0]` by default.
+        seed: of the noise, which all frames share.
+        chunk: frames drawn at once.
+
+    Returns:
+        The factors of steps · (len(classes) − 1) + 1 frames; the last one shows the last class.
+
+    Raises:
+        ArgumentError: fewer than two classes, fewer than one step, a class that there is not, an
+            unknown factor, or `others` with a factor that changes.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators.interpolation import interpolate_classes
+        >>> frames = interpolate_classes(SmallCGN().freeze(), [3, 7], "texture", steps=4)
+        >>> len(frames), bool((frames.mask == frames.mask[0]).all())
+        (5, True)
+    """
+    changing = FACTORS if factor == "all" else (factor,)
+    if factor not in (*FACTORS, "all"):
+        raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, all; got {factor!r}")
+    if len(classes) < 2:
+        raise ArgumentError(f"there is a way between two classes or more, got {list(classes)}")
+    if steps < 1:
+        raise ArgumentError(f"steps must be 1 or more, got {steps}")
+    wrong = sorted((others or {}).keys() - (set(FACTORS) - set(changing)))
+    if wrong:
+        raise ArgumentError(
+            f"{', '.join(wrong)} cannot be kept to one class: with factor={factor!r} what stays "
+            f"the same is {', '.join(sorted(set(FACTORS) - set(changing))) or 'nothing'}"
+        )
+    way = _way(classes, steps)
+    generator = step_generator(Purpose.SAMPLE_NOISE, seed, 0)
+    noise = cgn.draw_noise(1, generator)
+    drawn = {}
+    for name in FACTORS:
+        stays = (others or {}).get(name, classes[0])
+        ends = way if name in changing else _way([stays, stays], 1)[:, :1]
+        drawn[name] = _draw(cgn, name, noise, ends, chunk)
+        if not cgn.shared_noise:
+            noise = cgn.draw_noise(1, generator)
+    num = way.shape[1]
+    after = generator.get_state()  # every frame is moved as the first one is
+    for name in FACTORS[1:]:
+        moved = []
+        for image in drawn[name]:
+            generator.set_state(after)
+            moved.append(cgn.shuffle(image[None], generator))
+        drawn[name] = torch.cat(moved)
+    mask, foreground, background = (
+        drawn[name].expand(num, -1, -1, -1) if len(drawn[name]) == 1 else drawn[name]
+        for name in FACTORS
+    )
+    return Factors(mask, foreground, background)
+
+
+def _way(classes: Sequence[int], steps: int) -> Tensor:
+    """Returns (3, frames) float64: the class before, the class after, and the weight of that."""
+    frames = [
+        (float(before), float(after), step / steps)
+        for before, after in pairwise(classes)
+        for step in range(steps)
+    ]
+    frames.append((float(classes[-2]), float(classes[-1]), 1.0))
+    return torch.tensor(frames, dtype=torch.float64).t()
+
+
+def _draw(cgn: CGN, factor: str, noise: Tensor, way: Tensor, chunk: int) -> Tensor:
+    parts = []
+    for first, second, weight in (part.unbind() for part in torch.split(way, chunk, dim=1)):
+        shared = noise.expand(len(weight), -1)
+        parts.append(cgn.mix(factor, shared, first.long(), second.long(), weight.float()))
+    return torch.cat(parts)

@@ -1,0 +1,294 @@
+"""Labelled photographs from a folder, from WebDataset shards, or from Hugging Face datasets.
+
+Each knows its classes, and gives what a `CounterfactualDataset` reads for training and a loader for
+testing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from webdataset.shardlists import expand_urls
+
+from cgn_augment.images.imagenet_classes import class_names
+from cgn_augment.errors import ArgumentError, DataError, MissingPackageError
+from cgn_augment.files import first_line
+from cgn_augment.images.reading import Reading, Transform, make_loader
+from cgn_augment.images.shards import ShardImages
+
+HUGGING_FACE = "hf:"
+
+
+@dataclass(frozen=True)
+class MapImages:
+    """Images that can be read by index.
+
+    Attributes:
+        dataset: of pairs (image (3, H, W) float32, label).
+        classes: names by label.
+    """
+
+    dataset: Dataset[tuple[Tensor, int]]
+    classes: tuple[str, ...]
+
+    def training(self, reading: Reading) -> tuple[Any, dict[str, Any]]:
+        """Returns `real` of a `CounterfactualDataset`, and the arguments that belong to it."""
+        return self.dataset, {
+            "batch_size": reading.batch_size,
+            "num_workers": reading.num_workers,
+            "drop_last": True,
+            "seed_items": True,
+            "loader_options": {"pin_memory": reading.pin_memory},
+        }
+
+    def testing(self, reading: Reading) -> DataLoader[Any]:
+        """Returns a loader of this process's part, each image once: images and labels."""
+        num = len(self.dataset)  # type: ignore[arg-type]
+        part = Subset(self.dataset, range(reading.rank, num, reading.world_size))
+        return make_loader(part, reading, reading.batch_size)
+
+
+ImageSet = MapImages | ShardImages
+
+
+def open_images(
+    place: str,
+    transform: Transform,
+    *,
+    classes: int | Sequence[str] | None = None,
+    num_images: int | None = None,
+) -> ImageSet:
+    """Finds out what kind of images there are at a place.
+
+    Args:
+        place: a folder with one folder of images for each class; shards, as a path or URL ending in
+            .tar, where braces stand for several (`s3://bucket/train-{000..146}.tar`); or
+            `hf:NAME@SPLIT`, a dataset of Hugging Face by its folder or name.
+        transform: turns a PIL image in RGB into (3, H, W) float32.
+        classes: names of the classes by label, or their number, where the images do not say.
+        num_images: of an epoch, for shards.
+
+    Raises:
+        ArgumentError: classes are missing, or do not belong to these images.
+        DataError: there are no images, or they are laid out differently.
+        MissingPackageError: the package datasets is not installed.
+
+    Example:
+        >>> from PIL import Image
+        >>> from cgn_augment.images.datasets import open_images, evaluation_transform
+        >>> folder = getfixture("tmp_path")
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("RGB", (40, 40)).save(folder / name / "1.jpg")
+        >>> transform = evaluation_transform((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 32)
+        >>> images = open_images(str(folder), transform)
+        >>> images.classes, images.dataset[1][0].shape
+        (('cat', 'dog'), torch.Size([3, 32, 32]))
+    """
+    names = _names(classes)
+    if place.startswith(HUGGING_FACE):
+        images: ImageSet = open_hugging_face(place.removeprefix(HUGGING_FACE), transform, names)
+    elif place.endswith(".tar"):
+        images = open_shards(place, transform, names, num_images)
+    else:
+        images = open_folder(Path(place).expanduser(), transform)
+    if names is not None and images.classes != names:
+        raise ArgumentError(
+            f"{place} says itself which {len(images.classes)} classes it has: leave classes out"
+        )
+    return images
+
+
+def open_folder(path: Path, transform: Transform) -> MapImages:
+    """Opens a folder with one folder of images for each class; labels go by their names' order.
+
+    Raises:
+        DataError: it is missing, or laid out differently.
+    """
+    layout = f"expected one folder of images for each class, such as {path}/cat/1.jpg"
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}: {layout}")
+    try:
+        dataset = ImageFolder(str(path), transform)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} is laid out differently ({first_line(error)}): {layout}"
+        ) from error
+    return MapImages(dataset, tuple(dataset.classes))
+
+
+def open_shards(
+    urls: str, transform: Transform, classes: tuple[str, ...] | None, num_images: int | None
+) -> ShardImages:
+    """Opens WebDataset shards.
+
+    Raises:
+        ArgumentError: no classes, or a number of images that cannot be.
+        DataError: a shard on this machine is missing.
+    """
+    if classes is None:
+        raise ArgumentError(
+            "shards do not say which classes there are: pass classes, their number or their names"
+        )
+    if num_images is not None and num_images < 1:
+        raise ArgumentError(f"num_train must be 1 or more, got {num_images}")
+    shards = tuple(expand_urls(urls))
+    lost = [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
+    if lost:
+        raise DataError(
+            f"there is no shard {lost[0]}, and {len(lost)} of {len(shards)} are missing: expected "
+            "tar files with an image (.jpg, .png or .webp) and its label (.cls) for each sample"
+        )
+    return ShardImages(shards, classes, transform, num_images)
+
+
+def open_hugging_face(
+    name_and_split: str, transform: Transform, classes: tuple[str, ...] | None
+) -> MapImages:
+    """Opens a split of a dataset of Hugging Face.
+
+    Args:
+        name_and_split: `NAME@SPLIT`. The name is that of a folder, as `save_to_disk` wrote it or as
+            `load_dataset` reads it, or one of the hub.
+        transform: of an image.
+        classes: names of the classes, where the labels are plain integers.
+
+    Raises:
+        ArgumentError: no split, or no classes.
+        DataError: it cannot be loaded, or has no images and labels.
+        MissingPackageError: the package datasets is not installed.
+    """
+    name, at, split = name_and_split.rpartition("@")
+    if not at:
+        raise ArgumentError(
+            f"say which split: {HUGGING_FACE}{name_and_split}@train, or another one"
+        )
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{HUGGING_FACE}{name_and_split} is read by the package datasets, which is not "
+            "installed: python -m pip install 'cgn-augment[datasets]'"
+        ) from error
+    try:
+        if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            found = datasets.load_from_disk(name)
+            dataset = found[split] if hasattr(found, "keys") else found
+        else:
+            dataset = datasets.load_dataset(name, split=split)
+    except Exception as error:  # its readers and its transport have errors of their own
+        raise DataError(
+            f"Hugging Face datasets cannot load the split {split} of {name} ({first_line(error)}): "
+            "expected a folder that save_to_disk wrote or that load_dataset reads, or a name of "
+            "the hub"
+        ) from error
+    features = dataset.features
+    image = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    label = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    if label:
+        classes = tuple(features[label[0]].names)
+    elif "label" in features and features["label"].dtype.startswith("int"):
+        label = ["label"]
+    if len(image) != 1 or len(label) != 1:
+        raise DataError(
+            f"{name} has the columns {list(features)}: expected one of images and one of class "
+            "labels"
+        )
+    if classes is None:
+        raise ArgumentError(f"{name} does not name its classes: pass classes, or their number")
+    return MapImages(_HuggingFaceImages(dataset, image[0], label[0], transform), classes)
+
+
+def training_transform(
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int,
+    min_scale: float = 0.08,
+    flip: bool = True,
+) -> Transform:
+    """Makes the transform of training images: crop at random, flip, normalise.
+
+    Args:
+        mean: of each channel, of images in [0, 1].
+        std: of each channel.
+        image_size: height and width of what comes out.
+        min_scale: least share of the image that a crop shows; 1 shows all of it.
+        flip: whether left and right are swapped half of the time.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+    """
+    _require_size(image_size)
+    if not 0 < min_scale <= 1:
+        raise ArgumentError(f"min_scale must be above 0 and at most 1, got {min_scale}")
+    crop = transforms.RandomResizedCrop(image_size, scale=(min_scale, 1.0))
+    resize = transforms.Resize((image_size, image_size))
+    flips = [transforms.RandomHorizontalFlip()] if flip else []
+    made: Transform = transforms.Compose(
+        [resize if min_scale == 1 else crop, *flips, *_to_tensor(mean, std)]
+    )
+    return made
+
+
+def evaluation_transform(
+    mean: Sequence[float], std: Sequence[float], image_size: int, crop: float = 0.875
+) -> Transform:
+    """Makes the transform of test images: the middle of the image, normalised.
+
+    Args:
+        mean: of each channel, of images in [0, 1].
+        std: of each channel.
+        image_size: height and width of what comes out.
+        crop: share of the shorter side that is shown.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+    """
+    _require_size(image_size)
+    if not 0 < crop <= 1:
+        raise ArgumentError(f"crop must be above 0 and at most 1, got {crop}")
+    made: Transform = transforms.Compose(
+        [
+            transforms.Resize(round(image_size / crop)),
+            transforms.CenterCrop(image_size),
+            *_to_tensor(mean, std),
+        ]
+    )
+    return made
+
+
+class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
+    def __init__(self, rows: Any, image: str, label: str, transform: Transform) -> None:
+        self.rows, self.image, self.label, self.transform = rows, image, label, transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = self.rows[index]
+        return self.transform(row[self.image].convert("RGB")), int(row[self.label])
+
+
+def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list[Callable[[Any], Any]]:
+    return [transforms.ToTensor(), transforms.Normalize(list(mean), list(std))]
+
+
+def _require_size(image_size: int) -> None:
+    if image_size < 1:
+        raise ArgumentError(f"image_size must be 1 or more pixels, got {image_size}")
+
+
+def _names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, int):
+        return class_names(classes) or tuple(map(str, range(classes)))
+    return tuple(classes)

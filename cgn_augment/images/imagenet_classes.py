@@ -1,0 +1,121 @@
+"""Classes by name: ImageNet's own list, and the classes that the published CGN draws best."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from torchvision.models import ResNet50_Weights
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.types import require_factor
+
+IMAGENET_CLASSES = 1000
+
+_BEST = Path(__file__).parent / "best_classes.toml"
+_NUM_SUGGESTIONS = 5
+
+_ALIKE = {"crane": (134, 517), "maillot": (638, 639)}
+"""Classes that ImageNet names alike; torchvision has added a word to one of the two."""
+
+
+@lru_cache(maxsize=1)
+def imagenet_names() -> tuple[str, ...]:
+    """Returns ImageNet's 1000 class names in the order of the classes, as torchvision has them.
+
+    Versions of torchvision differ in whether they tell two cranes and two maillots apart.
+
+    Example:
+        >>> from cgn_augment.images.imagenet_classes import imagenet_names
+        >>> imagenet_names()[207]
+        'golden retriever'
+    """
+    return tuple(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
+
+
+def class_names(num_classes: int) -> tuple[str, ...] | None:
+    """Returns the names of the classes of a CGN: those of ImageNet if it has 1000, else None."""
+    return imagenet_names() if num_classes == IMAGENET_CLASSES else None
+
+
+def find_class(given: int | str, num_classes: int) -> int:
+    """Returns the index of a class that is given by index or by name.
+
+    Args:
+        given: an index, also as text, or a whole name of ImageNet's list. An underscore is a
+            space and case does not matter, so Cardigan, a dog, and cardigan, clothing, are the
+            same name and need an index.
+        num_classes: classes of the CGN.
+
+    Raises:
+        ArgumentError: there is no such class, the name stands for two classes, or the classes of
+            this CGN have no names. The message lists the indices that may be meant.
+
+    Example:
+        >>> from cgn_augment.images.imagenet_classes import find_class
+        >>> find_class("Golden_Retriever", 1000), find_class("7", 10)
+        (207, 7)
+    """
+    text = " ".join(str(given).replace("_", " ").lower().split())
+    if text.removeprefix("-").isdecimal():
+        if not 0 <= int(text) < num_classes:
+            raise ArgumentError(f"there are the classes 0 to {num_classes - 1}, not {text}")
+        return int(text)
+    names = class_names(num_classes)
+    if names is None:
+        raise ArgumentError(
+            f"the {num_classes} classes of this CGN have no names, got {given!r}: give an index of "
+            f"0 to {num_classes - 1}"
+        )
+    alike = _ALIKE.get(text, ())
+    found = [i for i, name in enumerate(names) if name.lower() == text or i in alike]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ArgumentError(
+            f"{given!r} may be {' or '.join(f'{names[i]} ({i})' for i in found)}: give the index "
+            "of the one that is meant"
+        )
+    raise ArgumentError(
+        f"{given!r} is not one of ImageNet's class names; the nearest are "
+        f"{_suggest(text, names)}: give one of these, or an index"
+    )
+
+
+def find_classes(
+    given: int | str | Sequence[int | str] | None, num_classes: int
+) -> list[int] | None:
+    """Returns the indices of one class or several, and None for None; errors as `find_class`."""
+    if given is None:
+        return None
+    several = [given] if isinstance(given, int | str) else given
+    return [find_class(each, num_classes) for each in several]
+
+
+def best_classes(factor: str) -> list[int]:
+    """Returns the ImageNet classes that the published CGN's mechanism of a factor draws best.
+
+    The list is that of the paper's release.
+
+    Raises:
+        ArgumentError: there is no such factor.
+    """
+    require_factor(factor)
+    with _BEST.open("rb") as file:
+        listed: list[int] = tomllib.load(file)[factor]
+    return listed
+
+
+def _suggest(text: str, names: Sequence[str]) -> str:
+    """Returns names that have the text as one of their words, and then names that look alike."""
+    indices: dict[str, list[str]] = {}
+    for index, name in enumerate(names):
+        indices.setdefault(name.lower(), []).append(f"{name} ({index})")
+    words = set(text.split())
+    found = [name for name in indices if words & set(name.split())]
+    found += difflib.get_close_matches(text, indices, n=_NUM_SUGGESTIONS, cutoff=0.0)
+    nearest = list(dict.fromkeys(found))[:_NUM_SUGGESTIONS]
+    return ", ".join(each for name in nearest for each in indices[name])

@@ -1,0 +1,98 @@
+"""Reads and writes the weights of a masker. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, load_tensors, save_tensors
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.masks.unet import UNetMasker
+
+FORMAT = "cgn_augment_masker/1"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def load_masker(
+    name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
+) -> UNetMasker:
+    """Loads a frozen masker.
+
+    Args:
+        name_or_path: the name of a bundled generator, whose masker it is (`bundled_maskers()` lists
+            them), or the path of a file written by `save_masker`.
+        device: where the weights go.
+
+    Returns:
+        The masker in eval mode, without gradients, in float32.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file and no such bundled masker.
+        CheckpointError: the file is cut off, of another network, or holds NaN.
+        DeviceError: the device is not there.
+
+    Example:
+        >>> from cgn_augment import UNetMasker, load_masker, save_masker
+        >>> path = getfixture("tmp_path") / "mine.safetensors"
+        >>> save_masker(UNetMasker(width=8), path, cgn="mine")
+        >>> load_masker(path).width
+        8
+    """
+    target = require_device(device)
+    path = _find(name_or_path)
+    state, header = load_tensors(path, FORMAT, "a masker", "train one with train-generator masker")
+    try:
+        masker = UNetMasker(**json.loads(header["config"]))
+        state = {name: value.float() for name, value in state.items()}
+        for name, buffer in masker.state_dict().items():
+            if not buffer.is_floating_point():  # counters of batches, which are not kept
+                state[name] = buffer
+        masker.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the masker that it describes ({first_line(error)})"
+        ) from error
+    return masker.to(target).freeze()
+
+
+def save_masker(masker: UNetMasker, path: str | os.PathLike[str], **metadata: object) -> None:
+    """Writes a masker as safetensors in half precision, whole or not at all.
+
+    Args:
+        masker: the network.
+        path: ends in `.safetensors`.
+        metadata: what made it (generator, seed, …); kept as text in the file.
+
+    Raises:
+        ArgumentError: another suffix, or metadata under a name that the file itself uses.
+        OSError: the folder is missing or cannot be written; nothing is left behind.
+    """
+    header = {"format": FORMAT, "config": json.dumps({"width": masker.width})}
+    state = {
+        name: value.detach().half().cpu().contiguous()
+        for name, value in masker.state_dict().items()
+        if value.is_floating_point()
+    }
+    save_tensors(state, Path(path), header, metadata, "a masker")
+
+
+def bundled_maskers() -> list[str]:
+    """Returns the names of the generators whose maskers come with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    if str(name_or_path) in bundled_maskers():
+        return WEIGHTS / f"{name_or_path}.safetensors"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    bundled = ", ".join(bundled_maskers()) or "none in this version"
+    raise CheckpointNotFoundError(
+        f"{str(name_or_path)!r} is neither a file nor the name of a bundled masker ({bundled}): "
+        "train one with train-generator masker --cgn …"
+    )

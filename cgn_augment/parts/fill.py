@@ -1,0 +1,292 @@
+"""Completes the visible part of a texture to a whole image, from nothing but that part.
+
+What is missing is copied from the same image at one offset after the other, each time the one at
+which the image fits best around the hole. Textures repeat themselves at few offsets (He and Sun,
+Statistics of Patch Offsets for Image Completion, ECCV 2012), so this keeps lines and contrasts
+that an average over many images would blur.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import move_images
+
+RING = 2
+"""Pixels around the hole that must fit."""
+
+LEAST_RING, LEAST_FILL = 8, 8
+"""Pixels that must be compared, and that must be filled at a time (or all that are left)."""
+
+LEAST_OFFSET = 4
+"""Pixels; nearer ones always fit, since neighbours are alike, and smear what is at the border."""
+
+FILL_WEIGHT = 0.3
+"""Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
+
+RESOLUTION = 2.0**-20
+"""Mean square errors that are nearer to each other than this are equal."""
+
+SEARCHED, TOO_LARGE = 25, 0.05
+"""Foregrounds: images looked at for each that is wanted, and the share of the largest objects among
+them that is left out, where a mask may hold more than the object."""
+
+
+@torch.no_grad()
+def complete(
+    images: Tensor, known: Tensor, *, rounds: int = 40, chunk: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Fills what is not known of each image with copies of what is known.
+
+    Args:
+        images: (N, C, H, W) float32.
+        known: (N, 1, H, W) float32, 1 where the texture is seen and 0 elsewhere.
+        rounds: offsets to copy from at most.
+        chunk: images at a time; memory grows with it.
+
+    Returns:
+        (N, C, H, W) images, which differ from the given ones where they were not known alone, and
+        (N, 1, H, W) what is known of them now: all of it, unless the rounds did not suffice or no
+        offset was left that something could be copied from. The rest is 0.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.parts.fill import complete
+        >>> stripes = torch.arange(32).div(4, rounding_mode="floor").remainder(2).float()
+        >>> images = stripes.expand(1, 1, 32, 32)
+        >>> known = torch.ones(1, 1, 32, 32)
+        >>> known[:, :, 10:20, 10:20] = 0
+        >>> again, _ = complete(images, known)
+        >>> torch.equal(again, images)
+        True
+    """
+    parts = [
+        _complete(image, seen, rounds)
+        for image, seen in zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
+    ]
+    whole, seen = zip(*parts, strict=True)
+    return torch.cat(whole), torch.cat(seen)
+
+
+def _complete(images: Tensor, known: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    images, known = images * known, known.clone()
+    for _ in range(rounds):
+        open_ = (known == 0).flatten(1).any(dim=1).nonzero().flatten()
+        if len(open_) == 0:
+            break
+        image, seen = images[open_], known[open_]
+        offsets, found = best_offsets(image, seen)
+        if not found.any():
+            break
+        open_, image, seen, offsets = open_[found], image[found], seen[found], offsets[found]
+        filled = (1 - seen) * move_images(seen, offsets)
+        images[open_] = image + filled * move_images(image, offsets)
+        known[open_] = seen + filled
+    return images, known
+
+
+def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds from where to copy.
+
+    Args:
+        images: (N, C, H, W) float32, 0 where they are not known.
+        known: (N, 1, H, W) float32, 0 or 1.
+
+    Returns:
+        (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
+        `move_images`; and (N,) bool whether there is any.
+    """
+    height, width = images.shape[-2:]
+    # Correlations of float64 and rounded errors have the same least element however many threads
+    # there are; among equal ones it is the first.
+    images, known = images.double(), known.double()
+    hole = 1 - known
+    ring = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING) - hole
+    square = images.square().sum(dim=1, keepdim=True)
+    of_known, of_ring = spectrum(known), spectrum(ring)
+    num = correlate((of_ring, of_known)).round()
+    filled = correlate((spectrum(hole), of_known)).round()
+    error = correlate(
+        (spectrum(ring * square), of_known),
+        (-2 * spectrum(ring * images), spectrum(images)),
+        (of_ring, spectrum(square)),
+    )
+    error = ((error / (images.shape[1] * num).clamp(min=1)) / RESOLUTION).round() * RESOLUTION
+    missing = hole.sum(dim=(1, 2, 3), keepdim=True)
+    allowed = (
+        (num >= LEAST_RING)
+        & (filled >= missing.clamp(max=LEAST_FILL))
+        & _far_enough(height, width, images.device)
+    )
+    score = error + FILL_WEIGHT * (1 - filled / missing.clamp(min=1))
+    score = score.masked_fill(~allowed, math.inf).flatten(1)
+    least, place = score.min(dim=1)
+    across = 2 * width
+    offsets = torch.stack([place // across, place % across], dim=1)
+    return _signed(offsets, torch.tensor([height, width])), least.isfinite()
+
+
+def spectrum(images: Tensor) -> Tensor:
+    """Returns (N, C, 2 H, W + 1) complex: the Fourier transform of (N, C, H, W) images in zeros."""
+    found: Tensor = torch.fft.rfft2(images, s=[2 * side for side in images.shape[-2:]])
+    return found
+
+
+def correlate(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Returns for every offset the sum over places p of first(p) · second(p + offset).
+
+    Args:
+        pairs: spectra of the first and the second images, (N, C, 2 H, W + 1) complex. The sums of
+            all pairs and channels are added.
+
+    Returns:
+        (N, 1, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
+    """
+    products = [(first.conj() * second).sum(dim=1, keepdim=True) for first, second in pairs]
+    found: Tensor = torch.fft.irfft2(sum(products))
+    return found
+
+
+def _far_enough(height: int, width: int, device: torch.device) -> Tensor:
+    """Returns (2 H, 2 W) bool: offsets that are far enough to copy from."""
+    sides = []
+    for size in (height, width):
+        place = torch.arange(2 * size, device=device)
+        sides.append(torch.minimum(place, 2 * size - place))
+    return sides[0][:, None] + sides[1] >= LEAST_OFFSET
+
+
+def _signed(offsets: Tensor, size: Tensor) -> Tensor:
+    """Maps places in a correlation to offsets."""
+    size = size.to(offsets.device)
+    return torch.where(offsets < size, offsets, offsets - 2 * size)
+
+
+class ClassPool:
+    """Images to be drawn by class.
+
+    Args:
+        images: (N, C, H, W) float32.
+        labels: (N,) int64.
+
+    Raises:
+        ArgumentError: another number of labels, or none.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.parts.fill import ClassPool
+        >>> pool = ClassPool(torch.arange(3.0).view(3, 1, 1, 1), torch.tensor([1, 0, 1]))
+        >>> pool.draw(torch.tensor([0]), torch.Generator()).item()
+        1.0
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if len(images) != len(labels) or len(labels) == 0:
+            raise ArgumentError(
+                f"images and labels must be as many, got {len(images)} and {len(labels)}"
+            )
+        order = labels.argsort(stable=True)
+        self.images = images[order]
+        self.counts = labels.cpu().bincount()
+        self.known = set(labels.tolist())
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns a random image of each class, (B, C, H, W) on the classes' device."""
+        share = torch.rand(len(y), generator=generator, dtype=torch.float64)
+        return self.pick(y.cpu(), share).to(y.device)
+
+    def pick(self, y: Tensor, share: Tensor) -> Tensor:
+        """Returns an image of each class, by its place among those of the class.
+
+        Args:
+            y: (B,) int64 classes on the CPU.
+            share: (B,) float64 in [0, 1); 0 is the first image of the class.
+
+        Returns:
+            (B, C, H, W) on the images' device.
+
+        Raises:
+            ArgumentError: there is no image of a class.
+        """
+        if not set(y.tolist()) <= self.known:
+            raise ArgumentError("there is no image of one of the classes: use more images")
+        index = self.starts[y] + (share * self.counts[y]).long()
+        return self.images[index.to(self.images.device)]
+
+
+def whole_textures(
+    images: Tensor, labels: Tensor, found: Tensor, num: int
+) -> tuple[ClassPool, ClassPool]:
+    """Makes whole foregrounds and backgrounds from real images.
+
+    Where none of a class can be completed, as after a few steps of training, there is a warning,
+    and what is missing gets the mean colour of what is known.
+
+    Args:
+        images: (N, 3, 32, 32) float32 in [-1, 1].
+        labels: (N,) int64.
+        found: (N, 1, 32, 32) bool masks of the objects.
+        num: of each a class, or fewer where fewer can be completed.
+    """
+    kinds = {"foreground": (_large, _of_object), "background": (_first, _outside)}
+    classes: Tensor = torch.unique(labels)
+    pools = []
+    for name, (choose, see) in kinds.items():
+        whole: list[Tensor] = []
+        incomplete: list[int] = []
+        counts: list[int] = []
+        for y in classes.tolist():
+            chosen = choose((labels == y).nonzero().flatten(), found, num)
+            completed, now_known = complete(images[chosen], see(found[chosen]))
+            ready = now_known.flatten(1).all(dim=1)
+            if ready.any():
+                whole.append(completed[ready][:num])
+            else:
+                whole.append(_fill_with_mean(completed, now_known)[:num])
+                incomplete.append(y)
+            counts.append(len(whole[-1]))
+        if incomplete:
+            warnings.warn(
+                f"no {name} of the classes {incomplete} could be completed from the masks that "
+                "were found, so the mean colour fills them: look at the sheets, and train the "
+                "stages before this one longer, or with another seed",
+                stacklevel=2,
+            )
+        pools.append(ClassPool(torch.cat(whole), classes.repeat_interleave(torch.tensor(counts))))
+    return pools[0], pools[1]
+
+
+def _fill_with_mean(images: Tensor, known: Tensor) -> Tensor:
+    """Gives what is not known the mean of what is known of the same image, or 0."""
+    num = known.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean = (images * known).sum(dim=(2, 3), keepdim=True) / num
+    return images * known + mean * (1 - known)
+
+
+def _of_object(found: Tensor) -> Tensor:
+    """Where an object is seen."""
+    return found.float()
+
+
+def _outside(found: Tensor) -> Tensor:
+    """Where a background is seen: not within a pixel of the object, whose mask may be too small."""
+    return 1 - F.max_pool2d(found.float(), 3, stride=1, padding=1)
+
+
+def _first(places: Tensor, found: Tensor, num: int) -> Tensor:
+    """The first images, twice as many as are wanted."""
+    return places[: 2 * num]
+
+
+def _large(places: Tensor, found: Tensor, num: int) -> Tensor:
+    """Of more images those that show most of their object, twice as many as are wanted."""
+    places = places[: SEARCHED * num]
+    order = found[places].flatten(1).sum(dim=1).argsort(descending=True, stable=True)
+    return places[order[round(TOO_LARGE * len(order)) :]][: 2 * num]

@@ -1,0 +1,108 @@
+"""Writes frames as GIF or MP4."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError, MissingPackageError
+from cgn_augment.files import replacing
+
+ANIMATIONS = (".gif", ".mp4")
+
+_LEAST_HEIGHT = 256
+"""Smaller frames are enlarged by a whole number, or they are hard to see."""
+
+
+def write_animation(
+    frames: Tensor, path: str | os.PathLike[str], frames_per_second: float = 8
+) -> Path:
+    """Writes an animation, whole or not at all, and returns its path.
+
+    Args:
+        frames: (N, 3, H, W) uint8.
+        path: ends in .gif, or in .mp4 (H.264; needs the package av).
+        frames_per_second: up to 50 in a GIF, whose players know no more.
+
+    Raises:
+        ArgumentError: another suffix, another shape, a missing folder, or a rate that is not
+            above 0.
+        MissingPackageError: av is not installed.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.pictures.animation import write_animation
+        >>> frames = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+        >>> write_animation(frames, getfixture("tmp_path") / "three.gif").name
+        'three.gif'
+    """
+    path = check_animation(path)
+    if frames.dim() != 4 or frames.shape[1] != 3 or len(frames) == 0 or frames.is_floating_point():
+        raise ArgumentError(
+            f"frames must be (N, 3, H, W) uint8, got {tuple(frames.shape)} {frames.dtype}"
+        )
+    if not frames_per_second > 0:
+        raise ArgumentError(f"frames_per_second must be above 0, got {frames_per_second}")
+    factor = -(-_LEAST_HEIGHT // frames.shape[2])
+    frames = frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    with replacing(path) as temporary:
+        if path.suffix == ".gif":
+            _write_gif(frames, temporary, frames_per_second)
+        else:
+            _write_mp4(frames, temporary, frames_per_second)
+    return path
+
+
+def check_animation(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of an animation, if `write_animation` can write one there.
+
+    Raises:
+        ArgumentError: an unknown suffix, or the folder is missing.
+        MissingPackageError: av is not installed, and it is an MP4.
+    """
+    path = Path(path)
+    if path.suffix not in ANIMATIONS:
+        raise ArgumentError(f"an animation is a .gif or a .mp4, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"the folder {path.parent} is missing: make it first")
+    if path.suffix == ".mp4":
+        _import_av()
+    return path
+
+
+def _write_gif(frames: Tensor, path: Path, frames_per_second: float) -> None:
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    # A GIF counts hundredths of a second, and below two of them players take ten.
+    duration = max(20, round(1000 / frames_per_second))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+
+
+def _write_mp4(frames: Tensor, path: Path, frames_per_second: float) -> None:
+    av = _import_av()
+    height, width = frames.shape[2:]
+    frames = F.pad(frames, (0, width % 2, 0, height % 2))  # H.264 wants even sizes
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=round(frames_per_second))
+        stream.height, stream.width = frames.shape[2:]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            pixels = frame.permute(1, 2, 0).contiguous().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _import_av() -> ModuleType:
+    try:
+        return importlib.import_module("av")
+    except ImportError as error:
+        raise MissingPackageError(
+            "an MP4 is written by the package av, which is not installed: "
+            "python -m pip install 'cgn-augment[video]', or write a .gif"
+        ) from error

@@ -1,0 +1,223 @@
+"""Pictures: labelled sheets of images, and what a CGN draws."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
+from cgn_augment.masks.trust import VERDICTS
+from cgn_augment.sources.real_shapes import RealShapeSource
+from cgn_augment.sources.bank import draw_factors
+from cgn_augment.types import FACTORS, Mechanisms, RealBatch
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+_INCHES_PER_IMAGE = 0.9
+
+
+def draw_sheet(
+    rows: Mapping[str, Tensor],
+    captions: Mapping[str, Sequence[str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draws rows of images, each row with its name at the left.
+
+    Args:
+        rows: name to images: (N, 3, H, W) float in [-1, 1], or masks (N, 1, H, W) float in [0, 1],
+            where 1 is white. Rows may differ in N.
+        captions: for a row, a short text under each of its images.
+        title: above the sheet.
+
+    Returns:
+        A matplotlib figure; `save_figure` writes it.
+
+    Raises:
+        ArgumentError: no rows, images of another shape, or captions of another number.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.pictures.sheets import draw_sheet
+        >>> figure = draw_sheet({"grey": torch.zeros(3, 3, 8, 8), "mask": torch.ones(3, 1, 8, 8)})
+        >>> len(figure.axes)
+        6
+    """
+    captions = captions or {}
+    _check_rows(rows, captions)
+    num_columns = max(len(images) for images in rows.values())
+    inches = _INCHES_PER_IMAGE
+    height = sum(inches * (1.3 if name in captions else 1.05) for name in rows)
+    figure = Figure(
+        figsize=(inches * (num_columns + 1.6), height + (0.4 if title else 0.1)),
+        dpi=160,
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.01, wspace=0.0, hspace=0.0),
+    )
+    grid = figure.subplots(len(rows), num_columns, squeeze=False)
+    for cells, (name, images) in zip(grid, rows.items(), strict=True):
+        pixels = _to_pixels(images)
+        for column, cell in enumerate(cells):
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_frame_on(False)
+            if column < len(pixels):
+                cell.imshow(pixels[column], interpolation="nearest")
+                cell.set_xlabel(captions.get(name, [""] * len(pixels))[column], fontsize=6)
+        cells[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def draw_cgn(
+    cgn: Mechanisms, num: int = 10, seed: int = 0, real: tuple[Tensor, Tensor] | None = None
+) -> Figure:
+    """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
+
+    The columns go through the classes of the shape; textures and backgrounds are permutations of
+    these.
+
+    Args:
+        cgn: a frozen CGN.
+        num: columns.
+        seed: of noise and classes.
+        real: images (N, 3, H, W) float32 in [-1, 1] and their labels (N,) int64 for a first row.
+
+    Raises:
+        ArgumentError: `num` below 1, or a negative seed.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.pictures.sheets import draw_cgn
+        >>> figure = draw_cgn(SmallCGN().freeze(), num=3)
+    """
+    if num < 1:
+        raise ArgumentError(f"num must be 1 or more, got {num}")
+    generator = step_generator(Purpose.SOURCE, seed)
+    shapes = torch.arange(num) % cgn.num_classes
+    classes = permute_classes(shapes, num, generator)
+    classes[0] = shapes
+    with torch.no_grad():
+        factors = draw_factors(cgn, classes, generator, 1, num)
+    rows = {
+        "mask": factors.mask,
+        "foreground": factors.foreground,
+        "background": factors.background,
+        "counterfactual": compose(factors.mask, factors.foreground, factors.background),
+    }
+    captions = {
+        row: [f"{factor} {y}" for y in drawn.tolist()]
+        for row, factor, drawn in zip(list(rows)[:3], FACTORS, classes, strict=True)
+    }
+    if real is not None:
+        images, labels = real
+        rows = {"real image": images, **rows}
+        captions["real image"] = [f"class {y}" for y in labels.tolist()]
+    return draw_sheet(rows, captions)
+
+
+def draw_real_shapes(
+    source: RealShapeSource, images: Tensor, labels: Tensor, num: int = 4, seed: int = 0
+) -> Figure:
+    """Draws real images, their masks, and counterfactuals of their shapes, one column an image.
+
+    Args:
+        source: finds the masks and draws textures and backgrounds.
+        images: (N, 3, H, W) float, as the source's pipeline gives them.
+        labels: (N,) int64 classes of them.
+        num: counterfactuals of each.
+        seed: of what is drawn.
+
+    Raises:
+        ArgumentError: `num` below 1.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import BankSource, RealShapeSource, SmallCGN, UNetMasker
+        >>> from cgn_augment.pictures.sheets import draw_real_shapes
+        >>> bank = BankSource(SmallCGN().freeze(), size=20)
+        >>> source = RealShapeSource(UNetMasker(4).eval(), bank, gate=None)
+        >>> len(draw_real_shapes(source, torch.zeros(2, 3, 32, 32), torch.arange(2)).axes)
+        12
+    """
+    if num < 1:
+        raise ArgumentError(f"num must be 1 or more, got {num}")
+    real = RealBatch(images, labels, labels)
+    plain = source.with_options(num_per_shape=1, gate=None, cache_masks=False)
+    with torch.no_grad():
+        brought = plain.bring(images)
+        masks = plain.masks_of(brought, real)
+    verdicts = source.gate.judge(masks).tolist() if source.gate is not None else [0] * len(masks)
+    rows = {"real image": brought, "its mask": masks}
+    captions = {
+        "real image": [f"class {y}" for y in labels.tolist()],
+        "its mask": [VERDICTS[verdict] for verdict in verdicts],
+    }
+    for number in range(num):
+        made = plain.sample(len(images), step_generator(Purpose.SOURCE, seed, number), real)
+        order = made.real.argsort()  # type: ignore[union-attr]
+        name = f"counterfactual {number + 1}"
+        rows[name] = made.images[order]
+        pairs = zip(made.texture[order].tolist(), made.background[order].tolist(), strict=True)
+        captions[name] = [f"{texture} on {background}" for texture, background in pairs]
+    return draw_sheet(rows, captions)
+
+
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of a picture, if `save_figure` can write one there.
+
+    Raises:
+        ArgumentError: an unknown suffix, or the folder is missing.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(
+            f"a picture is saved as one of {', '.join(SUFFIXES)}, got {path.name!r}"
+        )
+    if not path.parent.is_dir():
+        raise ArgumentError(f"the folder {path.parent} is missing: make it first")
+    return path
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure, whole or not at all, and returns its path.
+
+    Raises:
+        ArgumentError: an unknown suffix, or the folder is missing.
+        OSError: the folder cannot be written.
+    """
+    path = check_picture(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+    return path
+
+
+def _check_rows(rows: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]]) -> None:
+    if not rows:
+        raise ArgumentError("a sheet needs one row of images or more")
+    for name, images in rows.items():
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+            raise ArgumentError(
+                f"row {name!r} must be images (N, 3, H, W) or masks (N, 1, H, W), got "
+                f"{tuple(images.shape)}"
+            )
+    for name, texts in captions.items():
+        if name not in rows or len(texts) != len(rows[name]):
+            raise ArgumentError(f"captions of {name!r} must be one for each image of that row")
+
+
+def _to_pixels(images: Tensor) -> npt.NDArray[np.float32]:
+    """Returns (N, H, W, 3) in [0, 1]."""
+    images = images.detach().float().cpu()
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else (images + 1) / 2
+    pixels: npt.NDArray[np.float32] = images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return pixels

@@ -1,0 +1,314 @@
+"""Draws numbered images of a CGN and writes them into a folder, with their labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, choice_table, compose, step_generator
+from cgn_augment.interventions import Interventions
+from cgn_augment.types import FACTORS, Factors, Mechanisms
+
+Mode = Literal["random", "per-class", "best"]
+Kind = Literal["mask", "foreground", "background", "composite"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def choose_classes(
+    num_classes: int,
+    num: int,
+    mode: Mode = "random",
+    *,
+    shape: Sequence[int] | None = None,
+    texture: Sequence[int] | None = None,
+    background: Sequence[int] | None = None,
+    same: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Chooses the classes of numbered images. Those of image i do not depend on `num`.
+
+    Args:
+        num_classes: classes of the CGN.
+        num: how many images; with "per-class", how many of each class of the shape.
+        mode: "random" draws each factor's class uniformly. "per-class" goes through the classes of
+            the shape, and draws the other two uniformly. "best" draws uniformly from the classes
+            that the published ImageNet CGN draws best, by factor.
+        shape: keeps the factor to these classes, in any mode.
+        texture: likewise.
+        background: likewise.
+        same: give each image the class of its shape for all three factors, so that it is no
+            counterfactual.
+        seed: of the classes.
+
+    Returns:
+        (3, N) int64 classes of shape, texture and background.
+
+    Raises:
+        ArgumentError: fewer than one image, a class that there is not, `same` beside classes of
+            texture or background, or "best" for other classes than ImageNet's.
+
+    Example:
+        >>> from cgn_augment.shards.sampling import choose_classes
+        >>> choose_classes(10, 2, "per-class", shape=[3, 7], background=[1])[0].tolist()
+        [3, 3, 7, 7]
+    """
+    _check_choice("mode", mode, get_args(Mode))
+    if num < 1:
+        raise ArgumentError(f"num must be 1 or more, got {num}")
+    if same and (texture is not None or background is not None):
+        raise ArgumentError("with same, all factors get the class of the shape: give shape alone")
+    if mode == "best":
+        if num_classes != IMAGENET_CLASSES:
+            raise ArgumentError(
+                f"best classes are known of ImageNet's 1000 classes, and this CGN has "
+                f"{num_classes}: take the mode random, or list classes"
+            )
+        shape = best_classes("shape") if shape is None else shape
+        texture = best_classes("texture") if texture is None else texture
+        background = best_classes("background") if background is None else background
+    interventions = Interventions(shape=shape, texture=texture, background=background)
+    if mode == "per-class":
+        # Each once, in the order given.
+        shapes = [y for (y,) in interventions.choices("shape", num_classes) for _ in range(num)]
+    else:
+        shapes = [-1] * num
+    drawn = numbered_classes(interventions, num_classes, range(len(shapes)), seed)
+    given = torch.tensor(shapes)
+    drawn[0] = torch.where(given >= 0, given, drawn[0])
+    return drawn[:1].repeat(3, 1) if same else drawn
+
+
+def numbered_classes(
+    interventions: Interventions, num_classes: int, numbers: Sequence[int], seed: int = 0
+) -> Tensor:
+    """Draws classes of images, of which each is a function of its number and the seed alone.
+
+    Args:
+        interventions: uniform ones. With `num_per_shape`, images 0 to num_per_shape - 1 have the
+            shape of image 0, and so on.
+        num_classes: classes of the CGN.
+        numbers: of the images.
+        seed: of the classes.
+
+    Returns:
+        (3, N) int64 classes of shape, texture and background.
+
+    Raises:
+        ArgumentError: other interventions than uniform ones, or a class that the CGN lacks.
+
+    Example:
+        >>> from cgn_augment import Interventions
+        >>> from cgn_augment.shards.sampling import numbered_classes
+        >>> both = numbered_classes(Interventions(), 10, range(4))
+        >>> bool((numbered_classes(Interventions(), 10, [3])[:, 0] == both[:, 3]).all())
+        True
+    """
+    if interventions.kind != "uniform":
+        raise ArgumentError(
+            f"numbered images are drawn without a real batch, whose classes "
+            f"Interventions({interventions.kind!r}) would permute: use 'uniform'"
+        )
+    every = interventions.num_per_shape
+    own = _draw_shares(numbers, seed)
+    leaders = own if every == 1 else _draw_shares([n - n % every for n in numbers], seed)
+    rows = []
+    for row, factor in enumerate(FACTORS):
+        table, lengths = choice_table(interventions.choices(factor, num_classes))
+        group_share, member_share = (leaders if row == 0 else own)[:, row].T
+        group = (group_share * len(table)).long()
+        rows.append(table[group, (member_share * lengths[group]).long()])
+    return torch.stack(rows)
+
+
+def _draw_shares(numbers: Sequence[int], seed: int) -> Tensor:
+    """Returns two uniform numbers in [0, 1) for each factor of each image, (N, 3, 2) float64."""
+    generators = (step_generator(Purpose.SAMPLE_CLASSES, seed, number) for number in numbers)
+    shape = (len(FACTORS), 2)
+    return torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in generators])
+
+
+@torch.no_grad()
+def draw_numbered(
+    cgn: Mechanisms,
+    classes: Tensor,
+    first: int = 0,
+    *,
+    seed: int = 0,
+    fixed_noise: bool = False,
+    num_per_shape: int = 1,
+) -> Factors:
+    """Draws images of which each is a function of its number, its classes and the seed alone.
+
+    Args:
+        cgn: a frozen CGN.
+        classes: (3, N) int64 classes of shape, texture and background.
+        first: number of the first image.
+        seed: of the noise.
+        fixed_noise: give every image the noise of image 0.
+        num_per_shape: images 0 to num_per_shape - 1 have the mask of image 0, and so on; see
+            `numbered_classes`. A mask costs one run of the shape mechanism for its images here.
+
+    Returns:
+        The factors of N images.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.shards.sampling import choose_classes, draw_numbered
+        >>> factors = draw_numbered(SmallCGN().freeze(), choose_classes(10, 4), seed=3)
+        >>> factors.foreground.shape
+        torch.Size([4, 3, 32, 32])
+    """
+    numbers = [0 if fixed_noise else first + i for i in range(classes.shape[1])]
+    generators = [step_generator(Purpose.SAMPLE_NOISE, seed, number) for number in numbers]
+    noise = [_draw_noise(cgn, generators)]
+    leaders = [number - number % num_per_shape for number in numbers]
+    if num_per_shape > 1:
+        of_leaders = [step_generator(Purpose.SAMPLE_NOISE, seed, leader) for leader in leaders]
+        noise[0] = _draw_noise(cgn, of_leaders)
+    noise += [noise[0] if cgn.shared_noise else _draw_noise(cgn, generators) for _ in FACTORS[1:]]
+    masks = list(zip(leaders, classes[0].tolist(), strict=True))
+    starts = [i for i in range(len(masks)) if i == 0 or masks[i] != masks[i - 1]]
+    lengths = torch.tensor([*starts[1:], len(masks)]) - torch.tensor(starts)
+    shape, texture, background = classes.to(cgn.device)
+    mask = cgn.shape(noise[0][starts], shape[starts])
+    foreground, behind = (
+        torch.cat([cgn.shuffle(x[None], g) for x, g in zip(images, generators, strict=True)])
+        for images in (cgn.texture(noise[1], texture), cgn.background(noise[2], background))
+    )
+    return Factors(mask.repeat_interleave(lengths.to(mask.device), 0), foreground, behind)
+
+
+def _draw_noise(cgn: Mechanisms, generators: Sequence[torch.Generator]) -> Tensor:
+    return torch.cat([cgn.draw_noise(1, generator) for generator in generators])
+
+
+def write_samples(
+    cgn: Mechanisms,
+    classes: Tensor,
+    folder: Path,
+    *,
+    save: Sequence[Kind] = ("composite",),
+    seed: int = 0,
+    fixed_noise: bool = False,
+    chunk: int = 1,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Writes images as PNG, each kind in a folder of its own, and their labels.
+
+    `labels.csv` and `labels.jsonl` have a row an image: its number, its three classes, with their
+    names where there are any, and its files. A row is written after its images are: when the
+    drawing is interrupted, what the labels list is there.
+
+    Args:
+        cgn: a frozen CGN.
+        classes: (3, N) int64; see `choose_classes`.
+        folder: is made if there is none; must be empty.
+        save: what is written of each image.
+        seed: of the noise; see `draw_numbered`.
+        fixed_noise: give every image the noise of image 0.
+        chunk: images drawn at once. One is fastest on a CPU.
+        settings: written as `settings.json`, for whoever finds the folder.
+
+    Raises:
+        ArgumentError: a folder that is not empty, nothing or an unknown kind to save, or a chunk
+            below 1.
+        OSError: the folder cannot be written.
+    """
+    for kind in save:
+        _check_choice("save", kind, KINDS)
+    if not save:
+        raise ArgumentError(f"save must name one or more of {', '.join(KINDS)}")
+    if chunk < 1:
+        raise ArgumentError(f"chunk must be 1 or more, got {chunk}")
+    _make_folder(folder, save)
+    written = {**(settings or {}), "fingerprint": cgn.fingerprint, "seed": seed}
+    (folder / "settings.json").write_text(json.dumps(written, indent=2) + "\n")
+    rows = _Rows(folder, class_names(cgn.num_classes))
+    num = classes.shape[1]
+    with tqdm(total=num, desc="drawing", delay=2, disable=None) as bar:
+        for first in range(0, num, chunk):
+            drawn = classes[:, first : first + chunk]
+            factors = draw_numbered(cgn, drawn, first, seed=seed, fixed_noise=fixed_noise)
+            for number, files in enumerate(_save(factors, folder, save, first), start=first):
+                rows.add(number, classes[:, number].tolist(), files)
+            bar.update(drawn.shape[1])
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Takes images (…, 3, H, W) in [-1, 1] or masks (…, 1, H, W) in [0, 1] to uint8, on the CPU."""
+    images = images if images.shape[-3] == 1 else (images + 1) / 2
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def pictures(factors: Factors) -> dict[str, Tensor]:
+    """Returns what there is to see of factors: by kind, (N, 1 or 3, H, W)."""
+    return {
+        "mask": factors.mask,
+        "foreground": factors.foreground,
+        "background": factors.background,
+        "composite": compose(factors.mask, factors.foreground, factors.background),
+    }
+
+
+class _Rows:
+    """The two files of labels, which grow together."""
+
+    def __init__(self, folder: Path, names: Sequence[str] | None) -> None:
+        self._csv, self._lines = folder / "labels.csv", folder / "labels.jsonl"
+        self._names = names
+        self._started = False
+
+    def add(self, number: int, classes: Sequence[int], files: dict[str, str]) -> None:
+        row: dict[str, int | str] = {"number": number}
+        row |= dict(zip(FACTORS, classes, strict=True))
+        if self._names is not None:
+            row |= {f"{f}_name": self._names[y] for f, y in zip(FACTORS, classes, strict=True)}
+        row |= {f"{kind}_file": name for kind, name in files.items()}
+        with self._csv.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if not self._started:
+                writer.writeheader()
+            writer.writerow(row)
+        with self._lines.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._started = True
+
+
+def _save(
+    factors: Factors, folder: Path, save: Sequence[Kind], first: int
+) -> Iterator[dict[str, str]]:
+    """Writes the images, and gives for each its files by kind, relative to the folder."""
+    stacks = {kind: to_bytes(images) for kind, images in pictures(factors).items() if kind in save}
+    for place in range(len(factors)):
+        files: dict[str, str] = {kind: f"{kind}/{first + place:06d}.png" for kind in save}
+        for kind, name in files.items():
+            pixels = stacks[kind][place].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(folder / name)
+        yield files
+
+
+def _make_folder(folder: Path, save: Sequence[Kind]) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(
+            f"{folder} is there already and is not an empty folder: name another, so that images "
+            "of two runs are not mixed"
+        )
+    for kind in save:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name} must be of {', '.join(choices)}, got {value!r}")

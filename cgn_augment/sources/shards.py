@@ -1,0 +1,324 @@
+"""`ShardSource`: counterfactuals that were rendered beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from webdataset.shardlists import expand_urls
+
+from cgn_augment.stream.arguments import find_rank, require_seed
+from cgn_augment.class_map import ClassMap
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError, ShardError
+from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
+from cgn_augment.shards.manifest import Manifest, Record, read_manifest
+from cgn_augment.shards.store import Store
+from cgn_augment.types import Counterfactuals, RealBatch
+
+Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class ShardSource:
+    """Reads counterfactuals from shards that `render_shards` wrote.
+
+    Each step reads `refresh` images and draws from the oldest of those it holds: as long as a step
+    needs no more than `refresh`, an image is drawn at most once in a pass over the set. What a step
+    needs beyond that it draws from the `size` images that are held. What it draws is a function of
+    (seed, rank, step) alone, and not of the number of workers.
+
+    Args:
+        urls: the folder or URL of a set; or shards of sets, as a list or with braces
+            (`s3://bucket/set/counterfactuals-{000000..000099}.tar`), whose manifests lie beside
+            them.
+        refresh: images read at each step. Make it what a step draws.
+        size: images held, at least; the part of them that a step replaces is `refresh`.
+        seed: of the order.
+        shuffle: samples that each shard is shuffled over, by webdataset; 0 reads all in order.
+        num_workers: processes that read and decode: 0, 1, 2, 4, 8 or 16.
+        world_size: how many processes read the set; from torch.distributed or torchrun's
+            environment by default. Each reads other shards.
+
+    Attributes:
+        image_size: height and width of the images, in pixels.
+        num_classes: classes of the CGN that drew them.
+        num_images: images of the set that are read.
+        num_skipped: samples that were skipped so far because they are damaged.
+
+    Raises:
+        ArgumentError: a value that cannot be used, or too few shards for ranks and workers.
+        ShardError: no manifest, or sets that do not go together.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import ShardConfig, ShardSource, SmallCGN, render_shards
+        >>> folder = getfixture("tmp_path") / "shards"
+        >>> manifest = render_shards(SmallCGN().freeze(), folder, ShardConfig(num=64))
+        >>> source = ShardSource(folder, refresh=16, size=32)
+        >>> source.sample(16, torch.Generator().manual_seed(0)).images.shape
+        torch.Size([16, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        urls: Urls,
+        *,
+        refresh: int = 64,
+        size: int = 1024,
+        seed: int = 0,
+        shuffle: int = 256,
+        num_workers: int = 0,
+        world_size: int | None = None,
+    ) -> None:
+        least = {"refresh": (refresh, 1), "size": (size, 1), "shuffle": (shuffle, 0)}
+        for name, (value, minimum) in {**least, "num_workers": (num_workers, 0)}.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
+            if value < minimum:
+                raise ArgumentError(f"{name} must be {minimum} or more, got {value}")
+        if world_size is None:
+            world_size = find_rank(None, None)[1]
+        elif world_size < 1:
+            raise ArgumentError(f"world_size must be 1 or more, got {world_size}")
+        self.refresh, self.size, self.seed = refresh, size, require_seed(seed)
+        self.shuffle, self.num_workers, self.world_size = shuffle, num_workers, world_size
+        self._records, settings = _find_records(urls)
+        self.image_size: int = settings["image_size"]
+        self.num_classes: int = settings["num_classes"]
+        self.num_skipped = 0
+        self._shapes: frozenset[int] | None = None
+        self._rank, self._step, self._next_step = 0, 0, 0
+        self._held: deque[Chunk] = deque()
+        self._chunks: Iterator[Chunk] | None = None
+        self._require_enough_shards()
+
+    @property
+    def num_images(self) -> int:
+        """Images of the set that are read, over all ranks."""
+        return sum(shard.length for shard in self._plan(0).shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """Says of two sources whether they draw the same."""
+        hashes = " ".join(record.sha256 for _, record in self._records)
+        digest = hashlib.sha256(hashes.encode()).hexdigest()[:12]
+        shapes = None if self._shapes is None else sorted(self._shapes)
+        return (
+            f"shards({digest}, refresh={self.refresh}, size={self.size}, seed={self.seed}, "
+            f"shuffle={self.shuffle}, shapes={shapes})"
+        )
+
+    def restrict(self, class_map: ClassMap) -> ShardSource:
+        """Returns a source that draws only images whose shape is a class of `class_map`.
+
+        Textures and backgrounds stay as they were rendered: an image with three classes of the map
+        may be rare. The images of a label are as frequent as those of all its classes.
+
+        Raises:
+            ClassMapError: the map names classes that the CGN lacks, or no image has a shape of it.
+        """
+        class_map.require_classes(self.num_classes)
+        restricted = ShardSource(
+            [url for url, _ in self._records],
+            refresh=self.refresh,
+            size=self.size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            num_workers=self.num_workers,
+            world_size=self.world_size,
+        )
+        restricted._shapes = frozenset(class_map.classes)
+        if restricted.num_images == 0:
+            raise ClassMapError(
+                f"no image of the shards has a shape of the classes {sorted(class_map.classes)}: "
+                "render a set with them, or add classes to class_map"
+            )
+        return restricted
+
+    def seek(self, step: int, rank: int = 0) -> None:
+        """Makes the next sample that of `step` on `rank`.
+
+        Raises:
+            ArgumentError: there is no such rank.
+        """
+        if not 0 <= rank < self.world_size:
+            raise ArgumentError(
+                f"rank {rank} asks for its shards and the ShardSource was made for "
+                f"{self.world_size} ranks: pass it world_size="
+            )
+        if rank != self._rank:
+            self.close()
+        self._next_step, self._rank = step, rank
+
+    @torch.no_grad()
+    def sample(
+        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+    ) -> Counterfactuals:
+        """Draws `num` counterfactuals and moves on by one step; see `Source.sample`.
+
+        Returns:
+            Images (num, 3, H, W) float32 in [-1, 1] on the CPU; labels there too.
+
+        Raises:
+            ShardError: none of the samples that are held could be read.
+            OSError: a shard is missing or cannot be opened.
+        """
+        self._read_to(self._next_step)
+        self._next_step += 1
+        places = _draw_places([len(chunk.classes[0]) for chunk in self._held], num, generator)
+        if places is None:
+            raise ShardError(
+                f"all of the {self.size} samples read last are damaged, {self.num_skipped} so far: "
+                "cgn-augment shards verify says which shards to render again"
+            )
+        images, classes = _gather(self._held, places)
+        return Counterfactuals(images, *classes)
+
+    def close(self) -> None:
+        """Ends the workers and forgets what was read; the next sample begins anew."""
+        self._chunks = None
+        self._held.clear()
+
+    def _plan(self, rank: int) -> ReadPlan:
+        shapes = self._shapes
+        shards = tuple(
+            Shard(
+                url,
+                record.num_samples
+                if shapes is None
+                else sum(record.class_counts["shape"][y] for y in shapes),
+            )
+            for url, record in self._records
+        )
+        return ReadPlan(
+            shards, self.seed, rank, self.world_size, self.refresh, self.shuffle, shapes
+        )
+
+    def _require_enough_shards(self) -> None:
+        num, workers = len(self._records), max(1, self.num_workers)
+        if num < self.world_size * workers:
+            raise ArgumentError(
+                f"{num} shards are too few for {self.world_size} ranks with {workers} workers "
+                f"each, who need one at least: pass num_workers={num // self.world_size} or fewer, "
+                "or render the set again with a smaller shard_size"
+            )
+        lanes = self._plan(0).num_lanes
+        if lanes % workers:
+            fitting = [str(n) for n in (0, 1, 2, 4, 8, 16) if n <= lanes]
+            raise ArgumentError(
+                f"num_workers must be one of {', '.join(fitting)} with these shards and ranks, got "
+                f"{self.num_workers}: workers share out {lanes} lanes equally, so that the order "
+                "does not depend on them"
+            )
+
+    def _read_to(self, step: int) -> None:
+        num_held = -(-self.size // self.refresh)
+        ahead = step - self._step
+        if self._chunks is None or not 0 <= ahead <= num_held:
+            self.close()
+            self._chunks = self._start(step)
+            ahead = 0
+        self._step = step
+        for _ in range(ahead):
+            self._held.popleft()
+        while len(self._held) < num_held:
+            self._held.append(self._next_chunk(self._chunks))
+
+    def _start(self, step: int) -> Iterator[Chunk]:
+        dataset = ChunkDataset(self._plan(self._rank), step)
+        if self.num_workers == 0:
+            return iter(dataset)
+        # With a generator of its own the loader leaves the global one alone.
+        generator = torch.Generator().manual_seed(self.seed)
+        return iter(
+            DataLoader(dataset, batch_size=None, num_workers=self.num_workers, generator=generator)
+        )
+
+    def _next_chunk(self, chunks: Iterator[Chunk]) -> Chunk:
+        chunk = next(chunks)
+        if chunk.skipped:
+            if self.num_skipped == 0:
+                warnings.warn(
+                    f"a damaged sample is skipped ({chunk.skipped[0]}). Further ones are only "
+                    "counted, in ShardSource.num_skipped; cgn-augment shards verify says which "
+                    "shards to render again",
+                    stacklevel=2,
+                )
+            self.num_skipped += len(chunk.skipped)
+        return chunk
+
+
+def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]:
+    """Returns path or URL and record of each shard, and the settings they have in common."""
+    listed = [urls] if isinstance(urls, (str, os.PathLike)) else list(urls)
+    if not listed:
+        raise ArgumentError("urls is empty: give the folder or URL of a set, or a list of shards")
+    names = [name for url in listed for name in _expand(os.fspath(url))]
+    manifests: dict[str, tuple[Store, Manifest]] = {}
+    records = []
+    for name in names:
+        folder, _, file = name.rpartition("/") if name.endswith(".tar") else (name, "", "")
+        folder = folder or "."
+        if folder not in manifests:
+            store = Store(folder)
+            manifests[folder] = (store, read_manifest(store))
+        store, manifest = manifests[folder]
+        found = [record for record in manifest.shards if file in ("", record.name)]
+        if not found:
+            raise ShardError(f"the manifest of {folder} names no shard {file}")
+        records += [(store.path(record.name), record) for record in found]
+    common = ("image_size", "num_classes", "format")
+    kinds = {tuple(m.settings[name] for name in common) for _, m in manifests.values()}
+    if len(kinds) > 1:
+        raise ShardError(f"the sets differ in {', '.join(common)} and do not mix: {sorted(kinds)}")
+    return records, dict(zip(common, kinds.pop(), strict=True))
+
+
+def _expand(url: str) -> list[str]:
+    """Expands braces in a list of shards; a folder may have any name."""
+    if not url.endswith(".tar"):
+        return [url.rstrip("/") or "/"]
+    expanded: list[str] = expand_urls(url)
+    return expanded
+
+
+def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Tensor | None:
+    """Draws `num` places among chunks of these lengths, those of the first chunk before others.
+
+    Returns:
+        (num,) int64 places counted over all chunks, or None if there is not one.
+    """
+    total, oldest = sum(lengths), lengths[0]
+    first = torch.randperm(oldest, generator=generator)[:num]
+    if len(first) == num:
+        return first
+    if total == 0:
+        return None
+    later = oldest + torch.randperm(total - oldest, generator=generator)[: num - len(first)]
+    num_again = num - len(first) - len(later)
+    again = torch.randint(total, (num_again,), generator=generator)
+    places = torch.cat([first, later, again])
+    return places[torch.randperm(num, generator=generator)]
+
+
+def _gather(chunks: deque[Chunk], places: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns images (N, 3, H, W) float32 in [-1, 1] and classes (3, N) of the places."""
+    some = next(chunk for chunk in chunks if chunk.images.dim() == 4)
+    images = some.images.new_empty(len(places), *some.images.shape[1:])
+    classes = torch.empty(3, len(places), dtype=torch.int64)
+    start = 0
+    for chunk in chunks:
+        length = len(chunk.classes[0])
+        here = (places >= start) & (places < start + length)
+        if bool(here.any()):
+            images[here] = chunk.images[places[here] - start]
+            classes[:, here] = chunk.classes[:, places[here] - start]
+        start += length
+    if images.dtype == torch.uint8:
+        images = images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
+    return images, classes

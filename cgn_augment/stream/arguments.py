@@ -1,0 +1,134 @@
+"""Reads the arguments of `CounterfactualDataset`: what they stand for, and whether they fit."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from cgn_augment.class_map import ClassMap, ClassMapLike
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError, DeviceError
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.interventions import Interventions
+from cgn_augment.sources.bank import FreshSource
+from cgn_augment.types import FACTORS, Mechanisms, RestrictableSource, Source
+
+Label = Literal["shape", "texture", "background", "all"]
+Output = Literal["same", "dict", "namedtuple"]
+
+
+def make_class_map(class_map: ClassMap | ClassMapLike | None) -> ClassMap | None:
+    """Returns the class map, made from a plain mapping where need be."""
+    if class_map is None or isinstance(class_map, ClassMap):
+        return class_map
+    return ClassMap(class_map)
+
+
+def make_source(
+    source: Source | Mechanisms, class_map: ClassMap | None, label_factors: tuple[str, ...]
+) -> Source:
+    """Returns the source, kept to the class map; a CGN becomes a `FreshSource`.
+
+    Raises:
+        ArgumentTypeError: neither a source nor a CGN.
+        ClassMapError: the map names classes that the CGN lacks, or the interventions list classes
+            outside the map for a factor that is a label.
+    """
+    if not isinstance(source, Source):
+        if not isinstance(source, Mechanisms):
+            raise ArgumentTypeError(
+                f"source must be a Source (with a sample method) or a frozen CGN, got "
+                f"{type(source).__name__}"
+            )
+        source = FreshSource(source)
+    if class_map is None:
+        return source
+    num_classes = getattr(source, "num_classes", None)
+    if num_classes is not None:
+        class_map.require_classes(num_classes)
+    if not isinstance(source, RestrictableSource):
+        return source
+    restricted = source.restrict(class_map)
+    interventions = getattr(restricted, "interventions", Interventions())
+    for factor in label_factors:
+        outside = [y for y in interventions.listed(factor) or () if y not in class_map]
+        if outside:
+            raise ClassMapError(
+                f"{factor} lists the classes {outside[:5]} that are outside the class map, and "
+                f"{factor} is a label: add them to class_map, or take them from the list"
+            )
+    return restricted
+
+
+def label_factors(label: Label) -> tuple[str, ...]:
+    """Returns the factors whose classes become labels."""
+    return FACTORS if label == "all" else (label,)
+
+
+def find_device(device: torch.device | str | None, source: Source) -> torch.device:
+    """Returns the device that batches are put together on.
+
+    Raises:
+        DeviceError: the source is elsewhere, or there is no such device.
+    """
+    at: torch.device | None = getattr(source, "device", None)
+    if device is None:
+        return at if at is not None else torch.device("cpu")
+    wanted = require_device(device)
+    same_type = at is not None and at.type == wanted.type
+    if at is not None and not (same_type and wanted.index in (None, at.index)):
+        raise DeviceError(
+            f"the generator is on {str(at)!r} and device={str(wanted)!r} was asked for: load it "
+            f"there with load_cgn(…, device={str(wanted)!r}), or leave device out"
+        )
+    return at if at is not None else wanted
+
+
+def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Returns rank and world size: as given, from torch.distributed, or from torchrun.
+
+    Raises:
+        ArgumentError: only one of them was given, or they do not fit.
+    """
+    if (rank is None) != (world_size is None):
+        raise ArgumentError("give rank and world_size together, or neither")
+    if rank is None or world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not 0 <= rank < world_size:
+        raise ArgumentError(f"rank must be 0 to {world_size - 1} of {world_size}, got {rank}")
+    return rank, world_size
+
+
+def require_seed(seed: int) -> int:
+    """Returns the seed, or raises if it is not an integer of 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ArgumentTypeError(f"seed must be an integer, got {seed!r}")
+    if seed < 0:
+        raise ArgumentError(f"seed must be 0 or more, got {seed}")
+    return seed
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises `ArgumentError` unless the value is one of the choices."""
+    if value not in choices:
+        raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def find_value_range(
+    value_range: tuple[float, float] | Literal["transform"] | None, transform: object
+) -> tuple[float, float] | None:
+    """Returns the range that real images must be in, or None if nobody knows it."""
+    if value_range == "transform":
+        unknown = (-1.0, 1.0) if transform is None else None
+        known: tuple[float, float] | None = getattr(transform, "value_range", unknown)
+        return known
+    if value_range is None:
+        return None
+    low, high = value_range
+    if not float(low) < float(high):
+        raise ArgumentError(f"value_range must be (low, high), got {value_range!r}")
+    return float(low), float(high)

@@ -1,0 +1,402 @@
+"""`CounterfactualDataset`: an existing training loop, with counterfactuals in every batch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, repeat
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from cgn_augment.stream.arguments import (
+    Label,
+    Output,
+    find_device,
+    find_rank,
+    find_value_range,
+    label_factors,
+    make_class_map,
+    make_source,
+    require_choice,
+    require_seed,
+)
+from cgn_augment.stream.batches import (
+    Layout,
+    find_layout,
+)
+from cgn_augment.class_map import ClassMap, ClassMapLike
+from cgn_augment.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    StateError,
+    WorkerError,
+)
+from cgn_augment.stream.mixing import Mix, Proportion, Schedule
+from cgn_augment.stream.reading import ReadConfig, wrap_real
+from cgn_augment.stream.step import Position, StepMaker
+from cgn_augment.types import (
+    FACTORS,
+    Mechanisms,
+    Source,
+)
+
+STATE_VERSION = 1
+
+
+class CounterfactualDataset(IterableDataset[Any]):
+    """Yields the real batches with counterfactuals mixed in.
+
+    Iterate it as it is, or through `DataLoader(stream, batch_size=None)`. What step k draws is a
+    function of (seed, epoch, rank, k) alone. Images are made without a gradient and are ordinary
+    tensors of a training graph.
+
+    Args:
+        real: a map-style or iterable dataset (with `batch_size`), or a `DataLoader` or any other
+            iterable of ready batches (without). A batch is (images, labels, …) or a dict; images
+            (B, 3, H, W) float, labels (B,) integers. With Accelerate: prepare the loader first.
+        source: a `Source`, or a frozen CGN, which stands for `FreshSource(cgn)`.
+        batch_size: real images per step, where `real` is a dataset.
+        ratio: counterfactuals per real image: a number, or a schedule (`OffAfter`, `Ramp`, any
+            function of the step counted over epochs). 1.0 where neither count nor fraction is
+            given. Fractions carry over from step to step.
+        count: instead of ratio, counterfactuals per step (with mix="replace": per full batch).
+        fraction: instead of ratio, the share of the batch that is counterfactual; 1.0 with
+            mix="replace" trains on counterfactuals alone.
+        mix: "append" puts them behind the real images, "replace" puts them in the place of random
+            real images (the batch keeps its size), "separate" yields (real batch, counterfactual
+            batch), so that they need not share BatchNorm statistics.
+        label: which factor's class is the label of a counterfactual; "all" makes labels
+            (B, 3) of shape, texture and background.
+        class_map: `{label: class or classes of the CGN}`, where they are not the same numbers.
+            Counterfactuals are drawn of these classes only.
+        transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images as the real
+            ones are; `match_real(mean, std, crop_size)` makes one. Runs on the device.
+        device: where batches are put together; the source's by default.
+        seed: of the real order and of everything that is drawn.
+        num_workers: processes that read a dataset. They never hold the CGN.
+        output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
+            `image, label, is_counterfactual, shape, texture, background`.
+        shuffle: whether a map-style dataset is read in random order.
+        drop_last: whether a last, smaller batch of a dataset is left out.
+        value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
+            first batch is held against it; None leaves that out.
+        keys: keys or positions of images and labels in a batch, where they are not the usual.
+        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
+            environment by default. Each reads its part of a map-style dataset.
+        world_size: how many processes there are.
+        shard_iterable: whether ranks share out an iterable dataset's samples; must be said where
+            there are several ranks.
+        seed_items: seeds Python, NumPy and torch by (seed, epoch, index) while a map-style
+            dataset reads an item, so that its random transforms are the same whatever the number
+            of workers, and after a resume. Off, they draw what a plain loader's would.
+        loader_options: further options of the inner `DataLoader` (pin_memory, collate_fn,
+            persistent_workers, prefetch_factor, …).
+
+    Attributes:
+        epoch: the epoch that is under way or comes next; advances when one is complete.
+        proportion: ratio, count and fraction, where they follow from each other.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+        ArgumentTypeError: a thing of the wrong kind.
+        ClassMapError: the class map and the CGN or the interventions do not fit.
+        DeviceError: the source is on another device than `device`, or there is no such device.
+        BatchError: while iterating: a batch is not as was declared.
+        WorkerError: while iterating: inside a worker of a `DataLoader`, or in one that would add a
+            dimension.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
+        >>> digits = TensorDataset(torch.rand(32, 3, 32, 32) * 2 - 1, torch.arange(32) % 10)
+        >>> source = BankSource(SmallCGN().freeze(), size=20)
+        >>> train = CounterfactualDataset(digits, source, batch_size=8, ratio=0.5)
+        >>> for images, labels in train:
+        ...     pass
+        >>> len(train), images.shape, labels.shape
+        (4, torch.Size([12, 3, 32, 32]), torch.Size([12]))
+    """
+
+    def __init__(
+        self,
+        real: Any,
+        source: Source | Mechanisms,
+        *,
+        batch_size: int | None = None,
+        ratio: float | Schedule | None = None,
+        count: float | None = None,
+        fraction: float | None = None,
+        mix: Mix = "append",
+        label: Label = "shape",
+        class_map: ClassMap | ClassMapLike | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        output: Output = "same",
+        shuffle: bool = True,
+        drop_last: bool = False,
+        value_range: tuple[float, float] | Literal["transform"] | None = "transform",
+        keys: tuple[str | int, str | int] | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        shard_iterable: bool | None = None,
+        seed_items: bool = False,
+        loader_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        require_choice("mix", mix, ("append", "replace", "separate"))
+        require_choice("label", label, (*FACTORS, "all"))
+        require_choice("output", output, ("same", "dict", "namedtuple"))
+        self.mix, self.label = mix, label
+        self.seed = require_seed(seed)
+        self.rank, self.world_size = find_rank(rank, world_size)
+        self.class_map = make_class_map(class_map)
+        self.source = make_source(source, self.class_map, label_factors(label))
+        self.device = find_device(device, self.source)
+        self.keys = keys
+        reading = ReadConfig(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            num_workers=num_workers,
+            seed_items=seed_items,
+            shard_iterable=shard_iterable,
+            loader_options=loader_options or {},
+        )
+        self._real = wrap_real(real, reading)
+        size = batch_size if batch_size is not None else getattr(real, "batch_size", None)
+        self.proportion = Proportion(ratio, count, fraction, mix=mix, batch_size=size)
+        self._maker = StepMaker(
+            self.source,
+            mix=mix,
+            label=label,
+            output=output,
+            class_map=self.class_map,
+            transform=transform,
+            device=self.device,
+            value_range=find_value_range(value_range, transform),
+            seed=self.seed,
+            rank=self.rank,
+        )
+        self._layout: Layout | None = None
+        self._start = self._position = Position(0, 0, 0, 0)
+        self._resume: dict[str, Any] | None = None
+        self._running: object | None = None
+        self._sampler_epoch = getattr(self.sampler, "epoch", None)
+        self._pid = os.getpid()
+
+    # What users and other libraries read -------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return (
+            f"CounterfactualDataset({self.proportion!r}, mix={self.mix!r}, label={self.label!r}, "
+            f"steps={self._real.num_steps()}, epoch={self.epoch}, device={str(self.device)!r}, "
+            f"rank {self.rank} of {self.world_size})"
+        )
+
+    def __len__(self) -> int:
+        """Returns the exact number of steps of an epoch.
+
+        Raises:
+            TypeError: the real data does not know its length.
+        """
+        num_steps = self._real.num_steps()
+        if num_steps is None:
+            raise ArgumentTypeError("the real data has no length, so the stream has none either")
+        return num_steps
+
+    @property
+    def dataset(self) -> Any:
+        """The user's dataset, where there is one."""
+        return self._real.dataset
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler of the inner loader, where there is one."""
+        return self._real.sampler
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The batch sampler of the inner loader, where there is one."""
+        return self._real.batch_sampler
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way or comes next, counted from 0."""
+        return self._position.epoch
+
+    # Epochs and state --------------------------------------------------------------------------
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of `epoch`; nothing changes if the stream is in it already.
+
+        Not needed in a plain loop: the epoch advances by itself when an iteration completes.
+
+        Raises:
+            ArgumentError: the epoch is negative.
+        """
+        if epoch < 0:
+            raise ArgumentError(f"epoch must be 0 or more, got {epoch}")
+        if epoch == self.epoch:
+            return
+        self._running, self._resume = None, None
+        self._start = self._position = self._start_of(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the stream is, counted in batches that were yielded; never weights."""
+        if self._resume is not None:
+            real = self._resume["real"]
+        else:
+            real = self._real.state(started=self._running is not None)
+        return {
+            "version": STATE_VERSION,
+            **self._position._asdict(),
+            "start": self._start._asdict(),
+            "real": real,
+            "fingerprint": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the next iteration go on where `state` was saved.
+
+        Raises:
+            StateError: the state is of another version or another configuration.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
+            version = state.get("version") if isinstance(state, Mapping) else type(state).__name__
+            raise StateError(
+                f"not a state of this version of CounterfactualDataset: expected version "
+                f"{STATE_VERSION}, got {version!r}"
+            )
+        missing = [
+            key for key in (*Position._fields, "start", "real", "fingerprint") if key not in state
+        ]
+        if missing:
+            raise StateError(
+                f"the state is damaged: expected what state_dict() returned, and {missing[0]!r} is "
+                "missing"
+            )
+        ours, theirs = self._fingerprint(), state["fingerprint"]
+        differing = [key for key in ours if theirs.get(key) != ours[key]]
+        if differing:
+            listed = "; ".join(
+                f"{key}: {theirs.get(key)!r} then, {ours[key]!r} now" for key in differing
+            )
+            raise StateError(
+                f"the state belongs to another configuration ({listed}): make the stream as it was "
+                "when the state was saved"
+            )
+        self._running = None
+        self._resume = dict(state)
+        self._start = Position(**state["start"])
+        self._position = Position(**{name: state[name] for name in Position._fields})
+
+    def _fingerprint(self) -> dict[str, str]:
+        source = getattr(self.source, "fingerprint", type(self.source).__name__)
+        return {
+            "real": self._real.key(),
+            "source": str(source),
+            "proportion": self.proportion.key,
+            "mix": self.mix,
+            "label": self.label,
+            "class_map": repr(self.class_map),
+            "seed": str(self.seed),
+            "world_size": str(self.world_size),
+        }
+
+    def _start_of(self, epoch: int) -> Position:
+        """Returns the start of an epoch that was not reached by iterating."""
+        sizes = self._real.batch_sizes()
+        if sizes is not None:
+            carry = self.proportion.carry_after(chain.from_iterable(repeat(sizes, epoch)))
+            return Position(epoch, 0, epoch * len(sizes), carry)
+        num_steps = self._real.num_steps()
+        total = self._position.total if num_steps is None else epoch * num_steps
+        return Position(epoch, 0, total, self._position.carry)
+
+    # Iteration ---------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields the batches of an epoch.
+
+        After `load_state_dict`, those that are left of it. An epoch that was broken off is begun
+        again; one whose last batch was yielded is followed by the next.
+        """
+        self._refuse_workers()
+        if _inside_auto_collation():
+            raise WorkerError(
+                "DataLoader(stream) would batch the ready batches once more and add a dimension: "
+                "use DataLoader(stream, batch_size=None), or iterate the stream itself"
+            )
+        return self._iterate()
+
+    def _refuse_workers(self) -> None:
+        if get_worker_info() is not None:
+            raise WorkerError(
+                "CounterfactualDataset was iterated inside a DataLoader worker, where it would "
+                "copy the generator: pass num_workers to CounterfactualDataset, and use "
+                "num_workers=0 outside: DataLoader(stream, batch_size=None)"
+            )
+        if self.device.type == "cuda" and os.getpid() != self._pid:
+            raise WorkerError(
+                "this process was forked from the one that holds the generator on the GPU, and "
+                "CUDA does not survive a fork: make the CounterfactualDataset in this process"
+            )
+
+    def _iterate(self) -> Iterator[Any]:
+        self._adopt_sampler_epoch()
+        token = self._running = object()
+        resume, self._resume = self._resume, None
+        # Whoever counts to len(stream) never asks for the end of the epoch.
+        if resume is None and 0 < self._position.step == self._real.num_steps():
+            self._start = self._position.next_epoch()
+        position = self._position if resume else self._start
+        self._position = position
+        batches = self._real.start(position.epoch, position.step, resume and resume["real"])
+        self._sampler_epoch = getattr(self.sampler, "epoch", None)
+        items = self._real.items(position.step) if self._maker.needs_items else None
+        try:
+            for batch in batches:
+                layout = self._layout = self._layout or find_layout(batch, self.keys)
+                num_real = len(layout.take(batch)[0])
+                num, carry = self.proportion.split(position.total, num_real, position.carry)
+                chosen = None if items is None else torch.tensor(next(items))
+                made = self._maker.make(batch, layout, num, position, chosen)
+                position = position.advanced(carry)
+                # An older iterator of this stream no longer says where the stream is.
+                if self._running is token:
+                    self._position = position
+                yield made
+            if self._running is token:
+                self._running = None
+                self._start = self._position = position.next_epoch()
+        finally:
+            # Workers of a loader end with its iterator, also after a break.
+            del batches
+
+    def _adopt_sampler_epoch(self) -> None:
+        """Follows a `set_epoch` that another library called on the sampler itself."""
+        epoch = getattr(self.sampler, "epoch", None)
+        if isinstance(epoch, int) and epoch != self._sampler_epoch:
+            self.set_epoch(epoch)
+
+
+def _inside_auto_collation() -> bool:
+    """Whether `__iter__` was called by a `DataLoader` that batches what it gets.
+
+    Such a loader passes nothing on that would tell, so this looks at the caller; a test holds it
+    against the installed torch.
+    """
+    caller = sys._getframe(2)
+    if caller.f_globals.get("__name__") != "torch.utils.data._utils.fetch":
+        return False
+    return bool(getattr(caller.f_locals.get("self"), "auto_collation", False))

@@ -1,0 +1,208 @@
+"""How many counterfactuals a step gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from typing import Literal
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import UNIT, split_counts
+
+Mix = Literal["append", "replace", "separate"]
+Schedule = Callable[[int], float]
+"""Takes the step, counted over all epochs from 0, and returns the ratio."""
+
+
+@dataclass(frozen=True)
+class OffAfter:
+    """A schedule: `ratio` for the first `num_steps` steps, then no counterfactuals.
+
+    The counterpart of switching mixup off for the last epochs.
+
+    Example:
+        >>> from cgn_augment import OffAfter
+        >>> schedule = OffAfter(1.0, num_steps=100)
+        >>> schedule(99), schedule(100)
+        (1.0, 0.0)
+    """
+
+    ratio: float
+    num_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Returns the ratio at `step`."""
+        return self.ratio if step < self.num_steps else 0.0
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A schedule: from `start` to `end` in a straight line over `num_steps` steps, then `end`.
+
+    Example:
+        >>> from cgn_augment import Ramp
+        >>> [Ramp(0.0, 1.0, num_steps=4)(step) for step in (0, 2, 4, 9)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+
+    start: float
+    end: float
+    num_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Returns the ratio at `step`."""
+        done = min(1.0, step / self.num_steps) if self.num_steps > 0 else 1.0
+        return self.start + (self.end - self.start) * done
+
+
+class Proportion:
+    """The share of counterfactuals, given in one of three ways, and the others derived.
+
+    Args:
+        ratio: counterfactuals per real image, a number or a schedule over steps.
+        count: counterfactuals per step.
+        fraction: share of the batch that is counterfactual.
+        mix: "append" and "separate" keep every real image; "replace" keeps the batch's size.
+        batch_size: real images per step where known, to derive what was not given.
+
+    Raises:
+        ArgumentError: more than one of the three, or one that is negative, NaN or infinite; a
+            fraction above 1, or of 1 where real images are kept.
+        ArgumentTypeError: not a number.
+
+    Example:
+        >>> from cgn_augment.stream.mixing import Proportion
+        >>> Proportion(fraction=0.25, mix="append", batch_size=48)
+        Proportion(ratio=0.3333, count=16, fraction=0.25)
+    """
+
+    def __init__(
+        self,
+        ratio: float | Schedule | None = None,
+        count: float | None = None,
+        fraction: float | None = None,
+        *,
+        mix: Mix = "append",
+        batch_size: int | None = None,
+    ) -> None:
+        given = {"ratio": ratio, "count": count, "fraction": fraction}
+        chosen = [name for name, value in given.items() if value is not None]
+        if len(chosen) > 1:
+            raise ArgumentError(
+                f"give one of ratio, count and fraction, got {' and '.join(chosen)}: the others "
+                "follow from it"
+            )
+        self.mix, self.batch_size = mix, batch_size
+        self.schedule: Schedule | None = None
+        self.ratio: float | None = None
+        self.count: float | None = None
+        self.fraction: float | None = None
+        self._per_image = self._per_step = 0
+        if count is not None:
+            self._set_count(_require_share("count", count))
+        elif fraction is not None:
+            self._set_fraction(_require_share("fraction", fraction))
+        elif callable(ratio):
+            self.schedule = ratio
+        else:
+            self._set_ratio(_require_share("ratio", 1.0 if ratio is None else ratio))
+
+    def __repr__(self) -> str:
+        if self.schedule is not None:
+            return f"Proportion(ratio={self.schedule!r})"
+        known = {"ratio": self.ratio, "count": self.count, "fraction": self.fraction}
+        shown = [f"{name}={value:.4g}" for name, value in known.items() if value is not None]
+        return f"Proportion({', '.join(shown)})"
+
+    @property
+    def key(self) -> str:
+        """Identifies the proportion in the fingerprint of a saved state."""
+        if self.schedule is None:
+            return f"{self._per_image}+{self._per_step}"
+        named = hasattr(self.schedule, "__qualname__")
+        return f"schedule {self.schedule.__qualname__ if named else self.schedule!r}"
+
+    def split(self, step: int, num_real: int, carry: int) -> tuple[int, int]:
+        """Returns the number of counterfactuals at `step` and the new carry, in 1/UNIT."""
+        per_image = self._per_image
+        if self.schedule is not None:
+            ratio = _require_share(f"the ratio's schedule at step {step}", self.schedule(step))
+            per_image = self._share(ratio)
+        num, carry = split_counts(num_real, per_image, self._per_step, carry)
+        if self.mix == "replace" and num > num_real:
+            raise ArgumentError(
+                f"mix='replace' cannot put {num} counterfactuals into a batch of {num_real}: lower "
+                "count to the batch size, or use mix='append'"
+            )
+        return num, carry
+
+    def carry_after(self, batch_sizes: Iterable[int]) -> int:
+        """Returns the carry after steps 0, 1, … with these numbers of real images."""
+        if self.schedule is None and not self._per_step:
+            return sum(batch_sizes) * self._per_image % UNIT
+        carry = 0
+        for step, num_real in enumerate(batch_sizes):
+            carry = self.split(step, num_real, carry)[1]
+        return carry
+
+    def _share(self, ratio: float) -> int:
+        """Returns counterfactuals per image that is read, in 1/UNIT."""
+        exact = _exact(ratio)
+        return _in_units(exact / (1 + exact) if self.mix == "replace" else exact)
+
+    def _set_ratio(self, ratio: float) -> None:
+        self._per_image = self._share(ratio)
+        self.ratio, self.fraction = ratio, ratio / (1 + ratio)
+        if self.batch_size is not None:
+            self.count = self._per_image * self.batch_size / UNIT
+
+    def _set_fraction(self, fraction: float) -> None:
+        if fraction > 1 or (fraction == 1 and self.mix != "replace"):
+            raise ArgumentError(
+                f"fraction must be below 1 with mix={self.mix!r}, which keeps every real image, "
+                f"and at most 1 with mix='replace'; got {fraction}"
+            )
+        exact = _exact(fraction)
+        self.ratio = float(exact / (1 - exact)) if fraction < 1 else math.inf
+        self._per_image = _in_units(exact if self.mix == "replace" else exact / (1 - exact))
+        self.fraction = fraction
+        if self.batch_size is not None:
+            self.count = self._per_image * self.batch_size / UNIT
+
+    def _set_count(self, count: float) -> None:
+        self._per_step = _in_units(_exact(count))
+        self.count = count
+        if self.batch_size is None:
+            return
+        if self.mix == "replace" and count > self.batch_size:
+            raise ArgumentError(
+                f"mix='replace' cannot put {count:g} counterfactuals into a batch of "
+                f"{self.batch_size}: lower count, or use mix='append'"
+            )
+        if self.mix == "replace":  # a smaller last batch gets its share of them
+            self._per_image = _in_units(_exact(count) / self.batch_size)
+            self._per_step = 0
+        kept = self.batch_size - count if self.mix == "replace" else self.batch_size
+        self.ratio = count / kept if kept else math.inf
+        self.fraction = count / (kept + count)
+
+
+def _exact(value: float) -> Fraction:
+    """Reads 0.1 as one tenth, not as the binary number next to it."""
+    return Fraction(value).limit_denominator(10**6)
+
+
+def _in_units(share: Fraction) -> int:
+    """Rounds up to 1/UNIT: a third of 48 rounded down would be 15 in the first step."""
+    return math.ceil(share * UNIT)
+
+
+def _require_share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentTypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise ArgumentError(f"{name} must be finite and 0 or more, got {value}")
+    return float(value)

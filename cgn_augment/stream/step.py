@@ -1,0 +1,232 @@
+"""Makes one step of the stream: a function of the real batch, the number and the position alone.
+
+Nothing here remembers the step before, so steps can be made ahead of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cgn_augment.stream.arguments import Label, Output, label_factors
+from cgn_augment.stream.batches import (
+    Layout,
+    append_rows,
+    check_batch,
+    check_made_range,
+    check_range,
+    follow_rows,
+    made_rows,
+    pad_extra,
+    real_rows,
+)
+from cgn_augment.class_map import ClassMap
+from cgn_augment.errors import BatchError, ClassMapError
+from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.stream.mixing import Mix
+from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, SteppedSource
+
+
+class Position(NamedTuple):
+    """Where a stream is.
+
+    Attributes:
+        epoch: counted from 0.
+        step: steps of the epoch that are done.
+        total: steps of all epochs that are done.
+        carry: part of a counterfactual that is left for the next step, in 1/UNIT.
+    """
+
+    epoch: int
+    step: int
+    total: int
+    carry: int
+
+    def advanced(self, carry: int) -> Position:
+        """Returns the position one step further."""
+        return Position(self.epoch, self.step + 1, self.total + 1, carry)
+
+    def next_epoch(self) -> Position:
+        """Returns the start of the epoch after this one, where this one is complete."""
+        return Position(self.epoch + 1, 0, self.total, self.carry)
+
+
+class StepMaker:
+    """Puts real images and counterfactuals of one step together.
+
+    The arguments are those of `CounterfactualDataset`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        mix: Mix,
+        label: Label,
+        output: Output,
+        class_map: ClassMap | None,
+        transform: Callable[[Tensor], Tensor] | None,
+        device: torch.device,
+        value_range: tuple[float, float] | None,
+        seed: int,
+        rank: int,
+    ) -> None:
+        self.source, self.transform, self.class_map = source, transform, class_map
+        self.mix, self.label, self.output = mix, label, output
+        self.device, self.value_range = device, value_range
+        self.seed, self.rank = seed, rank
+        self._seek = source.seek if isinstance(source, SteppedSource) else None
+        self._checked = False
+
+    @property
+    def needs_items(self) -> bool:
+        """Whether the source looks at which items of the dataset a batch holds."""
+        return bool(getattr(self.source, "needs_items", False))
+
+    def make(
+        self,
+        batch: Any,
+        layout: Layout,
+        num: int,
+        position: Position,
+        items: Tensor | None = None,
+    ) -> Any:
+        """Makes the batch of a step.
+
+        Args:
+            batch: the real batch.
+            layout: where its images and labels are.
+            num: counterfactuals to mix in.
+            position: of the step.
+            items: (B,) int64 on the CPU, which items of the dataset the batch holds, if known.
+
+        Raises:
+            BatchError: the real batch, or what the source or the transform gave, does not fit.
+            ClassMapError: a label that the CGN has no class for, or the other way round.
+        """
+        if num == 0 and self.mix == "append" and self.output == "same" and self.label != "all":
+            return layout.move(batch, self.device)
+        images, labels = layout.take(layout.move(batch, self.device))
+        if num and not self._checked:
+            check_batch(images, labels)
+            if self.value_range is not None:
+                check_range(images, self.value_range)
+        made = self._draw(batch, images, labels, num, position, items)
+        extra = made_rows(made, labels.dtype, self.label)
+        keep = None
+        if self.mix == "replace" and num:
+            keep = self._places_to_keep(len(images), num, position)
+            stay = keep.to(self.device)
+            extra = extra._replace(real_index=follow_rows(extra.real_index, stay, len(images)))
+            images, labels = images[stay], labels[stay]
+        real = real_rows(images, labels, self.label)
+        if self.mix == "separate":
+            nothing = torch.zeros(0, dtype=torch.int64)
+            return (
+                self._pack(batch, layout, real, 0, None),
+                self._pack(batch, layout, extra, num, nothing),
+            )
+        return self._pack(batch, layout, append_rows(real, extra), num, keep)
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        batch: Any,
+        images: Tensor,
+        labels: Tensor,
+        num: int,
+        position: Position,
+        items: Tensor | None,
+    ) -> Counterfactuals:
+        """Draws, transforms and checks; the labels that come back are the user's."""
+        if num == 0:
+            none = labels.new_zeros(0)
+            return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none)
+        key = (self.seed, position.epoch, self.rank, position.step)
+        generator = step_generator(Purpose.SOURCE, *key)
+        if self._seek is not None:
+            self._seek(position.total, self.rank)
+        if items is not None and len(items) != len(images):
+            raise BatchError(
+                f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
+                "each item where it is, for the source looks at which items they are"
+            )
+        real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
+        made = self.source.sample(num, generator, real)
+        if len(made) != num:
+            raise BatchError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
+        pictures = made.images.to(self.device, non_blocking=True)
+        if self.transform is not None:
+            with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
+                pictures = self.transform(pictures)
+        if pictures.shape[1:] != images.shape[1:]:
+            raise BatchError(
+                f"counterfactuals arrive as {tuple(pictures.shape[1:])} and real images as "
+                f"{tuple(images.shape[1:])}: pass transform=match_real(mean, std, crop_size="
+                f"{images.shape[-1]}), or resize the real images"
+            )
+        if self.value_range is not None and not self._checked:
+            check_made_range(pictures, self.value_range)
+        rows = None if made.real is None else made.real.to(self.device, non_blocking=True)
+        shape, texture, background = (
+            self._labels_of(made, factor, rows, labels) for factor in FACTORS
+        )
+        self._checked = True
+        return Counterfactuals(pictures.to(images.dtype), shape, texture, background, rows)
+
+    def _classes_of(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        if self.class_map is not None:
+            return self.class_map.to_class(labels, generator)
+        num_classes = getattr(self.source, "num_classes", None)
+        if num_classes is not None and not self._checked and int(labels.max()) >= num_classes:
+            raise ClassMapError(
+                f"the real data has label {int(labels.max())} and the CGN only the classes 0 to "
+                f"{num_classes - 1}: pass class_map={{label: class, …}}"
+            )
+        return labels.long()
+
+    def _labels_of(
+        self, made: Counterfactuals, factor: str, rows: Tensor | None, real_labels: Tensor
+    ) -> Tensor:
+        classes: Tensor = getattr(made, factor).to(self.device, non_blocking=True)
+        if self.class_map is None:
+            return classes
+        labels = self.class_map.to_label(classes)
+        if rows is not None and factor == "shape":  # a real shape has the label of its image
+            labels = torch.where(rows >= 0, real_labels[rows.clamp(min=0)].long(), labels)
+        # On a GPU a look at every step would make the host wait; the first step is looked at.
+        look = not self._checked or self.device.type == "cpu"
+        if look and factor in label_factors(self.label) and bool((labels < 0).any()):
+            y = int(classes[labels < 0][0])
+            raise ClassMapError(
+                f"the source drew class {y} for the {factor}, which is outside the class map and "
+                "can have no label: add it to class_map, or keep the source to the map's classes"
+            )
+        return labels
+
+    def _places_to_keep(self, num_real: int, num: int, position: Position) -> Tensor:
+        key = (self.seed, position.epoch, self.rank, position.step)
+        order = torch.randperm(num_real, generator=step_generator(Purpose.MIX, *key))
+        return order[num:].sort().values
+
+    def _pack(
+        self, batch: Any, layout: Layout, rows: MixedBatch, num: int, keep: Tensor | None
+    ) -> Any:
+        """Puts rows into the structure of the real batch, or into the one that was asked for."""
+        if self.output == "namedtuple":
+            return rows
+        if self.output == "dict":
+            return rows._asdict()
+        num_real = len(batch[layout.image])
+
+        def part(value: Any, key: str | int) -> Any:
+            if key == layout.image:
+                return rows.image
+            if key == layout.label:
+                return rows.label
+            return pad_extra(value, num_real, num, keep)
+
+        return layout.rebuild(batch, part)

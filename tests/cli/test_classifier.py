@@ -1,0 +1,192 @@
+"""`train-generator classifier`, from folders of images to a classifier in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_tiny_cgn
+from safetensors.torch import load_file, save_file
+from stream_helpers import same
+from torchvision.utils import save_image
+
+from cgn_augment import ShardConfig, render_shards, save_cgn
+from cgn_augment.errors import ArgumentError, CheckpointError, DataError, StateError
+from train_generator.classifier import EnsembleConfig, EnsembleRun, load_ensemble, make_ensemble
+from train_generator.cli.classifier import classifier
+from train_generator.classifier.ensemble_data import (
+    ImagesConfig,
+    SourceConfig,
+    resolve_class_map,
+)
+
+BACKBONE = "timm/test_efficientnet"
+CLASSES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training and validation images of three classes, a CGN of three, and a backbone's weights."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for split, num in (("train", 4), ("val", 2)):
+        for name in CLASSES:
+            (folder / split / name).mkdir(parents=True)
+            for i in range(num):
+                image = torch.rand(3, 40, 40, generator=generator)
+                save_image(image, folder / split / name / f"{i}.png")
+    save_cgn(make_tiny_cgn(num_classes=3), folder / "cgn.safetensors")
+    model = make_ensemble(BACKBONE, 2, pretrained=False)
+    save_file(model.backbone.state_dict(), folder / "backbone.safetensors")
+    return folder
+
+
+def train(place: Path, out: Path, **changes: Any) -> None:
+    arguments: dict[str, Any] = {
+        "cgn": str(place / "cgn.safetensors"),
+        "backbone": BACKBONE,
+        "backbone_file": str(place / "backbone.safetensors"),
+        "batch_size": 4,
+        "source": SourceConfig(bank=6, refresh=1),
+        "images": ImagesConfig(image_size=32),
+        "training": EnsembleConfig(num_epochs=2, batch_norm="real"),
+        "device": "cpu",
+        **changes,
+    }
+    classifier(str(place / "train"), str(place / "val"), out=str(out), **arguments)
+
+
+def test_the_command_makes_a_classifier(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs" / "classifier"
+    train(place, out)
+    loaded = load_ensemble(out / "classifier.safetensors")
+    assert loaded.classes == CLASSES
+    assert (loaded.image_size, loaded.mean) == (32, (0.485, 0.456, 0.406))
+    facts = json.loads((out / "settings.json").read_text())
+    assert facts["settings"]["training"]["batch_norm"] == "real"
+    assert facts["settings"]["source"]["bank"] == 6
+    printed = capsys.readouterr().out
+    file = place / "backbone.safetensors"
+    assert f"backbone: {BACKBONE}, weights of {file}; heads: new weights" in printed
+    assert "epoch 2: loss " in printed
+    assert "background-free" in printed
+    assert f"classifier: {out / 'classifier.safetensors'} (2 epochs)" in printed
+    with pytest.raises(ArgumentError, match="holds a training: pass --resume to go on with it"):
+        train(place, out)
+    with pytest.raises(StateError, match=r"with num_epochs=2 and now num_epochs=3 is asked for"):
+        train(place, out, resume=True, training=EnsembleConfig(num_epochs=3, batch_norm="real"))
+    with pytest.raises(StateError, match=r"min_scale': 0.08.* now .*min_scale': 0.5.* is asked"):
+        train(place, out, resume=True, images=ImagesConfig(image_size=32, min_scale=0.5))
+    train(place, out, resume=True)
+    assert len(json.loads((out / "results.json").read_text())["epochs"]) == 2
+
+
+def test_an_interrupted_command_ends_with_the_same_weights(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(place, tmp_path / "whole")
+    step = EnsembleRun._train_batch
+
+    def press(run: EnsembleRun, batch: Any, epoch: int, number: int) -> Any:
+        if (epoch, number) == (1, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run, batch, epoch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EnsembleRun, "_train_batch", press)
+        with pytest.raises(KeyboardInterrupt):
+            train(place, tmp_path / "stopped")
+    train(place, tmp_path / "stopped", resume=True)
+    whole, resumed = (tmp_path / name for name in ("whole", "stopped"))
+    assert (whole / "results.json").read_bytes() == (resumed / "results.json").read_bytes()
+    expected, found = (load_file(folder / "classifier.safetensors") for folder in (whole, resumed))
+    assert same(found, expected)
+
+
+def test_counterfactuals_may_come_from_shards_or_from_the_cgn_itself(
+    place: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    render_shards(make_tiny_cgn(num_classes=3).freeze(), shards, ShardConfig(num=64))
+    once = EnsembleConfig(num_epochs=1)
+    train(place, tmp_path / "from shards", cgn=None, shards=str(shards), training=once)
+    train(place, tmp_path / "fresh", source=SourceConfig(bank=0), ratio=0.5, training=once)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"cgn": None}, ArgumentError, "from a CGN or from shards: pass one of --cgn and --shards"),
+        ({"shards": "folder"}, ArgumentError, "pass one of --cgn and --shards"),
+        ({"batch_size": 0}, ArgumentError, "batch_size must be 1 or more, got 0"),
+        ({"ratio": -1.0}, ArgumentError, "ratio must be finite and 0 or more, got -1.0"),
+        (
+            {"cgn": "colored-mnist", "source": SourceConfig(bank=20)},
+            ArgumentError,
+            "draws 10 classes and the images have 3: say",
+        ),
+        ({"class_map": {"cow": 1}}, ArgumentError, "class_map has 'cow', which is no class of the"),
+        ({"class_map": {"cat": 3}}, ArgumentError, "there are the classes 0 to 2, not 3"),
+        ({"batch_size": 13}, ArgumentError, "drop_last leaves nothing: 12 images"),
+        ({"resume": True}, CheckpointError, "to resume: start without --resume"),
+        ({"classes": 5}, ArgumentError, "says itself which 3 classes it has: leave classes out"),
+    ],
+)
+def test_what_does_not_fit_is_one_error_and_leaves_nothing(
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    place: Path,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=message):
+        train(place, tmp_path / "out", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validation_images_of_other_classes_are_an_error(place: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog", "emu"):
+        (tmp_path / name).mkdir()
+        save_image(torch.rand(3, 40, 40), tmp_path / name / "1.png")
+    arguments = {"cgn": str(place / "cgn.safetensors"), "backbone": BACKBONE, "device": "cpu"}
+    with pytest.raises(ArgumentError, match=r"which differ in \['emu', 'owl'\]: labels would not"):
+        classifier(str(place / "train"), str(tmp_path), out=str(tmp_path / "out"), **arguments)
+    with pytest.raises(DataError, match=r"there is no folder .*none: expected one folder of"):
+        classifier(str(place / "none"), str(tmp_path), out=str(tmp_path / "out"), **arguments)
+
+
+def test_classes_are_joined_by_name() -> None:
+    assert resolve_class_map(None, CLASSES, 1000) is None
+    named = resolve_class_map("names", ["tench", "golden_retriever"], 1000)
+    assert named == {0: [0], 1: [207]}
+    given = {"dog": ["golden_retriever", 208], "0": 281, "owl": "great_grey_owl"}
+    assert resolve_class_map(given, CLASSES, 1000) == {1: [207, 208], 0: [281], 2: [24]}
+    numbers: Any = {0: [1, 2]}  # as YAML gives them
+    assert resolve_class_map(numbers, CLASSES, 10) == {0: [1, 2]}
+    # A folder that is called 1 is meant by its name, whatever label it has.
+    assert resolve_class_map({"1": 5}, ["0", "2", "1"], 10) == {2: [5]}
+    with pytest.raises(
+        ArgumentError, match=r"class_map has '3', .* cat, dog, owl, or the labels 0"
+    ):
+        resolve_class_map({"3": 1}, CLASSES, 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ImagesConfig(image_size=0), "image_size must be 1 or more pixels, got 0"),
+        (lambda: ImagesConfig(test_crop=1.5), "test_crop must be above 0 and at most 1, got 1.5"),
+        (lambda: SourceConfig(bank=-1), "bank must be 0 or more, got -1"),
+        (lambda: SourceConfig(chunk=0), "chunk must be 1 or more, got 0"),
+    ],
+)
+def test_settings_are_checked_when_made(make: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        make()

@@ -1,0 +1,408 @@
+"""The losses: closed forms, gradients, messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError
+from train_generator.losses.functional import (
+    gram_loss,
+    gram_matrix,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    kl_loss,
+    lsgan_discriminator_loss,
+    lsgan_generator_loss,
+    mask_border_loss,
+    mask_entropy_loss,
+    mask_size_loss,
+)
+
+DTYPES = [torch.float32, torch.float64]
+
+
+def draw(generator: torch.Generator, *shape: int) -> Tensor:
+    """Random float64 numbers to differentiate at."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def draw_mask(generator: torch.Generator, *shape: int) -> Tensor:
+    """A random float64 mask in [0.05, 0.95]."""
+    values = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (0.05 + 0.9 * values).requires_grad_()
+
+
+# every loss
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_loss_is_a_scalar_of_its_arguments_dtype(
+    dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    scores = torch.randn(4, 1, generator=generator, dtype=dtype)
+    mask = torch.rand(4, 1, 8, 8, generator=generator, dtype=dtype)
+    features = [torch.randn(4, 3, 8, 8, generator=generator, dtype=dtype)]
+    losses = [
+        lsgan_generator_loss(scores),
+        lsgan_discriminator_loss(scores, scores),
+        hinge_generator_loss(scores),
+        hinge_discriminator_loss(scores, scores),
+        mask_border_loss(mask, 2),
+        mask_entropy_loss(mask),
+        mask_size_loss(mask),
+        gram_loss(features, [2 * features[0]], [0.3]),
+    ]
+    for loss in losses:
+        assert loss.shape == ()
+        assert loss.dtype == dtype
+
+
+def test_gradients_are_those_of_finite_differences(generator: torch.Generator) -> None:
+    scores, others = draw(generator, 4, 1), draw(generator, 3, 1)
+    assert torch.autograd.gradcheck(lsgan_generator_loss, scores)
+    assert torch.autograd.gradcheck(lsgan_discriminator_loss, (scores, others))
+    assert torch.autograd.gradcheck(hinge_generator_loss, scores)
+    assert torch.autograd.gradcheck(hinge_discriminator_loss, (scores, others))
+    mask = draw_mask(generator, 3, 1, 4, 4)
+    assert torch.autograd.gradcheck(mask_entropy_loss, mask)
+    assert torch.autograd.gradcheck(lambda m: mask_border_loss(m, 1), mask)
+    # The means are about 0.5, so every image is away from the corners of the loss.
+    for low, high in ((0.1, 0.2), (0.8, 0.9)):
+        assert torch.autograd.gradcheck(lambda m, a=low, b=high: mask_size_loss(m, a, b), mask)
+    first, second = draw(generator, 2, 3, 2, 2), draw(generator, 2, 3, 2, 2)
+    assert torch.autograd.gradcheck(gram_matrix, first)
+    assert torch.autograd.gradcheck(lambda a, b: gram_loss([a], [b], [0.7]), (first, second))
+
+
+# lsgan
+
+
+def test_the_generators_loss_is_the_squared_distance_from_one() -> None:
+    scores = torch.tensor([[1.0], [3.0], [-1.0], [0.5]])
+    assert lsgan_generator_loss(scores).item() == (0 + 4 + 4 + 0.25) / 4
+
+
+def test_the_discriminators_loss_is_the_mean_of_real_and_generated() -> None:
+    real, generated = torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0], [0.0]])
+    assert lsgan_discriminator_loss(real, generated).item() == (4 / 2 + 4 / 2) / 2
+    assert lsgan_discriminator_loss(torch.ones(2, 1), torch.zeros(2, 1)).item() == 0
+    assert lsgan_discriminator_loss(torch.zeros(2, 1), torch.ones(2, 1)).item() == 1
+
+
+def test_real_and_generated_count_the_same_however_many_there_are() -> None:
+    few, many = torch.full((1, 1), 3.0), torch.full((9, 1), 1.0)
+    assert lsgan_discriminator_loss(few, many).item() == (4 + 1) / 2
+
+
+@pytest.mark.parametrize(("name", "position"), [("real_scores", 0), ("generated_scores", 1)])
+def test_scores_that_cannot_be_used_are_errors(name: str, position: int) -> None:
+    scores = [torch.zeros(2, 1), torch.zeros(2, 1)]
+    scores[position] = torch.zeros(0, 1)
+    with pytest.raises(ArgumentError, match=rf"^{name} must not be empty, got the shape \(0, 1\)"):
+        lsgan_discriminator_loss(*scores)
+    scores[position] = torch.zeros(2, 1, dtype=torch.int64)
+    with pytest.raises(ArgumentTypeError, match=f"^{name} must be floating point, got torch.int64"):
+        lsgan_discriminator_loss(*scores)
+
+
+def test_a_generators_scores_are_checked_too() -> None:
+    with pytest.raises(CGNError, match=r"^scores must not be empty"):
+        lsgan_generator_loss(torch.zeros(0, 1))
+
+
+# hinge
+
+
+def test_the_hinge_generators_loss_is_minus_the_mean() -> None:
+    scores = torch.tensor([[1.0], [3.0], [-1.0], [0.5]], requires_grad=True)
+    loss = hinge_generator_loss(scores)
+    loss.backward()
+    assert loss.item() == -3.5 / 4
+    assert scores.grad is not None
+    assert scores.grad.flatten().tolist() == [-0.25] * 4
+
+
+def test_the_hinge_discriminators_loss_ends_where_scores_are_far_enough() -> None:
+    real = torch.tensor([[2.0], [1.0], [0.5], [-1.0]], requires_grad=True)
+    generated = torch.tensor([[-3.0], [0.5]], requires_grad=True)
+    loss = hinge_discriminator_loss(real, generated)
+    loss.backward()
+    assert loss.item() == (0 + 0 + 0.5 + 2) / 4 + (0 + 1.5) / 2
+    assert real.grad is not None
+    assert generated.grad is not None
+    assert real.grad.flatten().tolist() == [0, 0, -0.25, -0.25]
+    assert generated.grad.flatten().tolist() == [0, 0.5]
+    assert hinge_discriminator_loss(torch.zeros(3, 1), torch.zeros(5, 1)).item() == 2
+
+
+@pytest.mark.parametrize(("name", "position"), [("real_scores", 0), ("generated_scores", 1)])
+def test_hinge_scores_that_cannot_be_used_are_errors(name: str, position: int) -> None:
+    scores = [torch.zeros(2, 1), torch.zeros(2, 1)]
+    scores[position] = torch.zeros(0, 1)
+    with pytest.raises(ArgumentError, match=rf"^{name} must not be empty, got the shape \(0, 1\)"):
+        hinge_discriminator_loss(*scores)
+    scores[position] = torch.zeros(2, 1, dtype=torch.int64)
+    with pytest.raises(ArgumentTypeError, match=f"^{name} must be floating point, got torch.int64"):
+        hinge_discriminator_loss(*scores)
+    with pytest.raises(ArgumentError, match=r"^scores must not be empty"):
+        hinge_generator_loss(torch.zeros(0, 1))
+    with pytest.raises(ArgumentTypeError, match=r"^scores must be floating point"):
+        hinge_generator_loss(torch.zeros(2, 1).long())
+
+
+# mask border
+
+
+@pytest.mark.parametrize("border", [1, 2, 3])
+def test_the_border_loss_is_the_mean_of_the_pixels_near_the_edge(
+    border: int, generator: torch.Generator
+) -> None:
+    mask = draw_mask(generator, 3, 1, 7, 9)
+    rows = torch.arange(7).minimum(6 - torch.arange(7))
+    columns = torch.arange(9).minimum(8 - torch.arange(9))
+    near = torch.minimum(rows[:, None], columns[None, :]) < border
+    expected = mask[:, 0, near].mean()
+    torch.testing.assert_close(mask_border_loss(mask, border), expected)
+    mask_border_loss(mask, border).backward()
+    assert mask.grad is not None
+    assert torch.equal(mask.grad != 0, near.expand(3, 1, 7, 9))
+    torch.testing.assert_close(mask.grad.max().item(), 1 / (3 * near.sum().item()))
+
+
+def test_the_border_loss_is_zero_for_the_centre_and_one_for_the_edge() -> None:
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    assert mask_border_loss(mask, 2).item() == 0
+    assert mask_border_loss(1 - mask, 2).item() == 1
+
+
+@pytest.mark.parametrize("border", [0, -1, 2, 3])
+def test_a_border_that_does_not_fit_is_an_error(border: int) -> None:
+    with pytest.raises(ArgumentError, match=f"1 or more and less than half of 4, got {border}"):
+        mask_border_loss(torch.zeros(1, 1, 4, 9), border)
+
+
+def test_the_border_of_a_mask_needs_images() -> None:
+    with pytest.raises(ArgumentError, match=r"shape \(B, 1, H, W\), got \(4, 4\)"):
+        mask_border_loss(torch.rand(4, 4), 1)
+
+
+# mask entropy
+
+
+@pytest.mark.parametrize("m", [1e-4, 0.1, 0.25, 0.5, 0.75, 0.9999])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mask_entropy_is_the_binary_entropy_in_bits(m: float, dtype: torch.dtype) -> None:
+    expected = -m * math.log2(m) - (1 - m) * math.log2(1 - m)
+    loss = mask_entropy_loss(torch.full((2, 1, 4, 4), m, dtype=dtype))
+    # Next to 1, float32 keeps three digits of the 1e-4 that are left.
+    assert loss.item() == pytest.approx(expected, rel=1e-3 if dtype == torch.float32 else 1e-12)
+
+
+def test_mask_entropy_is_a_mean_over_images_and_pixels() -> None:
+    mask = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]]).view(4, 1, 1, 2)
+    assert mask_entropy_loss(mask).item() == 2 / 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_decided_mask_has_no_entropy_and_a_finite_gradient(dtype: torch.dtype) -> None:
+    mask = torch.tensor([0.0, 1.0], dtype=dtype, requires_grad=True)
+    loss = mask_entropy_loss(mask)
+    loss.backward()
+    assert loss.item() == 0
+    # A mean of two pixels; the logarithm ends at epsilon.
+    slope = (-math.log2(torch.finfo(dtype).eps) + 1 / math.log(2)) / 2
+    assert mask.grad is not None
+    assert mask.grad.tolist() == pytest.approx([slope, -slope], rel=1e-6)
+
+
+def test_the_slope_of_mask_entropy_is_that_of_its_closed_form() -> None:
+    values = [1e-4, 0.2, 0.5, 0.9, 0.9999]
+    mask = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    (5 * mask_entropy_loss(mask)).backward()
+    expected = [math.log2((1 - m) / m) for m in values]
+    assert mask.grad is not None
+    assert mask.grad.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+# mask size
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"), [(0.0, 0.1), (0.04, 0.06), (0.1, 0), (0.5, 0), (0.9, 0), (1.0, 0.1)]
+)
+def test_mask_size_costs_what_it_is_outside_of_the_bounds(mean: float, expected: float) -> None:
+    mask = torch.full((3, 1, 8, 8), mean, dtype=torch.float64)
+    assert mask_size_loss(mask).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_mask_size_is_judged_for_each_image_by_its_mean() -> None:
+    masks = torch.zeros(4, 1, 2, 2, dtype=torch.float64)
+    masks[1] = 1
+    masks[2, 0, 0, 0] = 1  # a quarter of the image
+    masks[3, 0, 0] = 1  # a half
+    assert masks.mean() == 0.4375  # a batch that would cost nothing as a whole
+    expected = (0.3 + 0.4 + 0.05 + 0) / 4
+    assert mask_size_loss(masks, low=0.3, high=0.6).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_masks_outside_the_bounds_alone_get_a_gradient() -> None:
+    mask = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2).clone()
+    mask.requires_grad_()
+    mask_size_loss(mask).backward()
+    assert mask.grad is not None
+    each = 1 / (3 * 4)
+    expected = torch.tensor([-each, 0.0, each]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    torch.testing.assert_close(mask.grad, expected)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.6, 0.4), (-0.1, 0.9), (0.1, 1.1), (math.nan, 0.9)])
+def test_bounds_that_do_not_fit_are_an_error(low: float, high: float) -> None:
+    with pytest.raises(ArgumentError, match=f"0 <= low <= high <= 1, got {low} and {high}"):
+        mask_size_loss(torch.rand(1, 1, 2, 2), low, high)
+
+
+def test_equal_bounds_ask_for_one_size() -> None:
+    masks = torch.tensor([0.25, 0.5]).view(2, 1, 1, 1)
+    assert mask_size_loss(masks, 0.5, 0.5).item() == 0.125
+
+
+def test_the_size_of_a_mask_needs_images() -> None:
+    with pytest.raises(ArgumentError, match=r"shape \(B, 1, H, W\), got \(4, 4\)"):
+        mask_size_loss(torch.rand(4, 4))
+
+
+@pytest.mark.parametrize(
+    "loss", [mask_entropy_loss, mask_size_loss, lambda mask: mask_border_loss(mask, 1)]
+)
+def test_masks_that_cannot_be_used_are_errors(loss: Callable[[Tensor], Tensor]) -> None:
+    mask = torch.full((1, 1, 4, 4), 0.5)
+    for value in (-0.25, 1.5):
+        mask[0, 0, 0, 0] = value
+        least, most = sorted((value, 0.5))
+        with pytest.raises(ArgumentError, match=rf"in \[0, 1\], got {least:g} to {most:g}: clamp"):
+            loss(mask)
+    mask[0, 0, 0, 0] = math.nan
+    with pytest.raises(ArgumentError, match="got nan to nan"):
+        loss(mask)
+    with pytest.raises(ArgumentError, match=r"^mask must not be empty"):
+        loss(mask[:0])
+    with pytest.raises(ArgumentTypeError, match=r"^mask must be floating point, got torch.bool"):
+        loss(mask > 0)
+
+
+# gram
+
+
+def test_a_gram_matrix_sums_products_of_channels_over_positions(
+    generator: torch.Generator,
+) -> None:
+    features = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    gram = gram_matrix(features)
+    assert gram.shape == (2, 3, 3)
+    for b in range(2):
+        for i in range(3):
+            for j in range(3):
+                expected = (features[b, i] * features[b, j]).sum().item() / (3 * 4 * 5)
+                assert gram[b, i, j].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_gram_matrix_knows_no_positions(generator: torch.Generator) -> None:
+    features = torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    moved = features.flatten(2)[..., torch.randperm(16, generator=generator)].view_as(features)
+    assert not torch.equal(moved, features)
+    torch.testing.assert_close(gram_matrix(moved), gram_matrix(features))
+
+
+def test_gram_loss_is_the_weighted_sum_of_mean_differences() -> None:
+    # Gram matrices of constant features v are v^2 / C in all entries.
+    generated = [torch.full((2, 2, 4, 4), 1.0), torch.full((2, 4, 2, 2), 2.0)]
+    real = [torch.full((2, 2, 4, 4), 3.0), torch.full((2, 4, 2, 2), 1.0)]
+    expected = 0.25 * (9 - 1) / 2 + 2 * (4 - 1) / 4
+    assert gram_loss(generated, real, (0.25, 2)).item() == pytest.approx(expected, rel=1e-6)
+    assert gram_loss(real, generated, (0.25, 2)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_gram_loss_compares_images_at_the_same_place_of_the_batch() -> None:
+    features = torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1, 1)
+    assert gram_loss([features], [features], [1]).item() == 0
+    # 1, 4, 16 against 16, 1, 4; the mean over the batch is the same.
+    assert gram_loss([features], [features.roll(1, 0)], [1]).item() == (15 + 3 + 12) / 3
+
+
+def test_gram_loss_is_least_at_the_median_of_unpaired_images() -> None:
+    real = torch.tensor([1.0, 2.0, 9.0]).view(3, 1, 1, 1)
+    values = torch.linspace(0.5, 10, 20, dtype=torch.float64).tolist()  # a half apart
+    losses = {
+        value: gram_loss([torch.full((3, 1, 1, 1), value)], [real], [1]).item() for value in values
+    }
+    assert min(losses, key=losses.__getitem__) == pytest.approx(2)
+
+
+def test_textures_of_another_size_can_be_compared() -> None:
+    small, large = torch.ones(2, 3, 2, 2), torch.ones(2, 3, 4, 8)
+    assert gram_loss([small], [large], [1]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_block_of_weight_zero_costs_nothing_and_gets_no_gradient(
+    generator: torch.Generator,
+) -> None:
+    used = torch.randn(2, 3, 2, 2, generator=generator, requires_grad=True)
+    unused = torch.full((2, 3, 2, 2), math.nan, requires_grad=True)
+    loss = gram_loss([used, unused], [torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)], [1, 0])
+    loss.backward()
+    assert used.grad is not None
+    assert used.grad.abs().sum() > 0
+    assert unused.grad is None
+    assert gram_loss([unused], [unused], [0]).item() == 0
+
+
+def test_blocks_that_do_not_fit_are_errors() -> None:
+    block = torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ArgumentError, match="entry for each block, got 1, 1 and 2"):
+        gram_loss([block], [block], [1, 1])
+    with pytest.raises(ArgumentError, match="entry for each block, got 2, 1 and 2"):
+        gram_loss([block, block], [block], [1, 1])
+    with pytest.raises(ArgumentError, match="entry for each block, got 0, 0 and 0"):
+        gram_loss([], [], [])
+    for other in (torch.zeros(1, 3, 4, 4), torch.zeros(2, 4, 4, 4)):
+        with pytest.raises(ArgumentError, match=r"generated\[1\] and real\[1\] must be as many"):
+            gram_loss([block, block], [block, other], [1, 1])
+    with pytest.raises(ArgumentError, match=r"real\[0\] must have the shape \(B, C, H, W\)"):
+        gram_loss([block], [block[0]], [1])
+    with pytest.raises(ArgumentTypeError, match=r"generated\[0\] must be floating point"):
+        gram_loss([block.long()], [block], [1])
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_weights_that_cannot_be_used_are_an_error(weight: float) -> None:
+    block = torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ArgumentError, match=rf"finite and 0 or more, got \[1, {weight}\]"):
+        gram_loss([block, block], [block, block], [1, weight])
+
+
+def test_a_gram_matrix_needs_feature_maps() -> None:
+    with pytest.raises(ArgumentError, match=r"^features must have the shape .*, got \(2, 3\)"):
+        gram_matrix(torch.zeros(2, 3))
+    with pytest.raises(ArgumentError, match=r"^features must not be empty"):
+        gram_matrix(torch.zeros(0, 3, 4, 4))
+
+
+# Autoencoders
+
+
+def test_the_divergence_is_that_of_two_gaussians() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    gaussian = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    standard = torch.distributions.Normal(torch.zeros(5, 7).double(), torch.ones(5, 7).double())
+    expected = torch.distributions.kl_divergence(gaussian, standard).sum(dim=1).mean()
+    torch.testing.assert_close(kl_loss(mean, log_variance), expected)
+    assert kl_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
+    inputs = mean.requires_grad_(), log_variance.requires_grad_()
+    assert torch.autograd.gradcheck(kl_loss, inputs)

@@ -1,0 +1,229 @@
+"""Folders of test images: what is found, and what is refused with the layout that is expected."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from robustness_helpers import (
+    CATEGORIES,
+    NINE,
+    make_cue_conflicts,
+    make_imagenet9,
+    make_reader,
+    save_image,
+)
+
+from cgn_augment.errors import ArgumentError, DataError
+from train_generator.robustness import (
+    ImageFiles,
+    ReadConfig,
+    cue_conflict_categories,
+    find_cue_conflicts,
+    find_imagenet9,
+    find_images,
+    imagenet9_classes,
+    label_images,
+    measure_cue_conflict,
+    measure_imagenet9,
+    measure_real,
+)
+from train_generator.robustness.measure import _Opened
+
+FIRST = [classes[0] for classes in cue_conflict_categories().classes]
+FIRST_OF_NINE = [classes[0] for classes in imagenet9_classes().classes]
+
+
+def test_images_with_a_conflict_are_found_with_both_labels(tmp_path: Path) -> None:
+    folder = make_cue_conflicts(tmp_path)
+    (folder / ".hidden").mkdir()
+    (folder / "cat" / "notes.txt").touch()
+    (folder / "cat" / "._cat3-dog1.png").touch()
+    images = find_cue_conflicts(folder)
+    assert len(images) == 16
+    assert images.labels.tolist() == [[i, (i + 1) % 16] for i in range(16)]
+    assert images.paths[0] == folder / "airplane" / "airplane3-bear1.png"
+    assert images.open(0).mode == "RGB"
+
+
+def test_shape_bias_of_readers_of_shape_and_of_texture(tmp_path: Path) -> None:
+    images = find_cue_conflicts(make_cue_conflicts(tmp_path))
+    config = ReadConfig(batch_size=5)  # the last batch has one image
+    for channel, bias in ((0, 1.0), (1, 0.0)):
+        counts = measure_cue_conflict(make_reader(channel, FIRST), images, config)["logits"]
+        assert counts.bias == bias
+        assert counts.num_cue_decisions == sum(counts.num_images) == 16
+    # One that takes the shapes of eight categories for the next one, which is the texture.
+    mixed = FIRST[1:9] + FIRST[8:]
+    counts = measure_cue_conflict(make_reader(0, mixed), images, config)["logits"]
+    assert counts.bias == 0.5
+    assert counts.category_biases == (0.0,) * 8 + (1.0,) * 8
+
+
+def test_a_classifier_of_the_sixteen_needs_no_mapping(tmp_path: Path) -> None:
+    images = find_cue_conflicts(make_cue_conflicts(tmp_path))
+    names = sorted(CATEGORIES, reverse=True)
+    reader = make_reader(0, [names.index(name) for name in CATEGORIES], 16, names)
+    assert measure_cue_conflict(reader, images)["logits"].bias == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: shutil.rmtree(x), "there is no folder .* of cue-conflict images"),
+        (lambda x: shutil.rmtree(x / "cat"), "lacks the folders cat"),
+        (lambda x: [shutil.rmtree(y) for y in x.iterdir()], "airplane, .* and 11 more"),
+        (lambda x: (x / "zebra").mkdir(), "has the folders zebra, which are no classes"),
+        (lambda x: [y.unlink() for y in (x / "cat").iterdir()], "has no image in cat"),
+        (lambda x: save_image(x / "cat" / "7.png", 0), "7.png must say its shape, which is cat"),
+        (lambda x: save_image(x / "cat" / "dog1-bear1.png", 0), "must say its shape, which is cat"),
+        (lambda x: save_image(x / "cat" / "cat1-zebra1.png", 0), "and its texture"),
+    ],
+)
+def test_another_layout_of_cue_conflicts_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    folder = make_cue_conflicts(tmp_path / "stimuli")
+    spoil(folder)
+    with pytest.raises(DataError, match=rf"(?s){message}.*Expected:\n.*airplane1-bicycle2.png"):
+        find_cue_conflicts(folder)
+
+
+def test_images_without_any_conflict_are_refused(tmp_path: Path) -> None:
+    for name in CATEGORIES:
+        save_image(tmp_path / name / f"{name}1-{name}1.png", 0)
+    with pytest.raises(DataError, match=r"no image of .* has a shape and a texture of two"):
+        find_cue_conflicts(tmp_path)
+
+
+def test_imagenet9_and_its_gap_with_a_partial_last_batch(tmp_path: Path) -> None:
+    variants = find_imagenet9(make_imagenet9(tmp_path, num=2))
+    assert [len(images) for images in variants.values()] == [18, 18, 18]
+    assert variants["original"].labels.flatten().tolist() == [y for y in range(9) for _ in "ab"]
+    # Takes a dog's shape for a toilet tissue, which is none of the nine.
+    by_shape = make_reader(0, [999, *FIRST_OF_NINE[1:]])
+    by_background = make_reader(1, FIRST_OF_NINE)
+    for size in (4, 18, 64):  # 18 images: a last batch of 2, a full one, one that is never full
+        found = measure_imagenet9(by_shape, variants, ReadConfig(batch_size=size))["logits"]
+        assert found == pytest.approx(dict.fromkeys(variants, 16 / 18))
+        found = measure_imagenet9(by_background, variants, ReadConfig(batch_size=size))["logits"]
+        assert found == pytest.approx({"original": 1, "mixed_same": 1, "mixed_rand": 1 / 9})
+
+
+def test_a_classifier_of_the_nine_needs_no_mapping(tmp_path: Path) -> None:
+    variants = find_imagenet9(make_imagenet9(tmp_path))
+    reader = make_reader(0, list(range(9)), 9, list(NINE))
+    assert set(measure_imagenet9(reader, variants)["logits"].values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: shutil.rmtree(x), "there is no folder .* of ImageNet-9"),
+        (lambda x: shutil.rmtree(x / "original"), "lacks original/val of ImageNet-9"),
+        (
+            lambda x: [(x / name).rename(x / f"{name}.old") for name in ("mixed_same", "original")],
+            "lacks original/val, mixed_same/val",
+        ),
+        (
+            lambda x: (x / "mixed_rand" / "val" / "00_dog").rename(
+                x / "mixed_rand" / "val" / "dog"
+            ),
+            "mixed_rand/val lacks the folders 00_dog",
+        ),
+        (
+            lambda x: (x / "original" / "val" / "08_fish" / "0.JPEG").unlink(),
+            "original/val has no image in 08_fish",
+        ),
+    ],
+)
+def test_another_layout_of_imagenet9_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    folder = make_imagenet9(tmp_path / "bg")
+    spoil(folder)
+    with pytest.raises(DataError, match=rf"(?s){message}.*Expected:\n.*mixed_same/val/00_dog"):
+        find_imagenet9(folder)
+
+
+def make_real(folder: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        for copy in range(number + 1):
+            save_image(folder / name / f"{copy}.png", number)
+    return folder
+
+
+def test_folders_named_after_classes_get_these_labels(tmp_path: Path) -> None:
+    folder = make_real(tmp_path, ["ant", "bee", "cat"])
+    images = label_images(folder, find_images(folder), ["cat", "dog", "ant", "bee"], 4)
+    assert images.labels.flatten().tolist() == [2, 3, 3, 0, 0, 0]
+    reader = make_reader(0, [2, 3, 1], 4, ["cat", "dog", "ant", "bee"])  # takes cats for dogs
+    assert measure_real(reader, images, ReadConfig(batch_size=4)) == {"logits": 0.5}
+
+
+def test_as_many_folders_as_classes_are_taken_in_order(tmp_path: Path) -> None:
+    folder = make_real(tmp_path, ["n01", "n02", "n03"])
+    found = find_images(folder)
+    for classes in (None, ["cat", "dog", "ant"]):
+        images = label_images(folder, found, classes, 3)
+        assert images.labels.flatten().tolist() == [0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "num", "message"),
+    [
+        (None, 4, r"3 of the 3 folders of .* \(ant, bee, cat\), .* has no names of classes \(4"),
+        (["ant", "bee", "dog"], 3, r"1 of the 3 folders .* \(cat\), and the classifier has .* ant"),
+        (["ant", "bee"], 2, r"1 of the 3 folders"),
+    ],
+)
+def test_folders_of_unknown_classes_are_refused(
+    tmp_path: Path, classes: list[str] | None, num: int, message: str
+) -> None:
+    folder = make_real(tmp_path, ["ant", "bee", "cat"])
+    with pytest.raises(DataError, match=rf"(?s){message}.*Expected:\n.*FOLDER/CLASS"):
+        label_images(folder, find_images(folder), classes, num)
+
+
+def test_a_real_folder_must_be_there_and_have_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)there is no folder .* of real images.*FOLDER/CLASS"):
+        find_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="lacks the folders of the classes"):
+        find_images(tmp_path)
+    (tmp_path / "ant").mkdir()
+    with pytest.raises(DataError, match="has no image in ant"):
+        find_images(tmp_path)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    folder = make_real(tmp_path, ["ant"])
+    (folder / "ant" / "0.png").write_bytes(b"no image")
+    images = label_images(folder, find_images(folder), ["ant"], 1)
+    with pytest.raises(DataError, match=r"0\.png cannot be read as an image: replace or remove"):
+        measure_real(make_reader(0, [0], 1, ["ant"]), images)
+
+
+def test_images_need_labels() -> None:
+    with pytest.raises(ArgumentError, match="got 0 images and labels of the shape"):
+        ImageFiles(Path("x"), (), torch.zeros(0, 1))
+    with pytest.raises(ArgumentError, match=r"got 1 images and labels of the shape \(2, 1\)"):
+        ImageFiles(Path("x"), (Path("a"),), torch.zeros(2, 1))
+
+
+def test_other_processes_can_read_the_images(tmp_path: Path) -> None:
+    folder = make_real(tmp_path, ["ant", "bee"])
+    images = label_images(folder, find_images(folder), ["ant", "bee"], 2)
+    reader = make_reader(0, [0, 1], 2, ["ant", "bee"])
+    assert measure_real(reader, images, ReadConfig(num_workers=1)) == {"logits": 1}
+    opened = pickle.loads(pickle.dumps(_Opened(images, reader.cropping)))  # where they are spawned
+    assert torch.equal(opened[2], _Opened(images, reader.cropping)[2])
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1)])
+def test_a_wrong_way_of_reading_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ArgumentError, match=f"{name} must be . or more, got {value}"):
+        ReadConfig(**{name: value})

@@ -1,0 +1,267 @@
+"""Training a masker by command, what it is saved as, and how good it is on real images."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_tiny_cgn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from cgn_augment import (
+    SmallCGN,
+    UNetMasker,
+    bundled_maskers,
+    load_cgn,
+    load_masker,
+    save_masker,
+)
+from cgn_augment.errors import (
+    ArgumentError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    DeviceError,
+    StateError,
+)
+from cgn_augment.functional import isolated_rng
+from train_generator.mnist import make_variant
+from train_generator.metrics.masks import intersection_over_union, measure_masker
+from train_generator.cli import generators as commands
+from train_generator.small.config import MaskerConfig
+from train_generator.small.masker_training import MaskerTraining
+
+SMALL = MaskerConfig(num_steps=6, rounds=0, batch_size=4, num_factors=20)
+
+
+def make_masker(seed: int = 0, width: int = 4) -> UNetMasker:
+    with isolated_rng(seed, torch.device("cpu")):
+        return UNetMasker(width)
+
+
+# Files
+
+
+def test_a_masker_is_saved_in_half_precision_and_loaded_frozen(tmp_path: Path) -> None:
+    path, masker = tmp_path / "mine.safetensors", make_masker().eval()
+    save_masker(masker, path, cgn="abc", seed=3)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["cgn"] == "abc"
+        assert file.metadata()["seed"] == "3"
+    again = load_masker(path)
+    assert again.width == 4
+    assert not again.train().training
+    assert not any(weight.requires_grad for weight in again.parameters())
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    assert again(images).dtype == torch.float32
+    torch.testing.assert_close(again(images), masker(images), atol=5e-3, rtol=0)
+    assert again.fingerprint == load_masker(path).fingerprint != make_masker(1).fingerprint
+
+
+def test_files_that_hold_no_masker_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_masker(make_masker(), path)
+    state, broken = load_file(path), tmp_path / "broken.safetensors"
+    header = {"format": "cgn_augment_masker/1", "config": '{"width": 4}'}
+
+    def write(state: dict[str, torch.Tensor], **changes: str) -> None:
+        save_file(state, broken, metadata={**header, **changes})
+
+    broken.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cut off or no masker"):
+        load_masker(broken)
+    write(state, format="other")
+    with pytest.raises(CheckpointError, match=r"has the format 'other' .* train-generator masker"):
+        load_masker(broken)
+    for config in ('{"width": 8}', '{"size": 4}', "width"):
+        write(state, config=config)
+        with pytest.raises(CheckpointError, match="does not hold the masker that it describes"):
+            load_masker(broken)
+    write({**state, "head.bias": torch.full((1,), float("nan"))})
+    with pytest.raises(CheckpointError, match=r"head.bias holds NaN"):
+        load_masker(broken)
+    with pytest.raises(CheckpointNotFoundError, match="'nobody' is neither a file nor the name"):
+        load_masker("nobody")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError):
+            load_masker(path, device="cuda")
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"saved as .safetensors, got 'mine.pth'"):
+        save_masker(make_masker(), tmp_path / "mine.pth")
+    with pytest.raises(ArgumentError, match=r"must not have the names \['format'\]"):
+        save_masker(make_masker(), tmp_path / "mine.safetensors", format="mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Measuring
+
+
+def test_intersection_over_union_is_the_share_of_common_pixels() -> None:
+    true = torch.zeros(4, 1, 4, 4, dtype=torch.bool)
+    true[:3, :, :2] = True  # eight pixels, and none in the last
+    found = true.clone()
+    found[1, :, 2] = True  # four more
+    found[2] = ~true[2]
+    assert intersection_over_union(found, true).tolist() == pytest.approx([1, 8 / 12, 0, 1])
+    with pytest.raises(ArgumentError, match="must be bool and of one shape"):
+        intersection_over_union(found.float(), true)
+    with pytest.raises(ArgumentError, match="must be bool and of one shape"):
+        intersection_over_union(found[:2], true)
+
+
+def test_a_masker_is_measured_at_one_half() -> None:
+    images = torch.rand(5, 3, 8, 8)
+    true = images[:, :1] > 0.5
+    assert measure_masker(lambda part: part[:, :1], images, true, chunk=2).tolist() == [1.0] * 5
+    assert measure_masker(lambda part: part[:, :1] / 2, images, true).tolist() == [0.0] * 5
+
+
+# Training
+
+
+def train(folder: Path, cgn: SmallCGN | None = None, **options: Any) -> Path:
+    cgn = cgn or make_tiny_cgn().freeze()
+    settings = {"progress": False, **options}
+    return MaskerTraining(cgn, SMALL, folder, **settings).train()
+
+
+def test_a_training_is_a_function_of_generator_and_seed(tmp_path: Path) -> None:
+    prints = [
+        load_masker(train(tmp_path / name, **options)).fingerprint
+        for name, options in {
+            "first": {},
+            "same": {},
+            "seed": {"seed": 1},
+            "cgn": {"cgn": make_tiny_cgn(seed=1).freeze()},
+        }.items()
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
+def test_a_folder_is_not_trained_in_twice_unasked(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
+        train(tmp_path / "run")
+    train(tmp_path / "run", resume=True)
+    with pytest.raises(StateError, match="other settings"):
+        train(tmp_path / "run", make_tiny_cgn(seed=1).freeze(), resume=True)
+
+
+def test_rounds_want_real_images(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="2 rounds take real images apart, and there are none"):
+        MaskerTraining(make_tiny_cgn().freeze(), replace(SMALL, rounds=2), tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ArgumentError, match="1 rounds take real images"):
+        commands.masker("colored-mnist", str(tmp_path / "out"), training=replace(SMALL, rounds=1))
+
+
+@pytest.mark.filterwarnings("ignore:no .* could be completed:UserWarning")  # two steps find nothing
+def test_rounds_are_resumed_with_the_same_real_images_alone(tmp_path: Path) -> None:
+    config = replace(SMALL, num_steps=2, rounds=1, num_textures=2)
+    images, labels = (data := make_variant("colored", "train", num=40)).images, data.labels
+
+    def start(images: torch.Tensor, **options: bool) -> Path:
+        cgn = make_tiny_cgn().freeze()
+        real = (images, labels)
+        return MaskerTraining(cgn, config, tmp_path, real, progress=False, **options).train()
+
+    start(images)
+    with pytest.raises(StateError, match="real"):
+        start(images.flip(3), resume=True)
+    start(images, resume=True)
+
+
+def test_rounds_find_better_masks_in_real_images(tmp_path: Path) -> None:
+    """A generator that draws no digits teaches little; what is found then teaches more."""
+    data = make_variant("colored", "train", num=300)
+    config = MaskerConfig(num_steps=40, batch_size=16, num_factors=200, rounds=0)
+    cgn, real = load_cgn("double-colored-mnist"), (data.images, data.labels)
+    overlaps = []
+    for rounds in (0, 2):
+        config = replace(config, rounds=rounds)
+        run = MaskerTraining(cgn, config, tmp_path / str(rounds), real, width=8, progress=False)
+        masker = load_masker(run.train())
+        overlaps.append(measure_masker(masker, data.images, data.masks).mean())
+        assert run.masker is run.maskers[0]
+    assert overlaps[1] > overlaps[0]
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from conftest import make_tiny_cgn
+from train_generator.mnist import make_variant
+from train_generator.small.config import MaskerConfig
+from train_generator.small.masker_training import MaskerTraining
+torch.set_num_threads(1)
+config = MaskerConfig(num_steps=20, rounds=1, batch_size=4, num_factors=20, num_textures=2)
+data = make_variant("colored", "train", num=40)
+run = MaskerTraining(make_tiny_cgn().freeze(), config, Path(sys.argv[1]),
+                     (data.images, data.labels), progress=False,
+                     resume="--resume" in sys.argv)
+run.trainer.save_every = 2
+print(run.train())
+"""
+
+
+def test_a_killed_training_is_resumed_to_the_same_masker(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+    }
+
+    def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", SCRIPT, str(folder), *options]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait() == 0
+    process = start(killed)
+    while not (killed / "checkpoint.pt").is_file() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "masker.safetensors").exists()
+    assert start(killed, "--resume").wait() == 0
+    first, second = (load_masker(folder / "masker.safetensors") for folder in (whole, killed))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_the_command_writes_masker_card_and_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "NUM_MEASURED", 200)
+    cgn = tmp_path / "cgn.pth"
+    torch.save(make_tiny_cgn().state_dict(), cgn)
+    commands.masker(str(cgn), str(tmp_path / "out"), "colored", training=SMALL)
+    shown = capsys.readouterr().out
+    card = (tmp_path / "out/masker.md").read_text()
+    assert "with the true masks of 200 biased training images: 0." in card
+    assert card in shown
+    assert (tmp_path / "out/masker.png").stat().st_size > 10_000
+    commands.masker(str(cgn), str(tmp_path / "other"), training=SMALL)
+    assert "true masks" not in (tmp_path / "other/masker.md").read_text()
+
+
+@pytest.mark.parametrize("name", bundled_maskers())
+def test_bundled_maskers_are_small_and_belong_to_bundled_generators(name: str) -> None:
+    from cgn_augment.masks.checkpoint import WEIGHTS
+
+    path = WEIGHTS / f"{name}.safetensors"
+    assert path.stat().st_size < 1_000_000
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["cgn"] == load_cgn(name).fingerprint
+    card = path.with_suffix(".md").read_text()
+    assert load_masker(name).fingerprint in card
+    assert path.with_suffix(".png").is_file()

@@ -1,0 +1,385 @@
+"""`ShardSource`: what it draws, in which order, and what it says of damaged shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from stream_helpers import Digits, collect, same
+from torch import Tensor
+
+from cgn_augment import (
+    ClassMap,
+    CounterfactualDataset,
+    Counterfactuals,
+    Interventions,
+    ShardConfig,
+    ShardSource,
+    SmallCGN,
+    Source,
+    render_shards,
+)
+from cgn_augment.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ClassMapError,
+    ShardError,
+    StateError,
+)
+from cgn_augment.shards.encode import draw_block
+from cgn_augment.sources.shards import _draw_places
+
+NUM = 96
+CONFIG = ShardConfig(num=NUM, shard_size=12, block_size=32, format="npy")
+
+
+@pytest.fixture(scope="module")
+def shards(tiny_cgn: SmallCGN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight shards of twelve images."""
+    folder = tmp_path_factory.mktemp("read") / "set"
+    render_shards(tiny_cgn, folder, CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_cgn: SmallCGN) -> Counterfactuals:
+    """What is in them, in the order of the indices."""
+    blocks = [draw_block(tiny_cgn, CONFIG, number) for number in range(3)]
+    images = torch.cat([torch.from_numpy(block.pictures["npy"]) for block in blocks])
+    return Counterfactuals(images, *torch.cat([torch.from_numpy(b.classes) for b in blocks], 1))
+
+
+@pytest.fixture
+def copied(shards: Path, tmp_path: Path) -> Path:
+    """A set that may be damaged."""
+    return Path(shutil.copytree(shards, tmp_path / "copy"))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Drawn(NamedTuple):
+    """What a step drew; `same` compares it."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def as_drawn(sample: Counterfactuals) -> Drawn:
+    return Drawn(sample.images, torch.stack([sample.shape, sample.texture, sample.background]))
+
+
+def draw(source: ShardSource, steps: Any, num: int = 8, rank: int = 0) -> list[Drawn]:
+    samples = []
+    for step in steps:
+        source.seek(step, rank)
+        samples.append(as_drawn(source.sample(num, seeded(step))))
+    return samples
+
+
+def indices_of(images: Tensor, drawn: Counterfactuals) -> list[int]:
+    """The indices of images of the set."""
+    equal = (images[:, None] == drawn.images[None]).flatten(2).all(2)
+    assert bool((equal.sum(1) == 1).all())
+    return [int(i) for i in equal.float().argmax(1)]
+
+
+def test_it_is_a_source_of_the_documented_form(shards: Path) -> None:
+    source = ShardSource(shards)
+    sample = source.sample(5, seeded())
+    assert isinstance(source, Source)
+    assert (source.image_size, source.num_classes, source.num_images) == (32, 10, NUM)
+    assert sample.images.shape == (5, 3, 32, 32)
+    assert sample.images.dtype == torch.float32
+    assert sample.shape.dtype == torch.int64
+    assert len(source.sample(0, seeded())) == 0
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "npy"])
+def test_images_are_in_the_range_of_other_sources(
+    kind: Any, tiny_cgn: SmallCGN, tmp_path: Path
+) -> None:
+    render_shards(tiny_cgn, tmp_path / "set", ShardConfig(num=20, format=kind))
+    sample = ShardSource(tmp_path / "set", refresh=20, shuffle=0).sample(20, seeded())
+    block = draw_block(tiny_cgn, ShardConfig(num=20, format="npy"), 0)
+    order = torch.randperm(20, generator=seeded())
+    expected = torch.from_numpy(block.pictures["npy"])[:20][order]
+    limits = {"png": 0.5 / 127, "jpg": 0.2, "webp": 0.5, "npy": 0}
+    assert float((sample.images - expected).abs().max()) <= limits[kind]
+    assert torch.equal(sample.texture, torch.from_numpy(block.classes)[1, :20][order])
+
+
+def test_labels_are_those_of_the_images_and_a_pass_shows_each_image_once(
+    shards: Path, drawn: Counterfactuals
+) -> None:
+    source = ShardSource(shards, refresh=8, size=24)
+    for _ in range(2):
+        shown: Counter[int] = Counter()
+        for _ in range(NUM // 8):
+            sample = source.sample(8, seeded())
+            indices = indices_of(sample.images, drawn)
+            for factor in ("shape", "texture", "background"):
+                assert torch.equal(getattr(sample, factor), getattr(drawn, factor)[indices])
+            shown.update(indices)
+        assert len(shown) > 0.8 * NUM  # lanes end a pass at different steps
+    source = ShardSource(shards, refresh=12, size=12, shuffle=0)
+    shown = Counter()
+    for _ in range(8):
+        shown.update(indices_of(source.sample(12, seeded()).images, drawn))
+    assert shown == Counter(range(NUM))
+
+
+def test_a_step_that_needs_more_draws_from_all_that_is_held(
+    shards: Path, drawn: Counterfactuals
+) -> None:
+    source = ShardSource(shards, refresh=8, size=32)
+    sample = source.sample(32, seeded())
+    assert len(set(indices_of(sample.images, drawn))) == 32
+    assert len(source.sample(80, seeded())) == 80
+
+
+def test_places_of_the_oldest_come_first_and_without_repeats() -> None:
+    assert _draw_places([4, 4], 3, seeded()).max() < 4
+    assert sorted(_draw_places([4, 4], 6, seeded()).tolist())[:4] == [0, 1, 2, 3]
+    assert sorted(_draw_places([0, 4], 4, seeded()).tolist()) == [0, 1, 2, 3]
+    assert len(_draw_places([1, 1], 9, seeded())) == 9
+    assert _draw_places([0, 0], 1, seeded()) is None
+
+
+@pytest.mark.parametrize("shuffle", [0, 5, 256])
+def test_what_a_step_draws_is_a_function_of_seed_rank_and_step(shuffle: int, shards: Path) -> None:
+    make = lambda: ShardSource(shards, refresh=8, size=24, shuffle=shuffle)  # noqa: E731
+    walked = draw(make(), range(40))
+    jumping = make()
+    for step in (39, 0, 1, 3, 2, 17, 17, 38):
+        assert same(draw(jumping, [step])[0], walked[step])
+        assert same(draw(make(), [step])[0], walked[step])
+    moving = make()
+    for step in range(4):  # without seek, a sample moves on by one step
+        assert same(as_drawn(moving.sample(8, seeded(step))), walked[step])
+    other_seed = ShardSource(shards, refresh=8, size=24, shuffle=5, seed=1)
+    assert not same(draw(other_seed, range(3)), walked[:3])
+
+
+def test_workers_do_not_change_the_order(shards: Path) -> None:
+    expected = draw(ShardSource(shards, refresh=5, size=15), range(9))
+    source = ShardSource(shards, refresh=5, size=15, num_workers=2)
+    before = torch.get_rng_state()
+    assert same(draw(source, range(9)), expected)
+    assert same(draw(source, [3]), expected[3:4])
+    assert torch.equal(torch.get_rng_state(), before)
+    source.close()
+
+
+def test_ranks_read_disjoint_shards(shards: Path, drawn: Counterfactuals) -> None:
+    shown = []
+    for rank in (0, 1):
+        source = ShardSource(shards, refresh=12, size=12, world_size=2)
+        samples = draw(source, range(4), 12, rank)
+        shown.append({i for sample in samples for i in indices_of(sample.images, drawn)})
+    assert len(shown[0]) == len(shown[1]) == NUM // 2
+    assert not shown[0] & shown[1]
+
+
+def test_the_stream_takes_it_and_resumes(shards: Path) -> None:
+    def make() -> CounterfactualDataset:
+        source = ShardSource(shards, refresh=4, size=16)
+        return CounterfactualDataset(Pictures(), source, batch_size=4, ratio=0.75)
+
+    stream = make()
+    whole = collect(stream, 3)
+    images, labels = whole[0]
+    assert images.shape == (7, 3, 32, 32)
+    assert labels.shape == (7,)
+    for stop in (0, 1, 4, 5, 9):
+        stream = make()
+        batches = (batch for _ in range(3) for batch in stream)
+        for _ in range(stop):
+            next(batches)
+        resumed = make()
+        resumed.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+        rest = [b for _ in range(3) for b in resumed][: len(whole) - stop]
+        assert same(rest, whole[stop:][: len(rest)])
+        assert len(rest) >= len(whole) - stop - 1
+    other = CounterfactualDataset(
+        Pictures(), ShardSource(shards, refresh=8, size=16), batch_size=4, ratio=0.75
+    )
+    with pytest.raises(StateError, match="refresh=4"):
+        other.load_state_dict(stream.state_dict())
+
+
+class Pictures(Digits):
+    """Twenty pictures of the size that the tiny CGN draws."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image.repeat(1, 4, 4), label
+
+
+# Classes
+
+
+def test_a_restricted_source_keeps_to_shapes_of_the_map(
+    shards: Path, drawn: Counterfactuals
+) -> None:
+    source = ShardSource(shards, refresh=4, size=12, shuffle=6)
+    restricted = source.restrict(ClassMap({0: [8, 1], 1: 4}))
+    wanted = {i for i, y in enumerate(drawn.shape.tolist()) if y in (8, 1, 4)}
+    assert restricted.num_images == len(wanted)
+    assert restricted.fingerprint != source.fingerprint
+    walked = draw(restricted, range(40), 4)
+    shown = {i for sample in walked for i in indices_of(sample.images, drawn)}
+    assert shown == wanted
+    assert same(draw(source.restrict(ClassMap({0: [8, 1], 1: 4})), [23], 4)[0], walked[23])
+    with pytest.raises(ClassMapError, match=r"names the classes \[11\]"):
+        source.restrict(ClassMap([11]))
+
+
+def test_no_image_of_the_map_is_an_error(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
+    config = ShardConfig(num=20, interventions=Interventions(shape=[1, 2]))
+    render_shards(tiny_cgn, tmp_path / "set", config)
+    with pytest.raises(ClassMapError, match=r"no image .* a shape of the classes \[3, 5\]"):
+        ShardSource(tmp_path / "set").restrict(ClassMap([3, 5]))
+
+
+# Damage
+
+
+def damage_image(folder: Path, shard: int) -> None:
+    """Overwrites the header of the first array of a shard."""
+    path = folder / f"counterfactuals-{shard:06d}.tar"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x93NUMPY", b"\x00BROKEN"[:6], 1))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_damaged_sample_is_skipped_with_one_warning_and_a_count(
+    num_workers: int, copied: Path, drawn: Counterfactuals
+) -> None:
+    for shard in (1, 6):
+        damage_image(copied, shard)
+    source = ShardSource(copied, refresh=12, size=12, num_workers=num_workers)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        samples = draw(source, range(9), 1)
+    source.close()
+    assert len(told) == 1
+    assert "a damaged sample is skipped" in str(told[0].message)
+    assert "sample 0000" in str(told[0].message)
+    assert "ShardSource.num_skipped" in str(told[0].message)
+    assert source.num_skipped >= 2
+    assert len(samples) == 9
+
+
+@pytest.mark.parametrize("cut", [3000, 0])
+def test_what_is_lost_of_a_cut_shard_is_counted_and_all_else_is_read(
+    cut: int, copied: Path, drawn: Counterfactuals
+) -> None:
+    path = copied / "counterfactuals-000002.tar"
+    path.write_bytes(path.read_bytes()[:cut])
+    source = ShardSource(copied, refresh=12, size=96, shuffle=0)
+    with pytest.warns(UserWarning, match="counterfactuals-000002"):
+        sample = source.sample(84, seeded())
+    assert source.num_skipped == 12
+    assert set(indices_of(sample.images, drawn)) == set(range(96)) - set(range(24, 36))
+
+
+def test_damage_does_not_move_what_later_steps_draw(shards: Path, copied: Path) -> None:
+    damage_image(copied, 0)
+    with pytest.warns(UserWarning, match="skipped"):
+        damaged = draw(ShardSource(copied, refresh=12, size=12), range(16), 5)
+    whole = draw(ShardSource(shards, refresh=12, size=12), range(16), 5)
+    alike = [same(a, b) for a, b in zip(damaged, whole, strict=True)]
+    assert sum(alike) >= 14
+
+
+def test_nothing_but_damage_is_an_error(copied: Path) -> None:
+    for path in copied.glob("*.tar"):
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(ShardError, match="all of the 1024 samples read last are damaged"),
+    ):
+        ShardSource(copied).sample(4, seeded())
+
+
+def test_a_missing_shard_is_an_error(copied: Path) -> None:
+    (copied / "counterfactuals-000003.tar").unlink()
+    with pytest.raises(FileNotFoundError, match="counterfactuals-000003"):
+        ShardSource(copied).sample(4, seeded())
+
+
+# Which shards
+
+
+def test_shards_are_named_by_folder_list_or_braces(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ShardSource(shards).fingerprint
+    names = [str(shards / f"counterfactuals-{i:06d}.tar") for i in range(8)]
+    assert ShardSource(f"{shards}/").fingerprint == expected
+    assert ShardSource(names).fingerprint == expected
+    braces = str(shards / "counterfactuals-{000000..000007}.tar")
+    assert ShardSource(braces).fingerprint == expected
+    assert ShardSource(names[:2]).num_images == 24
+    monkeypatch.chdir(shards)
+    assert ShardSource("counterfactuals-000001.tar").num_images == 12
+    assert ShardSource(".").num_images == NUM
+
+
+def test_sets_may_be_read_together(shards: Path, tiny_cgn: SmallCGN, tmp_path: Path) -> None:
+    render_shards(tiny_cgn, tmp_path / "more", ShardConfig(num=10, seed=1, format="npy"))
+    render_shards(tiny_cgn, tmp_path / "jpg", ShardConfig(num=10, format="jpg"))
+    assert ShardSource([shards, tmp_path / "more"]).num_images == NUM + 10
+    with pytest.raises(ShardError, match="differ in image_size, num_classes, format"):
+        ShardSource([shards, tmp_path / "jpg"])
+
+
+def test_what_is_no_set_is_an_error(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"has no manifest\.json, so it is not a complete set"):
+        ShardSource(tmp_path)
+    with pytest.raises(ShardError, match=r"names no shard counterfactuals-000099\.tar"):
+        ShardSource(shards / "counterfactuals-000099.tar")
+    with pytest.raises(ArgumentError, match="urls is empty"):
+        ShardSource([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"world_size": 9}, "8 shards are too few for 9 ranks with 1 workers"),
+        (
+            {"world_size": 3, "num_workers": 4},
+            "8 shards are too few for 3 ranks with 4 workers each, .*: pass num_workers=2 or fewer",
+        ),
+        ({"num_workers": 3}, "num_workers must be one of 0, 1, 2, 4, 8 with these shards"),
+        ({"refresh": 0}, "refresh must be 1 or more, got 0"),
+        ({"shuffle": -1}, "shuffle must be 0 or more, got -1"),
+        ({"world_size": 0}, "world_size must be 1 or more"),
+    ],
+)
+def test_arguments_that_cannot_be_are_errors(
+    arguments: dict[str, Any], message: str, shards: Path
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        ShardSource(shards, **arguments)
+
+
+def test_arguments_of_another_kind_are_errors(shards: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"size must be an integer, got 2\.5"):
+        ShardSource(shards, size=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"rank 1 asks .* pass it world_size="):
+        ShardSource(shards).seek(0, rank=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)

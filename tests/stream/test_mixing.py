@@ -1,0 +1,270 @@
+"""How many counterfactuals a step gets."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from cgn_augment import OffAfter, Ramp
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import UNIT
+from cgn_augment.stream.mixing import Proportion
+
+
+def counts_of(proportion: Proportion, batch_sizes: list[int]) -> list[int]:
+    """The number of counterfactuals at each step."""
+    carry, counts = 0, []
+    for step, num_real in enumerate(batch_sizes):
+        num, carry = proportion.split(step, num_real, carry)
+        counts.append(num)
+    return counts
+
+
+# derived values
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"ratio": 1 / 3},
+        {"count": 16},
+        {"fraction": 0.25},
+    ],
+)
+@pytest.mark.parametrize("mix", ["append", "separate"])
+def test_the_three_ways_say_the_same_where_real_images_are_kept(
+    given: dict[str, float], mix: str
+) -> None:
+    proportion = Proportion(**given, mix=mix, batch_size=48)
+    assert proportion.ratio == pytest.approx(1 / 3)
+    assert proportion.count == pytest.approx(16)
+    assert proportion.fraction == pytest.approx(0.25)
+    assert counts_of(proportion, [48] * 100) == [16] * 100
+
+
+@pytest.mark.parametrize("given", [{"ratio": 1 / 3}, {"count": 12}, {"fraction": 0.25}])
+def test_the_three_ways_say_the_same_where_real_images_are_replaced(
+    given: dict[str, float],
+) -> None:
+    proportion = Proportion(**given, mix="replace", batch_size=48)
+    assert proportion.ratio == pytest.approx(1 / 3)
+    assert proportion.count == pytest.approx(12)
+    assert proportion.fraction == pytest.approx(0.25)
+    assert counts_of(proportion, [48] * 100) == [12] * 100
+
+
+def test_without_a_choice_there_is_one_counterfactual_per_image() -> None:
+    assert Proportion().ratio == 1.0
+    assert counts_of(Proportion(), [3, 64, 1]) == [3, 64, 1]
+
+
+def test_integers_are_numbers() -> None:
+    assert counts_of(Proportion(ratio=2), [5]) == [10]
+    assert counts_of(Proportion(count=7), [5]) == [7]
+    assert counts_of(Proportion(fraction=0), [5]) == [0]
+    assert counts_of(Proportion(fraction=1, mix="replace"), [5]) == [5]
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
+def test_numbers_of_other_libraries_are_numbers(value: float) -> None:
+    assert counts_of(Proportion(ratio=value), [4, 3, 3]) == [2, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
+def test_nothing_is_nothing_at_every_step(name: str) -> None:
+    assert counts_of(Proportion(**{name: 0.0}), [64] * 20) == [0] * 20
+
+
+def test_what_the_batch_size_would_tell_is_unknown_without_it() -> None:
+    assert Proportion(ratio=0.5).count is None
+    assert Proportion(fraction=0.5).count is None
+    counted = Proportion(count=5)
+    assert counted.ratio is None
+    assert counted.fraction is None
+
+
+def test_replacing_everything_leaves_no_real_image() -> None:
+    by_fraction = Proportion(fraction=1.0, mix="replace", batch_size=8)
+    by_count = Proportion(count=8, mix="replace", batch_size=8)
+    for proportion in (by_fraction, by_count):
+        assert proportion.ratio == math.inf
+        assert counts_of(proportion, [8, 8]) == [8, 8]
+
+
+def test_a_proportion_shows_what_it_knows() -> None:
+    assert repr(Proportion(ratio=0.5)) == "Proportion(ratio=0.5, fraction=0.3333)"
+    assert repr(Proportion(count=5)) == "Proportion(count=5)"
+    assert repr(Proportion(OffAfter(1.0, 5))) == (
+        "Proportion(ratio=OffAfter(ratio=1.0, num_steps=5))"
+    )
+
+
+# exactness
+
+
+@pytest.mark.parametrize(
+    ("given", "mix", "share"),
+    [
+        ({"ratio": 0.1}, "append", Fraction(1, 10)),
+        ({"ratio": 0.7}, "append", Fraction(7, 10)),
+        ({"ratio": 0.7}, "replace", Fraction(7, 17)),
+        ({"fraction": 0.1}, "append", Fraction(1, 9)),
+        ({"fraction": 0.1}, "replace", Fraction(1, 10)),
+    ],
+)
+@pytest.mark.parametrize("num_real", [1, 7, 64])
+def test_the_sum_of_the_counts_is_the_exact_share(
+    given: dict[str, float], mix: str, share: Fraction, num_real: int
+) -> None:
+    num_steps = 1530
+    counts = counts_of(Proportion(**given, mix=mix), [num_real] * num_steps)
+    assert sum(counts) == share * num_real * num_steps // 1
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_a_decimal_is_read_as_it_is_written(tenths: int) -> None:
+    assert Proportion(ratio=tenths / 10).split(0, 10, 0) == (tenths, 0)
+    assert Proportion(count=tenths / 10).split(0, 3, UNIT // 10 * (10 - tenths)) == (1, 0)
+
+
+def test_a_fractional_count_alternates() -> None:
+    assert counts_of(Proportion(count=2.5), [4, 100, 1, 9]) == [2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "proportion",
+    [
+        Proportion(ratio=0.3),
+        Proportion(ratio=0.3, mix="replace"),
+        Proportion(fraction=0.3),
+        Proportion(count=2.7),
+        Proportion(Ramp(0.0, 0.9, 50)),
+    ],
+)
+def test_the_carry_after_steps_is_the_carry_of_taking_them(proportion: Proportion) -> None:
+    sizes = [5, 5, 5, 2, 5, 5, 5, 2]
+    for num_steps in range(len(sizes) + 1):
+        carry = 0
+        for step, num_real in enumerate(sizes[:num_steps]):
+            carry = proportion.split(step, num_real, carry)[1]
+        assert proportion.carry_after(sizes[:num_steps]) == carry
+        assert 0 <= carry < UNIT
+
+
+def test_replace_gives_a_smaller_last_batch_its_share_of_the_count() -> None:
+    proportion = Proportion(count=12, mix="replace", batch_size=16)
+    assert counts_of(proportion, [16, 16, 4, 16, 16, 4]) == [12, 12, 3, 12, 12, 3]
+    assert counts_of(Proportion(count=16, mix="replace", batch_size=16), [16, 5]) == [16, 5]
+
+
+def test_replace_refuses_more_counterfactuals_than_the_batch_holds() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"mix='replace' cannot put 5 counterfactuals into a batch of 4: lower"
+    ):
+        Proportion(count=5, mix="replace", batch_size=4)
+    with pytest.raises(ArgumentError, match="cannot put 5 counterfactuals into a batch of 3"):
+        Proportion(count=5, mix="replace").split(0, 3, 0)
+    assert Proportion(count=5, mix="append", batch_size=4).split(0, 3, 0) == (5, 0)
+
+
+# schedules
+
+
+def test_off_after_stops_at_its_step() -> None:
+    schedule = OffAfter(0.5, num_steps=3)
+    assert [schedule(step) for step in range(5)] == [0.5, 0.5, 0.5, 0.0, 0.0]
+    assert counts_of(Proportion(schedule), [4] * 5) == [2, 2, 2, 0, 0]
+
+
+def test_ramp_rises_in_a_straight_line_and_stays() -> None:
+    assert [Ramp(0.0, 1.0, 4)(step) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [Ramp(2.0, 1.0, 2)(step) for step in range(4)] == [2.0, 1.5, 1.0, 1.0]
+    assert Ramp(0.0, 1.0, 0)(0) == 1.0
+    assert counts_of(Proportion(Ramp(0.0, 1.0, 4)), [8] * 6) == [0, 2, 4, 6, 8, 8]
+
+
+def test_a_schedule_of_ratios_replaces_the_share_that_belongs_to_them() -> None:
+    replaced = Proportion(lambda step: float(step), mix="replace")
+    assert counts_of(replaced, [12] * 4) == [0, 6, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (math.nan, ArgumentError, "schedule at step 3 must be finite and 0 or more, got nan"),
+        (-0.5, ArgumentError, "schedule at step 3 must be finite and 0 or more, got -0.5"),
+        (None, ArgumentTypeError, "schedule at step 3 must be a number, got None"),
+    ],
+)
+def test_a_schedule_that_returns_nonsense_is_an_error(
+    value: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Proportion(lambda step: value).split(3, 8, 0)
+
+
+def test_the_key_tells_proportions_apart() -> None:
+    def warm_up(step: int) -> float:
+        return 0.5
+
+    different = [
+        Proportion(ratio=0.5),
+        Proportion(ratio=0.6),
+        Proportion(count=0.5),
+        Proportion(ratio=0.5, mix="replace"),
+        Proportion(Ramp(0, 1, 5)),
+        Proportion(Ramp(0, 1, 6)),
+        Proportion(OffAfter(0.5, 5)),
+        Proportion(warm_up),
+    ]
+    assert len({proportion.key for proportion in different}) == len(different)
+    assert Proportion(ratio=1.0).key == Proportion(fraction=0.5).key
+    assert "warm_up" in Proportion(warm_up).key
+    assert "0x" not in Proportion(warm_up).key
+
+
+# arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"ratio": 1.0, "count": 5}, "ratio and count"),
+        ({"count": 5, "fraction": 0.5}, "count and fraction"),
+        ({"ratio": 0.0, "fraction": 0.0}, "ratio and fraction"),
+        ({"ratio": Ramp(0, 1, 5), "count": 5}, "ratio and count"),
+        ({"ratio": 1.0, "count": 5, "fraction": 0.5}, "ratio and count and fraction"),
+    ],
+)
+def test_more_than_one_way_is_an_error(given: dict[str, float], names: str) -> None:
+    with pytest.raises(ArgumentError, match=f"give one of .* got {names}: the others follow"):
+        Proportion(**given)
+
+
+@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, -0.001])
+def test_a_share_that_is_no_share_is_an_error(name: str, value: float) -> None:
+    with pytest.raises(ArgumentError, match=f"{name} must be finite and 0 or more, got {value}"):
+        Proportion(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
+@pytest.mark.parametrize("value", [True, False, "0.5", [0.5], 1j, Decimal("0.5")])
+def test_a_share_that_is_no_number_is_an_error(name: str, value: object) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"{name} must be a number, got "):
+        Proportion(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("fraction", "mix"), [(1.0, "append"), (1, "separate"), (1.5, "replace"), (2, "append")]
+)
+def test_a_fraction_that_leaves_no_room_is_an_error(fraction: float, mix: str) -> None:
+    with pytest.raises(
+        ArgumentError, match=f"fraction must be below 1 with .* at most 1 .* got {fraction}"
+    ):
+        Proportion(fraction=fraction, mix=mix)

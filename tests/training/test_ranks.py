@@ -1,0 +1,167 @@
+"""One training on several processes: the same weights everywhere, and those of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from imagenet_training_helpers import RATE, make_config, make_start, tiny_features, write_start
+from safetensors.torch import load_file
+
+from cgn_augment.errors import ArgumentError
+from train_generator.training.measures import read_measures, write_measures
+from train_generator.training.ranks import Ranks
+from train_generator.imagenet import training as imagenet_module
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.imagenet.stage import ImageNetStage
+from train_generator.training.trainer import CHECKPOINT
+
+# With a large epsilon Adam does not make whole steps of gradients that are rounding alone.
+SETTINGS: dict[str, Any] = {
+    "num_steps": 2,
+    "accumulation": 4,
+    "epsilon": 0.01,
+    "metrics": {"every": 2},
+}
+
+# Rank 1 alone gets Ctrl-C, in its second batch of the first step. Both stop, and both go on.
+PROCESS = """
+import json, os, signal, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from cgn_augment.fingerprint import hash_weights
+from imagenet_training_helpers import make_config, tiny_features
+from train_generator.imagenet import training as imagenet
+
+folder, rank, settings = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+imagenet.make_features = tiny_features
+
+def make(resume):
+    return imagenet.ImageNetTraining(
+        make_config(**settings), folder / "run", resume=resume, progress=False, save_every=1)
+
+training = make(False)
+draw, count, drawn = training.cgn.draw_noise, iter(range(100)), []
+def press(num, generator):
+    noise = draw(num, generator)
+    drawn.append(round(float(noise.sum()), 4))
+    if next(count) == 1 and rank == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return noise
+training.cgn.draw_noise = press
+stopped = False
+try:
+    training.train()
+except KeyboardInterrupt:
+    stopped = True
+position = torch.load(folder / "run" / "checkpoint.pt", weights_only=True)["position"]
+again = make(True)
+again.train()
+print(json.dumps({"ranks": again.ranks.num, "stopped": stopped, "position": position,
+                  "drawn": drawn, "hash": hash_weights(again.cgn)}))
+dist.destroy_process_group()
+"""
+
+
+def run_two(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",  # accelerate looks for it; the processes meet in a file
+        "MASTER_PORT": "29500",
+    }
+    processes = []
+    for rank in range(2):
+        command = [sys.executable, "-c", PROCESS, str(folder), str(rank), json.dumps(settings)]
+        ranked = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(
+            subprocess.Popen(
+                command, env=ranked, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        )
+    results = []
+    try:
+        for process in processes:
+            output, errors = process.communicate(timeout=900)
+            assert process.returncode == 0, errors
+            results.append(json.loads(output.splitlines()[-1]))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return results
+
+
+def test_two_processes_train_as_one_and_stop_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**write_start(tmp_path / "weights"), **SETTINGS}
+    results = run_two(tmp_path, settings)
+    assert [found["ranks"] for found in results] == [2, 2]
+    assert [found["stopped"] for found in results] == [True, True]
+    assert [found["position"] for found in results] == [[0, 0], [0, 0]]
+    assert not set(results[0]["drawn"]) & set(results[1]["drawn"])
+    assert results[0]["hash"] == results[1]["hash"]
+
+    monkeypatch.setattr(imagenet_module, "make_features", tiny_features)
+    alone = ImageNetTraining(make_config(**settings), tmp_path / "alone", progress=False)
+    start = alone.cgn.f_text.embeddings.weight.detach().clone()
+    ours, theirs = load_file(alone.train()), load_file(tmp_path / "run" / "cgn.safetensors")
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=0.05 * RATE, msg=name)
+    assert (ours["f_text.embeddings.weight"] - start).abs().max() > 0.5 * RATE
+    measures = [read_measures(tmp_path / name / "metrics.jsonl") for name in ("alone", "run")]
+    assert [line["step"] for line in measures[1]] == [0, 2]
+    for one, two in zip(*measures, strict=True):
+        assert two["mean mask"] == pytest.approx(one["mean mask"], abs=1e-4)
+    states = [
+        torch.load(tmp_path / name / CHECKPOINT, weights_only=True)["settings"]
+        for name in ("alone", "run")
+    ]
+    assert states[0] == states[1]
+
+
+def test_processes_that_cannot_share_the_batches_out_are_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cgn, target = make_start()
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    with pytest.raises(ArgumentError, match=r"3 processes cannot share out accumulation \(4\)"):
+        ImageNetStage(
+            make_config(accumulation=4), cgn, None, target, tiny_features(), Accelerator(cpu=True)
+        )
+
+
+def test_things_are_shared_out_whole() -> None:
+    shares = []
+    for rank in range(3):
+        ranks = Ranks()
+        ranks.rank, ranks.num = rank, 3
+        shares += list(ranks.share(7))
+    assert sorted(shares) == list(range(7))
+
+
+def test_one_process_agrees_with_itself() -> None:
+    ranks = Ranks()
+    assert (ranks.any(True), ranks.any(False)) == (True, False)
+    assert ranks.mean({"loss": torch.tensor(2.5)}) == {"loss": 2.5}
+    ranks.wait()
+
+
+def test_measures_of_a_killed_training_are_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step, value in ((0, 1.0), (5, 2.0), (10, 3.0), (5, 4.0)):
+        write_measures(path, step, {"mean mask": value})
+    assert read_measures(path) == [{"step": 0, "mean mask": 1.0}, {"step": 5, "mean mask": 4.0}]

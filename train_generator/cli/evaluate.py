@@ -1,0 +1,142 @@
+"""The command that evaluates classifiers; `train_generator.cli.program` runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from cgn_augment import load_cgn
+from cgn_augment.errors import ArgumentError
+from cgn_augment.pictures.sheets import save_figure
+from train_generator.classifier.ensemble_data import Class
+from train_generator.cli.mnist import Format, format_table
+from train_generator.robustness.measure import ReadConfig
+from train_generator.robustness.parts import (
+    FACTOR,
+    PARTS,
+    EvaluationData,
+    Part,
+    find_class_map,
+    find_folders,
+    make_parts,
+)
+from train_generator.robustness.predictors import Predictor, load_predictor
+from train_generator.robustness.record import EvaluationRecord, Rows
+from train_generator.robustness.report import draw_changes, draw_pictures, make_tables
+
+
+def evaluate(
+    classifiers: list[str] | str,
+    cue_conflict: str | None = None,
+    in9: str | None = None,
+    real: str | None = None,
+    cgn: str | None = None,
+    out: str = "runs/evaluation",
+    num: int = 1000,
+    truncation: float | None = None,
+    class_map: dict[str, Class | list[Class]] | Literal["names"] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str = "cpu",
+    table: Format = "markdown",
+) -> None:
+    """Measures shape bias, background gap, accuracy and sensitivity to each factor of classifiers.
+
+    Each of --cue-conflict, --in9, --real and --cgn asks for a part; one or more are needed. What
+    is measured is in OUT at once: repeat the command after Ctrl-C, it goes on with the next part.
+
+    Args:
+        classifiers: an ensemble (.safetensors), a checkpoint of examples/invariant_mnist.py (.pt),
+            or a pretrained classifier of torchvision or timm by name, such as resnet50,
+            resnet50.IMAGENET1K_V1 or timm/NAME, also with weights of a file: resnet50=FILE; or
+            several: '[ONE, TWO]'.
+        cue_conflict: folder of the cue-conflict images of Geirhos et al., for the shape bias.
+        in9: folder of ImageNet-9 (bg_challenge), for the background gap.
+        real: folder of validation images with a folder for each class, for the accuracy.
+        cgn: path of a checkpoint or name of a bundled generator, for the accuracy on
+            counterfactuals and the sensitivity to each factor.
+        out: folder of evaluation.json and the pictures.
+        num: counterfactuals; three images more are drawn of each.
+        truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
+        class_map: classes of the classifier to those of the CGN, where they are neither the same
+            nor follow from the labels' names: '{cat: [281, 282], 1: golden_retriever}'; or names.
+        seed: of the counterfactuals.
+        batch_size: images that a classifier sees at once.
+        num_workers: processes that read images; 0 reads them in this one.
+        device: where to run, such as cpu or cuda.
+        table: as plain text or as Markdown.
+    """
+    config = ReadConfig(batch_size, num_workers, progress=True)
+    folders = (None if folder is None else Path(folder) for folder in (cue_conflict, in9, real))
+    found = find_folders(*folders)
+    network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)
+    data = EvaluationData(*found, network, class_map, num, seed)
+    predictors = load_predictors(classifiers, device)
+    parts = {name: make_parts(predictor, data, config) for name, predictor in predictors.items()}
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = run_parts(parts, EvaluationRecord(folder / "evaluation.json"))
+    for part in (name for name in PARTS if name in measured):
+        for title, rows in make_tables(part, measured[part]).items():
+            print(f"\n{title}\n\n{format_table(rows, table)}")
+        for name, figure in draw_pictures(part, measured[part]).items():
+            print(f"\npicture: {save_figure(figure, folder / f'{name}.png')}")
+    if network is not None and FACTOR in measured:
+        first = next(iter(predictors.values()))
+        changes = draw_changes(network, find_class_map(first, network, data.class_map), seed)
+        print(f"picture: {save_figure(changes, folder / 'changes.png')}")
+    print(f"\n{folder / 'evaluation.json'}")
+
+
+def load_predictors(classifiers: list[str] | str, device: str = "cpu") -> dict[str, Predictor]:
+    """Loads classifiers by name; a file is called by its own name where that tells them apart.
+
+    Raises:
+        ArgumentError: none, or one of them twice; errors of `load_predictor`.
+    """
+    given = [classifiers] if isinstance(classifiers, str) else classifiers
+    if not given or len(set(given)) < len(given):
+        raise ArgumentError(f"name one classifier or more, and each once; got {given}")
+    short = [name if name.startswith("timm/") else Path(name).name for name in given]
+    names = short if len(set(short)) == len(short) else given
+    return {name: load_predictor(path, device) for name, path in zip(names, given, strict=True)}
+
+
+def run_parts(parts: dict[str, list[Part]], record: EvaluationRecord) -> dict[str, dict[str, Rows]]:
+    """Measures what the record does not have, and adds it.
+
+    Args:
+        parts: of each classifier.
+        record: what was measured before; it is complete afterwards.
+
+    Returns:
+        By part and classifier what was measured.
+
+    Raises:
+        StateError: the record has a part with other settings; nothing is measured then.
+        KeyboardInterrupt: Ctrl-C; the message says where the next call goes on.
+    """
+    known = {
+        (classifier, part.name): record.find(classifier, part.name, part.settings)
+        for classifier, each in parts.items()
+        for part in each
+    }
+    measured: dict[str, dict[str, Rows]] = {}
+    for classifier, each in parts.items():
+        for part in each:
+            rows = known[classifier, part.name]
+            if rows is None:
+                rows = _measure(part, classifier)
+                record.add(classifier, part.name, part.settings, rows)
+            measured.setdefault(part.name, {})[classifier] = rows
+    return measured
+
+
+def _measure(part: Part, classifier: str) -> Rows:
+    try:
+        return part.measure()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command goes on with {part.name} of {classifier}"
+        ) from None

@@ -1,0 +1,267 @@
+"""The commands that train generators; `train_generator.cli.program` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from cgn_augment import load_cgn
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
+from cgn_augment.generators.truncation import TruncationLookup
+from train_generator.mnist.textures import load_textures
+from train_generator.mnist.variants import Variant, make_variant
+from train_generator.losses.patches import PatchConfig
+from train_generator.training.precision import Precision
+from train_generator.small.card import write_card
+from train_generator.small.config import (
+    FactorsConfig,
+    MaskerConfig,
+    ShapesConfig,
+    SmallConfig,
+    TexturesConfig,
+)
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.imagenet.card import write_imagenet_card
+from train_generator.imagenet.config import (
+    ImageNetConfig,
+    LossesConfig,
+    MetricsConfig,
+    PresetName,
+    preset_path,
+)
+from train_generator.small.masker_training import MaskerTraining, write_masker_card
+from train_generator.small.training import SmallTraining
+
+NUM_MEASURED = 10_000
+"""Real images that a masker is measured on."""
+
+
+def small(
+    out: str = "runs/small",
+    variant: Variant = "wildlife",
+    textures: str | None = None,
+    seed: int = 0,
+    num_train: int | None = None,
+    shape_network: ShapeNetwork = "deep",
+    texture_network: TextureNetwork = "deep",
+    device: str = "auto",
+    precision: Precision = "no",
+    factors: FactorsConfig = FactorsConfig(),  # noqa: B008
+    masker: MaskerConfig = MaskerConfig(),  # noqa: B008
+    texturing: TexturesConfig = TexturesConfig(),  # noqa: B008
+    shapes: ShapesConfig = ShapesConfig(),  # noqa: B008
+    resume: bool = False,
+    save_every: int = 200,
+) -> None:
+    """Trains the small generator of an MNIST variant from its biased images.
+
+    Args:
+        out: folder for the generator, checkpoint, TensorBoard's events and sheets.
+        variant: colored, double_colored or wildlife.
+        textures: wildlife only: folder with object/ and background/, ten images each; the
+            procedural ones by default.
+        seed: of everything that is drawn.
+        num_train: digits to train on; all 50 000 by default.
+        shape_network: deep, or published for the paper's.
+        texture_network: deep, or published for the paper's.
+        device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
+        precision: no is float32; bf16 is twice as fast on a CPU with AVX-512 or on a GPU.
+        factors: the adversarial stage.
+        masker: the stage that learns to find masks.
+        texturing: the stage that trains textures on whole ones, completed from real images.
+        shapes: the stage that trains the shape mechanism on found masks.
+        resume: goes on with the training in the folder.
+        save_every: steps between checkpoints.
+    """
+    config = SmallConfig(
+        variant=variant,
+        textures=textures,
+        seed=seed,
+        num_train=num_train,
+        shape_network=shape_network,
+        texture_network=texture_network,
+        device=device,
+        precision=precision,
+        factors=factors,
+        masker=masker,
+        texturing=texturing,
+        shapes=shapes,
+    )
+    training = SmallTraining(config, Path(out), resume=resume, save_every=save_every)
+    path = training.train()
+    print(f"generator: {path}")
+    print(f"card: {write_card(path, config, training.trainer.seconds)}")
+
+
+def masker(
+    cgn: str = "wildlife-mnist",
+    out: str = "runs/masker",
+    variant: Variant | None = None,
+    textures: str | None = None,
+    width: int = 8,
+    seed: int = 0,
+    device: str = "cpu",
+    training: MaskerConfig = MaskerConfig(num_steps=2000, rounds=0),  # noqa: B008 - frozen
+    resume: bool = False,
+) -> None:
+    """Trains a masker on what a small generator draws, and measures it on real images.
+
+    With rounds it learns from the real images too, without their true masks.
+
+    Args:
+        cgn: path of a checkpoint or name of a bundled generator.
+        out: folder for the masker, its card, checkpoint and TensorBoard's events.
+        variant: of the real images for the rounds and to measure it on: colored, double_colored or
+            wildlife. Their true masks are used for the measurement alone.
+        textures: wildlife only: folder with object/ and background/, ten images each.
+        width: channels of the U-Net at full resolution.
+        seed: of everything that is drawn.
+        device: cpu or cuda.
+        training: settings; num_textures is for the rounds.
+        resume: goes on with the training in the folder.
+    """
+    data = None
+    if variant is not None:  # what is wrong with the images is known before the training
+        stacks = None if textures is None else load_textures(textures)
+        data = make_variant(variant, "train", textures=stacks, num=NUM_MEASURED)
+    network = load_cgn(cgn, device=device)
+    real = None if data is None else (data.images, data.labels)
+    run = MaskerTraining(network, training, Path(out), real, width=width, seed=seed, resume=resume)
+    path = run.train()
+    print(f"masker: {path}")
+    card = write_masker_card(path, cgn, data, run.trainer.seconds, training.rounds)
+    print(card.read_text())
+    print(f"card: {card}")
+
+
+def imagenet(
+    biggan: str | None = None,
+    u2net: str | None = None,
+    start: str | None = None,
+    out: str = "runs/imagenet",
+    preset: PresetName | None = None,
+    seed: int = 0,
+    num_steps: int = 300,
+    batch_size: int = 1,
+    accumulation: int = 4000,
+    truncation: float = 1.0,
+    truncation_lookup: TruncationLookup = "exact",
+    shape_rate: float = 8e-6,
+    texture_rate: float = 3e-5,
+    background_rate: float = 1e-5,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 2.5e-12,
+    norm_iterations: int = 10,
+    average: float = 0.0,
+    device: str = "auto",
+    precision: Precision = "no",
+    losses: LossesConfig = LossesConfig(),  # noqa: B008
+    patches: PatchConfig = PatchConfig(),  # noqa: B008
+    metrics: MetricsConfig = MetricsConfig(),  # noqa: B008
+    resume: bool = False,
+    save_every: int = 10,
+    sheet_every: int = 10,
+) -> None:
+    """Trains an ImageNet CGN from a pretrained BigGAN and U2-Net, without any data.
+
+    The defaults are the settings of the released code. `fetch-weights` downloads the files.
+
+    Args:
+        biggan: file of BigGAN-deep's weights: start of the mechanisms, and target.
+        u2net: file of U2-Net's weights.
+        start: in place of u2net: file of an ImageNet CGN to train further.
+        out: folder for the CGN, card, checkpoint, TensorBoard's events, measures and sheets.
+        preset: code or paper: whose settings to take; the options after it win.
+        seed: of everything that is drawn.
+        num_steps: steps of the optimizer.
+        batch_size: images drawn at once.
+        accumulation: batches of a step, of all processes together.
+        truncation: of noise and batch statistics, above 0 and at most 1.
+        truncation_lookup: exact, or published for the rows that the published code reads.
+        shape_rate: learning rate of the shape mechanism.
+        texture_rate: of the texture mechanism.
+        background_rate: of the background mechanism.
+        beta1: of Adam.
+        beta2: of Adam.
+        epsilon: of Adam; see docs/imagenet.md.
+        norm_iterations: power iterations of the spectral norms after each step.
+        average: decay of a running average of the weights, which is then kept; 0 for none.
+        device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
+        precision: no is float32; bf16 runs BigGAN and U2-Net in bfloat16.
+        losses: weights of the losses, and what they look at.
+        patches: of the texture loss.
+        metrics: what is measured at intervals.
+        resume: goes on with the training in the folder.
+        save_every: steps between checkpoints.
+        sheet_every: steps between sheets.
+    """
+    if preset is not None:  # `expand_preset` has taken one of the command line away
+        raise ArgumentError(
+            "a preset is chosen on the command line (--preset paper) and not in a file, which "
+            "lists the settings themselves"
+        )
+    if biggan is None:
+        raise ArgumentError(
+            "give --biggan, the file of BigGAN-deep's weights: `train-generator fetch-weights "
+            "FOLDER` downloads it"
+        )
+    config = ImageNetConfig(
+        biggan=biggan,
+        u2net=u2net,
+        start=start,
+        seed=seed,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        truncation=truncation,
+        truncation_lookup=truncation_lookup,
+        shape_rate=shape_rate,
+        texture_rate=texture_rate,
+        background_rate=background_rate,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        norm_iterations=norm_iterations,
+        average=average,
+        device=device,
+        precision=precision,
+        losses=losses,
+        patches=patches,
+        metrics=metrics,
+    )
+    training = ImageNetTraining(
+        config, Path(out), resume=resume, save_every=save_every, sheet_every=sheet_every
+    )
+    path = training.train()
+    if training.ranks.is_main:
+        print(f"generator: {path}")
+        print(f"card: {write_imagenet_card(path, training)}")
+
+
+def expand_preset(arguments: Sequence[str]) -> list[str]:
+    """Puts the file of a preset in the place of its name; what stands after it wins.
+
+    A name that there is not is left for the command to refuse.
+
+    Example:
+        >>> from train_generator.cli.generators import expand_preset
+        >>> expanded = expand_preset(["imagenet", "--seed=1", "--preset", "paper"])
+        >>> expanded[1].endswith("presets/paper.yaml"), expanded[2:]
+        (True, ['--seed=1'])
+    """
+    if list(arguments[:1]) != ["imagenet"]:
+        return list(arguments)
+    kept, files, rest = [], [], iter(arguments[1:])
+    for argument in rest:
+        flag, equals, name = argument.partition("=")
+        if flag == "--preset":
+            name = name if equals else next(rest, "")
+            if name in get_args(PresetName):
+                files.append(f"--config={preset_path(name)}")
+                continue
+            argument = f"--preset={name}"
+        kept.append(argument)
+    return ["imagenet", *files, *kept]

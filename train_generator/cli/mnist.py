@@ -1,0 +1,255 @@
+"""The commands that judge generators; `train_generator.cli.program` runs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cgn_augment import load_cgn
+from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
+from cgn_augment.masks import UNetMasker, load_masker
+from cgn_augment.sources.bank import draw_factors
+from cgn_augment.types import Mechanisms
+from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
+from train_generator.mnist.textures import load_textures, procedural_textures
+from train_generator.mnist.variants import VARIANTS, Variant
+from train_generator.mnist.downstream import DownstreamRun, run_downstream
+from train_generator.mnist.judges import (
+    NUM_CLASSES,
+    JudgeConfig,
+    ShapeJudge,
+    judge_accuracy,
+    predict,
+    save_shape_judge,
+    train_shape_judge,
+)
+from train_generator.mnist.measure import load_judges, measure_generator, measure_real
+from train_generator.metrics.factors import binarize
+from train_generator.mnist.records import DownstreamConfig
+from train_generator.mnist.tables import (
+    Table,
+    downstream_table,
+    format_markdown,
+    format_plain,
+    metrics_table,
+)
+
+Row = Literal["published", "ours", "real_shapes", "real_parts", "decorrelated"]
+Format = Literal["plain", "markdown"]
+
+ROW_ORDER: tuple[Row, ...] = get_args(Row)
+MASK_ROWS = 4
+
+
+def judge(out: str, seed: int = 0) -> None:
+    """Trains the judge of shapes on clean digits; one that is as good comes with the package.
+
+    Args:
+        out: file to write: .safetensors.
+        seed: of the first weights and the order of the digits.
+    """
+    if Path(out).suffix != ".safetensors":
+        raise ArgumentError(f"a judge is saved as .safetensors, got {out!r}")
+    config = JudgeConfig(seed=seed)
+    with replacing(Path(out)) as temporary:  # what cannot be written is known before the training
+        shape_judge = train_shape_judge(config, progress=True)
+        accuracy = judge_accuracy(shape_judge)
+        save_shape_judge(shape_judge, temporary, config, accuracy)
+    _show(f"{out}: {100 * accuracy:.2f} % of the clean test digits")
+
+
+def measure(
+    variant: Variant,
+    cgns: list[str] | str,
+    textures: str | None = None,
+    out: str | None = None,
+    num: int = 5000,
+    seed: int = 0,
+    cache: str | None = None,
+    table: Format = "plain",
+) -> None:
+    """Prints how good generators of a variant are, beside the real data, and draws what they draw.
+
+    Args:
+        variant: what the generators were trained on.
+        cgns: path of a checkpoint or name of a bundled generator, or several: '[ONE, TWO]'.
+        textures: wildlife only: folder with object/ and background/, ten images each.
+        out: picture to write: .png, .jpg, .webp, .pdf or .svg.
+        num: masks, foregrounds and backgrounds to measure of each generator.
+        seed: of what is drawn.
+        cache: folder of the judges of textures; ~/.cache/train_generator by default.
+        table: as plain text or as Markdown.
+    """
+    paths = [cgns] if isinstance(cgns, str) else cgns
+    if len(paths) == 0 or len(set(paths)) < len(paths):
+        raise ArgumentError(f"name one generator or more, and each once; got {paths}")
+    networks = dict(zip(_short_names(paths), map(load_cgn, paths), strict=True))
+    if out is not None:
+        check_picture(out)  # before anything that takes long
+    stacks = None if textures is None else load_textures(textures)
+    judges = load_judges(variant, stacks, cache=None if cache is None else Path(cache))
+    rows = {
+        name: measure_generator(cgn, variant, stacks, num=num, seed=seed, judges=judges)
+        for name, cgn in networks.items()
+    }
+    rows["real data"] = measure_real(variant, stacks, num=num, seed=seed, judges=judges)
+    _show(format_table(metrics_table(rows), table))
+    if out is not None:
+        figure = draw_generators(networks, judges.shape, seed)
+        _show(f"picture: {save_figure(figure, out)}")
+
+
+def downstream(
+    out: str,
+    variants: list[Variant] = list(VARIANTS),  # noqa: B006 - shown as the default
+    rows: list[Row] = list(ROW_ORDER),  # noqa: B006
+    seeds: list[int] = [0, 1, 2],  # noqa: B006
+    published: str | None = None,
+    ours: dict[str, str] | None = None,
+    maskers: dict[str, str] | None = None,
+    textures: str | None = None,
+    training: DownstreamConfig = DownstreamConfig(),  # noqa: B008 - frozen
+    device: str = "cpu",
+    table: Format = "plain",
+) -> None:
+    """Trains the paper's classifier on each generator's counterfactuals, and prints the table.
+
+    Each classifier is one file in OUT. Repeat the command after Ctrl-C: it goes on. Several
+    processes with different seeds may fill one folder; a last call with all seeds prints the table.
+
+    Args:
+        out: folder of the results.
+        variants: of the data.
+        rows: counterfactuals of the published or of our generators; real_shapes, which are those of
+            the training images, found by a masker, with textures of our generators; real_parts,
+            whose textures and backgrounds are those of the training images too; decorrelated real
+            images, which are the upper bound.
+        seeds: one classifier each.
+        published: folder of the authors' checkpoints, cgn_VARIANT_mnist.pth.
+        ours: by variant the path of a checkpoint or the name of a bundled generator.
+        maskers: by variant the path of a masker or the name of the generator that it comes with;
+            those of the bundled generators by default.
+        textures: wildlife only: folder with object/ and background/, ten images each.
+        training: what all classifiers share.
+        device: where to train, such as cpu or cuda.
+        table: as plain text or as Markdown.
+    """
+    stacks = None
+    if "wildlife" in variants:
+        stacks = procedural_textures() if textures is None else load_textures(textures)
+    paths = {**default_generators(textures is not None), **(ours or {})}
+    masker_paths = {**default_generators(textures is not None), **(maskers or {})}
+    for name, given in (("ours", paths), ("maskers", masker_paths)):
+        unknown = sorted(given.keys() - set(VARIANTS))
+        if unknown:
+            raise ArgumentError(f"{name} has {unknown}: its keys must be of {', '.join(VARIANTS)}")
+
+    def load(variant: Variant, row: Row) -> Mechanisms | None:
+        if row == "published":
+            if published is None:
+                raise ArgumentError(
+                    "the row published needs its checkpoints: name their folder with "
+                    "--published, or leave the row out with --rows '[ours, decorrelated]'"
+                )
+            return load_cgn(Path(published) / f"cgn_{variant}_mnist.pth", device=device)
+        if row in ("real_parts", "decorrelated"):
+            return None
+        return load_cgn(paths[variant], device=device)
+
+    def load_finder(variant: Variant, row: Row) -> UNetMasker | None:
+        if row not in ("real_shapes", "real_parts"):
+            return None
+        return load_masker(masker_paths[variant], device=device)
+
+    runs = [
+        DownstreamRun(
+            Path(out),
+            variant,
+            row,
+            cgn,
+            seed,
+            training,
+            stacks if variant == "wildlife" else None,
+            device,
+            finder,
+        )
+        for variant in variants
+        for row in rows
+        for cgn, finder in [(load(variant, row), load_finder(variant, row))]
+        for seed in seeds
+    ]
+    _show(format_table(downstream_table(run_downstream(runs, announce=_announce)), table))
+
+
+def default_generators(has_photographs: bool) -> dict[str, str]:
+    """Returns by variant the name of the bundled generator; wildlife has one for each texture set.
+
+    Args:
+        has_photographs: whether wildlife's textures are the paper's, and not the procedural ones.
+    """
+    return {
+        "colored": "colored-mnist",
+        "double_colored": "double-colored-mnist",
+        "wildlife": "wildlife-dtd-mnist" if has_photographs else "wildlife-mnist",
+    }
+
+
+@torch.no_grad()
+def draw_generators(
+    cgns: Mapping[str, Mechanisms], shape_judge: ShapeJudge, seed: int = 0
+) -> Figure:
+    """Draws what generators draw, one column a class, with the judge's verdict under each mask.
+
+    Args:
+        cgns: name to a frozen CGN of ten classes.
+        shape_judge: says what the masks show.
+        seed: of noise and classes.
+    """
+    rows: dict[str, Tensor] = {}
+    captions: dict[str, list[str]] = {}
+    labels = torch.arange(NUM_CLASSES)
+    for name, cgn in cgns.items():
+        prefix = f"{name}\n" if len(cgns) > 1 else ""
+        generator = step_generator(Purpose.SOURCE, seed)
+        for number in range(1, MASK_ROWS + 1):
+            factors = draw_factors(cgn, labels.expand(3, -1), generator, 1, NUM_CLASSES).to("cpu")
+            seen = predict(shape_judge, binarize(factors.mask).float())
+            rows[f"{prefix}mask {number}"] = factors.mask
+            captions[f"{prefix}mask {number}"] = [
+                f"✓ {y}" if y == verdict else f"✗ {y} seen as {verdict}"
+                for y, verdict in enumerate(seen.tolist())
+            ]
+        rows[f"{prefix}foreground"] = factors.foreground
+        rows[f"{prefix}background"] = factors.background
+        classes = permute_classes(labels, NUM_CLASSES, generator)
+        classes[0] = labels
+        mixed = draw_factors(cgn, classes, generator, 1, NUM_CLASSES).to("cpu")
+        rows[f"{prefix}counterfactual"] = compose(mixed.mask, mixed.foreground, mixed.background)
+    return draw_sheet(rows, captions)
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """Returns the files' names without their folders, where that tells them apart."""
+    short = [Path(path).name for path in paths]
+    return short if len(set(short)) == len(short) else paths
+
+
+def format_table(table: Table, how: Format) -> str:
+    """Returns a table as text of the format that was asked for."""
+    return format_markdown(table) if how == "markdown" else format_plain(table)
+
+
+def _announce(run: DownstreamRun) -> None:
+    print(f"training {run.path.stem}", file=sys.stderr)
+
+
+def _show(text: str) -> None:
+    print(text)

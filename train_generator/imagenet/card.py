@@ -1,0 +1,74 @@
+"""Writes what a reader wants to know of a trained ImageNet CGN: a card beside its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cgn_augment.generators import read_metadata
+from cgn_augment.pictures.sheets import save_figure
+from train_generator.training.measures import MEASURES, read_measures
+from train_generator.small.card import changed_flags, peak_memory
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.imagenet.config import ImageNetConfig
+
+
+def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:
+    """Writes a card and a picture beside a CGN's file.
+
+    Args:
+        path: of the CGN, a `.safetensors` file.
+        training: that made it.
+
+    Returns:
+        The card, a Markdown file.
+    """
+    picture = save_figure(training.draw(), path.with_suffix(".png"))
+    card = path.with_suffix(".md")
+    cgn, config, seconds = training.kept, training.config, training.trainer.seconds
+    parameters = sum(weight.numel() for weight in cgn.parameters())
+    images = config.num_steps * config.batch_size * config.accumulation
+    measures = _format(read_measures(path.parent / MEASURES))
+    card.write_text(f"""# {path.stem}
+
+An ImageNet CGN of {parameters / 1e6:.1f} million parameters: {cgn.image_size}x{cgn.image_size}
+pixels, {cgn.num_classes} classes, images in [-1, 1]. Trained on {images} images that its BigGAN
+drew, and no others.
+
+- command: `{repeat_imagenet(config)}`
+- seed: {config.seed}
+- time: {seconds / 60:.1f} minutes on {training.ranks.num} process(es) of
+  {training.accelerator.device}; main memory at most {peak_memory() / 2**30:.1f} GiB each
+- versions: {read_metadata(path).get("versions", "")}
+- fingerprint: {cgn.fingerprint}
+
+{measures}
+![What it draws, one noise and a class in each column]({picture.name})
+""")
+    return card
+
+
+def repeat_imagenet(config: ImageNetConfig) -> str:
+    """Returns the command that trains with these settings; those that have their default are left.
+
+    Example:
+        >>> from train_generator.imagenet.card import repeat_imagenet
+        >>> from train_generator.imagenet.config import ImageNetConfig
+        >>> repeat_imagenet(ImageNetConfig("biggan.bin", "u2net.pth", batch_size=2))
+        'train-generator imagenet --biggan biggan.bin --u2net u2net.pth --batch_size 2'
+    """
+    default = ImageNetConfig("", "")
+    if config.u2net is None:
+        default = ImageNetConfig("", start="")
+    return " ".join(["train-generator imagenet", *changed_flags(config, default)])
+
+
+def _format(measures: list[dict[str, float]]) -> str:
+    """Returns a table of the first and the last measures."""
+    if not measures:
+        return ""
+    names = [name for name in measures[-1] if name != "step"]
+    lines = [f"| step | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for line in [measures[0], measures[-1]] if len(measures) > 1 else measures:
+        values = (f"{line.get(name, float('nan')):.4g}" for name in names)
+        lines.append(f"| {line['step']} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,263 @@
+"""A step of the ImageNet CGN's training (Sauer and Geiger, ICLR 2021, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cgn_augment import ImageNetCGN
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.generators import BigGAN
+from train_generator.training.average import update_average
+from train_generator.imagenet.losses import background_loss, reconstruction_loss
+from train_generator.losses.functional import mask_entropy_loss, mask_size_loss
+from train_generator.losses.patches import draw_picks, make_sheets
+from train_generator.losses.perceptual import (
+    PerceptualFeatures,
+    perceptual_loss,
+    released_gram_weights,
+)
+from train_generator.training.ranks import Ranks
+from train_generator.imagenet.config import ImageNetConfig
+from train_generator.training.stages import StepAbandonedError
+
+_LONG = 20
+"""Batches from which on a step has a bar of its own."""
+
+
+class Drawn(NamedTuple):
+    """What the networks draw of a noise and a class; None where no loss looks at it."""
+
+    mask: Tensor | None
+    foreground: Tensor | None
+    background: Tensor | None
+    saliency: Tensor | None
+    target: Tensor | None
+
+
+class MechanismLosses(nn.Module):
+    """Runs the mechanisms, and what judges them, on a batch of one class for all three.
+
+    The frozen BigGAN and the features are no part of the module, so that nothing copies them or
+    sends them to other processes.
+
+    Args:
+        config: settings.
+        cgn: what is trained.
+        target: draws the target images; None where no loss needs them.
+        features: of the Gram losses; None where there are none.
+    """
+
+    def __init__(
+        self,
+        config: ImageNetConfig,
+        cgn: ImageNetCGN,
+        target: BigGAN | None,
+        features: PerceptualFeatures | None,
+    ) -> None:
+        super().__init__()
+        self.config, self.cgn = config, cgn
+        self._frozen = (target, features)
+        self.perceptual = released_gram_weights(config.losses.perceptual)
+        self.texture = released_gram_weights(config.losses.texture)
+
+    def forward(
+        self, noise: Tensor, y: Tensor, picks: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Returns the losses with their weights, and the mean mask.
+
+        Args:
+            noise: (B, noise_dim) float32.
+            y: (B,) int64 classes.
+            picks: (B, num_drawn) int64; see `draw_picks`.
+        """
+        drawn = self.draw(noise, y)
+        with torch.autocast(noise.device.type, enabled=False):
+            losses = self._judge(drawn, picks)
+        return losses, None if drawn.mask is None else drawn.mask.detach().mean()
+
+    def draw(self, noise: Tensor, y: Tensor) -> Drawn:
+        """Runs the networks that a loss needs, and no other."""
+        losses, cgn = self.config.losses, self.cgn
+        textured, compared = any(losses.texture), losses.compares
+        masked = compared or textured or losses.entropy or losses.size
+        background = cgn.background(noise, y) if compared or losses.background else None
+        return Drawn(
+            cgn.shape(noise, y) if masked else None,
+            cgn.texture(noise, y) if compared or textured else None,
+            background,
+            cgn.u2net(background).float() if losses.background else None,
+            self._draw_target(noise, y) if losses.needs_target else None,
+        )
+
+    @torch.no_grad()
+    def _draw_target(self, noise: Tensor, y: Tensor) -> Tensor:
+        target, _ = self._frozen
+        images: Tensor = _there(target, "target images")(
+            noise, y, self.cgn.truncation, self.cgn.truncation_lookup
+        )
+        return images
+
+    def _judge(self, drawn: Drawn, picks: Tensor) -> dict[str, Tensor]:
+        weights, losses = self.config.losses, {}
+        if drawn.mask is not None and weights.entropy:
+            losses["entropy"] = weights.entropy * mask_entropy_loss(drawn.mask)
+        if drawn.mask is not None and weights.size:
+            size = mask_size_loss(drawn.mask, weights.size_low, weights.size_high)
+            losses["size"] = weights.size * size
+        if drawn.saliency is not None:
+            losses["background"] = weights.background * background_loss(drawn.saliency)
+        return {**losses, **self._compare(drawn, picks)}
+
+    def _compare(self, drawn: Drawn, picks: Tensor) -> dict[str, Tensor]:
+        """Returns the losses that look at the target images."""
+        mask, foreground, background, _, target = drawn
+        if mask is None or foreground is None or target is None:
+            return {}
+        _, features = self._frozen
+        losses, config = {}, self.config.losses
+        if background is not None and config.compares:
+            images = compose(mask, foreground, background)
+            if config.reconstruction:
+                losses["reconstruction"] = config.reconstruction * reconstruction_loss(
+                    images, target
+                )
+            if any(self.perceptual):
+                network = _there(features, "features")
+                losses["perceptual"] = perceptual_loss(network, images, target, self.perceptual)
+        if any(self.texture):
+            network = _there(features, "features")
+            sheets = make_sheets(target, mask, picks, self.config.patches)
+            losses["texture"] = perceptual_loss(network, foreground, sheets, self.texture)
+        return losses
+
+
+class ImageNetStage:
+    """Trains the three mechanisms; see `Stage`.
+
+    A step takes `accumulation` batches, each of noise, classes and patches that follow from the
+    step's generator and the batch's number. The processes share the batches out, so their number
+    changes a step by rounding alone. A step that an interrupt ends leaves all as it was.
+
+    Args:
+        config: settings.
+        cgn: what is trained, in place.
+        average: a copy that gets the running average of the weights; None keeps none.
+        target: see `MechanismLosses`.
+        features: see `MechanismLosses`.
+        accelerator: knows devices, precision and processes.
+        stops: says on all processes at once whether to give up; see `Trainer.stops`.
+        progress: shows a bar for the batches of long steps.
+
+    Raises:
+        ArgumentError: the number of processes does not divide `accumulation`.
+    """
+
+    name = "mechanisms"
+
+    def __init__(
+        self,
+        config: ImageNetConfig,
+        cgn: ImageNetCGN,
+        average: ImageNetCGN | None,
+        target: BigGAN | None,
+        features: PerceptualFeatures | None,
+        accelerator: Accelerator,
+        *,
+        stops: Callable[[], bool] = lambda: False,
+        progress: bool = False,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.cgn, self.average = cgn, average
+        self.accelerator, self.stops = accelerator, stops
+        self.ranks = Ranks(accelerator)
+        if config.accumulation % self.ranks.num:
+            raise ArgumentError(
+                f"{self.ranks.num} processes cannot share out accumulation "
+                f"({config.accumulation}) batches evenly: make it a multiple of {self.ranks.num}"
+            )
+        self._numbers = self.ranks.share(config.accumulation)
+        self._silent = not (progress and self.ranks.is_main and len(self._numbers) >= _LONG)
+        groups = trained_groups(config, cgn)
+        self.model = accelerator.prepare(MechanismLosses(config, cgn, target, features))
+        optimizer = torch.optim.Adam(
+            groups, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
+        )
+        self.optimizers: Mapping[str, Any] = {"mechanisms": accelerator.prepare(optimizer)}
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains once on all batches of a step; see `Stage.step`."""
+        optimizer, num = self.optimizers["mechanisms"], len(self._numbers)
+        key = int(torch.randint(2**62, (), generator=generator))
+        optimizer.zero_grad()
+        totals: dict[str, Tensor] = {}
+        bar = tqdm(self._numbers, f"step {step + 1}", leave=False, disable=self._silent)
+        for place, number in enumerate(bar):
+            if self.stops():
+                bar.close()
+                raise StepAbandonedError
+            last = place + 1 == num
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                values = self._descend(step_generator(Purpose.TRAINING, key, number), num)
+            for name, value in values.items():
+                totals[name] = value / num + totals.get(name, torch.zeros_like(value))
+        optimizer.step()
+        self._settle(step)
+        return totals
+
+    def _descend(self, generator: torch.Generator, num: int) -> dict[str, Tensor]:
+        """Adds the gradients of a batch, divided by `num`, to those of the batches before."""
+        config, cgn = self.config, self.cgn
+        noise = cgn.draw_noise(config.batch_size, generator)
+        y = torch.randint(cgn.num_classes, (config.batch_size,), generator=generator)
+        picks = draw_picks(config.batch_size, config.patches, generator)
+        losses, mean_mask = self.model(noise, y.to(cgn.device), picks)
+        total = torch.stack(list(losses.values())).sum()
+        self.accelerator.backward(total / num)
+        values = {name: loss.detach() for name, loss in losses.items()}
+        return values if mean_mask is None else {**values, "mean mask": mean_mask}
+
+    def _settle(self, step: int) -> None:
+        """Brings up to date what follows from the new weights."""
+        for mechanism in _trained(self.cgn):
+            mechanism.settle_norms(self.config.norm_iterations)
+        if self.average is not None:
+            update_average(self.average, self.cgn, self.config.average, step)
+            for mechanism in (self.average.f_shape, self.average.f_text, self.average.f_bg):
+                mechanism.settle_norms()  # an average of unit vectors is shorter than 1
+
+
+def trained_groups(config: ImageNetConfig, cgn: ImageNetCGN) -> list[dict[str, Any]]:
+    """Returns the weights of each mechanism with its learning rate.
+
+    A mechanism that no loss reaches gets no gradients, in place, and is left out.
+    """
+    losses, groups = config.losses, []
+    for mechanism, rate, own in (
+        (cgn.f_shape, config.shape_rate, losses.entropy or losses.size),
+        (cgn.f_text, config.texture_rate, any(losses.texture)),
+        (cgn.f_bg, config.background_rate, losses.background),
+    ):
+        reached = losses.compares or bool(own)
+        mechanism.requires_grad_(reached)
+        if reached:
+            groups.append({"params": list(mechanism.parameters()), "lr": rate})
+    return groups
+
+
+def _trained(cgn: ImageNetCGN) -> list[BigGAN]:
+    mechanisms = (cgn.f_shape, cgn.f_text, cgn.f_bg)
+    return [each for each in mechanisms if each.embeddings.weight.requires_grad]
+
+
+def _there(network: Any, what: str) -> Any:
+    if network is None:
+        raise ArgumentError(f"the losses need {what}, and none were given")
+    return network

@@ -1,0 +1,265 @@
+"""Trains an ImageNet CGN from a pretrained BigGAN and U2-Net, without any data."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedDataParallelKwargs
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from cgn_augment import ImageNetCGN, save_cgn
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.generators import (
+    BigGAN,
+    continue_imagenet_cgn,
+    load_biggan,
+    start_imagenet_cgn,
+)
+from cgn_augment.fingerprint import hash_weights
+from train_generator.losses.perceptual import PerceptualFeatures, make_features
+from train_generator.training.ranks import Ranks
+from train_generator.imagenet.config import ImageNetConfig
+from train_generator.imagenet.metrics import CGNMeasures
+from train_generator.imagenet.sheet import draw_training
+from train_generator.imagenet.stage import ImageNetStage
+from train_generator.small.training import CGN_FILE, make_accelerator, versions, write_settings
+from train_generator.training.trainer import Stage, Trainer, check_folder
+
+_NOT_COMPARED = ("biggan", "u2net", "start", "device", "metrics")
+"""Settings that may change when a training is resumed. Of BigGAN, its weights are compared."""
+
+_AT_ONCE = 10
+
+
+class ImageNetTraining:
+    """The networks of a training; `train` takes it through.
+
+    On one device, or on several processes of `accelerate launch` or `torchrun`, which share out the
+    batches of each step. A training may be resumed with another number of processes.
+
+    Args:
+        config: settings.
+        folder: where everything is written; all processes must see it.
+        resume: goes on with the training that the folder holds.
+        progress: shows bars on standard error.
+        save_every: steps between checkpoints; like `sheet_every` it may change at a resume.
+        sheet_every: steps between sheets.
+        network: in place of Inception-v3, for the metrics; see `InceptionMeasures`.
+
+    Raises:
+        ArgumentError: the folder holds a training and `resume` is False, or settings that do not
+            fit.
+        CheckpointError: there is nothing to resume, or a file is damaged or of another network.
+        CheckpointNotFoundError: a file of weights is not there.
+        StateError: what is there was made with other settings.
+        DeviceError: the device is not there.
+        DataError: the folder of real images cannot be used.
+        MissingPackageError: the metrics need a package that is not installed.
+    """
+
+    def __init__(
+        self,
+        config: ImageNetConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        progress: bool = True,
+        save_every: int = 10,
+        sheet_every: int = 10,
+        network: nn.Module | None = None,
+    ) -> None:
+        check_folder(folder, resume)  # before anything that takes long
+        self.config, self.folder = config, folder
+        # Every process has the same buffers already, and gradients need no second place.
+        parallel = DistributedDataParallelKwargs(
+            broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        self.accelerator = make_accelerator(config, kwargs_handlers=[parallel])
+        self.ranks = Ranks(self.accelerator)
+        self.progress = progress and self.ranks.is_main
+        cgn, target = load_networks(config)
+        fingerprint = hash_weights(target)
+        target.fold()  # so that its norms are computed once
+        self.cgn, self.target = self._place(cgn), self._place(target)
+        self.average = copy.deepcopy(self.cgn).requires_grad_(False) if config.average else None
+        self.features = make_config_features(config, self.cgn, self.target, self.progress)
+        modules: dict[str, nn.Module] = {"cgn": self.cgn}
+        if self.average is not None:
+            modules["average"] = self.average
+        if self.features is not None:
+            modules["features"] = self._place(self.features)
+        measures = self._make_measures(network)
+        self.trainer = Trainer(
+            folder,
+            modules,
+            {"mechanisms": self._stage},
+            {**compared_settings(config), "target": fingerprint},
+            seed=config.seed,
+            draw=self.draw,
+            resume=resume,
+            save_every=save_every,
+            sheet_every=sheet_every,
+            log_every=1,
+            measure=measures,
+            measure_every=config.metrics.every or 1,
+            ranks=self.ranks,
+        )
+
+    def train(self) -> Path:
+        """Takes all steps that are left, and writes the CGN.
+
+        Returns:
+            The file of the CGN, which `load_cgn` reads.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; `resume` goes on.
+        """
+        if self.ranks.is_main:
+            write_settings(self.config, self.folder, self.accelerator)
+        self.trainer.train(progress=self.progress)
+        path = self.folder / CGN_FILE
+        if self.ranks.is_main:
+            save_cgn(
+                self.kept,
+                path,
+                recipe=asdict(self.config),
+                seconds=round(self.trainer.seconds),
+                processes=self.ranks.num,
+                versions=versions(),
+            )
+        self.ranks.wait()
+        return path
+
+    @property
+    def kept(self) -> ImageNetCGN:
+        """What is drawn from, measured and written in the end."""
+        kept: ImageNetCGN = self.cgn if self.average is None else self.average
+        return kept
+
+    def draw(self) -> Figure:
+        """Draws a sheet; see `draw_training`."""
+        return draw_training(self.kept, self.target, seed=self.config.seed)
+
+    def _stage(self) -> Stage:
+        losses = self.config.losses
+        return ImageNetStage(
+            self.config,
+            self.cgn,
+            self.average,
+            self.target if losses.needs_target else None,
+            self.features,
+            self.accelerator,
+            stops=self.trainer.stops,
+            progress=self.progress,
+        )
+
+    def _make_measures(self, network: nn.Module | None) -> CGNMeasures | None:
+        metrics = self.config.metrics
+        if not metrics.every:
+            return None
+        return CGNMeasures(
+            metrics,
+            self.kept,
+            seed=self.config.seed,
+            ranks=self.ranks,
+            network=network,
+            progress=self.progress,
+        )
+
+    def _place(self, module: Any) -> Any:
+        device = self.accelerator.device
+        layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
+        return module.to(device, memory_format=layout)
+
+
+def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
+    """Reads the CGN that the training starts from, and the BigGAN of the target images.
+
+    Raises:
+        ArgumentError: the two do not fit each other.
+        CheckpointError: a file is damaged or of another network.
+        CheckpointNotFoundError: a file is not there.
+    """
+    settings: dict[str, Any] = {
+        "truncation": config.truncation,
+        "truncation_lookup": config.truncation_lookup,
+    }
+    target = load_biggan(config.biggan).requires_grad_(False)
+    if config.start is not None:
+        cgn = continue_imagenet_cgn(config.start, **settings)
+    else:
+        cgn = start_imagenet_cgn(config.biggan, str(config.u2net), **settings)
+    if cgn.biggan != target.config:
+        raise ArgumentError(
+            f"{config.start} has mechanisms of other sizes than {config.biggan}: give the BigGAN "
+            "that its training started from"
+        )
+    return cgn.train(), target
+
+
+def make_config_features(
+    config: ImageNetConfig, cgn: ImageNetCGN, target: BigGAN, progress: bool = False
+) -> PerceptualFeatures | None:
+    """Returns the features of the settings; None where no loss needs any.
+
+    Those that are "trained" learn the classes of images that the target BigGAN draws.
+
+    Raises:
+        CheckpointError: VGG-16's weights cannot be had.
+        CheckpointNotFoundError: their file is not there.
+    """
+    losses = config.losses
+    if not losses.needs_features:
+        return None
+    images, labels = None, None
+    if losses.features == "trained":
+        images, labels = draw_targets(cgn, target, losses.num_feature_images, config.seed)
+    return make_features(
+        losses.features,
+        path=losses.features_file,
+        seed=config.seed,
+        images=images,
+        labels=labels,
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def draw_targets(
+    cgn: ImageNetCGN, target: BigGAN, num: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Draws target images of the classes in turn.
+
+    Args:
+        cgn: whose noise it is.
+        target: draws.
+        num: images.
+        seed: of the noise.
+
+    Returns:
+        Images (num, 3, H, W) float32 in [-1, 1] and classes (num,) int64, on the CGN's device.
+    """
+    noise = cgn.draw_noise(num, step_generator(Purpose.WEIGHTS, seed))
+    y = torch.arange(num, device=noise.device) % cgn.num_classes
+    images = [
+        target(noise[i : i + _AT_ONCE], y[i : i + _AT_ONCE], cgn.truncation, cgn.truncation_lookup)
+        for i in range(0, num, _AT_ONCE)
+    ]
+    return torch.cat(images), y
+
+
+def compared_settings(config: ImageNetConfig) -> dict[str, Any]:
+    """Returns the settings that must be the same when a training is resumed, as plain values."""
+    settings = {name: value for name, value in asdict(config).items() if name not in _NOT_COMPARED}
+    settings["losses"] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings["losses"].items()
+        if name != "features_file"
+    }
+    return settings

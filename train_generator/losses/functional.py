@@ -1,0 +1,369 @@
+"""The losses that train a CGN, as pure functions (Sauer and Geiger, ICLR 2021).
+
+The paper trains the small CGN on LSGAN, mask entropy and Gram losses; the ImageNet CGN adds the
+size of the mask. The hinge losses and the border loss are of this project's recipe. Every loss is a
+scalar in the dtype and on the device of what it is given, and has a gradient. Weights between the
+losses belong to the recipes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+
+
+def lsgan_generator_loss(scores: Tensor) -> Tensor:
+    """How far a discriminator's scores of generated images are from "real", which is 1.
+
+    Mean of (score - 1)^2: Mao et al., Least Squares Generative Adversarial Networks, ICCV 2017,
+    without their factor of one half.
+
+    Args:
+        scores: (B, 1) float scores of generated images, any real numbers; other shapes work too.
+
+    Returns:
+        Scalar of 0 or more.
+
+    Raises:
+        ArgumentError: there are no scores.
+        ArgumentTypeError: scores that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import lsgan_generator_loss
+        >>> lsgan_generator_loss(torch.tensor([[1.0], [0.0]])).item()
+        0.5
+    """
+    require_floats("scores", scores)
+    return (scores - 1).square().mean()
+
+
+def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """How far a discriminator's scores are from 1 for real and from 0 for generated images.
+
+    The mean of two terms, of which each is a mean over its own images, so that both kinds count
+    the same however many there are. Source as for `lsgan_generator_loss`.
+
+    Args:
+        real_scores: (B, 1) float scores of real images.
+        generated_scores: (N, 1) float scores of generated images, detached from the generator.
+
+    Returns:
+        Scalar of 0 or more.
+
+    Raises:
+        ArgumentError: there are no scores.
+        ArgumentTypeError: scores that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import lsgan_discriminator_loss
+        >>> lsgan_discriminator_loss(torch.tensor([[1.0]]), torch.tensor([[1.0]])).item()
+        0.5
+    """
+    require_floats("real_scores", real_scores)
+    require_floats("generated_scores", generated_scores)
+    return ((real_scores - 1).square().mean() + generated_scores.square().mean()) / 2
+
+
+def hinge_generator_loss(scores: Tensor) -> Tensor:
+    """Rewards a generator for high scores: minus their mean (Miyato et al., ICLR 2018, eq. 17).
+
+    Args:
+        scores: (B, 1) float scores of generated images; other shapes work too.
+
+    Returns:
+        Scalar, of either sign.
+
+    Raises:
+        ArgumentError: there are no scores.
+        ArgumentTypeError: scores that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import hinge_generator_loss
+        >>> hinge_generator_loss(torch.tensor([[1.0], [2.0]])).item()
+        -1.5
+    """
+    require_floats("scores", scores)
+    return -scores.mean()
+
+
+def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """Wants scores of real images above 1 and of generated ones below -1; beyond costs nothing.
+
+    The sum of mean max(0, 1 - real) and mean max(0, 1 + generated) (Miyato et al., Spectral
+    Normalization for Generative Adversarial Networks, ICLR 2018, eq. 16).
+
+    Args:
+        real_scores: (B, 1) float scores of real images.
+        generated_scores: (N, 1) float scores of generated images, detached from the generator.
+
+    Returns:
+        Scalar of 0 or more; 2 if the discriminator cannot tell them apart.
+
+    Raises:
+        ArgumentError: there are no scores.
+        ArgumentTypeError: scores that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import hinge_discriminator_loss
+        >>> hinge_discriminator_loss(torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5]])).item()
+        0.75
+    """
+    require_floats("real_scores", real_scores)
+    require_floats("generated_scores", generated_scores)
+    return (1 - real_scores).relu().mean() + (1 + generated_scores).relu().mean()
+
+
+def mask_border_loss(mask: Tensor, border: int) -> Tensor:
+    """How much of the image's edge the mask covers: objects are in the centre.
+
+    The mean of the mask over the pixels that are less than `border` pixels away from the edge.
+
+    Args:
+        mask: (B, 1, H, W) float in [0, 1]; range checked as for `mask_entropy_loss`.
+        border: pixels, at least 1 and less than half of the shorter side.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ArgumentError: a mask of another shape, empty or with values outside [0, 1]; or a border
+            that does not fit.
+        ArgumentTypeError: a mask that is not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import mask_border_loss
+        >>> mask = torch.zeros(1, 1, 4, 4)
+        >>> mask[..., 0, :] = 1  # 4 of the 12 pixels of the edge
+        >>> round(mask_border_loss(mask, border=1).item(), 4)
+        0.3333
+    """
+    _require_mask(mask)
+    if mask.dim() != 4:
+        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    height, width = mask.shape[2:]
+    if not 1 <= border < min(height, width) / 2:
+        raise ArgumentError(
+            f"border must be 1 or more and less than half of {min(height, width)}, got {border}"
+        )
+    inside = mask[..., border:-border, border:-border]
+    num_pixels = mask[:, 0].numel() - inside[:, 0].numel()
+    return (mask.sum() - inside.sum()) / num_pixels
+
+
+def mask_entropy_loss(mask: Tensor) -> Tensor:
+    """How undecided a mask is between object and background (paper, section 3, binary L_shape).
+
+    The mean over all pixels of their binary entropy in bits, -m log2(m) - (1 - m) log2(1 - m):
+    0 for a mask of zeros and ones, 1 for a mask of halves. At an exact 0 or 1 the entropy's own
+    gradient is infinite. Here the logarithms stop at the dtype's epsilon, so it ends at about 24
+    in float32 and 53 in float64, and still points to the nearer end.
+
+    Args:
+        mask: (B, 1, H, W) float in [0, 1]; other shapes work too. The range is checked on a CPU
+            alone, since a look at a GPU's values would make the host wait.
+
+    Returns:
+        Scalar in [0, 1], in bits.
+
+    Raises:
+        ArgumentError: an empty mask, or values outside [0, 1].
+        ArgumentTypeError: a mask that is not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import mask_entropy_loss
+        >>> mask_entropy_loss(torch.tensor([0.0, 0.5, 1.0, 0.5])).item()
+        0.5
+    """
+    _require_mask(mask)
+    smallest = torch.finfo(mask.dtype).eps
+    rest = 1 - mask
+    bits = mask * mask.clamp(min=smallest).log2() + rest * rest.clamp(min=smallest).log2()
+    return -bits.mean()
+
+
+def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
+    """How far a mask's size is outside [low, high] (paper, section 3, L_mask).
+
+    For each image max(0, low - mean) + max(0, mean - high), where mean is the share of the image
+    that its mask covers; then the mean over the batch. It keeps the mask from covering nothing or
+    everything, which would be free of entropy.
+
+    Args:
+        mask: (B, 1, H, W) float in [0, 1]; range checked as for `mask_entropy_loss`.
+        low: smallest share of an image that costs nothing, in [0, high].
+        high: largest share that costs nothing, in [low, 1].
+
+    Returns:
+        Scalar in [0, max(low, 1 - high)].
+
+    Raises:
+        ArgumentError: a mask of another shape, empty or with values outside [0, 1]; or low and
+            high that do not fit.
+        ArgumentTypeError: a mask that is not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import mask_size_loss
+        >>> masks = torch.stack([torch.full((1, 4, 4), 0.5), torch.ones(1, 4, 4)])
+        >>> round(mask_size_loss(masks).item(), 4)  # nothing for the first, 0.1 for the second
+        0.05
+    """
+    _require_mask(mask)
+    if mask.dim() != 4:
+        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    if not 0 <= low <= high <= 1:
+        raise ArgumentError(f"low and high must be 0 <= low <= high <= 1, got {low} and {high}")
+    means = mask.mean(dim=(1, 2, 3))
+    return ((low - means).relu() + (means - high).relu()).mean()
+
+
+def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The divergence of codes from standard normal noise (Kingma and Welling, appendix B).
+
+    Args:
+        mean: (B, D) float.
+        log_variance: (B, D) float.
+
+    Returns:
+        Scalar of 0 or more: the sum over D, in nats, and the mean over the batch.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import kl_loss
+        >>> kl_loss(torch.ones(3, 4), torch.zeros(3, 4)).item()  # 4 / 2
+        2.0
+    """
+    each = mean.square() + log_variance.exp() - log_variance - 1
+    return each.sum(dim=1).mean() / 2
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Returns which channels are active together, wherever that is: a description of texture.
+
+    Entry (i, j) is the sum over all positions of channel i times channel j, divided by C * H * W
+    (Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016).
+
+    Args:
+        features: (B, C, H, W) float, any range.
+
+    Returns:
+        (B, C, C), symmetric and positive semidefinite.
+
+    Raises:
+        ArgumentError: features of another shape, or none.
+        ArgumentTypeError: features that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import gram_matrix
+        >>> gram_matrix(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).tolist()
+        [[[0.5, 1.5], [1.5, 4.5]]]
+    """
+    _require_features("features", features)
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / features[0].numel()
+
+
+def gram_loss(
+    generated: Sequence[Tensor], real: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    """How much the textures of two batches differ, by the features of a frozen network.
+
+    A sum over the network's blocks k of weights[k] times the mean absolute difference between the
+    Gram matrices of the two batches, where the mean is over images and matrix entries:
+
+        sum_k weights[k] * mean_{b, i, j} |G(generated[k])[b, i, j] - G(real[k])[b, i, j]|
+
+    Compared is image b of the one batch with image b of the other. For the ImageNet CGN these
+    belong together (one noise, one class). For the small CGN they do not: image b of the real
+    batch is any image, of any class, so the least loss is reached by textures that are typical of
+    the whole data set, the median of its Gram entries, not by copies of single images.
+
+    A block of weight 0 costs no computation. The released ImageNet settings multiply a block by
+    weight^2 * 5000; give that product here, since weights are taken as they are. Gradients flow
+    into both batches.
+
+    Args:
+        generated: for each block (B, C_k, H_k, W_k) float features of the generated images.
+        real: as many blocks, of the same B and C_k; H_k and W_k may differ.
+        weights: one number of 0 or more for each block. If all are 0 the loss is a constant 0.
+
+    Returns:
+        Scalar of 0 or more.
+
+    Raises:
+        ArgumentError: numbers of blocks, batches or channels that do not fit, or a weight that is
+            negative or not finite.
+        ArgumentTypeError: features that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.functional import gram_loss
+        >>> generated = [torch.zeros(2, 1, 4, 4), torch.zeros(2, 3, 2, 2)]
+        >>> real = [torch.full((2, 1, 4, 4), 2.0), torch.ones(2, 3, 2, 2)]
+        >>> gram_loss(generated, real, weights=(0.5, 0.0)).item()  # 0.5 * 2 * 2
+        2.0
+    """
+    _require_blocks(generated, real, weights)
+    loss = generated[0].new_zeros(())
+    for generated_block, real_block, weight in zip(generated, real, weights, strict=True):
+        if weight > 0:
+            loss = loss + weight * F.l1_loss(gram_matrix(generated_block), gram_matrix(real_block))
+    return loss
+
+
+def require_floats(name: str, values: Tensor) -> None:
+    """Raises unless the tensor is floating point and has elements."""
+    if not values.is_floating_point():
+        raise ArgumentTypeError(f"{name} must be floating point, got {values.dtype}")
+    if values.numel() == 0:
+        raise ArgumentError(f"{name} must not be empty, got the shape {tuple(values.shape)}")
+
+
+def _require_mask(mask: Tensor) -> None:
+    require_floats("mask", mask)
+    if mask.device.type != "cpu":
+        return
+    least, most = mask.detach().aminmax()
+    if not (least >= 0 and most <= 1):  # so that NaN is an error too
+        raise ArgumentError(
+            f"mask must be in [0, 1], got {float(least):g} to {float(most):g}: clamp it first"
+        )
+
+
+def _require_features(name: str, features: Tensor) -> None:
+    require_floats(name, features)
+    if features.dim() != 4:
+        raise ArgumentError(f"{name} must have the shape (B, C, H, W), got {tuple(features.shape)}")
+
+
+def _require_blocks(
+    generated: Sequence[Tensor], real: Sequence[Tensor], weights: Sequence[float]
+) -> None:
+    if not len(generated) == len(real) == len(weights) > 0:
+        raise ArgumentError(
+            "generated, real and weights must hold one entry for each block, got "
+            f"{len(generated)}, {len(real)} and {len(weights)}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ArgumentError(f"weights must be finite and 0 or more, got {list(weights)}")
+    for k, (generated_block, real_block) in enumerate(zip(generated, real, strict=True)):
+        _require_features(f"generated[{k}]", generated_block)
+        _require_features(f"real[{k}]", real_block)
+        if generated_block.shape[:2] != real_block.shape[:2]:
+            raise ArgumentError(
+                f"generated[{k}] and real[{k}] must be as many images of as many channels, got "
+                f"the shapes {tuple(generated_block.shape)} and {tuple(real_block.shape)}"
+            )

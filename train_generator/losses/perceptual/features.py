@@ -1,0 +1,280 @@
+"""A frozen network that turns images into feature maps, and the loss between two batches of them.
+
+Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016; as Sauer and Geiger,
+ICLR 2021, use it: the Gram term alone, without the term that compares the contents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from train_generator.losses.functional import gram_matrix
+from train_generator.losses.perceptual.winograd import FrozenConv2d
+
+RELEASED_FACTOR = 5000.0
+
+
+class PerceptualFeatures(nn.Module):
+    """Blocks of layers, frozen, of which each gives one feature map.
+
+    A block ends before a 2x2 max-pool, with which the next one starts. Gradients flow to the
+    images and not to the weights. It is in eval mode whatever `train` is called with, so that it
+    may be a part of a module that is trained.
+
+    Args:
+        layers: in order; they become part of this module and are frozen in place.
+
+    Attributes:
+        blocks: one `nn.Sequential` each.
+
+    Raises:
+        ArgumentError: there are no layers.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from train_generator.losses.perceptual import PerceptualFeatures
+        >>> layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3)]
+        >>> features = PerceptualFeatures(layers)
+        >>> [tuple(block.shape) for block in features(torch.zeros(2, 3, 32, 32))]
+        [(2, 8, 30, 30), (2, 16, 13, 13)]
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(split_blocks(layers))
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many feature maps there are."""
+        return len(self.blocks)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def forward(
+        self, images: Tensor, num_blocks: int | None = None, *, fast: bool = False
+    ) -> list[Tensor]:
+        """Computes the feature maps of the first blocks, and nothing after them.
+
+        Args:
+            images: (B, 3, H, W) float32 in [-1, 1]; H and W of 2^(num_blocks - 1) or more.
+            num_blocks: how many blocks; None computes all.
+            fast: takes the fast way of each `FrozenConv2d`, which rounds more.
+
+        Returns:
+            For each block (B, C_k, H_k, W_k) float32.
+
+        Raises:
+            ArgumentError: images of another shape or too small, or there are not as many blocks.
+            ArgumentTypeError: images that are not floating point.
+        """
+        num_blocks = self.num_blocks if num_blocks is None else num_blocks
+        if not 1 <= num_blocks <= self.num_blocks:
+            raise ArgumentError(f"num_blocks must be 1 to {self.num_blocks}, got {num_blocks}")
+        _check_images(images, smallest=2 ** (num_blocks - 1))
+        maps = []
+        for block in self.blocks[:num_blocks]:
+            images = block(images, fast)
+            maps.append(images)
+        return maps
+
+
+def perceptual_loss(
+    features: PerceptualFeatures,
+    generated: Tensor,
+    real: Tensor,
+    weights: Sequence[float],
+    memory: Callable[[Tensor], list[Tensor]] | None = None,
+) -> Tensor:
+    """How much the textures of two batches of images differ.
+
+    The `gram_loss` of their features, which says what is compared with what. The published code
+    feeds images to VGG-16 as the generator makes them, in [-1, 1], without the mean and deviation
+    of ImageNet that VGG-16 was trained with; so does this.
+
+    Gradients flow to the generated images alone. The real batch is computed without a graph, and
+    blocks after the last weight above 0 are not computed.
+
+    Args:
+        features: on the device of the images.
+        generated: (B, 3, H, W) float32 in [-1, 1].
+        real: (B, 3, H', W') float32 in [-1, 1]; image b need not belong to generated image b.
+        weights: one number of 0 or more for each block, as `released_gram_weights` gives them.
+            If all are 0 the loss is a constant 0.
+        memory: gives the Gram matrices of the real images for the blocks with a weight, such as a
+            `GramMemory` of the same features and weights, in tensors that are overwritten; None
+            computes them.
+
+    Returns:
+        Scalar of 0 or more.
+
+    Raises:
+        ArgumentError: batches of another size or shape, or weights that are not one for each
+            block, negative or not finite.
+        ArgumentTypeError: images that are not floating point.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.perceptual import perceptual_loss, random_vgg16_features
+        >>> features = random_vgg16_features(seed=0)
+        >>> images = torch.rand(2, 3, 32, 32) * 2 - 1
+        >>> loss = perceptual_loss(features, images, images, weights=(12.5, 50, 0.5, 0))
+        >>> round(loss.item(), 5)
+        0.0
+    """
+    if len(weights) != features.num_blocks:
+        raise ArgumentError(
+            f"weights must be one for each of the {features.num_blocks} blocks, got {len(weights)}"
+        )
+    _require_weights(weights)
+    if len(generated) != len(real):
+        raise ArgumentError(
+            f"generated and real must be as many images, got {len(generated)} and {len(real)}"
+        )
+    num_blocks = max((k + 1 for k, weight in enumerate(weights) if weight > 0), default=0)
+    if num_blocks == 0:
+        return generated.new_zeros(())
+    chosen = [k for k, weight in enumerate(weights) if weight > 0]
+    if memory is None:
+        with torch.no_grad():
+            real_maps = features(real, num_blocks, fast=True)
+            real_grams = [gram_matrix(real_maps[k]) for k in chosen]
+    else:
+        real_grams = memory(real)
+    maps = features(generated, num_blocks, fast=True)
+    loss = generated.new_zeros(())
+    for k, real_gram in zip(chosen, real_grams, strict=True):
+        loss = loss + weights[k] * _GramDistance.apply(maps[k], real_gram)
+    return loss
+
+
+class _GramDistance(torch.autograd.Function):
+    """Mean absolute difference of Gram matrices, of which one is given, in few passes over memory.
+
+    As in `gram_loss`; the gradient is found on the way there, where the difference is at hand. The
+    matrices that are given are overwritten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, generated: Tensor, real_gram: Tensor) -> Tensor:
+        flat = generated.flatten(2)
+        scale = 1 / generated[0].numel()
+        difference = real_gram.baddbmm_(flat, flat.mT, beta=-1, alpha=scale)
+        loss = torch.linalg.vector_norm(difference, 1, dim=2).mean() / difference.shape[2]
+        if ctx.needs_input_grad[0]:
+            gradient = torch.bmm(flat.mT, difference.sgn_())
+            gradient *= 2 * scale / difference.numel()
+            ctx.save_for_backward(gradient.mT.view_as(generated))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * gradient, None
+
+
+def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
+    """Returns what the released settings come to: 5000 times each weight's square.
+
+    The published trainings of the MNIST and of the ImageNet CGN share one loss, which squares the
+    weight it is given and multiplies by 5000. So "0.05" on a block is a factor of 12.5.
+
+    Args:
+        weights: as the released settings have them; finite, 0 or more.
+
+    Raises:
+        ArgumentError: a weight that is negative or not finite.
+
+    Example:
+        >>> from train_generator.losses.perceptual import released_gram_weights
+        >>> [round(weight, 6) for weight in released_gram_weights((0.05, 0.1, 0.01, 0))]  # colored
+        [12.5, 50.0, 0.5, 0.0]
+    """
+    weights = tuple(weights)
+    _require_weights(weights)
+    return tuple(RELEASED_FACTOR * weight**2 for weight in weights)
+
+
+def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
+    """Cuts layers into blocks before each max-pool.
+
+    Raises:
+        ArgumentError: there are no layers.
+
+    Example:
+        >>> from torch import nn
+        >>> from train_generator.losses.perceptual.features import split_blocks
+        >>> [len(block) for block in split_blocks([nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()])]
+        [1, 2]
+    """
+    blocks: list[list[nn.Module]] = []
+    for layer in layers:
+        if not blocks or isinstance(layer, nn.MaxPool2d):
+            blocks.append([])
+        blocks[-1].append(layer)
+    if not blocks:
+        raise ArgumentError("layers must not be empty")
+    return [_Block(*block) for block in blocks]
+
+
+class _Block(nn.Sequential):
+    """Layers in a row, of which each `FrozenConv2d` is told whether to be fast."""
+
+    def forward(self, images: Tensor, fast: bool = False) -> Tensor:
+        """Runs the layers on (B, C, H, W)."""
+        for layer in self:
+            images = layer(images, fast) if isinstance(layer, FrozenConv2d) else layer(images)
+        return images
+
+
+@torch.no_grad()
+def draw_he_normal(module: nn.Module, generator: torch.Generator) -> None:
+    """Draws the weights of all convolutions anew, in place, and sets their biases to 0.
+
+    Weights are normal with variance 2 / fan-in, which keeps the size of features from one layer
+    with a ReLU to the next (He et al., Delving Deep into Rectifiers, ICCV 2015).
+
+    Args:
+        module: on the CPU.
+        generator: a CPU generator.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.perceptual.features import draw_he_normal
+        >>> layer = torch.nn.Conv2d(64, 200, 1)
+        >>> draw_he_normal(layer, torch.Generator().manual_seed(0))
+        >>> round(layer.weight.var().item() * 64, 1)
+        2.0
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _check_images(images: Tensor, smallest: int) -> None:
+    if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < smallest:
+        raise ArgumentError(
+            f"images must have the shape (B, 3, H, W) with H and W of {smallest} or more, got "
+            f"{tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise ArgumentTypeError(
+            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
+        )
+
+
+def _require_weights(weights: Sequence[float]) -> None:
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ArgumentError(f"weights must be finite and 0 or more, got {list(weights)}")

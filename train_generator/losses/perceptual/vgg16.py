@@ -1,0 +1,148 @@
+"""Features of VGG-16 (Simonyan and Zisserman, ICLR 2015), with learned or with random weights.
+
+The maps are the outputs of the ReLU before each of the first four max-pools: 64, 128, 256 and 512
+channels at the full, half, quarter and eighth of the image's size. Layers after them are left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights, vgg16
+
+from cgn_augment.stream.arguments import require_seed
+from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, unpickle
+from train_generator.training.hub import fetch_to_hub
+from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
+from train_generator.losses.perceptual.winograd import FrozenConv2d
+
+NUM_LAYERS = 23
+"""Of torchvision's `features`, to the ReLU before the fourth max-pool."""
+
+URL: str = VGG16_Weights.IMAGENET1K_V1.url
+
+_ADVICE = "Features that need no download are those of random_vgg16_features and train_features"
+
+
+def load_vgg16_features(
+    path: str | os.PathLike[str] | None = None, *, progress: bool = True
+) -> PerceptualFeatures:
+    """Returns the features of VGG-16 trained on ImageNet, as the paper uses them.
+
+    Args:
+        path: a state dict of torchvision's `vgg16`, or of its `features` alone; read without
+            running any code in it. None takes torchvision's `IMAGENET1K_V1`: from torch.hub's
+            folder if it is there, or else downloaded to it (528 MB) and checked by its hash.
+        progress: shows a bar on standard error while downloading.
+
+    Returns:
+        Features of four blocks, on the CPU, float32 whatever the file has.
+
+    Raises:
+        CheckpointNotFoundError: there is no file at the path.
+        CheckpointError: the download failed, or the file is cut off, wants to run code, is of
+            another network, or holds NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> import torchvision
+        >>> from train_generator.losses.perceptual import load_vgg16_features
+        >>> with torch.device("meta"):
+        ...     shapes = torchvision.models.vgg16().features[:23].state_dict()
+        >>> path = getfixture("tmp_path") / "mine.pth"
+        >>> torch.save({name: torch.zeros(value.shape) for name, value in shapes.items()}, path)
+        >>> load_vgg16_features(path).num_blocks
+        4
+    """
+    if path is None:
+        path = fetch_to_hub(URL, "VGG-16", _ADVICE, progress)
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointNotFoundError(
+            f"there is no file {path}: pass that of a state dict of torchvision's vgg16, such as "
+            f"{URL}, or no path to download it"
+        )
+    layers = _make_layers()
+    layers.load_state_dict(_select_weights(path, _read(path), layers), assign=True)
+    return PerceptualFeatures(layers)
+
+
+def random_vgg16_features(seed: int = 0) -> PerceptualFeatures:
+    """Returns the features of a VGG-16 with random weights, which need no download.
+
+    Gram matrices of random features tell textures apart too (Ustyuzhaninov et al., Texture
+    Synthesis Using Shallow Convolutional Networks with Random Filters, 2016). They have another
+    size than those of learned weights, so the released settings do not carry over.
+
+    Args:
+        seed: of 0 or more; the weights are a function of it alone.
+
+    Returns:
+        Features of four blocks, on the CPU, float32, drawn by `draw_he_normal`.
+
+    Raises:
+        ArgumentError: a seed below 0.
+        ArgumentTypeError: a seed that is not an integer.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.perceptual import random_vgg16_features
+        >>> maps = random_vgg16_features(seed=0)(torch.zeros(1, 3, 32, 32))
+        >>> [tuple(block.shape) for block in maps]
+        [(1, 64, 32, 32), (1, 128, 16, 16), (1, 256, 8, 8), (1, 512, 4, 4)]
+    """
+    layers = _make_layers().to_empty(device="cpu")
+    draw_he_normal(layers, torch.Generator().manual_seed(require_seed(seed)))
+    return PerceptualFeatures(layers)
+
+
+def _make_layers() -> nn.Sequential:
+    """Returns the layers on the meta device, where the classifier's 0.5 GB take no memory."""
+    with torch.device("meta"):
+        layers: nn.Sequential = vgg16(weights=None, init_weights=False).features[:NUM_LAYERS]
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.Conv2d):
+            layers[number] = FrozenConv2d.from_conv(layer)
+    return layers
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        state = unpickle(path)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: it is cut off, or holds more than weights and would run "
+            "code, which was not run. Copy it again, or ask its author for a plain state dict "
+            f"({first_line(error)})"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
+            "model.state_dict() alone"
+        )
+    return state
+
+
+def _select_weights(
+    path: Path, state: Mapping[str, Tensor], layers: nn.Sequential
+) -> dict[str, Tensor]:
+    """Returns the weights of the layers by their names there, as float32 of their own."""
+    prefix = "features." if any(str(name).startswith("features.") for name in state) else ""
+    selected = {}
+    for name, expected in layers.state_dict().items():
+        value = state.get(prefix + name)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if not isinstance(value, Tensor) or shape != tuple(expected.shape):
+            raise CheckpointError(
+                f"{path} is not a VGG-16: {prefix + name} must have the shape "
+                f"{tuple(expected.shape)}, got {shape or 'nothing'}"
+            )
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path} holds NaN or infinity in {prefix + name}: copy it again")
+        selected[name] = value.detach().float().clone()
+    return selected

@@ -1,0 +1,242 @@
+"""What is measured of a generator, as pure functions. Sums are float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from train_generator.losses.functional import mask_entropy_loss
+
+THRESHOLD = 0.5
+"""A pixel is object where its mask is above this."""
+
+
+def binarize(masks: Tensor) -> Tensor:
+    """Returns masks (N, 1, H, W) float in [0, 1] as bool, True on the object."""
+    return masks > THRESHOLD
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Returns the share of predicted classes (N,) int64 that are the labels (N,), in [0, 1].
+
+    Raises:
+        ArgumentError: different lengths, or nothing to count.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import accuracy
+        >>> accuracy(torch.tensor([1, 2, 3, 3]), torch.tensor([1, 2, 3, 4]))
+        0.75
+    """
+    _require_labels(predicted, labels)
+    return float((predicted == labels).double().mean())
+
+
+def class_accuracies(predicted: Tensor, labels: Tensor, num_classes: int) -> tuple[float, ...]:
+    """Returns `accuracy` of each class of the labels; NaN for a class without any.
+
+    Raises:
+        ArgumentError: different lengths, or nothing to count.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import class_accuracies
+        >>> class_accuracies(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1]), 2)
+        (0.5, 0.5)
+    """
+    _require_labels(predicted, labels)
+    correct = (predicted == labels).double()
+    return tuple(float(correct[labels == y].mean()) for y in range(num_classes))
+
+
+def mask_entropy(masks: Tensor) -> float:
+    """Returns the mean binary entropy in bits of masks (N, 1, H, W) float in [0, 1].
+
+    Near 0 for masks of zeros and ones, 1 for masks of halves. The paper's L_shape, in float64.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import mask_entropy
+        >>> mask_entropy(torch.full((1, 1, 2, 2), 0.5))
+        1.0
+    """
+    return float(mask_entropy_loss(masks.double())) + 0.0  # 0, never -0
+
+
+def mask_area(masks: Tensor) -> float:
+    """Returns the mean share of the image that masks (N, 1, H, W) float in [0, 1] cover.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import mask_area
+        >>> mask_area(torch.eye(4).view(1, 1, 4, 4))
+        0.25
+    """
+    return float(masks.double().mean())
+
+
+def pairwise_distance(masks: Tensor) -> float:
+    """Returns the share of pixels in which two of the masks differ, on average over all pairs.
+
+    Where k of n masks have a pixel set, k(n - k) of the n(n - 1)/2 pairs differ in it, so no pair
+    is looked at.
+
+    Args:
+        masks: (N, 1, H, W) bool, two or more.
+
+    Returns:
+        A number in [0, 1]; 0 if all masks are the same.
+
+    Raises:
+        ArgumentError: fewer than two masks.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import pairwise_distance
+        >>> pairwise_distance(torch.tensor([[True, True], [True, False]]).view(2, 1, 1, 2))
+        0.5
+    """
+    num = len(masks)
+    if num < 2:
+        raise ArgumentError(f"a distance between masks needs two or more, got {num}")
+    num_set = masks.sum(dim=0, dtype=torch.float64)
+    return float((num_set * (num - num_set)).mean()) / (num * (num - 1) / 2)
+
+
+def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
+    """How much masks of one class differ from each other, relative to real digits of that class.
+
+    1 is as diverse as real digits, 0 is one mask a class. Above 1 masks differ in more than real
+    digits do, which noise and broken digits achieve as well: read it beside the shape accuracy.
+
+    Args:
+        masks: (N, 1, H, W) bool, two or more of each of their classes.
+        labels: (N,) int64.
+        real: (M, 1, H, W) bool, two or more of each class of `labels`, not all the same.
+        real_labels: (M,) int64.
+
+    Returns:
+        The ratio of the pairwise distances, averaged over the classes of `labels`.
+
+    Raises:
+        ArgumentError: fewer than two masks of a class.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import diversity
+        >>> masks, labels = torch.rand(20, 1, 8, 8) > 0.5, torch.arange(20) % 2
+        >>> diversity(masks, labels, masks, labels)
+        1.0
+    """
+    _require_labels(masks, labels)
+    _require_labels(real, real_labels)
+    ratios = [
+        pairwise_distance(masks[labels == y]) / pairwise_distance(real[real_labels == y])
+        for y in torch.unique(labels).tolist()
+    ]
+    return sum(ratios) / len(ratios)
+
+
+def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
+    """How much the tones of one class's textures vary, relative to real ones of that class.
+
+    A texture's tones are its mean and its standard deviation in each channel, which do not change
+    when the texture is moved around the torus. 1 varies as real textures do; a mechanism that
+    draws one texture a class, each time moved elsewhere, gets 0.
+
+    Args:
+        textures: (N, 3, H, W) float, two or more of each of their classes.
+        labels: (N,) int64.
+        real: (M, 3, H, W) float, two or more of each class of `labels`, not all alike.
+        real_labels: (M,) int64.
+
+    Returns:
+        The ratio of the standard deviations of the tones, averaged over the classes of `labels`.
+
+    Raises:
+        ArgumentError: as many labels as textures are needed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import tone_diversity
+        >>> textures, labels = torch.rand(20, 3, 8, 8), torch.arange(20) % 2
+        >>> tone_diversity(textures, labels, textures, labels)
+        1.0
+    """
+    _require_labels(textures, labels)
+    _require_labels(real, real_labels)
+    ratios = [
+        _tone_spread(textures[labels == y]) / _tone_spread(real[real_labels == y])
+        for y in torch.unique(labels).tolist()
+    ]
+    return sum(ratios) / len(ratios)
+
+
+def _tone_spread(textures: Tensor) -> float:
+    pixels = textures.double().flatten(2)
+    tones = torch.cat([pixels.mean(dim=2), pixels.std(dim=2)], dim=1)
+    return float(tones.var(dim=0).sum().sqrt())
+
+
+def coverage(
+    features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, num_neighbors: int = 5
+) -> float:
+    """The share of real digits that have a generated digit of their class in their neighbourhood.
+
+    A real digit's neighbourhood reaches to its `num_neighbors`-th nearest real digit of the same
+    class. Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020,
+    equation 4, here within each class. For as many perfect as real digits about
+    1 - 2^-num_neighbors is expected (their section 3.3): 0.97 for five.
+
+    Args:
+        features: (N, D) float of the generated digits.
+        labels: (N,) int64.
+        real: (M, D) float, more than `num_neighbors` of each of their classes.
+        real_labels: (M,) int64.
+        num_neighbors: of the real digits.
+
+    Returns:
+        A number in [0, 1], averaged over the classes of `real_labels`.
+
+    Raises:
+        ArgumentError: too few real digits of a class.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.factors import coverage
+        >>> real, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.zeros(4).long()
+        >>> coverage(torch.tensor([[0.5]]), labels[:1], real, labels, num_neighbors=1)
+        0.5
+    """
+    _require_labels(features, labels)
+    _require_labels(real, real_labels)
+    shares = [
+        _class_coverage(features[labels == y], real[real_labels == y], num_neighbors)
+        for y in torch.unique(real_labels).tolist()
+    ]
+    return sum(shares) / len(shares)
+
+
+def _class_coverage(features: Tensor, real: Tensor, num_neighbors: int) -> float:
+    if not 1 <= num_neighbors < len(real):
+        raise ArgumentError(
+            f"the {num_neighbors} nearest neighbours need more than {num_neighbors} real digits "
+            f"of each class and num_neighbors of 1 or more, got {len(real)} digits"
+        )
+    if len(features) == 0:
+        return 0.0
+    real, features = real.double(), features.double()
+    # cdist by differences: each digit's distance to itself is exactly 0, the first of the sorted.
+    exact = "donot_use_mm_for_euclid_dist"
+    radii = torch.cdist(real, real, compute_mode=exact).sort(dim=1).values[:, num_neighbors]
+    nearest = torch.cdist(real, features, compute_mode=exact).amin(dim=1)
+    return float((nearest <= radii).double().mean())
+
+
+def _require_labels(values: Tensor, labels: Tensor) -> None:
+    if len(values) != len(labels) or len(labels) == 0:
+        raise ArgumentError(
+            f"there must be one label for each, and one or more; got {len(values)} and "
+            f"{len(labels)} labels"
+        )

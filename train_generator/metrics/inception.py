@@ -1,0 +1,203 @@
+"""Inception score and FID of images, of one process or several.
+
+Salimans et al., "Improved Techniques for Training GANs", NeurIPS 2016, and Heusel et al., "GANs
+Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NeurIPS 2017. The
+formulas are torchmetrics', and the network is torch-fidelity's port of the published Inception-v3.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import (
+    ArgumentError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    MissingPackageError,
+)
+from cgn_augment.files import first_line, unpickle
+from cgn_augment.functional import isolated_rng
+from train_generator.training.hub import fetch_to_hub
+
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+
+
+class InceptionFeatures(nn.Module):
+    """Inception-v3 as both measures want it: pooled features and logits without their bias.
+
+    Args:
+        path: of torch-fidelity's weights; read without running any code in it.
+
+    Raises:
+        CheckpointNotFoundError: there is no file at the path.
+        CheckpointError: the file is damaged, wants to run code, or is of another network.
+        MissingPackageError: torch-fidelity is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        fidelity = require_metrics("torch_fidelity.feature_extractor_inceptionv3")
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise CheckpointNotFoundError(
+                f"there is no file {path}: pass torch-fidelity's weights of Inception-v3 ({URL}), "
+                "or 'download'"
+            )
+        try:
+            unpickle(path)  # so that the next line, which would run any code, finds none
+            network: nn.Module = fidelity.FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048", "logits_unbiased"],
+                feature_extractor_weights_path=str(path),
+            )
+        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} does not hold torch-fidelity's weights of Inception-v3: fetch {URL} "
+                f"({first_line(error)})"
+            ) from error
+        self.network = network.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns features (N, 2048) and logits (N, 1008) of images (N, 3, H, W) uint8."""
+        features, logits = self.network(images)
+        return features, logits
+
+
+def load_inception(inception: str, *, progress: bool = True) -> InceptionFeatures:
+    """Returns Inception-v3.
+
+    Args:
+        inception: "download", or the path of torch-fidelity's weights.
+        progress: shows a bar on standard error while downloading.
+
+    Raises:
+        CheckpointError: the download failed, or the file is damaged or of another network.
+        CheckpointNotFoundError: there is no file at the path.
+        MissingPackageError: torch-fidelity is not installed.
+    """
+    require_metrics("torch_fidelity")
+    if inception == "download":
+        advice = "Without it the mean mask is measured alone: leave metrics.inception out"
+        return InceptionFeatures(fetch_to_hub(URL, "Inception-v3", advice, progress))
+    return InceptionFeatures(inception)
+
+
+class InceptionMeasures:
+    """Collects what Inception-v3 sees in images, and returns Inception score and FID.
+
+    With torch.distributed every process updates with images of its own, and all of them compute.
+
+    Args:
+        network: takes images (N, 3, H, W) uint8 to features (N, D) and logits (N, C).
+        splits: parts of the images whose Inception scores are averaged.
+
+    Raises:
+        MissingPackageError: torchmetrics is not installed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.inception import InceptionMeasures
+        >>> class TwoColours(torch.nn.Module):
+        ...     def forward(self, images):
+        ...         grey = images.float().mean((1, 2, 3)) / 255
+        ...         return grey[:, None], 1000 * torch.stack([grey, 1 - grey], dim=1)
+        >>> measures = InceptionMeasures(TwoColours(), splits=1)
+        >>> measures.update(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4))
+        >>> round(measures.compute(seed=0)["inception score"], 3)  # two sure and equal classes
+        2.0
+    """
+
+    def __init__(self, network: nn.Module, splits: int = 10) -> None:
+        inception = require_metrics("torchmetrics.image.inception")
+        self.network, self.splits = network, splits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it keeps the logits, which are few
+            self.score: Any = inception.InceptionScore(nn.Identity(), splits)
+        self.distance: Any = None
+
+    @torch.no_grad()
+    def add_real(self, batches: Iterable[Tensor]) -> None:
+        """Adds real images, which make the FID a measure too; they stay for all that follow.
+
+        Args:
+            batches: images (N, 3, H, W) uint8.
+        """
+        for images in batches:
+            self._update_distance(self.network(images)[0], real=True)
+
+    @torch.no_grad()
+    def update(self, images: Tensor) -> None:
+        """Adds generated images (N, 3, H, W) float in [-1, 1]."""
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        features, logits = self.network(pixels)
+        self.score.to(images.device).update(logits.double())
+        if self.distance is not None:
+            self._update_distance(features, real=False)
+
+    def compute(self, seed: int) -> dict[str, float]:
+        """Returns the measures of all images since the last call, and forgets these.
+
+        Args:
+            seed: of the split into parts.
+
+        Raises:
+            ArgumentError: the FID of fewer than two images.
+        """
+        with isolated_rng(seed, torch.device("cpu")), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a deviation of one part is NaN, and not returned
+            score, deviation = self.score.compute()
+        values = {"inception score": float(score)}
+        if self.splits > 1:
+            values["inception score deviation"] = float(deviation)
+        if self.distance is not None:
+            try:
+                values["fid"] = float(self.distance.compute())
+            except RuntimeError as error:
+                raise ArgumentError(f"the FID cannot be computed: {first_line(error)}") from error
+            self.distance.reset()
+        self.score.reset()
+        return values
+
+    def _update_distance(self, features: Tensor, *, real: bool) -> None:
+        if self.distance is None:
+            fid = require_metrics("torchmetrics.image.fid")
+            self.distance = fid.FrechetInceptionDistance(
+                _Given(features.shape[1]), reset_real_features=False
+            )
+        self.distance.to(features.device).update(features, real=real)
+
+
+class _Given(nn.Module):
+    """Stands for a network whose features are given in place of images."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def require_metrics(name: str) -> ModuleType:
+    """Imports a module of the optional packages.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"Inception score and FID need {name.split('.')[0]}: pip install 'cgn-augment[metrics]'"
+        ) from error

@@ -1,0 +1,56 @@
+"""How well a masker finds the objects of real images whose masks are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.types import Masker
+
+
+def intersection_over_union(found: Tensor, true: Tensor) -> Tensor:
+    """Compares masks image by image (Jaccard index).
+
+    Args:
+        found: (N, 1, H, W) bool.
+        true: (N, 1, H, W) bool.
+
+    Returns:
+        (N,) float32 in [0, 1]; 1 where both are empty.
+
+    Raises:
+        ArgumentError: they differ in shape, or are not bool.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.metrics.masks import intersection_over_union
+        >>> true = torch.tensor([True, True, False, False]).view(1, 1, 2, 2)
+        >>> found = torch.tensor([True, False, True, False]).view(1, 1, 2, 2)
+        >>> round(intersection_over_union(found, true).item(), 4)
+        0.3333
+    """
+    if found.shape != true.shape or found.dtype != torch.bool or true.dtype != torch.bool:
+        raise ArgumentError(
+            f"masks must be bool and of one shape, got {tuple(found.shape)} {found.dtype} and "
+            f"{tuple(true.shape)} {true.dtype}"
+        )
+    both = (found & true).flatten(1).sum(dim=1)
+    either = (found | true).flatten(1).sum(dim=1)
+    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+
+
+@torch.no_grad()
+def measure_masker(masker: Masker, images: Tensor, true: Tensor, chunk: int = 500) -> Tensor:
+    """Returns the intersection over union of each image's mask, binarised at 1/2, (N,) float32.
+
+    Args:
+        masker: in eval mode.
+        images: (N, 3, H, W) float32 in [-1, 1].
+        true: (N, 1, H, W) bool.
+        chunk: images at a time.
+    """
+    parts = zip(torch.split(images, chunk), torch.split(true, chunk), strict=True)
+    return torch.cat(
+        [intersection_over_union(masker(part).cpu() > 0.5, mask) for part, mask in parts]
+    )

@@ -1,0 +1,311 @@
+"""The downstream task: the paper's CNN, trained through `CounterfactualDataset`, tested for real.
+
+Trained on the counterfactuals of a generator, or on decorrelated real images, which is the upper
+bound (Sauer and Geiger, ICLR 2021, table 2 and appendix). Each run is one JSON file in a folder,
+so that several processes with different seeds can fill one folder. A run that was stopped goes on
+where it was; one that is complete is never repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from cgn_augment import BankSource, CounterfactualDataset, RealMechanisms, RealShapeSource
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import isolated_rng
+from cgn_augment.masks import UNetMasker
+from cgn_augment.types import Mechanisms, Source
+from train_generator.classifier import (
+    ClassifierConfig,
+    ClassifierRun,
+    MNISTClassifier,
+    measure_accuracy,
+)
+from train_generator.mnist.textures import Textures, procedural_textures
+from train_generator.mnist.variants import VARIANTS, VariantData, make_variant
+from train_generator.mnist.appearance import hash_textures
+from train_generator.mnist.records import (
+    DownstreamConfig,
+    DownstreamResult,
+    read_record,
+    write_record,
+)
+
+_NAME = re.compile(r"[a-z0-9_]+")
+_TEST_BATCH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class DownstreamRun:
+    """One classifier of the table: its data, its seed, its file.
+
+    Attributes:
+        folder: holds `VARIANT-TRAINED_ON-seedSEED.json` and, until it is complete, a checkpoint.
+        variant: "colored", "double_colored" or "wildlife".
+        trained_on: name of the row: small letters, digits and underscores.
+        cgn: trained on its counterfactuals; None trains on decorrelated real images, or, with a
+            masker, on recombinations of the biased ones; see `RealMechanisms`.
+        seed: of weights, order and counterfactuals, as in `examples/invariant_mnist.py`.
+        config: what all runs share.
+        textures: for wildlife; None takes the procedural ones.
+        device: where real images are trained on; otherwise the CGN says where.
+        masker: finds the shapes of the real training images, which then take the place of the
+            CGN's own; see `RealShapeSource`.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from train_generator.mnist import DownstreamConfig, DownstreamRun, run_downstream
+        >>> config = DownstreamConfig(num_epochs=1, num_train=32, num_test=20, bank=10)
+        >>> folder, cgn = getfixture("tmp_path"), SmallCGN(width=4).freeze()
+        >>> run = DownstreamRun(folder, "colored", "mine", cgn, seed=0, config=config)
+        >>> [result] = run_downstream([run], progress=False)
+        >>> result.trained_on, run.path.name
+        ('mine', 'colored-mine-seed0.json')
+    """
+
+    folder: Path
+    variant: str
+    trained_on: str
+    cgn: Mechanisms | None
+    seed: int
+    config: DownstreamConfig
+    textures: Textures | None = None
+    device: torch.device | str = "cpu"
+    masker: UNetMasker | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ArgumentError(
+                f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}"
+            )
+        if not _NAME.fullmatch(self.trained_on):
+            raise ArgumentError(
+                "a row's name is made of small letters, digits and underscores, got "
+                f"{self.trained_on!r}"
+            )
+        if self.seed < 0:
+            raise ArgumentError(f"seed must be 0 or more, got {self.seed}")
+
+    @property
+    def path(self) -> Path:
+        """The file of settings and results."""
+        return self.folder / f"{self.variant}-{self.trained_on}-seed{self.seed}.json"
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether the training images are the biased ones."""
+        return self.cgn is not None or self.masker is not None
+
+    @property
+    def _classifier_config(self) -> ClassifierConfig:
+        return ClassifierConfig(num_epochs=self.config.num_epochs, precision=self.config.precision)
+
+    @cached_property
+    def settings(self) -> dict[str, object]:
+        """All that the results depend on."""
+        textures = None
+        if self.variant == "wildlife":
+            textures = hash_textures(self.textures or procedural_textures())
+        return {
+            **asdict(self.config),
+            **asdict(self._classifier_config),
+            "seed": self.seed,
+            "textures": textures,
+            "cgn": None if self.cgn is None else self.cgn.fingerprint,
+            "masker": None if self.masker is None else self.masker.fingerprint,
+            "min_contrast": self.config.min_contrast or None,
+        }
+
+    def read(self) -> DownstreamResult | None:
+        """Returns the results, or None where the run is not complete.
+
+        Raises:
+            StateError: the file is of other settings, or is damaged.
+        """
+        return read_record(self.path, self.settings)
+
+    def begin(self) -> None:
+        """Writes the file, without results; so what cannot be written is known before all else.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        write_record(self.path, self.settings, None, self._device)
+
+    def train(self, data: DownstreamData, *, progress: bool) -> DownstreamResult:
+        """Trains from the start or from where it was stopped, and writes the results.
+
+        Args:
+            data: what `prepare` makes for this run.
+            progress: shows a bar on standard error.
+
+        Raises:
+            CheckpointError: the run's checkpoint is damaged.
+            StateError: the checkpoint is of other settings.
+        """
+        run, test = self._make_classifier(data), data.test
+        checkpoint = self.path.with_suffix(".pt")
+        if checkpoint.is_file():
+            run.resume()
+        epochs = run.train(DataLoader(test.dataset(), batch_size=_TEST_BATCH), progress=progress)
+        visible = TensorDataset(test.images[test.visible], test.labels[test.visible])
+        result = DownstreamResult(
+            variant=self.variant,
+            trained_on=self.trained_on,
+            seed=self.seed,
+            test_accuracy=epochs[-1].test_accuracy,
+            visible_accuracy=measure_accuracy(
+                run.model, DataLoader(visible, batch_size=_TEST_BATCH)
+            ),
+            epochs=tuple(epochs),
+        )
+        write_record(self.path, self.settings, result, self._device)
+        checkpoint.unlink(missing_ok=True)
+        return result
+
+    @property
+    def _device(self) -> str:
+        return str(self.device if self.cgn is None else self.cgn.device)
+
+    def _make_classifier(self, data: DownstreamData) -> ClassifierRun:
+        config = self.config
+        with isolated_rng(self.seed, torch.device("cpu")):
+            model = MNISTClassifier()
+        source: Source = RealOnly()
+        cgn = data.parts if self.cgn is None else self.cgn
+        if cgn is not None:
+            bank = BankSource(
+                cgn,
+                config.bank,
+                config.refresh,
+                seed=self.seed,
+                min_contrast=0.0 if self.masker else config.min_contrast,
+            )
+            source = bank
+            if self.masker is not None:
+                source = RealShapeSource(
+                    self.masker, bank, min_contrast=config.min_contrast, cache_masks=True
+                )
+        stream = CounterfactualDataset(
+            data.train.dataset(),
+            source,
+            batch_size=config.batch_size,
+            fraction=1.0 if self.is_biased else 0.0,
+            mix="replace",
+            device=None if self.is_biased else self.device,
+            seed=self.seed,
+        )
+        return ClassifierRun(
+            # A CPU convolves in this order a third faster.
+            model.to(stream.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            stream,
+            self._classifier_config,
+            self.path.with_suffix(".pt"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DownstreamData:
+    """What a classifier of the table is trained and tested on.
+
+    Attributes:
+        train: the biased training images or the decorrelated ones; see `DownstreamRun.is_biased`.
+        test: decorrelated test images.
+        parts: of the training images, where counterfactuals are recombined from them.
+    """
+
+    train: VariantData
+    test: VariantData
+    parts: RealMechanisms | None
+
+
+class RealOnly:
+    """A source for streams that take nothing from it.
+
+    Example:
+        >>> from train_generator.mnist.downstream import RealOnly
+        >>> RealOnly().fingerprint
+        'real images only'
+    """
+
+    fingerprint = "real images only"
+
+    def sample(self, *_: object) -> NoReturn:
+        """Is never called."""
+        raise ArgumentError("this stream has real images only: its ratio must be 0")
+
+
+def run_downstream(
+    runs: Sequence[DownstreamRun],
+    *,
+    progress: bool = True,
+    announce: Callable[[DownstreamRun], None] | None = None,
+) -> list[DownstreamResult]:
+    """Trains what is not complete yet, and returns the results of all runs in their order.
+
+    Args:
+        runs: all are looked at before the first is trained. Those of one variant follow each
+            other, so that its images, and their parts, are made once.
+        progress: shows bars on standard error.
+        announce: called with each run before it is trained.
+
+    Raises:
+        ArgumentError: two runs have the same file.
+        StateError: a file is of other settings, or is damaged; nothing was trained.
+    """
+    paths = [run.path for run in runs]
+    if len(set(paths)) < len(paths):
+        raise ArgumentError("two runs have the same variant, row and seed: list each once")
+    complete = {run.path: result for run in runs if (result := run.read()) is not None}
+    data = prepare([run for run in runs if run.path not in complete])
+    for run in runs:
+        if run.path not in complete:
+            run.begin()
+            if announce is not None:
+                announce(run)
+            complete[run.path] = run.train(next(data), progress=progress)
+    return [complete[path] for path in paths]
+
+
+def prepare(runs: Sequence[DownstreamRun]) -> Iterator[DownstreamData]:
+    """Yields what each run is trained and tested on, in turn.
+
+    What the next run has in common with this one is kept for it, and nothing else.
+
+    Args:
+        runs: in the order in which they are trained.
+    """
+    made: dict[tuple[object, ...], VariantData] = {}
+    parts: dict[tuple[object, ...], RealMechanisms] = {}
+    for run in runs:
+        textures = run.settings["textures"]
+        keys = [
+            (run.variant, textures, "train", run.config.num_train, not run.is_biased),
+            (run.variant, textures, "test", run.config.num_test, True),
+        ]
+        made = {key: made.get(key) or _make_data(run, *key[2:]) for key in keys}
+        train, test = made.values()
+        key = (*keys[0], run.settings["masker"], str(run.device))
+        if run.cgn is None and run.masker is not None:
+            images, labels = (part.to(run.device) for part in (train.images, train.labels))
+            parts = {key: parts.get(key) or RealMechanisms(images, labels, run.masker)}
+        else:
+            parts = {}
+        yield DownstreamData(train, test, parts.get(key))
+
+
+def _make_data(run: DownstreamRun, split: str, num: int, decorrelated: bool) -> VariantData:
+    return make_variant(
+        run.variant, split, textures=run.textures, decorrelated=decorrelated, num=num
+    )

@@ -1,0 +1,289 @@
+"""Measures a generator against the real data: one row of a table each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.sources.bank import draw_factors
+from cgn_augment.types import Factors, Mechanisms
+from train_generator.mnist.digits import load_digits
+from train_generator.mnist.textures import Textures
+from train_generator.mnist.appearance import (
+    AppearanceJudge,
+    has_classes,
+    load_appearance_judge,
+    render_factor,
+)
+from train_generator.mnist.judges import (
+    NUM_CLASSES,
+    ShapeJudge,
+    extract_features,
+    load_shape_judge,
+    predict,
+)
+from train_generator.metrics.factors import (
+    accuracy,
+    binarize,
+    class_accuracies,
+    coverage,
+    diversity,
+    mask_area,
+    mask_entropy,
+    tone_diversity,
+)
+
+NUM_NEIGHBORS = 5
+
+_CHUNK = 100  # images generated at once
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who judges the three factors of one variant.
+
+    Attributes:
+        shape: of masks.
+        texture: of foregrounds.
+        background: None where backgrounds have no classes (colored).
+    """
+
+    shape: ShapeJudge
+    texture: AppearanceJudge
+    background: AppearanceJudge | None
+
+
+@dataclass(frozen=True)
+class GeneratorMetrics:
+    """How good a generator's three mechanisms are. Accuracies are shares in [0, 1].
+
+    Attributes:
+        shape_accuracy: binarised masks that the shape judge takes for their class.
+        class_shape_accuracies: of each class.
+        texture_accuracy: foregrounds, over the whole image, that are of their class. The jittered
+            colours of colored overlap, so that a generator whose colours vary too little gets more
+            than the real data.
+        background_accuracy: backgrounds likewise; None where they have no classes (colored).
+        mask_entropy: in bits, 0 for masks of zeros and ones; see `metrics.mask_entropy`.
+        mask_area: mean share of the image that is object.
+        diversity: within classes, relative to real digits; see `metrics.diversity`.
+        coverage: of real digits, within classes; see `metrics.coverage`. Grows with `num`.
+        texture_diversity: of foregrounds; see `metrics.tone_diversity`.
+        background_diversity: of backgrounds; None where they have no classes (colored).
+        num: images measured; metrics of different `num` do not compare.
+    """
+
+    shape_accuracy: float
+    class_shape_accuracies: tuple[float, ...]
+    texture_accuracy: float
+    background_accuracy: float | None
+    mask_entropy: float
+    mask_area: float
+    diversity: float
+    coverage: float
+    texture_diversity: float
+    background_diversity: float | None
+    num: int
+
+
+def load_judges(
+    variant: str, textures: Textures | None = None, *, cache: Path | None = None
+) -> Judges:
+    """Loads the shipped shape judge, and loads or trains the other two (ten seconds each).
+
+    Args:
+        variant: "colored", "double_colored" or "wildlife".
+        textures: for wildlife; None takes the procedural ones.
+        cache: folder of trained judges; `cache_folder()` by default.
+
+    Raises:
+        ArgumentError: there is no such variant, or textures for one that has colours.
+    """
+    texture = load_appearance_judge(variant, "texture", textures, cache=cache)
+    background = None
+    if has_classes(variant, "background"):
+        background = load_appearance_judge(variant, "background", textures, cache=cache)
+    return Judges(load_shape_judge(), texture, background)
+
+
+def measure_generator(
+    cgn: Mechanisms,
+    variant: str,
+    textures: Textures | None = None,
+    *,
+    num: int = 5000,
+    seed: int = 0,
+    judges: Judges | None = None,
+) -> GeneratorMetrics:
+    """Measures what a generator draws: `num` masks, foregrounds and backgrounds, shuffled.
+
+    Args:
+        cgn: a frozen CGN of ten classes and 32x32 pixels.
+        variant: which it was trained on: "colored", "double_colored" or "wildlife".
+        textures: for wildlife; those it was trained on. None takes the procedural ones.
+        num: images, the classes taking turns; from 60 to 8000, so that there are real digits of
+            each class to compare with.
+        seed: of the noise and the shuffling.
+        judges: `load_judges(variant, textures)` by default.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import SmallCGN
+        >>> from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge, measure_generator
+        >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
+        >>> cgn = SmallCGN(width=4).freeze()
+        >>> measure_generator(cgn, "colored", num=60, judges=judges).num
+        60
+    """
+    _require_num(num)
+    if (cgn.num_classes, cgn.image_size) != (NUM_CLASSES, 32):
+        raise ArgumentError(
+            f"the judges know {NUM_CLASSES} classes of 32x32 pixels, and this CGN has "
+            f"{cgn.num_classes} of {cgn.image_size}x{cgn.image_size}"
+        )
+    factors, labels = draw_own_factors(cgn, num, seed)
+    judges = judges or load_judges(variant, textures)
+    real = draw_real_factors(variant, textures, "train", num, seed)
+    return measure_factors(factors.to("cpu"), labels, real, judges)
+
+
+def measure_real(
+    variant: str,
+    textures: Textures | None = None,
+    *,
+    num: int = 5000,
+    seed: int = 0,
+    judges: Judges | None = None,
+) -> GeneratorMetrics:
+    """Measures the real data the same way: what a perfect generator would come to.
+
+    Masks are clean test digits, which no judge was trained on; textures and backgrounds are true
+    ones over the whole image. Arguments as for `measure_generator`; the seed is of the colours and
+    crops.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+
+    Example:
+        >>> from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge, measure_real
+        >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
+        >>> measure_real("colored", num=60, judges=judges).diversity > 0.8
+        True
+    """
+    _require_num(num)
+    judges = judges or load_judges(variant, textures)
+    labels = torch.arange(num) % NUM_CLASSES
+    factors = draw_real_factors(variant, textures, "test", num, seed)
+    real = draw_real_factors(variant, textures, "train", num, seed + 1)
+    return measure_factors(factors, labels, real, judges)
+
+
+def draw_real_factors(
+    variant: str, textures: Textures | None, split: str, num: int, seed: int
+) -> Factors:
+    """Returns real digits, and true textures and backgrounds over the whole image.
+
+    Args:
+        variant: "colored", "double_colored" or "wildlife".
+        textures: for wildlife; None takes the procedural ones.
+        split: of the digits: "train" or "test".
+        num: of each; the classes take turns.
+        seed: of colours and crops.
+    """
+    generator = step_generator(Purpose.SOURCE, seed)
+    masks, labels = balanced_digits(split, num)
+    return Factors(
+        masks.float(),
+        render_factor(variant, "texture", labels, generator, textures),
+        render_factor(variant, "background", labels, generator, textures),
+    )
+
+
+def measure_factors(
+    factors: Factors, labels: Tensor, real: Factors, judges: Judges
+) -> GeneratorMetrics:
+    """Measures factors, all three of class `labels` (N,) int64, against real ones of these classes.
+
+    Raises:
+        ArgumentError: too few of a class.
+    """
+    binary, real_binary = binarize(factors.mask), binarize(real.mask)
+    seen = predict(judges.shape, binary.float())
+    background_accuracy = background_diversity = None
+    if judges.background is not None:
+        background_accuracy = accuracy(predict(judges.background, factors.background), labels)
+        background_diversity = tone_diversity(factors.background, labels, real.background, labels)
+    return GeneratorMetrics(
+        shape_accuracy=accuracy(seen, labels),
+        class_shape_accuracies=class_accuracies(seen, labels, NUM_CLASSES),
+        texture_accuracy=accuracy(predict(judges.texture, factors.foreground), labels),
+        background_accuracy=background_accuracy,
+        mask_entropy=mask_entropy(factors.mask),
+        mask_area=mask_area(factors.mask),
+        diversity=diversity(binary, labels, real_binary, labels),
+        coverage=coverage(
+            extract_features(judges.shape, binary.float()),
+            labels,
+            extract_features(judges.shape, real_binary.float()),
+            labels,
+            NUM_NEIGHBORS,
+        ),
+        texture_diversity=tone_diversity(factors.foreground, labels, real.foreground, labels),
+        background_diversity=background_diversity,
+        num=len(labels),
+    )
+
+
+@torch.no_grad()
+def draw_own_factors(cgn: Mechanisms, num: int, seed: int) -> tuple[Factors, Tensor]:
+    """Draws masks, foregrounds and backgrounds of the same class, and returns them with it.
+
+    Args:
+        cgn: a frozen CGN.
+        num: of each; the classes take turns.
+        seed: of the noise and the shuffling.
+
+    Returns:
+        The factors on the CGN's device, and labels (num,) int64 on the CPU.
+    """
+    labels = torch.arange(num) % cgn.num_classes
+    generator = step_generator(Purpose.SOURCE, seed)
+    return draw_factors(cgn, labels.expand(3, -1), generator, 1, _CHUNK), labels
+
+
+def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
+    """Returns the first real digits of each class, the classes taking turns.
+
+    Returns:
+        Masks (num, 1, 32, 32) bool and labels (num,) int64: 0, 1, …, 9, 0, 1, …
+
+    Raises:
+        ArgumentError: the split has fewer digits of a class.
+    """
+    digits = load_digits(split)
+    labels = torch.arange(num) % NUM_CLASSES
+    chosen = torch.empty(num, dtype=torch.long)
+    for y in range(NUM_CLASSES):
+        places = (labels == y).nonzero().flatten()
+        found = (digits.labels == y).nonzero().flatten()
+        if len(found) < len(places):
+            raise ArgumentError(
+                f"there are {len(found)} real digits {y} in the {split} split and {len(places)} "
+                "are needed: lower num"
+            )
+        chosen[places] = found[: len(places)]
+    return digits.masks[chosen], labels
+
+
+def _require_num(num: int) -> None:
+    least, most = NUM_CLASSES * (NUM_NEIGHBORS + 1), 8000
+    if not least <= num <= most:
+        raise ArgumentError(f"num must be {least} to {most}, got {num}")

@@ -1,0 +1,195 @@
+"""Texture sets for the wildlife variant: procedural, from a folder, or from DTD.
+
+A set has ten object and ten background textures, one of each per class. The paper (Sauer and
+Geiger, ICLR 2021, appendix) takes them from the Describable Textures Dataset of Cimpoi et al.
+(CVPR 2014): "striped" for objects, "veined" for backgrounds, resized to 150x150.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.datasets import DTD
+
+from cgn_augment.errors import ArgumentError, DataError
+from train_generator.mnist.digits import IMAGE_SIZE
+from train_generator.mnist.procedural import STRIPED, VEINED, draw
+
+NUM_CLASSES = 10
+TEXTURE_SIZE = 150
+
+DTD_OBJECT_FILES = (
+    "striped_0001.jpg",
+    "striped_0091.jpg",
+    "striped_0008.jpg",
+    "striped_0043.jpg",
+    "striped_0092.jpg",
+    "striped_0028.jpg",
+    "striped_0097.jpg",
+    "striped_0004.jpg",
+    "striped_0125.jpg",
+    "striped_0033.jpg",
+)
+DTD_BACKGROUND_FILES = (
+    "veined_0066.jpg",
+    "veined_0067.jpg",
+    "veined_0073.jpg",
+    "veined_0180.jpg",
+    "veined_0131.jpg",
+    "veined_0157.jpg",
+    "veined_0158.jpg",
+    "veined_0104.jpg",
+    "veined_0188.jpg",
+    "veined_0189.jpg",
+)
+
+_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+@dataclass(frozen=True, eq=False)
+class Textures:
+    """Ten object and ten background textures, in the order of their classes.
+
+    Attributes:
+        object: `(10, 3, H, W) float32 in [0, 1]`.
+        background: `(10, 3, H, W) float32 in [0, 1]`.
+
+    Raises:
+        ArgumentError: If either has another shape, dtype or range, or is smaller than an image.
+    """
+
+    object: torch.Tensor
+    background: torch.Tensor
+
+    def __post_init__(self) -> None:
+        for name, stack in (("object", self.object), ("background", self.background)):
+            _check_stack(name, stack)
+
+
+def procedural_textures(seed: int = 0, size: int = TEXTURE_SIZE) -> Textures:
+    """Draw ten striped object textures and ten veined background textures.
+
+    Each can be told from the nineteen others by a 32x32 crop. The seed moves the patterns; the
+    colours and kinds of pattern stay.
+
+    Args:
+        seed: Non-negative; the same seed gives the same textures.
+        size: Pixels on a side. Patterns keep their scale, so more pixels show more of them.
+
+    Raises:
+        ArgumentError: If the seed is negative or the size below 32.
+
+    Example:
+        >>> procedural_textures().object.shape
+        torch.Size([10, 3, 150, 150])
+    """
+    if seed < 0:
+        raise ArgumentError(f"seed must be 0 or more; got {seed}")
+    if size < IMAGE_SIZE:
+        raise ArgumentError(f"size must be {IMAGE_SIZE} pixels or more; got {size}")
+    striped, veined = draw(STRIPED, seed, size), draw(VEINED, seed, size)
+    return Textures(torch.from_numpy(striped), torch.from_numpy(veined))
+
+
+def load_textures(folder: str | Path) -> Textures:
+    """Read a texture set from `folder/object` and `folder/background`, ten images each.
+
+    Images are taken in the order of their names, the first for class 0, and resized to 150x150
+    with the nearest neighbour.
+
+    Args:
+        folder: Holds the two folders.
+
+    Raises:
+        DataError: If a folder is missing, does not hold ten images, or an image is unreadable.
+    """
+    stacks = (_read_images(_list_images(Path(folder) / kind)) for kind in ("object", "background"))
+    return Textures(*stacks)
+
+
+def dtd_textures(root: str | Path, download: bool = False) -> Textures:
+    """Take the twenty textures of the paper from the Describable Textures Dataset.
+
+    Args:
+        root: The folder given to `torchvision.datasets.DTD`.
+        download: Fetch DTD (0.6 GB) into `root` first, unless it is there. Its licence allows
+            research only.
+
+    Raises:
+        DataError: If DTD is not at `root` or cannot be fetched, or if an image is unreadable.
+    """
+    if download:
+        try:
+            DTD(str(root), download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"DTD could not be downloaded to {root}: {error}; check the connection, or "
+                "unpack DTD there by hand"
+            ) from error
+    images = Path(root) / "dtd" / "dtd" / "images"
+    if not images.is_dir():
+        raise DataError(
+            f"{images} is missing: pass download=True, or the root under which torchvision put DTD"
+        )
+    return Textures(
+        _read_images([images / "striped" / name for name in DTD_OBJECT_FILES]),
+        _read_images([images / "veined" / name for name in DTD_BACKGROUND_FILES]),
+    )
+
+
+def _list_images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is missing: give a folder that holds object/ and background/ with "
+            f"{NUM_CLASSES} images each"
+        )
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+    if len(images) != NUM_CLASSES:
+        raise DataError(
+            f"{folder} must hold {NUM_CLASSES} images, one per class; it holds {len(images)}: "
+            "add or remove images"
+        )
+    return images
+
+
+def _read_images(paths: Sequence[Path]) -> torch.Tensor:
+    """Read images as `(N, 3, 150, 150) float32 in [0, 1]`."""
+    return torch.stack([_read_image(path) for path in paths])
+
+
+def _read_image(path: Path) -> torch.Tensor:
+    try:
+        with Image.open(path) as image:
+            # PIL's nearest neighbour, as the protocol's resize worked on PIL images.
+            resized = image.convert("RGB").resize(
+                (TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.NEAREST
+            )
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: fetch the texture set again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as an image: replace it ({error})") from error
+    pixels = np.array(resized, dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _check_stack(name: str, stack: torch.Tensor) -> None:
+    if stack.dtype != torch.float32 or stack.ndim != 4 or stack.shape[:2] != (NUM_CLASSES, 3):
+        raise ArgumentError(
+            f"{name} textures must be ({NUM_CLASSES}, 3, H, W) float32; "
+            f"got {tuple(stack.shape)} {stack.dtype}"
+        )
+    if min(stack.shape[2:]) < IMAGE_SIZE:
+        raise ArgumentError(
+            f"{name} textures must be at least {IMAGE_SIZE}x{IMAGE_SIZE} pixels; "
+            f"got {stack.shape[2]}x{stack.shape[3]}"
+        )
+    low, high = stack.min().item(), stack.max().item()
+    if not (low >= 0 and high <= 1):
+        raise ArgumentError(
+            f"{name} textures must lie in [0, 1]; got {low:.3g} to {high:.3g}: rescale them"
+        )

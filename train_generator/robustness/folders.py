@@ -1,0 +1,257 @@
+"""Folders of test images: cue conflicts, ImageNet-9, and any folder with a folder for each class.
+
+What is missing is known before an image is read, and the error shows the layout that is expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from cgn_augment.errors import ArgumentError, DataError
+from train_generator.robustness.groups import cue_conflict_categories, imagenet9_classes
+
+VARIANTS = ("original", "mixed_same", "mixed_rand")
+"""Of the variants of ImageNet-9 those that are measured."""
+
+CUE_CONFLICT_LAYOUT = """\
+  FOLDER/airplane/airplane1-bicycle2.png   (shape of the first, texture of the second)
+  FOLDER/bear/bear3-clock1.png
+  ... one folder for each of the 16 categories, such as stimuli/style-transfer-preprocessed-512
+  of github.com/rgeirhos/texture-vs-shape"""
+
+IMAGENET9_LAYOUT = """\
+  FOLDER/original/val/00_dog/*.JPEG
+  FOLDER/mixed_same/val/00_dog/*.JPEG
+  FOLDER/mixed_rand/val/00_dog/*.JPEG
+  ... nine folders 00_dog to 08_fish in each val, such as bg_challenge of
+  github.com/MadryLab/backgrounds_challenge (its release, backgrounds_challenge_data.tar.gz)"""
+
+REAL_LAYOUT = """\
+  FOLDER/CLASS/*.JPEG
+  ... a folder for each class, whose names are the classifier's classes, or which stand for them
+  in alphabetical order (the 1000 folders n01440764 to n15075141 of ImageNet's validation images)"""
+
+_NAME = re.compile(r"([a-z]+)\d+-([a-z]+)\d+")
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images on disk, and the labels of each.
+
+    Attributes:
+        folder: that they are in.
+        paths: (N) files.
+        labels: (N, K) int64; what the K labels are, the function that made this says.
+
+    Raises:
+        ArgumentError: no images, or other numbers of images and of labels.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if not self.paths or self.labels.dim() != 2 or len(self.labels) != len(self.paths):
+            raise ArgumentError(
+                f"there must be images, and a row of labels for each; got {len(self.paths)} images "
+                f"and labels of the shape {tuple(self.labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, index: int) -> Image.Image:
+        """Returns an image as RGB.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with Image.open(self.paths[index]) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise DataError(
+                f"{self.paths[index]} cannot be read as an image: replace or remove it ({error})"
+            ) from error
+
+
+def find_cue_conflicts(folder: Path) -> ImageFiles:
+    """Finds the images of Geirhos et al. (ICLR 2019) with the shape and texture of two categories.
+
+    Images whose shape and texture are of one category, of which the stimuli have 80, are left out.
+
+    Args:
+        folder: with the 16 folders of the categories.
+
+    Returns:
+        The images; labels are the categories of shape and of texture.
+
+    Raises:
+        DataError: the folder or a category is missing, has another name or no image, or an image's
+            name does not say its shape and texture.
+
+    Example:
+        >>> from PIL import Image
+        >>> from train_generator.robustness import (
+        ...     cue_conflict_categories, find_cue_conflicts)
+        >>> folder = getfixture("tmp_path")
+        >>> for name in cue_conflict_categories().names:
+        ...     (folder / name).mkdir()
+        ...     for texture in ("bear", "cat"):
+        ...         Image.new("RGB", (8, 8)).save(folder / name / f"{name}1-{texture}2.png")
+        >>> len(find_cue_conflicts(folder))  # without bear1-bear2 and cat1-cat2
+        30
+    """
+    names = cue_conflict_categories().names
+    found = _find_classes(folder, names, "cue-conflict images", CUE_CONFLICT_LAYOUT)
+    number = {name: i for i, name in enumerate(names)}
+    paths, labels = [], []
+    for shape, files in found.items():
+        for path in files:
+            match = _NAME.fullmatch(path.stem)
+            if match is None or match[1] != shape or match[2] not in number:
+                _refuse(
+                    f"the name of {path} must say its shape, which is {shape} by the folder, and "
+                    "its texture",
+                    CUE_CONFLICT_LAYOUT,
+                )
+            if match[2] != shape:
+                paths.append(path)
+                labels.append((number[shape], number[match[2]]))
+    if not paths:
+        _refuse(f"no image of {folder} has a shape and a texture of two categories", "")
+    return ImageFiles(folder, tuple(paths), torch.tensor(labels))
+
+
+def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
+    """Finds the images of three variants of ImageNet-9 (Xiao et al., ICLR 2021).
+
+    Args:
+        folder: with the folders of the variants.
+
+    Returns:
+        By variant (`original`, `mixed_same`, `mixed_rand`) its images; the label is one of nine.
+
+    Raises:
+        DataError: a variant or a class is missing, has another name or no image.
+    """
+    if not folder.is_dir():
+        _refuse(f"there is no folder {folder} of ImageNet-9", IMAGENET9_LAYOUT)
+    missing = [name for name in VARIANTS if not (folder / name / "val").is_dir()]
+    if missing:
+        _refuse(
+            f"{folder} lacks {', '.join(f'{name}/val' for name in missing)} of ImageNet-9",
+            IMAGENET9_LAYOUT,
+        )
+    names = [f"{i:02d}_{name}" for i, name in enumerate(imagenet9_classes().names)]
+    variants = {}
+    for variant in VARIANTS:
+        inside = folder / variant / "val"
+        found = _find_classes(inside, names, "images of ImageNet-9", IMAGENET9_LAYOUT)
+        variants[variant] = _number(inside, found, {name: i for i, name in enumerate(names)})
+    return variants
+
+
+def find_images(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Finds the images of a folder with a folder for each class.
+
+    Returns:
+        By the name of a class's folder, in alphabetical order, its images.
+
+    Raises:
+        DataError: the folder is missing, has no folders, or one of them has no image.
+    """
+    return _find_classes(folder, None, "real images", REAL_LAYOUT)
+
+
+def label_images(
+    folder: Path,
+    found: Mapping[str, Sequence[Path]],
+    classes: Sequence[str] | None,
+    num_classes: int,
+) -> ImageFiles:
+    """Gives images the labels of a classifier.
+
+    Args:
+        folder: that they are in.
+        found: see `find_images`.
+        classes: the classifier's names of its classes, or None if it has none.
+        num_classes: that it has.
+
+    Returns:
+        The images; the label is the class. Where all folders are named after classes, that class;
+        where none is and there are `num_classes` folders, their place in alphabetical order.
+
+    Raises:
+        DataError: neither holds, so that nobody knows which class a folder is.
+    """
+    named = {name: i for i, name in enumerate(classes or ())}
+    unknown = [name for name in found if name not in named]
+    if not unknown:
+        return _number(folder, found, named)
+    if len(unknown) == len(found) == num_classes:
+        return _number(folder, found, {name: i for i, name in enumerate(found)})
+    has = "has no names of classes" if classes is None else f"has classes such as {_some(classes)}"
+    raise DataError(
+        f"{len(unknown)} of the {len(found)} folders of {folder} are not named after a class "
+        f"({_some(unknown)}), and the classifier {has} ({num_classes} of them). Expected:\n"
+        f"{REAL_LAYOUT}"
+    )
+
+
+def _number(
+    folder: Path, found: Mapping[str, Sequence[Path]], numbers: Mapping[str, int]
+) -> ImageFiles:
+    labels = [numbers[name] for name, files in found.items() for _ in files]
+    paths = tuple(path for files in found.values() for path in files)
+    return ImageFiles(folder, paths, torch.tensor(labels).view(-1, 1))
+
+
+def _find_classes(
+    folder: Path, names: Sequence[str] | None, what: str, layout: str
+) -> dict[str, tuple[Path, ...]]:
+    """Returns the images of each folder in `folder`; `names` are those that there must be."""
+    if not folder.is_dir():
+        _refuse(f"there is no folder {folder} of {what}", layout)
+    there = sorted(x.name for x in folder.iterdir() if x.is_dir() and not x.name.startswith("."))
+    missing = [name for name in names or () if name not in there]
+    unknown = [name for name in there if names is not None and name not in names]
+    if missing or not there:
+        _refuse(f"{folder} lacks the folders {_some(missing) or 'of the classes'}", layout)
+    if unknown:
+        _refuse(f"{folder} has the folders {_some(unknown)}, which are no classes", layout)
+    found = {
+        name: tuple(
+            sorted(
+                path
+                for path in (folder / name).iterdir()
+                if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+            )
+        )
+        for name in there
+    }
+    empty = [name for name, files in found.items() if not files]
+    if empty:
+        _refuse(f"{folder} has no image in {_some(empty)}", layout)
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _refuse(problem: str, layout: str) -> NoReturn:
+    raise DataError(f"{problem}. Expected:\n{layout}" if layout else problem)

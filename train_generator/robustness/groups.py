@@ -1,0 +1,150 @@
+"""ImageNet's classes in groups: the categories of cue-conflict images, and ImageNet-9.
+
+The tables are facts of their authors, who are named in the two TOML files.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from cgn_augment.class_map import ClassMap
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
+from cgn_augment.errors import ArgumentError, ClassMapError, DataError
+
+_NUMBER = re.compile(r"^\d+_")
+
+
+@dataclass(frozen=True)
+class ClassGroups:
+    """Names of groups, and the classes in each; no class is in two, and some may be in none.
+
+    Attributes:
+        names: of the groups; their order is that of the groups' numbers.
+        classes: of each group, one or more.
+
+    Raises:
+        ArgumentError: a name that comes twice, other numbers of names and of groups, or a class
+            above 999.
+        ClassMapError: a group without classes, a negative class, or one in two groups.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.robustness import ClassGroups
+        >>> groups = ClassGroups(("cat", "dog"), ((281, 282), (151,)))
+        >>> groups.to_group(torch.tensor([151, 281, 0])).tolist()
+        [1, 0, -1]
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names) or len(self.names) != len(self.classes):
+            raise ArgumentError(
+                f"each group needs a name of its own, got {len(self.names)} names "
+                f"({len(set(self.names))} different) for {len(self.classes)} groups"
+            )
+        above = [y for y in self._map.classes if y >= IMAGENET_CLASSES]
+        if above:
+            raise ArgumentError(f"ImageNet has the classes 0 to 999, not {above[:5]}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def _map(self) -> ClassMap:
+        return ClassMap(self.classes)
+
+    def to_group(self, classes: Tensor) -> Tensor:
+        """Returns for classes (N,) int64 the group of each, (N,) int64, -1 for none."""
+        return self._map.to_label(classes)
+
+    def columns(self, classes: Sequence[str]) -> list[int] | None:
+        """Finds the groups among the classes of a classifier that knows nothing else.
+
+        Args:
+            classes: its names; a number in front, as in 00_dog, does not count.
+
+        Returns:
+            For each group the class of its name; None unless each class is one of the groups.
+
+        Example:
+            >>> from train_generator.robustness import ClassGroups
+            >>> ClassGroups(("cat", "dog"), ((281,), (151,))).columns(["01_dog", "02_cat"])
+            [1, 0]
+        """
+        plain = [_NUMBER.sub("", name) for name in classes]
+        if sorted(plain) != sorted(self.names):
+            return None
+        return [plain.index(name) for name in self.names]
+
+
+def read_groups(path: Path) -> ClassGroups:
+    """Reads a table of groups: TOML, `name = [class, [first, last], …]`, both ends included.
+
+    Raises:
+        DataError: the file is not such a table.
+        OSError: it cannot be read.
+
+    Example:
+        >>> from train_generator.robustness import read_groups
+        >>> path = getfixture("tmp_path") / "pets.toml"
+        >>> size = path.write_text("cat = [[281, 283], 285]")
+        >>> read_groups(path).classes
+        ((281, 282, 283, 285),)
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+        classes = tuple(_expand(listed) for listed in table.values())
+        return ClassGroups(tuple(table), classes)
+    except (tomllib.TOMLDecodeError, ArgumentError, ClassMapError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no table of groups, which has lines such as 'cat = [[281, 283], 285]': "
+            f"{error}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def cue_conflict_categories() -> ClassGroups:
+    """Returns the sixteen categories of Geirhos et al., ICLR 2019, in alphabetical order.
+
+    Example:
+        >>> from train_generator.robustness import cue_conflict_categories
+        >>> categories = cue_conflict_categories()
+        >>> len(categories), categories.names[0], categories.classes[0]
+        (16, 'airplane', (404,))
+    """
+    return read_groups(Path(__file__).with_name("cue_conflict.toml"))
+
+
+@lru_cache(maxsize=1)
+def imagenet9_classes() -> ClassGroups:
+    """Returns the nine classes of ImageNet-9 of Xiao et al., ICLR 2021, in the order of its labels.
+
+    Example:
+        >>> from train_generator.robustness import imagenet9_classes
+        >>> imagenet9_classes().names[:3]
+        ('dog', 'bird', 'wheeled vehicle')
+    """
+    return read_groups(Path(__file__).with_name("imagenet9.toml"))
+
+
+def _expand(listed: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
+    """Returns the classes of a list in which a pair stands for all classes from one to another."""
+    classes: list[int] = []
+    for each in listed:
+        if isinstance(each, int):
+            classes.append(each)
+            continue
+        first, last = each
+        if first > last:
+            raise ValueError(f"[{first}, {last}] goes backwards")
+        classes.extend(range(first, last + 1))
+    return tuple(classes)

@@ -1,0 +1,211 @@
+"""Runs a classifier over folders of test images, and counts its decisions.
+
+All decisions are collected before anything is divided, so that the size of the last batch is of no
+consequence; the paper's released code divides by full batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
+from cgn_augment.errors import ArgumentError
+from train_generator.metrics.factors import accuracy
+from train_generator.robustness.bias import (
+    ShapeBias,
+    group_predictions,
+    group_probabilities,
+    shape_bias,
+)
+from train_generator.robustness.folders import ImageFiles
+from train_generator.robustness.groups import (
+    ClassGroups,
+    cue_conflict_categories,
+    imagenet9_classes,
+)
+from train_generator.robustness.predictors import Cropping, Predictor
+
+Decide = Callable[[Tensor], Tensor]
+"""Takes scores (N, C) to decisions (N,) int64."""
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """How images are read.
+
+    Attributes:
+        batch_size: images that the classifier sees at once; of no influence on the results.
+        num_workers: processes that read images; 0 reads them in this one.
+        progress: shows a bar on standard error.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+    """
+
+    batch_size: int = 64
+    num_workers: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ArgumentError(f"{name} must be {least} or more, got {getattr(self, name)}")
+
+
+def measure_cue_conflict(
+    predictor: Predictor, images: ImageFiles, config: ReadConfig | None = None
+) -> dict[str, ShapeBias]:
+    """Measures the shape bias of each output (Geirhos et al., ICLR 2019).
+
+    Args:
+        predictor: a classifier of ImageNet's 1000 classes, or of the 16 categories by their names.
+        images: see `find_cue_conflicts`. They are resized and cropped as ImageNet's are, which is
+            what the paper's released code does.
+        config: how images are read.
+
+    Raises:
+        ArgumentError: a classifier of other classes.
+        DataError: an image cannot be read.
+    """
+    decide = category_decision(predictor)
+    decided = decide_images(predictor, images, decide, config, what="cue conflict")
+    shapes, textures = images.labels.unbind(1)
+    return {name: shape_bias(each, shapes, textures) for name, each in decided.items()}
+
+
+def measure_imagenet9(
+    predictor: Predictor, variants: Mapping[str, ImageFiles], config: ReadConfig | None = None
+) -> dict[str, dict[str, float]]:
+    """Measures the accuracy of each output on variants of ImageNet-9 (Xiao et al., ICLR 2021).
+
+    Args:
+        predictor: a classifier of ImageNet's 1000 classes, or of the nine by their names.
+        variants: see `find_imagenet9`. Images of the classifier's size are seen whole, as their
+            authors do; others are resized.
+        config: how images are read.
+
+    Returns:
+        By output and variant the share of images of the right one of the nine classes.
+
+    Raises:
+        ArgumentError: a classifier of other classes.
+        DataError: an image cannot be read.
+    """
+    decide = imagenet9_decision(predictor)
+    rows: dict[str, dict[str, float]] = {name: {} for name in predictor.outputs}
+    for variant, images in variants.items():
+        decided = decide_images(predictor, images, decide, config, what=variant, whole=True)
+        for name, each in decided.items():
+            rows[name][variant] = accuracy(each, images.labels[:, 0])
+    return rows
+
+
+def measure_real(
+    predictor: Predictor, images: ImageFiles, config: ReadConfig | None = None
+) -> dict[str, float]:
+    """Measures the accuracy of each output on images with the classifier's own labels.
+
+    Args:
+        predictor: a classifier.
+        images: see `label_images`. They are resized and cropped as ImageNet's are.
+        config: how images are read.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    decided = decide_images(predictor, images, _best, config, what="real images")
+    return {name: accuracy(each, images.labels[:, 0]) for name, each in decided.items()}
+
+
+def category_decision(predictor: Predictor) -> Decide:
+    """Returns how a classifier's scores become one of the 16 categories.
+
+    Raises:
+        ArgumentError: the classifier knows neither ImageNet's classes nor the categories.
+    """
+    groups = cue_conflict_categories()
+    if predictor.num_classes == IMAGENET_CLASSES:
+        return lambda logits: group_probabilities(logits, groups).argmax(dim=1)
+    return _named_decision(predictor, groups, "the shape bias")
+
+
+def imagenet9_decision(predictor: Predictor) -> Decide:
+    """Returns how a classifier's scores become one of ImageNet-9's classes, or -1 for none.
+
+    Raises:
+        ArgumentError: the classifier knows neither ImageNet's classes nor the nine.
+    """
+    groups = imagenet9_classes()
+    if predictor.num_classes == IMAGENET_CLASSES:
+        return lambda logits: group_predictions(logits, groups)
+    return _named_decision(predictor, groups, "the background gap")
+
+
+def decide_images(
+    predictor: Predictor,
+    images: ImageFiles,
+    decide: Decide,
+    config: ReadConfig | None = None,
+    *,
+    what: str = "images",
+    whole: bool = False,
+) -> dict[str, Tensor]:
+    """Returns by output the decisions (N,) int64 on all images, in their order.
+
+    Args:
+        predictor: a classifier.
+        images: N of them.
+        decide: makes decisions of scores.
+        config: how images are read.
+        what: name of the bar.
+        whole: use `Predictor.fitting`, not `Predictor.cropping`.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    config = config or ReadConfig()
+    prepare = predictor.fitting if whole else predictor.cropping
+    loader: DataLoader[Tensor] = DataLoader(
+        _Opened(images, prepare), config.batch_size, num_workers=config.num_workers
+    )
+    parts: dict[str, list[Tensor]] = {name: [] for name in predictor.outputs}
+    with tqdm(total=len(images), desc=what, disable=not config.progress) as bar:
+        for batch in loader:
+            for name, scores in predictor(batch).items():
+                parts[name].append(decide(scores.cpu()))
+            bar.update(len(batch))
+    return {name: torch.cat(each) for name, each in parts.items()}
+
+
+class _Opened(Dataset[Tensor]):
+    """Images as a classifier sees them, (3, S, S) float32 in [0, 1]; goes to other processes."""
+
+    def __init__(self, images: ImageFiles, prepare: Cropping) -> None:
+        self.images, self.prepare = images, prepare
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.prepare(self.images.open(index))
+
+
+def _best(logits: Tensor) -> Tensor:
+    return logits.argmax(dim=1)
+
+
+def _named_decision(predictor: Predictor, groups: ClassGroups, what: str) -> Decide:
+    columns = None if predictor.classes is None else groups.columns(predictor.classes)
+    if columns is None:
+        raise ArgumentError(
+            f"{what} needs a classifier of ImageNet's 1000 classes, or of the {len(groups)} "
+            f"classes {', '.join(groups.names)}; this one has {predictor.num_classes} others: "
+            "leave it out"
+        )
+    return lambda logits: logits[:, columns].argmax(dim=1)

@@ -1,0 +1,279 @@
+"""The parts of an evaluation: each is checked when it is made, and measured later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgn_augment.class_map import ClassMap
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.types import FACTORS, Mechanisms
+from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
+from train_generator.robustness.bias import ShapeBias, background_gap
+from train_generator.robustness.folders import (
+    ImageFiles,
+    find_cue_conflicts,
+    find_imagenet9,
+    find_images,
+    label_images,
+)
+from train_generator.robustness.groups import cue_conflict_categories
+from train_generator.robustness.measure import (
+    ReadConfig,
+    category_decision,
+    imagenet9_decision,
+    measure_cue_conflict,
+    measure_imagenet9,
+    measure_real,
+)
+from train_generator.robustness.predictors import Predictor
+from train_generator.robustness.record import Rows
+from train_generator.robustness.sensitivity import measure_factors
+
+CUE_CONFLICT, IMAGENET9, REAL, FACTOR = "cue_conflict", "imagenet9", "real", "factors"
+PARTS = (CUE_CONFLICT, IMAGENET9, REAL, FACTOR)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to be measured of a classifier.
+
+    Attributes:
+        name: one of `PARTS`.
+        settings: all that the results depend on, as JSON has it.
+        measure: does the work.
+    """
+
+    name: str
+    settings: dict[str, object]
+    measure: Callable[[], Rows]
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What classifiers are evaluated on; what is None is not asked for.
+
+    Attributes:
+        cue_conflict: see `find_cue_conflicts`.
+        imagenet9: see `find_imagenet9`.
+        real: a folder and its images, see `find_images`.
+        cgn: a frozen CGN.
+        class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None
+            where they are the same, or follow from the names of the labels.
+        num: images of the CGN.
+        seed: of these.
+    """
+
+    cue_conflict: ImageFiles | None = None
+    imagenet9: Mapping[str, ImageFiles] | None = None
+    real: tuple[Path, Mapping[str, tuple[Path, ...]]] | None = None
+    cgn: Mechanisms | None = None
+    class_map: ClassMapping | None = None
+    num: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not any((self.cue_conflict, self.imagenet9, self.real, self.cgn)):
+            raise ArgumentError(
+                "there is nothing to measure: name what the classifiers shall see with one or more "
+                "of --cue-conflict FOLDER, --in9 FOLDER, --real FOLDER, --cgn NAME"
+            )
+        if self.num < 1:
+            raise ArgumentError(f"num must be 1 or more, got {self.num}")
+        if self.seed < 0:
+            raise ArgumentError(f"seed must be 0 or more, got {self.seed}")
+
+
+def find_folders(
+    cue_conflict: Path | None, imagenet9: Path | None, real: Path | None
+) -> tuple[
+    ImageFiles | None,
+    dict[str, ImageFiles] | None,
+    tuple[Path, dict[str, tuple[Path, ...]]] | None,
+]:
+    """Finds the images of the folders that are given.
+
+    Raises:
+        DataError: one of them is missing or laid out differently.
+    """
+    return (
+        None if cue_conflict is None else find_cue_conflicts(cue_conflict),
+        None if imagenet9 is None else find_imagenet9(imagenet9),
+        None if real is None else (real, find_images(real)),
+    )
+
+
+def make_parts(predictor: Predictor, data: EvaluationData, config: ReadConfig) -> list[Part]:
+    """Makes the parts that are asked for, in the order of `PARTS`.
+
+    Raises:
+        ArgumentError: the classifier's classes are not those that a part needs.
+        ClassMapError: the class map names classes that the CGN lacks.
+        DataError: nobody knows which classes the folders of the real images are.
+    """
+    parts = []
+    if data.cue_conflict is not None:
+        parts.append(_cue_conflict_part(predictor, data.cue_conflict, config))
+    if data.imagenet9 is not None:
+        parts.append(_imagenet9_part(predictor, data.imagenet9, config))
+    if data.real is not None:
+        images = label_images(*data.real, predictor.classes, predictor.num_classes)
+        parts.append(_real_part(predictor, images, config))
+    if data.cgn is not None:
+        parts.append(_factor_part(predictor, data.cgn, data, config))
+    return parts
+
+
+def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | None) -> ClassMap:
+    """Returns the classes of a CGN for each label of a classifier.
+
+    Args:
+        predictor: a classifier.
+        cgn: a CGN.
+        given: the class map, where there is one; see `resolve_class_map`.
+
+    Returns:
+        That one's; else label = class where both have as many; else, for a CGN of ImageNet's 1000
+        classes, the class of each label's name.
+
+    Raises:
+        ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
+        ClassMapError: the map names classes that the CGN lacks.
+    """
+    if given is not None:
+        classes = predictor.classes or tuple(map(str, range(predictor.num_classes)))
+        found = ClassMap(resolve_class_map(given, classes, cgn.num_classes) or {})
+        found.require_classes(cgn.num_classes)
+        return found
+    if predictor.num_classes == cgn.num_classes:
+        return ClassMap(list(range(cgn.num_classes)))
+    differ = (
+        f"the classifier has {predictor.num_classes} classes and the CGN {cgn.num_classes}: say "
+        "which are which with --class-map '{LABEL: CLASS, ...}'"
+    )
+    if predictor.classes is None or cgn.num_classes != IMAGENET_CLASSES:
+        raise ArgumentError(differ)
+    try:
+        return ClassMap([find_class(name, cgn.num_classes) for name in predictor.classes])
+    except ArgumentError as error:
+        raise ArgumentError(f"{differ} ({error})") from error
+
+
+def _cue_conflict_part(predictor: Predictor, images: ImageFiles, config: ReadConfig) -> Part:
+    category_decision(predictor)
+
+    def measure() -> Rows:
+        measured = measure_cue_conflict(predictor, images, config)
+        return {name: _bias_row(each) for name, each in measured.items()}
+
+    return Part(CUE_CONFLICT, _settings(predictor, images), measure)
+
+
+def _bias_row(counts: ShapeBias) -> dict[str, object]:
+    names = cue_conflict_categories().names
+    per_category = zip(
+        counts.num_images, counts.num_shape, counts.num_texture, counts.category_biases, strict=True
+    )
+    return {
+        "shape_bias": _number(counts.bias),
+        "shape_accuracy": counts.shape_accuracy,
+        "texture_accuracy": counts.texture_accuracy,
+        "num_cue_decisions": counts.num_cue_decisions,
+        "num_images": sum(counts.num_images),
+        "categories": {
+            name: {
+                "num_images": images,
+                "num_shape": shape,
+                "num_texture": texture,
+                "shape_bias": _number(bias),
+            }
+            for name, (images, shape, texture, bias) in zip(names, per_category, strict=True)
+        },
+    }
+
+
+def _imagenet9_part(
+    predictor: Predictor, variants: Mapping[str, ImageFiles], config: ReadConfig
+) -> Part:
+    imagenet9_decision(predictor)
+
+    def measure() -> Rows:
+        measured = measure_imagenet9(predictor, variants, config)
+        return {
+            name: {**accuracies, "background_gap": background_gap(accuracies)}
+            for name, accuracies in measured.items()
+        }
+
+    settings = {
+        variant: _settings(predictor, images)["images"] for variant, images in variants.items()
+    }
+    return Part(IMAGENET9, {**_settings(predictor, None), **settings}, measure)
+
+
+def _real_part(predictor: Predictor, images: ImageFiles, config: ReadConfig) -> Part:
+    def measure() -> Rows:
+        measured = measure_real(predictor, images, config)
+        return {
+            name: {"accuracy": share, "num_images": len(images)} for name, share in measured.items()
+        }
+
+    return Part(REAL, _settings(predictor, images), measure)
+
+
+def _factor_part(
+    predictor: Predictor, cgn: Mechanisms, data: EvaluationData, config: ReadConfig
+) -> Part:
+    class_map = find_class_map(predictor, cgn, data.class_map)
+
+    def measure() -> Rows:
+        measured = measure_factors(
+            predictor.see,
+            cgn,
+            data.num,
+            step_generator(Purpose.MEASURE, data.seed),
+            to_label=class_map.to_label,
+            choices=class_map.choices,
+            chunk=config.batch_size,
+            progress=config.progress,
+        )
+        accuracies, sensitivities = measured
+        return {
+            name: {
+                "accuracy": dict(zip(FACTORS, accuracy, strict=True)),
+                "sensitivity": dict(zip(FACTORS, sensitivity, strict=True)),
+                "num_images": data.num,
+            }
+            for name, accuracy, sensitivity in zip(
+                accuracies.outputs, accuracies.shares, sensitivities.shares, strict=True
+            )
+        }
+
+    settings = {
+        **_settings(predictor, None),
+        "cgn": cgn.fingerprint,
+        "class_map": None if data.class_map is None else repr(class_map),
+        "num": data.num,
+        "seed": data.seed,
+    }
+    return Part(FACTOR, settings, measure)
+
+
+def _settings(predictor: Predictor, images: ImageFiles | None) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "weights": predictor.fingerprint,
+        "mean": list(predictor.mean),
+        "std": list(predictor.std),
+        "image_size": predictor.image_size,
+    }
+    if images is not None:
+        settings["images"] = f"{len(images)} of {images.folder.resolve()}"
+    return settings
+
+
+def _number(value: float) -> float | None:
+    """Returns None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value

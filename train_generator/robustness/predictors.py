@@ -1,0 +1,297 @@
+"""Classifiers of every kind behind one call: images in, the scores of each named output out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
+
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
+from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.files import first_line, unpickle
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.fingerprint import hash_weights
+from train_generator.classifier import MNISTClassifier
+from train_generator.classifier.backbones import make_backbone
+from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, load_ensemble
+
+_RESIZE_RATIO = 256 / 224
+"""Images are resized to this many times the size of the crop, as is usual on ImageNet."""
+
+Network = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """Resizes images, and crops a square from their centre.
+
+    Attributes:
+        size: of the square, in pixels.
+        shorter: height or width before, whichever is less; the other follows.
+
+    Example:
+        >>> from PIL import Image
+        >>> from train_generator.robustness import Cropping
+        >>> Cropping(224, shorter=256)(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 224, 224])
+    """
+
+    size: int
+    shorter: int
+
+    def __call__(self, images: Tensor | Image.Image) -> Tensor:
+        """Returns (3, size, size) of an image of PIL, or (N, 3, size, size); float32 in [0, 1].
+
+        Args:
+            images: one of PIL, or (N, 3, H, W) float32 in [0, 1].
+        """
+        resized = transforms.resize(images, [self.shorter], antialias=True)
+        cropped = transforms.center_crop(resized, [self.size, self.size])
+        if isinstance(cropped, Tensor):
+            return cropped.clamp(0, 1)
+        return transforms.pil_to_tensor(cropped).float() / 255  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A classifier in eval mode that says what it must be fed.
+
+    Attributes:
+        network: takes normalised images (N, 3, S, S) float32 to the scores (N, C) of each output.
+        outputs: their names: an ensemble's heads, `average` and `background_free`; `logits` of any
+            other classifier.
+        num_classes: C.
+        classes: their names, or None.
+        mean: of each channel, of images in [0, 1]; subtracted.
+        std: of each channel; divided by.
+        image_size: S, in pixels.
+        device: where the network is.
+        fingerprint: identifies the weights.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier import MNISTClassifier
+        >>> from train_generator.robustness import plain_predictor
+        >>> predictor = plain_predictor(MNISTClassifier(), 10, image_size=32)
+        >>> {name: scores.shape for name, scores in predictor(torch.rand(2, 3, 32, 32)).items()}
+        {'logits': torch.Size([2, 10])}
+    """
+
+    network: Network
+    outputs: tuple[str, ...]
+    num_classes: int
+    classes: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    device: torch.device
+    fingerprint: str
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns by output the scores (N, C) float32 of images (N, 3, S, S) float32 in [0, 1]."""
+        normal = transforms.normalize(images.to(self.device), list(self.mean), list(self.std))
+        scores = self.network(normal)
+        return {name: scores[name].float() for name in self.outputs}
+
+    @property
+    def cropping(self) -> Cropping:
+        """Resizes the shorter side to 256/224 of S, and crops S from the centre."""
+        return Cropping(self.image_size, round(self.image_size * _RESIZE_RATIO))
+
+    @property
+    def fitting(self) -> Cropping:
+        """Resizes the shorter side to S: nothing happens to images that have S."""
+        return Cropping(self.image_size, self.image_size)
+
+    def see(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns the scores of a CGN's images (N, 3, H, W) float32 in [-1, 1].
+
+        Images of the classifier's own size are seen whole, others after `cropping`.
+        """
+        same = images.shape[-2:] == (self.image_size, self.image_size)
+        return self((self.fitting if same else self.cropping)((images + 1) / 2))
+
+
+def plain_predictor(
+    model: nn.Module,
+    num_classes: int,
+    *,
+    classes: Iterable[str] | None = None,
+    mean: Iterable[float] = (0.5, 0.5, 0.5),
+    std: Iterable[float] = (0.5, 0.5, 0.5),
+    image_size: int,
+) -> Predictor:
+    """Makes a predictor of a network that returns scores (N, C); the output is called `logits`.
+
+    Args:
+        model: is put into eval mode.
+        num_classes: C.
+        classes: their names.
+        mean: of images in [0, 1]; with the defaults the network gets [-1, 1].
+        std: likewise.
+        image_size: height and width in pixels.
+    """
+    return _make(
+        model,
+        lambda images: {"logits": model(images)},
+        ("logits",),
+        num_classes,
+        classes,
+        mean,
+        std,
+        image_size,
+    )
+
+
+def ensemble_predictor(
+    model: InvariantEnsemble,
+    *,
+    classes: Iterable[str] | None,
+    mean: Iterable[float],
+    std: Iterable[float],
+    image_size: int,
+) -> Predictor:
+    """Makes a predictor of an invariant ensemble; arguments as for `plain_predictor`."""
+    outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        return model(images).predictions()  # type: ignore[no-any-return]
+
+    return _make(model, run, outputs, model.num_classes, classes, mean, std, image_size)
+
+
+def _make(
+    model: nn.Module,
+    run: Callable[[Tensor], dict[str, Tensor]],
+    outputs: tuple[str, ...],
+    num_classes: int,
+    classes: Iterable[str] | None,
+    mean: Iterable[float],
+    std: Iterable[float],
+    image_size: int,
+) -> Predictor:
+    model.eval()
+    return Predictor(
+        network=run,
+        outputs=outputs,
+        num_classes=num_classes,
+        classes=None if classes is None else tuple(classes),
+        mean=tuple(mean),
+        std=tuple(std),
+        image_size=image_size,
+        device=next(model.parameters()).device,
+        fingerprint=hash_weights(model),
+    )
+
+
+def load_predictor(name_or_path: str, device: torch.device | str = "cpu") -> Predictor:
+    """Loads a classifier of any kind that is known here.
+
+    Args:
+        name_or_path: an ensemble (`.safetensors`, from `train-generator classifier`), a checkpoint
+            of an MNIST classifier (`.pt`, from `examples/invariant_mnist.py`), or a pretrained
+            classifier of torchvision or timm (`resnet50`, `resnet50.IMAGENET1K_V1`,
+            `timm/convnext_tiny.fb_in1k`), also with the weights of a file: `resnet50=FILE`.
+        device: where the weights go.
+
+    Raises:
+        ArgumentError: no such classifier.
+        CheckpointNotFoundError: no such file, or weights that cannot be downloaded.
+        CheckpointError: the file is damaged, or holds something else.
+        DeviceError: the device is not there.
+        MissingPackageError: timm is needed and not installed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier import MNISTClassifier
+        >>> from train_generator.robustness import load_predictor
+        >>> path = getfixture("tmp_path") / "digits.pt"
+        >>> torch.save({"model": MNISTClassifier().state_dict()}, path)
+        >>> load_predictor(str(path)).num_classes
+        10
+    """
+    target = require_device(device)
+    suffix = Path(name_or_path).suffix
+    if "=" not in name_or_path and suffix == ".safetensors":
+        loaded = load_ensemble(name_or_path, target)
+        return ensemble_predictor(
+            loaded.model,
+            classes=loaded.classes,
+            mean=loaded.mean,
+            std=loaded.std,
+            image_size=loaded.image_size,
+        )
+    if "=" not in name_or_path and suffix in (".pt", ".pth"):
+        return _load_mnist(Path(name_or_path), target)
+    name, _, file = name_or_path.partition("=")
+    return _load_pretrained(name, Path(file).expanduser() if file else None, target)
+
+
+def _load_mnist(path: Path, device: torch.device) -> Predictor:
+    if not path.expanduser().is_file():
+        raise CheckpointNotFoundError(
+            f"there is no classifier {path}: pass an ensemble (.safetensors), a checkpoint of "
+            "examples/invariant_mnist.py (.pt), or a name such as resnet50"
+        )
+    try:
+        state: Any = unpickle(path.expanduser())
+        weights = state["model"]
+        num_classes = len([value for value in weights.values() if value.dim() == 2][-1])
+        model = MNISTClassifier(num_classes)
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} holds no MNIST classifier, or is cut off: pass a checkpoint of "
+            f"examples/invariant_mnist.py, or NAME={path} for weights of torchvision's or timm's "
+            f"NAME ({first_line(error)})"
+        ) from error
+    return plain_predictor(model.to(device), num_classes, image_size=32)
+
+
+class _Whole(nn.Module):
+    """A backbone and its own classifier."""
+
+    def __init__(self, backbone: nn.Module, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.linear(self.backbone(images).float(), self.weight, self.bias)
+
+
+def _load_pretrained(name: str, file: Path | None, device: torch.device) -> Predictor:
+    try:
+        backbone = make_backbone(name, pretrained=True, file=file)
+    except CheckpointNotFoundError as error:
+        if file is not None:
+            raise
+        reason = first_line(error.__cause__ or error)
+        raise CheckpointNotFoundError(
+            f"the weights of {name} cannot be had here ({reason}): repeat where there is a "
+            f"network, or pass a file that has them: {name}=FILE"
+        ) from error
+    if backbone.classifier is None:
+        raise ArgumentError(
+            f"{file} has no last layer, so that {name} gives no classes: pass a file with all of "
+            "the classifier's weights"
+        )
+    model = _Whole(backbone.network, *backbone.classifier).requires_grad_(False).to(device)
+    num_classes = len(model.bias)
+    wanted = backbone.preprocessing
+    return plain_predictor(
+        model,
+        num_classes,
+        classes=imagenet_names() if num_classes == IMAGENET_CLASSES else None,
+        mean=wanted.mean,
+        std=wanted.std,
+        image_size=wanted.image_size,
+    )

@@ -1,0 +1,81 @@
+"""The file of an evaluation: what was measured of which classifier, with which settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cgn_augment.errors import StateError
+from cgn_augment.files import replacing
+from train_generator.training.checkpoints import describe_differences
+
+Rows = dict[str, dict[str, Any]]
+"""By output what was measured of it, as JSON has it."""
+
+
+class EvaluationRecord:
+    """Results by classifier and part; written after each of them.
+
+    Args:
+        path: a .json file, read if it is there; its folder exists.
+
+    Raises:
+        StateError: the file holds no evaluation.
+
+    Example:
+        >>> from train_generator.robustness import EvaluationRecord
+        >>> path = getfixture("tmp_path") / "evaluation.json"
+        >>> record = EvaluationRecord(path)
+        >>> record.add("resnet50", "real", {"folder": "val"}, {"logits": {"accuracy": 0.8}})
+        >>> EvaluationRecord(path).find("resnet50", "real", {"folder": "val"})
+        {'logits': {'accuracy': 0.8}}
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._results: dict[str, dict[str, dict[str, Any]]] = {}
+        if not path.is_file():
+            return
+        try:
+            self._results = json.loads(path.read_text())["classifiers"]
+            for parts in self._results.values():
+                for part in parts.values():
+                    dict(part["settings"]), dict(part["rows"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StateError(f"{path} holds no evaluation, or is cut off: delete it") from error
+
+    def find(self, classifier: str, part: str, settings: Mapping[str, object]) -> Rows | None:
+        """Returns what was measured, or None if it was not yet.
+
+        Raises:
+            StateError: it was measured with other settings.
+        """
+        found = self._results.get(classifier, {}).get(part)
+        if found is None:
+            return None
+        changed = describe_differences(found["settings"], json.loads(json.dumps(settings)))
+        if changed:
+            raise StateError(
+                f"{self.path} has {part} of {classifier} with other settings "
+                f"({changed}): name another folder, or delete the file"
+            )
+        rows: Rows = found["rows"]
+        return rows
+
+    def add(self, classifier: str, part: str, settings: Mapping[str, object], rows: Rows) -> None:
+        """Adds what was measured and writes the file, whole or not at all.
+
+        Raises:
+            OSError: the folder is missing or cannot be written.
+        """
+        self._results.setdefault(classifier, {})[part] = {
+            "settings": dict(settings),
+            "rows": rows,
+            "versions": {name: version(name) for name in ("cgn-augment", "torch", "torchvision")},
+        }
+        text = json.dumps({"classifiers": self._results}, indent=2, allow_nan=False)
+        with replacing(self.path) as temporary:
+            temporary.write_text(f"{text}\n")

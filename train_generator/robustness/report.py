@@ -1,0 +1,235 @@
+"""Tables and pictures of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from cgn_augment.class_map import ClassMap
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.types import FACTORS, Mechanisms
+from cgn_augment.pictures.sheets import draw_sheet
+from train_generator.robustness.folders import VARIANTS
+from train_generator.robustness.groups import cue_conflict_categories
+from train_generator.robustness.parts import CUE_CONFLICT, FACTOR, IMAGENET9, REAL
+from train_generator.robustness.record import Rows
+from train_generator.robustness.sensitivity import change_factors
+from train_generator.mnist.tables import NOTHING, Table, format_share
+
+Measured = Mapping[str, Rows]
+"""By classifier the rows of one part."""
+
+TITLES = {
+    CUE_CONFLICT: "Cue-conflict images",
+    IMAGENET9: "ImageNet-9",
+    REAL: "Real images",
+    FACTOR: "Counterfactuals: accuracy on each factor's label",
+    "sensitivity": "Counterfactuals: predictions that flip when one factor alone changes",
+}
+
+_COLUMNS = 8
+_INK = 0.55  # from this share on a cell is dark, and its number white
+
+
+def make_tables(part: str, measured: Measured) -> dict[str, Table]:
+    """Returns by title the tables of a part, a row for each output of each classifier.
+
+    Args:
+        part: one of `PARTS`.
+        measured: what `Part.measure` returned, by classifier.
+
+    Example:
+        >>> from train_generator.robustness import make_tables
+        >>> rows = {"logits": {"accuracy": 0.75, "num_images": 8}}
+        >>> make_tables("real", {"resnet50": rows})["Real images"][1]
+        ['resnet50', 'logits', '75.0 %', '8']
+    """
+    if part == CUE_CONFLICT:
+        return {TITLES[part]: _table(measured, _BIAS_HEADER, _bias_cells)}
+    if part == IMAGENET9:
+        header = (*VARIANTS, "background gap")
+        return {TITLES[part]: _table(measured, header, _gap_cells)}
+    if part == REAL:
+        return {TITLES[part]: _table(measured, ("accuracy", "images"), _real_cells)}
+    return {
+        TITLES[FACTOR]: _table(measured, (*FACTORS, "images"), _factor_cells("accuracy")),
+        TITLES["sensitivity"]: _table(measured, (*FACTORS, "images"), _factor_cells("sensitivity")),
+    }
+
+
+def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
+    """Returns by name the pictures of a part; ImageNet-9 and real images have none."""
+    if part == CUE_CONFLICT:
+        return {"shape_bias": draw_shape_bias(measured)}
+    if part == FACTOR:
+        return {
+            "accuracy": draw_shares(_factor_rows(measured, "accuracy"), TITLES[FACTOR]),
+            "sensitivity": draw_shares(
+                _factor_rows(measured, "sensitivity"), TITLES["sensitivity"]
+            ),
+        }
+    return {}
+
+
+def draw_shares(rows: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
+    """Draws shares as a grid of shaded cells with their numbers in percent.
+
+    Args:
+        rows: by name of the row and of the column a number in [0, 1]; all rows have the same
+            columns.
+        title: above the grid.
+
+    Raises:
+        ArgumentError: no rows, or rows of different columns.
+
+    Example:
+        >>> from train_generator.robustness import draw_shares
+        >>> figure = draw_shares({"shape head": {"shape": 0.9, "texture": 0.1, "background": 0.0}})
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['90', '10', '0']
+    """
+    columns = {tuple(row) for row in rows.values()}
+    if len(columns) != 1:
+        raise ArgumentError(f"a grid needs rows of the same columns, got {sorted(columns)}")
+    (names,) = columns
+    values = [[row[name] for name in names] for row in rows.values()]
+    figure = Figure(
+        figsize=(1.9 + 0.95 * len(names) + 0.07 * max(map(len, rows)), 1.0 + 0.42 * len(rows)),
+        dpi=160,
+        layout="constrained",
+    )
+    axes = figure.subplots()
+    axes.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for y, row in enumerate(values):
+        for x, share in enumerate(row):
+            color = "white" if share > _INK else "black"
+            axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_title(title + (" (%)" if title else ""), fontsize=8)
+    return figure
+
+
+def draw_shape_bias(measured: Measured) -> Figure:
+    """Draws the shape bias of each category of the shape, after figure 4 of Geirhos et al.
+
+    Args:
+        measured: the rows of the cue-conflict part, by classifier. The line of an output is its
+            shape bias over all images; a category without any decision for shape or texture has
+            no point.
+    """
+    names = cue_conflict_categories().names
+    figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    for number, (label, row) in enumerate(_named_rows(measured).items()):
+        biases = [_or_nan(row["categories"][name]["shape_bias"]) for name in names]
+        color = f"C{number % 10}"
+        axes.plot(biases, range(len(names)), "o", ms=4, color=color, alpha=0.8, label=label)
+        if row["shape_bias"] is not None:
+            axes.axvline(row["shape_bias"], color=color, linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlim=(-0.02, 1.02), xlabel="shape bias (0: texture decides, 1: shape decides)")
+    axes.grid(axis="y", linewidth=0.3)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
+    """Draws images of a CGN and what becomes of them when one factor changes.
+
+    Args:
+        cgn: a frozen CGN.
+        class_map: of the classes that are drawn from.
+        seed: of what is drawn.
+
+    Example:
+        >>> from cgn_augment import ClassMap, SmallCGN
+        >>> from train_generator.robustness import draw_changes
+        >>> len(draw_changes(SmallCGN().freeze(), ClassMap(range(10))).axes)
+        32
+    """
+    generator = step_generator(Purpose.MEASURE, seed)
+    choices = class_map.choices
+    (part,) = change_factors(cgn, _COLUMNS, generator, choices=choices, chunk=_COLUMNS)
+    first = "image of\nshape, texture\nand background"
+    rows = {first: part.images}
+    captions = {first: [", ".join(map(str, y)) for y in part.classes.t().tolist()]}
+    for factor, classes in zip(FACTORS, part.new_classes, strict=True):
+        rows[f"another {factor}"] = part.changed[factor]
+        captions[f"another {factor}"] = [f"{factor} {y}" for y in classes.tolist()]
+    return draw_sheet(rows, captions)
+
+
+_BIAS_HEADER = (
+    "shape bias",
+    "decided for the shape",
+    "decided for the texture",
+    "for either",
+    "images",
+)
+
+
+def _table(
+    measured: Measured, header: Sequence[str], cells: Callable[[Mapping[str, Any]], list[str]]
+) -> Table:
+    table = [["classifier", "output", *header]]
+    for classifier, rows in measured.items():
+        table += [[classifier, output, *cells(row)] for output, row in rows.items()]
+    return table
+
+
+def _bias_cells(row: Mapping[str, Any]) -> list[str]:
+    bias = row["shape_bias"]
+    return [
+        NOTHING if bias is None else format_share(bias),
+        format_share(row["shape_accuracy"]),
+        format_share(row["texture_accuracy"]),
+        str(row["num_cue_decisions"]),
+        str(row["num_images"]),
+    ]
+
+
+def _gap_cells(row: Mapping[str, Any]) -> list[str]:
+    gap = f"{100 * row['background_gap']:.1f} points"
+    return [*(format_share(row[variant]) for variant in VARIANTS), gap]
+
+
+def _real_cells(row: Mapping[str, Any]) -> list[str]:
+    return [format_share(row["accuracy"]), str(row["num_images"])]
+
+
+def _factor_cells(what: str) -> Callable[[Mapping[str, Any]], list[str]]:
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        num = row["num_images"]
+        shares = [row[what][factor] for factor in FACTORS]
+        errors = [math.sqrt(share * (1 - share) / num) for share in shares]
+        pairs = zip(shares, errors, strict=True)
+        return [*(f"{format_share(share)} ± {100 * error:.1f}" for share, error in pairs), str(num)]
+
+    return cells
+
+
+def _named_rows(measured: Measured) -> dict[str, dict[str, Any]]:
+    """Returns the rows under one name each: classifier, output, or both where there are several."""
+    named = {}
+    for classifier, rows in measured.items():
+        for output, row in rows.items():
+            both = f"{classifier}: {output}" if len(measured) > 1 else output
+            named[classifier if len(rows) == 1 else both] = row
+    return named
+
+
+def _factor_rows(measured: Measured, what: str) -> dict[str, dict[str, float]]:
+    return {name: row[what] for name, row in _named_rows(measured).items()}
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,298 @@
+"""What a classifier makes of a CGN's images, factor by factor.
+
+How often its prediction changes when one factor of the image does and nothing else, and how often
+it gives the label of each factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import choice_table, compose, sample_interventions
+from cgn_augment.types import FACTORS, Factors, Mechanisms
+
+Predict = Callable[[Tensor], Mapping[str, Tensor]]
+Choices = Sequence[Sequence[int]]
+
+_SEED_LIMIT = 2**62
+
+
+@dataclass(frozen=True)
+class ChangedImages:
+    """Images, and the same images with one factor changed.
+
+    Attributes:
+        images: (N, 3, H, W) float32 in [-1, 1].
+        changed: by factor, the images with another class and noise of this factor alone.
+        classes: (3, N) int64 classes of `images`.
+        new_classes: (3, N) int64; row i is the class of factor i where that one is changed.
+    """
+
+    images: Tensor
+    changed: dict[str, Tensor]
+    classes: Tensor
+    new_classes: Tensor
+
+
+@dataclass(frozen=True)
+class FactorShares:
+    """A share of images for each output of a classifier and each factor.
+
+    Attributes:
+        outputs: of the classifier; the rows.
+        shares: a row for each output, a column for each of shape, texture and background; in
+            [0, 1].
+        num: images that each share is of.
+
+    Raises:
+        ArgumentError: not a row for each output, or not a share for each factor.
+    """
+
+    outputs: tuple[str, ...]
+    shares: tuple[tuple[float, ...], ...]
+    num: int
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.outputs) or {len(x) for x in self.shares} != {len(FACTORS)}:
+            raise ArgumentError(
+                f"there must be a row of {len(FACTORS)} shares for each of the outputs "
+                f"{self.outputs}, got {self.shares}"
+            )
+
+    @property
+    def standard_errors(self) -> tuple[tuple[float, ...], ...]:
+        """Of each share: the square root of p(1 - p) / num."""
+        return tuple(
+            tuple(math.sqrt(share * (1 - share) / self.num) for share in row) for row in self.shares
+        )
+
+
+def factor_sensitivity(
+    predict: Predict,
+    cgn: Mechanisms,
+    num: int,
+    generator: torch.Generator,
+    *,
+    choices: Choices | None = None,
+    chunk: int = 64,
+    progress: bool = False,
+) -> FactorShares:
+    """Measures how often a prediction flips when only shape, texture or background changes.
+
+    Classes and noise of `num` images are drawn; then, from the same images, each factor in turn
+    gets another class and new noise. A classifier that tells the classes of one factor without
+    error and looks at nothing else has 1 there and 0 elsewhere.
+
+    Args:
+        predict: takes images (N, 3, H, W) float32 in [-1, 1] to the scores (N, C) of each output.
+        cgn: a frozen CGN.
+        num: images.
+        generator: a CPU generator; the only randomness.
+        choices: groups of classes, such as those of a class map, that each factor is drawn from; a
+            changed factor gets a class of another group. All classes by default.
+        chunk: images drawn at once; has no influence on what is drawn.
+        progress: shows a bar on standard error.
+
+    Raises:
+        ArgumentError: `num` or `chunk` below 1, or fewer than two groups of classes.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import SmallCGN
+        >>> from train_generator.robustness import factor_sensitivity
+        >>> def see_nothing(images):
+        ...     return {"logits": torch.zeros(len(images), 10)}
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> factor_sensitivity(see_nothing, SmallCGN().freeze(), 8, generator).shares
+        ((0.0, 0.0, 0.0),)
+    """
+    return measure_factors(
+        predict, cgn, num, generator, choices=choices, chunk=chunk, progress=progress
+    ).sensitivity
+
+
+class FactorMeasures(NamedTuple):
+    """What `measure_factors` found.
+
+    Attributes:
+        accuracy: shares of images that each output gives the label of each factor.
+        sensitivity: shares of images whose prediction flips; see `factor_sensitivity`.
+    """
+
+    accuracy: FactorShares
+    sensitivity: FactorShares
+
+
+def measure_factors(
+    predict: Predict,
+    cgn: Mechanisms,
+    num: int,
+    generator: torch.Generator,
+    *,
+    to_label: Callable[[Tensor], Tensor] | None = None,
+    choices: Choices | None = None,
+    chunk: int = 64,
+    progress: bool = False,
+) -> FactorMeasures:
+    """Measures the sensitivity and, on the unchanged images, the accuracy on each factor's label.
+
+    The three classes of an image are drawn independently, so an output that knows one factor alone
+    has the accuracy of a guess on the other two.
+
+    Args:
+        predict: as for `factor_sensitivity`, as are the other arguments and the errors.
+        cgn: a frozen CGN.
+        num: images.
+        generator: a CPU generator.
+        to_label: takes classes (N,) int64 of the CGN to labels of the classifier; they are the
+            same by default.
+        choices: groups of classes.
+        chunk: images drawn at once.
+        progress: shows a bar on standard error.
+    """
+    changes = change_factors(cgn, num, generator, choices=choices, chunk=chunk)
+    with tqdm(total=num, desc="changing factors", disable=not progress) as bar:
+        return measure_changes(predict, changes, to_label=to_label, announce=bar.update)
+
+
+def measure_changes(
+    predict: Predict,
+    changes: Iterable[ChangedImages],
+    *,
+    to_label: Callable[[Tensor], Tensor] | None = None,
+    announce: Callable[[int], object] = lambda _: None,
+) -> FactorMeasures:
+    """Measures accuracy and sensitivity on images that are there, from wherever they are.
+
+    Args:
+        predict: as for `factor_sensitivity`.
+        changes: images, and the same images with one factor changed.
+        to_label: as for `measure_factors`.
+        announce: called with the number of images of each part when they are done.
+
+    Raises:
+        ArgumentError: there are no images.
+    """
+    correct: dict[str, list[int]] = {}
+    flips: dict[str, list[int]] = {}
+    num = 0
+    for part in changes:
+        before = _decide(predict, part.images)
+        for column, (factor, classes) in enumerate(zip(FACTORS, part.classes, strict=True)):
+            labels = classes if to_label is None else to_label(classes)
+            after = _decide(predict, part.changed[factor])
+            for name, decisions in before.items():
+                row = correct.setdefault(name, [0] * len(FACTORS))
+                row[column] += int((decisions == labels).sum())
+                row = flips.setdefault(name, [0] * len(FACTORS))
+                row[column] += int((decisions != after[name]).sum())
+        num += len(part.images)
+        announce(len(part.images))
+    if num == 0:
+        raise ArgumentError("there are no images to measure on")
+    return FactorMeasures(_to_shares(correct, num), _to_shares(flips, num))
+
+
+def change_factors(
+    cgn: Mechanisms,
+    num: int,
+    generator: torch.Generator,
+    *,
+    choices: Choices | None = None,
+    chunk: int = 64,
+) -> Iterator[ChangedImages]:
+    """Draws images and changes each of their factors; see `factor_sensitivity`.
+
+    Six runs of a mechanism make four images.
+
+    Yields:
+        At most `chunk` images at a time, `num` in all, on the CGN's device.
+
+    Raises:
+        ArgumentError: `num` or `chunk` below 1, or fewer than two groups of classes.
+    """
+    for name, value in (("num", num), ("chunk", chunk)):
+        if value < 1:
+            raise ArgumentError(f"{name} must be 1 or more, got {value}")
+    groups = [[y] for y in range(cgn.num_classes)] if choices is None else choices
+    if len(groups) < 2:
+        raise ArgumentError("a factor changes between two classes or more: list more of them")
+    classes = sample_interventions(num, (groups, groups, groups), generator)
+    new_classes = _draw_others(classes, groups, generator)
+    noise = [cgn.draw_noise(num, generator)]
+    for _ in FACTORS[1:]:
+        noise.append(noise[0] if cgn.shared_noise else cgn.draw_noise(num, generator))
+    new_noise = [cgn.draw_noise(num, generator) for _ in FACTORS]
+    first = _Drawn(classes, noise, (_split(generator), _split(generator)))
+    other = _Drawn(new_classes, new_noise, (_split(generator), _split(generator)))
+    return _change(cgn, first, other, num, chunk)
+
+
+@torch.no_grad()
+def _change(
+    cgn: Mechanisms, first: _Drawn, other: _Drawn, num: int, chunk: int
+) -> Iterator[ChangedImages]:
+    for start in range(0, num, chunk):
+        at = slice(start, min(start + chunk, num))
+        factors, others = first.run(cgn, at), other.run(cgn, at)
+        changed = {
+            "shape": compose(others.mask, factors.foreground, factors.background),
+            "texture": compose(factors.mask, others.foreground, factors.background),
+            "background": compose(factors.mask, factors.foreground, others.background),
+        }
+        images = compose(factors.mask, factors.foreground, factors.background)
+        yield ChangedImages(images, changed, first.classes[:, at], other.classes[:, at])
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Classes (3, N), noise of each factor and what moves the textures; run from front to back."""
+
+    classes: Tensor
+    noise: Sequence[Tensor]
+    shuffles: tuple[torch.Generator, torch.Generator]
+
+    def run(self, cgn: Mechanisms, at: slice) -> Factors:
+        shape, texture, background = self.classes[:, at].to(cgn.device)
+        foreground = cgn.texture(self.noise[1][at], texture)
+        behind = cgn.background(self.noise[2][at], background)
+        return Factors(
+            cgn.shape(self.noise[0][at], shape),
+            cgn.shuffle(foreground, self.shuffles[0]),
+            cgn.shuffle(behind, self.shuffles[1]),
+        )
+
+
+def _draw_others(classes: Tensor, groups: Choices, generator: torch.Generator) -> Tensor:
+    """Returns for (3, N) classes others (3, N): uniformly another group, then a member of it."""
+    table, lengths = choice_table(tuple(map(tuple, groups)))
+    group_of = torch.full((int(table.max()) + 1,), -1)
+    for number, group in enumerate(groups):
+        group_of[list(group)] = number
+    step = torch.randint(1, len(groups), classes.shape, generator=generator)
+    chosen = (group_of[classes] + step) % len(groups)
+    member = torch.rand(classes.shape, generator=generator, dtype=torch.float64) * lengths[chosen]
+    return table[chosen, member.long()]
+
+
+def _split(generator: torch.Generator) -> torch.Generator:
+    """Returns a generator of its own for a part of the draw, so that chunks do not matter."""
+    seed = int(torch.randint(_SEED_LIMIT, (1,), generator=generator))
+    return torch.Generator().manual_seed(seed)
+
+
+def _decide(predict: Predict, images: Tensor) -> dict[str, Tensor]:
+    return {name: scores.argmax(dim=1).cpu() for name, scores in predict(images).items()}
+
+
+def _to_shares(counts: Mapping[str, Sequence[int]], num: int) -> FactorShares:
+    shares = tuple(tuple(count / num for count in row) for row in counts.values())
+    return FactorShares(tuple(counts), shares, num)

@@ -1,0 +1,68 @@
+"""What a shape mechanism knows before it has seen an image: objects are blobs in the centre."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgn_augment import SmallCGN
+from cgn_augment.generators.flow import CodeFlow
+
+RADIUS, RADIUS_SPREAD, CENTER_SPREAD, SHARPNESS = 6.5, 1.0, 1.5, 0.7
+
+
+def draw_blobs(noise: Tensor, size: int = 32) -> Tensor:
+    """Draws soft discs, of which the first three numbers of the noise are row, column and radius.
+
+    Args:
+        noise: (N, 3 or more) float32, standard normal.
+        size: pixels on a side.
+
+    Returns:
+        (N, 1, size, size) float32 in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.blobs import draw_blobs
+        >>> draw_blobs(torch.zeros(1, 3))[0, 0, 16, 16].item() > 0.9
+        True
+    """
+    places = torch.arange(size, dtype=noise.dtype, device=noise.device)
+    center = (size - 1) / 2 + CENTER_SPREAD * noise[:, :2, None]
+    rows, columns = ((places - center) ** 2).unbind(dim=1)
+    distance = (rows[:, :, None] + columns[:, None, :]).sqrt()
+    radius = RADIUS + RADIUS_SPREAD * noise[:, 2, None, None]
+    return (SHARPNESS * (radius - distance)).sigmoid()[:, None]
+
+
+def teach_blobs(
+    cgn: SmallCGN, num_steps: int, generator: torch.Generator, batch_size: int = 64
+) -> None:
+    """Trains the shape mechanism to draw blobs whatever the class, in place.
+
+    Args:
+        cgn: on the CPU.
+        num_steps: steps.
+        generator: a CPU generator.
+        batch_size: blobs a step.
+    """
+    optimizer = torch.optim.Adam(weights_outside_flow(cgn.f_shape), 2e-3)
+    for _ in range(num_steps):
+        noise = cgn.draw_noise(batch_size, generator)
+        y = torch.randint(cgn.num_classes, (batch_size,), generator=generator)
+        loss = F.binary_cross_entropy(cgn.shape(noise, y), draw_blobs(noise))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def weights_outside_flow(network: nn.Module) -> list[nn.Parameter]:
+    """Returns all weights but those of a `CodeFlow`, which stays without effect until it is fitted.
+
+    Args:
+        network: a CGN or a part of it.
+    """
+    flows = [part for part in network.modules() if isinstance(part, CodeFlow)]
+    inside = {id(weight) for flow in flows for weight in flow.parameters()}
+    return [weight for weight in network.parameters() if id(weight) not in inside]

@@ -1,0 +1,288 @@
+"""Settings of the small CGN's training; the defaults are this project's recipe.
+
+`paper/` holds the settings of Sauer and Geiger, ICLR 2021, as YAML files for `--config`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
+from train_generator.mnist.variants import Variant
+from train_generator.small.initialization import Initialization
+from train_generator.training.precision import Precision
+from train_generator.training.settings import (
+    require_choices,
+    require_counts,
+    require_positive,
+    require_shares,
+    require_weights,
+)
+
+DiscriminatorName = Literal["patch", "linear", "conv"]
+AdversarialName = Literal["hinge", "lsgan"]
+InitializationName = Initialization | Literal["default"]
+FeaturesName = Literal["none", "vgg16", "random", "trained"]
+
+
+@dataclass(frozen=True)
+class FactorsConfig:
+    """The adversarial stage: all three mechanisms against a discriminator of whole images.
+
+    Attributes:
+        num_steps: steps; the paper trains 15 epochs of 3125.
+        batch_size: real images a step, and as many composed ones.
+        images_per_texture: neighbours in a batch that share a foreground and a background, each
+            moved to another place. Drawing textures is most of a step's cost.
+        discriminator: "patch" (spectral norm, sees all of the image), or the paper's "linear" and
+            "conv".
+        discriminator_width: channels of the first convolution, or units of a linear layer.
+        adversarial: "hinge", or the paper's "lsgan".
+        learning_rate: of the generator's Adam.
+        normalization_rate: factor of the learning rate of the generator's batch normalisations.
+            What comes out of one has variance 1 unless its weights learn better, so a colour that
+            is the same in all images takes long to learn at a factor of 1.
+        discriminator_learning_rate: of the discriminator's Adam.
+        beta2: second beta of both; the first is 0.5.
+        initialization: how the weights are drawn: "default" as PyTorch does, or as in the paper.
+        gain: of the paper's initialisations.
+        instance_noise: standard deviation of Gaussian noise on all that the discriminator sees, in
+            grey levels of [-1, 1], so that flat colours do not give real images away.
+        blob_steps: steps beforehand that teach the shape mechanism round blobs in the centre, so
+            that it is clear from the start which of the two textures is the object's.
+        entropy_weight: of the binary entropy of the masks; rises over `entropy_warmup` steps.
+        entropy_warmup: steps; 0 gives the whole weight at once.
+        size_weight: of the loss on masks smaller than `size_low` or larger than `size_high`.
+        size_low: share of the image.
+        size_high: share of the image.
+        border_weight: of the mean mask within `border` pixels of the image's edge: objects are in
+            the centre.
+        border: pixels.
+        gram_weights: of the four blocks of the Gram loss; each counts as weight² · 5000.
+        features: what the Gram loss looks at; "none" leaves the loss out.
+        features_file: path of torchvision's VGG-16 weights; without it they are downloaded.
+        average: decay of the running average of the weights, which is what is kept.
+    """
+
+    num_steps: int = 4000
+    batch_size: int = 48
+    images_per_texture: int = 4
+    discriminator: DiscriminatorName = "patch"
+    discriminator_width: int = 48
+    adversarial: AdversarialName = "hinge"
+    learning_rate: float = 4.5e-4
+    normalization_rate: float = 1.0
+    discriminator_learning_rate: float = 3e-4
+    beta2: float = 0.99
+    initialization: InitializationName = "default"
+    gain: float = 0.02
+    instance_noise: float = 0.1
+    blob_steps: int = 150
+    entropy_weight: float = 0.3
+    entropy_warmup: int = 600
+    size_weight: float = 40.0
+    size_low: float = 0.08
+    size_high: float = 0.25
+    border_weight: float = 10.0
+    border: int = 5
+    gram_weights: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    features: FeaturesName = "none"
+    features_file: str | None = None
+    average: float = 0.998
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size", "images_per_texture", "discriminator_width", "border")
+        require_counts(self, "num_steps", "blob_steps", "entropy_warmup", least=0)
+        require_positive(self, "learning_rate", "discriminator_learning_rate", "gain")
+        require_positive(self, "normalization_rate")
+        require_weights(self, "entropy_weight", "size_weight", "border_weight", "instance_noise")
+        require_shares(self, "average", "beta2")
+        require_choices(self, discriminator=DiscriminatorName, adversarial=AdversarialName)
+        require_choices(self, initialization=InitializationName, features=FeaturesName)
+        if not 0 <= self.size_low <= self.size_high <= 1:
+            raise ArgumentError(
+                "size_low and size_high must be 0 <= size_low <= size_high <= 1, got "
+                f"{self.size_low} and {self.size_high}"
+            )
+        if self.border >= 16:
+            raise ArgumentError(f"border must be less than 16, got {self.border}")
+        weights = self.gram_weights
+        if len(weights) != 4 or not all(math.isfinite(w) and w >= 0 for w in weights):
+            raise ArgumentError(f"gram_weights must be four of 0 or more, got {weights}")
+        if self.batch_size % self.images_per_texture:
+            raise ArgumentError(
+                f"images_per_texture ({self.images_per_texture}) must divide batch_size "
+                f"({self.batch_size})"
+            )
+        if (self.features == "none") != (not any(self.gram_weights)):
+            raise ArgumentError(
+                f"features {self.features!r} do not fit gram_weights {self.gram_weights}: give "
+                "both, or 'none' and zeros"
+            )
+
+
+@dataclass(frozen=True)
+class TexturesConfig:
+    """The stage that trains the texture mechanisms on whole textures made from real images.
+
+    Attributes:
+        num_steps: steps; 0 leaves it out.
+        num_textures: foregrounds and backgrounds of a class that are learned.
+        batch_size: textures of each kind a step.
+        learning_rate: of the mechanisms' and the encoders' Adam; falls to 0 in the second half.
+        reconstruction_weight: of the mean square error of what is drawn again.
+        kl_weight: of the divergence between codes and standard normal noise.
+        average: decay of the running average of the weights.
+    """
+
+    num_steps: int = 4000
+    num_textures: int = 20
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    reconstruction_weight: float = 10.0
+    kl_weight: float = 1e-4
+    average: float = 0.998
+
+    def __post_init__(self) -> None:
+        require_counts(self, "num_steps", least=0)
+        require_counts(self, "num_textures")
+        require_counts(self, "batch_size", least=2)  # for the batch normalisation
+        require_positive(self, "learning_rate")
+        require_weights(self, "reconstruction_weight", "kl_weight")
+        require_shares(self, "average")
+
+
+@dataclass(frozen=True)
+class MaskerConfig:
+    """The stages that learn to find masks: in the generator's samples, then in real images.
+
+    Attributes:
+        num_steps: steps of each of them; 0 leaves them and the later stages out.
+        rounds: how often the masker is trained once more, on recombinations of real images that
+            the masks of the round before have taken apart.
+        batch_size: images a step.
+        num_factors: masks, foregrounds and backgrounds of the generator to recombine.
+        num_textures: foregrounds and backgrounds of a class of real images to recombine.
+        learning_rate: highest one of Adam; it rises and falls once.
+        noise: standard deviation of Gaussian noise on the samples, in grey levels of [-1, 1].
+        shift: pixels by which masks are moved at most.
+    """
+
+    num_steps: int = 500
+    rounds: int = 4
+    batch_size: int = 64
+    num_factors: int = 4000
+    num_textures: int = 20
+    learning_rate: float = 5e-3
+    noise: float = 0.05
+    shift: int = 2
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size", "num_factors", "num_textures")
+        require_counts(self, "num_steps", "rounds", "shift", least=0)
+        require_positive(self, "learning_rate")
+        require_weights(self, "noise")
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """The stage that trains the shape mechanism on the masks that were found in real images.
+
+    Attributes:
+        num_steps: steps; 0 leaves it out.
+        batch_size: found masks a step, and as many drawn ones.
+        learning_rate: of the mechanism's and the encoder's Adam; falls to 0 in the second half.
+        kl_weight: of the divergence between codes and standard normal noise.
+        codes_per_mask: codes of each mask that the flow is fitted to in a step.
+        class_weight: of the cross entropy that the classifier of found masks gives drawn ones.
+        class_warmup: steps over which that weight rises.
+        sharpness: what the logits of masks are multiplied by in the end; see `sharpen`.
+        average: decay of the running average of the weights.
+    """
+
+    num_steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    kl_weight: float = 0.5
+    codes_per_mask: int = 4
+    class_weight: float = 1.0
+    class_warmup: int = 1000
+    sharpness: float = 4.0
+    average: float = 0.998
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size", "codes_per_mask")
+        require_counts(self, "num_steps", "class_warmup", least=0)
+        require_positive(self, "learning_rate", "sharpness")
+        require_weights(self, "kl_weight", "class_weight")
+        require_shares(self, "average")
+
+
+@dataclass(frozen=True)
+class SmallConfig:
+    """All settings of a training.
+
+    Attributes:
+        variant: "colored", "double_colored" or "wildlife".
+        textures: wildlife only: folder with object/ and background/, ten images each; None takes
+            the procedural ones.
+        seed: of everything that is drawn.
+        num_train: digits to train on; None takes all 50 000.
+        shape_network: see `SmallCGN`.
+        texture_network: see `SmallCGN`.
+        device: "auto" takes a GPU if there is one.
+        precision: "no" is float32; see accelerate's `mixed_precision`.
+        factors: the adversarial stage.
+        masker: the stages that learn to find masks.
+        texturing: the stage that trains the texture mechanisms on textures seen with them.
+        shapes: the stage that trains the shape mechanism on them.
+    """
+
+    variant: Variant
+    textures: str | None = None
+    seed: int = 0
+    num_train: int | None = None
+    shape_network: ShapeNetwork = "deep"
+    texture_network: TextureNetwork = "deep"
+    device: str = "auto"
+    precision: Precision = "no"
+    factors: FactorsConfig = field(default_factory=FactorsConfig)
+    masker: MaskerConfig = field(default_factory=MaskerConfig)
+    texturing: TexturesConfig = field(default_factory=TexturesConfig)
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+
+    def __post_init__(self) -> None:
+        require_choices(self, variant=Variant, precision=Precision)
+        require_choices(self, shape_network=ShapeNetwork, texture_network=TextureNetwork)
+        require_counts(self, "seed", least=0)
+        if self.num_train is not None:
+            require_counts(self, "num_train")
+            self._check_batches(self.num_train)
+        if (self.shapes.num_steps or self.texturing.num_steps) and not self.masker.num_steps:
+            raise ArgumentError(
+                "the later stages need masks that were found: give masker.num_steps above 0, or "
+                "set shapes.num_steps and texturing.num_steps to 0"
+            )
+        if self.shapes.num_steps and self.shape_network != "deep":
+            raise ArgumentError(
+                "the shapes stage trains no shape_network but 'deep': give 'deep', or set "
+                "shapes.num_steps to 0"
+            )
+        if self.texturing.num_steps and self.texture_network != "deep":
+            raise ArgumentError(
+                "the textures stage trains no texture_network but 'deep': give 'deep', or set "
+                "texturing.num_steps to 0"
+            )
+
+    def _check_batches(self, num_train: int) -> None:
+        """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""
+        stages = {"factors": self.factors, "shapes": self.shapes}
+        for name, stage in stages.items():
+            if stage.num_steps and stage.batch_size > num_train:
+                raise ArgumentError(
+                    f"{name}.batch_size ({stage.batch_size}) must not be above num_train "
+                    f"({num_train})"
+                )

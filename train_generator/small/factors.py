@@ -1,0 +1,160 @@
+"""The adversarial stage: the three mechanisms against a discriminator of whole images.
+
+With the settings in `paper/` this is the whole training of Sauer and Geiger, ICLR 2021, appendix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cgn_augment import SmallCGN
+from cgn_augment.functional import compose, roll_randomly
+from cgn_augment.generators.small import MASK_MAX, MASK_MIN
+from train_generator.training.average import update_average
+from train_generator.small.initialization import BATCH_NORMS
+from train_generator.losses.functional import mask_border_loss, mask_entropy_loss, mask_size_loss
+from train_generator.losses.perceptual import (
+    GramMemory,
+    PerceptualFeatures,
+    memory_fits,
+    perceptual_loss,
+    released_gram_weights,
+)
+from train_generator.small.adversary import Adversary
+from train_generator.small.batches import RealImages
+from train_generator.small.blobs import weights_outside_flow
+from train_generator.small.config import FactorsConfig
+from train_generator.training.trainer import descend
+
+
+class FactorsStage:
+    """Trains `cgn` and `discriminator`, and keeps `average` up to date; see `Stage`.
+
+    A flow in a mechanism is left as it is, which is without effect at the start. Textures are moved
+    around the torus, so that they cannot carry a shape, whatever `SmallCGN.shuffle` does later.
+
+    Args:
+        config: settings.
+        cgn: what is trained.
+        average: a copy of it that gets the running average of the weights.
+        discriminator: see `make_discriminator`.
+        real: the biased images.
+        features: of the Gram loss; None leaves it out.
+        accelerator: knows device and precision.
+    """
+
+    name = "factors"
+
+    def __init__(
+        self,
+        config: FactorsConfig,
+        cgn: SmallCGN,
+        average: SmallCGN,
+        discriminator: nn.Module,
+        real: RealImages,
+        features: PerceptualFeatures | None,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.cgn, self.average, self.discriminator = cgn, average, discriminator
+        self.real, self.features, self.accelerator = real, features, accelerator
+        self.adversary = Adversary(discriminator, config.adversarial, accelerator)
+        self.gram_weights = released_gram_weights(config.gram_weights)
+        self.memory = self._make_memory()
+        betas = (0.5, config.beta2)
+        groups = {
+            "generator": self._generator_groups(),
+            "discriminator": [
+                {
+                    "params": list(discriminator.parameters()),
+                    "lr": config.discriminator_learning_rate,
+                }
+            ],
+        }
+        self.optimizers = {
+            name: accelerator.prepare(torch.optim.Adam(weights, betas=betas, fused=True))
+            for name, weights in groups.items()
+        }
+
+    def _make_memory(self) -> GramMemory | None:
+        """Real images come again in each epoch; what the Gram loss needs of them is kept."""
+        num_epochs = self.num_steps * self.config.batch_size / len(self.real)
+        if self.features is None or num_epochs < 2:
+            return None
+        if not memory_fits(self.features, self.gram_weights, self.real.images):
+            return None
+        return GramMemory(self.features, self.gram_weights, len(self.real))
+
+    def _generator_groups(self) -> list[dict[str, Any]]:
+        """Returns the generator's weights with their learning rates."""
+        rate, factor = self.config.learning_rate, self.config.normalization_rate
+        norms = [part for part in self.cgn.modules() if isinstance(part, BATCH_NORMS)]
+        scales = {id(weight) for norm in norms for weight in norm.parameters()}
+        weights = weights_outside_flow(self.cgn)
+        return [
+            {"params": [w for w in weights if id(w) not in scales], "lr": rate},
+            {"params": [w for w in weights if id(w) in scales], "lr": rate * factor},
+        ]
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains the generator, then the discriminator, on one batch; see `Stage.step`."""
+        config = self.config
+        self.cgn.train()
+        images, labels = self.real.batch(step, config.batch_size)
+        y = self._draw_classes(generator)
+        mask, foreground, background = self._draw_factors(y, generator)
+        generated = compose(mask, foreground, background)
+
+        drawn, noise = (generated, y), config.instance_noise
+        losses = {
+            "adversarial": self.adversary.generator_loss(drawn, generator, noise),
+            **self._mask_losses(mask, step),
+        }
+        if self.features is not None:
+            losses["gram"] = perceptual_loss(
+                self.features, generated, images, self.gram_weights, self.memory
+            )
+        descend(self.accelerator, self.optimizers["generator"], sum(losses.values()))
+
+        losses["discriminator"] = self.adversary.discriminator_loss(
+            (images, labels), drawn, generator, noise
+        )
+        descend(self.accelerator, self.optimizers["discriminator"], losses["discriminator"])
+        update_average(self.average, self.cgn, config.average, step)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _draw_classes(self, generator: torch.Generator) -> Tensor:
+        share = self.config.images_per_texture
+        num = self.config.batch_size // share
+        y = torch.randint(self.cgn.num_classes, (num,), generator=generator)
+        return y.repeat_interleave(share).to(self.cgn.device)
+
+    def _draw_factors(self, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs each mechanism on a noise of its own; neighbours share textures."""
+        cgn, share = self.cgn, self.config.images_per_texture
+        with self.accelerator.autocast():
+            mask = cgn.shape(cgn.draw_noise(len(y), generator), y)
+            textures = [
+                mechanism(cgn.draw_noise(len(y) // share, generator), y[::share])
+                for mechanism in (cgn.texture, cgn.background)
+            ]
+        foreground, background = (
+            roll_randomly(texture.float().repeat_interleave(share, dim=0), generator)
+            for texture in textures
+        )
+        return mask.float().clamp(MASK_MIN, MASK_MAX), foreground, background
+
+    def _mask_losses(self, mask: Tensor, step: int) -> dict[str, Tensor]:
+        config = self.config
+        warmup = min(1.0, (step + 1) / config.entropy_warmup) if config.entropy_warmup else 1.0
+        losses = {"entropy": config.entropy_weight * warmup * mask_entropy_loss(mask)}
+        if config.size_weight:
+            size = mask_size_loss(mask, config.size_low, config.size_high)
+            losses["size"] = config.size_weight * size
+        if config.border_weight:
+            losses["border"] = config.border_weight * mask_border_loss(mask, config.border)
+        return losses

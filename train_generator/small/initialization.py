@@ -1,0 +1,104 @@
+"""Draws the weights that the small CGN's training starts from (Sauer and Geiger, appendix)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError
+
+Initialization = Literal["orthogonal", "normal"]
+
+WEIGHTED = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def initialize(
+    module: nn.Module,
+    kind: Initialization = "normal",
+    gain: float = 0.02,
+    *,
+    generator: torch.Generator,
+) -> None:
+    """Draws all weights of a network anew, in place.
+
+    Weights of linear layers and convolutions are orthogonal times the gain (Saxe et al., Exact
+    solutions to the nonlinear dynamics of learning, ICLR 2014), or normal with mean 0 and the gain
+    as standard deviation. Their biases become 0. Weights of batch normalisation are normal with
+    mean 1 and the gain as standard deviation, their biases 0. Embeddings are drawn from N(0, 1),
+    which is PyTorch's own distribution for them, so that the networks of this package are a
+    function of the arguments alone. All else stays as it is.
+
+    Numbers are drawn on the CPU in float32, in the order of `module.modules()`; the same generator
+    gives the same weights on every device. The global generators are left alone.
+
+    Args:
+        module: for example a `SmallCGN` that is not frozen, or a discriminator.
+        kind: "orthogonal" or "normal".
+        gain: above 0. The recipes take 0.1 (colored), 0.2 (double colored), both orthogonal, and
+            0.03 (wildlife, normal).
+        generator: a CPU generator.
+
+    Raises:
+        ArgumentError: there is no such kind, the gain is not above 0, or the generator is not on
+            the CPU.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.initialization import initialize
+        >>> layer = torch.nn.Linear(8, 4)
+        >>> initialize(layer, "orthogonal", 0.5, generator=torch.Generator().manual_seed(0))
+        >>> torch.allclose(layer.weight @ layer.weight.T, 0.25 * torch.eye(4), atol=1e-6)
+        True
+    """
+    if kind not in get_args(Initialization):
+        raise ArgumentError(
+            f"kind must be one of {', '.join(get_args(Initialization))}, got {kind!r}"
+        )
+    if not (math.isfinite(gain) and gain > 0):
+        raise ArgumentError(f"gain must be above 0, got {gain}")
+    if generator.device.type != "cpu":
+        raise ArgumentError(f"generator must be on the CPU, got one on {str(generator.device)!r}")
+
+    def draw_weight(weight: Tensor) -> None:
+        if kind == "orthogonal":
+            nn.init.orthogonal_(weight, gain, generator=generator)
+        else:
+            nn.init.normal_(weight, 0.0, gain, generator=generator)
+
+    def draw_scale(weight: Tensor) -> None:
+        nn.init.normal_(weight, 1.0, gain, generator=generator)
+
+    def draw_embedding(weight: Tensor) -> None:
+        nn.init.normal_(weight, generator=generator)
+
+    for part in module.modules():
+        if isinstance(part, WEIGHTED):
+            _fill(part.weight, draw_weight)
+            _fill(part.bias, nn.init.zeros_)
+        elif isinstance(part, BATCH_NORMS):
+            _fill(part.weight, draw_scale)
+            _fill(part.bias, nn.init.zeros_)
+        elif isinstance(part, nn.Embedding):
+            _fill(part.weight, draw_embedding)
+
+
+@torch.no_grad()
+def _fill(parameter: Tensor | None, draw: Callable[[Tensor], object]) -> None:
+    """Draws float32 numbers on the CPU and copies them into the parameter, if there is one."""
+    if parameter is not None:
+        drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+        draw(drawn)
+        parameter.copy_(drawn)

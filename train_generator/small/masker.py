@@ -1,0 +1,193 @@
+"""The stage that learns to find the object in a real image, from images whose masks are known.
+
+The generator knows the masks of what it draws. A U-Net that is trained to find them finds the
+masks of the real images too, for which nobody has drawn any. With these, real images come apart
+into masks, foregrounds and backgrounds, whose recombinations teach it to find better ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from cgn_augment import SmallCGN
+from cgn_augment.parts.fill import ClassPool, whole_textures
+from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.masks import UNetMasker
+from cgn_augment.sources.bank import draw_factors
+from train_generator.small.config import MaskerConfig
+from train_generator.training.trainer import descend
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What images are recombined from.
+
+    Attributes:
+        masks: (N, 1, H, W) bool, of any classes.
+        foregrounds: float32 images in [-1, 1].
+        backgrounds: as foregrounds.
+    """
+
+    masks: Tensor
+    foregrounds: ClassPool
+    backgrounds: ClassPool
+
+
+@torch.no_grad()
+def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
+    """Draws binarised masks, foregrounds and backgrounds from a generator.
+
+    Args:
+        cgn: in eval mode and left as it is.
+        num: of each; rounded up to as many of each class.
+        seed: of the noise.
+    """
+    classes = torch.arange(cgn.num_classes).repeat(3, math.ceil(num / cgn.num_classes))
+    drawn = draw_factors(cgn, classes, step_generator(Purpose.BANK_FILL, seed), 1, 100)
+    foregrounds, backgrounds = (
+        ClassPool(each, classes[0]) for each in (drawn.foreground, drawn.background)
+    )
+    return Parts(drawn.mask > 0.5, foregrounds, backgrounds)
+
+
+class MaskerStage:
+    """Trains `masker` on recombinations of parts; see `Stage`.
+
+    Half of a batch has foreground and background of one class, as the biased images have, the other
+    half of two independent classes; masks are of any class and moved by some pixels; noise is
+    added.
+
+    Args:
+        config: settings.
+        masker: what is trained.
+        parts: masks, foregrounds and backgrounds.
+        accelerator: knows device and precision.
+        start: whose weights the masker gets in the first step; None leaves it as it is.
+    """
+
+    name = "masker"
+
+    def __init__(
+        self,
+        config: MaskerConfig,
+        masker: UNetMasker,
+        parts: Parts,
+        accelerator: Accelerator,
+        start: UNetMasker | None = None,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.masker, self.start, self.accelerator = masker, start, accelerator
+        self.masks = parts.masks.to(accelerator.device)
+        self.foregrounds, self.backgrounds = parts.foregrounds, parts.backgrounds
+        self.num_classes = len(self.foregrounds.counts)
+        adam = torch.optim.Adam(masker.parameters(), config.learning_rate)
+        self.optimizers = {"masker": accelerator.prepare(adam)}
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains the masker on one batch; see `Stage.step`."""
+        if step == 0 and self.start is not None:
+            self.masker.load_state_dict(self.start.state_dict())
+        optimizer = self.optimizers["masker"]
+        set_learning_rate(
+            optimizer, self.config.learning_rate * one_cycle(step, self.config.num_steps)
+        )
+        self.masker.train()
+        images, masks = self._draw(generator)
+        with self.accelerator.autocast():
+            logits = self.masker.logits(images)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
+        descend(self.accelerator, optimizer, loss)
+        return {"cross entropy": loss.detach()}
+
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        config, num = self.config, self.config.batch_size
+        classes = torch.randint(self.num_classes, (2, num), generator=generator)
+        classes[1, : num // 2] = classes[0, : num // 2]
+        classes = classes.to(self.accelerator.device)
+        masks = self.masks[torch.randint(len(self.masks), (num,), generator=generator)].float()
+        if config.shift:
+            top, left = torch.randint(
+                -config.shift, config.shift + 1, (2,), generator=generator
+            ).tolist()
+            masks = masks.roll((top, left), dims=(2, 3))
+        foregrounds = self.foregrounds.draw(classes[0], generator)
+        backgrounds = self.backgrounds.draw(classes[1], generator)
+        images = compose(masks, foregrounds, backgrounds)
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        return images + config.noise * noise, masks
+
+
+def next_round(
+    config: MaskerConfig,
+    masker: UNetMasker,
+    before: UNetMasker,
+    images: Tensor,
+    labels: Tensor,
+    accelerator: Accelerator,
+) -> MaskerStage:
+    """Makes the stage that trains a masker on what the one before takes real images apart into.
+
+    Args:
+        config: settings.
+        masker: what is trained; it starts from the weights of `before`.
+        before: finds the masks of the real images.
+        images: (N, 3, H, W) float32 in [-1, 1].
+        labels: (N,) int64.
+        accelerator: knows device and precision.
+    """
+    found = find_masks(before, images, accelerator)
+    parts = Parts(found, *whole_textures(images, labels, found, config.num_textures))
+    return MaskerStage(config, masker, parts, accelerator, before)
+
+
+@torch.no_grad()
+def find_masks(
+    masker: UNetMasker, images: Tensor, accelerator: Accelerator, chunk: int = 500
+) -> Tensor:
+    """Finds the objects in real images.
+
+    Args:
+        masker: in eval mode afterwards.
+        images: (N, 3, H, W) float32 in [-1, 1].
+        accelerator: knows device and precision.
+        chunk: images at a time.
+
+    Returns:
+        (N, 1, H, W) bool on the CPU.
+    """
+    masker.eval()
+    found = []
+    for part in images.split(chunk):
+        with accelerator.autocast():
+            logits = masker.logits(part.to(accelerator.device))
+        found.append((logits > 0).cpu())
+    return torch.cat(found)
+
+
+def one_cycle(step: int, num_steps: int) -> float:
+    """Returns the share of the highest learning rate: up in the first third, then down to 0.
+
+    Both ways follow half a cosine (Smith and Topin, Super-Convergence, 2018).
+    """
+    peak = max(1, num_steps // 3)
+    if step < peak:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
+    return (1 + math.cos(math.pi * (step - peak) / max(1, num_steps - peak))) / 2
+
+
+def rise_and_fall(step: int, num_steps: int) -> float:
+    """Returns the share of a learning rate: up for 100 steps, and down to 0 in the second half."""
+    left = (num_steps - step) / max(1, num_steps / 2)
+    return min(1.0, (step + 1) / 100, left)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Sets the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -1,0 +1,216 @@
+"""Trains a masker from a generator, and from real images if there are any; with card, picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cgn_augment import SmallCGN
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import (
+    Purpose,
+    compose,
+    isolated_rng,
+    permute_classes,
+    step_generator,
+    step_seed,
+)
+from cgn_augment.fingerprint import hash_tensors
+from cgn_augment.masks import UNetMasker, load_masker, save_masker
+from cgn_augment.sources.bank import draw_factors
+from cgn_augment.pictures.sheets import draw_sheet, save_figure
+from train_generator.mnist.variants import VariantData
+from train_generator.metrics.masks import measure_masker
+from train_generator.small.config import MaskerConfig
+from train_generator.small.masker import MaskerStage, drawn_parts, next_round
+from train_generator.training.trainer import Stage, Trainer, check_folder
+
+MASKER_FILE = "masker.safetensors"
+
+
+class MaskerTraining:
+    """The training of a masker on what a generator draws; `train` takes it through.
+
+    With `rounds`, the masks that it finds take real images apart, and their recombinations teach it
+    to find better ones, again and again. True masks are never needed.
+
+    Args:
+        cgn: a frozen small CGN.
+        config: settings; `num_textures` is for the rounds.
+        folder: where everything is written.
+        real: images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64 for the rounds.
+        width: of the U-Net; the default keeps a training step cheap that finds masks each time.
+        seed: of everything that is drawn.
+        resume: goes on with the training that the folder holds.
+        progress: shows a bar on standard error.
+
+    Raises:
+        ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
+            rounds and no real images.
+        CheckpointError: there is nothing to resume, or it is damaged.
+        StateError: what is there was made with other settings or another generator.
+
+    Example:
+        >>> from cgn_augment import SmallCGN
+        >>> from train_generator.small.config import MaskerConfig
+        >>> from train_generator.small.masker_training import MaskerTraining
+        >>> config = MaskerConfig(num_steps=1, rounds=0, batch_size=4, num_factors=20)
+        >>> folder = getfixture("tmp_path")
+        >>> MaskerTraining(SmallCGN().freeze(), config, folder, progress=False).train().name
+        'masker.safetensors'
+    """
+
+    def __init__(
+        self,
+        cgn: SmallCGN,
+        config: MaskerConfig,
+        folder: Path,
+        real: tuple[Tensor, Tensor] | None = None,
+        *,
+        width: int = 8,
+        seed: int = 0,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> None:
+        if config.rounds and real is None:
+            raise ArgumentError(
+                f"{config.rounds} rounds take real images apart, and there are none: give them "
+                "(--variant on the command line), or rounds=0"
+            )
+        check_folder(folder, resume)
+        self.cgn, self.config, self.folder = cgn, config, folder
+        self.seed, self.progress = seed, progress
+        self.accelerator = Accelerator(cpu=cgn.device.type == "cpu")
+        with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
+            maskers = UNetMasker(width), UNetMasker(width)
+        for masker in maskers:
+            masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.maskers = maskers  # a round trains one with the other's masks
+        stages: dict[str, Any] = {"masker": self._first_stage}
+        settings = {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint}
+        if config.rounds and real is not None:
+            settings["real"] = hash_tensors({"images": real[0], "labels": real[1]})
+            for number in range(1, config.rounds + 1):
+                stages[f"masker {number}"] = partial(self._next_stage, number, *real)
+        self.trainer = Trainer(
+            folder,
+            {"masker": maskers[0], "odd masker": maskers[1]},
+            stages,
+            settings,
+            seed=seed,
+            draw=lambda: draw_masks(maskers[0], cgn, seed),
+            resume=resume,
+        )
+
+    @property
+    def masker(self) -> UNetMasker:
+        """The network that the last round trains."""
+        return self.maskers[self.config.rounds % 2]
+
+    def train(self) -> Path:
+        """Takes all steps that are left and writes the masker, which `load_masker` reads."""
+        self.trainer.train(progress=self.progress)
+        path = self.folder / MASKER_FILE
+        save_masker(
+            self.masker,
+            path,
+            cgn=self.cgn.fingerprint,
+            recipe=asdict(self.config),
+            seed=self.seed,
+            seconds=round(self.trainer.seconds),
+        )
+        return path
+
+    def _first_stage(self) -> Stage:
+        parts = drawn_parts(self.cgn, self.config.num_factors, self.seed)
+        return MaskerStage(self.config, self.maskers[0], parts, self.accelerator)
+
+    def _next_stage(self, number: int, images: Tensor, labels: Tensor) -> Stage:
+        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
+        return next_round(self.config, masker, before, images, labels, self.accelerator)
+
+
+@torch.no_grad()
+def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
+    """Draws what a generator draws, one column a class, its masks and those that are found."""
+    labels = torch.arange(cgn.num_classes)
+    generator = step_generator(Purpose.MEASURE, seed)
+    classes = permute_classes(labels, cgn.num_classes, generator)
+    classes[0] = labels
+    factors = draw_factors(cgn, classes, generator, 1, cgn.num_classes)
+    images = compose(factors.mask, factors.foreground, factors.background)
+    rows = {"drawn": images, "its mask": factors.mask, "mask found": _find(masker, images)}
+    return draw_sheet(rows)
+
+
+@torch.no_grad()
+def draw_found(masker: UNetMasker, data: VariantData) -> Figure:
+    """Draws a real image of each class, its mask, the mask that is found, and where they differ."""
+    first = [int((data.labels == y).nonzero()[0]) for y in data.labels.unique()]
+    images, true = data.images[first], data.masks[first].float()
+    found = _find(masker, images).cpu()
+    rows = {
+        "real image": images,
+        "true mask": true,
+        "mask found": found,
+        "difference": ((found > 0.5).float() - true).abs(),
+    }
+    return draw_sheet(rows)
+
+
+def write_masker_card(
+    path: Path, cgn: str, data: VariantData | None, seconds: float, rounds: int = 0
+) -> Path:
+    """Measures a masker where there are real images, and writes its card and picture.
+
+    Args:
+        path: of the masker.
+        cgn: what it was trained on.
+        data: biased real images with their true masks, or None.
+        seconds: that its training took.
+        rounds: of it that took real images apart.
+
+    Returns:
+        The card, a Markdown file.
+    """
+    network = load_masker(path)
+    learned = " and nothing else"
+    if rounds:
+        times = "once" if rounds == 1 else f"in {rounds} rounds"
+        learned = f", and {times} on recombinations of real images, without their true masks"
+    lines = [
+        f"# Masker of {cgn}",
+        "",
+        f"A U-Net of {sum(p.numel() for p in network.parameters())} parameters that finds the "
+        f"object in an image in [-1, 1], trained on what the generator draws{learned}.",
+        "",
+        f"- fingerprint: {network.fingerprint}",
+        f"- time: {seconds / 60:.1f} minutes on {torch.get_num_threads()} thread(s) of a CPU",
+    ]
+    if data is not None:
+        union = measure_masker(network, data.images, data.masks)
+        by_class = [f"{y}: {union[data.labels == y].mean():.3f}" for y in data.labels.unique()]
+        lines += [
+            f"- intersection over union with the true masks of {len(union)} biased training "
+            f"images: {union.mean():.4f}",
+            f"- by class: {', '.join(by_class)}",
+        ]
+        picture = save_figure(draw_found(network, data), path.with_suffix(".png"))
+        lines += ["", f"![Real images and their masks]({picture.name})"]
+    card = path.with_suffix(".md")
+    card.write_text("\n".join(lines) + "\n")
+    return card
+
+
+def _find(masker: UNetMasker, images: Tensor) -> Tensor:
+    training = masker.training
+    found: Any = masker.eval()(images)
+    masker.train(training)
+    return found

@@ -1,0 +1,212 @@
+"""The stage that trains the shape mechanism on the masks that were found in real images.
+
+An encoder and the mechanism's decoder are a variational autoencoder of masks, given the class
+(Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014). The codes that it uses are not
+standard normal; the mechanism's flow learns to make them from noise, by maximum likelihood (as in
+Dai and Wipf, Diagnosing and Enhancing VAE Models, ICLR 2019, where a second autoencoder does it). A
+classifier of found masks, trained beside it, tells drawn masks of another digit than was asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cgn_augment import SmallCGN
+from cgn_augment.generators.flow import CodeFlow
+from train_generator.training.average import update_average
+from train_generator.losses.functional import kl_loss
+from train_generator.small.batches import RealImages
+from train_generator.small.codes import draw_codes, fit_flow
+from train_generator.small.config import ShapesConfig
+from train_generator.small.masker import rise_and_fall, set_learning_rate
+from train_generator.training.trainer import descend
+
+LOG_VARIANCE_RANGE = (-8.0, 4.0)
+SLOPE = 0.2
+
+
+class MaskEncoder(nn.Module):
+    """Maps masks and their classes to means and logarithms of variances of codes.
+
+    Args:
+        code_dim: length of a code.
+        num_classes: classes.
+        width: channels of the first convolution.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.shapes import MaskEncoder
+        >>> mean, log_variance = MaskEncoder()(torch.zeros(2, 1, 32, 32), torch.tensor([3, 4]))
+        >>> mean.shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(self, code_dim: int = 32, num_classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(2 * width),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(2 * width),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Flatten(),
+        )
+        self.classes = nn.Embedding(num_classes, 64)
+        self.head = nn.Sequential(
+            nn.Linear(2 * width * 16 + 64, 256),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Linear(256, 2 * code_dim),
+        )
+
+    def forward(self, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes (B, 1, 32, 32) masks and (B,) classes; returns two tensors (B, code_dim)."""
+        features = torch.cat([self.features(mask - 0.5), self.classes(y)], dim=1)
+        mean, log_variance = self.head(features).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+
+class MaskClassifier(nn.Sequential):
+    """Maps masks (B, 1, 32, 32) in [0, 1] to scores of classes (B, num_classes).
+
+    Args:
+        num_classes: classes.
+        width: channels of the first convolution.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.shapes import MaskClassifier
+        >>> MaskClassifier()(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
+        layers: list[nn.Module] = []
+        for dim_in, dim_out in ((1, width), (width, 2 * width), (2 * width, 2 * width)):
+            layers += [
+                nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(dim_out),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(2 * width * 16, num_classes))
+
+
+@torch.no_grad()
+def sharpen(cgn: SmallCGN, factor: float) -> None:
+    """Multiplies the logits of masks, in place.
+
+    Where an autoencoder is not sure its masks are grey, and so the edges of what is composed with
+    them are soft; those of real images are not.
+
+    Args:
+        cgn: its `shape_network` is "deep".
+        factor: above 1 for sharper masks. What they come to at a threshold of 1/2 stays.
+    """
+    for weight in cgn.f_shape[-2].parameters():
+        weight.mul_(factor)
+
+
+class ShapesStage:
+    """Trains the shape mechanism of `cgn`, its encoder and the classifier; see `Stage`.
+
+    The embeddings of the classes, which the textures share, stay as they are.
+
+    Args:
+        config: settings.
+        cgn: whose shape mechanism is trained; its `shape_network` is "deep".
+        average: a copy of it that gets the running average of the weights.
+        encoder: of masks.
+        classifier: of masks.
+        found: masks found in real images, as images, with their labels.
+        accelerator: knows device and precision.
+    """
+
+    name = "shapes"
+
+    def __init__(
+        self,
+        config: ShapesConfig,
+        cgn: SmallCGN,
+        average: SmallCGN,
+        encoder: MaskEncoder,
+        classifier: MaskClassifier,
+        found: RealImages,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.cgn, self.average, self.encoder = cgn, average, encoder
+        self.classifier, self.found, self.accelerator = classifier, found, accelerator
+        self.flow: CodeFlow = cgn.f_shape[0]
+        self.decoder = cgn.f_shape[1:-1]  # without the sigmoid
+        trained = [*cgn.f_shape.parameters(), *encoder.parameters()]
+        self.optimizers = {
+            "shapes": accelerator.prepare(torch.optim.Adam(trained, config.learning_rate)),
+            "classifier": accelerator.prepare(torch.optim.Adam(classifier.parameters(), 1e-3)),
+        }
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains classifier, autoencoder and flow on one batch of masks; see `Stage.step`."""
+        config = self.config
+        for network in (self.cgn, self.encoder, self.classifier):
+            network.train()
+        set_learning_rate(
+            self.optimizers["shapes"], config.learning_rate * rise_and_fall(step, self.num_steps)
+        )
+        found, labels = self.found.batch(step, config.batch_size)
+        mask = found.float()
+
+        recognised = F.cross_entropy(self._classify(mask), labels)
+        descend(self.accelerator, self.optimizers["classifier"], recognised)
+
+        with self.accelerator.autocast():
+            mean, log_variance = self.encoder(mask, labels)
+        embedding = self.cgn.label_emb(labels).detach()
+        codes = draw_codes(mean, log_variance, generator)
+        losses = {
+            "reconstruction": self._reconstruct(codes, embedding, mask),
+            "kl": config.kl_weight * kl_loss(mean, log_variance),
+            "flow": fit_flow(
+                self.flow, mean, log_variance, embedding, config.codes_per_mask, generator
+            ),
+        }
+        if config.class_weight:
+            losses["class"] = config.class_weight * self._class_loss(step, generator)
+        descend(self.accelerator, self.optimizers["shapes"], sum(losses.values()))
+        update_average(self.average.f_shape, self.cgn.f_shape, config.average, step)
+        return {"recognised": recognised.detach(), **{k: v.detach() for k, v in losses.items()}}
+
+    def _classify(self, mask: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            scores: Tensor = self.classifier(mask - 0.5)
+        return scores.float()
+
+    def _decode(self, codes: Tensor, embedding: Tensor) -> Tensor:
+        """Returns the logits of masks."""
+        with self.accelerator.autocast():
+            logits: Tensor = self.decoder(torch.cat([codes, embedding], dim=1))
+        return logits.float()
+
+    def _reconstruct(self, codes: Tensor, embedding: Tensor, mask: Tensor) -> Tensor:
+        logits = self._decode(codes, embedding)
+        return F.binary_cross_entropy_with_logits(logits, mask, reduction="sum") / len(mask)
+
+    def _class_loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """The cross entropy of drawn masks, once the classifier knows something."""
+        num = self.config.batch_size
+        y = torch.randint(self.cgn.num_classes, (num,), generator=generator).to(self.cgn.device)
+        noise = self.cgn.draw_noise(num, generator)
+        embedding = self.cgn.label_emb(y).detach()
+        inputs = self.flow(torch.cat([noise, embedding], dim=1))
+        with self.accelerator.autocast():
+            mask = self.decoder(inputs).sigmoid()
+        self.classifier.requires_grad_(False).eval()
+        loss = F.cross_entropy(self._classify(mask.float()), y)
+        self.classifier.requires_grad_(True)
+        return (
+            loss * min(1.0, step / self.config.class_warmup) if self.config.class_warmup else loss
+        )

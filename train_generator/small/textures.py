@@ -1,0 +1,147 @@
+"""The stage that trains both texture mechanisms on whole textures, made from real images.
+
+In a real image the object covers a part of the background, and shows a small part of its own
+texture. With the mask that was found, both are completed to whole images. The mechanisms are the
+decoders of two autoencoders of some of these, given the class (Kingma and Welling, Auto-Encoding
+Variational Bayes, ICLR 2014), and a mechanism's flow learns to make the codes from noise, by
+maximum likelihood (as in Dai and Wipf, Diagnosing and Enhancing VAE Models, ICLR 2019).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cgn_augment import SmallCGN
+from cgn_augment.parts.fill import ClassPool
+from train_generator.training.average import update_average
+from train_generator.losses.functional import kl_loss
+from train_generator.small.codes import draw_codes, fit_flow
+from train_generator.small.config import TexturesConfig
+from train_generator.small.masker import rise_and_fall, set_learning_rate
+from train_generator.training.trainer import descend
+
+LOG_VARIANCE_RANGE = (-10.0, 2.0)
+SLOPE = 0.2
+CODES_PER_TEXTURE = 2
+
+
+class TextureEncoder(nn.Module):
+    """Maps a texture and its class to mean and logarithm of the variance of a code.
+
+    Args:
+        code_dim: length of a code.
+        num_classes: classes.
+        width: channels of the first convolution.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.textures import TextureEncoder
+        >>> mean, _ = TextureEncoder()(torch.zeros(2, 3, 32, 32), torch.tensor([3, 4]))
+        >>> mean.shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(self, code_dim: int = 32, num_classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for dim_in, dim_out in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
+            layers += [
+                nn.Conv2d(dim_in, dim_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(dim_out),
+                nn.LeakyReLU(SLOPE, inplace=True),
+            ]
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.classes = nn.Embedding(num_classes, 64)
+        self.head = nn.Sequential(
+            nn.Linear(4 * width * 16 + 64, 256),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Linear(256, 2 * code_dim),
+        )
+
+    def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes (B, 3, 32, 32) float32 in [-1, 1] and (B,) classes; returns two (B, code_dim)."""
+        codes = self.head(torch.cat([self.features(images), self.classes(y)], dim=1)).float()
+        mean, log_variance = codes.chunk(2, dim=1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+
+class TexturesStage:
+    """Trains the texture mechanisms of `cgn` and two encoders; see `Stage`.
+
+    The first step draws the mechanisms' weights anew: what the adversarial game made of them is no
+    start. The embeddings of the classes, which the shape mechanism shares, stay as they are.
+
+    Args:
+        config: settings.
+        cgn: whose texture and background mechanisms are trained; its `texture_network` is "deep".
+        average: a copy of it that gets the running average of the weights.
+        encoders: of foregrounds and of backgrounds.
+        textures: whole foregrounds and whole backgrounds.
+        accelerator: knows device and precision.
+    """
+
+    name = "textures"
+
+    def __init__(
+        self,
+        config: TexturesConfig,
+        cgn: SmallCGN,
+        average: SmallCGN,
+        encoders: tuple[TextureEncoder, TextureEncoder],
+        textures: tuple[ClassPool, ClassPool],
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.num_steps = config, config.num_steps
+        self.cgn, self.average, self.encoders = cgn, average, encoders
+        self.textures, self.accelerator = textures, accelerator
+        self.mechanisms = cgn.f_text1, cgn.f_text2
+        networks = (*self.mechanisms, *encoders)
+        trained = [weight for network in networks for weight in network.parameters()]
+        adam = torch.optim.Adam(trained, config.learning_rate, fused=True)
+        self.optimizers = {"textures": accelerator.prepare(adam)}
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Trains autoencoders and flows on one batch of each; see `Stage.step`."""
+        if step == 0:
+            self._forget()
+        config = self.config
+        for network in (self.cgn, *self.encoders):
+            network.train()
+        set_learning_rate(
+            self.optimizers["textures"], config.learning_rate * rise_and_fall(step, self.num_steps)
+        )
+        y = torch.randint(self.cgn.num_classes, (config.batch_size,), generator=generator)
+        y = y.to(self.cgn.device)
+        embedding = self.cgn.label_emb(y).detach()
+        sums: dict[str, Tensor] = {}
+        for mechanism, encoder, pool in zip(
+            self.mechanisms, self.encoders, self.textures, strict=True
+        ):
+            images = pool.draw(y, generator)
+            with self.accelerator.autocast():
+                mean, log_variance = encoder(images, y)
+                codes = draw_codes(mean, log_variance, generator)
+                again = mechanism[1:](torch.cat([codes, embedding], dim=1))
+            losses = {
+                "reconstruction": config.reconstruction_weight * F.mse_loss(again.float(), images),
+                "kl": config.kl_weight * kl_loss(mean, log_variance),
+                "flow": fit_flow(
+                    mechanism[0], mean, log_variance, embedding, CODES_PER_TEXTURE, generator
+                ),
+            }
+            sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
+        descend(self.accelerator, self.optimizers["textures"], sum(sums.values()))
+        for name in ("f_text1", "f_text2"):
+            mean, now = getattr(self.average, name), getattr(self.cgn, name)
+            update_average(mean, now, config.average, step)
+        return {name: loss.detach() for name, loss in sums.items()}
+
+    def _forget(self) -> None:
+        """Draws weights from the global generator, which depends on (seed, stage, step) here."""
+        for mechanism in self.mechanisms:
+            for part in mechanism[1:].modules():
+                if hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
