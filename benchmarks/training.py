@@ -46,9 +46,8 @@ from tqdm import tqdm
 import train_generator.small
 from cgn_augment import CGNError, SmallCGN
 from cgn_augment.functional import isolated_rng
-from train_generator.mnist import Variant, make_variant
-from train_generator.small.initialization import initialize
 from train_generator.losses.perceptual import PerceptualFeatures, random_vgg16_features
+from train_generator.mnist import Variant, make_variant
 from train_generator.small.adversary import make_discriminator
 from train_generator.small.batches import RealImages
 from train_generator.small.config import (
@@ -59,6 +58,7 @@ from train_generator.small.config import (
     TexturesConfig,
 )
 from train_generator.small.factors import FactorsStage
+from train_generator.small.initialization import initialize
 
 PAPER = Path(train_generator.small.__file__).parent / "paper"
 RESULTS = Path(__file__).parent / "results"

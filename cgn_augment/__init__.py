@@ -4,9 +4,7 @@ After "Counterfactual Generative Networks", Sauer and Geiger, ICLR 2021.
 """
 
 from cgn_augment.class_map import ClassMap
-from cgn_augment.stream.dataset import CounterfactualDataset
 from cgn_augment.errors import CGNError
-from cgn_augment.masks.trust import MaskGate
 from cgn_augment.generators import (
     BigGANConfig,
     ImageNetCGN,
@@ -24,11 +22,13 @@ from cgn_augment.masks import (
     load_masker,
     save_masker,
 )
-from cgn_augment.stream.mixing import OffAfter, Ramp
+from cgn_augment.masks.trust import MaskGate
 from cgn_augment.parts.mechanisms import RealMechanisms
-from cgn_augment.sources.real_shapes import RealShapeSource
 from cgn_augment.shards import ShardConfig, ShardSource, render_shards, verify_shards
 from cgn_augment.sources.bank import BankSource, FreshSource
+from cgn_augment.sources.real_shapes import RealShapeSource
+from cgn_augment.stream.dataset import CounterfactualDataset
+from cgn_augment.stream.mixing import OffAfter, Ramp
 from cgn_augment.stream.transforms import MatchReal, match_real
 from cgn_augment.types import (
     Counterfactuals,

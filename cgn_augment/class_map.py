@@ -8,7 +8,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentTypeError, ClassMapError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import choice_table
 
 ClassMapLike = Mapping[int, int | Sequence[int]] | Sequence[int | Sequence[int]]
@@ -28,7 +28,7 @@ class ClassMap:
 
     Raises:
         ArgumentTypeError: a label or class is not an integer, or there is no mapping at all.
-        ClassMapError: the map is empty, holds a negative number or an empty list, or gives one
+        ArgumentError: the map is empty, holds a negative number or an empty list, or gives one
             class to two labels.
 
     Example:
@@ -51,14 +51,14 @@ class ClassMap:
             _integer(label, "label"): _classes_of(label, given) for label, given in items
         }
         if not self._classes:
-            raise ClassMapError("class_map is empty: give at least one label a class")
+            raise ArgumentError("class_map is empty: give at least one label a class")
         if min(self._classes) < 0:
-            raise ClassMapError(f"class_map has the negative label {min(self._classes)}")
+            raise ArgumentError(f"class_map has the negative label {min(self._classes)}")
         self._labels: dict[int, int] = {}
         for label, classes in self._classes.items():
             for y in classes:
                 if self._labels.setdefault(y, label) != label:
-                    raise ClassMapError(
+                    raise ArgumentError(
                         f"class_map gives class {y} to label {self._labels[y]} and to label "
                         f"{label}: a counterfactual of it would have two labels"
                     )
@@ -79,10 +79,10 @@ class ClassMap:
         return tuple(self._labels)
 
     def require_classes(self, num_classes: int) -> None:
-        """Raises `ClassMapError` if a class is not one of 0 … `num_classes` − 1."""
+        """Raises `ArgumentError` if a class is not one of 0 … `num_classes` − 1."""
         lacking = sorted(y for y in self._labels if y >= num_classes)
         if lacking:
-            raise ClassMapError(
+            raise ArgumentError(
                 f"class_map names the classes {lacking[:5]} but the CGN has only the classes 0 to "
                 f"{num_classes - 1}"
             )
@@ -116,7 +116,7 @@ def _classes_of(label: int, given: int | Sequence[int]) -> tuple[int, ...]:
     listed: Sequence[object] = plain if isinstance(plain, Sequence) else [plain]
     classes = tuple(_integer(y, "class") for y in listed)
     if not classes or min(classes) < 0:
-        raise ClassMapError(f"class_map[{label}] must be classes of 0 or more, got {given!r}")
+        raise ArgumentError(f"class_map[{label}] must be classes of 0 or more, got {given!r}")
     return tuple(dict.fromkeys(classes))
 
 

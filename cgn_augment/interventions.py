@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import permute_classes, sample_interventions
 from cgn_augment.types import FACTORS
 
@@ -64,11 +64,11 @@ class Interventions:
         classes outside the map then, which is fine as long as they are not the label.
 
         Raises:
-            ClassMapError: a class listed for the shape is outside the map.
+            ArgumentError: a class listed for the shape is outside the map.
         """
         outside = [y for y in self.listed("shape") or () if y not in class_map]
         if outside:
-            raise ClassMapError(
+            raise ArgumentError(
                 f"shape lists the classes {outside[:5]} that are outside the class map: no label "
                 "could be given to them. Add them to class_map, or take them from the list"
             )
@@ -84,7 +84,7 @@ class Interventions:
 
         Raises:
             ArgumentError: a listed class is not one of 0 … `num_classes` − 1.
-            ClassMapError: nor is a class of the map.
+            ArgumentError: nor is a class of the map.
         """
         listed = self.listed(factor)
         if listed is not None:

@@ -110,6 +110,20 @@ class Counterfactuals:
         return _move(self, device)
 
 
+class Step(NamedTuple):
+    """The step of a stream that counterfactuals are drawn for.
+
+    Attributes:
+        number: counted over all epochs from 0.
+        rank: the process that takes it.
+        world_size: how many processes take it together.
+    """
+
+    number: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+
 class RealBatch(NamedTuple):
     """A step's real images, as a source sees them.
 

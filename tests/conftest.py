@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -75,6 +76,18 @@ def golden_paths() -> dict[str, Path]:
 def generator() -> torch.Generator:
     """A CPU generator with seed 0."""
     return torch.Generator().manual_seed(0)
+
+
+def run_command(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> int:
+    """Runs a command line in this process and returns its exit status."""
+    monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def load_tool(name: str) -> ModuleType:

@@ -13,12 +13,12 @@ from torch import nn
 from cgn_augment import ImageNetCGN
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import BigGAN
-from train_generator.losses.perceptual import PerceptualFeatures
 from train_generator.imagenet.config import (
     ImageNetConfig,
     LossesConfig,
     MetricsConfig,
 )
+from train_generator.losses.perceptual import PerceptualFeatures
 
 RATE = 1e-3
 

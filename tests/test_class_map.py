@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cgn_augment import ClassMap
-from cgn_augment.errors import ArgumentTypeError, CGNError, ClassMapError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError
 
 
 def test_a_mapping_and_a_sequence_say_the_same() -> None:
@@ -106,7 +106,7 @@ def test_membership_is_of_classes_and_not_of_labels() -> None:
     ],
 )
 def test_a_map_that_cannot_label_is_an_error(mapping: object, message: str) -> None:
-    with pytest.raises(ClassMapError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         ClassMap(mapping)
 
 
@@ -136,7 +136,7 @@ def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
     class_map = ClassMap({0: 9, 1: [10, 12]})
     class_map.require_classes(13)
     with pytest.raises(
-        ClassMapError, match=r"names the classes \[10, 12\] but the CGN has only .* 0 to 9"
+        ArgumentError, match=r"names the classes \[10, 12\] but the CGN has only .* 0 to 9"
     ):
         class_map.require_classes(10)
-    assert issubclass(ClassMapError, (CGNError, ValueError))
+    assert issubclass(ArgumentError, (CGNError, ValueError))

@@ -21,9 +21,16 @@ from typing import Any
 from cgn_augment import CGNError, load_cgn
 from cgn_augment.files import replacing, unpickle
 from cgn_augment.masks import UNetMasker
-from train_generator.mnist import VARIANTS, load_textures
-from train_generator.mnist import GeneratorMetrics, format_markdown, load_judges, measure_generator, metrics_table
 from train_generator.metrics.masks import measure_masker
+from train_generator.mnist import (
+    VARIANTS,
+    GeneratorMetrics,
+    format_markdown,
+    load_judges,
+    load_textures,
+    measure_generator,
+    metrics_table,
+)
 from train_generator.small.config import SmallConfig
 from train_generator.small.training import CGN_FILE, SmallTraining, make_data
 from train_generator.training.trainer import CHECKPOINT

@@ -1,0 +1,1 @@
+"""The reduced ImageNet problem: scenes, networks of them, and what a CGN learns of them."""

@@ -22,29 +22,6 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, TensorDataset
 
-from cgn_augment import BankSource, CGNError, CounterfactualDataset, ImageNetCGN, load_cgn
-from cgn_augment.errors import CheckpointError
-from cgn_augment.files import replacing
-from cgn_augment.functional import Purpose, step_generator
-from cgn_augment.generators import BigGAN, load_biggan, load_u2net
-from cgn_augment.types import FACTORS, Mechanisms
-from cgn_augment.pictures.sheets import draw_sheet, save_figure
-from train_generator.classifier import (
-    EnsembleConfig,
-    EnsembleRun,
-    InvariantEnsemble,
-    make_ensemble,
-)
-from train_generator.classifier.backbones import Preprocessing
-from benchmarks.scenes.images import IMAGE_SIZE, NUM_CLASSES, make_scenes
-from train_generator.mnist.judges import JudgeConfig
-from train_generator.robustness import (
-    FactorShares,
-    draw_shares,
-    ensemble_predictor,
-    measure_changes,
-    measure_factors,
-)
 from benchmarks.scenes.evaluation import (
     CGNMetrics,
     Judges,
@@ -57,9 +34,7 @@ from benchmarks.scenes.evaluation import (
     save_judges,
     train_judges,
 )
-from train_generator.imagenet.training import ImageNetTraining
-from train_generator.imagenet.config import ImageNetConfig, LossesConfig, MetricsConfig
-from train_generator.imagenet.sheet import draw_training
+from benchmarks.scenes.images import IMAGE_SIZE, NUM_CLASSES, make_scenes
 from benchmarks.scenes.prior import (
     PRIOR_FILE,
     ReducedPriorConfig,
@@ -69,6 +44,31 @@ from benchmarks.scenes.saliency import (
     SALIENCY_FILE,
     ReducedSaliencyConfig,
     ReducedSaliencyTraining,
+)
+from cgn_augment import BankSource, CGNError, CounterfactualDataset, ImageNetCGN, load_cgn
+from cgn_augment.errors import CheckpointError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.generators import BigGAN, load_biggan, load_u2net
+from cgn_augment.pictures.sheets import draw_sheet, save_figure
+from cgn_augment.types import FACTORS, Mechanisms
+from train_generator.classifier import (
+    EnsembleConfig,
+    EnsembleRun,
+    InvariantEnsemble,
+    make_ensemble,
+)
+from train_generator.classifier.backbones import Preprocessing
+from train_generator.imagenet.config import ImageNetConfig, LossesConfig, MetricsConfig
+from train_generator.imagenet.sheet import draw_training
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.mnist.judges import JudgeConfig
+from train_generator.robustness import (
+    FactorShares,
+    draw_shares,
+    ensemble_predictor,
+    measure_changes,
+    measure_factors,
 )
 from train_generator.small.training import CGN_FILE
 from train_generator.training.trainer import CHECKPOINT

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import BigGAN, BigGANConfig
 from cgn_augment.generators.biggan import EPSILON, StatisticsNorm
@@ -44,10 +44,10 @@ class BatchStatisticsNorm(StatisticsNorm):
         """Writes the statistics of the last batch in eval mode into a row of those of truncations.
 
         Raises:
-            StateError: there was no such batch.
+            CheckpointError: there was no such batch.
         """
         if self._seen is None:
-            raise StateError("no batch was drawn in eval mode: draw one first")
+            raise CheckpointError("no batch was drawn in eval mode: draw one first")
         self.running_means[row], self.running_vars[row] = self._seen
 
     def forward(self, x: Tensor, rows: StatisticsRows, condition: Tensor | None = None) -> Tensor:

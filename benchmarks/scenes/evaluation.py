@@ -14,12 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cgn_augment import ImageNetCGN, UNetMasker
-from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import Purpose, compose, isolated_rng, step_generator, step_seed
-from cgn_augment.generators import BigGAN
-from cgn_augment.generators.truncation import draw_truncated
-from cgn_augment.types import FACTORS
 from benchmarks.scenes.images import (
     NUM_CLASSES,
     SCENE_CODES,
@@ -27,11 +21,17 @@ from benchmarks.scenes.images import (
     make_scenes,
     render_scenes,
 )
-from train_generator.mnist.judges import JudgeConfig, fit
-from train_generator.metrics.masks import intersection_over_union
-from train_generator.robustness.sensitivity import ChangedImages
-from train_generator.mnist.weights import read_weights, write_weights
 from benchmarks.scenes.prior import scenes_of_noise
+from cgn_augment import ImageNetCGN, UNetMasker
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import Purpose, compose, isolated_rng, step_generator, step_seed
+from cgn_augment.generators import BigGAN
+from cgn_augment.generators.truncation import draw_truncated
+from cgn_augment.types import FACTORS
+from train_generator.metrics.masks import intersection_over_union
+from train_generator.mnist.judges import JudgeConfig, fit
+from train_generator.mnist.weights import read_weights, write_weights
+from train_generator.robustness.sensitivity import ChangedImages
 
 JUDGE_WIDTHS = (24, 48, 64, 96)
 MASKER_WIDTH = 12
@@ -186,7 +186,7 @@ def load_judges(folder: Path) -> Judges:
     """Reads what `save_judges` wrote.
 
     Raises:
-        CheckpointNotFoundError: a file is missing.
+        FileError: a file is missing.
         CheckpointError: a file is damaged.
     """
     classes = read_weights(SceneJudge(), folder / "classes.safetensors")[0]

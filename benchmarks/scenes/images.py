@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cgn_augment.stream.arguments import require_seed
+from benchmarks.scenes.materials import BACKGROUNDS, NUM_CODES, TEXTURES, Variants, paint
+from benchmarks.scenes.silhouettes import FRAME, SILHOUETTES, Silhouettes, class_silhouettes
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, check_classes, step_generator
 from cgn_augment.generators.truncation import NOISE_LIMIT, draw_truncated
-from benchmarks.scenes.materials import BACKGROUNDS, NUM_CODES, TEXTURES, Variants, paint
-from benchmarks.scenes.silhouettes import FRAME, SILHOUETTES, Silhouettes, class_silhouettes
 
 IMAGE_SIZE = 64
 CLASSES = tuple(SILHOUETTES)
@@ -93,7 +93,7 @@ def make_scenes(num: int, seed: int = 0, *, decorrelated: bool = False) -> Scene
     """
     if num < 1:
         raise ArgumentError(f"num must be 1 or more, got {num}")
-    require_seed(seed)
+    require_count("seed", seed, 0)
     generator = step_generator(Purpose.MEASURE, seed, int(decorrelated))
     shape = torch.arange(num) % NUM_CLASSES
     texture = background = shape

@@ -21,14 +21,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.files import replacing
-from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
-from cgn_augment.generators import BigGANConfig
-from cgn_augment.generators.biggan import SETTLING
-from cgn_augment.generators.truncation import NOISE_LIMIT, draw_truncated
-from cgn_augment.pictures.sheets import draw_sheet
-from train_generator.training.average import update_average
+from benchmarks.scenes.batch_statistics import TrainableBigGAN
 from benchmarks.scenes.images import (
     IMAGE_SIZE,
     NUM_CLASSES,
@@ -36,12 +29,19 @@ from benchmarks.scenes.images import (
     Scenes,
     render_scenes,
 )
+from cgn_augment.checks import require_counts, require_positive, require_shares
+from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.generators import BigGANConfig
+from cgn_augment.generators.biggan import SETTLING
+from cgn_augment.generators.truncation import NOISE_LIMIT, draw_truncated
+from cgn_augment.pictures.sheets import draw_sheet
 from train_generator.losses.discriminators import PatchDiscriminator
 from train_generator.small.adversary import Adversary
-from benchmarks.scenes.batch_statistics import TrainableBigGAN
 from train_generator.small.batches import RealImages
 from train_generator.small.masker import rise_and_fall, set_learning_rate
-from train_generator.training.settings import require_counts, require_positive, require_shares
+from train_generator.training.average import update_average
 from train_generator.training.trainer import Stage, Trainer, check_folder, descend
 
 PRIOR_FILE = "biggan.bin"
@@ -322,7 +322,7 @@ class ReducedPriorTraining:
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume, or it is damaged.
-        StateError: what is there was made with other settings.
+        CheckpointError: what is there was made with other settings.
 
     Example:
         >>> from benchmarks.scenes.prior import (

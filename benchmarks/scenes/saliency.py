@@ -19,11 +19,6 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cgn_augment.files import replacing
-from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
-from cgn_augment.generators import U2Net
-from cgn_augment.generators.truncation import draw_truncated
-from cgn_augment.pictures.sheets import draw_sheet
 from benchmarks.scenes.images import (
     NUM_CLASSES,
     SCENE_CODES,
@@ -32,14 +27,19 @@ from benchmarks.scenes.images import (
     render_scenes,
 )
 from benchmarks.scenes.silhouettes import Silhouettes, blob_silhouettes
-from train_generator.small.batches import RealImages
-from train_generator.small.masker import one_cycle, set_learning_rate
-from train_generator.training.settings import (
+from cgn_augment.checks import (
     require_counts,
     require_positive,
     require_shares,
     require_weights,
 )
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.generators import U2Net
+from cgn_augment.generators.truncation import draw_truncated
+from cgn_augment.pictures.sheets import draw_sheet
+from train_generator.small.batches import RealImages
+from train_generator.small.masker import one_cycle, set_learning_rate
 from train_generator.training.trainer import Stage, Trainer, check_folder, descend
 
 SALIENCY_FILE = "u2net.bin"
@@ -153,7 +153,7 @@ class ReducedSaliencyTraining:
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume, or it is damaged.
-        StateError: what is there was made with other settings.
+        CheckpointError: what is there was made with other settings.
 
     Example:
         >>> from benchmarks.scenes.saliency import (

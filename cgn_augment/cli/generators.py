@@ -8,12 +8,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
-from cgn_augment.images.imagenet_classes import class_names, find_class, find_classes
 from cgn_augment.generators import CGN, load_cgn
 from cgn_augment.generators.interpolation import Change, interpolate_classes
-from cgn_augment.shards.sampling import Kind, Mode, choose_classes, pictures, to_bytes, write_samples
+from cgn_augment.images.imagenet_classes import class_names, find_class, find_classes
+from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
 from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
+from cgn_augment.shards.sampling import (
+    Kind,
+    Mode,
+    choose_classes,
+    pictures,
+    to_bytes,
+    write_samples,
+)
 
 Class = int | str
 Classes = Class | list[Class] | None

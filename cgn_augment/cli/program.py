@@ -10,10 +10,10 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
-from cgn_augment.cli import shards as shards
 from cgn_augment.pictures.sheets import draw_cgn, save_figure
 
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]

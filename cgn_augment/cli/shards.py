@@ -9,11 +9,11 @@ from tqdm import tqdm
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import load_cgn
 from cgn_augment.interventions import Interventions
+from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.config import ImageFormat, Member, ShardConfig
 from cgn_augment.shards.summary import draw_shards, summarize_shards
 from cgn_augment.shards.verify import advice, verify_shards
 from cgn_augment.shards.write import render_shards
-from cgn_augment.pictures.sheets import check_picture, save_figure
 
 
 def render(

@@ -9,12 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cgn_augment.errors import (
-    ArgumentError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    DeviceError,
-)
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
 from cgn_augment.files import save_tensors
 from cgn_augment.generators.assembly import CGN, build_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
@@ -49,10 +44,10 @@ def load_cgn(
         while the CGN is in use (`save_cgn` replaces it, which is fine).
 
     Raises:
-        CheckpointNotFoundError: there is no such file and no such bundled generator.
+        FileError: there is no such file and no such bundled generator.
         CheckpointError: the file is cut off, is a pickle that wants to run code, is of another
             network, or holds NaN.
-        DeviceError: the device is not there.
+        UsageError: the device is not there.
         ArgumentError: a truncation for a small CGN, or one outside (0, 1].
 
     Example:
@@ -113,18 +108,18 @@ def bundled_generators() -> list[str]:
 
 
 def require_device(device: torch.device | str) -> torch.device:
-    """Returns the device, or raises `DeviceError` if this machine does not have it."""
+    """Returns the device, or raises `UsageError` if this machine does not have it."""
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"{device!r} is not the name of a device: {error}") from error
+        raise UsageError(f"{device!r} is not the name of a device: {error}") from error
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
+        raise UsageError(
             f"device {str(target)!r} was asked for and torch sees no GPU here: pass device='cpu', "
             "or install a build of torch that fits the GPU's driver"
         )
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"there is no {target}: torch sees {torch.cuda.device_count()} GPUs")
+        raise UsageError(f"there is no {target}: torch sees {torch.cuda.device_count()} GPUs")
     return target
 
 
@@ -136,7 +131,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     what = "is a folder, not a file," if path.is_dir() else "is neither a file"
     bundled = ", ".join(bundled_generators()) or "none in this version"
-    raise CheckpointNotFoundError(
+    raise FileError(
         f"{str(name_or_path)!r} {what} nor the name of a bundled generator ({bundled}): pass the "
         "path of a .pth or .safetensors checkpoint"
     )

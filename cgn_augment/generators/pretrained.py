@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.generators.assembly import build_biggan, build_cgn, build_u2net
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.imagenet import ImageNetCGN
@@ -25,7 +25,7 @@ def load_biggan(path: str | os.PathLike[str]) -> BigGAN:
         The generator on the CPU. Reading the file again gives another one with weights of its own.
 
     Raises:
-        CheckpointNotFoundError: there is no such file.
+        FileError: there is no such file.
         CheckpointError: the file is cut off, wants to run code, or is of another network.
 
     Example:
@@ -72,7 +72,7 @@ def start_imagenet_cgn(
         The CGN on the CPU, not frozen; U2-Net has no gradients.
 
     Raises:
-        CheckpointNotFoundError: there is no such file.
+        FileError: there is no such file.
         CheckpointError: a file is cut off, wants to run code, or is of another network.
         ArgumentError: a truncation outside (0, 1].
     """
@@ -99,7 +99,7 @@ def continue_imagenet_cgn(
         The CGN on the CPU, not frozen; U2-Net has no gradients.
 
     Raises:
-        CheckpointNotFoundError: there is no such file.
+        FileError: there is no such file.
         CheckpointError: the file is damaged, or is of another network; or its weights are folded.
         ArgumentError: a truncation outside (0, 1].
 
@@ -129,7 +129,7 @@ def continue_imagenet_cgn(
 def _find_file(path: str | os.PathLike[str]) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
-        raise CheckpointNotFoundError(
+        raise FileError(
             f"{str(path)!r} is not a file: `train-generator fetch-weights` downloads the published "
             "weights, or says where they are"
         )

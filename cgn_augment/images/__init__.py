@@ -1,0 +1,1 @@
+"""Labelled images of the user: folders, WebDataset shards, Hugging Face."""

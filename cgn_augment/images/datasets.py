@@ -18,9 +18,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from webdataset.shardlists import expand_urls
 
-from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.errors import ArgumentError, DataError, MissingPackageError
 from cgn_augment.files import first_line
+from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.images.reading import Reading, Transform, make_loader
 from cgn_augment.images.shards import ShardImages
 

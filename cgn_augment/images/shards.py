@@ -19,8 +19,8 @@ from webdataset.filters import shuffle as shuffle_samples
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
-from cgn_augment.shards.tar import read_samples
 from cgn_augment.images.reading import Reading, Transform, make_loader
+from cgn_augment.shards.tar import read_samples
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import BatchError
+from cgn_augment.errors import DataError
 
 LEVELS = 255
 """Masks are rounded to so many levels, whether they are kept or not."""
@@ -63,7 +63,7 @@ class MaskCache:
             (N, 1, H, W) float32 on the images' device.
 
         Raises:
-            BatchError: an item looks different from when its mask was found.
+            DataError: an item looks different from when its mask was found.
         """
         marks = self._mark(images)
         self._grow_index(int(index.max()) + 1 if len(index) else 0)
@@ -95,7 +95,7 @@ class MaskCache:
     def _check(self, marks: Tensor, slots: Tensor, known: Tensor, index: Tensor) -> None:
         changed = known & ((marks - self._marks[slots.clamp(min=0)]).abs() > _TOLERANCE)
         if changed.any():
-            raise BatchError(
+            raise DataError(
                 f"item {int(index[changed][0])} looks different from when its mask was cached: "
                 "cache_masks is for datasets without random transforms; move them behind the "
                 "stream, or leave cache_masks out"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.files import first_line, load_tensors, save_tensors
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.masks.unet import UNetMasker
@@ -31,9 +31,9 @@ def load_masker(
         The masker in eval mode, without gradients, in float32.
 
     Raises:
-        CheckpointNotFoundError: there is no such file and no such bundled masker.
+        FileError: there is no such file and no such bundled masker.
         CheckpointError: the file is cut off, of another network, or holds NaN.
-        DeviceError: the device is not there.
+        UsageError: the device is not there.
 
     Example:
         >>> from cgn_augment import UNetMasker, load_masker, save_masker
@@ -92,7 +92,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     bundled = ", ".join(bundled_maskers()) or "none in this version"
-    raise CheckpointNotFoundError(
+    raise FileError(
         f"{str(name_or_path)!r} is neither a file nor the name of a bundled masker ({bundled}): "
         "train one with train-generator masker --cgn …"
     )

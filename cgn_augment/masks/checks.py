@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, BatchError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.types import Masker
 
 
@@ -28,19 +28,19 @@ def require_shape(masks: Tensor, num: int, image_size: int) -> None:
     """Refuses masks of another shape than (num, 1, image_size, image_size).
 
     Raises:
-        BatchError: they have it not.
+        DataError: they have it not.
     """
     expected = (num, 1, image_size, image_size)
     if tuple(masks.shape) != expected:
-        raise BatchError(f"the masker must give masks {expected}, got {tuple(masks.shape)}")
+        raise DataError(f"the masker must give masks {expected}, got {tuple(masks.shape)}")
 
 
 def require_unit_range(masks: Tensor) -> None:
     """Refuses masks that leave [0, 1].
 
     Raises:
-        BatchError: they do, or some are not a number.
+        DataError: they do, or some are not a number.
     """
     least, most = float(masks.min()), float(masks.max())
     if not 0 <= least <= most <= 1:
-        raise BatchError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")
+        raise DataError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")

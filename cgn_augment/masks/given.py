@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, BatchError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.types import RealBatch
 
 
@@ -44,11 +44,11 @@ class GivenMasks:
         """Returns the masks of a real batch, (B, 1, H, W) float32.
 
         Raises:
-            BatchError: there are none at the key, or of another shape.
+            DataError: there are none at the key, or of another shape.
         """
         masks = _look_up(real.batch, self.key)
         if not isinstance(masks, Tensor):
-            raise BatchError(
+            raise DataError(
                 f"the batch has no tensor of masks at {self.key!r}: let the dataset return (image, "
                 "label, mask) or a dict, and pass GivenMasks(key)"
             )
@@ -56,7 +56,7 @@ class GivenMasks:
             masks = masks[:, None]
         expected = (len(real.images), 1, *real.images.shape[-2:])
         if tuple(masks.shape) != expected:
-            raise BatchError(
+            raise DataError(
                 f"masks at {self.key!r} must be {expected}, as the images are, got "
                 f"{tuple(masks.shape)}"
             )

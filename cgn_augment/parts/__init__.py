@@ -1,0 +1,1 @@
+"""Real images taken apart: masks, foregrounds and backgrounds to draw from."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cgn_augment.parts.fill import ClassPool, whole_textures
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import check_classes
-from cgn_augment.masks.trust import VERDICTS, MaskGate
 from cgn_augment.fingerprint import hash_tensors
+from cgn_augment.functional import check_classes
 from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
+from cgn_augment.masks.trust import VERDICTS, MaskGate
+from cgn_augment.parts.fill import ClassPool, whole_textures
 from cgn_augment.types import Masker
 
 
@@ -46,7 +46,7 @@ class RealMechanisms:
         ArgumentError: images and labels that do not fit, or a class none of whose images has a
             usable mask.
         ArgumentTypeError: images or labels of another type, or a masker that cannot be called.
-        BatchError: masks of another shape or range.
+        DataError: masks of another shape or range.
 
     Example:
         >>> import torch

@@ -17,8 +17,8 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
 from cgn_augment.masks.trust import VERDICTS
-from cgn_augment.sources.real_shapes import RealShapeSource
 from cgn_augment.sources.bank import draw_factors
+from cgn_augment.sources.real_shapes import RealShapeSource
 from cgn_augment.types import FACTORS, Mechanisms, RealBatch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")

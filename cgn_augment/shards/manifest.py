@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from cgn_augment.errors import ShardError
+from cgn_augment.errors import DataError
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
@@ -112,13 +112,13 @@ def open_set(
         own: the shards that this process writes.
 
     Raises:
-        ShardError: there is another set, or one that was begun and `resume` is off.
+        DataError: there is another set, or one that was begun and `resume` is off.
         OSError: the place cannot be written.
     """
     sizes = store.sizes()
     if SETTINGS not in sizes:
         if any(name.endswith(".tar") or name == MANIFEST for name in sizes):
-            raise ShardError(
+            raise DataError(
                 f"{store.url} holds tar files and no {SETTINGS}, so it is not a set that could be "
                 "gone on with: choose another --out"
             )
@@ -131,13 +131,13 @@ def open_set(
             f"{name}: {found['settings'].get(name)!r} there, {settings[name]!r} asked for"
             for name in differing
         )
-        raise ShardError(
+        raise DataError(
             f"{store.url} holds another set ({listed}): repeat its settings with --resume, or "
             "choose another --out"
         )
     begun = [shard for shard in own if shard_name(shard) in sizes or record_name(shard) in sizes]
     if begun and not resume:
-        raise ShardError(
+        raise DataError(
             f"{store.url} already holds {len(begun)} of the {len(own)} shards that this process "
             "would write: pass --resume to complete the set, or choose another --out"
         )
@@ -154,11 +154,11 @@ def read_settings(store: Store) -> dict[str, Any]:
     """Returns the settings and versions that a set was begun with.
 
     Raises:
-        ShardError: there are none, or they cannot be read.
+        DataError: there are none, or they cannot be read.
     """
     found = _read_json(store, SETTINGS)
     if not isinstance(found, dict) or not {"settings", "versions"} <= found.keys():
-        raise ShardError(f"{store.path(SETTINGS)} does not hold the settings of a set")
+        raise DataError(f"{store.path(SETTINGS)} does not hold the settings of a set")
     return found
 
 
@@ -213,16 +213,16 @@ def read_manifest(store: Store) -> Manifest:
     """Returns the manifest of a complete set.
 
     Raises:
-        ShardError: there is none, or it is of another version, or damaged.
+        DataError: there is none, or it is of another version, or damaged.
     """
     found = _read_json(store, MANIFEST)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ShardError(f"{store.path(MANIFEST)} is not a manifest of the format {FORMAT!r}")
+        raise DataError(f"{store.path(MANIFEST)} is not a manifest of the format {FORMAT!r}")
     try:
         records = tuple(Record(**record) for record in found["shards"])
         return Manifest(found["settings"], found["versions"], records)
     except (KeyError, TypeError) as error:
-        raise ShardError(f"{store.path(MANIFEST)} is damaged ({error})") from error
+        raise DataError(f"{store.path(MANIFEST)} is damaged ({error})") from error
 
 
 def make_info(manifest: Manifest) -> dict[str, Any]:
@@ -244,4 +244,4 @@ def _read_json(store: Store, name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ShardError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error
+        raise DataError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error

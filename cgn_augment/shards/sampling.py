@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, choice_table, compose, step_generator
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Factors, Mechanisms
 

@@ -17,7 +17,7 @@ try:
 except ImportError:  # pragma: no cover - Windows: leftovers are not told from files in use
     fcntl = None  # type: ignore[assignment]
 
-from cgn_augment.errors import ArgumentError, ShardError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import replacing
 
 _SPOOL = ".cgn-augment-shard."
@@ -171,12 +171,12 @@ def require_set(store: Store, name: str) -> bytes:
     """Returns a file that every set of shards has.
 
     Raises:
-        ShardError: there is none, so this is no (complete) set.
+        DataError: there is none, so this is no (complete) set.
     """
     try:
         return store.read(name)
     except FileNotFoundError as error:
-        raise ShardError(
+        raise DataError(
             f"{store.url} has no {name}, so it is not a complete set of shards: give the folder or "
             "URL that 'cgn-augment shards' wrote to, or complete the set with --resume"
         ) from error

@@ -8,21 +8,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cgn_augment.errors import ShardError
+from cgn_augment.errors import DataError
+from cgn_augment.pictures.sheets import draw_sheet
 from cgn_augment.shards.config import config_of, shard_name
 from cgn_augment.shards.encode import decode_picture, image_kind, to_images
 from cgn_augment.shards.manifest import find_complete, read_settings
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.tar import read_samples
 from cgn_augment.types import FACTORS
-from cgn_augment.pictures.sheets import draw_sheet
 
 
 def summarize_shards(url: str | os.PathLike[str]) -> dict[str, object]:
     """Returns what a set holds, complete or not, as names and values to print.
 
     Raises:
-        ShardError: there is no set.
+        DataError: there is no set.
     """
     store = Store(url)
     begun = read_settings(store)
@@ -60,13 +60,13 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
         num_columns: images of a row.
 
     Raises:
-        ShardError: there is no set, or no shard of it is complete.
+        DataError: there is no set, or no shard of it is complete.
     """
     store = Store(url)
     config = config_of(read_settings(store)["settings"])
     complete = sorted(find_complete(store, config, range(config.num_shards)))
     if not complete:
-        raise ShardError(f"{store.url} has no complete shard to draw: render it with --resume")
+        raise DataError(f"{store.url} has no complete shard to draw: render it with --resume")
     step = max(1, len(complete) // num_rows)
     rows, captions = {}, {}
     for shard in complete[::step][:num_rows]:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cgn_augment.errors import ShardError
-from cgn_augment.shards.sampling import numbered_classes
+from cgn_augment.errors import DataError
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
@@ -30,6 +29,7 @@ from cgn_augment.shards.manifest import (
     read_settings,
     to_json,
 )
+from cgn_augment.shards.sampling import numbered_classes
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.tar import read_samples
 from cgn_augment.types import FACTORS
@@ -67,7 +67,7 @@ def verify_shards(
         advance: called with 1 when a shard was looked at.
 
     Raises:
-        ShardError: there is no set at all.
+        DataError: there is no set at all.
 
     Example:
         >>> from cgn_augment import ShardConfig, SmallCGN, render_shards, verify_shards
@@ -142,7 +142,7 @@ def _check_names(store: Store, config: ShardConfig, sizes: dict[str, int]) -> It
 def _read_manifest(store: Store, problems: list[Problem]) -> Manifest | None:
     try:
         return read_manifest(store)
-    except ShardError as error:
+    except DataError as error:
         problems.append(Problem(MANIFEST, str(error)))
         return None
 

@@ -17,8 +17,7 @@ import torch
 import webdataset
 from tqdm import tqdm
 
-from cgn_augment.stream.arguments import find_rank
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, ShardWriteError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
@@ -38,6 +37,7 @@ from cgn_augment.shards.manifest import (
     write_record,
 )
 from cgn_augment.shards.store import HashingFile, Store
+from cgn_augment.stream.arguments import find_rank
 from cgn_augment.types import FACTORS, Mechanisms
 
 Job = tuple[int, int]
@@ -78,8 +78,8 @@ def render_shards(
     Raises:
         ArgumentError: a value that cannot be used.
         ArgumentTypeError: `cgn` is not a frozen CGN.
-        ShardError: `out` holds another set, or one that was begun and `resume` is off.
-        ShardWriteError: a file cannot be written. Complete shards stay, and nothing else does.
+        DataError: `out` holds another set, or one that was begun and `resume` is off.
+        FileError: a file cannot be written. Complete shards stay, and nothing else does.
 
     Example:
         >>> from cgn_augment import ShardConfig, SmallCGN, render_shards
@@ -113,10 +113,10 @@ def render_shards(
             _write_shards(store, config, cgn.num_classes, missing, blocks, bar.update)
         return close_set(store, config)
     except OSError as error:
-        if isinstance(error, ShardWriteError):  # pragma: no cover
+        if isinstance(error, FileError):  # pragma: no cover
             raise
         reason = error.strerror or str(error)
-        raise ShardWriteError(
+        raise FileError(
             f"{store.url} cannot be written ({reason}): complete shards stay; when that is mended, "
             "the same command with --resume goes on"
         ) from error

@@ -1,0 +1,1 @@
+"""Where counterfactuals come from."""

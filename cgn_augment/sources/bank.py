@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, compose, step_generator
-from cgn_augment.masks.trust import UnseenWarning, redraw_unseen, require_contrast
 from cgn_augment.interventions import Interventions
+from cgn_augment.masks.trust import UnseenWarning, redraw_unseen, require_contrast
 from cgn_augment.types import FACTORS, Counterfactuals, Factors, Mechanisms, RealBatch
 
 StorageName = Literal["float32", "float16", "uint8"]
@@ -57,7 +58,7 @@ class FreshSource:
     ) -> None:
         self.cgn = _require_mechanisms(cgn)
         self.interventions = _require_interventions(interventions)
-        self.chunk = _require_count("chunk", chunk, 1)
+        self.chunk = require_count("chunk", chunk, 1)
         self.min_contrast, self._unseen = require_contrast(min_contrast), UnseenWarning()
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
         for factor in FACTORS:
@@ -190,10 +191,10 @@ class BankSource:
         min_contrast: float = 0.0,
     ) -> None:
         self.cgn = _require_mechanisms(cgn)
-        self.size = _require_count("size", size, 1)
-        self.refresh = _require_count("refresh", refresh, 0)
-        self.seed = _require_count("seed", seed, 0)
-        self.chunk = _require_count("chunk", chunk, 1)
+        self.size = require_count("size", size, 1)
+        self.refresh = require_count("refresh", refresh, 0)
+        self.seed = require_count("seed", seed, 0)
+        self.chunk = require_count("chunk", chunk, 1)
         self.min_contrast, self._unseen = require_contrast(min_contrast), UnseenWarning()
         self.interventions = _require_interventions(interventions)
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
@@ -433,11 +434,3 @@ def _require_interventions(interventions: Interventions | None) -> Interventions
             f"interventions must be Interventions(…) or None, got {interventions!r}"
         )
     return interventions
-
-
-def _require_count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ArgumentError(f"{name} must be {least} or more, got {value}")
-    return value

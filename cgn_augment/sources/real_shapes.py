@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, BatchError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.fingerprint import hash_weights
 from cgn_augment.functional import compose
+from cgn_augment.masks.cache import MaskCache, round_masks
+from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
+from cgn_augment.masks.given import GivenMasks
 from cgn_augment.masks.trust import (
     GateCounter,
     MaskGate,
@@ -25,10 +29,6 @@ from cgn_augment.masks.trust import (
     redraw_unseen,
     require_contrast,
 )
-from cgn_augment.fingerprint import hash_weights
-from cgn_augment.masks.cache import MaskCache, round_masks
-from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
-from cgn_augment.masks.given import GivenMasks
 from cgn_augment.stream.transforms import channels
 from cgn_augment.types import (
     Counterfactuals,
@@ -202,7 +202,7 @@ class RealShapeSource:
 
         Raises:
             ArgumentError: there is no real batch.
-            BatchError: its images are not in the range that mean and std say, or have no usable
+            DataError: its images are not in the range that mean and std say, or have no usable
                 mask.
         """
         if real is None or len(real.images) == 0:
@@ -238,7 +238,7 @@ class RealShapeSource:
             (B, 3, image_size, image_size) float32 on the generator's device.
 
         Raises:
-            BatchError: they are not in that range.
+            DataError: they are not in that range.
         """
         images = images.to(self.device, torch.float32)
         if self._scales:
@@ -250,7 +250,7 @@ class RealShapeSource:
         if not self._checked:
             least, most = float(images.min()), float(images.max())
             if not -1 - _SLACK <= least <= most <= 1 + _SLACK:  # also for NaN
-                raise BatchError(
+                raise DataError(
                     f"real images span [{least:.3g}, {most:.3g}] where [-1, 1] was expected: pass "
                     "RealShapeSource the mean and std of your Normalize (0 and 1 for plain "
                     "ToTensor)"
@@ -264,7 +264,7 @@ class RealShapeSource:
 
         Raises:
             ArgumentError: `cache_masks` without an index.
-            BatchError: the masker gave masks of another shape or range.
+            DataError: the masker gave masks of another shape or range.
         """
         if isinstance(self.masker, GivenMasks):
             masks = self.masker.of_batch(real).to(self.device)
@@ -311,7 +311,7 @@ class RealShapeSource:
         if self.replace == "resample":
             places = places[usable]
             if len(places) == 0:
-                raise BatchError(
+                raise DataError(
                     f"none of the {len(masks)} real images of a step has a usable mask "
                     f"({self.counts} so far): look at the masks, pass another gate=MaskGate(…), or "
                     "replace='generator'"

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from webdataset.shardlists import expand_urls
 
-from cgn_augment.stream.arguments import find_rank, require_seed
+from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError, ShardError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.store import Store
+from cgn_augment.stream.arguments import find_rank
 from cgn_augment.types import Counterfactuals, RealBatch
 
 Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -52,7 +53,7 @@ class ShardSource:
 
     Raises:
         ArgumentError: a value that cannot be used, or too few shards for ranks and workers.
-        ShardError: no manifest, or sets that do not go together.
+        DataError: no manifest, or sets that do not go together.
 
     Example:
         >>> import torch
@@ -85,7 +86,7 @@ class ShardSource:
             world_size = find_rank(None, None)[1]
         elif world_size < 1:
             raise ArgumentError(f"world_size must be 1 or more, got {world_size}")
-        self.refresh, self.size, self.seed = refresh, size, require_seed(seed)
+        self.refresh, self.size, self.seed = refresh, size, require_count("seed", seed, 0)
         self.shuffle, self.num_workers, self.world_size = shuffle, num_workers, world_size
         self._records, settings = _find_records(urls)
         self.image_size: int = settings["image_size"]
@@ -120,7 +121,7 @@ class ShardSource:
         may be rare. The images of a label are as frequent as those of all its classes.
 
         Raises:
-            ClassMapError: the map names classes that the CGN lacks, or no image has a shape of it.
+            ArgumentError: the map names classes that the CGN lacks, or no image has a shape of it.
         """
         class_map.require_classes(self.num_classes)
         restricted = ShardSource(
@@ -134,7 +135,7 @@ class ShardSource:
         )
         restricted._shapes = frozenset(class_map.classes)
         if restricted.num_images == 0:
-            raise ClassMapError(
+            raise ArgumentError(
                 f"no image of the shards has a shape of the classes {sorted(class_map.classes)}: "
                 "render a set with them, or add classes to class_map"
             )
@@ -165,14 +166,14 @@ class ShardSource:
             Images (num, 3, H, W) float32 in [-1, 1] on the CPU; labels there too.
 
         Raises:
-            ShardError: none of the samples that are held could be read.
+            DataError: none of the samples that are held could be read.
             OSError: a shard is missing or cannot be opened.
         """
         self._read_to(self._next_step)
         self._next_step += 1
         places = _draw_places([len(chunk.classes[0]) for chunk in self._held], num, generator)
         if places is None:
-            raise ShardError(
+            raise DataError(
                 f"all of the {self.size} samples read last are damaged, {self.num_skipped} so far: "
                 "cgn-augment shards verify says which shards to render again"
             )
@@ -270,12 +271,12 @@ def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]
         store, manifest = manifests[folder]
         found = [record for record in manifest.shards if file in ("", record.name)]
         if not found:
-            raise ShardError(f"the manifest of {folder} names no shard {file}")
+            raise DataError(f"the manifest of {folder} names no shard {file}")
         records += [(store.path(record.name), record) for record in found]
     common = ("image_size", "num_classes", "format")
     kinds = {tuple(m.settings[name] for name in common) for _, m in manifests.values()}
     if len(kinds) > 1:
-        raise ShardError(f"the sets differ in {', '.join(common)} and do not mix: {sorted(kinds)}")
+        raise DataError(f"the sets differ in {', '.join(common)} and do not mix: {sorted(kinds)}")
     return records, dict(zip(common, kinds.pop(), strict=True))
 
 

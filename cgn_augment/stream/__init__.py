@@ -1,0 +1,1 @@
+"""`CounterfactualDataset` and what a step of it is made of."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from cgn_augment.class_map import ClassMap, ClassMapLike
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, ClassMapError, DeviceError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.bank import FreshSource
@@ -32,7 +32,7 @@ def make_source(
 
     Raises:
         ArgumentTypeError: neither a source nor a CGN.
-        ClassMapError: the map names classes that the CGN lacks, or the interventions list classes
+        ArgumentError: the map names classes that the CGN lacks, or the interventions list classes
             outside the map for a factor that is a label.
     """
     if not isinstance(source, Source):
@@ -54,7 +54,7 @@ def make_source(
     for factor in label_factors:
         outside = [y for y in interventions.listed(factor) or () if y not in class_map]
         if outside:
-            raise ClassMapError(
+            raise ArgumentError(
                 f"{factor} lists the classes {outside[:5]} that are outside the class map, and "
                 f"{factor} is a label: add them to class_map, or take them from the list"
             )
@@ -70,7 +70,7 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
     """Returns the device that batches are put together on.
 
     Raises:
-        DeviceError: the source is elsewhere, or there is no such device.
+        UsageError: the source is elsewhere, or there is no such device.
     """
     at: torch.device | None = getattr(source, "device", None)
     if device is None:
@@ -78,7 +78,7 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
     wanted = require_device(device)
     same_type = at is not None and at.type == wanted.type
     if at is not None and not (same_type and wanted.index in (None, at.index)):
-        raise DeviceError(
+        raise UsageError(
             f"the generator is on {str(at)!r} and device={str(wanted)!r} was asked for: load it "
             f"there with load_cgn(…, device={str(wanted)!r}), or leave device out"
         )
@@ -101,21 +101,6 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise ArgumentError(f"rank must be 0 to {world_size - 1} of {world_size}, got {rank}")
     return rank, world_size
-
-
-def require_seed(seed: int) -> int:
-    """Returns the seed, or raises if it is not an integer of 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ArgumentTypeError(f"seed must be an integer, got {seed!r}")
-    if seed < 0:
-        raise ArgumentError(f"seed must be 0 or more, got {seed}")
-    return seed
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises `ArgumentError` unless the value is one of the choices."""
-    if value not in choices:
-        raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def find_value_range(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import BatchError
+from cgn_augment.errors import DataError
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
@@ -32,17 +32,17 @@ class Layout:
         """Returns the images and labels of a batch.
 
         Raises:
-            BatchError: they are not there, or are not tensors.
+            DataError: they are not there, or are not tensors.
         """
         try:
             images, labels = batch[self.image], batch[self.label]
         except (KeyError, IndexError, TypeError) as error:
-            raise BatchError(
+            raise DataError(
                 f"the batch has nothing at {self.image!r} and {self.label!r}; it is "
                 f"{describe(batch)}"
             ) from error
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-            raise BatchError(
+            raise DataError(
                 f"images and labels must be tensors, got {describe(batch)}: let the dataset return "
                 "tensors, or pass keys=(image, label)"
             )
@@ -79,7 +79,7 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
         keys: where the user says they are, or None to look at the usual places.
 
     Raises:
-        BatchError: the structure is not known.
+        DataError: the structure is not known.
     """
     if keys is not None:
         layout = Layout(*keys)
@@ -92,7 +92,7 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
             return Layout(image, label)
     elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return Layout(0, 1)
-    raise BatchError(
+    raise DataError(
         f"the structure of the batch is unknown: it is {describe(batch)}. Expected (images, "
         "labels, …) or a dict with an image and a label; say where they are with keys=(image, "
         "label)"
@@ -110,26 +110,26 @@ def describe(batch: Any) -> str:
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:
-    """Raises `BatchError` unless images are (B, 3, H, W) float and labels (B,) integers."""
+    """Raises `DataError` unless images are (B, 3, H, W) float and labels (B,) integers."""
     if images.dim() != 4 or images.shape[1] != 3:
-        raise BatchError(
+        raise DataError(
             f"real images must be (B, 3, H, W), got {tuple(images.shape)}: give the dataset a "
             "transform to RGB tensors"
         )
     if not images.is_floating_point():
-        raise BatchError(
+        raise DataError(
             f"real images must be floating point, got {images.dtype}: scale them in the dataset "
             "(ToTensor, Normalize), as the classifier sees them"
         )
     if labels.dim() != 1 or len(labels) != len(images) or labels.is_floating_point():
-        raise BatchError(
+        raise DataError(
             f"real labels must be ({len(images)},) integers, got {tuple(labels.shape)} "
             f"{labels.dtype}: mix soft labels (mixup, one-hot) after the stream"
         )
 
 
 def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
-    """Raises `BatchError` if real images are not in the range that counterfactuals arrive in.
+    """Raises `DataError` if real images are not in the range that counterfactuals arrive in.
 
     Outside the range is always an error. Eight images or more that fill hardly half of it are one
     too: they are nearly always images in [0, 1] beside counterfactuals in [-1, 1].
@@ -138,7 +138,7 @@ def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
     least, most = float(images.min()), float(images.max())
     narrow = len(images) >= 8 and most - least <= (0.5 + _SLACK) * (high - low)
     if narrow or not _is_inside(least, most, value_range):
-        raise BatchError(
+        raise DataError(
             f"real images span [{least:.3g}, {most:.3g}] but counterfactuals are declared to "
             f"arrive in [{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the "
             "mean and std of your Normalize (0 and 1 for plain ToTensor), or value_range=None if "
@@ -147,11 +147,11 @@ def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
 
 
 def check_made_range(images: Tensor, value_range: tuple[float, float]) -> None:
-    """Raises `BatchError` if counterfactuals do not arrive in the range of the real images."""
+    """Raises `DataError` if counterfactuals do not arrive in the range of the real images."""
     low, high = value_range
     least, most = float(images.min()), float(images.max())
     if not _is_inside(least, most, value_range):
-        raise BatchError(
+        raise DataError(
             f"counterfactuals span [{least:.3g}, {most:.3g}] but images are declared to be in "
             f"[{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the mean and std "
             "of your Normalize (0 and 1 for plain ToTensor), or value_range=None if this is right"

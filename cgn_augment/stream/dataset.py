@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from cgn_augment.checks import require_choice, require_count
+from cgn_augment.class_map import ClassMap, ClassMapLike
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, UsageError
 from cgn_augment.stream.arguments import (
     Label,
     Output,
@@ -21,19 +24,10 @@ from cgn_augment.stream.arguments import (
     label_factors,
     make_class_map,
     make_source,
-    require_choice,
-    require_seed,
 )
 from cgn_augment.stream.batches import (
     Layout,
     find_layout,
-)
-from cgn_augment.class_map import ClassMap, ClassMapLike
-from cgn_augment.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    StateError,
-    WorkerError,
 )
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.reading import ReadConfig, wrap_real
@@ -103,10 +97,10 @@ class CounterfactualDataset(IterableDataset[Any]):
     Raises:
         ArgumentError: a value that cannot be used.
         ArgumentTypeError: a thing of the wrong kind.
-        ClassMapError: the class map and the CGN or the interventions do not fit.
-        DeviceError: the source is on another device than `device`, or there is no such device.
-        BatchError: while iterating: a batch is not as was declared.
-        WorkerError: while iterating: inside a worker of a `DataLoader`, or in one that would add a
+        ArgumentError: the class map and the CGN or the interventions do not fit.
+        UsageError: the source is on another device than `device`, or there is no such device.
+        DataError: while iterating: a batch is not as was declared.
+        UsageError: while iterating: inside a worker of a `DataLoader`, or in one that would add a
             dimension.
 
     Example:
@@ -154,7 +148,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         require_choice("label", label, (*FACTORS, "all"))
         require_choice("output", output, ("same", "dict", "namedtuple"))
         self.mix, self.label = mix, label
-        self.seed = require_seed(seed)
+        self.seed = require_count("seed", seed, 0)
         self.rank, self.world_size = find_rank(rank, world_size)
         self.class_map = make_class_map(class_map)
         self.source = make_source(source, self.class_map, label_factors(label))
@@ -269,11 +263,11 @@ class CounterfactualDataset(IterableDataset[Any]):
         """Makes the next iteration go on where `state` was saved.
 
         Raises:
-            StateError: the state is of another version or another configuration.
+            CheckpointError: the state is of another version or another configuration.
         """
         if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
             version = state.get("version") if isinstance(state, Mapping) else type(state).__name__
-            raise StateError(
+            raise CheckpointError(
                 f"not a state of this version of CounterfactualDataset: expected version "
                 f"{STATE_VERSION}, got {version!r}"
             )
@@ -281,7 +275,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             key for key in (*Position._fields, "start", "real", "fingerprint") if key not in state
         ]
         if missing:
-            raise StateError(
+            raise CheckpointError(
                 f"the state is damaged: expected what state_dict() returned, and {missing[0]!r} is "
                 "missing"
             )
@@ -291,7 +285,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             listed = "; ".join(
                 f"{key}: {theirs.get(key)!r} then, {ours[key]!r} now" for key in differing
             )
-            raise StateError(
+            raise CheckpointError(
                 f"the state belongs to another configuration ({listed}): make the stream as it was "
                 "when the state was saved"
             )
@@ -333,7 +327,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         """
         self._refuse_workers()
         if _inside_auto_collation():
-            raise WorkerError(
+            raise UsageError(
                 "DataLoader(stream) would batch the ready batches once more and add a dimension: "
                 "use DataLoader(stream, batch_size=None), or iterate the stream itself"
             )
@@ -341,13 +335,13 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def _refuse_workers(self) -> None:
         if get_worker_info() is not None:
-            raise WorkerError(
+            raise UsageError(
                 "CounterfactualDataset was iterated inside a DataLoader worker, where it would "
                 "copy the generator: pass num_workers to CounterfactualDataset, and use "
                 "num_workers=0 outside: DataLoader(stream, batch_size=None)"
             )
         if self.device.type == "cuda" and os.getpid() != self._pid:
-            raise WorkerError(
+            raise UsageError(
                 "this process was forked from the one that holds the generator on the GPU, and "
                 "CUDA does not survive a fork: make the CounterfactualDataset in this process"
             )

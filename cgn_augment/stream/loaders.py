@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from cgn_augment.errors import CheckpointError
 from cgn_augment.stream.epochs import batch_sizes
-from cgn_augment.errors import StateError
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class LoaderData:
     def _restore(self, random: State) -> None:
         generators, saved = self._generators(), random["own"]
         if len(generators) != len(saved):
-            raise StateError(
+            raise CheckpointError(
                 f"the state holds {len(saved)} generators of the loader, and this loader has "
                 f"{len(generators)}: make the loader as it was made when the state was saved"
             )

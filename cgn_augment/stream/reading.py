@@ -22,14 +22,14 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.stream.epochs import (
     EpochDataset,
     EpochIterableDataset,
     SkippingBatchSampler,
     batch_sizes,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.stream.loaders import LoaderData, State, find_sampler
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cgn_augment.class_map import ClassMap
+from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.stream.arguments import Label, Output, label_factors
 from cgn_augment.stream.batches import (
     Layout,
@@ -23,9 +26,6 @@ from cgn_augment.stream.batches import (
     pad_extra,
     real_rows,
 )
-from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import BatchError, ClassMapError
-from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.stream.mixing import Mix
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, SteppedSource
 
@@ -104,8 +104,8 @@ class StepMaker:
             items: (B,) int64 on the CPU, which items of the dataset the batch holds, if known.
 
         Raises:
-            BatchError: the real batch, or what the source or the transform gave, does not fit.
-            ClassMapError: a label that the CGN has no class for, or the other way round.
+            DataError: the real batch, or what the source or the transform gave, does not fit.
+            ArgumentError: a label that the CGN has no class for, or the other way round.
         """
         if num == 0 and self.mix == "append" and self.output == "same" and self.label != "all":
             return layout.move(batch, self.device)
@@ -150,20 +150,20 @@ class StepMaker:
         if self._seek is not None:
             self._seek(position.total, self.rank)
         if items is not None and len(items) != len(images):
-            raise BatchError(
+            raise DataError(
                 f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
                 "each item where it is, for the source looks at which items they are"
             )
         real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
         made = self.source.sample(num, generator, real)
         if len(made) != num:
-            raise BatchError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
+            raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
         pictures = made.images.to(self.device, non_blocking=True)
         if self.transform is not None:
             with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
                 pictures = self.transform(pictures)
         if pictures.shape[1:] != images.shape[1:]:
-            raise BatchError(
+            raise DataError(
                 f"counterfactuals arrive as {tuple(pictures.shape[1:])} and real images as "
                 f"{tuple(images.shape[1:])}: pass transform=match_real(mean, std, crop_size="
                 f"{images.shape[-1]}), or resize the real images"
@@ -182,7 +182,7 @@ class StepMaker:
             return self.class_map.to_class(labels, generator)
         num_classes = getattr(self.source, "num_classes", None)
         if num_classes is not None and not self._checked and int(labels.max()) >= num_classes:
-            raise ClassMapError(
+            raise ArgumentError(
                 f"the real data has label {int(labels.max())} and the CGN only the classes 0 to "
                 f"{num_classes - 1}: pass class_map={{label: class, …}}"
             )
@@ -201,7 +201,7 @@ class StepMaker:
         look = not self._checked or self.device.type == "cpu"
         if look and factor in label_factors(self.label) and bool((labels < 0).any()):
             y = int(classes[labels < 0][0])
-            raise ClassMapError(
+            raise ArgumentError(
                 f"the source drew class {y} for the {factor}, which is outside the class map and "
                 "can have no label: add it to class_map, or keep the source to the map's classes"
             )

@@ -9,11 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.generators.truncation import draw_truncated
-from train_generator.cli.program import data
 from benchmarks.scenes import images as module
-from benchmarks.scenes.materials import BACKGROUNDS, NUM_CODES, TEXTURES, Variants, paint
 from benchmarks.scenes.images import (
     CLASSES,
     IMAGE_SIZE,
@@ -23,12 +19,16 @@ from benchmarks.scenes.images import (
     make_scenes,
     render_scenes,
 )
+from benchmarks.scenes.materials import BACKGROUNDS, NUM_CODES, TEXTURES, Variants, paint
 from benchmarks.scenes.silhouettes import (
     SILHOUETTES,
     blob_silhouettes,
     class_silhouettes,
     signed_distance,
 )
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.truncation import draw_truncated
+from train_generator.cli.program import data
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cgn_augment.errors import ArgumentError, StateError
-from cgn_augment.functional import Purpose, step_generator
-from cgn_augment.generators import BigGANConfig, load_biggan, load_u2net
-from cgn_augment.generators.truncation import draw_truncated, find_rows
-from benchmarks.scenes.images import NUM_CLASSES, SCENE_CODES
-from train_generator.losses.discriminators import PatchDiscriminator
-from train_generator.small import reduced_prior, reduced_saliency
+from benchmarks.scenes import prior as reduced_prior
+from benchmarks.scenes import saliency as reduced_saliency
 from benchmarks.scenes.batch_statistics import BatchStatisticsNorm, TrainableBigGAN
+from benchmarks.scenes.images import NUM_CLASSES, SCENE_CODES
 from benchmarks.scenes.prior import (
     PriorStage,
     ReducedPriorConfig,
@@ -31,6 +27,11 @@ from benchmarks.scenes.saliency import (
     ReducedSaliencyTraining,
     make_salient,
 )
+from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.generators import BigGANConfig, load_biggan, load_u2net
+from cgn_augment.generators.truncation import draw_truncated, find_rows
+from train_generator.losses.discriminators import PatchDiscriminator
 
 LAYERS = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
 SMALL = BigGANConfig(3, 8, 4, LAYERS, attention_at=2, num_statistics=5)
@@ -62,7 +63,7 @@ def trainable() -> TrainableBigGAN:
 def test_batch_statistics_make_each_channel_normal(trainable: TrainableBigGAN) -> None:
     norm = trainable.generator.bn  # not conditional; gain 1 and shift 0 at first
     assert isinstance(norm, BatchStatisticsNorm)
-    with pytest.raises(StateError, match="draw one first"):
+    with pytest.raises(CheckpointError, match="draw one first"):
         norm.write(0)
     x = 3 + 2 * torch.randn(8, 4, 5, 5)
     for training in (True, False):
@@ -199,7 +200,7 @@ def test_the_prior_is_written_as_published_ones_are(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="--resume"):
         ReducedPriorTraining(config, tmp_path)
     other = ReducedPriorConfig(**TINY, num_steps=3, adversarial_from=1)
-    with pytest.raises(StateError, match="num_steps"):
+    with pytest.raises(CheckpointError, match="num_steps"):
         ReducedPriorTraining(other, tmp_path, resume=True)
     resumed = ReducedPriorTraining(config, tmp_path, resume=True, progress=False)
     assert resumed.trainer.finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +10,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import load_tool
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cgn_augment import UNetMasker
-from cgn_augment.errors import ArgumentError
-from cgn_augment.generators import BigGANConfig
-from cgn_augment.types import FACTORS
-from train_generator.classifier import EnsembleConfig
-from benchmarks.scenes.images import NUM_CLASSES, make_scenes
-from train_generator.mnist.judges import JudgeConfig
-from train_generator.robustness import FactorShares
+from benchmarks.scenes import prior as reduced_prior
+from benchmarks.scenes import saliency as reduced_saliency
 from benchmarks.scenes.evaluation import (
     CGNMetrics,
     Judges,
@@ -34,8 +28,7 @@ from benchmarks.scenes.evaluation import (
     save_judges,
     train_judges,
 )
-from train_generator.small import imagenet_sheet, reduced_prior, reduced_saliency
-from train_generator.imagenet.config import LossesConfig
+from benchmarks.scenes.images import NUM_CLASSES, make_scenes
 from benchmarks.scenes.prior import (
     LAYERS,
     ReducedPriorConfig,
@@ -43,13 +36,22 @@ from benchmarks.scenes.prior import (
     scenes_of_noise,
 )
 from benchmarks.scenes.saliency import ReducedSaliencyConfig
+from cgn_augment import UNetMasker
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import BigGANConfig
+from cgn_augment.types import FACTORS
+from train_generator.classifier import EnsembleConfig
+from train_generator.imagenet import sheet as imagenet_sheet
+from train_generator.imagenet.config import LossesConfig
+from train_generator.mnist.judges import JudgeConfig
+from train_generator.robustness import FactorShares
 
 SCENES = BigGANConfig(NUM_CLASSES, 32, 4, LAYERS, attention_at=4)
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("reduced_imagenet")
+    return importlib.import_module("benchmarks.scenes.__main__")
 
 
 @pytest.fixture

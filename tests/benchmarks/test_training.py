@@ -16,6 +16,7 @@ from jsonargparse import CLI
 from torch import nn
 
 from cgn_augment.functional import isolated_rng
+from train_generator.cli import generators as commands
 from train_generator.losses.perceptual import (
     GramMemory,
     PerceptualFeatures,
@@ -24,7 +25,6 @@ from train_generator.losses.perceptual import (
     random_vgg16_features,
 )
 from train_generator.losses.perceptual.winograd import FrozenConv2d
-from train_generator.cli import generators as commands
 from train_generator.small.config import FactorsConfig, SmallConfig
 
 PAPER = REPO / "train_generator" / "small" / "paper"

@@ -14,12 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision import models
 
-from cgn_augment.errors import (
-    ArgumentError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    MissingPackageError,
-)
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import (
     HeadLogits,
@@ -125,7 +120,7 @@ def test_files_of_weights_have_many_forms(
 def test_a_file_that_is_not_the_backbones_is_an_error(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds another network than the backbone .*Missing"):
         make_ensemble("mnasnet0_5", 4, backbone_file=weights)
-    with pytest.raises(CheckpointNotFoundError, match=r"there is no file .*none.pth of weights"):
+    with pytest.raises(FileError, match=r"there is no file .*none.pth of weights"):
         make_ensemble(SHUFFLENET, 4, backbone_file=tmp_path / "none.pth")
     state = torch.load(weights)
     state["fc.bias"][1] = torch.nan
@@ -149,9 +144,7 @@ def test_weights_that_cannot_be_had_are_an_error_and_never_random(
         raise URLError("no network")
 
     monkeypatch.setattr(importlib.import_module(library), function, fail)
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"weights of .* cannot be had here .*no network.*https://"
-    ):
+    with pytest.raises(FileError, match=r"weights of .* cannot be had here .*no network.*https://"):
         make_ensemble(name, 4)
 
 
@@ -233,7 +226,7 @@ def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_ensemble_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    with pytest.raises(CheckpointNotFoundError, match=r"no ensemble .*train one with train-gen"):
+    with pytest.raises(FileError, match=r"no ensemble .*train one with train-gen"):
         load_ensemble(path)
     model = make_ensemble(EFFICIENTNET, 3, pretrained=False)
     save_ensemble(model, path, classes="abc", image_size=48, **NORMAL)

@@ -28,7 +28,7 @@ from stream_helpers import StubSource
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from train_generator.classifier import (
     EnsembleConfig,
     EnsembleResult,
@@ -345,7 +345,9 @@ def test_a_run_that_diverges_keeps_the_last_good_checkpoint(tmp_path: Path) -> N
     longer.results.pop()
     with torch.no_grad():
         longer.model.heads.shape.bias[0] = torch.nan
-    with pytest.raises(StateError, match=r"loss, .*of epoch 2 is not finite: the training has div"):
+    with pytest.raises(
+        CheckpointError, match=r"loss, .*of epoch 2 is not finite: the training has div"
+    ):
         longer.train(make_test(), progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
@@ -356,9 +358,11 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     make_run(tmp_path, num_epochs=1).train(make_test(), progress=False)
     with pytest.raises(ArgumentError, match="exists: resume it"):
         make_run(tmp_path, num_epochs=1).train(make_test(), progress=False)
-    with pytest.raises(StateError, match=r"with batch_norm='train' and now batch_norm='eval' is"):
+    with pytest.raises(
+        CheckpointError, match=r"with batch_norm='train' and now batch_norm='eval' is"
+    ):
         make_run(tmp_path, num_epochs=1, batch_norm="eval").resume()
-    with pytest.raises(StateError, match=r"proportion.*then.*now"):
+    with pytest.raises(CheckpointError, match=r"proportion.*then.*now"):
         make_run(tmp_path, num_epochs=1, ratio=0.5).resume()
     other = make_run(tmp_path, num_epochs=1)
     other.model.backbone[5] = torch.nn.Linear(32, 65)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from train_generator.classifier import (
     ClassifierConfig,
     ClassifierRun,
@@ -209,7 +209,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*run.pt to resume"):
         make_run(digits, tiny_cgn, path).resume()
     make_run(digits, tiny_cgn, path, 1).train([digits[:16]], progress=False)
-    with pytest.raises(StateError, match=r"num_epochs=1.* now .*num_epochs=2.* is asked for"):
+    with pytest.raises(CheckpointError, match=r"num_epochs=1.* now .*num_epochs=2.* is asked for"):
         make_run(digits, tiny_cgn, path, 2).resume()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="no checkpoint of a classifier, or is cut off"):

@@ -16,14 +16,14 @@ from stream_helpers import same
 from torchvision.utils import save_image
 
 from cgn_augment import ShardConfig, render_shards, save_cgn
-from cgn_augment.errors import ArgumentError, CheckpointError, DataError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError, DataError
 from train_generator.classifier import EnsembleConfig, EnsembleRun, load_ensemble, make_ensemble
-from train_generator.cli.classifier import classifier
 from train_generator.classifier.ensemble_data import (
     ImagesConfig,
     SourceConfig,
     resolve_class_map,
 )
+from train_generator.cli.classifier import classifier
 
 BACKBONE = "timm/test_efficientnet"
 CLASSES = ("cat", "dog", "owl")
@@ -80,9 +80,13 @@ def test_the_command_makes_a_classifier(
     assert f"classifier: {out / 'classifier.safetensors'} (2 epochs)" in printed
     with pytest.raises(ArgumentError, match="holds a training: pass --resume to go on with it"):
         train(place, out)
-    with pytest.raises(StateError, match=r"with num_epochs=2 and now num_epochs=3 is asked for"):
+    with pytest.raises(
+        CheckpointError, match=r"with num_epochs=2 and now num_epochs=3 is asked for"
+    ):
         train(place, out, resume=True, training=EnsembleConfig(num_epochs=3, batch_norm="real"))
-    with pytest.raises(StateError, match=r"min_scale': 0.08.* now .*min_scale': 0.5.* is asked"):
+    with pytest.raises(
+        CheckpointError, match=r"min_scale': 0.08.* now .*min_scale': 0.5.* is asked"
+    ):
         train(place, out, resume=True, images=ImagesConfig(image_size=32, min_scale=0.5))
     train(place, out, resume=True)
     assert len(json.loads((out / "results.json").read_text())["epochs"]) == 2

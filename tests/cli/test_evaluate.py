@@ -24,23 +24,18 @@ from torch import nn
 from torchvision import models, transforms
 
 from cgn_augment import SmallCGN, save_cgn
+from cgn_augment.errors import ArgumentError, CheckpointError, DataError, FileError
 from cgn_augment.images.imagenet_classes import imagenet_names
-from cgn_augment.errors import (
-    ArgumentError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    DataError,
-    StateError,
-)
-from train_generator.cli import program as cli
 from train_generator.classifier import MNISTClassifier, make_ensemble, save_ensemble
+from train_generator.cli import evaluate as commands
+from train_generator.cli import program as cli
+from train_generator.cli.evaluate import evaluate, load_predictors, run_parts
 from train_generator.robustness import (
     EvaluationData,
     EvaluationRecord,
     Part,
     Predictor,
     ReadConfig,
-    commands,
     draw_pictures,
     draw_shape_bias,
     draw_shares,
@@ -50,7 +45,6 @@ from train_generator.robustness import (
     make_tables,
     plain_predictor,
 )
-from train_generator.cli.evaluate import evaluate, load_predictors, run_parts
 
 NORMAL = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 TINY = "shufflenet_v2_x0_5"
@@ -153,11 +147,9 @@ def test_a_pretrained_classifier_is_its_librarys(tmp_path: Path) -> None:
 
 
 def test_what_is_no_classifier_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"there is no classifier .*nowhere\.pt: pass"
-    ):
+    with pytest.raises(FileError, match=r"there is no classifier .*nowhere\.pt: pass"):
         load_predictor(str(tmp_path / "nowhere.pt"))
-    with pytest.raises(CheckpointNotFoundError, match="there is no ensemble"):
+    with pytest.raises(FileError, match="there is no ensemble"):
         load_predictor(str(tmp_path / "nowhere.safetensors"))
     with pytest.raises(ArgumentError, match="torchvision has no image classifier 'resnet5000'"):
         load_predictor("resnet5000")
@@ -177,7 +169,7 @@ def test_what_is_no_classifier_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(CheckpointNotFoundError, match=rf"\(no network\): .* {TINY}=FILE"):
+    with pytest.raises(FileError, match=rf"\(no network\): .* {TINY}=FILE"):
         load_predictor(TINY)
 
 
@@ -286,7 +278,9 @@ def test_what_was_measured_before_an_interruption_is_kept(tmp_path: Path) -> Non
     assert done == ["real", "factors", "real"]
     assert measured["real"] == {"a": {"logits": {"accuracy": 1}}, "b": {"logits": {"accuracy": 3}}}
     before = path.read_bytes()
-    with pytest.raises(StateError, match=r"real of a with other settings \(seed: 1 then, 2 now\)"):
+    with pytest.raises(
+        CheckpointError, match=r"real of a with other settings \(seed: 1 then, 2 now\)"
+    ):
         run_parts({"c": [make("real")], "a": [make("real", seed=2)]}, EvaluationRecord(path))
     assert len(done) == 3
     assert path.read_bytes() == before
@@ -297,7 +291,7 @@ def test_what_was_measured_before_an_interruption_is_kept(tmp_path: Path) -> Non
 )
 def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "evaluation.json").write_text(text)
-    with pytest.raises(StateError, match="holds no evaluation, or is cut off: delete it"):
+    with pytest.raises(CheckpointError, match="holds no evaluation, or is cut off: delete it"):
         EvaluationRecord(tmp_path / "evaluation.json")
 
 
@@ -405,7 +399,7 @@ def test_digits_of_two_classifiers_are_compared(
     evaluate(given, cgn=cgn, out=out, num=20, table="plain")
     printed = capsys.readouterr().out
     assert printed.count("one.pt") == printed.count("two.pt") == 2
-    with pytest.raises(StateError, match=r"num: 20 then, 10 now"):
+    with pytest.raises(CheckpointError, match=r"num: 20 then, 10 now"):
         evaluate(given, cgn=cgn, out=out, num=10)
 
 

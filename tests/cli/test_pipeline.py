@@ -14,11 +14,11 @@ from robustness_helpers import make_cue_conflicts, make_imagenet9
 
 import cgn_augment.cli.program
 import train_generator.cli.program
+from benchmarks.scenes.images import make_scenes
+from benchmarks.scenes.prior import LAYERS
 from cgn_augment import BigGANConfig, ImageNetCGN, load_cgn
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import load_biggan
-from benchmarks.scenes.images import make_scenes
-from benchmarks.scenes.prior import LAYERS
 
 CLASSES = 1000
 BIGGAN = BigGANConfig(CLASSES, 8, 4, LAYERS, attention_at=4, num_statistics=51)
@@ -48,7 +48,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     """Runs a command line of one of the two programs."""
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    programs = {"train-generator": train_generator.cli.program, "cgn-augment": cgn_augment.cli.program}
+    programs = {
+        "train-generator": train_generator.cli.program,
+        "cgn-augment": cgn_augment.cli.program,
+    }
     programs[sys.argv[0]].main()
 
 

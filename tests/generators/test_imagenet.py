@@ -31,12 +31,7 @@ from cgn_augment import (
     read_metadata,
     save_cgn,
 )
-from cgn_augment.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    CheckpointError,
-    CheckpointNotFoundError,
-)
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, FileError
 from cgn_augment.functional import compose
 from cgn_augment.generators import U2Net, load_biggan, load_u2net, start_imagenet_cgn, state_dicts
 from cgn_augment.generators.state_dicts import FORMAT
@@ -494,5 +489,5 @@ def test_other_files_in_their_place_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no U2-Net: it lacks side1\.weight"):
         load_u2net(tmp_path / "biggan.bin")
     for load in (load_biggan, load_u2net):
-        with pytest.raises(CheckpointNotFoundError, match="`train-generator fetch-weights` down"):
+        with pytest.raises(FileError, match="`train-generator fetch-weights` down"):
             load(tmp_path / "missing")

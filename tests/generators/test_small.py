@@ -20,22 +20,15 @@ from published_layers import use_published_layers
 from safetensors.torch import save_file
 from torch import nn
 
-from cgn_augment import (
-    Mechanisms,
-    SmallCGN,
-    bundled_generators,
-    load_cgn,
-    read_metadata,
-    save_cgn,
-)
+from cgn_augment import Mechanisms, SmallCGN, bundled_generators, load_cgn, read_metadata, save_cgn
 from cgn_augment import files as files_module
 from cgn_augment.errors import (
     ArgumentError,
     ArgumentTypeError,
     CGNError,
     CheckpointError,
-    CheckpointNotFoundError,
-    DeviceError,
+    FileError,
+    UsageError,
 )
 from cgn_augment.functional import isolated_rng, roll_images
 from cgn_augment.generators import checkpoint as checkpoint_module
@@ -547,9 +540,7 @@ def test_a_bundled_generator_is_found_by_its_name(
     assert bundled_generators() == ["first", "second"]
     require_same(cgn, load_cgn("second"))
     assert read_metadata("second")["recipe"] == "tiny"
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"'third' is neither .* generator \(first, second\): pass"
-    ):
+    with pytest.raises(FileError, match=r"'third' is neither .* generator \(first, second\): pass"):
         load_cgn("third")
 
 
@@ -800,13 +791,13 @@ def test_a_plain_pickle_that_wants_to_run_code_does_not(protocol: int, tmp_path:
 
 def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointNotFoundError, match=r"nothing\.pth' is neither a file nor the name of a bundled"
+        FileError, match=r"nothing\.pth' is neither a file nor the name of a bundled"
     ) as caught:
         load_cgn(tmp_path / "nothing.pth")
     assert isinstance(caught.value, (CGNError, FileNotFoundError))
-    with pytest.raises(CheckpointNotFoundError, match=f"{tmp_path}' is a folder, not a file, nor"):
+    with pytest.raises(FileError, match=f"{tmp_path}' is a folder, not a file, nor"):
         load_cgn(tmp_path)
-    with pytest.raises(CheckpointNotFoundError, match="is neither a file"):
+    with pytest.raises(FileError, match="is neither a file"):
         read_metadata(tmp_path / "nothing.safetensors")
 
 
@@ -824,7 +815,7 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     # The device is checked first: the file need not be there.
-    with pytest.raises(DeviceError, match=r"'cuda:1' was asked for and torch sees no GPU here"):
+    with pytest.raises(UsageError, match=r"'cuda:1' was asked for and torch sees no GPU here"):
         load_cgn(tmp_path / "nothing.pth", device="cuda:1")
 
 
@@ -833,12 +824,12 @@ def test_a_second_gpu_where_there_is_one_is_a_clear_error(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(DeviceError, match="there is no cuda:1: torch sees 1 GPU"):
+    with pytest.raises(UsageError, match="there is no cuda:1: torch sees 1 GPU"):
         load_cgn(tmp_path / "nothing.pth", device="cuda:1")
 
 
 def test_a_device_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="'gpu' is not the name of a device") as caught:
+    with pytest.raises(UsageError, match="'gpu' is not the name of a device") as caught:
         load_cgn(tmp_path / "nothing.pth", device="gpu")
     assert "\n" not in str(caught.value)
 

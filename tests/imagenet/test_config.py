@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from cgn_augment.errors import ArgumentError
-from train_generator.cli import program as cli
-from train_generator.losses.patches import PatchConfig
 from train_generator.cli import generators as commands
-from train_generator.imagenet.training import compared_settings
+from train_generator.cli import program as cli
 from train_generator.imagenet.card import repeat_imagenet
 from train_generator.imagenet.config import (
     ImageNetConfig,
@@ -25,6 +23,8 @@ from train_generator.imagenet.config import (
     PresetName,
     preset_settings,
 )
+from train_generator.imagenet.training import compared_settings
+from train_generator.losses.patches import PatchConfig
 
 CODE = {
     "num_steps": 300,

@@ -22,16 +22,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cgn_augment import ImageNetCGN, load_cgn, read_metadata, save_cgn
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import compose
 from cgn_augment.generators import continue_imagenet_cgn
 from cgn_augment.generators.checkpoint import WEIGHTS
 from train_generator.imagenet import training as imagenet_module
-from train_generator.imagenet.training import ImageNetTraining, draw_targets
 from train_generator.imagenet.card import write_imagenet_card
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.sheet import SHEET_CLASSES, draw_training, sheet_classes
 from train_generator.imagenet.stage import ImageNetStage, MechanismLosses
+from train_generator.imagenet.training import ImageNetTraining, draw_targets
 from train_generator.training.trainer import CHECKPOINT
 
 ZEROS = {
@@ -348,13 +348,13 @@ def test_resuming_with_other_targets_or_settings_is_refused(
     make(folder, files, num_steps=1).train()
     with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
         make(folder, files, num_steps=1)
-    with pytest.raises(StateError, match=r"other settings \(losses.entropy, texture_rate\)"):
+    with pytest.raises(CheckpointError, match=r"other settings \(losses.entropy, texture_rate\)"):
         make(folder, files, num_steps=1, texture_rate=1.0, losses={"entropy": 3.0}, resume=True)
     other = make_reduced_biggan()
     with torch.no_grad():
         other.embeddings.weight.add_(1)
     torch.save(other.state_dict(), files["biggan"])
-    with pytest.raises(StateError, match=r"other settings \(target\)"):
+    with pytest.raises(CheckpointError, match=r"other settings \(target\)"):
         make(folder, files, num_steps=1, resume=True)
 
 

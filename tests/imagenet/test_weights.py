@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_visualize import run_command
+from conftest import run_command
 
 from cgn_augment.errors import ArgumentError, DataError
 from train_generator.cli import program as cli

@@ -7,9 +7,15 @@ import json
 import pytest
 from conftest import SHARED
 
-from cgn_augment.images import imagenet_classes as classes
-from cgn_augment.images.imagenet_classes import best_classes, class_names, find_class, find_classes, imagenet_names
 from cgn_augment.errors import ArgumentError
+from cgn_augment.images import imagenet_classes as classes
+from cgn_augment.images.imagenet_classes import (
+    best_classes,
+    class_names,
+    find_class,
+    find_classes,
+    imagenet_names,
+)
 
 
 def test_imagenets_own_list_is_used() -> None:

@@ -18,8 +18,8 @@ from train_generator.losses.discriminators import (
     LinearDiscriminator,
     PatchDiscriminator,
 )
-from train_generator.small.initialization import initialize
 from train_generator.losses.functional import hinge_discriminator_loss, lsgan_discriminator_loss
+from train_generator.small.initialization import initialize
 
 CPU = torch.device("cpu")
 KINDS = (LinearDiscriminator, ConvDiscriminator)

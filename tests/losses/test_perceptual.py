@@ -20,7 +20,7 @@ from cgn_augment.errors import (
     ArgumentTypeError,
     CGNError,
     CheckpointError,
-    CheckpointNotFoundError,
+    FileError,
 )
 from train_generator.losses.functional import gram_loss
 from train_generator.losses.perceptual import (
@@ -32,7 +32,7 @@ from train_generator.losses.perceptual import (
     released_gram_weights,
     train_features,
 )
-from train_generator.losses.functional.perceptual import trained as trained_module
+from train_generator.losses.perceptual import trained as trained_module
 from train_generator.losses.perceptual.features import draw_he_normal
 
 VGG_FILE = "vgg16-397923af.pth"
@@ -345,7 +345,7 @@ def test_half_precision_weights_become_float32(state: dict[str, Tensor], tmp_pat
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, hub: Path) -> None:
-    with pytest.raises(CheckpointNotFoundError, match=r"no file .*none.pth: pass that of a state"):
+    with pytest.raises(FileError, match=r"no file .*none.pth: pass that of a state"):
         load_vgg16_features(tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="no file"):
         load_vgg16_features(tmp_path)

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
+from train_generator.metrics.factors import (
+    accuracy,
+    binarize,
+    class_accuracies,
+    coverage,
+    diversity,
+    mask_area,
+    mask_entropy,
+    pairwise_distance,
+    tone_diversity,
+)
 from train_generator.mnist import load_digits
-from train_generator.metrics.factors import accuracy, class_accuracies, coverage, diversity, mask_area, mask_entropy, pairwise_distance, tone_diversity
-from train_generator.metrics.factors import binarize
 
 
 def test_a_pixel_is_object_above_one_half() -> None:

@@ -13,17 +13,12 @@ from imagenet_helpers import make_reduced_cgn
 from PIL import Image
 from torch import Tensor, nn
 
-from cgn_augment.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
-    DataError,
-    MissingPackageError,
-)
+from cgn_augment.errors import CheckpointError, DataError, FileError, MissingPackageError
+from train_generator.imagenet.config import MetricsConfig
+from train_generator.imagenet.metrics import CGNMeasures
 from train_generator.metrics import inception as inception_module
 from train_generator.metrics.folders import find_images, read_batches, read_image
 from train_generator.metrics.inception import URL, InceptionMeasures, load_inception
-from train_generator.imagenet.config import MetricsConfig
-from train_generator.imagenet.metrics import CGNMeasures
 
 pytest.importorskip("torchmetrics")
 
@@ -179,9 +174,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(hub: Path) -> None:
 
 
 def test_weights_that_cannot_be_had_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointNotFoundError, match=r"there is no file .*: pass torch-fidelity's"
-    ):
+    with pytest.raises(FileError, match=r"there is no file .*: pass torch-fidelity's"):
         load_inception(str(tmp_path / "missing.pth"))
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     (tmp_path / "cut.pth").write_bytes(b"PK")

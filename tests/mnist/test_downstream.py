@@ -16,11 +16,23 @@ from PIL import Image
 from torch import nn
 
 from cgn_augment import RealMechanisms, RealShapeSource, SmallCGN, UNetMasker, save_masker
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import MNISTClassifier
-from train_generator.mnist import Textures, VariantData, load_textures, make_variant, procedural_textures
-from train_generator.mnist import DownstreamConfig, DownstreamResult, DownstreamRun, commands, downstream, downstream_table, run_downstream
+from train_generator.cli import mnist as commands
+from train_generator.mnist import (
+    DownstreamConfig,
+    DownstreamResult,
+    DownstreamRun,
+    Textures,
+    VariantData,
+    downstream,
+    downstream_table,
+    load_textures,
+    make_variant,
+    procedural_textures,
+    run_downstream,
+)
 from train_generator.mnist.appearance import hash_textures
 from train_generator.mnist.downstream import DownstreamData
 
@@ -105,7 +117,7 @@ def test_a_file_of_other_settings_is_refused_before_anything_is_trained(
 ) -> None:
     train(make_run(tmp_path, tiny_cgn))
     changes, message = changed(tiny_cgn)[number]
-    with pytest.raises(StateError, match=f"run with other settings .*{message}"):
+    with pytest.raises(CheckpointError, match=f"run with other settings .*{message}"):
         train(make_run(tmp_path, None), replace(make_run(tmp_path, tiny_cgn), **changes))
     assert trained == ["double_colored-ours-seed0"]
 
@@ -121,7 +133,7 @@ def test_a_damaged_file_is_refused(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_cgn)
     for text in ("", "[]", "{}", '{"settings": 1, "result": null}'):
         run.path.write_text(text)
-        with pytest.raises(StateError, match="holds no run, or is cut off: delete it"):
+        with pytest.raises(CheckpointError, match="holds no run, or is cut off: delete it"):
             train(run)
 
 
@@ -169,7 +181,7 @@ def test_a_stopped_run_goes_on_to_the_same_results(
     assert train_and_count(run, monkeypatch, num_steps) == ([], num_steps)
     assert run.path.with_suffix(".pt").is_file()
     assert run.read() is None
-    with pytest.raises(StateError, match="other settings"):  # even before it is complete
+    with pytest.raises(CheckpointError, match="other settings"):  # even before it is complete
         train(replace(run, config=replace(CONFIG, bank=30)))
     assert train_and_count(run, monkeypatch) == (expected, 8 - num_steps)
     assert [path.suffix for path in run.folder.iterdir()] == [".json"]

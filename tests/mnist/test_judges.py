@@ -10,9 +10,25 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
-from train_generator.mnist import Textures, load_digits, procedural_textures
-from train_generator.mnist import AppearanceJudge, JudgeConfig, ShapeJudge, appearance, cache_folder, judge_accuracy, load_appearance_judge, load_shape_judge, predict, render_factor, save_shape_judge, train_appearance_judge, train_shape_judge
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
+from train_generator.mnist import (
+    AppearanceJudge,
+    JudgeConfig,
+    ShapeJudge,
+    Textures,
+    appearance,
+    cache_folder,
+    judge_accuracy,
+    load_appearance_judge,
+    load_digits,
+    load_shape_judge,
+    predict,
+    procedural_textures,
+    render_factor,
+    save_shape_judge,
+    train_appearance_judge,
+    train_shape_judge,
+)
 from train_generator.mnist.judges import SHAPE_JUDGE_FILE, draw_digits
 from train_generator.mnist.weights import write_weights
 
@@ -98,7 +114,7 @@ def test_a_judge_comes_back_from_its_file_and_a_bad_file_is_refused(tmp_path: Pa
         assert torch.equal(value, loaded.state_dict()[name])
     assert [file.name for file in tmp_path.iterdir()] == ["judge.safetensors"]
 
-    with pytest.raises(CheckpointNotFoundError, match=r"there is no judge .*other.safetensors"):
+    with pytest.raises(FileError, match=r"there is no judge .*other.safetensors"):
         load_shape_judge(tmp_path / "other.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="no weights of ShapeJudge, or is cut off"):

@@ -10,9 +10,21 @@ import torch
 from torch import Tensor
 
 from cgn_augment import SmallCGN, load_cgn
-from cgn_augment.errors import ArgumentError, CheckpointNotFoundError
-from train_generator.mnist import load_digits
-from train_generator.mnist import AppearanceJudge, JudgeConfig, Judges, ShapeJudge, commands, load_shape_judge, measure_generator, measure_real, metrics_table, render_factor, train_appearance_judge
+from cgn_augment.errors import ArgumentError, FileError
+from train_generator.cli import mnist as commands
+from train_generator.mnist import (
+    AppearanceJudge,
+    JudgeConfig,
+    Judges,
+    ShapeJudge,
+    load_digits,
+    load_shape_judge,
+    measure_generator,
+    measure_real,
+    metrics_table,
+    render_factor,
+    train_appearance_judge,
+)
 from train_generator.mnist.measure import balanced_digits
 
 NUM = 200
@@ -212,7 +224,7 @@ def test_measure_knows_a_wrong_argument_before_it_trains_a_judge(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "load_judges", None)
-    with pytest.raises(CheckpointNotFoundError, match=r"nowhere.pth"):
+    with pytest.raises(FileError, match=r"nowhere.pth"):
         commands.measure("colored", [str(checkpoint), "nowhere.pth"])
     for names in ([], [str(checkpoint)] * 2):
         with pytest.raises(ArgumentError, match="name one generator or more, and each once"):

@@ -15,7 +15,18 @@ from PIL import Image
 from torchvision.transforms import functional as vision
 
 from cgn_augment.errors import ArgumentError, DataError
-from train_generator.mnist import VARIANTS, Textures, VariantData, dtd_textures, load_digits, load_textures, make_variant, procedural_textures, render_colored, render_wildlife
+from train_generator.mnist import (
+    VARIANTS,
+    Textures,
+    VariantData,
+    dtd_textures,
+    load_digits,
+    load_textures,
+    make_variant,
+    procedural_textures,
+    render_colored,
+    render_wildlife,
+)
 from train_generator.mnist import digits as digits_module
 from train_generator.mnist.render import (
     BACKGROUND_PALETTE,

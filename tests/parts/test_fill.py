@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cgn_augment.functional import move_images
 from cgn_augment.parts.fill import (
     LEAST_OFFSET,
     _large,
@@ -15,7 +16,6 @@ from cgn_augment.parts.fill import (
     spectrum,
     whole_textures,
 )
-from cgn_augment.functional import move_images
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -19,7 +19,7 @@ from cgn_augment import (
     RealShapeSource,
     UNetMasker,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, BatchError, StateError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 
 NUM_CLASSES = 3
 
@@ -128,10 +128,10 @@ def test_sources_take_them_for_a_cgn() -> None:
         ({"masker": "wildlife"}, ArgumentTypeError, "must take images to masks"),
         ({"masker": UNetMasker(4)}, ArgumentError, r"in training mode: call masker.eval\(\)"),
         ({"masker": GivenMasks("mask")}, ArgumentError, "cannot find them in images"),
-        ({"masker": lambda x: x}, BatchError, r"must give masks \(12, 1, 32, 32\), got \(12, 3"),
-        ({"masker": lambda x: 2 * find_bright(x)}, BatchError, r"in \[0, 1\], got \[0, 2\]"),
-        ({"masker": torch.zeros(5, 1, 32, 32)}, BatchError, r"got \(5, 1, 32, 32\)"),
-        ({"masker": torch.full((12, 1, 32, 32), torch.nan)}, BatchError, r"\[nan, nan\]"),
+        ({"masker": lambda x: x}, DataError, r"must give masks \(12, 1, 32, 32\), got \(12, 3"),
+        ({"masker": lambda x: 2 * find_bright(x)}, DataError, r"in \[0, 1\], got \[0, 2\]"),
+        ({"masker": torch.zeros(5, 1, 32, 32)}, DataError, r"got \(5, 1, 32, 32\)"),
+        ({"masker": torch.full((12, 1, 32, 32), torch.nan)}, DataError, r"\[nan, nan\]"),
         ({"num_per_class": 0}, ArgumentError, "num_per_class must be"),
         ({"chunk": 0}, ArgumentError, "chunk must be"),
     ],
@@ -188,7 +188,7 @@ def test_a_state_of_other_parts_is_refused() -> None:
     bank = BankSource(make_parts(num_per_class=1), size=30, refresh=3, seed=1)
     source = RealShapeSource(find_bright, bank)
     other = CounterfactualDataset(TensorDataset(images, y), source, batch_size=4, output="dict")
-    with pytest.raises(StateError, match="another configuration"):
+    with pytest.raises(CheckpointError, match="another configuration"):
         other.load_state_dict(make_stream().state_dict())
 
 

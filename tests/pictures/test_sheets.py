@@ -9,8 +9,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from conftest import run_command
 
-from cgn_augment import BankSource, RealShapeSource, SmallCGN, cli, save_cgn
+from cgn_augment import BankSource, RealShapeSource, SmallCGN, save_cgn
+from cgn_augment.cli import program as cli
 from cgn_augment.errors import ArgumentError
 from cgn_augment.pictures.sheets import draw_cgn, draw_real_shapes, draw_sheet, save_figure
 from train_generator.cli import program as train_cli
@@ -104,18 +106,6 @@ def test_a_figure_is_written_whole_or_not_at_all(tiny_cgn: SmallCGN, tmp_path: P
     with pytest.raises(ArgumentError, match="missing is missing: make it first"):
         save_figure(figure, tmp_path / "missing" / "sheet.png")
     assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
-
-
-def run_command(
-    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> int:
-    """Runs a command line in this process and returns its exit status."""
-    monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_cgn_augment_tells_and_draws_what_a_checkpoint_holds(

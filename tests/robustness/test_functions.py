@@ -13,8 +13,8 @@ from conftest import SHARED, make_tiny_cgn
 from imagenet_helpers import make_reduced_cgn
 from torch import Tensor
 
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.imagenet_classes import imagenet_names
-from cgn_augment.errors import ArgumentError, ClassMapError, DataError
 from cgn_augment.types import FACTORS, Mechanisms
 from train_generator.robustness import (
     ClassGroups,
@@ -105,7 +105,7 @@ def test_groups_need_names_of_their_own() -> None:
         ClassGroups(("cat", "cat"), ((1,), (2,)))
     with pytest.raises(ArgumentError, match="1 names"):
         ClassGroups(("cat",), ((1,), (2,)))
-    with pytest.raises(ClassMapError, match="gives class 1 to label 0 and to label 1"):
+    with pytest.raises(ArgumentError, match="gives class 1 to label 0 and to label 1"):
         ClassGroups(("cat", "dog"), ((1,), (1,)))
 
 

@@ -28,11 +28,11 @@ from cgn_augment import (
     save_cgn,
     verify_shards,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, ShardError, ShardWriteError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, FileError
 from cgn_augment.functional import compose
-from cgn_augment.shards.sampling import draw_numbered, numbered_classes
 from cgn_augment.shards import write
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
+from cgn_augment.shards.sampling import draw_numbered, numbered_classes
 from cgn_augment.shards.store import Store
 from cgn_augment.sources.bank import draw_factors
 
@@ -362,16 +362,16 @@ def test_starting_over_is_refused(whole: Path, tiny_cgn: SmallCGN, tmp_path: Pat
     out = tmp_path / "set"
     render(tiny_cgn, out)
     before = contents(out)
-    with pytest.raises(ShardError, match=r"already holds 5 of the 5 shards .* pass --resume"):
+    with pytest.raises(DataError, match=r"already holds 5 of the 5 shards .* pass --resume"):
         render(tiny_cgn, out)
-    with pytest.raises(ShardError, match=r"holds another set \(seed: 0 there, 3 asked for\)"):
+    with pytest.raises(DataError, match=r"holds another set \(seed: 0 there, 3 asked for\)"):
         render(tiny_cgn, out, ShardConfig(num=50, shard_size=12, block_size=8, seed=3), resume=True)
     other = SmallCGN(width=4).freeze()
-    with pytest.raises(ShardError, match=r"holds another set \(cgn: "):
+    with pytest.raises(DataError, match=r"holds another set \(cgn: "):
         render(other, out, resume=True)
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "photos.tar").write_bytes(b"mine")
-    with pytest.raises(ShardError, match=r"holds tar files and no _settings\.json"):
+    with pytest.raises(DataError, match=r"holds tar files and no _settings\.json"):
         render(tiny_cgn, tmp_path / "tars", resume=True)
     assert contents(out) == before
 
@@ -395,7 +395,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_half_written(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
-    assert "ShardWriteError" in last
+    assert "FileError" in last
     assert "cannot be written (File too large): complete" in last
     assert set(contents(tmp_path / "set")) == {"_settings.json"}
 
@@ -414,7 +414,7 @@ def test_a_full_disk_keeps_the_complete_shards(
 
     with monkeypatch.context() as full:
         full.setattr(write.HashingFile, "write", limited)
-        with pytest.raises(ShardWriteError, match=r"No space left on device.*--resume goes on"):
+        with pytest.raises(FileError, match=r"No space left on device.*--resume goes on"):
             render(tiny_cgn, out)
     left = contents(out)
     assert "_records/counterfactuals-000000.json" in left
@@ -427,9 +427,9 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(
     tiny_cgn: SmallCGN, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ShardWriteError, match=r"cannot be written \(.*\): complete shards stay"):
+    with pytest.raises(FileError, match=r"cannot be written \(.*\): complete shards stay"):
         render(tiny_cgn, tmp_path / "file" / "set")
-    with pytest.raises(ShardWriteError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         render(tiny_cgn, Path("/proc/set"))  # read-only for everyone
 
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import load_tool, make_tiny_cgn
 
 from cgn_augment import SmallCGN, bundled_generators, load_cgn, save_cgn
+from train_generator.cli import generators as commands
 from train_generator.cli import program as cli
 from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge
-from train_generator.cli import generators as commands
 from train_generator.small import card
 from train_generator.small.card import repeat_command, write_card
 from train_generator.small.config import (

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cgn_augment.errors import ArgumentError
-from train_generator.cli import program as cli
 from train_generator.cli import generators as commands
+from train_generator.cli import program as cli
 from train_generator.small import config as config_module
 from train_generator.small.config import (
     FactorsConfig,

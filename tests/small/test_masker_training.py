@@ -17,25 +17,12 @@ from conftest import make_tiny_cgn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cgn_augment import (
-    SmallCGN,
-    UNetMasker,
-    bundled_maskers,
-    load_cgn,
-    load_masker,
-    save_masker,
-)
-from cgn_augment.errors import (
-    ArgumentError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    DeviceError,
-    StateError,
-)
+from cgn_augment import SmallCGN, UNetMasker, bundled_maskers, load_cgn, load_masker, save_masker
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
 from cgn_augment.functional import isolated_rng
-from train_generator.mnist import make_variant
-from train_generator.metrics.masks import intersection_over_union, measure_masker
 from train_generator.cli import generators as commands
+from train_generator.metrics.masks import intersection_over_union, measure_masker
+from train_generator.mnist import make_variant
 from train_generator.small.config import MaskerConfig
 from train_generator.small.masker_training import MaskerTraining
 
@@ -88,10 +75,10 @@ def test_files_that_hold_no_masker_are_refused(tmp_path: Path) -> None:
     write({**state, "head.bias": torch.full((1,), float("nan"))})
     with pytest.raises(CheckpointError, match=r"head.bias holds NaN"):
         load_masker(broken)
-    with pytest.raises(CheckpointNotFoundError, match="'nobody' is neither a file nor the name"):
+    with pytest.raises(FileError, match="'nobody' is neither a file nor the name"):
         load_masker("nobody")
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError):
+        with pytest.raises(UsageError):
             load_masker(path, device="cuda")
 
 
@@ -154,7 +141,7 @@ def test_a_folder_is_not_trained_in_twice_unasked(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
         train(tmp_path / "run")
     train(tmp_path / "run", resume=True)
-    with pytest.raises(StateError, match="other settings"):
+    with pytest.raises(CheckpointError, match="other settings"):
         train(tmp_path / "run", make_tiny_cgn(seed=1).freeze(), resume=True)
 
 
@@ -177,7 +164,7 @@ def test_rounds_are_resumed_with_the_same_real_images_alone(tmp_path: Path) -> N
         return MaskerTraining(cgn, config, tmp_path, real, progress=False, **options).train()
 
     start(images)
-    with pytest.raises(StateError, match="real"):
+    with pytest.raises(CheckpointError, match="real"):
         start(images.flip(3), resume=True)
     start(images, resume=True)
 

@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
-from cgn_augment.parts.fill import ClassPool
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators.flow import CodeFlow
-from train_generator.mnist import make_variant
+from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.perceptual import random_vgg16_features
+from train_generator.mnist import make_variant
 from train_generator.small import factors as factors_module
 from train_generator.small.adversary import make_discriminator
 from train_generator.small.batches import RealImages

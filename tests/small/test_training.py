@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cgn_augment import load_cgn, read_metadata
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from train_generator.small import training as small
 from train_generator.small.config import (
     FactorsConfig,
@@ -388,7 +388,7 @@ def test_an_existing_training_is_neither_overwritten_nor_mixed(
     other = make_config(
         seed=1, factors=FactorsConfig(**{**SETTINGS["factors"], "size_weight": 1.0})
     )
-    with pytest.raises(StateError, match=r"other settings \(factors.size_weight, seed\)"):
+    with pytest.raises(CheckpointError, match=r"other settings \(factors.size_weight, seed\)"):
         SmallTraining(other, whole, resume=True, progress=False)
     assert contents() == before
 

@@ -26,7 +26,7 @@ from cgn_augment import (
     UNetMasker,
     match_real,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, BatchError, StateError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from cgn_augment.functional import compose
 
 SIZE = 8
@@ -200,7 +200,7 @@ def test_images_are_brought_into_the_generators_range_and_size() -> None:
 
 def test_images_in_another_range_are_an_error_at_the_first_step() -> None:
     for images in ((blocks(6) + 1) * 2, blocks(6) * float("nan")):
-        with pytest.raises(BatchError, match=r"real images span .* mean and std of your Normalize"):
+        with pytest.raises(DataError, match=r"real images span .* mean and std of your Normalize"):
             make().sample(6, seeded(), batch(images=images))
 
 
@@ -212,7 +212,7 @@ def test_images_in_another_range_are_an_error_at_the_first_step() -> None:
     ],
 )
 def test_masks_that_are_none_are_an_error(masker: Any, message: str) -> None:
-    with pytest.raises(BatchError, match=message):
+    with pytest.raises(DataError, match=message):
         make(masker).sample(6, seeded(), batch())
 
 
@@ -227,10 +227,10 @@ def test_masks_may_come_with_the_batch(dtype: torch.dtype) -> None:
 
 
 def test_masks_that_are_not_in_the_batch_are_an_error() -> None:
-    with pytest.raises(BatchError, match="no tensor of masks at 2"):
+    with pytest.raises(DataError, match="no tensor of masks at 2"):
         make(GivenMasks(2)).sample(6, seeded(), batch(batch=(blocks(6), torch.arange(6))))
     wrong = {"mask": torch.zeros(6, 4, 4)}
-    with pytest.raises(BatchError, match=r"must be \(6, 1, 8, 8\), .* got \(6, 1, 4, 4\)"):
+    with pytest.raises(DataError, match=r"must be \(6, 1, 8, 8\), .* got \(6, 1, 4, 4\)"):
         make(GivenMasks("mask")).sample(6, seeded(), batch(batch=wrong))
     with pytest.raises(ArgumentError, match="cannot find them in images"):
         GivenMasks("mask")(blocks(2))
@@ -268,7 +268,7 @@ def test_or_by_shapes_that_the_generator_draws() -> None:
 
 def test_a_batch_without_any_usable_mask_is_an_error_or_drawn() -> None:
     real = with_blanks(4, 4)
-    with pytest.raises(BatchError, match=r"none of the 4 real images .* replace='generator'"):
+    with pytest.raises(DataError, match=r"none of the 4 real images .* replace='generator'"):
         make().sample(4, seeded(), real)
     made = make(replace="generator").sample(4, seeded(), real)
     assert made.real.tolist() == [-1] * 4
@@ -424,7 +424,7 @@ def test_a_state_of_another_masker_is_refused() -> None:
     textures = Textures()
     maskers = [UNetMasker(4).freeze(), UNetMasker(4).freeze()]
     first, second = (stream(RealShapeSource(masker, textures)) for masker in maskers)
-    with pytest.raises(StateError, match="source: 'real_shapes"):
+    with pytest.raises(CheckpointError, match="source: 'real_shapes"):
         second.load_state_dict(first.state_dict())
 
 
@@ -450,7 +450,7 @@ def test_the_u2net_of_an_imagenet_cgn_is_a_masker() -> None:
     y = torch.arange(8)
     masks = source.masks_of(images, RealBatch(images, y, y))
     torch.testing.assert_close(masks, expected, atol=0.5 / 255 + 1e-6, rtol=0)
-    with pytest.raises(StateError, match="another configuration"):
+    with pytest.raises(CheckpointError, match="another configuration"):
         run(other.u2net).load_state_dict(run(cgn.u2net).state_dict())
 
 
@@ -459,7 +459,7 @@ def test_a_state_of_another_network_without_weights_is_refused() -> None:
         pass
 
     first, second = (stream(make(network.eval())) for network in (nn.Identity(), Other()))
-    with pytest.raises(StateError, match="another configuration"):
+    with pytest.raises(CheckpointError, match="another configuration"):
         second.load_state_dict(first.state_dict())
 
 
@@ -533,7 +533,7 @@ def test_a_full_cache_goes_on_finding() -> None:
 def test_random_transforms_do_not_go_with_cached_masks() -> None:
     torch.manual_seed(0)
     source = make(cache_masks=True)
-    with pytest.raises(BatchError, match=r"looks different .* without random transforms"):
+    with pytest.raises(DataError, match=r"looks different .* without random transforms"):
         collect(stream(source, Blocks(flip=True)), 3)
     torch.manual_seed(0)
     collect(stream(make(), Blocks(flip=True)), 3)
@@ -552,7 +552,7 @@ def test_a_collate_that_drops_items_does_not_go_with_cached_masks() -> None:
         return torch.utils.data.default_collate(items[:-1])
 
     options = {"loader_options": {"collate_fn": drop}}
-    with pytest.raises(BatchError, match="a batch of 6 items has 5 images"):
+    with pytest.raises(DataError, match="a batch of 6 items has 5 images"):
         collect(stream(make(cache_masks=True), **options))
     collect(stream(make(), **options))
 

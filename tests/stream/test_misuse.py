@@ -24,12 +24,10 @@ from cgn_augment import (
 from cgn_augment.errors import (
     ArgumentError,
     ArgumentTypeError,
-    BatchError,
     CGNError,
-    ClassMapError,
-    DeviceError,
-    StateError,
-    WorkerError,
+    CheckpointError,
+    DataError,
+    UsageError,
 )
 
 
@@ -98,8 +96,8 @@ class OnMeta(StubSource):
         ({"batch_size": True}, ArgumentTypeError, "batch_size must be an integer, got True"),
         ({"value_range": (1, -1)}, ArgumentError, r"value_range must be \(low, high\), got \(1,"),
         ({"batch_size": 21, "drop_last": True}, ArgumentError, "drop_last leaves nothing: 20 im"),
-        ({"class_map": {}}, ClassMapError, "class_map is empty: give at least one label a class"),
-        ({"class_map": {0: 3, 1: 3}}, ClassMapError, "gives class 3 to label 0 and to label 1"),
+        ({"class_map": {}}, ArgumentError, "class_map is empty: give at least one label a class"),
+        ({"class_map": {0: 3, 1: 3}}, ArgumentError, "gives class 3 to label 0 and to label 1"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_when_the_stream_is_made(
@@ -200,7 +198,7 @@ def test_real_data_that_cannot_be_used_is_refused_when_the_stream_is_made(
     ],
 )
 def test_a_batch_of_an_unknown_structure_is_an_error(batch: Any, message: str) -> None:
-    with pytest.raises(BatchError, match=message):
+    with pytest.raises(DataError, match=message):
         iterate(batch)
 
 
@@ -208,7 +206,7 @@ def test_a_batch_of_an_unknown_structure_is_an_error(batch: Any, message: str) -
     ("batch", "keys"), [(rows(), (0, 2)), (rows(), ("image", "label")), ({"x": 1}, ("x", "y"))]
 )
 def test_keys_that_a_batch_lacks_are_an_error(batch: Any, keys: tuple[Any, Any]) -> None:
-    with pytest.raises(BatchError, match=f"the batch has nothing at {keys[0]!r} and {keys[1]!r}"):
+    with pytest.raises(DataError, match=f"the batch has nothing at {keys[0]!r} and {keys[1]!r}"):
         iterate(batch, keys=keys)
 
 
@@ -246,7 +244,7 @@ def test_keys_that_a_batch_lacks_are_an_error(batch: Any, keys: tuple[Any, Any])
 def test_images_and_labels_of_another_form_are_an_error(
     images: Tensor, labels: Tensor, message: str
 ) -> None:
-    with pytest.raises(BatchError, match=message):
+    with pytest.raises(DataError, match=message):
         iterate((images, labels))
 
 
@@ -256,7 +254,7 @@ def test_images_of_another_size_than_the_counterfactuals_are_an_error() -> None:
         r"counterfactuals arrive as \(3, 8, 8\) and real images as \(3, 32, 32\): pass "
         r"transform=match_real\(mean, std, crop_size=32\), or resize the real images"
     )
-    with pytest.raises(BatchError, match=message):
+    with pytest.raises(DataError, match=message):
         iterate((images, labels))
 
 
@@ -286,14 +284,14 @@ def test_images_of_another_size_than_the_counterfactuals_are_an_error() -> None:
 def test_images_of_another_range_than_declared_are_an_error(
     images: Tensor, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(BatchError, match=message):
+    with pytest.raises(DataError, match=message):
         iterate((images.view(8, 3, SIZE, SIZE), torch.arange(8)), **options)
 
 
 def test_counterfactuals_of_another_range_than_declared_are_an_error(tiny_cgn: SmallCGN) -> None:
     batch = (torch.linspace(0, 1, 8 * 3072).view(8, 3, 32, 32), torch.arange(8))
     message = r"counterfactuals span \[-.*\] but images are declared to be in \[0, 1\]: pass transf"
-    with pytest.raises(BatchError, match=message):
+    with pytest.raises(DataError, match=message):
         next(iter(CounterfactualDataset([batch], tiny_cgn, value_range=(0, 1))))
     matched = CounterfactualDataset([batch], tiny_cgn, transform=match_real())
     assert next(iter(matched))[0].min() >= 0
@@ -304,7 +302,7 @@ def test_the_first_mixed_batch_is_checked_where_none_was_mixed_before() -> None:
     batches = iter(stream([wrong] * 3, ratio=lambda step: float(step == 2)))
     next(batches)
     next(batches)
-    with pytest.raises(BatchError, match=r"span \[0, 255\]"):
+    with pytest.raises(DataError, match=r"span \[0, 255\]"):
         next(batches)
 
 
@@ -314,13 +312,13 @@ def test_the_first_mixed_batch_is_checked_where_none_was_mixed_before() -> None:
 def test_a_label_that_the_cgn_has_no_class_for_is_an_error() -> None:
     images, _ = rows()
     message = r"has label 12 and the CGN only the classes 0 to 9: pass class_map=\{label: class"
-    with pytest.raises(ClassMapError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         iterate((images, torch.tensor([0, 1, 12, 3])))
 
 
 def test_a_counterfactual_outside_the_class_map_is_an_error() -> None:
     message = "drew class . for the shape, which is outside the class map and can have no label"
-    with pytest.raises(ClassMapError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         iterate(rows(), class_map={0: 0, 1: 1}, count=50)
 
 
@@ -333,14 +331,14 @@ def test_a_class_outside_the_map_is_an_error_at_later_steps_too() -> None:
 
     batches = iter(stream([rows()] * 2, Later(), class_map={0: 0, 1: 1}))
     next(batches)
-    with pytest.raises(ClassMapError, match="drew class 7 for the shape"):
+    with pytest.raises(ArgumentError, match="drew class 7 for the shape"):
         next(batches)
 
 
 def test_a_class_map_onto_classes_that_the_cgn_lacks_is_an_error(tiny_cgn: SmallCGN) -> None:
     message = r"names the classes \[10, 130\] but the CGN has only the classes 0 to 9"
     for source in (tiny_cgn, StubSource()):
-        with pytest.raises(ClassMapError, match=message):
+        with pytest.raises(ArgumentError, match=message):
             stream(source=source, class_map={0: 1, 1: [130, 10]})
 
 
@@ -349,7 +347,7 @@ def test_a_listed_class_without_a_label_is_an_error_where_it_would_be_the_label(
     factor: str, tiny_cgn: SmallCGN
 ) -> None:
     source = FreshSource(tiny_cgn, Interventions(**{factor: [1, 5]}))
-    with pytest.raises(ClassMapError, match=rf"{factor} lists the classes \[5\] that are outside"):
+    with pytest.raises(ArgumentError, match=rf"{factor} lists the classes \[5\] that are outside"):
         stream(source=source, class_map={0: 0, 1: 1}, label=factor)
 
 
@@ -378,7 +376,7 @@ def test_a_source_that_gives_another_number_is_an_error() -> None:
         def sample(self, num: int, *arguments: Any) -> Counterfactuals:
             return super().sample(num - 1, *arguments)
 
-    with pytest.raises(BatchError, match="asked for 4 counterfactuals and gave 3"):
+    with pytest.raises(DataError, match="asked for 4 counterfactuals and gave 3"):
         iterate(rows(), Lazy())
 
 
@@ -387,14 +385,14 @@ def test_a_source_that_gives_another_number_is_an_error() -> None:
 
 def test_a_generator_on_another_device_than_asked_is_refused() -> None:
     message = r"generator is on 'meta' and device='cpu' was asked for: load it there with load_cgn"
-    with pytest.raises(DeviceError, match=message):
+    with pytest.raises(UsageError, match=message):
         stream(source=OnMeta(), device="cpu")
     assert stream(source=OnMeta()).device.type == "meta"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DeviceError, match="cuda"):
+    with pytest.raises(UsageError, match="cuda"):
         stream(device="cuda")
 
 
@@ -406,7 +404,7 @@ def test_iterating_in_a_fork_of_the_process_with_a_generator_on_a_gpu_is_refused
     iter(train)
     pid = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    with pytest.raises(WorkerError, match=r"forked .* make the CounterfactualDataset in this proc"):
+    with pytest.raises(UsageError, match=r"forked .* make the CounterfactualDataset in this proc"):
         iter(train)
     train.device = torch.device("cpu")
     assert len(list(train)) == 5
@@ -418,14 +416,14 @@ def test_iterating_in_a_fork_of_the_process_with_a_generator_on_a_gpu_is_refused
 def test_iterating_in_a_worker_is_refused() -> None:
     outer = DataLoader(stream(), batch_size=None, num_workers=1)
     message = "inside a DataLoader worker.*pass num_workers to CounterfactualDataset, and use num_"
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(UsageError, match=message):
         next(iter(outer))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_loader_that_would_batch_the_batches_is_refused(batch_size: int) -> None:
     message = r"add a dimension: use DataLoader\(stream, batch_size=None\), or iterate the stream"
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(UsageError, match=message):
         next(iter(DataLoader(stream(), batch_size=batch_size)))
 
 
@@ -441,5 +439,5 @@ def test_a_dataset_around_a_stream_is_no_loader_that_batches_it() -> None:
 def test_a_state_of_another_configuration_is_refused_with_both() -> None:
     state = stream(seed=1, ratio=0.5).state_dict()
     message = r"another configuration \(proportion: .*; seed: '1' then, '0' now\): make the stream"
-    with pytest.raises(StateError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         stream().load_state_dict(state)

@@ -31,7 +31,7 @@ from torch.utils.data import (
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp, SmallCGN
-from cgn_augment.errors import StateError
+from cgn_augment.errors import CheckpointError
 
 Make = Callable[[], CounterfactualDataset]
 Saved = tuple[bytes, torch.Tensor]
@@ -439,26 +439,30 @@ def test_a_state_is_not_changed_by_what_the_stream_does_later() -> None:
 )
 def test_a_state_of_another_configuration_is_refused(key: str, other: dict[str, Any]) -> None:
     state = stream().state_dict()
-    with pytest.raises(StateError, match=rf"another configuration \(.*\b{key}: .* then, .* now"):
+    with pytest.raises(
+        CheckpointError, match=rf"another configuration \(.*\b{key}: .* then, .* now"
+    ):
         stream(**other).load_state_dict(state)
 
 
 def test_a_state_of_another_source_is_refused() -> None:
     state = stream(large_batches(), tiny_source()).state_dict()
     for other in (tiny_source(refresh=1), tiny_source(seed=1)):
-        with pytest.raises(StateError, match=r"\(source: .bank\(.* then, .bank\(.* now\)"):
+        with pytest.raises(CheckpointError, match=r"\(source: .bank\(.* then, .bank\(.* now\)"):
             stream(large_batches(), other).load_state_dict(state)
 
 
 def test_a_state_of_another_schedule_is_refused() -> None:
     state = stream(ratio=Ramp(0, 1, num_steps=4)).state_dict()
-    with pytest.raises(StateError, match=r"proportion: .*num_steps=4.* then, .*num_steps=5"):
+    with pytest.raises(CheckpointError, match=r"proportion: .*num_steps=4.* then, .*num_steps=5"):
         stream(ratio=Ramp(0, 1, num_steps=5)).load_state_dict(state)
 
 
 @pytest.mark.parametrize("state", [None, [], {}, {"version": 0}, {"version": "1"}])
 def test_what_is_no_state_is_refused(state: Any) -> None:
-    with pytest.raises(StateError, match=r"not a state of this version.*expected version 1, got"):
+    with pytest.raises(
+        CheckpointError, match=r"not a state of this version.*expected version 1, got"
+    ):
         stream().load_state_dict(state)
 
 
@@ -466,7 +470,7 @@ def test_what_is_no_state_is_refused(state: Any) -> None:
 def test_a_damaged_state_is_refused(key: str) -> None:
     state = stream().state_dict()
     del state[key]
-    with pytest.raises(StateError, match=f"damaged: .*'{key}' is missing"):
+    with pytest.raises(CheckpointError, match=f"damaged: .*'{key}' is missing"):
         stream().load_state_dict(state)
 
 
@@ -474,7 +478,7 @@ def test_a_refused_state_changes_nothing() -> None:
     train = stream()
     whole = list(train)
     train = stream()
-    with pytest.raises(StateError):
+    with pytest.raises(CheckpointError):
         train.load_state_dict({**train.state_dict(), "fingerprint": {}})
     assert same(list(train), whole)
 
@@ -483,7 +487,9 @@ def test_a_loader_with_other_generators_than_the_state_is_an_error() -> None:
     state = stream(loader(generator=own())).state_dict()
     resumed = stream(loader())
     resumed.load_state_dict(state)
-    with pytest.raises(StateError, match="holds 1 generators of the loader, and this loader has 0"):
+    with pytest.raises(
+        CheckpointError, match="holds 1 generators of the loader, and this loader has 0"
+    ):
         list(resumed)
 
 

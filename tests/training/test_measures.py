@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from train_generator.training.trainer import CHECKPOINT, StepAbandonedError, Trainer
 
 Before = Callable[[int, int], object]
@@ -115,7 +115,7 @@ def test_without_measures_there_is_no_file(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_measures_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\nhalf a li')
-    with pytest.raises(StateError, match=r"metrics.jsonl holds no measures, or is damaged"):
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl holds no measures, or is damaged"):
         make(tmp_path).train(progress=False)
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train_generator.training.precision import Precision, warn_of_slow_precision
 from train_generator.small import training as small_module
 from train_generator.small.config import SmallConfig
 from train_generator.small.training import make_accelerator
+from train_generator.training.precision import Precision, warn_of_slow_precision
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:

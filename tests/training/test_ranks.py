@@ -16,11 +16,11 @@ from imagenet_training_helpers import RATE, make_config, make_start, tiny_featur
 from safetensors.torch import load_file
 
 from cgn_augment.errors import ArgumentError
+from train_generator.imagenet import training as imagenet_module
+from train_generator.imagenet.stage import ImageNetStage
+from train_generator.imagenet.training import ImageNetTraining
 from train_generator.training.measures import read_measures, write_measures
 from train_generator.training.ranks import Ranks
-from train_generator.imagenet import training as imagenet_module
-from train_generator.imagenet.training import ImageNetTraining
-from train_generator.imagenet.stage import ImageNetStage
 from train_generator.training.trainer import CHECKPOINT
 
 # With a large epsilon Adam does not make whole steps of gradients that are rounding alone.

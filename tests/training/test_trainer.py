@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import isolated_rng
 from train_generator.training import trainer as trainer_module
 from train_generator.training.average import update_average
@@ -328,9 +328,9 @@ def test_a_file_in_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
 def test_other_settings_are_refused_by_their_names(tmp_path: Path) -> None:
     make(tmp_path).train(progress=False)
     other = {"rate": 0.2, "deep": {"width": 4, "names": ["a", "b"]}, "new": 1}
-    with pytest.raises(StateError, match=r"other settings \(deep.width, new, rate\): resume"):
+    with pytest.raises(CheckpointError, match=r"other settings \(deep.width, new, rate\): resume"):
         make(tmp_path, settings=other, resume=True)
-    with pytest.raises(StateError, match=r"other settings \(deep\): resume"):
+    with pytest.raises(CheckpointError, match=r"other settings \(deep\): resume"):
         make(tmp_path, settings={"rate": 0.1}, resume=True)
     make(tmp_path, settings={"deep": dict(SETTINGS["deep"]), "rate": 0.1}, resume=True)
 
@@ -390,7 +390,7 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint(
     broken: float, log_every: int, tmp_path: Path
 ) -> None:
     trainer = make(tmp_path, at("third", 3, lambda: broken), log_every=log_every)
-    with pytest.raises(StateError, match=r"\['loss', 'size'\] of stage third are not finite"):
+    with pytest.raises(CheckpointError, match=r"\['loss', 'size'\] of stage third are not finite"):
         trainer.train(progress=False)
     assert not weights(trainer).isfinite().all()
     resumed = make(tmp_path, resume=True)

@@ -16,12 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from cgn_augment.errors import (
-    ArgumentError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    MissingPackageError,
-)
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.files import first_line, unpickle
 
 TIMM = "timm/"
@@ -88,7 +83,7 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
 
     Raises:
         ArgumentError: no such name, or a network that does not end in a linear layer.
-        CheckpointNotFoundError: the weights cannot be downloaded, or there is no such file.
+        FileError: the weights cannot be downloaded, or there is no such file.
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
@@ -221,7 +216,7 @@ def _download(build: Callable[[], Any], name: str, place: str) -> Any:
     try:
         return build()
     except Exception as error:  # each library and its transport have errors of their own
-        raise CheckpointNotFoundError(
+        raise FileError(
             f"the weights of {name} cannot be had here ({first_line(error)}): repeat where there "
             f"is a network; or get them ({place}) and pass the file as backbone_file; or say "
             "pretrained=False for new ones"
@@ -290,7 +285,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _read(file: Path) -> dict[str, Tensor]:
     """Returns the tensors of a state dict, also where it lies inside a training's checkpoint."""
     if not file.is_file():
-        raise CheckpointNotFoundError(f"there is no file {file} of weights for the backbone")
+        raise FileError(f"there is no file {file} of weights for the backbone")
     try:
         state: Any = load_file(file) if file.suffix == ".safetensors" else unpickle(file)
         state = next((state[key] for key in ("state_dict", "model") if key in state), state)

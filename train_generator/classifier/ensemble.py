@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, load_tensors, save_tensors
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.checkpoint import require_device
@@ -137,7 +137,7 @@ def make_ensemble(
 
     Raises:
         ArgumentError: no such backbone, or fewer than two classes.
-        CheckpointNotFoundError: the weights cannot be downloaded, or there is no such file.
+        FileError: the weights cannot be downloaded, or there is no such file.
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
@@ -232,9 +232,9 @@ def load_ensemble(
         device: where the weights go.
 
     Raises:
-        CheckpointNotFoundError: there is no such file.
+        FileError: there is no such file.
         CheckpointError: the file is cut off, of another network, or holds NaN.
-        DeviceError: the device is not there.
+        UsageError: the device is not there.
         MissingPackageError: the backbone is one of timm, which is not installed.
 
     Example:
@@ -248,9 +248,7 @@ def load_ensemble(
     """
     target, path = require_device(device), Path(path).expanduser()
     if not path.is_file():
-        raise CheckpointNotFoundError(
-            f"there is no ensemble {path}: train one with train-generator classifier"
-        )
+        raise FileError(f"there is no ensemble {path}: train one with train-generator classifier")
     state, header = load_tensors(
         path, FORMAT, "an ensemble", "train one with train-generator classifier"
     )

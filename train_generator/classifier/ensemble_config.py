@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cgn_augment.stream.arguments import require_choice
+from cgn_augment.checks import require_choice, require_counts, require_positive, require_weights
 from cgn_augment.errors import ArgumentError
 from train_generator.training.precision import PRECISIONS, Precision
-from train_generator.training.settings import require_counts, require_positive, require_weights
 
 Schedule = Literal["constant", "step", "cosine"]
 BatchNormPolicy = Literal["eval", "real", "train"]

@@ -18,17 +18,17 @@ from cgn_augment import (
     load_cgn,
     match_real,
 )
-from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.errors import ArgumentError
-from cgn_augment.sources.bank import StorageName
-from train_generator.classifier.backbones import Preprocessing
 from cgn_augment.images.datasets import (
     ImageSet,
     evaluation_transform,
     open_images,
     training_transform,
 )
+from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.reading import Reading
+from cgn_augment.sources.bank import StorageName
+from train_generator.classifier.backbones import Preprocessing
 
 Class = int | str
 ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]

@@ -25,12 +25,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.stream.batches import find_layout
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
-from cgn_augment.types import FACTORS
 from cgn_augment.pictures.sheets import save_figure
+from cgn_augment.stream.batches import find_layout
+from cgn_augment.types import FACTORS
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, save_ensemble
 from train_generator.classifier.ensemble_config import (
     BatchNormPolicy,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line, replacing, unpickle
 from train_generator.training.interrupt import Interrupt, deferred_interrupt
 
@@ -111,7 +111,7 @@ class EpochRun(ABC, Generic[Config, Result]):
 
         Raises:
             CheckpointError: it is missing, damaged or of another kind.
-            StateError: it is of another configuration.
+            CheckpointError: it is of another configuration.
         """
         path = self.checkpoint
         if path is None or not path.is_file():
@@ -135,7 +135,7 @@ class EpochRun(ABC, Generic[Config, Result]):
                 ", ".join(f"{name}={values.get(name)!r}" for name in changed)
                 for values in (settings, self.settings)
             )
-            raise StateError(
+            raise CheckpointError(
                 f"{path} was trained with {then} and now {now} is asked for: resume with "
                 "the settings it was started with, or write to another folder"
             )
@@ -166,7 +166,7 @@ class EpochRun(ABC, Generic[Config, Result]):
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
-            StateError: the training has diverged.
+            CheckpointError: the training has diverged.
         """
         if self.checkpoint is not None and self.checkpoint.exists() and not self._resumed:
             raise ArgumentError(
@@ -229,7 +229,7 @@ class EpochRun(ABC, Generic[Config, Result]):
     def _require_finite(self, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            raise StateError(
+            raise CheckpointError(
                 f"{', '.join(broken)} of epoch {len(self.results) + 1} is not finite: the training "
                 "has diverged. The last checkpoint is of before; lower the learning rate and start "
                 "again in another folder"

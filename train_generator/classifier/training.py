@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.stream.arguments import require_choice
+from cgn_augment.checks import require_choice, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
 from train_generator.training.precision import PRECISIONS, Precision, warn_of_slow_precision
-from train_generator.training.settings import require_counts, require_positive
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from cgn_augment.images.reading import Reading
 from train_generator.classifier.backbones import find_preprocessing
 from train_generator.classifier.ensemble import make_ensemble
 from train_generator.classifier.ensemble_config import EnsembleConfig, EnsembleResult
@@ -28,9 +29,8 @@ from train_generator.classifier.ensemble_training import (
     EnsembleRun,
     require_fitting,
 )
-from cgn_augment.images.reading import Reading
-from train_generator.training.precision import Precision
 from train_generator.small.training import make_accelerator, write_settings
+from train_generator.training.precision import Precision
 from train_generator.training.trainer import check_folder
 
 

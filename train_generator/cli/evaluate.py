@@ -114,7 +114,7 @@ def run_parts(parts: dict[str, list[Part]], record: EvaluationRecord) -> dict[st
         By part and classifier what was measured.
 
     Raises:
-        StateError: the record has a part with other settings; nothing is measured then.
+        CheckpointError: the record has a part with other settings; nothing is measured then.
         KeyboardInterrupt: Ctrl-C; the message says where the next call goes on.
     """
     known = {

@@ -10,19 +10,6 @@ from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
 from cgn_augment.generators.truncation import TruncationLookup
-from train_generator.mnist.textures import load_textures
-from train_generator.mnist.variants import Variant, make_variant
-from train_generator.losses.patches import PatchConfig
-from train_generator.training.precision import Precision
-from train_generator.small.card import write_card
-from train_generator.small.config import (
-    FactorsConfig,
-    MaskerConfig,
-    ShapesConfig,
-    SmallConfig,
-    TexturesConfig,
-)
-from train_generator.imagenet.training import ImageNetTraining
 from train_generator.imagenet.card import write_imagenet_card
 from train_generator.imagenet.config import (
     ImageNetConfig,
@@ -31,8 +18,21 @@ from train_generator.imagenet.config import (
     PresetName,
     preset_path,
 )
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.losses.patches import PatchConfig
+from train_generator.mnist.textures import load_textures
+from train_generator.mnist.variants import Variant, make_variant
+from train_generator.small.card import write_card
+from train_generator.small.config import (
+    FactorsConfig,
+    MaskerConfig,
+    ShapesConfig,
+    SmallConfig,
+    TexturesConfig,
+)
 from train_generator.small.masker_training import MaskerTraining, write_masker_card
 from train_generator.small.training import SmallTraining
+from train_generator.training.precision import Precision
 
 NUM_MEASURED = 10_000
 """Real images that a masker is measured on."""

@@ -16,11 +16,10 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
 from cgn_augment.masks import UNetMasker, load_masker
+from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
 from cgn_augment.sources.bank import draw_factors
 from cgn_augment.types import Mechanisms
-from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
-from train_generator.mnist.textures import load_textures, procedural_textures
-from train_generator.mnist.variants import VARIANTS, Variant
+from train_generator.metrics.factors import binarize
 from train_generator.mnist.downstream import DownstreamRun, run_downstream
 from train_generator.mnist.judges import (
     NUM_CLASSES,
@@ -32,7 +31,6 @@ from train_generator.mnist.judges import (
     train_shape_judge,
 )
 from train_generator.mnist.measure import load_judges, measure_generator, measure_real
-from train_generator.metrics.factors import binarize
 from train_generator.mnist.records import DownstreamConfig
 from train_generator.mnist.tables import (
     Table,
@@ -41,6 +39,8 @@ from train_generator.mnist.tables import (
     format_plain,
     metrics_table,
 )
+from train_generator.mnist.textures import load_textures, procedural_textures
+from train_generator.mnist.variants import VARIANTS, Variant
 
 Row = Literal["published", "ours", "real_shapes", "real_parts", "decorrelated"]
 Format = Literal["plain", "markdown"]

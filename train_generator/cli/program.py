@@ -9,18 +9,18 @@ from typing import Literal
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.scenes.images import CLASSES, make_scenes
 from cgn_augment.cli.program import run_commands
 from cgn_augment.errors import ArgumentError
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.cli.classifier import classifier
+from train_generator.cli.evaluate import evaluate
+from train_generator.cli.generators import expand_preset, imagenet, masker, small
+from train_generator.cli.mnist import downstream, judge, measure
+from train_generator.imagenet.weights import fetch_all
 from train_generator.mnist.render import render_wildlife
 from train_generator.mnist.textures import Textures, load_textures, procedural_textures
 from train_generator.mnist.variants import Variant, VariantData, make_variant
-from benchmarks.scenes.images import CLASSES, make_scenes
-from train_generator.cli.mnist import downstream, judge, measure
-from train_generator.cli.evaluate import evaluate
-from train_generator.cli.generators import expand_preset, imagenet, masker, small
-from train_generator.imagenet.weights import fetch_all
 
 ROWS = 3
 

@@ -1,0 +1,1 @@
+"""The CGN of BigGAN and U2-Net: losses, training, weights."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cgn_augment.generators import read_metadata
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.training.measures import MEASURES, read_measures
-from train_generator.small.card import changed_flags, peak_memory
-from train_generator.imagenet.training import ImageNetTraining
 from train_generator.imagenet.config import ImageNetConfig
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.small.card import changed_flags, peak_memory
+from train_generator.training.measures import MEASURES, read_measures
 
 
 def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:

@@ -13,19 +13,19 @@ from typing import Any, Literal
 
 import yaml
 
-from cgn_augment.stream.arguments import require_choice
-from cgn_augment.errors import ArgumentError
-from cgn_augment.generators.truncation import TruncationLookup, check_truncation
-from train_generator.losses.patches import PatchConfig
-from train_generator.losses.perceptual import FeatureKind
-from train_generator.training.precision import Precision
-from train_generator.training.settings import (
+from cgn_augment.checks import (
+    require_choice,
     require_choices,
     require_counts,
     require_positive,
     require_shares,
     require_weights,
 )
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.truncation import TruncationLookup, check_truncation
+from train_generator.losses.patches import PatchConfig
+from train_generator.losses.perceptual import FeatureKind
+from train_generator.training.precision import Precision
 
 PRESETS = Path(__file__).parent / "presets"
 

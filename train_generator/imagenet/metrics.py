@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from cgn_augment import ImageNetCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator, step_seed
+from train_generator.imagenet.config import MetricsConfig
 from train_generator.metrics.folders import find_images, read_batches
 from train_generator.metrics.inception import InceptionMeasures, load_inception
 from train_generator.training.ranks import Ranks
-from train_generator.imagenet.config import MetricsConfig
 
 
 class CGNMeasures:
@@ -34,7 +34,7 @@ class CGNMeasures:
         ArgumentError: more processes than images.
         DataError: the folder of real images cannot be used.
         CheckpointError: Inception-v3 cannot be had.
-        CheckpointNotFoundError: its file is not there.
+        FileError: its file is not there.
         MissingPackageError: an optional package is not installed.
 
     Example:

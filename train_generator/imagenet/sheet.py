@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 
 from cgn_augment import ImageNetCGN
-from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators import BigGAN
+from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.pictures.sheets import draw_sheet
 
 SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947, 999)

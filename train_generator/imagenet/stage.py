@@ -15,7 +15,7 @@ from cgn_augment import ImageNetCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators import BigGAN
-from train_generator.training.average import update_average
+from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.losses import background_loss, reconstruction_loss
 from train_generator.losses.functional import mask_entropy_loss, mask_size_loss
 from train_generator.losses.patches import draw_picks, make_sheets
@@ -24,8 +24,8 @@ from train_generator.losses.perceptual import (
     perceptual_loss,
     released_gram_weights,
 )
+from train_generator.training.average import update_average
 from train_generator.training.ranks import Ranks
-from train_generator.imagenet.config import ImageNetConfig
 from train_generator.training.stages import StepAbandonedError
 
 _LONG = 20

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cgn_augment import ImageNetCGN, save_cgn
 from cgn_augment.errors import ArgumentError
+from cgn_augment.fingerprint import hash_weights
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import (
     BigGAN,
@@ -21,14 +22,13 @@ from cgn_augment.generators import (
     load_biggan,
     start_imagenet_cgn,
 )
-from cgn_augment.fingerprint import hash_weights
-from train_generator.losses.perceptual import PerceptualFeatures, make_features
-from train_generator.training.ranks import Ranks
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.metrics import CGNMeasures
 from train_generator.imagenet.sheet import draw_training
 from train_generator.imagenet.stage import ImageNetStage
+from train_generator.losses.perceptual import PerceptualFeatures, make_features
 from train_generator.small.training import CGN_FILE, make_accelerator, versions, write_settings
+from train_generator.training.ranks import Ranks
 from train_generator.training.trainer import Stage, Trainer, check_folder
 
 _NOT_COMPARED = ("biggan", "u2net", "start", "device", "metrics")
@@ -56,9 +56,9 @@ class ImageNetTraining:
         ArgumentError: the folder holds a training and `resume` is False, or settings that do not
             fit.
         CheckpointError: there is nothing to resume, or a file is damaged or of another network.
-        CheckpointNotFoundError: a file of weights is not there.
-        StateError: what is there was made with other settings.
-        DeviceError: the device is not there.
+        FileError: a file of weights is not there.
+        CheckpointError: what is there was made with other settings.
+        UsageError: the device is not there.
         DataError: the folder of real images cannot be used.
         MissingPackageError: the metrics need a package that is not installed.
     """
@@ -184,7 +184,7 @@ def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
     Raises:
         ArgumentError: the two do not fit each other.
         CheckpointError: a file is damaged or of another network.
-        CheckpointNotFoundError: a file is not there.
+        FileError: a file is not there.
     """
     settings: dict[str, Any] = {
         "truncation": config.truncation,
@@ -212,7 +212,7 @@ def make_config_features(
 
     Raises:
         CheckpointError: VGG-16's weights cannot be had.
-        CheckpointNotFoundError: their file is not there.
+        FileError: their file is not there.
     """
     losses = config.losses
     if not losses.needs_features:

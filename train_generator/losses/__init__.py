@@ -1,0 +1,1 @@
+"""Losses, perceptual features, patches and discriminators."""

@@ -1,0 +1,1 @@
+"""How good drawn images and masks are."""

@@ -17,12 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import (
-    ArgumentError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    MissingPackageError,
-)
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.files import first_line, unpickle
 from cgn_augment.functional import isolated_rng
 from train_generator.training.hub import fetch_to_hub
@@ -40,7 +35,7 @@ class InceptionFeatures(nn.Module):
         path: of torch-fidelity's weights; read without running any code in it.
 
     Raises:
-        CheckpointNotFoundError: there is no file at the path.
+        FileError: there is no file at the path.
         CheckpointError: the file is damaged, wants to run code, or is of another network.
         MissingPackageError: torch-fidelity is not installed.
     """
@@ -50,7 +45,7 @@ class InceptionFeatures(nn.Module):
         fidelity = require_metrics("torch_fidelity.feature_extractor_inceptionv3")
         path = Path(path).expanduser()
         if not path.is_file():
-            raise CheckpointNotFoundError(
+            raise FileError(
                 f"there is no file {path}: pass torch-fidelity's weights of Inception-v3 ({URL}), "
                 "or 'download'"
             )
@@ -83,7 +78,7 @@ def load_inception(inception: str, *, progress: bool = True) -> InceptionFeature
 
     Raises:
         CheckpointError: the download failed, or the file is damaged or of another network.
-        CheckpointNotFoundError: there is no file at the path.
+        FileError: there is no file at the path.
         MissingPackageError: torch-fidelity is not installed.
     """
     require_metrics("torch_fidelity")

@@ -1,23 +1,5 @@
 """The MNIST variants: data, judges, and how good a generator of them is; needs no download."""
 
-from train_generator.mnist.digits import Digits, load_digits
-from train_generator.mnist.render import (
-    render_colored,
-    render_double_colored,
-    render_wildlife,
-)
-from train_generator.mnist.textures import (
-    Textures,
-    dtd_textures,
-    load_textures,
-    procedural_textures,
-)
-from train_generator.mnist.variants import (
-    VARIANTS,
-    Variant,
-    VariantData,
-    make_variant,
-)
 from train_generator.mnist.appearance import (
     AppearanceJudge,
     cache_folder,
@@ -25,6 +7,7 @@ from train_generator.mnist.appearance import (
     render_factor,
     train_appearance_judge,
 )
+from train_generator.mnist.digits import Digits, load_digits
 from train_generator.mnist.downstream import (
     DownstreamRun,
     run_downstream,
@@ -46,14 +29,32 @@ from train_generator.mnist.measure import (
     measure_real,
 )
 from train_generator.mnist.records import DownstreamConfig, DownstreamResult
+from train_generator.mnist.render import (
+    render_colored,
+    render_double_colored,
+    render_wildlife,
+)
 from train_generator.mnist.tables import (
     downstream_table,
     format_markdown,
     format_plain,
     metrics_table,
 )
+from train_generator.mnist.textures import (
+    Textures,
+    dtd_textures,
+    load_textures,
+    procedural_textures,
+)
+from train_generator.mnist.variants import (
+    VARIANTS,
+    Variant,
+    VariantData,
+    make_variant,
+)
 
 __all__ = [
+    "VARIANTS",
     "AppearanceJudge",
     "Digits",
     "DownstreamConfig",
@@ -64,7 +65,6 @@ __all__ = [
     "Judges",
     "ShapeJudge",
     "Textures",
-    "VARIANTS",
     "Variant",
     "VariantData",
     "cache_folder",

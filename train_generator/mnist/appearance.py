@@ -14,13 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
+from train_generator.mnist.digits import IMAGE_SIZE
+from train_generator.mnist.judges import NUM_CLASSES, JudgeConfig, fit
 from train_generator.mnist.render import render_colored, render_double_colored, render_wildlife
 from train_generator.mnist.textures import Textures, procedural_textures
 from train_generator.mnist.variants import VARIANTS
-from train_generator.mnist.digits import IMAGE_SIZE
-from train_generator.mnist.judges import NUM_CLASSES, JudgeConfig, fit
 from train_generator.mnist.weights import read_weights, write_weights
 
 Factor = Literal["texture", "background"]
@@ -181,7 +181,7 @@ def load_appearance_judge(
     path = folder / f"{variant}-{factor}-{key}.safetensors"
     try:
         return read_weights(AppearanceJudge(), path)[0]
-    except CheckpointNotFoundError:
+    except FileError:
         logger.info("training a judge of the %s of %s", factor, variant)
     except CheckpointError as error:
         logger.warning("%s; a new one is trained", error)

@@ -29,8 +29,6 @@ from train_generator.classifier import (
     MNISTClassifier,
     measure_accuracy,
 )
-from train_generator.mnist.textures import Textures, procedural_textures
-from train_generator.mnist.variants import VARIANTS, VariantData, make_variant
 from train_generator.mnist.appearance import hash_textures
 from train_generator.mnist.records import (
     DownstreamConfig,
@@ -38,6 +36,8 @@ from train_generator.mnist.records import (
     read_record,
     write_record,
 )
+from train_generator.mnist.textures import Textures, procedural_textures
+from train_generator.mnist.variants import VARIANTS, VariantData, make_variant
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TEST_BATCH = 500
@@ -131,7 +131,7 @@ class DownstreamRun:
         """Returns the results, or None where the run is not complete.
 
         Raises:
-            StateError: the file is of other settings, or is damaged.
+            CheckpointError: the file is of other settings, or is damaged.
         """
         return read_record(self.path, self.settings)
 
@@ -152,7 +152,7 @@ class DownstreamRun:
 
         Raises:
             CheckpointError: the run's checkpoint is damaged.
-            StateError: the checkpoint is of other settings.
+            CheckpointError: the checkpoint is of other settings.
         """
         run, test = self._make_classifier(data), data.test
         checkpoint = self.path.with_suffix(".pt")
@@ -262,7 +262,7 @@ def run_downstream(
 
     Raises:
         ArgumentError: two runs have the same file.
-        StateError: a file is of other settings, or is damaged; nothing was trained.
+        CheckpointError: a file is of other settings, or is damaged; nothing was trained.
     """
     paths = [run.path for run in runs]
     if len(set(paths)) < len(paths):

@@ -225,7 +225,7 @@ def load_shape_judge(path: Path = SHAPE_JUDGE_FILE) -> ShapeJudge:
         path: written by `train-generator judge`.
 
     Raises:
-        CheckpointNotFoundError: there is no such file.
+        FileError: there is no such file.
         CheckpointError: the file is damaged or holds another network.
 
     Example:

@@ -12,21 +12,6 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.sources.bank import draw_factors
 from cgn_augment.types import Factors, Mechanisms
-from train_generator.mnist.digits import load_digits
-from train_generator.mnist.textures import Textures
-from train_generator.mnist.appearance import (
-    AppearanceJudge,
-    has_classes,
-    load_appearance_judge,
-    render_factor,
-)
-from train_generator.mnist.judges import (
-    NUM_CLASSES,
-    ShapeJudge,
-    extract_features,
-    load_shape_judge,
-    predict,
-)
 from train_generator.metrics.factors import (
     accuracy,
     binarize,
@@ -37,6 +22,21 @@ from train_generator.metrics.factors import (
     mask_entropy,
     tone_diversity,
 )
+from train_generator.mnist.appearance import (
+    AppearanceJudge,
+    has_classes,
+    load_appearance_judge,
+    render_factor,
+)
+from train_generator.mnist.digits import load_digits
+from train_generator.mnist.judges import (
+    NUM_CLASSES,
+    ShapeJudge,
+    extract_features,
+    load_shape_judge,
+    predict,
+)
+from train_generator.mnist.textures import Textures
 
 NUM_NEIGHBORS = 5
 
@@ -137,7 +137,8 @@ def measure_generator(
     Example:
         >>> import torch
         >>> from cgn_augment import SmallCGN
-        >>> from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge, measure_generator
+        >>> from train_generator.mnist import AppearanceJudge, Judges
+        >>> from train_generator.mnist import load_shape_judge, measure_generator
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
         >>> cgn = SmallCGN(width=4).freeze()
         >>> measure_generator(cgn, "colored", num=60, judges=judges).num
@@ -173,7 +174,8 @@ def measure_real(
         ArgumentError: a value that cannot be used.
 
     Example:
-        >>> from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge, measure_real
+        >>> from train_generator.mnist import AppearanceJudge, Judges
+        >>> from train_generator.mnist import load_shape_judge, measure_real
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
         >>> measure_real("colored", num=60, judges=judges).diversity > 0.8
         True

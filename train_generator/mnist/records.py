@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from cgn_augment.errors import StateError
+from cgn_augment.checks import require_counts
+from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
-from train_generator.training.checkpoints import describe_differences
 from train_generator.classifier import EpochResult
+from train_generator.training.checkpoints import describe_differences
 from train_generator.training.precision import Precision
-from train_generator.training.settings import require_counts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DownstreamConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        require_counts(self, "refresh", "min_contrast", least=0)
+        require_counts(self, "refresh", least=0)
         require_counts(self, "num_epochs", "batch_size", "bank", "num_train", "num_test")
         # ClassifierConfig checks the precision.
 
@@ -115,7 +115,7 @@ def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult 
         The result; None where there is no file, or the run is under way.
 
     Raises:
-        StateError: the file is of other settings, or is damaged.
+        CheckpointError: the file is of other settings, or is damaged.
     """
     if not path.is_file():
         return None
@@ -124,10 +124,10 @@ def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult 
         before = dict(record["settings"])
         result = None if record["result"] is None else _parse(record["result"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path} holds no run, or is cut off: delete it") from error
+        raise CheckpointError(f"{path} holds no run, or is cut off: delete it") from error
     changed = describe_differences(before, settings)
     if changed:
-        raise StateError(
+        raise CheckpointError(
             f"{path} was run with other settings ({changed}): repeat the command as it "
             "was, or name another folder"
         )

@@ -9,7 +9,7 @@ from typing import TypeVar
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.files import first_line, save_tensors
 
 FORMAT = "train_generator/judge/1"
@@ -45,11 +45,11 @@ def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
         The module in eval mode and without gradients, and the file's metadata.
 
     Raises:
-        CheckpointNotFoundError: there is no such file.
+        FileError: there is no such file.
         CheckpointError: the file is damaged or holds another network.
     """
     if not path.is_file():
-        raise CheckpointNotFoundError(f"there is no judge {path}")
+        raise FileError(f"there is no judge {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})

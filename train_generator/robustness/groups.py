@@ -15,8 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from cgn_augment.class_map import ClassMap
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
-from cgn_augment.errors import ArgumentError, ClassMapError, DataError
 
 _NUMBER = re.compile(r"^\d+_")
 
@@ -32,7 +32,7 @@ class ClassGroups:
     Raises:
         ArgumentError: a name that comes twice, other numbers of names and of groups, or a class
             above 999.
-        ClassMapError: a group without classes, a negative class, or one in two groups.
+        ArgumentError: a group without classes, a negative class, or one in two groups.
 
     Example:
         >>> import torch
@@ -104,7 +104,7 @@ def read_groups(path: Path) -> ClassGroups:
         table = tomllib.loads(path.read_text())
         classes = tuple(_expand(listed) for listed in table.values())
         return ClassGroups(tuple(table), classes)
-    except (tomllib.TOMLDecodeError, ArgumentError, ClassMapError, TypeError, ValueError) as error:
+    except (tomllib.TOMLDecodeError, ArgumentError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} is no table of groups, which has lines such as 'cat = [[281, 283], 285]': "
             f"{error}"

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
 from cgn_augment.errors import ArgumentError
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
 from train_generator.metrics.factors import accuracy
 from train_generator.robustness.bias import (
     ShapeBias,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgn_augment.class_map import ClassMap
-from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
 from cgn_augment.types import FACTORS, Mechanisms
 from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
 from train_generator.robustness.bias import ShapeBias, background_gap
@@ -112,7 +112,7 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: ReadConfig) -
 
     Raises:
         ArgumentError: the classifier's classes are not those that a part needs.
-        ClassMapError: the class map names classes that the CGN lacks.
+        ArgumentError: the class map names classes that the CGN lacks.
         DataError: nobody knows which classes the folders of the real images are.
     """
     parts = []
@@ -142,7 +142,7 @@ def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | 
 
     Raises:
         ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
-        ClassMapError: the map names classes that the CGN lacks.
+        ArgumentError: the map names classes that the CGN lacks.
     """
     if given is not None:
         classes = predictor.classes or tuple(map(str, range(predictor.num_classes)))

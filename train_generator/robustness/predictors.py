@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
-from cgn_augment.errors import ArgumentError, CheckpointError, CheckpointNotFoundError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, unpickle
-from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.fingerprint import hash_weights
+from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
 from train_generator.classifier import MNISTClassifier
 from train_generator.classifier.backbones import make_backbone
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, load_ensemble
@@ -204,9 +204,9 @@ def load_predictor(name_or_path: str, device: torch.device | str = "cpu") -> Pre
 
     Raises:
         ArgumentError: no such classifier.
-        CheckpointNotFoundError: no such file, or weights that cannot be downloaded.
+        FileError: no such file, or weights that cannot be downloaded.
         CheckpointError: the file is damaged, or holds something else.
-        DeviceError: the device is not there.
+        UsageError: the device is not there.
         MissingPackageError: timm is needed and not installed.
 
     Example:
@@ -237,7 +237,7 @@ def load_predictor(name_or_path: str, device: torch.device | str = "cpu") -> Pre
 
 def _load_mnist(path: Path, device: torch.device) -> Predictor:
     if not path.expanduser().is_file():
-        raise CheckpointNotFoundError(
+        raise FileError(
             f"there is no classifier {path}: pass an ensemble (.safetensors), a checkpoint of "
             "examples/invariant_mnist.py (.pt), or a name such as resnet50"
         )
@@ -271,11 +271,11 @@ class _Whole(nn.Module):
 def _load_pretrained(name: str, file: Path | None, device: torch.device) -> Predictor:
     try:
         backbone = make_backbone(name, pretrained=True, file=file)
-    except CheckpointNotFoundError as error:
+    except FileError as error:
         if file is not None:
             raise
         reason = first_line(error.__cause__ or error)
-        raise CheckpointNotFoundError(
+        raise FileError(
             f"the weights of {name} cannot be had here ({reason}): repeat where there is a "
             f"network, or pass a file that has them: {name}=FILE"
         ) from error

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cgn_augment.errors import StateError
+from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 from train_generator.training.checkpoints import describe_differences
 
@@ -23,7 +23,7 @@ class EvaluationRecord:
         path: a .json file, read if it is there; its folder exists.
 
     Raises:
-        StateError: the file holds no evaluation.
+        CheckpointError: the file holds no evaluation.
 
     Example:
         >>> from train_generator.robustness import EvaluationRecord
@@ -45,20 +45,22 @@ class EvaluationRecord:
                 for part in parts.values():
                     dict(part["settings"]), dict(part["rows"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StateError(f"{path} holds no evaluation, or is cut off: delete it") from error
+            raise CheckpointError(
+                f"{path} holds no evaluation, or is cut off: delete it"
+            ) from error
 
     def find(self, classifier: str, part: str, settings: Mapping[str, object]) -> Rows | None:
         """Returns what was measured, or None if it was not yet.
 
         Raises:
-            StateError: it was measured with other settings.
+            CheckpointError: it was measured with other settings.
         """
         found = self._results.get(classifier, {}).get(part)
         if found is None:
             return None
         changed = describe_differences(found["settings"], json.loads(json.dumps(settings)))
         if changed:
-            raise StateError(
+            raise CheckpointError(
                 f"{self.path} has {part} of {classifier} with other settings "
                 f"({changed}): name another folder, or delete the file"
             )

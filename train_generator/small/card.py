@@ -15,10 +15,10 @@ import torch
 from cgn_augment import SmallCGN, load_cgn
 from cgn_augment.generators import read_metadata
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.mnist.textures import load_textures
 from train_generator.cli.mnist import draw_generators
 from train_generator.mnist.measure import load_judges, measure_generator, measure_real
 from train_generator.mnist.tables import format_markdown, metrics_table
+from train_generator.mnist.textures import load_textures
 from train_generator.small.config import SmallConfig
 
 

@@ -9,18 +9,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
-from train_generator.mnist.variants import Variant
-from train_generator.small.initialization import Initialization
-from train_generator.training.precision import Precision
-from train_generator.training.settings import (
+from cgn_augment.checks import (
     require_choices,
     require_counts,
     require_positive,
     require_shares,
     require_weights,
 )
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
+from train_generator.mnist.variants import Variant
+from train_generator.small.initialization import Initialization
+from train_generator.training.precision import Precision
 
 DiscriminatorName = Literal["patch", "linear", "conv"]
 AdversarialName = Literal["hinge", "lsgan"]

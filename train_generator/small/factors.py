@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from cgn_augment import SmallCGN
 from cgn_augment.functional import compose, roll_randomly
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
-from train_generator.training.average import update_average
-from train_generator.small.initialization import BATCH_NORMS
 from train_generator.losses.functional import mask_border_loss, mask_entropy_loss, mask_size_loss
 from train_generator.losses.perceptual import (
     GramMemory,
@@ -28,6 +26,8 @@ from train_generator.small.adversary import Adversary
 from train_generator.small.batches import RealImages
 from train_generator.small.blobs import weights_outside_flow
 from train_generator.small.config import FactorsConfig
+from train_generator.small.initialization import BATCH_NORMS
+from train_generator.training.average import update_average
 from train_generator.training.trainer import descend
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
+from cgn_augment.fingerprint import hash_tensors
 from cgn_augment.functional import (
     Purpose,
     compose,
@@ -22,12 +23,11 @@ from cgn_augment.functional import (
     step_generator,
     step_seed,
 )
-from cgn_augment.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
-from cgn_augment.sources.bank import draw_factors
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
-from train_generator.mnist.variants import VariantData
+from cgn_augment.sources.bank import draw_factors
 from train_generator.metrics.masks import measure_masker
+from train_generator.mnist.variants import VariantData
 from train_generator.small.config import MaskerConfig
 from train_generator.small.masker import MaskerStage, drawn_parts, next_round
 from train_generator.training.trainer import Stage, Trainer, check_folder
@@ -55,7 +55,7 @@ class MaskerTraining:
         ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
             rounds and no real images.
         CheckpointError: there is nothing to resume, or it is damaged.
-        StateError: what is there was made with other settings or another generator.
+        CheckpointError: what is there was made with other settings or another generator.
 
     Example:
         >>> from cgn_augment import SmallCGN

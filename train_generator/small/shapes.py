@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
-from train_generator.training.average import update_average
 from train_generator.losses.functional import kl_loss
 from train_generator.small.batches import RealImages
 from train_generator.small.codes import draw_codes, fit_flow
 from train_generator.small.config import ShapesConfig
 from train_generator.small.masker import rise_and_fall, set_learning_rate
+from train_generator.training.average import update_average
 from train_generator.training.trainer import descend
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
 from cgn_augment.parts.fill import ClassPool
-from train_generator.training.average import update_average
 from train_generator.losses.functional import kl_loss
 from train_generator.small.codes import draw_codes, fit_flow
 from train_generator.small.config import TexturesConfig
 from train_generator.small.masker import rise_and_fall, set_learning_rate
+from train_generator.training.average import update_average
 from train_generator.training.trainer import descend
 
 LOG_VARIANCE_RANGE = (-10.0, 2.0)

@@ -17,25 +17,25 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN, save_cgn
-from cgn_augment.parts.fill import whole_textures
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.masks import UNetMasker
+from cgn_augment.parts.fill import whole_textures
 from cgn_augment.pictures.sheets import draw_cgn
+from train_generator.losses.perceptual import PerceptualFeatures, make_features
 from train_generator.mnist.textures import load_textures
 from train_generator.mnist.variants import VariantData, make_variant
-from train_generator.small.initialization import initialize
-from train_generator.losses.perceptual import PerceptualFeatures, make_features
-from train_generator.training.precision import Precision, warn_of_slow_precision
 from train_generator.small.adversary import make_discriminator
 from train_generator.small.batches import RealImages
 from train_generator.small.blobs import teach_blobs
 from train_generator.small.config import SmallConfig
 from train_generator.small.factors import FactorsStage
+from train_generator.small.initialization import initialize
 from train_generator.small.masker import MaskerStage, drawn_parts, find_masks, next_round
 from train_generator.small.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.small.textures import TextureEncoder, TexturesStage
+from train_generator.training.precision import Precision, warn_of_slow_precision
 from train_generator.training.trainer import Stage, Trainer, check_folder
 
 CGN_FILE = "cgn.safetensors"
@@ -58,8 +58,8 @@ class SmallTraining:
         ArgumentError: the folder holds a training and `resume` is False, or settings that do not
             fit.
         CheckpointError: there is nothing to resume, or it is damaged.
-        StateError: what is there was made with other settings.
-        DeviceError: the device is not there.
+        CheckpointError: what is there was made with other settings.
+        UsageError: the device is not there.
 
     Example:
         >>> from train_generator.small.config import FactorsConfig, MaskerConfig

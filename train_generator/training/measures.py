@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from cgn_augment.errors import StateError
+from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 
 MEASURES = "metrics.jsonl"
@@ -19,7 +19,7 @@ def read_measures(path: Path) -> list[dict[str, float]]:
         path: written by `write_measures`.
 
     Raises:
-        StateError: a line is damaged.
+        CheckpointError: a line is damaged.
     """
     if not path.is_file():
         return []
@@ -27,7 +27,7 @@ def read_measures(path: Path) -> list[dict[str, float]]:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return sorted(lines, key=lambda line: int(line["step"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{path} holds no measures, or is damaged: move it away") from error
+        raise CheckpointError(f"{path} holds no measures, or is damaged: move it away") from error
 
 
 def write_measures(path: Path, step: int, values: Mapping[str, float]) -> None:
@@ -41,7 +41,7 @@ def write_measures(path: Path, step: int, values: Mapping[str, float]) -> None:
         values: by name.
 
     Raises:
-        StateError: the file is damaged.
+        CheckpointError: the file is damaged.
         OSError: the folder cannot be written.
 
     Example:

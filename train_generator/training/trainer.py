@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cgn_augment.errors import ArgumentError, CheckpointError, StateError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line, replacing, unpickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
@@ -221,7 +221,7 @@ class Trainer:
         values = self.ranks.mean(losses)
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            raise StateError(
+            raise CheckpointError(
                 f"the losses {broken} of stage {stage} are not finite: the training has "
                 f"diverged. The last checkpoint is in {self.folder}; lower the learning rate and "
                 "start again in another folder"
@@ -278,7 +278,7 @@ class Trainer:
             ) from error
         changed = differences(settings, self.settings)
         if changed or stages != list(self.stages):
-            raise StateError(
+            raise CheckpointError(
                 f"{self.checkpoint} was made with other settings ({', '.join(changed)}): resume "
                 "with those it was started with, or write to another folder"
             )

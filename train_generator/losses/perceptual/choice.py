@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from cgn_augment.stream.arguments import require_choice
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
 from train_generator.losses.perceptual.features import PerceptualFeatures
 from train_generator.losses.perceptual.trained import train_features

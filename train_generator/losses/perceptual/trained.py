@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from cgn_augment.stream.arguments import require_seed
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from train_generator.losses.perceptual.features import (
     PerceptualFeatures,
@@ -71,7 +71,7 @@ def train_features(
         [(32, 16, 16, 16), (32, 32, 8, 8), (32, 64, 4, 4), (32, 128, 2, 2)]
     """
     num_classes = _check_arguments(images, labels, num_steps, batch_size)
-    generator = torch.Generator().manual_seed(require_seed(seed))
+    generator = torch.Generator().manual_seed(require_count("seed", seed, 0))
     classifier = _make_classifier(num_classes, generator).to(images.device).train()
     optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
     loss = torch.tensor(math.nan)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
-from cgn_augment.stream.arguments import require_seed
-from cgn_augment.errors import CheckpointError, CheckpointNotFoundError
+from cgn_augment.checks import require_count
+from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.files import first_line, unpickle
-from train_generator.training.hub import fetch_to_hub
 from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
 from train_generator.losses.perceptual.winograd import FrozenConv2d
+from train_generator.training.hub import fetch_to_hub
 
 NUM_LAYERS = 23
 """Of torchvision's `features`, to the ReLU before the fourth max-pool."""
@@ -44,7 +44,7 @@ def load_vgg16_features(
         Features of four blocks, on the CPU, float32 whatever the file has.
 
     Raises:
-        CheckpointNotFoundError: there is no file at the path.
+        FileError: there is no file at the path.
         CheckpointError: the download failed, or the file is cut off, wants to run code, is of
             another network, or holds NaN or infinity.
 
@@ -63,7 +63,7 @@ def load_vgg16_features(
         path = fetch_to_hub(URL, "VGG-16", _ADVICE, progress)
     path = Path(path).expanduser()
     if not path.is_file():
-        raise CheckpointNotFoundError(
+        raise FileError(
             f"there is no file {path}: pass that of a state dict of torchvision's vgg16, such as "
             f"{URL}, or no path to download it"
         )
@@ -97,7 +97,7 @@ def random_vgg16_features(seed: int = 0) -> PerceptualFeatures:
         [(1, 64, 32, 32), (1, 128, 16, 16), (1, 256, 8, 8), (1, 512, 4, 4)]
     """
     layers = _make_layers().to_empty(device="cpu")
-    draw_he_normal(layers, torch.Generator().manual_seed(require_seed(seed)))
+    draw_he_normal(layers, torch.Generator().manual_seed(require_count("seed", seed, 0)))
     return PerceptualFeatures(layers)
 
 

@@ -1,0 +1,79 @@
+"""Checks of arguments and of the settings in dataclasses: each raises, or returns the value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+
+
+def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuses a value that is not one of the choices.
+
+    Raises:
+        ArgumentError: it is none of them.
+
+    Example:
+        >>> from cgn_augment.checks import require_choice
+        >>> require_choice("mix", "append", ("append", "replace"))
+    """
+    if value not in choices:
+        raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """Returns an integer of `least` or more; True and False are none.
+
+    Raises:
+        ArgumentError: it is smaller.
+        ArgumentTypeError: it is no integer.
+
+    Example:
+        >>> from cgn_augment.checks import require_count
+        >>> require_count("size", 20)
+        20
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ArgumentError(f"{name} must be {least} or more, got {value}")
+    return value
+
+
+def require_counts(config: object, *names: str, least: int = 1) -> None:
+    """Refuses settings of a dataclass that are not integers of `least` or more."""
+    for name in names:
+        require_count(name, getattr(config, name), least)
+
+
+def require_choices(config: object, **choices: Any) -> None:
+    """Refuses settings of a dataclass that are not of their `Literal`, given by name."""
+    for name, kind in choices.items():
+        parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union has literals
+        require_choice(name, getattr(config, name), tuple(word for part in parts for word in part))
+
+
+def require_shares(config: object, *names: str) -> None:
+    """Refuses settings of a dataclass that are not in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ArgumentError(f"{name} must be in [0, 1), got {value}")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Refuses settings of a dataclass that are not finite numbers above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ArgumentError(f"{name} must be above 0, got {value}")
+
+
+def require_weights(config: object, *names: str) -> None:
+    """Refuses settings of a dataclass that are not finite numbers of 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ArgumentError(f"{name} must be 0 or more, got {value}")
