@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from cgn_augment import RealMechanisms, RealShapeSource, SmallCGN, UNetMasker, save_masker
-from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import MNISTClassifier
 from train_generator.cli import mnist as commands
@@ -454,7 +454,7 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     with pytest.raises(ArgumentError, match="the row published needs its checkpoints"):
         commands.downstream(out, variants=["colored"], rows=["published"])
-    with pytest.raises(FileNotFoundError, match=r"cgn_colored_mnist.pth' is neither a file"):
+    with pytest.raises(FileError, match=r"cgn_colored_mnist.pth' is neither a file"):
         commands.downstream(out, variants=["colored"], rows=["published"], published="nowhere")
     with pytest.raises(ArgumentError, match=r"ours has \['grey'\]: its keys must be of colored"):
         commands.downstream(out, rows=["decorrelated"], ours={"grey": "x"})
