@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parents[1]
 # From the bottom up. Rooms of one line do not know each other.
 PLUGIN = (
     ("errors",),
-    ("types", "files", "fingerprint", "checks"),
+    ("types", "files", "checks", "ranks"),
     ("functional",),
     ("class_map",),
     ("interventions",),

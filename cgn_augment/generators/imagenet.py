@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.fingerprint import hash_weights
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows

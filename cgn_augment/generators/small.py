@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.fingerprint import hash_weights
 from cgn_augment.functional import check_classes, roll_randomly
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.generators.upsampling import UpConv2d
 from cgn_augment.types import require_factor

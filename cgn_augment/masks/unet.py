@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.fingerprint import hash_weights
+from cgn_augment.generators.fingerprint import hash_weights
 
 
 class UNetMasker(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.fingerprint import hash_tensors
 from cgn_augment.functional import check_classes
+from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
 from cgn_augment.masks.trust import VERDICTS, MaskGate
 from cgn_augment.parts.fill import ClassPool, whole_textures

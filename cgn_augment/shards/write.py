@@ -18,6 +18,7 @@ import webdataset
 from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
+from cgn_augment.ranks import find_rank
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
@@ -37,7 +38,6 @@ from cgn_augment.shards.manifest import (
     write_record,
 )
 from cgn_augment.shards.store import HashingFile, Store
-from cgn_augment.stream.arguments import find_rank
 from cgn_augment.types import FACTORS, Mechanisms
 
 Job = tuple[int, int]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
-from cgn_augment.fingerprint import hash_weights
 from cgn_augment.functional import compose
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.masks.cache import MaskCache, round_masks
 from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
 from cgn_augment.masks.given import GivenMasks

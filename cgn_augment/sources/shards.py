@@ -16,10 +16,10 @@ from webdataset.shardlists import expand_urls
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.ranks import find_rank
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.store import Store
-from cgn_augment.stream.arguments import find_rank
 from cgn_augment.types import Counterfactuals, RealBatch
 
 Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -15,11 +15,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from cgn_augment.checks import require_choice, require_count
 from cgn_augment.class_map import ClassMap, ClassMapLike
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, UsageError
+from cgn_augment.ranks import find_rank
 from cgn_augment.stream.arguments import (
     Label,
     Output,
     find_device,
-    find_rank,
     find_value_range,
     label_factors,
     make_class_map,

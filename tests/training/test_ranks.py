@@ -36,7 +36,7 @@ PROCESS = """
 import json, os, signal, sys
 from pathlib import Path
 import torch, torch.distributed as dist
-from cgn_augment.fingerprint import hash_weights
+from cgn_augment.generators.fingerprint import hash_weights
 from imagenet_training_helpers import make_config, tiny_features
 from train_generator.imagenet import training as imagenet
 

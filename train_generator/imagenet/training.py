@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from cgn_augment import ImageNetCGN, save_cgn
 from cgn_augment.errors import ArgumentError
-from cgn_augment.fingerprint import hash_weights
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import (
     BigGAN,
@@ -22,6 +21,7 @@ from cgn_augment.generators import (
     load_biggan,
     start_imagenet_cgn,
 )
+from cgn_augment.generators.fingerprint import hash_weights
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.metrics import CGNMeasures
 from train_generator.imagenet.sheet import draw_training

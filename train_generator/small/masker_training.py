@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
-from cgn_augment.fingerprint import hash_tensors
 from cgn_augment.functional import (
     Purpose,
     compose,
@@ -23,6 +22,7 @@ from cgn_augment.functional import (
     step_generator,
     step_seed,
 )
+from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from cgn_augment.sources.bank import draw_factors

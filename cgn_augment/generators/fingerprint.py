@@ -17,7 +17,7 @@ def hash_weights(module: nn.Module) -> str:
 
     Example:
         >>> from torch import nn
-        >>> from cgn_augment.fingerprint import hash_weights
+        >>> from cgn_augment.generators.fingerprint import hash_weights
         >>> layer = nn.Linear(2, 2)
         >>> hash_weights(layer) == hash_weights(nn.Linear(2, 2))
         False
@@ -30,7 +30,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
     Example:
         >>> import torch
-        >>> from cgn_augment.fingerprint import hash_tensors
+        >>> from cgn_augment.generators.fingerprint import hash_tensors
         >>> hash_tensors({"y": torch.arange(3)}) == hash_tensors({"y": torch.arange(3)})
         True
     """
