@@ -1,6 +1,6 @@
 """The values that travel between the parts, and the protocols of the parts.
 
-`Source` is the central idea: anything with `sample(num, generator, real=None)`.
+`Source` is the central idea: anything with `sample(num, generator, step, real)`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,11 @@ class Step(NamedTuple):
         number: counted over all epochs from 0.
         rank: the process that takes it.
         world_size: how many processes take it together.
+
+    Example:
+        >>> from cgn_augment import Step
+        >>> Step(7)
+        Step(number=7, rank=0, world_size=1)
     """
 
     number: int = 0
@@ -223,31 +228,41 @@ class Mechanisms(Protocol):
 class Source(Protocol):
     """Where counterfactuals come from. Write your own with this one method.
 
+    It keeps no count of its own: what it draws for one step it draws again for that step, given a
+    generator in the same state. A source whose contents change over the steps brings them to `step`
+    first.
+
     More methods and attributes are used where a source has them: `image_size` and
     `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
-    the classes of the map), `seek(step, rank)` (called before each sample; for sources whose
-    contents change over the steps) and `fingerprint` (goes into the saved state's fingerprint).
+    the classes of the map) and `fingerprint` (goes into the saved state's fingerprint).
     One with `needs_items = True` gets `RealBatch.items` where there is one.
 
     Example:
         >>> import torch
-        >>> from cgn_augment import Counterfactuals
-        >>> class Grey:
-        ...     def sample(self, num, generator, real=None):
+        >>> from cgn_augment import Counterfactuals, Step
+        >>> class Brightening:
+        ...     def sample(self, num, generator, step=Step(), real=None):
         ...         y = torch.randint(10, (3, num), generator=generator)
-        ...         return Counterfactuals(torch.zeros(num, 3, 32, 32), *y)
-        >>> len(Grey().sample(4, torch.Generator()))
-        4
+        ...         grey = min(step.number / 1000, 1.0)
+        ...         return Counterfactuals(torch.full((num, 3, 32, 32), grey), *y)
+        >>> made = Brightening().sample(4, torch.Generator(), Step(number=500))
+        >>> len(made), made.images.max().item()
+        (4, 0.5)
     """
 
     def sample(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self,
+        num: int,
+        generator: torch.Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals.
 
         Args:
             num: how many images.
             generator: a CPU generator; the only randomness that may be used.
+            step: for which step they are; the first one where there is no stream.
             real: the step's real batch, where there is one.
 
         Returns:
@@ -260,9 +275,22 @@ class FactorSource(Source, Protocol):
     """A source that also gives what its images are composed of."""
 
     def sample_factors(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self,
+        num: int,
+        generator: torch.Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
     ) -> tuple[Factors, Tensor]:
         """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64."""
+
+    def sample_textures(
+        self,
+        num: int,
+        generator: torch.Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws the foregrounds, backgrounds and classes of `sample_factors`, without a mask."""
 
 
 @runtime_checkable
@@ -271,11 +299,3 @@ class RestrictableSource(Source, Protocol):
 
     def restrict(self, class_map: ClassMap) -> Source:
         """Returns a source that draws only classes that `class_map` has."""
-
-
-@runtime_checkable
-class SteppedSource(Source, Protocol):
-    """A source whose contents change from step to step."""
-
-    def seek(self, step: int, rank: int = 0) -> None:
-        """Brings the contents to where they are at `step` (counted over epochs) of `rank`."""

@@ -180,6 +180,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             value_range=find_value_range(value_range, transform),
             seed=self.seed,
             rank=self.rank,
+            world_size=self.world_size,
         )
         self._layout: Layout | None = None
         self._start = self._position = Position(0, 0, 0, 0)

@@ -27,7 +27,7 @@ from cgn_augment.stream.batches import (
     real_rows,
 )
 from cgn_augment.stream.mixing import Mix
-from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, SteppedSource
+from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
 
 
 class Position(NamedTuple):
@@ -73,12 +73,12 @@ class StepMaker:
         value_range: tuple[float, float] | None,
         seed: int,
         rank: int,
+        world_size: int,
     ) -> None:
         self.source, self.transform, self.class_map = source, transform, class_map
         self.mix, self.label, self.output = mix, label, output
         self.device, self.value_range = device, value_range
-        self.seed, self.rank = seed, rank
-        self._seek = source.seek if isinstance(source, SteppedSource) else None
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self._checked = False
 
     @property
@@ -147,15 +147,14 @@ class StepMaker:
             return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none)
         key = (self.seed, position.epoch, self.rank, position.step)
         generator = step_generator(Purpose.SOURCE, *key)
-        if self._seek is not None:
-            self._seek(position.total, self.rank)
         if items is not None and len(items) != len(images):
             raise DataError(
                 f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
                 "each item where it is, for the source looks at which items they are"
             )
         real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
-        made = self.source.sample(num, generator, real)
+        step = Step(position.total, self.rank, self.world_size)
+        made = self.source.sample(num, generator, step, real)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
         pictures = made.images.to(self.device, non_blocking=True)
