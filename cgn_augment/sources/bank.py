@@ -141,7 +141,7 @@ class BankSource(DrawnSource):
         """Brings the contents to where they are at a step."""
         number = step.number if self.refresh else 0  # without, they are the same at every step
         ahead = number - self._number
-        near = 0 <= ahead and ahead * self.refresh < self.size
+        near = ahead >= 0 and ahead * self.refresh < self.size
         if self._bank and step.rank == self._rank and near:
             for later in range(self._number + 1, number + 1):
                 self._refresh(self._bank, later)

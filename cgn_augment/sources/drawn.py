@@ -90,9 +90,7 @@ class DrawnSource(ABC):
         foreground, background = self._draw(classes, generator, step, masks=False)
         return foreground, background, classes
 
-    def _draw_classes(
-        self, num: int, generator: torch.Generator, real: RealBatch | None
-    ) -> Tensor:
+    def _draw_classes(self, num: int, generator: torch.Generator, real: RealBatch | None) -> Tensor:
         classes = None if real is None else real.classes
         return self.interventions.draw(num, self.num_classes, generator, classes)
 

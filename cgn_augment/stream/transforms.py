@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from types import NoneType
 
 import kornia
-import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_channels
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 
@@ -88,7 +88,7 @@ def match_real(
         >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
         torch.Size([2, 3, 224, 224])
     """
-    mean_tensor, std_tensor = channels("mean", mean), channels("std", std)
+    mean_tensor, std_tensor = require_channels("mean", mean), require_channels("std", std)
     if not (std_tensor > 0).all():
         raise ArgumentError(f"std must be above 0, got {std}")
     if isinstance(crop_size, bool) or not isinstance(crop_size, (int, NoneType)):
@@ -102,14 +102,3 @@ def match_real(
     if crop_size is not None and crop_size < 1:
         raise ArgumentError(f"crop_size must be 1 or more pixels, got {crop_size}")
     return MatchReal(mean_tensor, std_tensor, crop_size, augment)
-
-
-def channels(name: str, values: float | Sequence[float]) -> Tensor:
-    """Returns one number or three as (3,) float32, or raises an error that names them."""
-    try:
-        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
-    except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{name} must be one number or three, got {values!r}") from error
-    if tensor.numel() not in (1, 3) or not torch.isfinite(tensor).all():
-        raise ArgumentError(f"{name} must be one number or three, got {values!r}")
-    return tensor.expand(3).clone()
