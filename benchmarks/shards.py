@@ -47,16 +47,10 @@ from published_layers import use_published_layers
 from torch import Tensor
 from tqdm import tqdm
 
-from cgn_augment import (
-    CGNError,
-    FreshSource,
-    ShardConfig,
-    ShardSource,
-    SmallCGN,
-    load_cgn,
-    render_shards,
-)
+from cgn_augment import CGNError, FreshSource, ShardSource, load_cgn
 from cgn_augment.functional import compose
+from cgn_augment.generators import SmallCGN
+from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.write import encode_ahead
 
 RESULTS = Path(__file__).parent / "results"

@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from cgn_augment import ShardConfig, load_cgn, render_shards
+from cgn_augment import load_cgn
+from cgn_augment.shards import ShardConfig, render_shards
 
 # The server imports the package once, so that a rank costs a fork and not an import.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -36,7 +36,8 @@ def load_masker(
         UsageError: the device is not there.
 
     Example:
-        >>> from cgn_augment import UNetMasker, load_masker, save_masker
+        >>> from cgn_augment import load_masker
+        >>> from cgn_augment.masks import UNetMasker, save_masker
         >>> path = getfixture("tmp_path") / "mine.safetensors"
         >>> save_masker(UNetMasker(width=8), path, cgn="mine")
         >>> load_masker(path).width

@@ -48,7 +48,7 @@ class ShardConfig:
         ArgumentTypeError: a value of another kind.
 
     Example:
-        >>> from cgn_augment import ShardConfig
+        >>> from cgn_augment.shards import ShardConfig
         >>> ShardConfig(num=25_000).num_shards
         3
     """

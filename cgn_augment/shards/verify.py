@@ -70,7 +70,8 @@ def verify_shards(
         DataError: there is no set at all.
 
     Example:
-        >>> from cgn_augment import ShardConfig, SmallCGN, render_shards, verify_shards
+        >>> from cgn_augment.generators import SmallCGN
+        >>> from cgn_augment.shards import ShardConfig, render_shards, verify_shards
         >>> folder = getfixture("tmp_path") / "shards"
         >>> manifest = render_shards(SmallCGN().freeze(), folder, ShardConfig(num=4))
         >>> verify_shards(folder)

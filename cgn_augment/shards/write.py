@@ -82,7 +82,8 @@ def render_shards(
         FileError: a file cannot be written. Complete shards stay, and nothing else does.
 
     Example:
-        >>> from cgn_augment import ShardConfig, SmallCGN, render_shards
+        >>> from cgn_augment.generators import SmallCGN
+        >>> from cgn_augment.shards import ShardConfig, render_shards
         >>> folder = getfixture("tmp_path") / "shards"
         >>> config = ShardConfig(num=20, format="jpg", shard_size=10)
         >>> manifest = render_shards(SmallCGN().freeze(), folder, config)

@@ -180,10 +180,12 @@ class RealShapeSource:
 
     def with_options(self, **options: Any) -> RealShapeSource:
         """Returns a source with other values of some of the arguments."""
-        names = ("masker", "textures", "masks", "num_per_shape", "keep", "gate", "replace")
-        names += ("cache_masks", "cache_bytes", "chunk")
+        names = (
+            "masker textures masks num_per_shape keep gate replace cache_masks cache_bytes chunk"
+        )
+        same = {name: getattr(self, name) for name in names.split()}
         scale = {"mean": self.mean.tolist(), "std": self.std.tolist()}
-        return RealShapeSource(**{name: getattr(self, name) for name in names} | scale | options)
+        return RealShapeSource(**{**same, **scale, **options})
 
     @torch.no_grad()
     def sample(
@@ -212,28 +214,26 @@ class RealShapeSource:
         images = self.bring(real.images)
         found = self.masks_of(images, real)
         chosen = self._choose(found, num, generator)
-        at = chosen.clamp(min=0)
-        is_real, here = (chosen >= 0).to(self.device)[:, None, None, None], at.to(self.device)
-        mask, own = found[here], real.classes.cpu()[at]
-        if bool((chosen >= 0).all()):
+        is_real, at = chosen >= 0, chosen.clamp(min=0)
+        wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
+        mask = found[here]
+        if bool(is_real.all()):
             foreground, background, drawn = self.textures.sample_textures(
                 num, generator, step, real
             )
         else:
             factors, drawn = self.textures.sample_factors(num, generator, step, real)
             foreground, background = factors.foreground, factors.background
-            mask = torch.where(is_real, mask, factors.mask)
+            mask = torch.where(wide, mask, factors.mask)
         if self.keep == "texture":
-            foreground = torch.where(is_real, images[here], foreground)
+            foreground = torch.where(wide, images[here], foreground)
         elif self.keep == "background":
-            background = torch.where(is_real, images[here], background)
-        kept = [factor in ("shape", self.keep) for factor in FACTORS]
-        classes = torch.where(torch.tensor(kept)[:, None] & (chosen >= 0), own, drawn.cpu()).to(
-            self.device
-        )
-        return Counterfactuals(
-            compose(mask, foreground, background), *classes, chosen.to(self.device)
-        )
+            background = torch.where(wide, images[here], background)
+        made = compose(mask, foreground, background)
+        own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
+        classes = torch.where(own & is_real, real.classes.cpu()[at], drawn.cpu())
+        shape, texture, behind = classes.to(made.device)
+        return Counterfactuals(made, shape, texture, behind, chosen.to(made.device))
 
     def bring(self, images: Tensor) -> Tensor:
         """Brings real images into [-1, 1] and to the generator's size.

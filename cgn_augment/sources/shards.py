@@ -57,7 +57,9 @@ class ShardSource:
 
     Example:
         >>> import torch
-        >>> from cgn_augment import ShardConfig, ShardSource, SmallCGN, render_shards
+        >>> from cgn_augment import ShardSource
+        >>> from cgn_augment.generators import SmallCGN
+        >>> from cgn_augment.shards import ShardConfig, render_shards
         >>> folder = getfixture("tmp_path") / "shards"
         >>> manifest = render_shards(SmallCGN().freeze(), folder, ShardConfig(num=64))
         >>> source = ShardSource(folder, refresh=16, size=32)

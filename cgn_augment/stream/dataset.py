@@ -106,7 +106,8 @@ class CounterfactualDataset(IterableDataset[Any]):
     Example:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
-        >>> from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
+        >>> from cgn_augment import BankSource, CounterfactualDataset
+        >>> from cgn_augment.generators import SmallCGN
         >>> digits = TensorDataset(torch.rand(32, 3, 32, 32) * 2 - 1, torch.arange(32) % 10)
         >>> source = BankSource(SmallCGN().freeze(), size=20)
         >>> train = CounterfactualDataset(digits, source, batch_size=8, ratio=0.5)

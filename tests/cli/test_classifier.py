@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from stream_helpers import same
 from torchvision.utils import save_image
 
-from cgn_augment import ShardConfig, render_shards, save_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError
+from cgn_augment.generators import save_cgn
+from cgn_augment.shards import ShardConfig, render_shards
 from train_generator.classifier import EnsembleConfig, EnsembleRun, load_ensemble, make_ensemble
 from train_generator.classifier.ensemble_data import (
     ImagesConfig,

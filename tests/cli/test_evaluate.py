@@ -23,8 +23,8 @@ from robustness_helpers import (
 from torch import nn
 from torchvision import models, transforms
 
-from cgn_augment import SmallCGN, save_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError, FileError
+from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.images.imagenet_classes import imagenet_names
 from train_generator.classifier import MNISTClassifier, make_ensemble, save_ensemble
 from train_generator.cli import evaluate as commands

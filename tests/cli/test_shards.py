@@ -22,9 +22,11 @@ import torch
 import webdataset
 from shard_helpers import contents
 
-from cgn_augment import ShardConfig, ShardSource, SmallCGN, render_shards, save_cgn
-from cgn_augment import verify_shards as verify
+from cgn_augment import ShardSource
 from cgn_augment.cli import program as cli
+from cgn_augment.generators import SmallCGN, save_cgn
+from cgn_augment.shards import ShardConfig, render_shards
+from cgn_augment.shards import verify_shards as verify
 from cgn_augment.shards.verify import Problem, advice
 
 THIRD_PARTY = pytest.mark.filterwarnings(

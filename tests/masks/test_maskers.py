@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from conftest import make_tiny_cgn
 from torch import Tensor
 
-from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import compose, isolated_rng
+from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
 from train_generator.small.blobs import draw_blobs
 from train_generator.small.config import MaskerConfig

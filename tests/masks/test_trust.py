@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgn_augment import BankSource, Counterfactuals, Factors, FreshSource, MaskGate, SmallCGN
+from cgn_augment import BankSource, Counterfactuals, Factors, FreshSource, MaskGate
 from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import SmallCGN
 from cgn_augment.masks.trust import (
     MAX_REDRAWS,
     VERDICTS,

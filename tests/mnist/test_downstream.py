@@ -15,9 +15,11 @@ from conftest import make_tiny_cgn
 from PIL import Image
 from torch import nn
 
-from cgn_augment import RealMechanisms, RealShapeSource, SmallCGN, UNetMasker, save_masker
+from cgn_augment import RealMechanisms, RealShapeSource
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker, save_masker
 from train_generator.classifier import MNISTClassifier
 from train_generator.cli import mnist as commands
 from train_generator.mnist import (

@@ -17,9 +17,9 @@ from cgn_augment import (
     Mechanisms,
     RealMechanisms,
     RealShapeSource,
-    UNetMasker,
 )
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
+from cgn_augment.masks import UNetMasker
 
 NUM_CLASSES = 3
 

@@ -11,10 +11,13 @@ import pytest
 import torch
 from conftest import run_command
 
-from cgn_augment import BankSource, RealShapeSource, SmallCGN, save_cgn
+from cgn_augment import BankSource, RealShapeSource
 from cgn_augment.cli import program as cli
 from cgn_augment.errors import ArgumentError
-from cgn_augment.pictures.sheets import draw_cgn, draw_real_shapes, draw_sheet, save_figure
+from cgn_augment.generators import SmallCGN, save_cgn
+from cgn_augment.generators.sheet import draw_cgn
+from cgn_augment.pictures.sheets import draw_sheet, save_figure
+from cgn_augment.sources.real_shapes_sheet import draw_real_shapes
 from train_generator.cli import program as train_cli
 
 

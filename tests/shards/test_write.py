@@ -19,22 +19,15 @@ import torch
 from PIL import Image
 from shard_helpers import contents, kill_and_resume
 
-from cgn_augment import (
-    ClassMap,
-    Interventions,
-    ShardConfig,
-    SmallCGN,
-    render_shards,
-    save_cgn,
-    verify_shards,
-)
+from cgn_augment import ClassMap, Interventions
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, FileError
 from cgn_augment.functional import compose
-from cgn_augment.shards import write
+from cgn_augment.generators import SmallCGN, save_cgn
+from cgn_augment.generators.drawing import draw_factors
+from cgn_augment.shards import ShardConfig, render_shards, verify_shards, write
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.sampling import draw_numbered, numbered_classes
 from cgn_augment.shards.store import Store
-from cgn_augment.sources.bank import draw_factors
 
 CONFIG = ShardConfig(num=50, shard_size=12, block_size=8)
 
@@ -379,7 +372,8 @@ def test_starting_over_is_refused(whole: Path, tiny_cgn: SmallCGN, tmp_path: Pat
 # In a process of its own: the limit is for all that a process writes, pytest's report too.
 ON_A_SMALL_DISK = """
 import resource, sys
-from cgn_augment import ShardConfig, load_cgn, render_shards
+from cgn_augment import load_cgn
+from cgn_augment.shards import ShardConfig, render_shards
 cgn, config = load_cgn(sys.argv[1]), ShardConfig(num=50, shard_size=12, block_size=8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 render_shards(cgn, sys.argv[2], config)

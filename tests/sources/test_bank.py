@@ -19,12 +19,12 @@ from cgn_augment import (
     Interventions,
     Mechanisms,
     RealBatch,
-    SmallCGN,
     Source,
 )
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import compose, isolated_rng
-from cgn_augment.sources.bank import draw_factors
+from cgn_augment.generators import SmallCGN
+from cgn_augment.generators.drawing import draw_factors
 
 STORAGES = ("float32", "float16", "uint8")
 MAKERS: dict[str, Callable[..., FreshSource | BankSource]] = {

@@ -22,12 +22,12 @@ from cgn_augment import (
     Interventions,
     RealBatch,
     RealShapeSource,
-    SmallCGN,
-    UNetMasker,
     match_real,
 )
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from cgn_augment.functional import compose
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker
 
 SIZE = 8
 

@@ -19,13 +19,12 @@ from cgn_augment import (
     CounterfactualDataset,
     Counterfactuals,
     Interventions,
-    ShardConfig,
     ShardSource,
-    SmallCGN,
     Source,
-    render_shards,
 )
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
+from cgn_augment.generators import SmallCGN
+from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.encode import draw_block
 from cgn_augment.sources.shards import _draw_places
 

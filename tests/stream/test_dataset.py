@@ -52,9 +52,9 @@ from cgn_augment import (
     MixedBatch,
     OffAfter,
     Ramp,
-    SmallCGN,
     match_real,
 )
+from cgn_augment.generators import SmallCGN
 from cgn_augment.stream.batches import pad_extra
 
 # torchdata 0.11 makes its loaders with a call that torch 2.14 has deprecated.

@@ -18,7 +18,6 @@ from cgn_augment import (
     Counterfactuals,
     FreshSource,
     Interventions,
-    SmallCGN,
     match_real,
 )
 from cgn_augment.errors import (
@@ -29,6 +28,7 @@ from cgn_augment.errors import (
     DataError,
     UsageError,
 )
+from cgn_augment.generators import SmallCGN
 
 
 def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:
