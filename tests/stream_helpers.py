@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from cgn_augment import Counterfactuals, RealBatch
+from cgn_augment import Counterfactuals, RealBatch, Step
 
 SIZE = 8
 
@@ -120,7 +120,11 @@ class StubSource:
         self.real: list[RealBatch | None] = []
 
     def sample(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self,
+        num: int,
+        generator: torch.Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
     ) -> Counterfactuals:
         self.asked.append(num)
         self.real.append(real)

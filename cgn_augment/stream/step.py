@@ -6,13 +6,14 @@ Nothing here remembers the step before, so steps can be made ahead of time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.stream.arguments import Label, Output, label_factors
 from cgn_augment.stream.batches import (
@@ -58,6 +59,9 @@ class StepMaker:
     """Puts real images and counterfactuals of one step together.
 
     The arguments are those of `CounterfactualDataset`.
+
+    Raises:
+        ArgumentTypeError: the source's `sample` does not take the arguments of `Source.sample`.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class StepMaker:
         self.mix, self.label, self.output = mix, label, output
         self.device, self.value_range = device, value_range
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        _require_arguments(source)
         self._checked = False
 
     @property
@@ -229,3 +234,13 @@ class StepMaker:
             return pad_extra(value, num_real, num, keep)
 
         return layout.rebuild(batch, part)
+
+
+def _require_arguments(source: Source) -> None:
+    try:
+        signature(source.sample).bind(1, torch.Generator(), Step(), None)
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"sample of {type(source).__name__} must take (num, generator, step, real), as "
+            f"Source.sample does: {error}"
+        ) from error
