@@ -49,16 +49,17 @@ def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
     return torch.cat([masker(part) for part in torch.split(images, chunk)])
 
 
-def read_masks(batch: Any, key: str | int, images: Tensor) -> Tensor:
+def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True) -> Tensor:
     """Returns the masks that a batch brings along, (B, 1, H, W) float32.
 
     Args:
         batch: as the user's pipeline made it.
         key: key or position of the masks: (B, 1, H, W) or (B, H, W).
         images: (B, 3, H, W), those of the batch.
+        look: whether the values are looked at, which makes a GPU wait.
 
     Raises:
-        DataError: there are none at the key, or of another shape.
+        DataError: there are none at the key, of another shape, or with values outside [0, 1].
 
     Example:
         >>> import torch
@@ -82,7 +83,10 @@ def read_masks(batch: Any, key: str | int, images: Tensor) -> Tensor:
         raise DataError(
             f"masks at {key!r} must be {expected}, as the images are, got {tuple(masks.shape)}"
         )
-    return masks.float()
+    masks = masks.float()
+    if look:
+        _require_unit_range(masks)
+    return masks
 
 
 def require_masks(masks: Tensor, num: int, image_size: int, *, look: bool = True) -> Tensor:
@@ -102,7 +106,11 @@ def require_masks(masks: Tensor, num: int, image_size: int, *, look: bool = True
         raise DataError(f"the masker must give masks {expected}, got {tuple(masks.shape)}")
     masks = masks.float()
     if look:
-        least, most = float(masks.min()), float(masks.max())
-        if not 0 <= least <= most <= 1:  # also for NaN
-            raise DataError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")
+        _require_unit_range(masks)
     return masks
+
+
+def _require_unit_range(masks: Tensor) -> None:
+    least, most = float(masks.min()), float(masks.max())
+    if not 0 <= least <= most <= 1:  # also for NaN
+        raise DataError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")

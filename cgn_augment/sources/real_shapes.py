@@ -272,8 +272,9 @@ class RealShapeSource:
             DataError: the masker gave masks of another shape or range.
         """
         if self.masks is not None:
-            given = read_masks(real.batch, self.masks, real.images)
-            found = self._check(self._resize(given.to(self.device)), len(images))
+            # Looked at before they are resized, which may leave [0, 1] by a rounding error.
+            given = read_masks(real.batch, self.masks, real.images, look=not self._checked)
+            found = round_masks(self._resize(given.to(self.device)))
         elif self._cache is None:
             found = self._run(images)
         elif real.items is None:
@@ -290,7 +291,9 @@ class RealShapeSource:
     def _run(self, images: Tensor) -> Tensor:
         if self.masker is None:  # pragma: no cover - one of masker and masks is there
             raise RuntimeError("there is no masker")
-        return self._check(find_masks(self.masker, images, self.chunk), len(images))
+        masks = find_masks(self.masker, images, self.chunk)
+        look = not self._checked
+        return round_masks(require_masks(masks, len(images), self.image_size, look=look))
 
     def _run_whole(self, images: Tensor) -> Tensor:
         """Gives the masker full chunks, so that a mask does not depend on what else is missing."""
@@ -303,9 +306,6 @@ class RealShapeSource:
         if images.shape[-2:] == size:
             return images
         return F.interpolate(images, size, mode="bilinear", antialias=True)
-
-    def _check(self, masks: Tensor, num: int) -> Tensor:
-        return round_masks(require_masks(masks, num, self.image_size, look=not self._checked))
 
     def _choose(self, masks: Tensor, num: int, generator: torch.Generator) -> Tensor:
         """Returns for each counterfactual the image whose shape it has, -1 for a drawn one."""
