@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,3 +86,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def labels_of(drawn: Counterfactuals) -> Tensor:
     return torch.stack([drawn.shape, drawn.texture, drawn.background])
+
+
+def shown(axes: object) -> np.ndarray:
+    """The picture that a cell of a sheet shows, (H, W, 3) in [0, 1]."""
+    return np.asarray(axes.get_images()[0].get_array())  # type: ignore[attr-defined]
