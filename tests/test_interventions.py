@@ -150,7 +150,7 @@ def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "shuffle"}, "kind must be 'uniform' or 'permute', got 'shuffle'"),
+        ({"kind": "shuffle"}, "kind must be one of uniform, permute, got 'shuffle'"),
         ({"num_per_shape": 0}, "num_per_shape must be 1 or more, got 0"),
         ({"shape": -1}, "shape must list classes of 0 or more, got -1"),
         ({"texture": [3, -1]}, r"texture must list classes of 0 or more, got \[3, -1\]"),

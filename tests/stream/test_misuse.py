@@ -322,6 +322,15 @@ def test_a_counterfactual_outside_the_class_map_is_an_error() -> None:
         iterate(rows(), class_map={0: 0, 1: 1}, count=50)
 
 
+def test_a_source_that_takes_no_step_is_an_error() -> None:
+    class Old(StubSource):
+        def sample(self, num: int, generator: Any, real: Any = None) -> Counterfactuals:  # type: ignore[override]
+            raise AssertionError
+
+    with pytest.raises(ArgumentTypeError, match=r"must take \(num, generator, step, real\)"):
+        stream([rows()], Old())
+
+
 def test_a_class_outside_the_map_is_an_error_at_later_steps_too() -> None:
     class Later(StubSource):
         def sample(self, num: int, *arguments: Any) -> Counterfactuals:
