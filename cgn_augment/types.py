@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cgn_augment.errors import ArgumentError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 FACTORS = ("shape", "texture", "background")
 """The three factors of an image, in the order of every `(3, N)` tensor of classes."""
 
-T = TypeVar("T")
-
 
 def require_factor(factor: str) -> None:
     """Raises `ArgumentError` unless this is one of the three factors."""
@@ -28,28 +26,28 @@ def require_factor(factor: str) -> None:
         raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
 
 
-def _move(value: T, device: torch.device | str) -> T:
-    """Returns a dataclass of tensors with each of its tensors on `device`."""
-    moved = {
-        name: part.to(device, non_blocking=True) for name, part in _given_tensors(value).items()
-    }
-    return type(value)(**moved)
+class _Rows:
+    """A dataclass of tensors whose rows belong together; some may be None."""
 
+    def __post_init__(self) -> None:
+        lengths = {name: len(part) for name, part in self._tensors().items()}
+        if len(set(lengths.values())) > 1:
+            raise ArgumentError(f"{type(self).__name__} needs equal lengths, got {lengths}")
 
-def _given_tensors(value: object) -> dict[str, Tensor]:
-    """Returns the tensors of a dataclass by name, without those that are None."""
-    parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
-    return {name: part for name, part in parts.items() if part is not None}
+    def __len__(self) -> int:
+        return len(next(iter(self._tensors().values())))
 
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the same with each tensor on `device`."""
+        tensors = self._tensors().items()
+        return type(self)(**{name: part.to(device, non_blocking=True) for name, part in tensors})
 
-def _require_equal_length(value: object) -> None:
-    lengths = {name: len(part) for name, part in _given_tensors(value).items()}
-    if len(set(lengths.values())) > 1:
-        raise ArgumentError(f"{type(value).__name__} needs equal lengths, got {lengths}")
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: part for name, part in vars(self).items() if part is not None}
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(_Rows):
     """What the three mechanisms drew.
 
     Attributes:
@@ -65,19 +63,9 @@ class Factors:
     foreground: Tensor
     background: Tensor
 
-    def __post_init__(self) -> None:
-        _require_equal_length(self)
-
-    def __len__(self) -> int:
-        return len(self.mask)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Returns the same factors on `device`."""
-        return _move(self, device)
-
 
 @dataclass(frozen=True)
-class Counterfactuals:
+class Counterfactuals(_Rows):
     """Images with a known class for each of their three factors.
 
     Attributes:
@@ -98,16 +86,6 @@ class Counterfactuals:
     texture: Tensor
     background: Tensor
     real: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        _require_equal_length(self)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Returns the same counterfactuals on `device`."""
-        return _move(self, device)
 
 
 class Step(NamedTuple):
@@ -208,7 +186,7 @@ class Mechanisms(Protocol):
     def fingerprint(self) -> str:
         """A short text that identifies the weights."""
 
-    def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+    def draw_noise(self, num: int, generator: Generator) -> Tensor:
         """Draws (num, Z) float32 noise on the CPU and returns it on the CGN's device."""
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
@@ -220,7 +198,7 @@ class Mechanisms(Protocol):
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
         """Returns backgrounds (N, 3, H, W) float32 in [-1, 1]."""
 
-    def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def shuffle(self, images: Tensor, generator: Generator) -> Tensor:
         """Moves each texture to a random position, where the CGN asks for it."""
 
 
@@ -251,11 +229,7 @@ class Source(Protocol):
     """
 
     def sample(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         """Draws `num` counterfactuals.
 
@@ -275,20 +249,12 @@ class FactorSource(Source, Protocol):
     """A source that also gives what its images are composed of."""
 
     def sample_factors(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Factors, Tensor]:
         """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64."""
 
     def sample_textures(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draws the foregrounds, backgrounds and classes of `sample_factors`, without a mask."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from cgn_augment import Counterfactuals, RealBatch, Step
@@ -121,11 +121,7 @@ class StubSource:
         self.steps: list[Step] = []
 
     def sample(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         self.asked.append(num)
         self.real.append(real)

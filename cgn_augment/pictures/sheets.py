@@ -78,16 +78,16 @@ def draw_sheet(
     return figure
 
 
-def check_picture(path: str | os.PathLike[str]) -> Path:
-    """Returns the path of a picture, if `save_figure` can write one there.
+def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
+    """Returns the path of a picture, if one can be written there.
 
     Raises:
         ArgumentError: an unknown suffix, or the folder is missing.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in suffixes:
         raise ArgumentError(
-            f"a picture is saved as one of {', '.join(SUFFIXES)}, got {path.name!r}"
+            f"a picture is saved as one of {', '.join(suffixes)}, got {path.name!r}"
         )
     if not path.parent.is_dir():
         raise ArgumentError(f"the folder {path.parent} is missing: make it first")

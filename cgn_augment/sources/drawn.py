@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
@@ -17,10 +17,7 @@ from cgn_augment.types import Counterfactuals, Factors, Mechanisms, RealBatch, S
 class DrawnSource(ABC):
     """Draws classes by its interventions; where the factors of them come from is to be filled in.
 
-    Args:
-        cgn: a frozen CGN.
-        interventions: how the classes are drawn; uniformly by default.
-        chunk: images generated at once; bounds the memory.
+    The arguments are those of `FreshSource`.
 
     Raises:
         ArgumentError: a CGN in training, or a chunk below 1.
@@ -51,11 +48,7 @@ class DrawnSource(ABC):
 
     @torch.no_grad()
     def sample(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         """Draws `num` counterfactuals; see `Source.sample`.
 
@@ -68,34 +61,26 @@ class DrawnSource(ABC):
         return Counterfactuals(images, *classes.to(images.device, non_blocking=True))
 
     def sample_factors(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Factors, Tensor]:
         """Draws what the images of `sample` are composed of; see `FactorSource`."""
         classes = self._draw_classes(num, generator, real)
         return Factors(*self._draw(classes, generator, step, masks=True)), classes
 
     def sample_textures(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draws foregrounds and backgrounds of `sample_factors` alone; see `FactorSource`."""
         classes = self._draw_classes(num, generator, real)
         foreground, background = self._draw(classes, generator, step, masks=False)
         return foreground, background, classes
 
-    def _draw_classes(self, num: int, generator: torch.Generator, real: RealBatch | None) -> Tensor:
+    def _draw_classes(self, num: int, generator: Generator, real: RealBatch | None) -> Tensor:
         classes = None if real is None else real.classes
         return self.interventions.draw(num, self.num_classes, generator, classes)
 
     @abstractmethod
     def _draw(
-        self, classes: Tensor, generator: torch.Generator, step: Step, *, masks: bool
+        self, classes: Tensor, generator: Generator, step: Step, *, masks: bool
     ) -> list[Tensor]:
         """Returns for (3, N) classes masks, if they are wanted, foregrounds and backgrounds."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cgn_augment.checks import require_channels, require_choice, require_count
 from cgn_augment.class_map import ClassMap
@@ -189,11 +189,7 @@ class RealShapeSource:
 
     @torch.no_grad()
     def sample(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         """Draws `num` counterfactuals of the images of `real`; see `Source.sample`.
 
@@ -307,7 +303,7 @@ class RealShapeSource:
             return images
         return F.interpolate(images, size, mode="bilinear", antialias=True)
 
-    def _choose(self, masks: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    def _choose(self, masks: Tensor, num: int, generator: Generator) -> Tensor:
         """Returns for each counterfactual the image whose shape it has, -1 for a drawn one."""
         usable = self._counter.usable(masks)
         places = torch.arange(len(masks))

@@ -171,7 +171,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         size = batch_size if batch_size is not None else getattr(real, "batch_size", None)
         self.proportion = Proportion(ratio, count, fraction, mix=mix, batch_size=size)
         self._maker = StepMaker(
-            self.source,
+            source=self.source,
             mix=mix,
             label=label,
             output=output,

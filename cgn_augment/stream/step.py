@@ -6,6 +6,7 @@ Nothing here remembers the step before, so steps can be made ahead of time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ class Position(NamedTuple):
         return Position(self.epoch + 1, 0, self.total, self.carry)
 
 
+@dataclass(eq=False, kw_only=True)
 class StepMaker:
     """Puts real images and counterfactuals of one step together.
 
@@ -64,27 +66,27 @@ class StepMaker:
         ArgumentTypeError: the source's `sample` does not take the arguments of `Source.sample`.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        mix: Mix,
-        label: Label,
-        output: Output,
-        class_map: ClassMap | None,
-        transform: Callable[[Tensor], Tensor] | None,
-        device: torch.device,
-        value_range: tuple[float, float] | None,
-        seed: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.source, self.transform, self.class_map = source, transform, class_map
-        self.mix, self.label, self.output = mix, label, output
-        self.device, self.value_range = device, value_range
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        _require_arguments(source)
-        self._checked = False
+    source: Source
+    mix: Mix
+    label: Label
+    output: Output
+    class_map: ClassMap | None
+    transform: Callable[[Tensor], Tensor] | None
+    device: torch.device
+    value_range: tuple[float, float] | None
+    seed: int
+    rank: int
+    world_size: int
+    _checked: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            signature(self.source.sample).bind(1, torch.Generator(), Step(), None)
+        except TypeError as error:
+            raise ArgumentTypeError(
+                f"sample of {type(self.source).__name__} must take (num, generator, step, real), "
+                f"as Source.sample does: {error}"
+            ) from error
 
     @property
     def needs_items(self) -> bool:
@@ -234,13 +236,3 @@ class StepMaker:
             return pad_extra(value, num_real, num, keep)
 
         return layout.rebuild(batch, part)
-
-
-def _require_arguments(source: Source) -> None:
-    try:
-        signature(source.sample).bind(1, torch.Generator(), Step(), None)
-    except TypeError as error:
-        raise ArgumentTypeError(
-            f"sample of {type(source).__name__} must take (num, generator, step, real), as "
-            f"Source.sample does: {error}"
-        ) from error

@@ -10,7 +10,7 @@ import torch
 from imagenet_helpers import make_reduced_cgn
 from source_helpers import seeded
 from stream_helpers import collect, same
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from cgn_augment import (
@@ -47,22 +47,14 @@ class Textures:
         return Textures(self.interventions.restrict(class_map))
 
     def sample_textures(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         self.steps.append(step)
         y = self.interventions.draw(num, self.num_classes, generator)
         return grey_of(y[1]), grey_of(y[2]), y
 
     def sample_factors(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Factors, Tensor]:
         foreground, background, y = self.sample_textures(num, generator, step, real)
         mask = torch.zeros(num, 1, SIZE, SIZE)
@@ -71,11 +63,7 @@ class Textures:
         return Factors(mask, foreground, background), y
 
     def sample(
-        self,
-        num: int,
-        generator: torch.Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         factors, y = self.sample_factors(num, generator, step, real)
         return Counterfactuals(compose(factors.mask, factors.foreground, factors.background), *y)
