@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_channels
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.functional import compose
@@ -29,7 +30,6 @@ from cgn_augment.masks.trust import (
     redraw_unseen,
     require_contrast,
 )
-from cgn_augment.stream.transforms import channels
 from cgn_augment.types import (
     Counterfactuals,
     Factors,
@@ -128,7 +128,7 @@ class RealShapeSource:
             raise ArgumentTypeError(f"gate must be MaskGate(…) or None, got {gate!r}")
         self.num_per_shape, self.keep, self.gate, self.replace = num_per_shape, keep, gate, replace
         self.min_contrast, self._unseen = require_contrast(min_contrast), UnseenWarning()
-        self.mean, self.std = channels("mean", mean), channels("std", std)
+        self.mean, self.std = require_channels("mean", mean), require_channels("std", std)
         if not (self.std > 0).all():
             raise ArgumentError(f"std must be above 0, got {std}")
         self.cache_masks, self.cache_bytes, self.chunk = cache_masks, cache_bytes, chunk
