@@ -1,4 +1,4 @@
-"""The stream: real batches with counterfactuals mixed in."""
+"""`CounterfactualDataset` and what a step of it is made of."""
 
 from cgn_augment.stream.dataset import CounterfactualDataset
 from cgn_augment.stream.mixing import OffAfter, Ramp
