@@ -36,9 +36,9 @@ import pytorch_pretrained_biggan
 import torch
 from torch import Tensor, nn
 
-from cgn_augment import ImageNetCGN, load_cgn
+from cgn_augment import load_cgn
 from cgn_augment.functional import compose
-from cgn_augment.generators import BigGANConfig, U2Net
+from cgn_augment.generators import BigGANConfig, ImageNetCGN, U2Net
 from cgn_augment.generators.biggan import EPSILON
 
 RESULTS = Path(__file__).parent / "results"

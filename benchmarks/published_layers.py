@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cgn_augment import SmallCGN
+from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.upsampling import UpConv2d
 
 

@@ -26,11 +26,11 @@ from cgn_augment import (
     CGNError,
     CounterfactualDataset,
     RealShapeSource,
-    SmallCGN,
-    UNetMasker,
     load_cgn,
     load_masker,
 )
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker
 
 
 def make_ways(cgn: SmallCGN, masker: UNetMasker) -> dict[str, Callable[[], None]]:

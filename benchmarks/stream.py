@@ -34,8 +34,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from cgn_augment import BankSource, CGNError, CounterfactualDataset, FreshSource, SmallCGN, load_cgn
+from cgn_augment import BankSource, CGNError, CounterfactualDataset, FreshSource, load_cgn
 from cgn_augment.functional import compose
+from cgn_augment.generators import SmallCGN
 from train_generator.classifier import MNISTClassifier, train_step
 
 BATCH = 64

@@ -44,8 +44,9 @@ from torchvision.models import vgg16
 from tqdm import tqdm
 
 import train_generator.small
-from cgn_augment import CGNError, SmallCGN
+from cgn_augment import CGNError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
 from train_generator.losses.perceptual import PerceptualFeatures, random_vgg16_features
 from train_generator.mnist import Variant, make_variant
 from train_generator.small.adversary import make_discriminator

@@ -1,35 +1,23 @@
 """Counterfactual images, mixed into an existing PyTorch training loop.
 
 After "Counterfactual Generative Networks", Sauer and Geiger, ICLR 2021.
+
+Here are the names that a training loop needs. The rest is in rooms that are there without an import
+of their own: `cgn_augment.generators` (networks, checkpoints), `masks`, `parts`, `sources`,
+`stream`, `shards` (render and verify sets of images), `images` and `pictures`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import CGNError
-from cgn_augment.generators import (
-    BigGANConfig,
-    ImageNetCGN,
-    SmallCGN,
-    bundled_generators,
-    load_cgn,
-    read_metadata,
-    save_cgn,
-)
+from cgn_augment.generators import load_cgn
 from cgn_augment.interventions import Interventions
-from cgn_augment.masks import (
-    GivenMasks,
-    UNetMasker,
-    bundled_maskers,
-    load_masker,
-    save_masker,
-)
-from cgn_augment.masks.trust import MaskGate
-from cgn_augment.parts.mechanisms import RealMechanisms
-from cgn_augment.shards import ShardConfig, ShardSource, render_shards, verify_shards
-from cgn_augment.sources.bank import BankSource, FreshSource
-from cgn_augment.sources.real_shapes import RealShapeSource
-from cgn_augment.stream.dataset import CounterfactualDataset
-from cgn_augment.stream.mixing import OffAfter, Ramp
-from cgn_augment.stream.transforms import MatchReal, match_real
+from cgn_augment.masks import MaskGate, load_masker
+from cgn_augment.parts import RealMechanisms
+from cgn_augment.sources import BankSource, FreshSource, RealShapeSource
+from cgn_augment.stream import CounterfactualDataset, OffAfter, Ramp, match_real
 from cgn_augment.types import (
     Counterfactuals,
     Factors,
@@ -38,23 +26,26 @@ from cgn_augment.types import (
     MixedBatch,
     RealBatch,
     Source,
+    Step,
 )
+
+if TYPE_CHECKING:
+    from cgn_augment import images as images
+    from cgn_augment import pictures as pictures
+    from cgn_augment import shards as shards
+    from cgn_augment.sources.shards import ShardSource
 
 __all__ = [
     "BankSource",
-    "BigGANConfig",
     "CGNError",
     "ClassMap",
     "CounterfactualDataset",
     "Counterfactuals",
     "Factors",
     "FreshSource",
-    "GivenMasks",
-    "ImageNetCGN",
     "Interventions",
     "MaskGate",
     "Masker",
-    "MatchReal",
     "Mechanisms",
     "MixedBatch",
     "OffAfter",
@@ -62,19 +53,30 @@ __all__ = [
     "RealBatch",
     "RealMechanisms",
     "RealShapeSource",
-    "ShardConfig",
     "ShardSource",
-    "SmallCGN",
     "Source",
-    "UNetMasker",
-    "bundled_generators",
-    "bundled_maskers",
+    "Step",
     "load_cgn",
     "load_masker",
     "match_real",
-    "read_metadata",
-    "render_shards",
-    "save_cgn",
-    "save_masker",
-    "verify_shards",
 ]
+
+_LATER = {
+    "ShardSource": "cgn_augment.sources.shards",
+    "images": "cgn_augment.images",
+    "pictures": "cgn_augment.pictures",
+    "shards": "cgn_augment.shards",
+}
+"""Names whose modules import large packages, which a loop without them does not wait for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    globals()[name] = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import torch
+from torch import Tensor
+
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 
@@ -48,6 +51,22 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
         require_count(name, getattr(config, name), least)
 
 
+def require_part(name: str, value: float) -> float:
+    """Returns a number above 0 and at most 1.
+
+    Raises:
+        ArgumentError: it is another one.
+
+    Example:
+        >>> from cgn_augment.checks import require_part
+        >>> require_part("crop", 0.875)
+        0.875
+    """
+    if not 0 < value <= 1:
+        raise ArgumentError(f"{name} must be above 0 and at most 1, got {value}")
+    return value
+
+
 def require_choices(config: object, **choices: Any) -> None:
     """Refuses settings of a dataclass that are not of their `Literal`, given by name."""
     for name, kind in choices.items():
@@ -77,3 +96,14 @@ def require_weights(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             raise ArgumentError(f"{name} must be 0 or more, got {value}")
+
+
+def require_channels(name: str, values: float | Sequence[float]) -> Tensor:
+    """Returns one number or three as (3,) float32, or raises an error that names them."""
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{name} must be one number or three, got {values!r}") from error
+    if tensor.numel() not in (1, 3) or not torch.isfinite(tensor).all():
+        raise ArgumentError(f"{name} must be one number or three, got {values!r}")
+    return tensor.expand(3).clone()

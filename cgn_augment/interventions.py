@@ -10,10 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_choices, require_counts
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import permute_classes, sample_interventions
 from cgn_augment.types import FACTORS
+
+Kind = Literal["uniform", "permute"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Interventions:
         [4, 4, 4]
     """
 
-    kind: Literal["uniform", "permute"] = "uniform"
+    kind: Kind = "uniform"
     shape: int | Sequence[int] | None = None
     texture: int | Sequence[int] | None = None
     background: int | Sequence[int] | None = None
@@ -48,12 +51,8 @@ class Interventions:
     class_map: ClassMap | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("uniform", "permute"):
-            raise ArgumentError(f"kind must be 'uniform' or 'permute', got {self.kind!r}")
-        if isinstance(self.num_per_shape, bool) or not isinstance(self.num_per_shape, int):
-            raise ArgumentTypeError(f"num_per_shape must be an integer, got {self.num_per_shape!r}")
-        if self.num_per_shape < 1:
-            raise ArgumentError(f"num_per_shape must be 1 or more, got {self.num_per_shape}")
+        require_choices(self, kind=Kind)
+        require_counts(self, "num_per_shape")
         for factor in FACTORS:
             object.__setattr__(self, factor, _class_tuple(factor, getattr(self, factor)))
 

@@ -1,15 +1,15 @@
 """The values that travel between the parts, and the protocols of the parts.
 
-`Source` is the central idea: anything with `sample(num, generator, real=None)`.
+`Source` is the central idea: anything with `sample(num, generator, step, real)`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cgn_augment.errors import ArgumentError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 FACTORS = ("shape", "texture", "background")
 """The three factors of an image, in the order of every `(3, N)` tensor of classes."""
 
-T = TypeVar("T")
-
 
 def require_factor(factor: str) -> None:
     """Raises `ArgumentError` unless this is one of the three factors."""
@@ -28,28 +26,28 @@ def require_factor(factor: str) -> None:
         raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
 
 
-def _move(value: T, device: torch.device | str) -> T:
-    """Returns a dataclass of tensors with each of its tensors on `device`."""
-    moved = {
-        name: part.to(device, non_blocking=True) for name, part in _given_tensors(value).items()
-    }
-    return type(value)(**moved)
+class _Rows:
+    """A dataclass of tensors whose rows belong together; some may be None."""
 
+    def __post_init__(self) -> None:
+        lengths = {name: len(part) for name, part in self._tensors().items()}
+        if len(set(lengths.values())) > 1:
+            raise ArgumentError(f"{type(self).__name__} needs equal lengths, got {lengths}")
 
-def _given_tensors(value: object) -> dict[str, Tensor]:
-    """Returns the tensors of a dataclass by name, without those that are None."""
-    parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
-    return {name: part for name, part in parts.items() if part is not None}
+    def __len__(self) -> int:
+        return len(next(iter(self._tensors().values())))
 
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the same with each tensor on `device`."""
+        tensors = self._tensors().items()
+        return type(self)(**{name: part.to(device, non_blocking=True) for name, part in tensors})
 
-def _require_equal_length(value: object) -> None:
-    lengths = {name: len(part) for name, part in _given_tensors(value).items()}
-    if len(set(lengths.values())) > 1:
-        raise ArgumentError(f"{type(value).__name__} needs equal lengths, got {lengths}")
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: part for name, part in vars(self).items() if part is not None}
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(_Rows):
     """What the three mechanisms drew.
 
     Attributes:
@@ -65,19 +63,9 @@ class Factors:
     foreground: Tensor
     background: Tensor
 
-    def __post_init__(self) -> None:
-        _require_equal_length(self)
-
-    def __len__(self) -> int:
-        return len(self.mask)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Returns the same factors on `device`."""
-        return _move(self, device)
-
 
 @dataclass(frozen=True)
-class Counterfactuals:
+class Counterfactuals(_Rows):
     """Images with a known class for each of their three factors.
 
     Attributes:
@@ -99,16 +87,6 @@ class Counterfactuals:
     background: Tensor
     real: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        _require_equal_length(self)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Returns the same counterfactuals on `device`."""
-        return _move(self, device)
-
 
 class Step(NamedTuple):
     """The step of a stream that counterfactuals are drawn for.
@@ -117,6 +95,11 @@ class Step(NamedTuple):
         number: counted over all epochs from 0.
         rank: the process that takes it.
         world_size: how many processes take it together.
+
+    Example:
+        >>> from cgn_augment import Step
+        >>> Step(7)
+        Step(number=7, rank=0, world_size=1)
     """
 
     number: int = 0
@@ -203,7 +186,7 @@ class Mechanisms(Protocol):
     def fingerprint(self) -> str:
         """A short text that identifies the weights."""
 
-    def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+    def draw_noise(self, num: int, generator: Generator) -> Tensor:
         """Draws (num, Z) float32 noise on the CPU and returns it on the CGN's device."""
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
@@ -215,7 +198,7 @@ class Mechanisms(Protocol):
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
         """Returns backgrounds (N, 3, H, W) float32 in [-1, 1]."""
 
-    def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def shuffle(self, images: Tensor, generator: Generator) -> Tensor:
         """Moves each texture to a random position, where the CGN asks for it."""
 
 
@@ -223,31 +206,37 @@ class Mechanisms(Protocol):
 class Source(Protocol):
     """Where counterfactuals come from. Write your own with this one method.
 
+    It keeps no count of its own: what it draws for one step it draws again for that step, given a
+    generator in the same state. A source whose contents change over the steps brings them to `step`
+    first.
+
     More methods and attributes are used where a source has them: `image_size` and
     `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
-    the classes of the map), `seek(step, rank)` (called before each sample; for sources whose
-    contents change over the steps) and `fingerprint` (goes into the saved state's fingerprint).
+    the classes of the map) and `fingerprint` (goes into the saved state's fingerprint).
     One with `needs_items = True` gets `RealBatch.items` where there is one.
 
     Example:
         >>> import torch
-        >>> from cgn_augment import Counterfactuals
-        >>> class Grey:
-        ...     def sample(self, num, generator, real=None):
+        >>> from cgn_augment import Counterfactuals, Step
+        >>> class Brightening:
+        ...     def sample(self, num, generator, step=Step(), real=None):
         ...         y = torch.randint(10, (3, num), generator=generator)
-        ...         return Counterfactuals(torch.zeros(num, 3, 32, 32), *y)
-        >>> len(Grey().sample(4, torch.Generator()))
-        4
+        ...         grey = min(step.number / 1000, 1.0)
+        ...         return Counterfactuals(torch.full((num, 3, 32, 32), grey), *y)
+        >>> made = Brightening().sample(4, torch.Generator(), Step(number=500))
+        >>> len(made), made.images.max().item()
+        (4, 0.5)
     """
 
     def sample(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         """Draws `num` counterfactuals.
 
         Args:
             num: how many images.
             generator: a CPU generator; the only randomness that may be used.
+            step: for which step they are; the first one where there is no stream.
             real: the step's real batch, where there is one.
 
         Returns:
@@ -260,9 +249,14 @@ class FactorSource(Source, Protocol):
     """A source that also gives what its images are composed of."""
 
     def sample_factors(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Factors, Tensor]:
         """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64."""
+
+    def sample_textures(
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws the foregrounds, backgrounds and classes of `sample_factors`, without a mask."""
 
 
 @runtime_checkable
@@ -271,11 +265,3 @@ class RestrictableSource(Source, Protocol):
 
     def restrict(self, class_map: ClassMap) -> Source:
         """Returns a source that draws only classes that `class_map` has."""
-
-
-@runtime_checkable
-class SteppedSource(Source, Protocol):
-    """A source whose contents change from step to step."""
-
-    def seek(self, step: int, rank: int = 0) -> None:
-        """Brings the contents to where they are at `step` (counted over epochs) of `rank`."""

@@ -36,7 +36,9 @@ from cgn_augment import (
     load_masker,
 )
 from cgn_augment.errors import ArgumentError
-from cgn_augment.pictures.sheets import draw_cgn, draw_real_shapes, save_figure
+from cgn_augment.generators.sheet import draw_cgn
+from cgn_augment.pictures.sheets import save_figure
+from cgn_augment.sources.real_shapes_sheet import draw_real_shapes
 from train_generator.classifier import (
     ClassifierConfig,
     ClassifierRun,

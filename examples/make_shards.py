@@ -14,7 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from cgn_augment import CGNError, ShardConfig, load_cgn, render_shards, verify_shards
+from cgn_augment import CGNError, load_cgn
+from cgn_augment.shards import ShardConfig, render_shards, verify_shards
 
 
 def render(arguments: argparse.Namespace, rank: int) -> None:

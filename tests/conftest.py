@@ -11,8 +11,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from cgn_augment import SmallCGN, UNetMasker
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # which share the cores, as do the processes that they start

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from cgn_augment import Counterfactuals, RealBatch
+from cgn_augment import Counterfactuals, RealBatch, Step
 
 SIZE = 8
 
@@ -107,8 +107,8 @@ def list_of_batches(num: int = 20, batch_size: int = 4) -> list[tuple[Tensor, Te
 class StubSource:
     """Counterfactuals in [-1, 1] that show their three classes in the three channels.
 
-    One pixel is noise, so that no two draws are alike. `asked` are the numbers asked for, `real`
-    the real batches seen.
+    One pixel is noise, so that no two draws are alike. `asked` are the numbers asked for, `steps`
+    for which, `real` the real batches seen.
     """
 
     num_classes = 10
@@ -118,12 +118,14 @@ class StubSource:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.real: list[RealBatch | None] = []
+        self.steps: list[Step] = []
 
     def sample(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         self.asked.append(num)
         self.real.append(real)
+        self.steps.append(step)
         y = torch.randint(self.num_classes, (3, num), generator=generator)
         images = (y.T / 5 - 1)[:, :, None, None].repeat(1, 1, SIZE, SIZE)
         images[:, :, 0, 0] = torch.rand(num, 3, generator=generator)

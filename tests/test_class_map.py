@@ -44,11 +44,7 @@ def test_every_label_goes_to_one_of_its_classes_and_others_to_none(
     assert classes.dtype == torch.int64
     assert classes[:6].tolist() == [130, 130, -1, -1, -1, -1]
     assert classes[6] in (7, 8)
-
-
-def test_there_and_back_is_the_label(generator: torch.Generator) -> None:
-    class_map = ClassMap({4: [0, 5], 0: [9, 2, 3], 7: 1})
-    labels = torch.tensor([4, 0, 7]).repeat(50)
+    labels = torch.tensor([10, 3]).repeat(50)
     assert torch.equal(class_map.to_label(class_map.to_class(labels, generator)), labels)
 
 
@@ -58,15 +54,6 @@ def test_the_classes_of_a_label_are_drawn_uniformly(generator: torch.Generator) 
     assert counts.sum() == counts[3:6].sum()
     for y in (3, 4, 5):
         assert counts[y].item() == pytest.approx(3000, abs=270)
-
-
-def test_drawing_classes_follows_the_generator_alone() -> None:
-    class_map, labels = ClassMap([[0, 1, 2, 3]]), torch.zeros(40, dtype=torch.int64)
-    first, again, other = (
-        class_map.to_class(labels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 def test_labels_of_every_integer_type_are_looked_up(generator: torch.Generator) -> None:
@@ -91,44 +78,28 @@ def test_membership_is_of_classes_and_not_of_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mapping", "message"),
+    ("mapping", "error", "message"),
     [
-        ({}, "class_map is empty: give at least one label a class"),
-        ([], "class_map is empty"),
-        ({-1: 3}, "class_map has the negative label -1"),
-        ({0: -2}, r"class_map\[0\] must be classes of 0 or more, got -2"),
-        ({0: [1, -2]}, r"class_map\[0\] must be classes of 0 or more, got \[1, -2\]"),
-        ({5: []}, r"class_map\[5\] must be classes of 0 or more, got \[\]"),
-        (
-            {0: [1, 2], 1: [3, 2]},
-            "gives class 2 to label 0 and to label 1: a counterfactual of it would have two labels",
-        ),
+        ({}, ArgumentError, "class_map is empty: give at least one label a class"),
+        ([], ArgumentError, "class_map is empty"),
+        ({-1: 3}, ArgumentError, "class_map has the negative label -1"),
+        ({0: -2}, ArgumentError, r"class_map\[0\] must be classes of 0 or more, got -2"),
+        ({0: [1, -2]}, ArgumentError, r"class_map\[0\] must be .* got \[1, -2\]"),
+        ({5: []}, ArgumentError, r"class_map\[5\] must be .* got \[\]"),
+        ({0: [1, 2], 1: [3, 2]}, ArgumentError, "gives class 2 to label 0 and to label 1"),
+        ({"cat": 3}, ArgumentTypeError, "class_map: a label must be an integer, got 'cat'"),
+        ({0: 1.0}, ArgumentTypeError, "class_map: a class must be an integer, got 1.0"),
+        ({0: [1, None]}, ArgumentTypeError, "a class must be an integer, got None"),
+        ({0: {1, 2}}, ArgumentTypeError, r"a class must be an integer, got \{1, 2\}"),
+        (["ab"], ArgumentTypeError, "a class must be an integer, got 'a'"),
+        (None, ArgumentTypeError, "class_map must be .* got None"),
+        (3, ArgumentTypeError, "class_map must be .* got 3"),
     ],
 )
-def test_a_map_that_cannot_label_is_an_error(mapping: object, message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        ClassMap(mapping)
-
-
-@pytest.mark.parametrize(
-    ("mapping", "message"),
-    [
-        ({"cat": 3}, "class_map: a label must be an integer, got 'cat'"),
-        ({0: "cat"}, "class_map: a class must be an integer, got 'c'"),
-        ({0: 1.0}, "class_map: a class must be an integer, got 1.0"),
-        ({0: [1, None]}, "class_map: a class must be an integer, got None"),
-        ({0: {1, 2}}, r"class_map: a class must be an integer, got \{1, 2\}"),
-        (["ab"], "class_map: a class must be an integer, got 'a'"),
-    ],
-)
-def test_names_and_fractions_are_no_classes(mapping: object, message: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=message):
-        ClassMap(mapping)
-
-
-@pytest.mark.parametrize("mapping", [None, 3])
-def test_what_is_no_map_at_all_is_an_error(mapping: object) -> None:
-    with pytest.raises(ArgumentTypeError, match=f"class_map must be .* got {mapping}"):
+def test_what_maps_no_labels_is_an_error(
+    mapping: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         ClassMap(mapping)
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import make_red_masker
 
-from cgn_augment import SmallCGN, save_masker
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import save_masker
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ("--num-train", 128, "--num-test", 100, "--bank", 20)

@@ -14,7 +14,8 @@ from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
-from cgn_augment.pictures.sheets import draw_cgn, save_figure
+from cgn_augment.generators.sheet import draw_cgn
+from cgn_augment.pictures.sheets import save_figure
 
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 

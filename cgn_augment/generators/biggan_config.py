@@ -40,7 +40,7 @@ class BigGANConfig:
         ArgumentError: sizes that fit no generator.
 
     Example:
-        >>> from cgn_augment import BigGANConfig
+        >>> from cgn_augment.generators import BigGANConfig
         >>> BigGANConfig.published(512).image_size
         512
     """

@@ -51,7 +51,8 @@ def load_cgn(
         ArgumentError: a truncation for a small CGN, or one outside (0, 1].
 
     Example:
-        >>> from cgn_augment import SmallCGN, load_cgn, save_cgn
+        >>> from cgn_augment import load_cgn
+        >>> from cgn_augment.generators import SmallCGN, save_cgn
         >>> path = getfixture("tmp_path") / "mine.safetensors"
         >>> save_cgn(SmallCGN(), path, recipe="untrained")
         >>> load_cgn(path).num_classes

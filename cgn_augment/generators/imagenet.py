@@ -47,7 +47,7 @@ class ImageNetCGN(nn.Module):
 
     Example:
         >>> import torch
-        >>> from cgn_augment import ImageNetCGN
+        >>> from cgn_augment.generators import ImageNetCGN
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
         >>> sizes = dict(num_classes=5, noise_dim=8, channel_width=4, layers=layers, attention_at=2)
         >>> cgn = ImageNetCGN(sizes, unet_width=4, truncation=0.5).freeze()

@@ -47,7 +47,7 @@ def interpolate_classes(
             unknown factor, or `others` with a factor that changes.
 
     Example:
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.interpolation import interpolate_classes
         >>> frames = interpolate_classes(SmallCGN().freeze(), [3, 7], "texture", steps=4)
         >>> len(frames), bool((frames.mask == frames.mask[0]).all())

@@ -104,7 +104,7 @@ def continue_imagenet_cgn(
         ArgumentError: a truncation outside (0, 1].
 
     Example:
-        >>> from cgn_augment import ImageNetCGN, save_cgn
+        >>> from cgn_augment.generators import ImageNetCGN, save_cgn
         >>> from cgn_augment.generators import continue_imagenet_cgn
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
         >>> sizes = dict(num_classes=5, noise_dim=8, channel_width=4, layers=layers, attention_at=2)

@@ -51,7 +51,7 @@ class SmallCGN(nn.Module):
 
     Example:
         >>> import torch
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> cgn = SmallCGN().freeze()
         >>> noise = cgn.draw_noise(5, torch.Generator().manual_seed(0))
         >>> cgn.shape(noise, torch.arange(5)).shape

@@ -42,14 +42,11 @@ class MaskCache:
 
     def __init__(self, max_bytes: int, device: torch.device | str = "cpu") -> None:
         self.max_bytes, self.device = max_bytes, torch.device(device)
-        self._slots = torch.empty(0, dtype=torch.int64)  # of an item; -1 for none
-        self._masks: Tensor | None = None
-        self._marks = torch.empty(0)
+        self._kept: dict[int, tuple[Tensor, float]] = {}  # of each item its mask and its mark
         self._weights: Tensor | None = None
-        self._num = 0
 
     def __len__(self) -> int:
-        return self._num
+        return len(self._kept)
 
     def masks_of(self, images: Tensor, index: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns masks of images, of which those that are not kept are found.
@@ -65,72 +62,37 @@ class MaskCache:
         Raises:
             DataError: an item looks different from when its mask was found.
         """
-        marks = self._mark(images)
-        self._grow_index(int(index.max()) + 1 if len(index) else 0)
-        slots = self._slots[index]
-        known = slots >= 0
-        if self._masks is not None and known.any():
-            self._check(marks, slots, known, index)
-        if self._masks is not None and known.all():
-            return self._read(slots).to(images.device)
-        unknown = (~known).nonzero().flatten()
-        found = find(images[unknown.to(images.device)])
-        self._keep(index[unknown], found, marks[unknown])
-        if len(unknown) == len(images):
-            return found
-        masks = torch.empty(len(images), *found.shape[1:], device=images.device)
-        masks[unknown.to(images.device)] = found
-        kept = known.nonzero().flatten()
-        masks[kept.to(images.device)] = self._read(slots[kept]).to(images.device)
-        return masks
+        items, marks = index.tolist(), self._mark(images)
+        self._require_same_looks(items, marks)
+        unknown = [place for place, item in enumerate(items) if item not in self._kept]
+        fresh: dict[int, Tensor] = {}
+        if unknown:
+            found = (find(images[unknown]) * LEVELS).round().to(self.device, torch.uint8)
+            fresh = dict(zip(unknown, found, strict=True))
+            room = self.max_bytes // found[0].numel()
+            for place, mask in fresh.items():
+                if len(self) < room:
+                    self._kept.setdefault(items[place], (mask, marks[place]))
+        masks = [
+            fresh[place] if place in fresh else self._kept[item][0]
+            for place, item in enumerate(items)
+        ]
+        return torch.stack(masks).to(images.device).float().div_(LEVELS)
 
-    def _mark(self, images: Tensor) -> Tensor:
+    def _mark(self, images: Tensor) -> list[float]:
         flat = images.flatten(1)
         if self._weights is None or self._weights.shape[0] != flat.shape[1]:
             generator = torch.Generator().manual_seed(0)
             weights = torch.randn(flat.shape[1], generator=generator) / flat.shape[1] ** 0.5
             self._weights = weights.to(images.device)
-        return (flat @ self._weights).cpu()
+        marks: list[float] = (flat @ self._weights).tolist()
+        return marks
 
-    def _check(self, marks: Tensor, slots: Tensor, known: Tensor, index: Tensor) -> None:
-        changed = known & ((marks - self._marks[slots.clamp(min=0)]).abs() > _TOLERANCE)
-        if changed.any():
-            raise DataError(
-                f"item {int(index[changed][0])} looks different from when its mask was cached: "
-                "cache_masks is for datasets without random transforms; move them behind the "
-                "stream, or leave cache_masks out"
-            )
-
-    def _read(self, slots: Tensor) -> Tensor:
-        if self._masks is None:  # pragma: no cover - a slot is only given with masks
-            raise RuntimeError("the cache is empty")
-        return self._masks[slots.to(self.device)].float().div_(LEVELS)
-
-    def _grow_index(self, size: int) -> None:
-        if size > len(self._slots):
-            more = torch.full((max(size, 2 * len(self._slots)) - len(self._slots),), -1)
-            self._slots = torch.cat([self._slots, more])
-
-    def _keep(self, index: Tensor, found: Tensor, marks: Tensor) -> None:
-        capacity = self.max_bytes // found[0].numel()
-        first = torch.zeros(len(index), dtype=torch.bool)  # an item may come twice in a batch
-        first[[*{int(item): place for place, item in enumerate(index)}.values()]] = True
-        places = first.nonzero().flatten()[: capacity - self._num]
-        if len(places) == 0:
-            return
-        end = self._num + len(places)
-        if self._masks is None or end > len(self._masks):
-            size = min(capacity, max(end, 2 * self._num, 1024))
-            masks = torch.empty(size, *found.shape[1:], dtype=torch.uint8, device=self.device)
-            numbers = torch.empty(size)
-            if self._masks is not None:
-                masks[: self._num], numbers[: self._num] = (
-                    self._masks[: self._num],
-                    self._marks[: self._num],
+    def _require_same_looks(self, items: list[int], marks: list[float]) -> None:
+        for item, mark in zip(items, marks, strict=True):
+            if item in self._kept and abs(mark - self._kept[item][1]) > _TOLERANCE:
+                raise DataError(
+                    f"item {item} looks different from when its mask was cached: cache_masks is "
+                    "for datasets without random transforms; move them behind the stream, or leave "
+                    "cache_masks out"
                 )
-            self._masks, self._marks = masks, numbers
-        chosen = found[places.to(found.device)]
-        self._masks[self._num : end] = (chosen * LEVELS).round().to(torch.uint8).to(self.device)
-        self._marks[self._num : end] = marks[places]
-        self._slots[index[places]] = torch.arange(self._num, end)
-        self._num = end

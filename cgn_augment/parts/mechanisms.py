@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import check_classes
 from cgn_augment.generators.fingerprint import hash_tensors
-from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
-from cgn_augment.masks.trust import VERDICTS, MaskGate
+from cgn_augment.masks.finding import find_masks, require_masker, require_masks
+from cgn_augment.masks.trust import GateCounter, MaskGate
 from cgn_augment.parts.fill import ClassPool, whole_textures
 from cgn_augment.types import Masker
 
@@ -40,7 +41,7 @@ class RealMechanisms:
         num_classes: classes of each mechanism.
         image_size: height and width, in pixels.
         shared_noise: False, each mechanism draws its own.
-        counts: images by the verdict of the gate.
+        counts: images by the verdict of the gate; without one all are usable.
 
     Raises:
         ArgumentError: images and labels that do not fit, or a class none of whose images has a
@@ -71,22 +72,21 @@ class RealMechanisms:
         masker: Masker | Tensor,
         num_per_class: int = 200,
         *,
-        gate: MaskGate | None = MaskGate(),  # noqa: B008 - frozen
+        gate: MaskGate | None = MaskGate(),
         chunk: int = 256,
     ) -> None:
         _require_images(images, labels)
-        for name, value in (("num_per_class", num_per_class), ("chunk", chunk)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{name} must be an integer of 1 or more, got {value!r}")
+        require_count("num_per_class", num_per_class)
+        require_count("chunk", chunk)
+        counter = GateCounter(gate)
         self.num_classes, self.image_size = int(labels.max()) + 1, images.shape[-1]
-        masks = _find(masker, images, chunk)
-        usable = torch.ones(len(masks), dtype=torch.bool)
-        self.counts = dict.fromkeys(VERDICTS, 0) | {VERDICTS[0]: len(masks)}
-        if gate is not None:
-            verdicts = gate.judge(masks).cpu()
-            usable = verdicts == 0
-            found = verdicts.bincount(minlength=len(VERDICTS)).tolist()
-            self.counts = dict(zip(VERDICTS, found, strict=True))
+        if isinstance(masker, Tensor):
+            masks = masker.to(images.device)
+        else:
+            masks = find_masks(require_masker(masker), images, chunk)
+        masks = require_masks(masks, len(images), self.image_size)
+        usable = counter.usable(masks)
+        self.counts = counter.counts
         labels = labels.cpu()[usable]
         missing = sorted(set(range(self.num_classes)) - set(labels.tolist()))
         if missing:
@@ -144,19 +144,6 @@ class RealMechanisms:
         }
         parts = {f"{name} images": pool.images for name, pool in pools.items()}
         return hash_tensors(parts | {f"{name} counts": pool.counts for name, pool in pools.items()})
-
-
-def _find(masker: Masker | Tensor, images: Tensor, chunk: int) -> Tensor:
-    """Returns the masks of the images, (N, 1, H, W) float32."""
-    if isinstance(masker, Tensor):
-        masks = masker.to(images.device)
-    else:
-        find = require_masker(masker)
-        masks = torch.cat([find(part) for part in torch.split(images, chunk)])
-    require_shape(masks, len(images), images.shape[-1])
-    masks = masks.float()
-    require_unit_range(masks)
-    return masks
 
 
 def _require_images(images: Tensor, labels: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, MissingPackageError
 from cgn_augment.files import replacing
+from cgn_augment.pictures.sheets import check_picture
 
 ANIMATIONS = (".gif", ".mp4")
 
@@ -53,7 +54,7 @@ def write_animation(
     factor = -(-_LEAST_HEIGHT // frames.shape[2])
     frames = frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     with replacing(path) as temporary:
-        if path.suffix == ".gif":
+        if path.suffix.lower() == ".gif":
             _write_gif(frames, temporary, frames_per_second)
         else:
             _write_mp4(frames, temporary, frames_per_second)
@@ -67,12 +68,8 @@ def check_animation(path: str | os.PathLike[str]) -> Path:
         ArgumentError: an unknown suffix, or the folder is missing.
         MissingPackageError: av is not installed, and it is an MP4.
     """
-    path = Path(path)
-    if path.suffix not in ANIMATIONS:
-        raise ArgumentError(f"an animation is a .gif or a .mp4, got {path.name!r}")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"the folder {path.parent} is missing: make it first")
-    if path.suffix == ".mp4":
+    path = check_picture(path, ANIMATIONS)
+    if path.suffix.lower() == ".mp4":
         _import_av()
     return path
 

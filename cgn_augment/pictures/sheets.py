@@ -1,25 +1,21 @@
-"""Pictures: labelled sheets of images, and what a CGN draws."""
+"""Labelled sheets of images, and how a figure is written."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
-from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
-from cgn_augment.masks.trust import VERDICTS
-from cgn_augment.sources.bank import draw_factors
-from cgn_augment.sources.real_shapes import RealShapeSource
-from cgn_augment.types import FACTORS, Mechanisms, RealBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
@@ -52,6 +48,10 @@ def draw_sheet(
         >>> len(figure.axes)
         6
     """
+    # Matplotlib takes longer to import than torch: those who draw pay for it.
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     captions = captions or {}
     _check_rows(rows, captions)
     num_columns = max(len(images) for images in rows.values())
@@ -78,110 +78,16 @@ def draw_sheet(
     return figure
 
 
-def draw_cgn(
-    cgn: Mechanisms, num: int = 10, seed: int = 0, real: tuple[Tensor, Tensor] | None = None
-) -> Figure:
-    """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
-
-    The columns go through the classes of the shape; textures and backgrounds are permutations of
-    these.
-
-    Args:
-        cgn: a frozen CGN.
-        num: columns.
-        seed: of noise and classes.
-        real: images (N, 3, H, W) float32 in [-1, 1] and their labels (N,) int64 for a first row.
-
-    Raises:
-        ArgumentError: `num` below 1, or a negative seed.
-
-    Example:
-        >>> from cgn_augment import SmallCGN
-        >>> from cgn_augment.pictures.sheets import draw_cgn
-        >>> figure = draw_cgn(SmallCGN().freeze(), num=3)
-    """
-    if num < 1:
-        raise ArgumentError(f"num must be 1 or more, got {num}")
-    generator = step_generator(Purpose.SOURCE, seed)
-    shapes = torch.arange(num) % cgn.num_classes
-    classes = permute_classes(shapes, num, generator)
-    classes[0] = shapes
-    with torch.no_grad():
-        factors = draw_factors(cgn, classes, generator, 1, num)
-    rows = {
-        "mask": factors.mask,
-        "foreground": factors.foreground,
-        "background": factors.background,
-        "counterfactual": compose(factors.mask, factors.foreground, factors.background),
-    }
-    captions = {
-        row: [f"{factor} {y}" for y in drawn.tolist()]
-        for row, factor, drawn in zip(list(rows)[:3], FACTORS, classes, strict=True)
-    }
-    if real is not None:
-        images, labels = real
-        rows = {"real image": images, **rows}
-        captions["real image"] = [f"class {y}" for y in labels.tolist()]
-    return draw_sheet(rows, captions)
-
-
-def draw_real_shapes(
-    source: RealShapeSource, images: Tensor, labels: Tensor, num: int = 4, seed: int = 0
-) -> Figure:
-    """Draws real images, their masks, and counterfactuals of their shapes, one column an image.
-
-    Args:
-        source: finds the masks and draws textures and backgrounds.
-        images: (N, 3, H, W) float, as the source's pipeline gives them.
-        labels: (N,) int64 classes of them.
-        num: counterfactuals of each.
-        seed: of what is drawn.
-
-    Raises:
-        ArgumentError: `num` below 1.
-
-    Example:
-        >>> import torch
-        >>> from cgn_augment import BankSource, RealShapeSource, SmallCGN, UNetMasker
-        >>> from cgn_augment.pictures.sheets import draw_real_shapes
-        >>> bank = BankSource(SmallCGN().freeze(), size=20)
-        >>> source = RealShapeSource(UNetMasker(4).eval(), bank, gate=None)
-        >>> len(draw_real_shapes(source, torch.zeros(2, 3, 32, 32), torch.arange(2)).axes)
-        12
-    """
-    if num < 1:
-        raise ArgumentError(f"num must be 1 or more, got {num}")
-    real = RealBatch(images, labels, labels)
-    plain = source.with_options(num_per_shape=1, gate=None, cache_masks=False)
-    with torch.no_grad():
-        brought = plain.bring(images)
-        masks = plain.masks_of(brought, real)
-    verdicts = source.gate.judge(masks).tolist() if source.gate is not None else [0] * len(masks)
-    rows = {"real image": brought, "its mask": masks}
-    captions = {
-        "real image": [f"class {y}" for y in labels.tolist()],
-        "its mask": [VERDICTS[verdict] for verdict in verdicts],
-    }
-    for number in range(num):
-        made = plain.sample(len(images), step_generator(Purpose.SOURCE, seed, number), real)
-        order = made.real.argsort()  # type: ignore[union-attr]
-        name = f"counterfactual {number + 1}"
-        rows[name] = made.images[order]
-        pairs = zip(made.texture[order].tolist(), made.background[order].tolist(), strict=True)
-        captions[name] = [f"{texture} on {background}" for texture, background in pairs]
-    return draw_sheet(rows, captions)
-
-
-def check_picture(path: str | os.PathLike[str]) -> Path:
-    """Returns the path of a picture, if `save_figure` can write one there.
+def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
+    """Returns the path of a picture, if one can be written there.
 
     Raises:
         ArgumentError: an unknown suffix, or the folder is missing.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in suffixes:
         raise ArgumentError(
-            f"a picture is saved as one of {', '.join(SUFFIXES)}, got {path.name!r}"
+            f"a picture is saved as one of {', '.join(suffixes)}, got {path.name!r}"
         )
     if not path.parent.is_dir():
         raise ArgumentError(f"the folder {path.parent} is missing: make it first")

@@ -164,7 +164,7 @@ def draw_numbered(
 
     Example:
         >>> import torch
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards.sampling import choose_classes, draw_numbered
         >>> factors = draw_numbered(SmallCGN().freeze(), choose_classes(10, 4), seed=3)
         >>> factors.foreground.shape

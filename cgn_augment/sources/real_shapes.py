@@ -9,35 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
+from cgn_augment.checks import require_channels, require_choice, require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.functional import compose
-from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.masks.cache import MaskCache, round_masks
-from cgn_augment.masks.checks import require_masker, require_shape, require_unit_range
-from cgn_augment.masks.given import GivenMasks
-from cgn_augment.masks.trust import (
-    GateCounter,
-    MaskGate,
-    UnseenWarning,
-    redraw_unseen,
-    require_contrast,
+from cgn_augment.masks.finding import (
+    find_masks,
+    identify_masker,
+    read_masks,
+    require_masker,
+    require_masks,
 )
-from cgn_augment.stream.transforms import channels
+from cgn_augment.masks.trust import GateCounter, MaskGate
 from cgn_augment.types import (
+    FACTORS,
     Counterfactuals,
-    Factors,
     FactorSource,
     Masker,
     RealBatch,
     RestrictableSource,
-    SteppedSource,
+    Step,
 )
 
 Keep = Literal["texture", "background"]
@@ -55,17 +54,21 @@ class RealShapeSource:
     image are aligned; they are brought into [-1, 1] and to the generator's size first.
 
     Args:
-        masker: finds the objects: a `Masker` such as `load_masker(name)`, the `u2net` of an
-            `ImageNetCGN`, or `GivenMasks(key)` for masks that the dataset brings along.
+        masker: finds the objects: a `Masker` such as `load_masker(name)`, or the `u2net` of an
+            `ImageNetCGN`. None where the dataset brings the masks along.
         textures: draws textures and backgrounds: a `BankSource` or a `FreshSource`. Its
-            interventions and the class map say of which classes.
+            interventions and the class map say of which classes. Its shapes are drawn where
+            `replace` needs them, and not otherwise.
+        masks: in place of a masker, the key or the position in a batch of its masks: (B, 1, H, W)
+            or (B, H, W), bool, or float in [0, 1], of the images' size. They have gone through the
+            user's own pipeline, so a joint transform of image and mask (such as torchvision's v2
+            transforms of a `tv_tensors.Mask`) keeps the two aligned.
         num_per_shape: so many neighbouring counterfactuals have the shape of one image.
         keep: "texture" keeps the image inside the mask and draws the background alone;
             "background" keeps the image outside it and draws the texture alone.
         gate: which masks are used; None uses all.
         replace: what stands in for an image whose mask is left out: "resample" takes another image
             of the batch, "generator" a shape that the generator draws, with its label.
-        min_contrast: what is drawn is drawn again where `edge_contrast` is below it.
         mean: of the real images' normalisation, as in `match_real`; the default is of [-1, 1].
         std: likewise.
         cache_masks: keeps the mask of each item of a map-style dataset, for datasets without random
@@ -74,75 +77,79 @@ class RealShapeSource:
         chunk: images that the masker sees at once.
 
     Attributes:
-        counts: real images whose masks were judged, by verdict: usable, empty, full, unsure.
+        counts: real images by the verdict of the gate on their masks: usable, empty, full, unsure.
+            Without a gate all are usable.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value that cannot be used, or not one of masker and masks.
         ArgumentTypeError: a masker that cannot be called, or textures that give no factors.
 
     Example:
         >>> import torch
-        >>> from cgn_augment import BankSource, RealBatch, RealShapeSource, SmallCGN
+        >>> from cgn_augment import BankSource, RealBatch, RealShapeSource
+        >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.masks import UNetMasker
         >>> bank = BankSource(SmallCGN().freeze(), size=20)
         >>> source = RealShapeSource(UNetMasker().eval(), bank, gate=None)
         >>> y = torch.tensor([7, 2, 2, 1])
         >>> real = RealBatch(torch.rand(4, 3, 32, 32), y, y)
-        >>> made = source.sample(4, torch.Generator().manual_seed(0), real)
+        >>> made = source.sample(4, torch.Generator().manual_seed(0), real=real)
         >>> torch.equal(made.shape, y[made.real])
         True
     """
 
     def __init__(
         self,
-        masker: Masker,
-        textures: FactorSource,
+        masker: Masker | None = None,
+        textures: FactorSource | None = None,
         *,
+        masks: str | int | None = None,
         num_per_shape: int = 1,
         keep: Keep | None = None,
-        gate: MaskGate | None = MaskGate(),  # noqa: B008 - frozen
+        gate: MaskGate | None = MaskGate(),
         replace: Replace = "resample",
-        min_contrast: float = 0.0,
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
         cache_masks: bool = False,
         cache_bytes: int = 2**30,
         chunk: int = 64,
     ) -> None:
-        self.masker, self.textures = require_masker(masker), _require_textures(textures)
-        for name, value, choices in (
-            ("keep", keep, (None, "texture", "background")),
-            ("replace", replace, ("resample", "generator")),
-        ):
-            if value not in choices:
-                listed = ", ".join(map(str, choices))
-                raise ArgumentError(f"{name} must be one of {listed}, got {value!r}")
-        for name, number in (
-            ("num_per_shape", num_per_shape),
-            ("chunk", chunk),
-            ("cache_bytes", cache_bytes),
-        ):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ArgumentError(f"{name} must be an integer of 1 or more, got {number!r}")
-        if gate is not None and not isinstance(gate, MaskGate):
-            raise ArgumentTypeError(f"gate must be MaskGate(…) or None, got {gate!r}")
-        self.num_per_shape, self.keep, self.gate, self.replace = num_per_shape, keep, gate, replace
-        self.min_contrast, self._unseen = require_contrast(min_contrast), UnseenWarning()
-        self.mean, self.std = channels("mean", mean), channels("std", std)
+        if (masker is None) == (masks is None):
+            raise ArgumentError(
+                "RealShapeSource takes either a masker, which finds the masks, or masks=, the key "
+                f"or the position of masks in a batch; got {'neither' if masks is None else 'both'}"
+            )
+        if not isinstance(masks, (str, int, NoneType)):
+            raise ArgumentTypeError(
+                f"masks must be the key or the position of masks in a batch, got {masks!r}"
+            )
+        if not isinstance(textures, FactorSource):
+            raise ArgumentTypeError(
+                "textures must be a BankSource or a FreshSource, which give foregrounds and "
+                f"backgrounds, got {type(textures).__name__}"
+            )
+        if keep is not None:
+            require_choice("keep", keep, get_args(Keep))
+        require_choice("replace", replace, get_args(Replace))
+        self.masker = None if masker is None else require_masker(masker)
+        self.textures, self.masks, self.keep, self.replace = textures, masks, keep, replace
+        self.num_per_shape = require_count("num_per_shape", num_per_shape)
+        self.mean, self.std = require_channels("mean", mean), require_channels("std", std)
         if not (self.std > 0).all():
             raise ArgumentError(f"std must be above 0, got {std}")
-        self.cache_masks, self.cache_bytes, self.chunk = cache_masks, cache_bytes, chunk
+        self.cache_masks, self.cache_bytes = cache_masks, require_count("cache_bytes", cache_bytes)
+        self.chunk = require_count("chunk", chunk)
         self._scales = not torch.equal(torch.stack([self.mean, self.std]), torch.full((2, 3), 0.5))
         self.device: torch.device = getattr(textures, "device", torch.device("cpu"))
         self.image_size: int = textures.image_size  # type: ignore[attr-defined]
         self.num_classes: int = textures.num_classes  # type: ignore[attr-defined]
         self._cache = MaskCache(cache_bytes, self.device) if cache_masks else None
-        self._counter = GateCounter()
-        self._rank, self._next_step, self._checked = 0, 0, False
+        self.gate, self._counter = gate, GateCounter(gate)
+        self._checked = False
 
     @property
     def counts(self) -> dict[str, int]:
-        """Real images whose masks were judged, by verdict; zeros without a gate."""
+        """Real images by the verdict of the gate on their masks."""
         return self._counter.counts
 
     @property
@@ -152,24 +159,16 @@ class RealShapeSource:
 
     @cached_property
     def _masker_key(self) -> str:
-        if hasattr(self.masker, "fingerprint"):
-            return str(self.masker.fingerprint)
-        name = type(self.masker).__name__
-        # Behind the name, for some networks have no weights.
-        return (
-            f"{name}({hash_weights(self.masker)})" if isinstance(self.masker, nn.Module) else name
-        )
+        return f"masks={self.masks!r}" if self.masker is None else identify_masker(self.masker)
 
     @property
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
-        masker = self._masker_key
         textures = getattr(self.textures, "fingerprint", type(self.textures).__name__)
         return (
-            f"real_shapes({masker}, {textures}, num_per_shape={self.num_per_shape}, "
+            f"real_shapes({self._masker_key}, {textures}, num_per_shape={self.num_per_shape}, "
             f"keep={self.keep}, {self.gate}, replace={self.replace}, "
-            f"min_contrast={self.min_contrast:g}, mean={self.mean.tolist()}, "
-            f"std={self.std.tolist()})"
+            f"mean={self.mean.tolist()}, std={self.std.tolist()})"
         )
 
     def restrict(self, class_map: ClassMap) -> RealShapeSource:
@@ -181,18 +180,16 @@ class RealShapeSource:
 
     def with_options(self, **options: Any) -> RealShapeSource:
         """Returns a source with other values of some of the arguments."""
-        names = ("masker", "textures", "num_per_shape", "keep", "gate", "replace", "min_contrast")
-        same = {name: getattr(self, name) for name in (*names, "cache_masks", "cache_bytes")}
-        scale = {"mean": self.mean.tolist(), "std": self.std.tolist(), "chunk": self.chunk}
+        names = (
+            "masker textures masks num_per_shape keep gate replace cache_masks cache_bytes chunk"
+        )
+        same = {name: getattr(self, name) for name in names.split()}
+        scale = {"mean": self.mean.tolist(), "std": self.std.tolist()}
         return RealShapeSource(**{**same, **scale, **options})
-
-    def seek(self, step: int, rank: int = 0) -> None:
-        """Brings the textures to where they are at `step` of `rank`."""
-        self._next_step, self._rank = step, rank
 
     @torch.no_grad()
     def sample(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
         """Draws `num` counterfactuals of the images of `real`; see `Source.sample`.
 
@@ -210,23 +207,29 @@ class RealShapeSource:
                 "RealShapeSource takes shapes from the real batch, and none was given: use it in a "
                 "CounterfactualDataset, or pass real="
             )
-        step, self._next_step = self._next_step, self._next_step + 1
         images = self.bring(real.images)
-        masks = self.masks_of(images, real)
-        chosen = self._choose(masks, num, generator)
-
-        def draw(places: Tensor) -> tuple[Factors, Tensor]:
-            if isinstance(self.textures, SteppedSource):
-                self.textures.seek(step, self._rank)  # every drawing moves it on
-            drawn, classes = self.textures.sample_factors(len(places), generator, real)
-            return self._put_in(drawn, classes, images, masks, real, chosen[places.cpu()])
-
-        factors, classes = draw(torch.arange(num))
-        left = redraw_unseen(factors, classes, self.min_contrast, draw)
-        self._unseen.add(left, self.min_contrast)
-        made = compose(factors.mask, factors.foreground, factors.background)
-        shape, texture, background = classes.to(made.device)
-        return Counterfactuals(made, shape, texture, background, chosen.to(made.device))
+        found = self.masks_of(images, real)
+        chosen = self._choose(found, num, generator)
+        is_real, at = chosen >= 0, chosen.clamp(min=0)
+        wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
+        mask = found[here]
+        if bool(is_real.all()):
+            foreground, background, drawn = self.textures.sample_textures(
+                num, generator, step, real
+            )
+        else:
+            factors, drawn = self.textures.sample_factors(num, generator, step, real)
+            foreground, background = factors.foreground, factors.background
+            mask = torch.where(wide, mask, factors.mask)
+        if self.keep == "texture":
+            foreground = torch.where(wide, images[here], foreground)
+        elif self.keep == "background":
+            background = torch.where(wide, images[here], background)
+        made = compose(mask, foreground, background)
+        own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
+        classes = torch.where(own & is_real, real.classes.cpu()[at], drawn.cpu())
+        shape, texture, behind = classes.to(made.device)
+        return Counterfactuals(made, shape, texture, behind, chosen.to(made.device))
 
     def bring(self, images: Tensor) -> Tensor:
         """Brings real images into [-1, 1] and to the generator's size.
@@ -244,9 +247,7 @@ class RealShapeSource:
         if self._scales:
             scale, shift = 2 * self.std.to(self.device), 2 * self.mean.to(self.device) - 1
             images = images * scale[:, None, None] + shift[:, None, None]
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        images = self._resize(images)
         if not self._checked:
             least, most = float(images.min()), float(images.max())
             if not -1 - _SLACK <= least <= most <= 1 + _SLACK:  # also for NaN
@@ -266,13 +267,12 @@ class RealShapeSource:
             ArgumentError: `cache_masks` without an index.
             DataError: the masker gave masks of another shape or range.
         """
-        if isinstance(self.masker, GivenMasks):
-            masks = self.masker.of_batch(real).to(self.device)
-            if masks.shape[-2:] != images.shape[-2:]:
-                masks = F.interpolate(masks, images.shape[-2:], mode="bilinear", antialias=True)
-            masks = self._check(masks, len(images))
+        if self.masks is not None:
+            # Looked at before they are resized, which may leave [0, 1] by a rounding error.
+            given = read_masks(real.batch, self.masks, real.images, look=not self._checked)
+            found = round_masks(self._resize(given.to(self.device)))
         elif self._cache is None:
-            masks = self._run(images)
+            found = self._run(images)
         elif real.items is None:
             raise ArgumentError(
                 "cache_masks needs to know which items of the dataset a batch holds: pass "
@@ -280,13 +280,16 @@ class RealShapeSource:
                 "cache_masks out"
             )
         else:
-            masks = self._cache.masks_of(images, real.items, self._run_whole)
+            found = self._cache.masks_of(images, real.items, self._run_whole)
         self._checked = True
-        return masks
+        return found
 
     def _run(self, images: Tensor) -> Tensor:
-        masks = torch.cat([self.masker(part) for part in torch.split(images, self.chunk)])
-        return self._check(masks, len(images))
+        if self.masker is None:  # pragma: no cover - one of masker and masks is there
+            raise RuntimeError("there is no masker")
+        masks = find_masks(self.masker, images, self.chunk)
+        look = not self._checked
+        return round_masks(require_masks(masks, len(images), self.image_size, look=look))
 
     def _run_whole(self, images: Tensor) -> Tensor:
         """Gives the masker full chunks, so that a mask does not depend on what else is missing."""
@@ -294,19 +297,15 @@ class RealShapeSource:
         padded = torch.cat([images, images.new_zeros(-num % self.chunk, *images.shape[1:])])
         return self._run(padded)[:num]
 
-    def _check(self, masks: Tensor, num: int) -> Tensor:
-        require_shape(masks, num, self.image_size)
-        if not self._checked:
-            require_unit_range(masks)
-        return round_masks(masks.float())
+    def _resize(self, images: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
 
-    def _choose(self, masks: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    def _choose(self, masks: Tensor, num: int, generator: Generator) -> Tensor:
         """Returns for each counterfactual the image whose shape it has, -1 for a drawn one."""
-        usable = torch.ones(len(masks), dtype=torch.bool)
-        if self.gate is not None:
-            verdicts = self.gate.judge(masks).cpu()
-            self._counter.add(verdicts)
-            usable = verdicts == 0
+        usable = self._counter.usable(masks)
         places = torch.arange(len(masks))
         if self.replace == "resample":
             places = places[usable]
@@ -323,36 +322,3 @@ class RealShapeSource:
         chosen = places[torch.cat([*rounds, torch.empty(0, dtype=torch.int64)])[:shapes]]
         chosen = torch.where(usable[chosen], chosen, -1)
         return chosen.repeat_interleave(self.num_per_shape)[:num]
-
-    def _put_in(
-        self,
-        drawn: Factors,
-        classes: Tensor,
-        images: Tensor,
-        masks: Tensor,
-        real: RealBatch,
-        chosen: Tensor,
-    ) -> tuple[Factors, Tensor]:
-        """Puts masks, classes and what is kept of the chosen images in the place of drawn ones."""
-        is_real, at = (chosen >= 0).to(self.device), chosen.clamp(min=0).to(self.device)
-        wide = is_real[:, None, None, None]
-        mask = torch.where(wide, masks[at], drawn.mask)
-        foreground, background = drawn.foreground, drawn.background
-        own = real.classes.to(classes.device)[chosen.clamp(min=0)]
-        rows = [0]
-        if self.keep == "texture":
-            foreground, rows = torch.where(wide, images[at], foreground), [0, 1]
-        elif self.keep == "background":
-            background, rows = torch.where(wide, images[at], background), [0, 2]
-        classes = classes.clone()
-        classes[rows] = torch.where(chosen >= 0, own, classes[rows])
-        return Factors(mask, foreground, background), classes
-
-
-def _require_textures(textures: FactorSource) -> FactorSource:
-    if not isinstance(textures, FactorSource):
-        raise ArgumentTypeError(
-            "textures must be a BankSource or a FreshSource, which give foregrounds and "
-            f"backgrounds, got {type(textures).__name__}"
-        )
-    return textures

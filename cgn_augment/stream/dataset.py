@@ -106,7 +106,8 @@ class CounterfactualDataset(IterableDataset[Any]):
     Example:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
-        >>> from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
+        >>> from cgn_augment import BankSource, CounterfactualDataset
+        >>> from cgn_augment.generators import SmallCGN
         >>> digits = TensorDataset(torch.rand(32, 3, 32, 32) * 2 - 1, torch.arange(32) % 10)
         >>> source = BankSource(SmallCGN().freeze(), size=20)
         >>> train = CounterfactualDataset(digits, source, batch_size=8, ratio=0.5)
@@ -170,7 +171,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         size = batch_size if batch_size is not None else getattr(real, "batch_size", None)
         self.proportion = Proportion(ratio, count, fraction, mix=mix, batch_size=size)
         self._maker = StepMaker(
-            self.source,
+            source=self.source,
             mix=mix,
             label=label,
             output=output,
@@ -180,6 +181,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             value_range=find_value_range(value_range, transform),
             seed=self.seed,
             rank=self.rank,
+            world_size=self.world_size,
         )
         self._layout: Layout | None = None
         self._start = self._position = Position(0, 0, 0, 0)

@@ -6,13 +6,15 @@ Nothing here remembers the step before, so steps can be made ahead of time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.stream.arguments import Label, Output, label_factors
 from cgn_augment.stream.batches import (
@@ -27,7 +29,7 @@ from cgn_augment.stream.batches import (
     real_rows,
 )
 from cgn_augment.stream.mixing import Mix
-from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, SteppedSource
+from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
 
 
 class Position(NamedTuple):
@@ -54,32 +56,37 @@ class Position(NamedTuple):
         return Position(self.epoch + 1, 0, self.total, self.carry)
 
 
+@dataclass(eq=False, kw_only=True)
 class StepMaker:
     """Puts real images and counterfactuals of one step together.
 
     The arguments are those of `CounterfactualDataset`.
+
+    Raises:
+        ArgumentTypeError: the source's `sample` does not take the arguments of `Source.sample`.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        mix: Mix,
-        label: Label,
-        output: Output,
-        class_map: ClassMap | None,
-        transform: Callable[[Tensor], Tensor] | None,
-        device: torch.device,
-        value_range: tuple[float, float] | None,
-        seed: int,
-        rank: int,
-    ) -> None:
-        self.source, self.transform, self.class_map = source, transform, class_map
-        self.mix, self.label, self.output = mix, label, output
-        self.device, self.value_range = device, value_range
-        self.seed, self.rank = seed, rank
-        self._seek = source.seek if isinstance(source, SteppedSource) else None
-        self._checked = False
+    source: Source
+    mix: Mix
+    label: Label
+    output: Output
+    class_map: ClassMap | None
+    transform: Callable[[Tensor], Tensor] | None
+    device: torch.device
+    value_range: tuple[float, float] | None
+    seed: int
+    rank: int
+    world_size: int
+    _checked: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            signature(self.source.sample).bind(1, torch.Generator(), Step(), None)
+        except TypeError as error:
+            raise ArgumentTypeError(
+                f"sample of {type(self.source).__name__} must take (num, generator, step, real), "
+                f"as Source.sample does: {error}"
+            ) from error
 
     @property
     def needs_items(self) -> bool:
@@ -147,15 +154,14 @@ class StepMaker:
             return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none)
         key = (self.seed, position.epoch, self.rank, position.step)
         generator = step_generator(Purpose.SOURCE, *key)
-        if self._seek is not None:
-            self._seek(position.total, self.rank)
         if items is not None and len(items) != len(images):
             raise DataError(
                 f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
                 "each item where it is, for the source looks at which items they are"
             )
         real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
-        made = self.source.sample(num, generator, real)
+        step = Step(position.total, self.rank, self.world_size)
+        made = self.source.sample(num, generator, step, real)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
         pictures = made.images.to(self.device, non_blocking=True)

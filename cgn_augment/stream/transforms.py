@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import NoneType
 
-import kornia
-import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_channels, require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 
@@ -30,7 +28,11 @@ class MatchReal(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.size, self.augment = size, augment
-        self._crop = None if size is None else kornia.augmentation.RandomCrop((size, size))
+        self._crop = None
+        if size is not None:
+            from kornia.augmentation import RandomCrop  # slow to import, and not always needed
+
+            self._crop = RandomCrop((size, size))
         low, high = (0 - mean) / std, (1 - mean) / std
         self.value_range = (float(low.min()), float(high.max()))
 
@@ -49,10 +51,12 @@ class MatchReal(nn.Module):
         if self.augment is not None:
             images = self.augment(images)
         if self.size is not None and min(images.shape[-2:]) < self.size:
-            images = kornia.geometry.resize(images, self.size, side="short", antialias=True)
+            from kornia.geometry import resize  # as in __init__
+
+            images = resize(images, self.size, side="short", antialias=True)
         if self._crop is not None and images.shape[-2:] != (self.size, self.size):
             images = self._crop(images)
-        return kornia.enhance.normalize(images, self.mean, self.std)
+        return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
 
 def match_real(
@@ -88,28 +92,13 @@ def match_real(
         >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
         torch.Size([2, 3, 224, 224])
     """
-    mean_tensor, std_tensor = channels("mean", mean), channels("std", std)
+    mean_tensor, std_tensor = require_channels("mean", mean), require_channels("std", std)
     if not (std_tensor > 0).all():
         raise ArgumentError(f"std must be above 0, got {std}")
-    if isinstance(crop_size, bool) or not isinstance(crop_size, (int, NoneType)):
-        raise ArgumentTypeError(
-            f"crop_size must be a whole number of pixels or None, got {crop_size!r}"
-        )
+    if crop_size is not None:
+        require_count("crop_size", crop_size)
     if augment is not None and not callable(augment):
         raise ArgumentTypeError(
             f"augment must be a module of kornia (several in a Sequential) or None, got {augment!r}"
         )
-    if crop_size is not None and crop_size < 1:
-        raise ArgumentError(f"crop_size must be 1 or more pixels, got {crop_size}")
     return MatchReal(mean_tensor, std_tensor, crop_size, augment)
-
-
-def channels(name: str, values: float | Sequence[float]) -> Tensor:
-    """Returns one number or three as (3,) float32, or raises an error that names them."""
-    try:
-        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
-    except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{name} must be one number or three, got {values!r}") from error
-    if tensor.numel() not in (1, 3) or not torch.isfinite(tensor).all():
-        raise ArgumentError(f"{name} must be one number or three, got {values!r}")
-    return tensor.expand(3).clone()

@@ -36,9 +36,9 @@ from benchmarks.scenes.prior import (
     scenes_of_noise,
 )
 from benchmarks.scenes.saliency import ReducedSaliencyConfig
-from cgn_augment import UNetMasker
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import BigGANConfig
+from cgn_augment.masks import UNetMasker
 from cgn_augment.types import FACTORS
 from train_generator.classifier import EnsembleConfig
 from train_generator.imagenet import sheet as imagenet_sheet

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
+from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.generators import SmallCGN
 from train_generator.classifier import (
     ClassifierConfig,
     ClassifierRun,

@@ -16,9 +16,9 @@ import cgn_augment.cli.program
 import train_generator.cli.program
 from benchmarks.scenes.images import make_scenes
 from benchmarks.scenes.prior import LAYERS
-from cgn_augment import BigGANConfig, ImageNetCGN, load_cgn
+from cgn_augment import load_cgn
 from cgn_augment.functional import isolated_rng
-from cgn_augment.generators import load_biggan
+from cgn_augment.generators import BigGANConfig, ImageNetCGN, load_biggan
 
 CLASSES = 1000
 BIGGAN = BigGANConfig(CLASSES, 8, 4, LAYERS, attention_at=4, num_statistics=51)

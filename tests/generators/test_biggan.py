@@ -10,10 +10,9 @@ import torch
 from imagenet_helpers import REDUCED, make_reduced_biggan
 from torch import nn
 
-from cgn_augment import BigGANConfig
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
-from cgn_augment.generators import BigGAN
+from cgn_augment.generators import BigGAN, BigGANConfig
 from cgn_augment.generators.biggan import EPSILON
 from cgn_augment.generators.truncation import StatisticsRows, find_rows
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cgn_augment import FreshSource, bundled_generators, load_cgn, read_metadata
+from cgn_augment import FreshSource, load_cgn
+from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.checkpoint import WEIGHTS
-from cgn_augment.sources.bank import draw_factors
+from cgn_augment.generators.drawing import draw_factors
 from train_generator.metrics.factors import mask_entropy
 from train_generator.mnist import load_shape_judge, predict
 from train_generator.small.card import repeat_command

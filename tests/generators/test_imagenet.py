@@ -20,20 +20,21 @@ from imagenet_helpers import (
 from safetensors.torch import save_file
 from torch import nn
 
-from cgn_augment import (
-    BankSource,
-    BigGANConfig,
-    FreshSource,
-    ImageNetCGN,
-    Mechanisms,
-    SmallCGN,
-    load_cgn,
-    read_metadata,
-    save_cgn,
-)
+from cgn_augment import BankSource, FreshSource, Mechanisms, load_cgn
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, FileError
 from cgn_augment.functional import compose
-from cgn_augment.generators import U2Net, load_biggan, load_u2net, start_imagenet_cgn, state_dicts
+from cgn_augment.generators import (
+    BigGANConfig,
+    ImageNetCGN,
+    SmallCGN,
+    U2Net,
+    load_biggan,
+    load_u2net,
+    read_metadata,
+    save_cgn,
+    start_imagenet_cgn,
+    state_dicts,
+)
 from cgn_augment.generators.state_dicts import FORMAT
 
 FACTORS = ("shape", "texture", "background")

@@ -15,8 +15,8 @@ from imagenet_helpers import (
     weights_by_rule,
 )
 
-from cgn_augment import ImageNetCGN, load_cgn
-from cgn_augment.generators import BigGAN
+from cgn_augment import load_cgn
+from cgn_augment.generators import BigGAN, ImageNetCGN
 
 CLASSES = torch.tensor([207, 340])
 TRUNCATIONS = (0.5, 0.71, 1.0)

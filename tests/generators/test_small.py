@@ -20,7 +20,7 @@ from published_layers import use_published_layers
 from safetensors.torch import save_file
 from torch import nn
 
-from cgn_augment import Mechanisms, SmallCGN, bundled_generators, load_cgn, read_metadata, save_cgn
+from cgn_augment import Mechanisms, load_cgn
 from cgn_augment import files as files_module
 from cgn_augment.errors import (
     ArgumentError,
@@ -31,6 +31,7 @@ from cgn_augment.errors import (
     UsageError,
 )
 from cgn_augment.functional import isolated_rng, roll_images
+from cgn_augment.generators import SmallCGN, bundled_generators, read_metadata, save_cgn
 from cgn_augment.generators import checkpoint as checkpoint_module
 from cgn_augment.generators.checkpoint import FORMAT
 from cgn_augment.generators.upsampling import UpConv2d

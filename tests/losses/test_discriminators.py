@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
 from train_generator.losses.discriminators import (
     ConvDiscriminator,
     LinearDiscriminator,

@@ -15,9 +15,11 @@ from conftest import make_tiny_cgn
 from PIL import Image
 from torch import nn
 
-from cgn_augment import RealMechanisms, RealShapeSource, SmallCGN, UNetMasker, save_masker
+from cgn_augment import RealMechanisms, RealShapeSource
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker, save_masker
 from train_generator.classifier import MNISTClassifier
 from train_generator.cli import mnist as commands
 from train_generator.mnist import (
@@ -380,14 +382,12 @@ def test_real_shapes_come_from_the_masker_that_is_named(
         seeds=[0],
         ours={"colored": str(tmp_path / "mine.pth")},
         maskers={"colored": str(tmp_path / "finder.safetensors")},
-        training=replace(CONFIG, num_epochs=1, min_contrast=0.1),
+        training=replace(CONFIG, num_epochs=1),
     )
     [source] = sources
     settings = json.loads((tmp_path / "out/colored-real_shapes-seed0.json").read_text())["settings"]
     assert settings["masker"] == source.masker.fingerprint
     assert settings["cgn"] == source.textures.cgn.fingerprint == tiny_cgn.fingerprint
-    assert settings["min_contrast"] == source.min_contrast == 0.1
-    assert source.textures.min_contrast == 0
     with pytest.raises(ArgumentError, match=r"maskers has \['grey'\]: its keys must be of"):
         commands.downstream(str(tmp_path), rows=["decorrelated"], maskers={"grey": "x"})
 

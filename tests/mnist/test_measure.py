@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgn_augment import SmallCGN, load_cgn
+from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError, FileError
+from cgn_augment.generators import SmallCGN
 from train_generator.cli import mnist as commands
 from train_generator.mnist import (
     AppearanceJudge,

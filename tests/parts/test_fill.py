@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from source_helpers import seeded
 from torch import Tensor
 
 from cgn_augment.functional import move_images
@@ -16,10 +17,6 @@ from cgn_augment.parts.fill import (
     spectrum,
     whole_textures,
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tiles(period: int, seed: int = 0, num: int = 1) -> Tensor:
@@ -115,21 +112,20 @@ def test_images_do_not_depend_on_their_neighbours() -> None:
 
 
 def test_flat_colours_are_completed_alike_by_any_number_of_threads() -> None:
-    known = torch.rand(40, 1, 32, 32, generator=seeded()) < 0.2
+    known = torch.rand(12, 1, 32, 32, generator=seeded()) < 0.2
     known[:, :, 8:24, 12:20] = True
-    shades = torch.rand(40, 3, 1, 1, generator=seeded(1)) * 2 - 1
-    noise = torch.randint(2, (40, 3, 32, 32), generator=seeded(2)) / 64
+    shades = torch.rand(12, 3, 1, 1, generator=seeded(1)) * 2 - 1
+    noise = torch.randint(2, (12, 3, 32, 32), generator=seeded(2)) / 64
     images = shades + noise  # nearly flat, so that many offsets fit as well as each other
     before = torch.get_num_threads()
     try:
         made = []
-        for num_threads in (1, 2, 3):
+        for num_threads in (1, 3):
             torch.set_num_threads(num_threads)
             made.append(complete(images, known.float())[0])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(made[0], made[1])
-    assert torch.equal(made[0], made[2])
 
 
 def test_whole_textures_hold_no_pixel_of_the_other_part() -> None:

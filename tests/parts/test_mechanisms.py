@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from source_helpers import seeded
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from cgn_augment import (
     BankSource,
     ClassMap,
     CounterfactualDataset,
     FreshSource,
-    GivenMasks,
     MaskGate,
     Mechanisms,
     RealMechanisms,
     RealShapeSource,
-    UNetMasker,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.masks import UNetMasker
 
 NUM_CLASSES = 3
 
@@ -44,17 +44,18 @@ def find_bright(images: Tensor) -> Tensor:
     return (images.mean(dim=1, keepdim=True) > 0.05).float()
 
 
+@pytest.fixture(scope="module")
+def parts() -> RealMechanisms:
+    return make_parts()
+
+
 def make_parts(**options: object) -> RealMechanisms:
     images, y, _ = make_images()
     return RealMechanisms(images, y, find_bright, **options)  # type: ignore[arg-type]
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def test_the_parts_of_each_class_are_those_of_its_images() -> None:
-    parts, (_, labels, masks) = make_parts(), make_images()
+def test_the_parts_of_each_class_are_those_of_its_images(parts: RealMechanisms) -> None:
+    _, labels, masks = make_images()
     assert isinstance(parts, Mechanisms)
     y = torch.arange(30) % NUM_CLASSES
     noise = parts.draw_noise(30, seeded())
@@ -68,11 +69,11 @@ def test_the_parts_of_each_class_are_those_of_its_images() -> None:
     assert torch.equal(parts.shuffle(drawn, seeded()), drawn)
 
 
-def test_what_is_drawn_is_a_function_of_noise_and_class() -> None:
-    parts, y = make_parts(), torch.tensor([2, 0])
+def test_what_is_drawn_is_a_function_of_noise_and_class(parts: RealMechanisms) -> None:
+    again, y = make_parts(), torch.tensor([2, 0])
     noise = parts.draw_noise(2, seeded(3))
-    assert torch.equal(parts.shape(noise, y), make_parts().shape(noise, y))
-    assert parts.fingerprint == make_parts().fingerprint
+    assert torch.equal(parts.shape(noise, y), again.shape(noise, y))
+    assert parts.fingerprint == again.fingerprint
     assert parts.fingerprint != make_parts(num_per_class=1).fingerprint
 
 
@@ -91,15 +92,13 @@ def test_images_whose_masks_cannot_be_used_are_left_out_and_counted() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
-def test_masks_may_be_given(dtype: torch.dtype) -> None:
+def test_masks_may_be_given(dtype: torch.dtype, parts: RealMechanisms) -> None:
     images, y, masks = make_images()
-    given = RealMechanisms(images, y, masks.to(dtype))
-    assert given.fingerprint == RealMechanisms(images, y, find_bright).fingerprint
+    assert RealMechanisms(images, y, masks.to(dtype)).fingerprint == parts.fingerprint
 
 
-def test_sources_take_them_for_a_cgn() -> None:
+def test_sources_take_them_for_a_cgn(parts: RealMechanisms) -> None:
     images, y, _ = make_images()
-    parts = make_parts()
     made = FreshSource(parts).sample(20, seeded())
     bright, dark = colors_of(made.texture)[0], colors_of(made.background)[1]
     object_at = (made.images - dark).abs().sum(dim=1, keepdim=True) > 1e-4
@@ -125,14 +124,10 @@ def test_sources_take_them_for_a_cgn() -> None:
         ({"labels": torch.zeros(5, dtype=torch.int64)}, ArgumentError, "each of the 12 images"),
         ({"labels": torch.arange(12) - 1}, ArgumentError, "0 or more"),
         ({"labels": 2 * (torch.arange(12) % 2)}, ArgumentError, r"classes \[1\]"),
-        ({"masker": "wildlife"}, ArgumentTypeError, "must take images to masks"),
         ({"masker": UNetMasker(4)}, ArgumentError, r"in training mode: call masker.eval\(\)"),
-        ({"masker": GivenMasks("mask")}, ArgumentError, "cannot find them in images"),
-        ({"masker": lambda x: x}, DataError, r"must give masks \(12, 1, 32, 32\), got \(12, 3"),
         ({"masker": lambda x: 2 * find_bright(x)}, DataError, r"in \[0, 1\], got \[0, 2\]"),
         ({"masker": torch.zeros(5, 1, 32, 32)}, DataError, r"got \(5, 1, 32, 32\)"),
-        ({"masker": torch.full((12, 1, 32, 32), torch.nan)}, DataError, r"\[nan, nan\]"),
-        ({"num_per_class": 0}, ArgumentError, "num_per_class must be"),
+        ({"num_per_class": 0}, ArgumentError, "num_per_class must be 1 or more"),
         ({"chunk": 0}, ArgumentError, "chunk must be"),
     ],
 )
@@ -143,77 +138,3 @@ def test_what_cannot_be_used_is_refused(
     arguments = {"images": images, "labels": y, "masker": find_bright, **changes}
     with pytest.raises(error, match=message):
         RealMechanisms(**arguments)  # type: ignore[arg-type]
-
-
-# What users' other libraries expect
-
-
-def make_stream(**options: object) -> CounterfactualDataset:
-    """Real shapes with real parts; the parts are found anew, as in another process."""
-    images, y, _ = make_images()
-    bank = BankSource(make_parts(), size=30, refresh=3, seed=1)
-    settings: dict[str, object] = {"batch_size": 4, "output": "dict", **options}
-    source = RealShapeSource(find_bright, bank)
-    return CounterfactualDataset(TensorDataset(images, y), source, **settings)  # type: ignore[arg-type]
-
-
-def same(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> bool:
-    return len(first) == len(second) and all(
-        torch.equal(one[name], two[name])
-        for one, two in zip(first, second, strict=True)
-        for name in ("image", "label", "shape", "texture", "background", "real_index")
-    )
-
-
-def collect(stream: CounterfactualDataset, num_epochs: int = 1) -> list[dict[str, Tensor]]:
-    return [batch for _ in range(num_epochs) for batch in stream]
-
-
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 7])
-def test_a_stream_is_resumed_bit_for_bit_with_parts_found_again(stop: int) -> None:
-    whole, first = collect(make_stream(), 3), make_stream()
-    taken = 0
-    while taken < stop:
-        for _ in first:
-            taken += 1
-            if taken == stop:
-                break
-    second = make_stream()
-    second.load_state_dict(first.state_dict())
-    assert same([*second, *second, *second][: len(whole) - stop], whole[stop:])
-
-
-def test_a_state_of_other_parts_is_refused() -> None:
-    images, y, _ = make_images()
-    bank = BankSource(make_parts(num_per_class=1), size=30, refresh=3, seed=1)
-    source = RealShapeSource(find_bright, bank)
-    other = CounterfactualDataset(TensorDataset(images, y), source, batch_size=4, output="dict")
-    with pytest.raises(CheckpointError, match="another configuration"):
-        other.load_state_dict(make_stream().state_dict())
-
-
-def test_what_a_step_shows_is_a_function_of_seed_epoch_rank_and_step() -> None:
-    state = torch.random.get_rng_state()
-    plain = collect(make_stream(), 2)
-    assert same(plain, collect(make_stream(num_workers=2), 2))
-    assert not same(plain, collect(make_stream(seed=1), 2))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    ranks = [collect(make_stream(rank=rank, world_size=2, batch_size=2)) for rank in (0, 1)]
-    assert len(ranks[0]) == len(ranks[1])
-    assert not same(*ranks)
-
-
-def test_a_ratio_of_0_gives_the_plain_loader() -> None:
-    images, y, _ = make_images()
-    bank = BankSource(make_parts(), size=30)
-    plain, wrapped = (DataLoader(TensorDataset(images, y), 4, shuffle=True) for _ in range(2))
-    stream = CounterfactualDataset(wrapped, RealShapeSource(find_bright, bank), ratio=0)
-    seen = []
-    for loader in (plain, stream):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            seen.append((list(loader), torch.random.get_rng_state()))
-    (expected, expected_state), (shown, state) = seen
-    assert torch.equal(state, expected_state)
-    for batch, other in zip(shown, expected, strict=True):
-        assert all(map(torch.equal, batch, other))

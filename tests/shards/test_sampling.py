@@ -16,11 +16,10 @@ from conftest import make_tiny_cgn, run_command
 from imagenet_helpers import make_reduced_cgn
 from PIL import Image
 
-from cgn_augment import SmallCGN, save_cgn
 from cgn_augment.cli import program as cli
 from cgn_augment.errors import ArgumentError, MissingPackageError
 from cgn_augment.functional import compose
-from cgn_augment.generators import CGN
+from cgn_augment.generators import CGN, SmallCGN, save_cgn
 from cgn_augment.generators.interpolation import interpolate_classes
 from cgn_augment.images.imagenet_classes import best_classes
 from cgn_augment.pictures.animation import write_animation

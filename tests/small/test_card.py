@@ -10,7 +10,8 @@ import matplotlib.image
 import pytest
 from conftest import load_tool, make_tiny_cgn
 
-from cgn_augment import SmallCGN, bundled_generators, load_cgn, save_cgn
+from cgn_augment import load_cgn
+from cgn_augment.generators import SmallCGN, bundled_generators, save_cgn
 from train_generator.cli import generators as commands
 from train_generator.cli import program as cli
 from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge

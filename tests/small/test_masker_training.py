@@ -17,9 +17,11 @@ from conftest import make_tiny_cgn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cgn_augment import SmallCGN, UNetMasker, bundled_maskers, load_cgn, load_masker, save_masker
+from cgn_augment import load_cgn, load_masker
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker, bundled_maskers, save_masker
 from train_generator.cli import generators as commands
 from train_generator.metrics.masks import intersection_over_union, measure_masker
 from train_generator.mnist import make_variant
@@ -63,7 +65,7 @@ def test_files_that_hold_no_masker_are_refused(tmp_path: Path) -> None:
         save_file(state, broken, metadata={**header, **changes})
 
     broken.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cut off or no masker"):
+    with pytest.raises(CheckpointError, match="cut off or not a masker"):
         load_masker(broken)
     write(state, format="other")
     with pytest.raises(CheckpointError, match=r"has the format 'other' .* train-generator masker"):

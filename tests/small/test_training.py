@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cgn_augment import load_cgn, read_metadata
+from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.generators import read_metadata
 from train_generator.small import training as small
 from train_generator.small.config import (
     FactorsConfig,

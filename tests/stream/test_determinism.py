@@ -23,7 +23,8 @@ from stream_helpers import (
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
-from cgn_augment import BankSource, CounterfactualDataset, FreshSource, SmallCGN, match_real
+from cgn_augment import BankSource, CounterfactualDataset, FreshSource, match_real
+from cgn_augment.generators import SmallCGN
 
 
 def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:

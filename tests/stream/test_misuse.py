@@ -18,7 +18,6 @@ from cgn_augment import (
     Counterfactuals,
     FreshSource,
     Interventions,
-    SmallCGN,
     match_real,
 )
 from cgn_augment.errors import (
@@ -29,6 +28,7 @@ from cgn_augment.errors import (
     DataError,
     UsageError,
 )
+from cgn_augment.generators import SmallCGN
 
 
 def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:
@@ -320,6 +320,15 @@ def test_a_counterfactual_outside_the_class_map_is_an_error() -> None:
     message = "drew class . for the shape, which is outside the class map and can have no label"
     with pytest.raises(ArgumentError, match=message):
         iterate(rows(), class_map={0: 0, 1: 1}, count=50)
+
+
+def test_a_source_that_takes_no_step_is_an_error() -> None:
+    class Old(StubSource):
+        def sample(self, num: int, generator: Any, real: Any = None) -> Counterfactuals:  # type: ignore[override]
+            raise AssertionError
+
+    with pytest.raises(ArgumentTypeError, match=r"must take \(num, generator, step, real\)"):
+        stream([rows()], Old())
 
 
 def test_a_class_outside_the_map_is_an_error_at_later_steps_too() -> None:

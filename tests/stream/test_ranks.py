@@ -24,8 +24,9 @@ from stream_helpers import (
 )
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
-from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
+from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import SmallCGN
 
 WORLD_SIZE = 3
 

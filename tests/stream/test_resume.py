@@ -30,8 +30,9 @@ from torch.utils.data import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp, SmallCGN
+from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp
 from cgn_augment.errors import CheckpointError
+from cgn_augment.generators import SmallCGN
 
 Make = Callable[[], CounterfactualDataset]
 Saved = tuple[bytes, torch.Tensor]

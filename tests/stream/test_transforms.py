@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
 
-from cgn_augment import MatchReal, match_real
+from cgn_augment import match_real
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.stream import MatchReal
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CPU = torch.device("cpu")

@@ -221,7 +221,8 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
     Example:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
-        >>> from cgn_augment import CounterfactualDataset, SmallCGN
+        >>> from cgn_augment import CounterfactualDataset
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.classifier import EnsembleConfig, EnsembleRun, make_ensemble
         >>> digits = TensorDataset(torch.rand(8, 3, 32, 32) * 2 - 1, torch.arange(8))
         >>> source = SmallCGN(width=4).freeze()

@@ -137,7 +137,8 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
     Example:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
-        >>> from cgn_augment import CounterfactualDataset, SmallCGN
+        >>> from cgn_augment import CounterfactualDataset
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.classifier import ClassifierConfig, ClassifierRun, MNISTClassifier
         >>> digits = TensorDataset(torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 10)
         >>> stream = CounterfactualDataset(digits, SmallCGN().freeze(), batch_size=8)

@@ -15,9 +15,9 @@ from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
+from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.masks import UNetMasker, load_masker
 from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
-from cgn_augment.sources.bank import draw_factors
 from cgn_augment.types import Mechanisms
 from train_generator.metrics.factors import binarize
 from train_generator.mnist.downstream import DownstreamRun, run_downstream

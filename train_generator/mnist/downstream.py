@@ -64,7 +64,7 @@ class DownstreamRun:
         ArgumentError: a value that cannot be used.
 
     Example:
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import DownstreamConfig, DownstreamRun, run_downstream
         >>> config = DownstreamConfig(num_epochs=1, num_train=32, num_test=20, bank=10)
         >>> folder, cgn = getfixture("tmp_path"), SmallCGN(width=4).freeze()
@@ -124,7 +124,6 @@ class DownstreamRun:
             "textures": textures,
             "cgn": None if self.cgn is None else self.cgn.fingerprint,
             "masker": None if self.masker is None else self.masker.fingerprint,
-            "min_contrast": self.config.min_contrast or None,
         }
 
     def read(self) -> DownstreamResult | None:
@@ -185,18 +184,10 @@ class DownstreamRun:
         source: Source = RealOnly()
         cgn = data.parts if self.cgn is None else self.cgn
         if cgn is not None:
-            bank = BankSource(
-                cgn,
-                config.bank,
-                config.refresh,
-                seed=self.seed,
-                min_contrast=0.0 if self.masker else config.min_contrast,
-            )
+            bank = BankSource(cgn, config.bank, config.refresh, seed=self.seed)
             source = bank
             if self.masker is not None:
-                source = RealShapeSource(
-                    self.masker, bank, min_contrast=config.min_contrast, cache_masks=True
-                )
+                source = RealShapeSource(self.masker, bank, cache_masks=True)
         stream = CounterfactualDataset(
             data.train.dataset(),
             source,

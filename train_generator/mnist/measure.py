@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
-from cgn_augment.sources.bank import draw_factors
+from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.types import Factors, Mechanisms
 from train_generator.metrics.factors import (
     accuracy,
@@ -136,7 +136,7 @@ def measure_generator(
 
     Example:
         >>> import torch
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import AppearanceJudge, Judges
         >>> from train_generator.mnist import load_shape_judge, measure_generator
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)

@@ -28,7 +28,6 @@ class DownstreamConfig:
         batch_size: images per step.
         bank: masks, foregrounds and backgrounds kept; see `BankSource`.
         refresh: of these, replaced at each step.
-        min_contrast: see `BankSource`.
         num_train: images per epoch, at most 50 000.
         num_test: test images, at most 10 000.
         precision: see `ClassifierConfig`.
@@ -46,7 +45,6 @@ class DownstreamConfig:
     batch_size: int = 64
     bank: int = 2000
     refresh: int = 8
-    min_contrast: float = 0.0
     num_train: int = 50_000
     num_test: int = 10_000
     precision: Precision = "no"

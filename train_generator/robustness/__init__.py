@@ -11,7 +11,6 @@ from train_generator.robustness.folders import (
     ImageFiles,
     find_cue_conflicts,
     find_imagenet9,
-    find_images,
     label_images,
 )
 from train_generator.robustness.groups import (
@@ -21,7 +20,7 @@ from train_generator.robustness.groups import (
     read_groups,
 )
 from train_generator.robustness.measure import (
-    ReadConfig,
+    EvaluationConfig,
     measure_cue_conflict,
     measure_imagenet9,
     measure_real,
@@ -30,7 +29,6 @@ from train_generator.robustness.parts import (
     EvaluationData,
     Part,
     find_class_map,
-    find_folders,
     make_parts,
 )
 from train_generator.robustness.predictors import (
@@ -62,6 +60,7 @@ __all__ = [
     "ChangedImages",
     "ClassGroups",
     "Cropping",
+    "EvaluationConfig",
     "EvaluationData",
     "EvaluationRecord",
     "FactorMeasures",
@@ -69,7 +68,6 @@ __all__ = [
     "ImageFiles",
     "Part",
     "Predictor",
-    "ReadConfig",
     "ShapeBias",
     "background_gap",
     "change_factors",
@@ -82,9 +80,7 @@ __all__ = [
     "factor_sensitivity",
     "find_class_map",
     "find_cue_conflicts",
-    "find_folders",
     "find_imagenet9",
-    "find_images",
     "group_predictions",
     "group_probabilities",
     "imagenet9_classes",

@@ -151,7 +151,8 @@ def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
         seed: of what is drawn.
 
     Example:
-        >>> from cgn_augment import ClassMap, SmallCGN
+        >>> from cgn_augment import ClassMap
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.robustness import draw_changes
         >>> len(draw_changes(SmallCGN().freeze(), ClassMap(range(10))).axes)
         32

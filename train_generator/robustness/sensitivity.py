@@ -106,7 +106,7 @@ def factor_sensitivity(
 
     Example:
         >>> import torch
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.robustness import factor_sensitivity
         >>> def see_nothing(images):
         ...     return {"logits": torch.zeros(len(images), 10)}

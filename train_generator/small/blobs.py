@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
+from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 
 RADIUS, RADIUS_SPREAD, CENTER_SPREAD, SHARPNESS = 6.5, 1.0, 1.5, 0.7

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from cgn_augment import SmallCGN, load_cgn
-from cgn_augment.generators import read_metadata
+from cgn_augment import load_cgn
+from cgn_augment.generators import SmallCGN, read_metadata
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.cli.mnist import draw_generators
 from train_generator.mnist.measure import load_judges, measure_generator, measure_real

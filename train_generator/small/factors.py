@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
 from cgn_augment.functional import compose, roll_randomly
+from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from train_generator.losses.functional import mask_border_loss, mask_entropy_loss, mask_size_loss
 from train_generator.losses.perceptual import (

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from cgn_augment import SmallCGN
 from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.generators import SmallCGN
+from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.fill import ClassPool, whole_textures
-from cgn_augment.sources.bank import draw_factors
 from train_generator.small.config import MaskerConfig
 from train_generator.training.trainer import descend
 

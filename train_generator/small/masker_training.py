@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import (
     Purpose,
@@ -22,10 +21,11 @@ from cgn_augment.functional import (
     step_generator,
     step_seed,
 )
+from cgn_augment.generators import SmallCGN
+from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
-from cgn_augment.sources.bank import draw_factors
 from train_generator.metrics.masks import measure_masker
 from train_generator.mnist.variants import VariantData
 from train_generator.small.config import MaskerConfig
@@ -58,7 +58,7 @@ class MaskerTraining:
         CheckpointError: what is there was made with other settings or another generator.
 
     Example:
-        >>> from cgn_augment import SmallCGN
+        >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.small.config import MaskerConfig
         >>> from train_generator.small.masker_training import MaskerTraining
         >>> config = MaskerConfig(num_steps=1, rounds=0, batch_size=4, num_factors=20)

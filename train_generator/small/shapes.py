@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
+from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.losses.functional import kl_loss
 from train_generator.small.batches import RealImages

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
+from cgn_augment.generators import SmallCGN
 from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.functional import kl_loss
 from train_generator.small.codes import draw_codes, fit_flow

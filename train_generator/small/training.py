@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cgn_augment import SmallCGN, save_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.generators.sheet import draw_cgn
 from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.fill import whole_textures
-from cgn_augment.pictures.sheets import draw_cgn
 from train_generator.losses.perceptual import PerceptualFeatures, make_features
 from train_generator.mnist.textures import load_textures
 from train_generator.mnist.variants import VariantData, make_variant

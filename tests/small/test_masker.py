@@ -1,4 +1,4 @@
-"""The masker, the stage that trains it, and the masks that it finds."""
+"""The stage that trains a masker, and the masks that it finds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from accelerate import Accelerator
 from conftest import make_tiny_cgn
 from torch import Tensor
 
-from cgn_augment import SmallCGN
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import compose, isolated_rng
+from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
 from train_generator.small.blobs import draw_blobs
 from train_generator.small.config import MaskerConfig
@@ -37,69 +36,6 @@ def make_masker(width: int = 4, seed: int = 0) -> UNetMasker:
 @pytest.fixture(scope="module")
 def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
-
-
-# The network
-
-
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 20)])
-def test_each_image_gets_a_mask(height: int, width: int, generator: torch.Generator) -> None:
-    masker = make_masker().eval()
-    images = torch.rand(3, 3, height, width, generator=generator) * 2 - 1
-    mask = masker(images)
-    assert mask.shape == (3, 1, height, width)
-    assert mask.dtype == torch.float32
-    assert 0 < mask.min() < mask.max() < 1
-    torch.testing.assert_close(mask, masker.logits(images).sigmoid())
-    torch.testing.assert_close(masker(images[1:2]), mask[1:2])
-
-
-def test_a_pixel_of_the_mask_sees_all_of_the_image(generator: torch.Generator) -> None:
-    masker = make_masker().eval()
-    images = (torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1).requires_grad_()
-    masker.logits(images)[0, 0, 16, 16].backward()
-    assert (images.grad != 0).any(dim=1).all()
-
-
-@pytest.mark.parametrize("coarse", ["at_half", "at_quarter"])
-def test_each_resolution_has_a_way_past_the_coarser_ones(
-    coarse: str, generator: torch.Generator
-) -> None:
-    masker = make_masker().eval()
-    images = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    getattr(masker, coarse).register_forward_hook(lambda _module, _inputs, out: out * 0)
-    first, second = masker.logits(images)
-    assert (first - second).abs().max() > 1e-5
-
-
-def test_every_weight_of_the_masker_learns(generator: torch.Generator) -> None:
-    masker = make_masker()
-    masker(torch.rand(4, 3, 32, 32, generator=generator)).mean().backward()
-    for name, parameter in masker.named_parameters():
-        assert parameter.grad.abs().sum() > 0, name
-
-
-def test_the_size_of_the_masker_is_the_documented_one() -> None:
-    assert round(sum(p.numel() for p in UNetMasker().parameters()) / 1000) == 107
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 3, 30, 32), (2, 3, 32, 30)])
-def test_images_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ArgumentError, match=r"\(B, 3, H, W\), H and W multiples of 4, got \("):
-        make_masker()(torch.zeros(shape))
-
-
-def test_images_that_are_bytes_are_an_error() -> None:
-    with pytest.raises(ArgumentTypeError, match=r"floating point in .*, got torch.uint8: scale"):
-        make_masker()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-
-
-def test_a_masker_of_no_width_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="width must be 1 or more, got 0"):
-        UNetMasker(0)
-
-
-# The stage
 
 
 class Painter(SmallCGN):

@@ -1,0 +1,63 @@
+"""The sheet of a CGN: what its mechanisms draw, and what is composed of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cgn_augment.checks import require_count
+from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
+from cgn_augment.generators.drawing import draw_factors
+from cgn_augment.pictures.sheets import draw_sheet
+from cgn_augment.types import FACTORS, Mechanisms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_cgn(
+    cgn: Mechanisms, num: int = 10, seed: int = 0, real: tuple[Tensor, Tensor] | None = None
+) -> Figure:
+    """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
+
+    The columns go through the classes of the shape; textures and backgrounds are permutations of
+    these.
+
+    Args:
+        cgn: a frozen CGN.
+        num: columns.
+        seed: of noise and classes.
+        real: images (N, 3, H, W) float32 in [-1, 1] and their labels (N,) int64 for a first row.
+
+    Raises:
+        ArgumentError: `num` below 1, or a negative seed.
+
+    Example:
+        >>> from cgn_augment.generators import SmallCGN
+        >>> from cgn_augment.generators.sheet import draw_cgn
+        >>> figure = draw_cgn(SmallCGN().freeze(), num=3)
+    """
+    require_count("num", num)
+    generator = step_generator(Purpose.SOURCE, seed)
+    shapes = torch.arange(num) % cgn.num_classes
+    classes = permute_classes(shapes, num, generator)
+    classes[0] = shapes
+    with torch.no_grad():
+        factors = draw_factors(cgn, classes, generator, 1, num)
+    rows = {
+        "mask": factors.mask,
+        "foreground": factors.foreground,
+        "background": factors.background,
+        "counterfactual": compose(factors.mask, factors.foreground, factors.background),
+    }
+    captions = {
+        row: [f"{factor} {y}" for y in drawn.tolist()]
+        for row, factor, drawn in zip(list(rows)[:3], FACTORS, classes, strict=True)
+    }
+    if real is not None:
+        images, labels = real
+        rows = {"real image": images, **rows}
+        captions["real image"] = [f"class {y}" for y in labels.tolist()]
+    return draw_sheet(rows, captions)

@@ -1,0 +1,132 @@
+"""The commands that draw what is there, and what all command lines say of bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from conftest import run_command
+
+from cgn_augment.cli import program as cli
+from cgn_augment.generators import SmallCGN, save_cgn
+from train_generator.cli import program as train_cli
+
+
+def test_cgn_augment_tells_and_draws_what_a_checkpoint_holds(
+    tiny_cgn: SmallCGN,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, picture = tmp_path / "tiny.safetensors", tmp_path / "sheet.png"
+    save_cgn(tiny_cgn, checkpoint, recipe="untrained")
+    assert run_command(cli.main, monkeypatch, "info", checkpoint) == 0
+    printed = capsys.readouterr().out
+    assert tiny_cgn.fingerprint in printed
+    assert "untrained" in printed
+    assert run_command(cli.main, monkeypatch, "sheet", checkpoint, picture, "--num=2") == 0
+    assert matplotlib.image.imread(picture).std() > 0.1
+
+
+def test_train_generator_draws_data_and_textures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in (["data", "colored"], ["textures"]):
+        picture = tmp_path / f"{arguments[0]}.png"
+        assert run_command(train_cli.main, monkeypatch, *arguments, picture) == 0
+        assert matplotlib.image.imread(picture).std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (cli.main, ["info", "nothing.pth"], "'nothing.pth' is neither a file nor"),
+        (cli.main, ["sheet", "{checkpoint}", "{folder}/sheet.gif"], "saved as one of"),
+        (cli.main, ["sheet", "{checkpoint}", "{folder}/no/sheet.png"], "make it first"),
+        (cli.main, ["sheet", "{checkpoint}", "{folder}/sheet.png", "--num=0"], "num must be 1"),
+        (
+            cli.main,
+            ["sheet", "{checkpoint}", "{folder}/sheet.png", "--device=gpu"],
+            "not the name of a device",
+        ),
+        (train_cli.main, ["textures", "{folder}/t.png", "--folder=no"], "object is missing"),
+        (
+            train_cli.main,
+            ["data", "colored", "{folder}/d.png", "--textures=no"],
+            "object is missing",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    main: Callable[[], None],
+    arguments: list[str],
+    message: str,
+    tiny_cgn: SmallCGN,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, folder = tmp_path / "tiny.safetensors", tmp_path / "out"
+    folder.mkdir()
+    save_cgn(tiny_cgn, checkpoint)
+    filled = [text.format(checkpoint=checkpoint, folder=folder) for text in arguments]
+    assert run_command(main, monkeypatch, *filled) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "subcommand"),
+        (["paint"], "'paint' (choose from"),
+        (["data"], "the following arguments are required"),
+        (["data", "purple", "sheet.png"], "Expected a Literal['colored', "),
+        (["data", "colored", "sheet.png", "--size=3"], "unrecognized arguments: --size=3"),
+        (["small", "--factors.num_steps=many"], '"factors.num_steps"'),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(train_cli.main, monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("train-generator: error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert "--help" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["classifier", "--train", "images"], "classifier TRAIN VALIDATION"),
+        (["downstream", "--out=runs/x"], "downstream OUT"),
+    ],
+)
+def test_a_required_argument_given_as_an_option_is_told_its_place(
+    arguments: list[str],
+    call: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(train_cli.main, monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.endswith(f"; write train-generator {call}\n")
+
+
+def test_a_folder_that_cannot_be_made_is_named_without_a_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(cli.main, monkeypatch, "sample", "colored-mnist", "/proc/images") == 2
+    assert capsys.readouterr().err == (
+        "cgn-augment: error: /proc/images: No such file or directory\n"
+    )
