@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import CheckpointError
@@ -14,6 +13,7 @@ from cgn_augment.files import first_line
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
+from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.small import SmallCGN
 from cgn_augment.generators.u2net import U2Net
 
@@ -23,10 +23,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 CGN = SmallCGN | ImageNetCGN
 
-ARCHITECTURES: dict[str, type[SmallCGN] | type[ImageNetCGN]] = {
-    SmallCGN.architecture: SmallCGN,
-    ImageNetCGN.architecture: ImageNetCGN,
-}
+ARCHITECTURES = (SmallCGN.architecture, ImageNetCGN.architecture)
 
 _NAMES: dict[type[nn.Module], str] = {
     SmallCGN: "a small CGN",
@@ -50,11 +47,11 @@ def build_cgn(path: Path, state: StateDict, architecture: str, config: Config | 
     Args:
         path: of the file, for messages.
         state: what it holds, without prefixes.
-        architecture: a key of `ARCHITECTURES`.
+        architecture: one of `ARCHITECTURES`.
         config: the arguments of the network; found out from the tensors if there are none.
 
     Raises:
-        CheckpointError: the tensors are of another network, or hold NaN.
+        CheckpointError: the tensors are of another network.
     """
     if architecture == ImageNetCGN.architecture:
         if config is None:
@@ -79,48 +76,41 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
     """Makes a network that has the tensors of `state` as its own, after all checks."""
     name = _NAMES[kind]  # type: ignore[index]
     try:
-        with torch.device("meta"):  # no memory for weights that are replaced below
+        with without_memory():  # weights are replaced below
             network = kind(**config)
     except (TypeError, RuntimeError, ValueError) as error:
         kind_name = name.split(" ", 1)[1]
         raise CheckpointError(
             f"{path} describes no {kind_name}: {config} ({first_line(error)})"
         ) from error
-    _require_same_names(path, name, state, network.state_dict())
-    _require_weights(path, state, network.state_dict())
+    _require_same_tensors(path, name, state, network.state_dict())
     # `assign` keeps the tensors that were read, so that there is never a second copy.
     network.load_state_dict(_untie(state), assign=True)
     return network.float()
 
 
-def _require_same_names(
+def _require_same_tensors(
     path: Path, name: str, state: StateDict, network: Mapping[str, Tensor]
 ) -> None:
-    expected = {name: tuple(value.shape) for name, value in network.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys())
+    missing = sorted(network.keys() - state.keys())
+    unknown = sorted(state.keys() - network.keys())
     if missing or unknown:
         raise CheckpointError(
             f"{path} is not {name}: {len(missing)} names are missing {missing[:3]} and "
             f"{len(unknown)} are unknown {unknown[:3]}"
         )
-    wrong = [name for name in expected if expected[name] != found[name]]
+    wrong = [name for name, value in network.items() if value.shape != state[name].shape]
     if wrong:
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors have another shape than the network, the first is "
-            f"{wrong[0]}: {found[wrong[0]]} where {expected[wrong[0]]} is needed"
+            f"{wrong[0]}: {tuple(state[wrong[0]].shape)} where {tuple(network[wrong[0]].shape)} "
+            "is needed"
         )
-
-
-def _require_weights(path: Path, state: StateDict, network: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
         if value.is_floating_point() != network[name].is_floating_point():
             raise CheckpointError(
                 f"{path}: {name} holds {value.dtype}, which is no weight of a CGN"
             )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
 
 
 def _untie(state: StateDict) -> StateDict:

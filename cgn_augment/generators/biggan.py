@@ -8,17 +8,14 @@ which three are kept, normalisation in one pass, and weights with the spectral n
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import check_classes
 from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.generators.mechanisms import check_inputs
 from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, find_rows
 
 EPSILON = 1e-4
@@ -65,11 +62,7 @@ class BigGAN(nn.Module):
             ArgumentError: noise or classes of another shape, or a class that there is not.
             ArgumentTypeError: classes that are not integers.
         """
-        if noise.dim() != 2 or noise.shape[1] != self.config.noise_dim:
-            raise ArgumentError(
-                f"noise must have the shape (N, {self.config.noise_dim}), got {tuple(noise.shape)}"
-            )
-        check_classes(y, len(noise), self.config.num_classes, "noise vectors")
+        check_inputs(noise, y, self.config.noise_dim, self.config.num_classes)
         embedding = self.embeddings.weight[:, y.to(noise.device).long()].t()
         return torch.cat([noise.to(embedding.dtype), embedding], dim=1)
 
@@ -192,7 +185,8 @@ class ColourConv(nn.Conv2d):
 
 
 def _make_published(config: BigGANConfig) -> Any:
-    package = _import_package()
+    import pytorch_pretrained_biggan as package  # brings boto3, which takes its time
+
     return package.BigGAN(
         package.BigGANConfig(
             output_dim=config.image_size,
@@ -206,11 +200,6 @@ def _make_published(config: BigGANConfig) -> Any:
             n_stats=config.num_statistics,
         )
     )
-
-
-def _import_package() -> ModuleType:
-    """Imports the package when a BigGAN is made: it brings boto3, which takes its time."""
-    return importlib.import_module("pytorch_pretrained_biggan")
 
 
 def _replace_parts(generator: nn.Module, channel_width: int) -> None:

@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
-from cgn_augment.files import save_tensors
+from cgn_augment.errors import ArgumentError, FileError, UsageError
+from cgn_augment.files import read_safetensors_header, save_tensors
 from cgn_augment.generators.assembly import CGN, build_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.state_dicts import FORMAT, describe_damage, read_checkpoint
+from cgn_augment.generators.state_dicts import FORMAT, REMEDY, read_checkpoint
 from cgn_augment.generators.truncation import TruncationLookup
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -96,11 +95,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     path = _find(path)
     if path.suffix != ".safetensors":
         return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(describe_damage(path, error)) from error
+    return read_safetensors_header(path, what="a CGN", remedy=REMEDY)
 
 
 def bundled_generators() -> list[str]:
@@ -124,15 +119,31 @@ def require_device(device: torch.device | str) -> torch.device:
     return target
 
 
-def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    if str(name_or_path) in bundled_generators():
-        return WEIGHTS / f"{name_or_path}.safetensors"
-    path = Path(name_or_path).expanduser()
+def find_weights(
+    name_or_path: str | os.PathLike[str], folder: Path, what: str, remedy: str
+) -> Path:
+    """Returns the path of a file of weights, or of those that come with the package.
+
+    Args:
+        name_or_path: the name of bundled weights, or a path.
+        folder: of the bundled ones.
+        what: they are, for the error, such as "generator".
+        remedy: what to do instead.
+
+    Raises:
+        FileError: there is no such file and there are no such bundled weights.
+    """
+    bundled = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    path = bundled.get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_file():
         return path
-    what = "is a folder, not a file," if path.is_dir() else "is neither a file"
-    bundled = ", ".join(bundled_generators()) or "none in this version"
+    is_what = "is a folder, not a file," if path.is_dir() else "is neither a file"
     raise FileError(
-        f"{str(name_or_path)!r} {what} nor the name of a bundled generator ({bundled}): pass the "
-        "path of a .pth or .safetensors checkpoint"
+        f"{str(name_or_path)!r} {is_what} nor the name of a bundled {what} "
+        f"({', '.join(bundled) or 'none in this version'}): {remedy}"
     )
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    remedy = "pass the path of a .pth or .safetensors checkpoint"
+    return find_weights(name_or_path, WEIGHTS, "generator", remedy)

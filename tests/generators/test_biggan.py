@@ -13,7 +13,7 @@ from torch import nn
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import BigGAN, BigGANConfig
-from cgn_augment.generators.biggan import EPSILON
+from cgn_augment.generators.biggan import EPSILON, _make_published
 from cgn_augment.generators.truncation import StatisticsRows, find_rows
 
 CPU = torch.device("cpu")
@@ -22,22 +22,9 @@ OFF_BY_ONE = (0.14, 0.28, 0.56, 0.58, 0.94)
 
 def draw_published(biggan: BigGAN, noise: torch.Tensor, y: torch.Tensor, truncation: float):
     """What the package itself draws with the weights of `biggan`."""
-    config = biggan.config
-    network = pytorch_pretrained_biggan.BigGAN(
-        pytorch_pretrained_biggan.BigGANConfig(
-            output_dim=config.image_size,
-            z_dim=config.noise_dim,
-            class_embed_dim=config.noise_dim,
-            channel_width=config.channel_width,
-            num_classes=config.num_classes,
-            layers=list(config.layers),
-            attention_layer_position=config.attention_at,
-            eps=EPSILON,
-            n_stats=config.num_statistics,
-        )
-    )
+    network = _make_published(biggan.config)
     network.load_state_dict(biggan.state_dict())
-    one_hot = torch.nn.functional.one_hot(y, config.num_classes).float()
+    one_hot = torch.nn.functional.one_hot(y, biggan.config.num_classes).float()
     return network.eval()(noise, one_hot, truncation)
 
 
@@ -84,14 +71,11 @@ def test_between_two_rows_the_nearer_one_counts_more() -> None:
     assert find_rows(0.75, num_rows=3) == (1, 2, pytest.approx(0.5))
 
 
-@pytest.mark.parametrize("truncation", [0, 0.0, -0.5, 1.01, True, float("nan")])
+@pytest.mark.parametrize("truncation", [0, -0.5, 1.01, True, float("nan")])
 def test_a_truncation_out_of_range_is_an_error(truncation: float) -> None:
     with pytest.raises(ArgumentError, match=f"above 0 and at most 1, got {truncation!r}"):
         find_rows(truncation)
-
-
-def test_an_unknown_lookup_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="must be exact or published, got 'nearest'"):
+    with pytest.raises(ArgumentError, match="must be one of exact, published, got 'nearest'"):
         find_rows(0.5, lookup="nearest")  # type: ignore[arg-type]
 
 
@@ -167,22 +151,6 @@ def test_a_new_network_has_true_spectral_norms_and_finite_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "y", "error", "message"),
-    [
-        (torch.zeros(3, 7), torch.arange(3), ArgumentError, r"\(N, 8\), got \(3, 7\)"),
-        (torch.zeros(3, 8), torch.arange(2), ArgumentError, "one class for each of the 3 noise"),
-        (torch.zeros(1, 8), torch.tensor([6]), ArgumentError, "classes of 0 to 5, got 6 to 6"),
-        (torch.zeros(1, 8), torch.ones(1), ArgumentTypeError, "integer classes"),
-    ],
-)
-def test_noise_and_classes_of_another_form_are_errors(
-    noise: torch.Tensor, y: torch.Tensor, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        make_reduced_biggan()(noise, y)
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
@@ -195,19 +163,13 @@ def test_noise_and_classes_of_another_form_are_errors(
             "block 1 takes 4 channel widths and the one before gives 8",
         ),
         ({"attention_at": 6}, "one of the blocks 0 to 5, got 6"),
-        ({"channel_width": 4, "attention_at": 5}, None),
         (
             {"layers": (*REDUCED.layers, (False, 1, 1)), "attention_at": 6},
             "a multiple of 8 channels; block 6 has 4",
         ),
     ],
 )
-def test_sizes_that_fit_no_generator_are_errors(
-    changes: dict[str, object], message: str | None
-) -> None:
-    if message is None:
-        dataclasses.replace(REDUCED, **changes)
-        return
+def test_sizes_that_fit_no_generator_are_errors(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         dataclasses.replace(REDUCED, **changes)
 
@@ -215,3 +177,5 @@ def test_sizes_that_fit_no_generator_are_errors(
 def test_a_size_that_was_not_published_is_an_error() -> None:
     with pytest.raises(ArgumentError, match="published at 128, 256, 512 pixels, not at 64"):
         BigGANConfig.published(64)
+    with pytest.raises(ArgumentTypeError, match=r"channel_width must be an integer, got 4\.0"):
+        dataclasses.replace(REDUCED, channel_width=4.0)

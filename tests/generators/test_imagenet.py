@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tiny_cgn
+from generator_helpers import CLOSE, draw, require_close
 from imagenet_helpers import (
     REDUCED,
     State,
@@ -20,13 +21,12 @@ from imagenet_helpers import (
 from safetensors.torch import save_file
 from torch import nn
 
-from cgn_augment import BankSource, FreshSource, Mechanisms, load_cgn
+from cgn_augment import BankSource, FreshSource, load_cgn
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, FileError
 from cgn_augment.functional import compose
 from cgn_augment.generators import (
     BigGANConfig,
     ImageNetCGN,
-    SmallCGN,
     U2Net,
     load_biggan,
     load_u2net,
@@ -37,9 +37,6 @@ from cgn_augment.generators import (
 )
 from cgn_augment.generators.state_dicts import FORMAT
 
-FACTORS = ("shape", "texture", "background")
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
 
 @pytest.fixture(scope="module")
 def reduced() -> ImageNetCGN:
@@ -47,15 +44,9 @@ def reduced() -> ImageNetCGN:
     return make_reduced_cgn().freeze()
 
 
-def draw(cgn: ImageNetCGN | SmallCGN, num: int = 4) -> dict[str, torch.Tensor]:
-    noise = cgn.draw_noise(num, torch.Generator().manual_seed(1))
-    y = torch.arange(num) % cgn.num_classes
-    return {factor: getattr(cgn, factor)(noise, y) for factor in FACTORS}
-
-
-def require_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    for factor in FACTORS:
-        torch.testing.assert_close(first[factor], second[factor], **CLOSE)
+@pytest.fixture(scope="module")
+def reduced_state() -> State:
+    return published_state(make_reduced_cgn())
 
 
 def published_state(cgn: ImageNetCGN, prefix: str = "") -> State:
@@ -65,20 +56,6 @@ def published_state(cgn: ImageNetCGN, prefix: str = "") -> State:
 
 
 # The network
-
-
-def test_factors_have_the_documented_form(reduced: ImageNetCGN) -> None:
-    drawn = draw(reduced)
-    assert drawn["shape"].shape == (4, 1, 32, 32)
-    assert drawn["texture"].shape == drawn["background"].shape == (4, 3, 32, 32)
-    assert all(values.dtype == torch.float32 for values in drawn.values())
-    assert all(values.is_contiguous() for values in drawn.values())
-    assert all(values.std() > 0 for values in drawn.values())
-    assert drawn["shape"].min() >= 1e-4
-    assert drawn["shape"].max() <= 0.9999
-    assert drawn["texture"].abs().max() <= 1
-    assert isinstance(reduced, Mechanisms)
-    assert (reduced.image_size, reduced.num_classes, reduced.shared_noise) == (32, 6, True)
 
 
 def test_the_mask_is_u2net_of_the_premask_within_its_bounds() -> None:
@@ -91,29 +68,6 @@ def test_the_mask_is_u2net_of_the_premask_within_its_bounds() -> None:
         with torch.no_grad():
             cgn.u2net.outconv.bias.fill_(logit)
         assert cgn.shape(noise, y).unique().item() == pytest.approx(bound)
-
-
-def test_each_mechanism_runs_its_own_network_once() -> None:
-    cgn, ran = make_reduced_cgn().freeze(), []
-    for name in ("f_shape", "f_text", "f_bg"):
-        part = getattr(cgn, name).generator
-        part.register_forward_hook(lambda *_, name=name: ran.append(name))
-    cgn.u2net.register_forward_hook(lambda *_: ran.append("u2net"))
-    FreshSource(cgn).sample(3, torch.Generator().manual_seed(0))
-    assert sorted(ran) == ["f_bg", "f_shape", "f_text", "u2net"]
-
-
-def test_a_frozen_cgn_stays_in_eval_without_gradients() -> None:
-    cgn = make_reduced_cgn()
-    assert not cgn.frozen
-    assert cgn.freeze() is cgn
-    assert cgn.frozen
-    nn.ModuleDict({"all of it": cgn}).train()
-    assert not any(part.training for part in cgn.modules())
-    assert not any(p.requires_grad for p in cgn.parameters())
-    before = {name: value.clone() for name, value in cgn.state_dict().items()}
-    assert not any(values.requires_grad for values in draw(cgn).values())
-    assert all(torch.equal(value, before[name]) for name, value in cgn.state_dict().items())
 
 
 def test_folding_changes_rounding_alone_and_lays_weights_channels_last_in_place() -> None:
@@ -138,9 +92,7 @@ def test_a_cgn_in_training_trains_its_mechanisms_and_not_u2net() -> None:
 
 
 def test_noise_is_truncated_and_follows_its_generator_alone(reduced: ImageNetCGN) -> None:
-    before = torch.get_rng_state()
     noise = reduced.draw_noise(5000, torch.Generator().manual_seed(4))
-    assert torch.equal(torch.get_rng_state(), before)
     assert noise.shape == (5000, 8)
     assert noise.dtype == torch.float32
     assert noise.abs().max() <= 2
@@ -152,15 +104,6 @@ def test_noise_is_truncated_and_follows_its_generator_alone(reduced: ImageNetCGN
     half = copy.deepcopy(reduced)
     half.set_truncation(0.5)
     torch.testing.assert_close(half.draw_noise(5000, torch.Generator().manual_seed(4)), noise / 2)
-
-
-def test_noise_is_drawn_on_the_cpu_for_every_device() -> None:
-    with torch.device("meta"):
-        elsewhere = ImageNetCGN(REDUCED, unet_width=4)
-    generator, on_cpu = (torch.Generator().manual_seed(4) for _ in range(2))
-    assert elsewhere.draw_noise(3, generator).device.type == "meta"
-    make_reduced_cgn().draw_noise(3, on_cpu)
-    assert torch.equal(generator.get_state(), on_cpu.get_state())
 
 
 def test_truncation_decides_the_images_and_the_fingerprint() -> None:
@@ -183,31 +126,9 @@ def test_truncation_decides_the_images_and_the_fingerprint() -> None:
     assert cgn.truncation == 1
 
 
-def test_the_fingerprint_does_not_depend_on_folding_and_follows_the_weights() -> None:
-    first, again = make_reduced_cgn(), make_reduced_cgn()
-    assert first.fingerprint == again.fingerprint
-    assert first.freeze().fingerprint == again.freeze(fold=False).fingerprint
-    other = make_reduced_cgn()
-    with torch.no_grad():
-        other.u2net.outconv.bias += 1e-3
-    assert other.fingerprint != first.fingerprint
-
-
-@pytest.mark.parametrize("make", [make_reduced_cgn, make_tiny_cgn])
-@pytest.mark.parametrize("factor", FACTORS)
-def test_a_mix_has_the_two_classes_at_its_ends(
-    factor: str, make: Callable[[], ImageNetCGN | SmallCGN]
-) -> None:
-    cgn = make().freeze()
-    noise = cgn.draw_noise(1, torch.Generator()).expand(3, -1)
-    first, second = torch.full((3,), 2), torch.full((3,), 5)
-    mixed = cgn.mix(factor, noise, first, second, torch.tensor([0.0, 0.5, 1.0]))
-    ends = getattr(cgn, factor)(noise[:2], torch.tensor([2, 5]))
-    torch.testing.assert_close(mixed[[0, 2]], ends)
-    assert (mixed[1] - mixed[0]).abs().max() > 1e-6
-    assert (mixed[1] - mixed[2]).abs().max() > 1e-6
-    with pytest.raises(ArgumentError, match=r"factor must be one of shape, .* got 'colour'"):
-        cgn.mix("colour", noise, first, second, torch.ones(3))
+def test_the_fingerprint_does_not_depend_on_folding() -> None:
+    folded, unfolded = make_reduced_cgn().freeze(), make_reduced_cgn().freeze(fold=False)
+    assert folded.fingerprint == unfolded.fingerprint == make_reduced_cgn().fingerprint
 
 
 def test_textures_stay_where_they_are(reduced: ImageNetCGN) -> None:
@@ -224,31 +145,10 @@ def test_sources_draw_from_it_with_one_noise_for_all_three(reduced: ImageNetCGN)
     assert bank.sample(4, torch.Generator()).images.std() > 0
 
 
-@pytest.mark.parametrize(
-    ("noise", "y", "error", "message"),
-    [
-        (torch.zeros(3, 7), torch.arange(3), ArgumentError, r"\(N, 8\), got \(3, 7\)"),
-        (torch.zeros(1, 8), torch.tensor([6]), ArgumentError, "classes of 0 to 5, got 6 to 6"),
-        (torch.zeros(1, 8), torch.ones(1), ArgumentTypeError, "integer classes"),
-    ],
-)
-@pytest.mark.parametrize("factor", [*FACTORS, "premask"])
-def test_noise_and_classes_of_another_form_are_errors(
-    factor: str,
-    noise: torch.Tensor,
-    y: torch.Tensor,
-    error: type[Exception],
-    message: str,
-    reduced: ImageNetCGN,
-) -> None:
-    with pytest.raises(error, match=message):
-        getattr(reduced, factor)(noise, y)
-
-
 def test_arguments_that_cannot_be_used_are_errors() -> None:
     with pytest.raises(ArgumentTypeError, match=r"biggan must be a BigGANConfig .* got 256"):
         ImageNetCGN(256)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="must be exact or published, got 'near'"):
+    with pytest.raises(ArgumentError, match="must be one of exact, published, got 'near'"):
         ImageNetCGN(REDUCED, truncation_lookup="near")  # type: ignore[arg-type]
     layers = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
     with pytest.raises(ArgumentError, match="images of 16 pixels, and U2-Net needs 32"):
@@ -267,19 +167,12 @@ def test_a_cgn_of_bfloat16_returns_float32_factors(reduced: ImageNetCGN) -> None
         assert 0 < (values - expected[factor]).abs().mean() < 0.05
 
 
-@pytest.mark.gpu
-def test_factors_are_those_of_the_cpu_on_a_gpu() -> None:
-    cgn, other = make_reduced_cgn().freeze(), make_reduced_cgn().freeze().to("cuda")
-    for factor, values in draw(cgn).items():
-        torch.testing.assert_close(draw(other)[factor].cpu(), values, rtol=1e-2, atol=1e-2)
-
-
 # Reading and writing
 
 
 @pytest.mark.parametrize(
     ("prefix", "legacy", "mapped"),
-    [("", False, False), ("", True, True), ("module.", False, True), ("module.", True, False)],
+    [("", False, False), ("", True, True), ("module.", False, True)],
 )
 def test_a_published_state_dict_is_read_without_its_targets(
     prefix: str, legacy: bool, mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -312,19 +205,19 @@ def test_weights_that_share_memory_in_a_file_are_folded_once_each(tmp_path: Path
         torch.testing.assert_close(drawn(noise, y), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("fold", [None, True, False])
-def test_a_saved_cgn_comes_back_whole(fold: bool | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_saved_cgn_comes_back_whole(fold: bool, tmp_path: Path) -> None:
     cgn, path = make_reduced_cgn(truncation=0.6, truncation_lookup="published"), tmp_path / "c"
     path = path.with_suffix(".safetensors")
     expected = draw(cgn.eval())
-    if fold is not None:
-        cgn.freeze(fold=fold)
+    if fold:
+        cgn.freeze()
     save_cgn(cgn, path, recipe="reduced")
     assert read_metadata(path)["architecture"] == "imagenet"
-    assert json.loads(read_metadata(path)["config"])["folded"] == bool(fold)
-    loaded = load_cgn(path, fold=bool(fold))
+    assert json.loads(read_metadata(path)["config"])["folded"] == fold
+    loaded = load_cgn(path, fold=fold)
     assert isinstance(loaded, ImageNetCGN)
-    assert loaded.config == {**cgn.config, "folded": bool(fold)}
+    assert loaded.config == {**cgn.config, "folded": fold}
     assert (loaded.truncation, loaded.truncation_lookup) == (0.6, "published")
     states = cgn.state_dict(), loaded.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -335,86 +228,57 @@ def test_layers_that_double_at_other_blocks_are_kept_in_the_metadata(tmp_path: P
     layers = ((True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1))
     cgn = make_reduced_cgn(BigGANConfig(6, 8, 4, layers, 2))
     save_cgn(cgn, tmp_path / "cgn.safetensors")
-    loaded = load_cgn(tmp_path / "cgn.safetensors")
+    loaded = load_cgn(tmp_path / "cgn.safetensors", fold=False)
     assert loaded.config["biggan"]["layers"] == layers
     require_close(draw(loaded), draw(cgn.eval()))
 
 
 def test_truncation_is_chosen_when_loading(tmp_path: Path) -> None:
-    path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn()), path)
+    path = tmp_path / "cgn.safetensors"
+    save_cgn(make_reduced_cgn(), path)
     loaded = load_cgn(path, truncation=0.5, truncation_lookup="published", fold=False)
     assert loaded.config["truncation"] == 0.5
     assert loaded.config["truncation_lookup"] == "published"
     assert not loaded.config["folded"]
-    with pytest.raises(ArgumentError, match="above 0 and at most 1, got 2"):
-        load_cgn(path, truncation=2)
     save_cgn(make_tiny_cgn(), tmp_path / "small.safetensors")
     with pytest.raises(ArgumentError, match="is a small CGN, which has no truncation: leave it"):
         load_cgn(tmp_path / "small.safetensors", truncation=0.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_of_half_precision_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_of_half_precision_become_float32(tmp_path: Path) -> None:
     path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn().to(dtype)), path)
+    torch.save(published_state(make_reduced_cgn().to(torch.bfloat16)), path)
     loaded = load_cgn(path)
-    assert all(
-        value.dtype in (torch.float32, torch.int64) for value in loaded.state_dict().values()
-    )
+    kinds = {value.dtype for value in loaded.state_dict().values()}
+    assert kinds == {torch.float32}
     assert draw(loaded)["shape"].dtype == torch.float32
 
 
-def change(name: str, value: torch.Tensor) -> Callable[[State], State]:
-    return lambda state: {**state, name: value}
+def without(*prefixes: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if not k.startswith(prefixes)}
 
 
-def without(prefix: str) -> Callable[[State], State]:
-    return lambda state: {k: v for k, v in state.items() if not k.startswith(prefix)}
+def alone(prefix: str) -> Callable[[State], State]:
+    return lambda state: {k.removeprefix(prefix): v for k, v in state.items() if prefix in k}
 
 
+# What `build` checks of every network is in test_small.py.
 BAD_STATES: dict[str, tuple[Callable[[State], State], str]] = {
     "no U2-Net": (without("u2net."), r"holds no U2-Net: it lacks side1\.weight; it has \[\]"),
-    "no background": (
-        without("f_bg."),
-        r"is not an ImageNet CGN: 314 names are missing \['f_bg\.embeddings\.weight', .* and 0 ",
-    ),
-    "no attention": (
-        without("f_shape.generator.layers.4."),
-        "holds no BigGAN-deep generator: it lacks",
-    ),
-    "more than it should": (
-        change("f_text.discriminator", torch.zeros(2)),
-        r"0 names are missing \[\] and 1 are unknown \['f_text\.discriminator'\]",
-    ),
-    "another width of one": (
-        change("f_bg.generator.bn.bias", torch.zeros(7)),
-        r"1 tensors have another shape .* f_bg\.generator\.bn\.bias: \(7,\) where \(4,\) is",
-    ),
-    "NaN": (
-        change("f_text.generator.bn.bias", torch.full((4,), torch.nan)),
-        r"f_text\.generator\.bn\.bias holds NaN or infinity; its training diverged",
-    ),
-    "a BigGAN alone": (
-        lambda state: {
-            k.removeprefix("f_text."): v for k, v in state.items() if k.startswith("f_text.")
-        },
-        "is not a small CGN: .* it is a BigGAN alone, .* load_biggan reads it",
-    ),
-    "a U2-Net alone": (
-        lambda state: {
-            k.removeprefix("u2net."): v for k, v in state.items() if k.startswith("u2net.")
-        },
-        "is not a small CGN: .* it is a U2-Net alone, .* load_u2net reads it",
-    ),
+    "no background": (without("f_bg."), r"is not an ImageNet CGN: 314 names are missing"),
+    "no attention": (without("f_shape.generator.layers.4."), "holds no BigGAN-deep generator"),
+    "a BigGAN alone": (alone("f_text."), "it is a BigGAN alone, .* load_biggan reads it"),
+    "a U2-Net alone": (alone("u2net."), "it is a U2-Net alone, .* load_u2net reads it"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_STATES)
-def test_a_state_dict_of_something_else_is_one_clear_error(kind: str, tmp_path: Path) -> None:
+def test_a_state_dict_of_something_else_is_one_clear_error(
+    kind: str, reduced_state: State, tmp_path: Path
+) -> None:
     damage, message = BAD_STATES[kind]
     path = tmp_path / "bad.pth"
-    torch.save(damage(published_state(make_reduced_cgn())), path)
+    torch.save(damage(reduced_state), path)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_cgn(path)
     assert str(caught.value).startswith(str(path))
@@ -426,8 +290,6 @@ def test_a_state_dict_of_something_else_is_one_clear_error(kind: str, tmp_path: 
     [
         ('{"biggan": {"depth": 3}}', r"describes no ImageNet CGN: .*depth"),
         ('{"unet_width": 6}', "describes no ImageNet CGN: .*multiple of 4, got 6"),
-        ('{"unet_width": 8}', "is not an ImageNet CGN|tensors have another shape"),
-        ("[4]", r"describes no ImageNet CGN: \[4\]"),
     ],
 )
 def test_a_config_of_something_else_is_one_clear_error(
@@ -435,17 +297,17 @@ def test_a_config_of_something_else_is_one_clear_error(
 ) -> None:
     path = tmp_path / "bad.safetensors"
     metadata = {"format": FORMAT, "architecture": "imagenet", "config": config}
-    save_file(make_reduced_cgn().state_dict(), path, metadata=metadata)
+    save_file({"anything": torch.zeros(1)}, path, metadata=metadata)
     with pytest.raises(CheckpointError, match=message):
         load_cgn(path)
 
 
 def test_a_truncated_large_file_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reduced_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_dicts, "_MAPPED_FROM", 0)
     path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn()), path)
+    torch.save(reduced_state, path)
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(CheckpointError, match="cut off or not a checkpoint: copy it again"):
         load_cgn(path)
@@ -478,8 +340,6 @@ def test_published_biggan_and_u2net_files_start_a_cgn(tmp_path: Path) -> None:
     with torch.no_grad():  # weights of their own
         cgn.f_text.embeddings.weight.zero_()
     torch.testing.assert_close(cgn.background(noise, y), biggan(noise, y, 0.9))
-    save_cgn(cgn, tmp_path / "start.safetensors")
-    require_close(draw(load_cgn(tmp_path / "start.safetensors")), draw(cgn))
 
 
 def test_other_files_in_their_place_are_clear_errors(tmp_path: Path) -> None:
