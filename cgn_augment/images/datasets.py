@@ -46,7 +46,7 @@ class MapImages:
             "num_workers": reading.num_workers,
             "drop_last": True,
             "seed_items": True,
-            "loader_options": {"pin_memory": reading.pin_memory},
+            "pin_memory": reading.pin_memory,
         }
 
     def testing(self, reading: Reading) -> DataLoader[Any]:

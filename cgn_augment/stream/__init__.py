@@ -1,1 +1,7 @@
 """`CounterfactualDataset` and what a step of it is made of."""
+
+from cgn_augment.stream.dataset import CounterfactualDataset
+from cgn_augment.stream.mixing import OffAfter, Ramp
+from cgn_augment.stream.transforms import MatchReal, match_real
+
+__all__ = ["CounterfactualDataset", "MatchReal", "OffAfter", "Ramp", "match_real"]

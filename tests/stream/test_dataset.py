@@ -716,7 +716,7 @@ def test_the_stream_follows_a_library_that_sets_the_samplers_epoch() -> None:
 @pytest.mark.parametrize("kind", [EpochDigits, DigitStream])
 def test_persistent_workers_see_the_new_epoch(kind: type) -> None:
     options = {"persistent_workers": True, "prefetch_factor": 1}
-    train = stream(kind(12), batch_size=4, num_workers=1, loader_options=options)
+    train = stream(kind(12), batch_size=4, num_workers=1, **options)
     for epoch in (0, 1, 5):
         train.set_epoch(epoch)
         assert set().union(*(epochs_shown(images[:4]) for images, _ in train)) == {epoch}

@@ -195,9 +195,7 @@ def test_workers_and_prefetching_make_no_difference() -> None:
     expected = list(stream(transform=global_noise, ratio=0.7))
     for num_workers, prefetch_factor in ((1, 4), (2, 1)):
         options = {"prefetch_factor": prefetch_factor}
-        train = stream(
-            transform=global_noise, ratio=0.7, num_workers=num_workers, loader_options=options
-        )
+        train = stream(transform=global_noise, ratio=0.7, num_workers=num_workers, **options)
         assert same(list(train), expected)
 
 
@@ -283,7 +281,7 @@ def test_seeded_items_do_not_depend_on_workers_or_on_global_randomness() -> None
     seed_globals(2)
     assert same(noisy(0), expected)
     assert same(noisy(2), expected)
-    assert same(noisy(1, loader_options={"prefetch_factor": 1}), expected)
+    assert same(noisy(1, prefetch_factor=1), expected)
 
 
 @pytest.mark.parametrize("seed_items", [False, True])

@@ -157,9 +157,9 @@ def test_errors_are_of_this_library_and_built_in() -> None:
         ),
         (
             lambda: DataLoader(Digits(20), 4),
-            {"loader_options": {"pin_memory": True}},
+            {"pin_memory": True},
             ArgumentError,
-            "loader_options: for a dataset alone",
+            "pin_memory: for a dataset alone",
         ),
         (list_of_batches, {"drop_last": True}, ArgumentError, "drop_last: for a dataset alone"),
         (

@@ -261,7 +261,7 @@ def test_resuming_a_loader_leaves_the_global_generators_alone() -> None:
 
 
 def test_a_state_counts_batches_that_were_yielded_and_not_those_that_are_prefetched() -> None:
-    train = stream(num_workers=1, loader_options={"prefetch_factor": 4})
+    train = stream(num_workers=1, prefetch_factor=4)
     batches = iter(train)
     for step in range(1, 4):
         next(batches)
