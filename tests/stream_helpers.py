@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from cgn_augment import Counterfactuals, RealBatch
+from cgn_augment import CounterfactualDataset, Counterfactuals, RealBatch
 
 SIZE = 8
 
@@ -104,6 +104,17 @@ def list_of_batches(num: int = 20, batch_size: int = 4) -> list[tuple[Tensor, Te
     ]
 
 
+def rows(num: int = 4) -> tuple[Tensor, Tensor]:
+    """One batch of the first pictures and their labels."""
+    (batch,) = list_of_batches(num, num)
+    return batch
+
+
+def large(num: int = 4) -> tuple[Tensor, Tensor]:
+    """A batch of the size of a CGN's images."""
+    return torch.linspace(-1, 1, num * 3072).view(num, 3, 32, 32), torch.arange(num) % 10
+
+
 class StubSource:
     """Counterfactuals in [-1, 1] that show their three classes in the three channels.
 
@@ -128,6 +139,26 @@ class StubSource:
         images = (y.T / 5 - 1)[:, :, None, None].repeat(1, 1, SIZE, SIZE)
         images[:, :, 0, 0] = torch.rand(num, 3, generator=generator)
         return Counterfactuals(images, *y)
+
+
+def stream(
+    real: Any = None, source: Any = None, *, num: int = 20, **options: Any
+) -> CounterfactualDataset:
+    """A stream: of steps of four from a map-style dataset of `num` pictures unless told else."""
+    if real is None:
+        real = Digits(num)
+        options = options if "batch_sampler" in options else {"batch_size": 4, **options}
+    return CounterfactualDataset(real, source or StubSource(), **options)
+
+
+def one_batch(batch: Any, source: Any = None, **options: Any) -> Any:
+    """What a stream makes of a single real batch."""
+    (made,) = stream([batch], source, **options)
+    return made
+
+
+def own(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def classes_shown(images: Tensor) -> Tensor:

@@ -13,126 +13,139 @@ from stream_helpers import (
     Digits,
     DigitStream,
     EpochDigits,
-    StubSource,
     collect,
     global_state,
+    large,
     list_of_batches,
+    own,
     same,
     seed_globals,
+    stream,
 )
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from cgn_augment import BankSource, CounterfactualDataset, FreshSource, SmallCGN, match_real
-
-
-def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:
-    if real is None:
-        real, options = Digits(19), {"batch_size": 4, **options}
-    return CounterfactualDataset(real, source or StubSource(), **options)
-
-
-def plain_loader(digits: Digits, seed: int, **options: Any) -> DataLoader[Any]:
-    sampler: DistributedSampler[Any] = DistributedSampler(
-        digits, num_replicas=1, rank=0, seed=seed, drop_last=options.get("drop_last", False)
-    )
-    return DataLoader(digits, 4, sampler=sampler, **options)
-
-
-def plain_epochs(loader: DataLoader[Any], num_epochs: int) -> list[Any]:
-    batches = []
-    for epoch in range(num_epochs):
-        if hasattr(loader.sampler, "set_epoch"):
-            loader.sampler.set_epoch(epoch)
-        batches += list(loader)
-    return batches
-
-
-def large() -> tuple[Tensor, Tensor]:
-    return torch.linspace(-1, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32), torch.arange(4)
-
 
 # Ratio 0
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_ratio_0_of_a_dataset_is_the_plain_loader(num_workers: int, drop_last: bool) -> None:
-    expected = plain_epochs(
-        plain_loader(EpochDigits(19), 7, num_workers=0, drop_last=drop_last), num_epochs=1
-    )
-    train = stream(
-        EpochDigits(19),
-        batch_size=4,
-        ratio=0,
-        seed=7,
-        num_workers=num_workers,
-        drop_last=drop_last,
-    )
-    before = global_state()
-    batches = list(train)
-    assert global_state() == before
-    assert same(batches, expected)
+@pytest.mark.parametrize(("num_workers", "drop_last"), [(0, False), (0, True), (2, False)])
+def test_ratio_0_of_a_dataset_is_the_loader_of_a_distributed_sampler(
+    num_workers: int, drop_last: bool
+) -> None:
+    def digits() -> Digits:
+        return Digits(19, noise=num_workers == 0)
 
-
-def test_ratio_0_of_a_dataset_is_the_plain_loader_in_later_epochs() -> None:
-    expected = plain_epochs(plain_loader(Digits(19), 0), num_epochs=3)
-    assert same(collect(stream(ratio=0), num_epochs=3), expected)
-
-
-def test_ratio_0_leaves_a_datasets_own_global_randomness_as_a_plain_loader_does() -> None:
+    options = {"seed": 7, "drop_last": drop_last}
+    sampler = DistributedSampler(digits(), num_replicas=1, rank=0, **options)
+    plain = DataLoader(digits(), 4, sampler=sampler, drop_last=drop_last, generator=own())
     seed_globals(1)
-    expected = plain_epochs(
-        DataLoader(
-            Digits(19, noise=True),
-            4,
-            sampler=DistributedSampler(Digits(19), num_replicas=1, rank=0),
-            generator=torch.Generator(),
-        ),
-        num_epochs=2,
-    )
+    expected = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        expected += list(plain)
     after = global_state()
     seed_globals(1)
-    batches = collect(stream(Digits(19, noise=True), batch_size=4, ratio=0), num_epochs=2)
-    assert same(batches, expected)
+    train = stream(digits(), batch_size=4, ratio=0, num_workers=num_workers, **options)
+    assert same(collect(train, num_epochs=2), expected)
     assert global_state() == after
 
 
-def users_loader(name: str) -> DataLoader[Any]:
-    def own() -> torch.Generator:
-        return torch.Generator().manual_seed(3)
+def as_dict(items: list[Any]) -> dict[str, Any]:
+    images, labels = default_collate(items)
+    return {"image": images, "label": labels}
 
-    weights = torch.arange(1.0, 20.0)
-    makers: dict[str, Callable[[], DataLoader[Any]]] = {
-        "global": lambda: DataLoader(Digits(19, noise=True), 4, shuffle=True),
-        "own": lambda: DataLoader(Digits(19, noise=True), 4, shuffle=True, generator=own()),
-        "in order": lambda: DataLoader(Digits(19, noise=True), 4),
-        "weighted": lambda: DataLoader(
-            Digits(19), 4, sampler=WeightedRandomSampler(weights.tolist(), 19)
-        ),
-        "iterable": lambda: DataLoader(DigitStream(19), 4),
-        "workers": lambda: DataLoader(Digits(19, noise=True), 4, shuffle=True, num_workers=2),
-    }
-    return makers[name]()
+
+def seed_worker(number: int) -> None:
+    torch.manual_seed(torch.initial_seed() + 7 + number)
+
+
+WEIGHTS = torch.arange(1.0, 20.0)
+
+KEYWORDS: dict[str, Callable[[], dict[str, Any]]] = {
+    "generator": lambda: {"batch_size": 4, "shuffle": True, "generator": own()},
+    "generator in order": lambda: {"batch_size": 4, "shuffle": False, "generator": own()},
+    "sampler": lambda: {"batch_size": 4, "sampler": WeightedRandomSampler(WEIGHTS, 19)},
+    "sampler and generator": lambda: {
+        "batch_size": 4,
+        "sampler": RandomSampler(range(19)),
+        "generator": own(),
+        "drop_last": True,
+    },
+    "list of indices": lambda: {"batch_size": 2, "sampler": [3, 1, 2]},
+    "batch_sampler": lambda: {
+        "batch_sampler": BatchSampler(RandomSampler(range(19), generator=own()), 5, False)
+    },
+    "list of batches": lambda: {"batch_sampler": [[0, 1], [5, 3, 2]]},
+    "collate_fn": lambda: (
+        {"batch_size": 4, "generator": own(), "shuffle": True} | {"collate_fn": as_dict}
+    ),
+    "workers": lambda: {"batch_size": 4, "sampler": RandomSampler(range(19)), "num_workers": 2},
+    "worker_init_fn": lambda: {
+        "batch_size": 4,
+        "sampler": range(8),
+        "num_workers": 1,
+        "worker_init_fn": seed_worker,
+    },
+    "persistent_workers": lambda: {
+        "batch_size": 4,
+        "shuffle": True,
+        "generator": own(),
+        "num_workers": 1,
+        "persistent_workers": True,
+    },
+}
+"""Of a `DataLoader`; those that say nothing of the order are not enough to be equal to it."""
+
+
+def check_plain(plain: DataLoader[Any], make: Callable[[], CounterfactualDataset]) -> None:
+    """Whether a stream's batches are a loader's, and leave all generators as it leaves them."""
+    seed_globals(2)
+    expected = []
+    for epoch in range(2):
+        if isinstance(plain.dataset, DigitStream):
+            plain.dataset.set_epoch(epoch)
+        expected += list(plain)
+    after = global_state()
+    seed_globals(2)
+    train = make()
+    assert same(collect(train, num_epochs=2), expected)
+    assert global_state() == after
+    if plain.generator is not None:
+        ours = train._real.loader.generator
+        assert torch.equal(ours.get_state(), plain.generator.get_state())
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_ratio_0_of_a_dataset_is_the_loader_with_the_same_keywords(name: str) -> None:
+    def digits() -> Digits:
+        return Digits(19, noise=True)
+
+    keywords = KEYWORDS[name]
+    check_plain(DataLoader(digits(), **keywords()), lambda: stream(digits(), ratio=0, **keywords()))
 
 
 @pytest.mark.parametrize("name", ["global", "own", "in order", "weighted", "iterable", "workers"])
-def test_ratio_0_of_a_users_loader_is_that_loader_and_so_is_the_global_state(name: str) -> None:
-    seed_globals(2)
-    loader = users_loader(name)
-    expected = []
-    for epoch in range(2):
-        if isinstance(loader.dataset, DigitStream):
-            loader.dataset.set_epoch(epoch)
-        expected += list(loader)
-    after = global_state()
-    own_after = None if loader.generator is None else loader.generator.get_state()
-    seed_globals(2)
-    loader = users_loader(name)
-    assert same(collect(stream(loader, ratio=0), num_epochs=2), expected)
-    assert global_state() == after
-    if own_after is not None:
-        assert torch.equal(loader.generator.get_state(), own_after)
+def test_ratio_0_of_a_users_loader_is_that_loader(name: str) -> None:
+    def loader() -> DataLoader[Any]:
+        real = DigitStream(19) if name == "iterable" else Digits(19, noise=True)
+        options: dict[str, Any] = {
+            "global": {"shuffle": True},
+            "own": {"shuffle": True, "generator": own()},
+            "weighted": {"sampler": WeightedRandomSampler(WEIGHTS, 19)},
+            "workers": {"shuffle": True, "num_workers": 2},
+        }.get(name, {})
+        return DataLoader(real, 4, **options)
+
+    check_plain(loader(), lambda: stream(loader(), ratio=0))
 
 
 @pytest.mark.parametrize("mix", ["append", "replace"])
