@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import pytest
+import stream_helpers
 import torch
+from conftest import make_tiny_cgn
 from stream_helpers import (
     Digits,
     DigitStream,
     EpochDigits,
-    StubSource,
     collect,
     indices,
     list_of_batches,
+    own,
     same,
     seed_globals,
 )
@@ -30,27 +33,18 @@ from torch.utils.data import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp, SmallCGN
+from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp
 from cgn_augment.errors import CheckpointError
 
 Make = Callable[[], CounterfactualDataset]
 Saved = tuple[bytes, torch.Tensor]
 
-NUM_EPOCHS = 3
-
 # torchdata 0.11 makes its loaders with a call that torch 2.14 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 
 
-def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:
-    """A stream of five steps an epoch, of a map-style dataset unless told otherwise."""
-    if real is None:
-        real, options = Digits(19), {"batch_size": 4, **options}
-    return CounterfactualDataset(real, source or StubSource(), **{"ratio": 0.5, **options})
-
-
-def own(seed: int = 3) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+stream = partial(stream_helpers.stream, num=19, ratio=0.5)
+"""A stream of five steps an epoch."""
 
 
 def loader(**options: Any) -> DataLoader[Any]:
@@ -59,14 +53,6 @@ def loader(**options: Any) -> DataLoader[Any]:
 
 def stateful(**options: Any) -> StatefulDataLoader[Any]:
     return StatefulDataLoader(Digits(19), **{"batch_size": 4, "shuffle": True, **options})
-
-
-def loader_with(sampler: Any) -> DataLoader[Any]:
-    return DataLoader(Digits(19), batch_size=4, sampler=sampler)
-
-
-def loader_of_batches(sampler: Any) -> DataLoader[Any]:
-    return DataLoader(Digits(19), batch_sampler=BatchSampler(sampler, 4, drop_last=False))
 
 
 class EagerBatches:
@@ -91,12 +77,38 @@ class ShuffledBatches:
 
 
 def tiny_source(**options: Any) -> BankSource:
-    torch.manual_seed(0)
-    return BankSource(SmallCGN(width=4).freeze(), size=12, **options)
+    return BankSource(make_tiny_cgn().freeze(), size=12, **options)
 
 
 def large_batches() -> list[Any]:
     return [(x.repeat_interleave(4, -1).repeat_interleave(4, -2), y) for x, y in list_of_batches()]
+
+
+ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "its own generator": lambda: {"batch_size": 4, "shuffle": True, "generator": own()},
+    "a weighted sampler": lambda: {
+        "batch_size": 4,
+        "sampler": WeightedRandomSampler(torch.arange(1.0, 20.0), 18, generator=own()),
+    },
+    "a sampler of epochs": lambda: {
+        "batch_size": 4,
+        "sampler": DistributedSampler(Digits(19), num_replicas=1, rank=0, seed=2),
+    },
+    "an eager sampler": lambda: {"batch_sampler": EagerBatches()},
+    "a batch sampler with its own generator": lambda: {
+        "batch_sampler": BatchSampler(
+            RandomSampler(range(19), num_samples=17, generator=own()), 4, drop_last=False
+        )
+    },
+}
+
+
+def stream_over_loader(order: Callable[[], dict[str, Any]]) -> CounterfactualDataset:
+    return stream(DataLoader(Digits(19), **order()))
+
+
+def stream_in_order(order: Callable[[], dict[str, Any]]) -> CounterfactualDataset:
+    return stream(Digits(19), **order())
 
 
 CASES: dict[str, Make] = {
@@ -115,18 +127,13 @@ CASES: dict[str, Make] = {
     ),
     "loader": lambda: stream(loader(shuffle=False)),
     "loader with the global generator": lambda: stream(loader()),
-    "loader with its own generator": lambda: stream(loader(generator=own())),
-    "loader with a weighted sampler": lambda: stream(
-        loader_with(WeightedRandomSampler(torch.arange(1.0, 20.0), 18, generator=own()))
+    **{f"loader with {name}": partial(stream_over_loader, make) for name, make in ORDERS.items()},
+    **{f"map-style with {name}": partial(stream_in_order, make) for name, make in ORDERS.items()},
+    "map-style with the global generator and seed_items": lambda: stream(
+        Digits(19, noise=True), batch_size=4, sampler=RandomSampler(range(19)), seed_items=True
     ),
-    "loader with a sampler of epochs": lambda: stream(
-        loader_with(DistributedSampler(Digits(19), num_replicas=1, rank=0, seed=2))
-    ),
-    "loader with an eager sampler": lambda: stream(
-        DataLoader(Digits(19), batch_sampler=EagerBatches())
-    ),
-    "loader with a batch sampler with its own generator": lambda: stream(
-        loader_of_batches(RandomSampler(Digits(19), num_samples=17, generator=own()))
+    "map-style with epochs and its own generator": lambda: stream(
+        EpochDigits(19), batch_size=4, generator=own()
     ),
     "StatefulDataLoader": lambda: stream(stateful()),
     "StatefulDataLoader in order": lambda: stream(stateful(shuffle=False)),
@@ -142,21 +149,22 @@ CASES: dict[str, Make] = {
 }
 WITH_WORKERS: dict[str, Make] = {
     "map-style": lambda: stream(num_workers=2),
-    "seed_items": lambda: stream(
-        Digits(19, noise=True), batch_size=4, seed_items=True, num_workers=2
+    "map-style and seed_items": lambda: stream(
+        Digits(19, noise=True), batch_size=4, seed_items=True, num_workers=1
     ),
+    "map-style with its own generator and persistent workers": lambda: stream(
+        num_workers=1, persistent_workers=True, generator=own()
+    ),
+    "map-style with a sampler": lambda: stream(num_workers=1, sampler=RandomSampler(range(19))),
     "loader": lambda: stream(loader(num_workers=2)),
     "loader with an eager sampler": lambda: stream(
         DataLoader(Digits(19), batch_sampler=EagerBatches(), num_workers=1)
     ),
-    "persistent workers": lambda: stream(
-        loader(num_workers=1, persistent_workers=True, generator=own())
-    ),
-    "persistent workers and the global generator": lambda: stream(
+    "loader with persistent workers": lambda: stream(
         loader(num_workers=1, persistent_workers=True)
     ),
     "StatefulDataLoader": lambda: stream(stateful(num_workers=1)),
-    "iterable": lambda: stream(DigitStream(19), batch_size=4, num_workers=2),
+    "iterable": lambda: stream(DigitStream(19), batch_size=4, num_workers=1),
 }
 
 
@@ -176,24 +184,16 @@ def load(make: Make, saved: Saved) -> CounterfactualDataset:
     return stream
 
 
-def run_on(stream: CounterfactualDataset) -> list[list[Any]]:
-    """The batches of each epoch that is left of `NUM_EPOCHS`."""
-    epochs = []
-    while stream.epoch < NUM_EPOCHS:
-        epochs.append(list(stream))
-    return epochs
-
-
 class Run:
     """An uninterrupted run, with what was saved after each number of batches."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Make, num_epochs: int = 3) -> None:
         seed_globals(5)
         stream = make()
         torch.manual_seed(6)
         self.epochs: list[list[Any]] = []
         self.saved: dict[tuple[int, int], Saved] = {}
-        while stream.epoch < NUM_EPOCHS:
+        while stream.epoch < num_epochs:
             epoch = len(self.epochs)
             self.epochs.append([])
             self.saved[epoch, 0] = save(stream)
@@ -201,50 +201,48 @@ class Run:
                 self.epochs[-1].append(batch)
                 self.saved[epoch, len(self.epochs[-1])] = save(stream)
 
-    def rest(self, epoch: int, step: int) -> list[list[Any]]:
-        return [self.epochs[epoch][step:], *self.epochs[epoch + 1 :]]
+    def check(self, resumed: CounterfactualDataset, epoch: int, step: int) -> None:
+        """Whether a stream has the batches that are left after a step of an epoch."""
+        for expected in (self.epochs[epoch][step:], *self.epochs[epoch + 1 :]):
+            assert same(list(resumed), expected), (epoch, step)
 
 
-def check_resume(make: Make, points: list[tuple[int, int]]) -> None:
+def check_resume(make: Make, run: Run, points: list[tuple[int, int]]) -> None:
     """Resumes at each point, and once more one batch later where there is one."""
-    run = Run(make)
     for epoch, step in points:
         saved = run.saved[epoch, step]
-        assert same(run_on(load(make, saved)), run.rest(epoch, step)), (epoch, step)
+        run.check(load(make, saved), epoch, step)
         again = load(make, saved)
         if step < len(run.epochs[epoch]):
             assert same(next(iter(again)), run.epochs[epoch][step])
             step += 1
-        assert same(run_on(load(make, save(again))), run.rest(epoch, step)), "second resume"
+        run.check(load(make, save(again)), epoch, step)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_is_the_uninterrupted_one(name: str) -> None:
-    num_steps = len(list(CASES[name]()))
-    # Start, middle, before the last batch, after it, and after the end of an epoch.
-    points = [(0, 0), (0, 2), (0, num_steps - 1), (0, num_steps), (1, 0), (1, 3), (2, num_steps)]
-    check_resume(CASES[name], points)
+    run = Run(CASES[name])
+    # Otherwise the check could not fail.
+    assert not same(run.epochs[0], run.epochs[1])
+    assert not same(run.epochs[1], run.epochs[2])
+    num_steps = len(run.epochs[0])
+    # Start, before the last batch, after it, after the end of an epoch, middle.
+    points = [(0, 0), (0, num_steps - 1), (0, num_steps), (1, 0), (1, 3), (2, num_steps)]
+    check_resume(CASES[name], run, points)
 
 
 @pytest.mark.parametrize("name", WITH_WORKERS)
 def test_a_resumed_run_with_workers_is_the_uninterrupted_one(name: str) -> None:
-    points = [(0, 2), (1, 2)] if "persistent" in name else [(1, 2)]
-    check_resume(WITH_WORKERS[name], points)
+    run = Run(WITH_WORKERS[name], num_epochs=2)
+    check_resume(WITH_WORKERS[name], run, [(0, 2)] if "persistent" in name else [(1, 2)])
 
 
-def test_the_runs_differ_from_epoch_to_epoch_so_that_the_check_can_fail() -> None:
-    for name, make in CASES.items():
-        epochs = Run(make).epochs
-        assert not same(epochs[0], epochs[1]), name
-        assert not same(epochs[1], epochs[2]), name
-
-
-@pytest.mark.parametrize("generator", [None, 3])
-def test_the_rest_of_an_epoch_needs_no_global_random_state(generator: int | None) -> None:
-    def make() -> CounterfactualDataset:
-        return stream(loader(generator=None if generator is None else own(generator)))
-
-    run = Run(make)
+@pytest.mark.parametrize(
+    "name", ["loader with the global generator", "loader with its own generator"]
+)
+def test_the_rest_of_an_epoch_needs_no_global_random_state(name: str) -> None:
+    make = CASES[name]
+    run = Run(make, num_epochs=2)
     file, _ = run.saved[1, 2]
     resumed = load(make, (file, torch.manual_seed(99).get_state()))
     assert same(list(resumed), run.epochs[1][2:])
@@ -271,12 +269,12 @@ def test_a_state_counts_batches_that_were_yielded_and_not_those_that_are_prefetc
     assert (state["epoch"], state["step"], len(later)) == (1, 0, 2)
 
 
-@pytest.mark.parametrize("real", ["dataset", "loader"])
+@pytest.mark.parametrize("real", ["dataset", "dataset in an order", "loader"])
 def test_resuming_map_style_data_reads_no_image_again(real: str) -> None:
     def make(data: Digits) -> CounterfactualDataset:
-        if real == "dataset":
-            return stream(data, batch_size=4)
-        return stream(DataLoader(data, 4, shuffle=True, generator=own()))
+        if real == "loader":
+            return stream(DataLoader(data, 4, shuffle=True, generator=own()))
+        return stream(data, batch_size=4, generator=None if real == "dataset" else own())
 
     train = make(Digits(19))
     first = list(islice(train, 3))
