@@ -99,14 +99,6 @@ def test_a_frozen_cgn_stands_for_a_fresh_source(tiny_cgn: SmallCGN) -> None:
     assert same(one_batch(batch, tiny_cgn), one_batch(batch, FreshSource(tiny_cgn)))
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("num", [19, 20])
-def test_the_length_is_the_exact_number_of_steps(num: int, drop_last: bool) -> None:
-    for kind in (Digits, SizedDigitStream):
-        train = stream(kind(num), batch_size=4, drop_last=drop_last)
-        assert len(train) == len(list(train)) == (num // 4 if drop_last else 5)
-
-
 # How many
 
 

@@ -22,7 +22,7 @@ from stream_helpers import (
     stream,
 )
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from cgn_augment import (
     CounterfactualDataset,
@@ -36,7 +36,6 @@ from cgn_augment.errors import (
     ArgumentError,
     ArgumentTypeError,
     CGNError,
-    CheckpointError,
     DataError,
     UsageError,
 )
@@ -384,11 +383,19 @@ def test_iterating_in_a_fork_of_the_process_with_a_generator_on_a_gpu_is_refused
 # Where it is iterated
 
 
+class Refusal(IterableDataset[Any]):
+    """What a worker is told; to raise it there would make torch wait for the worker."""
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            iter(stream())
+        except UsageError as error:
+            yield str(error)
+
+
 def test_iterating_in_a_worker_is_refused() -> None:
-    outer = DataLoader(stream(), batch_size=None, num_workers=1)
-    message = "inside a DataLoader worker.*pass num_workers to CounterfactualDataset, and use num_"
-    with pytest.raises(UsageError, match=message):
-        next(iter(outer))
+    (message,) = DataLoader(Refusal(), batch_size=None, num_workers=1)
+    assert "pass num_workers to CounterfactualDataset, and use num_workers=0 outside" in message
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -399,16 +406,9 @@ def test_a_loader_that_would_batch_the_batches_is_refused(batch_size: int) -> No
 
 
 def test_a_dataset_around_a_stream_is_no_loader_that_batches_it() -> None:
-    class Doubled(torch.utils.data.IterableDataset[Any]):
+    class Doubled(IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:
             for images, labels in stream():
                 yield images * 2, labels
 
     assert len(list(DataLoader(Doubled(), batch_size=None))) == 5
-
-
-def test_a_state_of_another_configuration_is_refused_with_both() -> None:
-    state = stream(seed=1, ratio=0.5).state_dict()
-    message = r"another configuration \(proportion: .*; seed: '1' then, '0' now\): make the stream"
-    with pytest.raises(CheckpointError, match=message):
-        stream().load_state_dict(state)
