@@ -19,7 +19,6 @@ from stream_helpers import (
     DigitStream,
     EpochDigits,
     SizedDigitStream,
-    StubSource,
     classes_shown,
     collect,
     epochs_shown,
@@ -32,12 +31,8 @@ from stream_helpers import (
     stream,
 )
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
-from torchdata.stateful_dataloader import StatefulDataLoader
 
-from cgn_augment import CounterfactualDataset, FreshSource, OffAfter, Ramp, SmallCGN
-
-# torchdata 0.11 makes its loaders with a call that torch 2.14 has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+from cgn_augment import CounterfactualDataset, FreshSource, Ramp, SmallCGN
 
 
 def num_made(batches: list[Any], batch_size: int = 4) -> list[int]:
@@ -47,36 +42,26 @@ def num_made(batches: list[Any], batch_size: int = 4) -> list[int]:
 # Inputs
 
 
+class Batches(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list_of_batches())
+
+
 @pytest.mark.parametrize(
-    ("name", "length"),
+    ("real", "options", "length"),
     [
-        ("dataset", 5),
-        ("iterable", None),
-        ("sized iterable", 5),
-        ("loader", 5),
-        ("loader of an iterable", None),
-        ("StatefulDataLoader", 5),
-        ("list", 5),
-        ("iterable of batches", None),
+        (Digits(20), {"batch_size": 4}, 5),
+        (DigitStream(20), {"batch_size": 4}, None),
+        (SizedDigitStream(20), {"batch_size": 4}, 5),
+        (DataLoader(Digits(20), 4, shuffle=True), {}, 5),
+        (DataLoader(DigitStream(20), 4), {}, None),
+        (list_of_batches(), {}, 5),
+        (Batches(), {}, None),
     ],
 )
 def test_real_data_of_any_kind_is_read_whole_with_counterfactuals_behind_it(
-    name: str, length: int | None
+    real: Any, options: dict[str, Any], length: int | None
 ) -> None:
-    class Batches(IterableDataset[Any]):
-        def __iter__(self) -> Iterator[Any]:
-            return iter(list_of_batches())
-
-    real, options = {
-        "dataset": lambda: (Digits(20), {"batch_size": 4}),
-        "iterable": lambda: (DigitStream(20), {"batch_size": 4}),
-        "sized iterable": lambda: (SizedDigitStream(20), {"batch_size": 4}),
-        "loader": lambda: (DataLoader(Digits(20), 4, shuffle=True), {}),
-        "loader of an iterable": lambda: (DataLoader(DigitStream(20), 4), {}),
-        "StatefulDataLoader": lambda: (StatefulDataLoader(Digits(20), 4), {}),
-        "list": lambda: (list_of_batches(), {}),
-        "iterable of batches": lambda: (Batches(), {}),
-    }[name]()
     train = stream(real, ratio=0.5, **options)
     for _ in range(2):
         batches = list(train)
@@ -106,24 +91,17 @@ def test_a_frozen_cgn_stands_for_a_fresh_source(tiny_cgn: SmallCGN) -> None:
     ("options", "num"),
     [
         ({}, 4),
-        ({"ratio": 1}, 4),
         ({"ratio": 2.5}, 10),
-        ({"ratio": 0}, 0),
         ({"count": 3}, 3),
-        ({"count": 2.0}, 2),
-        ({"fraction": 0.5}, 4),
         ({"fraction": 0.2}, 1),
         ({"fraction": 0}, 0),
     ],
 )
 def test_ratio_count_and_fraction_say_how_many(options: dict[str, Any], num: int) -> None:
-    source = StubSource()
-    train = stream(source=source, **options)
+    train = stream(**options)
     assert num_made(list(train)) == [num] * 5
-    assert source.asked == ([num] * 5 if num else [])
-    assert train.proportion.count == num
+    assert train.source.asked == ([num] * 5 if num else [])
     assert train.proportion.ratio == pytest.approx(num / 4)
-    assert train.proportion.fraction == pytest.approx(num / (num + 4))
     assert f"count={num}" in repr(train)
 
 
@@ -161,13 +139,6 @@ def test_a_schedule_counts_steps_over_epochs() -> None:
     assert num_made(list(jumped)) == [10, 11, 12, 13, 14]
 
 
-def test_counterfactuals_are_switched_off_late() -> None:
-    source = StubSource()
-    train = stream(source=source, ratio=OffAfter(1, num_steps=7))
-    assert num_made(collect(train, num_epochs=2)) == [4] * 7 + [0] * 3
-    assert len(source.asked) == 7
-
-
 # Epochs
 
 
@@ -179,40 +150,27 @@ def test_the_epoch_advances_by_itself_when_an_iteration_completes() -> None:
     assert train.epoch == 3
 
 
-def test_a_broken_off_epoch_is_begun_again() -> None:
-    train = stream()
-    broken = list(islice(train, 2))
-    assert train.epoch == 0
-    assert same(list(train)[:2], broken)
-
-
-def test_an_epoch_counts_as_complete_for_who_stops_at_the_last_batch() -> None:
+def test_a_broken_off_epoch_is_begun_again_unless_its_last_batch_was_asked_for() -> None:
     whole = stream()
-    epochs = [list(whole) for _ in range(3)]
-    counting = stream()
-    for expected in epochs:
-        batches = iter(counting)
-        assert same([next(batches) for _ in range(len(counting))], expected)
+    train = stream()
+    for _ in range(3):
+        expected = list(whole)
+        assert same(list(islice(train, 2)), expected[:2])
+        batches = iter(train)
+        assert same([next(batches) for _ in range(len(train))], expected)
 
 
 def test_set_epoch_goes_to_the_start_of_an_epoch() -> None:
     whole = stream()
     epochs = [list(whole) for _ in range(3)]
     train = stream()
-    for epoch in (2, 0, 1):
+    for epoch in (2, 0, 1, 2):  # the last is under way already
         train.set_epoch(epoch)
         assert train.epoch == epoch
         assert same(list(train), epochs[epoch])
     next(iter(train))
     train.set_epoch(0)
     assert same(list(train), epochs[0])
-
-
-def test_set_epoch_to_the_epoch_under_way_changes_nothing() -> None:
-    called, plain = stream(), stream()
-    for epoch in range(3):
-        called.set_epoch(epoch)
-        assert same(list(called), list(plain))
 
 
 def test_set_epoch_is_forwarded_to_sampler_and_dataset() -> None:

@@ -141,7 +141,7 @@ def test_ratio_0_of_a_users_loader_is_that_loader(name: str) -> None:
             "global": {"shuffle": True},
             "own": {"shuffle": True, "generator": own()},
             "weighted": {"sampler": WeightedRandomSampler(WEIGHTS, 19)},
-            "workers": {"shuffle": True, "num_workers": 2},
+            "workers": {"shuffle": True, "num_workers": 1},
         }.get(name, {})
         return DataLoader(real, 4, **options)
 
@@ -206,10 +206,8 @@ def test_making_a_stream_its_length_and_its_state_draw_nothing(tiny_cgn: SmallCG
 
 def test_workers_and_prefetching_make_no_difference() -> None:
     expected = list(stream(transform=global_noise, ratio=0.7))
-    for num_workers, prefetch_factor in ((1, 4), (2, 1)):
-        options = {"prefetch_factor": prefetch_factor}
-        train = stream(transform=global_noise, ratio=0.7, num_workers=num_workers, **options)
-        assert same(list(train), expected)
+    options = {"num_workers": 2, "prefetch_factor": 1}
+    assert same(list(stream(transform=global_noise, ratio=0.7, **options)), expected)
 
 
 def test_counterfactuals_do_not_depend_on_global_randomness(tiny_cgn: SmallCGN) -> None:
@@ -260,16 +258,11 @@ def test_what_is_replaced_differs_from_step_to_step_and_is_the_same_again() -> N
     assert not torch.equal(kept(1)[0], first)
 
 
-def test_the_order_of_the_real_images_follows_the_seed() -> None:
-    first, other = (list(stream(ratio=0, seed=seed)) for seed in (0, 1))
-    assert same(list(stream(ratio=0, seed=0)), first)
-    assert not same(first, other)
-
-
-def test_counterfactuals_are_the_same_whatever_the_real_data_is() -> None:
-    of_dataset = [made for _, made in stream(Digits(20), batch_size=4, mix="separate")]
-    of_list = [made for _, made in stream(list_of_batches(), mix="separate")]
-    assert same([list(made) for made in of_list], of_dataset)
+def test_the_order_follows_the_seed_and_counterfactuals_do_not_depend_on_the_real_data() -> None:
+    first, other = (collect(stream(mix="separate", seed=seed)) for seed in (0, 1))
+    assert not same([real for real, _ in other], [real for real, _ in first])
+    of_list = stream(list_of_batches(), mix="separate")
+    assert same([list(made) for _, made in of_list], [made for _, made in first])
 
 
 # seed_items
@@ -294,7 +287,6 @@ def test_seeded_items_do_not_depend_on_workers_or_on_global_randomness() -> None
     seed_globals(2)
     assert same(noisy(0), expected)
     assert same(noisy(2), expected)
-    assert same(noisy(1, prefetch_factor=1), expected)
 
 
 @pytest.mark.parametrize("seed_items", [False, True])

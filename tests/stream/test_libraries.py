@@ -176,6 +176,12 @@ def test_a_web_dataset_is_batched_by_the_stream(tmp_path: Path) -> None:
 # torchdata
 
 
+def test_a_stateful_loader_of_torchdata_is_mixed() -> None:
+    train = stream(StatefulDataLoader(Digits(19), 4, shuffle=True))
+    check_epoch(list(train))
+    check_epoch(list(train))
+
+
 def test_a_stateful_loader_around_a_stream_saves_and_restores_the_streams_state() -> None:
     def make() -> StatefulDataLoader[Any]:
         return StatefulDataLoader(stream(Digits(19), batch_size=4), batch_size=None)

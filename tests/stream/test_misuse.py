@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from cgn_augment import (
-    CounterfactualDataset,
     Counterfactuals,
     FreshSource,
     Interventions,
@@ -62,6 +61,9 @@ class OnMeta(StubSource):
         ({"seed": 1.0}, ArgumentTypeError, r"seed must be an integer, got 1\.0"),
         ({"batch_size": 0}, ArgumentError, "batch_size must be 1 or more, got 0"),
         ({"value_range": (1, -1)}, ArgumentError, r"value_range must be \(low, high\), got \(1,"),
+        ({"source": object()}, ArgumentTypeError, r"a Source .* or a frozen CGN, got object"),
+        ({"source": SmallCGN(width=1)}, ArgumentError, r"training: call cgn\.freeze\(\)"),
+        ({"class_map": {0: 1, 1: 10}}, ArgumentError, r"\[10\] but the CGN has only the classes"),
         ({"class_map": {}}, ArgumentError, "class_map is empty: give at least one label a class"),
         ({"class_map": {0: 3, 1: 3}}, ArgumentError, "gives class 3 to label 0 and to label 1"),
     ],
@@ -189,55 +191,33 @@ def test_real_data_that_cannot_be_used_is_refused_when_the_stream_is_made(
         stream(make(), **options)
 
 
+IMAGES, LABELS = rows()
+
+
 @pytest.mark.parametrize(
-    ("batch", "message"),
+    ("batch", "options", "message"),
     [
-        (torch.zeros(4, 3, SIZE, SIZE), "structure of the batch is unknown: it is a Tensor"),
-        ((torch.zeros(4, 3, SIZE, SIZE),), r"unknown: it is a tuple of 1 \(Tensor\)\. Expected"),
-        ({"image": 1, "class": 2}, r"a dict with the keys \['image', 'class'\].*with keys=\(image"),
-        (([1, 2], [0, 1]), r"must be tensors, got a tuple of 2 \(list, list\): let the dataset"),
-        ("batch", "unknown: it is a str"),
+        ("batch", {}, "structure of the batch is unknown: it is a str"),
+        ((IMAGES,), {}, r"unknown: it is a tuple of 1 \(Tensor\)\. Expected"),
+        ({"image": 1, "class": 2}, {}, r"keys \['image', 'class'\].*with keys=\(image, label\)"),
+        (([1, 2], [0, 1]), {}, r"must be tensors, got a tuple of 2 \(list, list\): let the data"),
+        ((IMAGES, LABELS), {"keys": (0, 2)}, "the batch has nothing at 0 and 2"),
+        ((IMAGES, LABELS), {"keys": ("image", "label")}, "nothing at 'image' and 'label'"),
+        ({"x": 1}, {"keys": ("x", "y")}, "nothing at 'x' and 'y'"),
+        (((IMAGES * 9).byte(), LABELS), {}, r"floating point, got torch\.uint8: scale them in"),
+        ((IMAGES[:, :1], LABELS), {}, r"\(B, 3, H, W\), got \(4, 1, 8, 8\): give the dataset"),
+        ((IMAGES[0], LABELS), {}, r"\(B, 3, H, W\), got \(3, 8, 8\)"),
+        ((IMAGES, LABELS.float()), {}, r"must be \(4,\) integers, got \(4,\) .*32: mix soft"),
+        ((IMAGES, torch.eye(4)), {}, r"must be \(4,\) integers, got \(4, 4\)"),
+        ((IMAGES, torch.arange(3)), {}, r"must be \(4,\) integers, got \(3,\)"),
+        (large(), {}, r"pass transform=match_real\(mean, std, crop_size=32\), or resize the real"),
     ],
 )
-def test_a_batch_of_an_unknown_structure_is_an_error(batch: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        one_batch(batch)
-
-
-@pytest.mark.parametrize(
-    ("batch", "keys"), [(rows(), (0, 2)), (rows(), ("image", "label")), ({"x": 1}, ("x", "y"))]
-)
-def test_keys_that_a_batch_lacks_are_an_error(batch: Any, keys: tuple[Any, Any]) -> None:
-    with pytest.raises(DataError, match=f"the batch has nothing at {keys[0]!r} and {keys[1]!r}"):
-        one_batch(batch, keys=keys)
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        ((rows()[0] * 100).byte(), rows()[1], r"floating point, got torch\.uint8: scale them in"),
-        (rows()[0][:, :1], rows()[1], r"\(B, 3, H, W\), got \(4, 1, 8, 8\): give the data"),
-        (rows()[0][0], rows()[1], r"\(B, 3, H, W\), got \(3, 8, 8\)"),
-        (rows()[0], rows()[1].float(), r"must be \(4,\) integers, got \(4,\) .*32: mix soft"),
-        (rows()[0], torch.eye(4), r"must be \(4,\) integers, got \(4, 4\)"),
-        (rows()[0], torch.arange(3), r"must be \(4,\) integers, got \(3,\)"),
-    ],
-)
-def test_images_and_labels_of_another_form_are_an_error(
-    images: Tensor, labels: Tensor, message: str
+def test_a_batch_of_another_form_is_an_error(
+    batch: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        one_batch((images, labels))
-
-
-def test_images_of_another_size_than_the_counterfactuals_are_an_error() -> None:
-    images, labels = large()
-    message = (
-        r"counterfactuals arrive as \(3, 8, 8\) and real images as \(3, 32, 32\): pass "
-        r"transform=match_real\(mean, std, crop_size=32\), or resize the real images"
-    )
-    with pytest.raises(DataError, match=message):
-        one_batch((images, labels))
+        one_batch(batch, **options)
 
 
 @pytest.mark.parametrize(
@@ -262,8 +242,8 @@ def test_counterfactuals_of_another_range_than_declared_are_an_error(tiny_cgn: S
     batch = (torch.linspace(0, 1, 8 * 3072).view(8, 3, 32, 32), torch.arange(8))
     message = r"counterfactuals span \[-.*\] but images are declared to be in \[0, 1\]: pass transf"
     with pytest.raises(DataError, match=message):
-        next(iter(CounterfactualDataset([batch], tiny_cgn, value_range=(0, 1))))
-    matched = CounterfactualDataset([batch], tiny_cgn, transform=match_real())
+        next(iter(stream([batch], tiny_cgn, value_range=(0, 1))))
+    matched = stream([batch], tiny_cgn, transform=match_real())
     assert next(iter(matched))[0].min() >= 0
 
 
@@ -305,13 +285,6 @@ def test_a_class_outside_the_map_is_an_error_at_later_steps_too() -> None:
         next(batches)
 
 
-def test_a_class_map_onto_classes_that_the_cgn_lacks_is_an_error(tiny_cgn: SmallCGN) -> None:
-    message = r"names the classes \[10, 130\] but the CGN has only the classes 0 to 9"
-    for source in (tiny_cgn, StubSource()):
-        with pytest.raises(ArgumentError, match=message):
-            stream(source=source, class_map={0: 1, 1: [130, 10]})
-
-
 @pytest.mark.parametrize("factor", ["shape", "texture"])
 def test_a_listed_class_without_a_label_is_an_error_where_it_would_be_the_label(
     factor: str, tiny_cgn: SmallCGN
@@ -329,16 +302,6 @@ def test_permuting_without_a_label_in_the_map_is_an_error(tiny_cgn: SmallCGN) ->
 
 
 # Sources
-
-
-def test_a_thing_that_is_no_source_is_refused() -> None:
-    with pytest.raises(ArgumentTypeError, match=r"must be a Source .* or a frozen CGN, got object"):
-        stream(source=object())
-
-
-def test_a_cgn_that_is_still_in_training_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"still in training: call cgn\.freeze\(\)"):
-        stream(source=SmallCGN(width=4))
 
 
 def test_a_source_that_gives_another_number_is_an_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,26 +39,25 @@ def test_the_three_ways_say_the_same(name: str, mix: str, count: int) -> None:
     assert counts_of(proportion, [48] * 100) == [count] * 100
 
 
-def test_without_a_choice_there_is_one_counterfactual_per_image() -> None:
-    assert Proportion().ratio == 1.0
-    assert counts_of(Proportion(), [3, 64, 1]) == [3, 64, 1]
-
-
-def test_integers_are_numbers() -> None:
-    assert counts_of(Proportion(ratio=2), [5]) == [10]
-    assert counts_of(Proportion(count=7), [5]) == [7]
-    assert counts_of(Proportion(fraction=0), [5]) == [0]
-    assert counts_of(Proportion(fraction=1, mix="replace"), [5]) == [5]
-
-
-@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
-def test_numbers_of_other_libraries_are_numbers(value: float) -> None:
-    assert counts_of(Proportion(ratio=value), [4, 3, 3]) == [2, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
-def test_nothing_is_nothing_at_every_step(name: str) -> None:
-    assert counts_of(Proportion(**{name: 0.0}), [64] * 20) == [0] * 20
+@pytest.mark.parametrize(
+    ("given", "sizes", "counts"),
+    [
+        ({}, [3, 64, 1], [3, 64, 1]),
+        ({"ratio": 2}, [5], [10]),
+        ({"ratio": np.float32(0.5)}, [4, 3, 3], [2, 1, 2]),
+        ({"ratio": Fraction(1, 2)}, [4, 3, 3], [2, 1, 2]),
+        ({"ratio": 0.0}, [64] * 20, [0] * 20),
+        ({"count": 7}, [5], [7]),
+        ({"count": 2.5}, [4, 100, 1, 9], [2, 3, 2, 3]),
+        ({"count": 0}, [64] * 20, [0] * 20),
+        ({"fraction": 0.0}, [64] * 20, [0] * 20),
+        ({"fraction": 1, "mix": "replace"}, [5], [5]),
+    ],
+)
+def test_numbers_of_any_kind_say_how_many(
+    given: dict[str, Any], sizes: list[int], counts: list[int]
+) -> None:
+    assert counts_of(Proportion(**given), sizes) == counts
 
 
 def test_what_the_batch_size_would_tell_is_unknown_without_it() -> None:
@@ -111,10 +111,6 @@ def test_the_sum_of_the_counts_is_the_exact_share(
 def test_a_decimal_is_read_as_it_is_written(tenths: int) -> None:
     assert Proportion(ratio=tenths / 10).split(0, 10, 0) == (tenths, 0)
     assert Proportion(count=tenths / 10).split(0, 3, UNIT // 10 * (10 - tenths)) == (1, 0)
-
-
-def test_a_fractional_count_alternates() -> None:
-    assert counts_of(Proportion(count=2.5), [4, 100, 1, 9]) == [2, 3, 2, 3]
 
 
 @pytest.mark.parametrize(

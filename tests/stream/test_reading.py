@@ -80,6 +80,7 @@ def test_the_length_is_the_exact_number_of_steps(drop_last: bool, order: dict[st
     assert len(streamed) == len(list(streamed)) == len(train)
 
 
+@pytest.mark.slow  # a new process imports torch
 def test_a_spawned_worker_reads_what_is_read_here() -> None:
     images = torch.cat([images for images, _ in list_of_batches(8)])
     # Of this class a new process needs torch alone.
@@ -131,7 +132,7 @@ class Asking(StubSource):
         {"generator": own()},
         {"sampler": RandomSampler(range(20))},
         {"batch_sampler": BatchSampler(RandomSampler(range(20)), 6, drop_last=False)},
-        {"num_workers": 2},
+        {"num_workers": 1},
         {"num_workers": 1, "generator": own(), "persistent_workers": True},
     ],
 )
@@ -149,5 +150,5 @@ def test_a_source_is_told_the_items_whatever_the_order(options: dict[str, Any]) 
     check(train.source)
     resumed = stream(source=Asking(), **options)
     resumed.load_state_dict(train.state_dict())
-    collect(resumed, num_epochs=2)
+    list(resumed)
     check(resumed.source)
