@@ -173,12 +173,7 @@ def test_set_epoch_goes_to_the_start_of_an_epoch() -> None:
     assert same(list(train), epochs[0])
 
 
-def test_set_epoch_is_forwarded_to_sampler_and_dataset() -> None:
-    digits = EpochDigits(20)
-    train = stream(digits, batch_size=4)
-    train.set_epoch(4)
-    next(iter(train))
-    assert train.sampler.epoch == digits.epoch == 4
+def test_set_epoch_is_forwarded_to_a_loaders_sampler_and_dataset() -> None:
     digits = EpochDigits(20)
     sampler = DistributedSampler(digits, num_replicas=1, rank=0)
     for loader in (
@@ -192,10 +187,6 @@ def test_set_epoch_is_forwarded_to_sampler_and_dataset() -> None:
         assert epochs_shown(images[:4]) == {5}
         list(train)
         assert sampler.epoch == 6
-    digits_stream = DigitStream(20)
-    train = stream(digits_stream, batch_size=4)
-    train.set_epoch(7)
-    assert epochs_shown(next(iter(train))[0][:4]) == {7}
 
 
 def test_the_stream_follows_a_library_that_sets_the_samplers_epoch() -> None:

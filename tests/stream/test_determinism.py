@@ -88,7 +88,7 @@ KEYWORDS: dict[str, Callable[[], dict[str, Any]]] = {
     "collate_fn": lambda: (
         {"batch_size": 4, "generator": own(), "shuffle": True} | {"collate_fn": as_dict}
     ),
-    "workers": lambda: {"batch_size": 4, "sampler": RandomSampler(range(19)), "num_workers": 2},
+    "workers": lambda: {"batch_size": 4, "sampler": RandomSampler(range(19)), "num_workers": 1},
     "worker_init_fn": lambda: {
         "batch_size": 4,
         "sampler": range(8),

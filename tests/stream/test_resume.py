@@ -140,21 +140,19 @@ CASES: dict[str, Make] = {
     "loader of an iterable": lambda: stream(DataLoader(DigitStream(19), 4)),
     "list of batches": lambda: stream(list_of_batches(19)),
     "batches in an order from the global generator": lambda: stream(ShuffledBatches()),
-    "bank that refreshes": lambda: stream(large_batches(), tiny_source(refresh=2)),
+    "bank that refreshes": lambda: stream(large_batches(), tiny_source(refresh=3)),
     "permuted classes": lambda: stream(
         large_batches(), tiny_source(interventions=Interventions("permute"))
     ),
 }
 WITH_WORKERS: dict[str, Make] = {
-    "map-style": lambda: stream(num_workers=1),
     "map-style and seed_items": lambda: stream(
-        Digits(19, noise=True), batch_size=4, seed_items=True, num_workers=1
+        Digits(19, noise=True), batch_size=4, seed_items=True, num_workers=2
     ),
     "map-style with its own generator and persistent workers": lambda: stream(
         num_workers=1, persistent_workers=True, generator=own()
     ),
     "map-style with a sampler": lambda: stream(num_workers=1, sampler=RandomSampler(range(19))),
-    "loader": lambda: stream(loader(num_workers=2)),
     "loader with an eager sampler": lambda: stream(
         DataLoader(Digits(19), batch_sampler=EagerBatches(), num_workers=1)
     ),
