@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    WeightedRandomSampler,
+    get_worker_info,
+)
 
-from cgn_augment import Counterfactuals, RealBatch, Step
+from cgn_augment import CounterfactualDataset, Counterfactuals, RealBatch, Step
 
 SIZE = 8
 
@@ -104,6 +111,17 @@ def list_of_batches(num: int = 20, batch_size: int = 4) -> list[tuple[Tensor, Te
     ]
 
 
+def rows(num: int = 4) -> tuple[Tensor, Tensor]:
+    """One batch of the first pictures and their labels."""
+    (batch,) = list_of_batches(num, num)
+    return batch
+
+
+def large(num: int = 4) -> tuple[Tensor, Tensor]:
+    """A batch of the size of a CGN's images."""
+    return torch.linspace(-1, 1, num * 3072).view(num, 3, 32, 32), torch.arange(num) % 10
+
+
 class StubSource:
     """Counterfactuals in [-1, 1] that show their three classes in the three channels.
 
@@ -130,6 +148,52 @@ class StubSource:
         images = (y.T / 5 - 1)[:, :, None, None].repeat(1, 1, SIZE, SIZE)
         images[:, :, 0, 0] = torch.rand(num, 3, generator=generator)
         return Counterfactuals(images, *y)
+
+
+def stream(
+    real: Any = None, source: Any = None, *, num: int = 20, **options: Any
+) -> CounterfactualDataset:
+    """A stream: of steps of four from a map-style dataset of `num` pictures unless told else."""
+    if real is None:
+        real = Digits(num)
+        options = options if "batch_sampler" in options else {"batch_size": 4, **options}
+    return CounterfactualDataset(real, source or StubSource(), **options)
+
+
+def one_batch(batch: Any, source: Any = None, **options: Any) -> Any:
+    """What a stream makes of a single real batch."""
+    (made,) = stream([batch], source, **options)
+    return made
+
+
+def own(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class EagerBatches:
+    """A batch sampler that draws when it is asked for an iterator, before a loader draws."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(19).split(4))
+
+    def __len__(self) -> int:
+        return 5
+
+
+ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "its own generator": lambda: {"batch_size": 4, "shuffle": True, "generator": own()},
+    "a weighted sampler": lambda: {
+        "batch_size": 4,
+        "sampler": WeightedRandomSampler(torch.arange(1.0, 20.0), 18, generator=own()),
+    },
+    "an eager sampler": lambda: {"batch_sampler": EagerBatches()},
+    "a batch sampler with its own generator": lambda: {
+        "batch_sampler": BatchSampler(
+            RandomSampler(range(19), num_samples=17, generator=own()), 5, drop_last=False
+        )
+    },
+}
+"""Keywords of a `DataLoader` that order nineteen pictures."""
 
 
 def classes_shown(images: Tensor) -> Tensor:

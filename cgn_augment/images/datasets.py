@@ -46,7 +46,7 @@ class MapImages:
             "num_workers": config.num_workers,
             "drop_last": True,
             "seed_items": True,
-            "loader_options": {"pin_memory": config.pin_memory},
+            "pin_memory": config.pin_memory,
         }
 
     def testing(self, config: LoadConfig) -> DataLoader[Any]:

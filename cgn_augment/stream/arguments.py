@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from cgn_augment.class_map import ClassMap, ClassMapLike
+from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.interventions import Interventions
@@ -15,13 +15,6 @@ from cgn_augment.types import FACTORS, Mechanisms, RestrictableSource, Source
 
 Label = Literal["shape", "texture", "background", "all"]
 Output = Literal["same", "dict", "namedtuple"]
-
-
-def make_class_map(class_map: ClassMap | ClassMapLike | None) -> ClassMap | None:
-    """Returns the class map, made from a plain mapping where need be."""
-    if class_map is None or isinstance(class_map, ClassMap):
-        return class_map
-    return ClassMap(class_map)
 
 
 def make_source(

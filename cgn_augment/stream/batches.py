@@ -134,38 +134,32 @@ def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
     Outside the range is always an error. Eight images or more that fill hardly half of it are one
     too: they are nearly always images in [0, 1] beside counterfactuals in [-1, 1].
     """
-    low, high = value_range
-    least, most = float(images.min()), float(images.max())
-    narrow = len(images) >= 8 and most - least <= (0.5 + _SLACK) * (high - low)
-    if narrow or not _is_inside(least, most, value_range):
-        raise DataError(
-            f"real images span [{least:.3g}, {most:.3g}] but counterfactuals are declared to "
-            f"arrive in [{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the "
-            "mean and std of your Normalize (0 and 1 for plain ToTensor), or value_range=None if "
-            "this is right"
-        )
+    _require_span("real images", images, value_range, 0.5 if len(images) >= 8 else 0)
 
 
 def check_made_range(images: Tensor, value_range: tuple[float, float]) -> None:
     """Raises `DataError` if counterfactuals do not arrive in the range of the real images."""
-    low, high = value_range
-    least, most = float(images.min()), float(images.max())
-    if not _is_inside(least, most, value_range):
-        raise DataError(
-            f"counterfactuals span [{least:.3g}, {most:.3g}] but images are declared to be in "
-            f"[{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the mean and std "
-            "of your Normalize (0 and 1 for plain ToTensor), or value_range=None if this is right"
-        )
+    _require_span("counterfactuals", images, value_range, 0)
 
 
 _SLACK = 1e-3
 """Share of the range by which rounding may leave it."""
 
 
-def _is_inside(least: float, most: float, value_range: tuple[float, float]) -> bool:
+def _require_span(
+    what: str, images: Tensor, value_range: tuple[float, float], least_share: float
+) -> None:
+    """Raises unless images lie in the range, and fill more than a share of it."""
     low, high = value_range
     slack = _SLACK * (high - low)
-    return low - slack <= least and most <= high + slack  # False for NaN
+    least, most = float(images.min()), float(images.max())
+    inside = low - slack <= least and most <= high + slack  # False for NaN
+    if not inside or (least_share and most - least <= least_share * (high - low) + slack):
+        raise DataError(
+            f"{what} span [{least:.3g}, {most:.3g}] but images are declared to be in "
+            f"[{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the mean and std "
+            "of your Normalize (0 and 1 for plain ToTensor), or value_range=None if this is right"
+        )
 
 
 def pad_extra(value: Any, num_real: int, num: int, keep: Tensor | None) -> Any:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from cgn_augment.checks import require_choice, require_count
 from cgn_augment.class_map import ClassMap, ClassMapLike
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, UsageError
+from cgn_augment.errors import ArgumentTypeError
 from cgn_augment.ranks import find_rank
 from cgn_augment.stream.arguments import (
     Label,
@@ -22,23 +21,15 @@ from cgn_augment.stream.arguments import (
     find_device,
     find_value_range,
     label_factors,
-    make_class_map,
     make_source,
 )
-from cgn_augment.stream.batches import (
-    Layout,
-    find_layout,
-)
+from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
+from cgn_augment.stream.place import require_no_batching, require_usable_place
 from cgn_augment.stream.reading import ReadConfig, wrap_real
+from cgn_augment.stream.state import STATE_VERSION, require_state
 from cgn_augment.stream.step import Position, StepMaker
-from cgn_augment.types import (
-    FACTORS,
-    Mechanisms,
-    Source,
-)
-
-STATE_VERSION = 1
+from cgn_augment.types import FACTORS, Mechanisms, Source
 
 
 class CounterfactualDataset(IterableDataset[Any]):
@@ -53,7 +44,25 @@ class CounterfactualDataset(IterableDataset[Any]):
             iterable of ready batches (without). A batch is (images, labels, …) or a dict; images
             (B, 3, H, W) float, labels (B,) integers. With Accelerate: prepare the loader first.
         source: a `Source`, or a frozen CGN, which stands for `FreshSource(cgn)`.
-        batch_size: real images per step, where `real` is a dataset.
+        batch_size: real images per step, where `real` is a dataset. This and the keywords down to
+            `persistent_workers` are those of the `DataLoader` that the stream replaces, and mean
+            the same. They are for a dataset alone.
+        shuffle: whether a map-style dataset is read in random order: True by default, other than
+            in a `DataLoader`. The order is a function of (seed, epoch), and ranks share it out.
+        sampler: draws the order of a map-style dataset instead. It is used as it is: on several
+            ranks it must know them, as `DistributedSampler` does.
+        batch_sampler: draws batches, instead of batch_size, shuffle, sampler and drop_last.
+        num_workers: processes that read a dataset. They never hold the CGN.
+        collate_fn: makes a batch of a list of items.
+        pin_memory: whether real batches lie where a GPU can fetch them from.
+        drop_last: whether a last, smaller batch is left out.
+        timeout: seconds to wait for a worker; 0 for as long as it takes.
+        worker_init_fn: called in each worker with its number.
+        multiprocessing_context: how workers are started ("fork", "spawn", …).
+        generator: what the order and the workers' seeds are drawn from instead, as in a plain
+            `DataLoader`; on one rank, or with a sampler that knows the ranks.
+        prefetch_factor: batches that each worker reads ahead.
+        persistent_workers: whether workers stay from epoch to epoch.
         ratio: counterfactuals per real image: a number, or a schedule (`OffAfter`, `Ramp`, any
             function of the step counted over epochs). 1.0 where neither count nor fraction is
             given. Fractions carry over from step to step.
@@ -71,11 +80,8 @@ class CounterfactualDataset(IterableDataset[Any]):
             ones are; `match_real(mean, std, crop_size)` makes one. Runs on the device.
         device: where batches are put together; the source's by default.
         seed: of the real order and of everything that is drawn.
-        num_workers: processes that read a dataset. They never hold the CGN.
         output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
             `image, label, is_counterfactual, shape, texture, background`.
-        shuffle: whether a map-style dataset is read in random order.
-        drop_last: whether a last, smaller batch of a dataset is left out.
         value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
             first batch is held against it; None leaves that out.
         keys: keys or positions of images and labels in a batch, where they are not the usual.
@@ -87,17 +93,15 @@ class CounterfactualDataset(IterableDataset[Any]):
         seed_items: seeds Python, NumPy and torch by (seed, epoch, index) while a map-style
             dataset reads an item, so that its random transforms are the same whatever the number
             of workers, and after a resume. Off, they draw what a plain loader's would.
-        loader_options: further options of the inner `DataLoader` (pin_memory, collate_fn,
-            persistent_workers, prefetch_factor, …).
 
     Attributes:
         epoch: the epoch that is under way or comes next; advances when one is complete.
         proportion: ratio, count and fraction, where they follow from each other.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value that cannot be used, keywords that exclude each other or that this
+            kind of real data has no use for, a class map that does not fit.
         ArgumentTypeError: a thing of the wrong kind.
-        ArgumentError: the class map and the CGN or the interventions do not fit.
         UsageError: the source is on another device than `device`, or there is no such device.
         DataError: while iterating: a batch is not as was declared.
         UsageError: while iterating: inside a worker of a `DataLoader`, or in one that would add a
@@ -123,6 +127,19 @@ class CounterfactualDataset(IterableDataset[Any]):
         source: Source | Mechanisms,
         *,
         batch_size: int | None = None,
+        shuffle: bool | None = None,
+        sampler: Iterable[Any] | None = None,
+        batch_sampler: Iterable[Any] | None = None,
+        num_workers: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool | None = None,
+        drop_last: bool | None = None,
+        timeout: float | None = None,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: torch.Generator | None = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool | None = None,
         ratio: float | Schedule | None = None,
         count: float | None = None,
         fraction: float | None = None,
@@ -132,17 +149,13 @@ class CounterfactualDataset(IterableDataset[Any]):
         transform: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str | None = None,
         seed: int = 0,
-        num_workers: int = 0,
         output: Output = "same",
-        shuffle: bool = True,
-        drop_last: bool = False,
         value_range: tuple[float, float] | Literal["transform"] | None = "transform",
         keys: tuple[str | int, str | int] | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         shard_iterable: bool | None = None,
         seed_items: bool = False,
-        loader_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         require_choice("mix", mix, ("append", "replace", "separate"))
@@ -151,25 +164,37 @@ class CounterfactualDataset(IterableDataset[Any]):
         self.mix, self.label = mix, label
         self.seed = require_count("seed", seed, 0)
         self.rank, self.world_size = find_rank(rank, world_size)
-        self.class_map = make_class_map(class_map)
+        if class_map is not None and not isinstance(class_map, ClassMap):
+            class_map = ClassMap(class_map)
+        self.class_map = class_map
         self.source = make_source(source, self.class_map, label_factors(label))
         self.device = find_device(device, self.source)
         self.keys = keys
         reading = ReadConfig(
+            self.seed,
+            self.rank,
+            self.world_size,
             batch_size=batch_size,
             shuffle=shuffle,
-            drop_last=drop_last,
-            seed=self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
             num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            drop_last=drop_last,
+            timeout=timeout,
+            worker_init_fn=worker_init_fn,
+            multiprocessing_context=multiprocessing_context,
+            generator=generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
             seed_items=seed_items,
             shard_iterable=shard_iterable,
-            loader_options=loader_options or {},
         )
         self._real = wrap_real(real, reading)
-        size = batch_size if batch_size is not None else getattr(real, "batch_size", None)
-        self.proportion = Proportion(ratio, count, fraction, mix=mix, batch_size=size)
+        self.proportion = Proportion(
+            ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
+        )
         self._maker = StepMaker(
             source=self.source,
             mix=mix,
@@ -240,9 +265,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         Raises:
             ArgumentError: the epoch is negative.
         """
-        if epoch < 0:
-            raise ArgumentError(f"epoch must be 0 or more, got {epoch}")
-        if epoch == self.epoch:
+        if require_count("epoch", epoch, 0) == self.epoch:
             return
         self._running, self._resume = None, None
         self._start = self._position = self._start_of(epoch)
@@ -267,30 +290,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         Raises:
             CheckpointError: the state is of another version or another configuration.
         """
-        if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
-            version = state.get("version") if isinstance(state, Mapping) else type(state).__name__
-            raise CheckpointError(
-                f"not a state of this version of CounterfactualDataset: expected version "
-                f"{STATE_VERSION}, got {version!r}"
-            )
-        missing = [
-            key for key in (*Position._fields, "start", "real", "fingerprint") if key not in state
-        ]
-        if missing:
-            raise CheckpointError(
-                f"the state is damaged: expected what state_dict() returned, and {missing[0]!r} is "
-                "missing"
-            )
-        ours, theirs = self._fingerprint(), state["fingerprint"]
-        differing = [key for key in ours if theirs.get(key) != ours[key]]
-        if differing:
-            listed = "; ".join(
-                f"{key}: {theirs.get(key)!r} then, {ours[key]!r} now" for key in differing
-            )
-            raise CheckpointError(
-                f"the state belongs to another configuration ({listed}): make the stream as it was "
-                "when the state was saved"
-            )
+        require_state(state, self._fingerprint())
         self._running = None
         self._resume = dict(state)
         self._start = Position(**state["start"])
@@ -327,26 +327,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         After `load_state_dict`, those that are left of it. An epoch that was broken off is begun
         again; one whose last batch was yielded is followed by the next.
         """
-        self._refuse_workers()
-        if _inside_auto_collation():
-            raise UsageError(
-                "DataLoader(stream) would batch the ready batches once more and add a dimension: "
-                "use DataLoader(stream, batch_size=None), or iterate the stream itself"
-            )
+        require_usable_place(self.device, self._pid)
+        require_no_batching()
         return self._iterate()
-
-    def _refuse_workers(self) -> None:
-        if get_worker_info() is not None:
-            raise UsageError(
-                "CounterfactualDataset was iterated inside a DataLoader worker, where it would "
-                "copy the generator: pass num_workers to CounterfactualDataset, and use "
-                "num_workers=0 outside: DataLoader(stream, batch_size=None)"
-            )
-        if self.device.type == "cuda" and os.getpid() != self._pid:
-            raise UsageError(
-                "this process was forked from the one that holds the generator on the GPU, and "
-                "CUDA does not survive a fork: make the CounterfactualDataset in this process"
-            )
 
     def _iterate(self) -> Iterator[Any]:
         self._adopt_sampler_epoch()
@@ -357,15 +340,15 @@ class CounterfactualDataset(IterableDataset[Any]):
             self._start = self._position.next_epoch()
         position = self._position if resume else self._start
         self._position = position
+        items = self._real.items(position.step) if self._maker.needs_items else None
         batches = self._real.start(position.epoch, position.step, resume and resume["real"])
         self._sampler_epoch = getattr(self.sampler, "epoch", None)
-        items = self._real.items(position.step) if self._maker.needs_items else None
         try:
             for batch in batches:
                 layout = self._layout = self._layout or find_layout(batch, self.keys)
                 num_real = len(layout.take(batch)[0])
                 num, carry = self.proportion.split(position.total, num_real, position.carry)
-                chosen = None if items is None else torch.tensor(next(items))
+                chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
                 position = position.advanced(carry)
                 # An older iterator of this stream no longer says where the stream is.
@@ -384,15 +367,3 @@ class CounterfactualDataset(IterableDataset[Any]):
         epoch = getattr(self.sampler, "epoch", None)
         if isinstance(epoch, int) and epoch != self._sampler_epoch:
             self.set_epoch(epoch)
-
-
-def _inside_auto_collation() -> bool:
-    """Whether `__iter__` was called by a `DataLoader` that batches what it gets.
-
-    Such a loader passes nothing on that would tell, so this looks at the caller; a test holds it
-    against the installed torch.
-    """
-    caller = sys._getframe(2)
-    if caller.f_globals.get("__name__") != "torch.utils.data._utils.fetch":
-        return False
-    return bool(getattr(caller.f_locals.get("self"), "auto_collation", False))

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 
 
-class SkippingBatchSampler(Sampler[list[int]]):
-    """Leaves out the first batches of the next epoch, without anything being decoded."""
+class TrackedBatches(Sampler[list[int]]):
+    """Passes a batch sampler's batches on, from a given one on, and notes which items they hold.
 
-    def __init__(self, batch_sampler: BatchSampler) -> None:
+    The batch sampler draws when it would in a loader of its own: at `iter`, or later.
+
+    Attributes:
+        skip: batches of the next epoch that are left out, without anything being decoded.
+        drawn: takes what the next epoch draws, if anybody asks; that which is left out too.
+    """
+
+    def __init__(self, batch_sampler: Iterable[list[int]]) -> None:
         self.batch_sampler = batch_sampler
-        self.sampler = batch_sampler.sampler
-        self.batch_size, self.drop_last = batch_sampler.batch_size, batch_sampler.drop_last
+        self.sampler = getattr(batch_sampler, "sampler", None)
         self.skip = 0
+        self.drawn: deque[list[int]] | None = None
 
     def __len__(self) -> int:
-        return len(self.batch_sampler)
+        return len(self.batch_sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
+        return self._pass_on(iter(self.batch_sampler), self.drawn)
+
+    def _pass_on(
+        self, batches: Iterator[list[int]], drawn: deque[list[int]] | None
+    ) -> Iterator[list[int]]:
         # Counted when the first batch is drawn: a loader with workers makes two iterators, and
         # draws from the second.
         skip, self.skip = self.skip, 0
-        yield from islice(iter(self.batch_sampler), skip, None)
+        for place, batch in enumerate(batches):
+            if drawn is not None:
+                drawn.append(batch)
+            if place >= skip:
+                yield batch
 
 
 class EpochDataset(Dataset[Any]):
@@ -98,9 +115,3 @@ class EpochIterableDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         return len(self.dataset) // self.world_size
-
-
-def batch_sizes(num_images: int, batch_size: int, drop_last: bool) -> list[int]:
-    """Returns the number of images of each step of an epoch."""
-    full, rest = divmod(num_images, batch_size)
-    return [batch_size] * full + ([rest] if rest and not drop_last else [])

@@ -1,4 +1,4 @@
-"""A loader of the user's: what it says of itself, and how it goes on in the middle of an epoch."""
+"""The real data: how long an epoch is, how it goes on in the middle of one, what is saved of it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,43 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.stream.epochs import batch_sizes
 
 logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 
+PASSED_ON = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "prefetch_factor",
+)
+"""Keywords of a `DataLoader` that say nothing of the order."""
 
-class LoaderData:
-    """A `DataLoader` of the user's, or any iterable of ready batches.
+
+class RealData:
+    """Real batches, epoch by epoch: of a `DataLoader`, or of any iterable of ready batches.
 
     Where it starts in the middle: by its own `state_dict` if it has one (torchdata's
     `StatefulDataLoader`), by its sampler's indices if it is a plain `DataLoader` of a map-style
     dataset, and otherwise by reading and dropping what comes before.
+
+    Attributes:
+        dataset: the user's dataset, or None.
+        sampler: what draws indices, or None.
+        batch_sampler: what draws batches of indices, or None.
+        batch_size: images of a full batch, or None if it is unknown.
     """
 
-    def __init__(self, loader: Any, *, owned: bool = False) -> None:
+    def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.dataset = getattr(loader, "dataset", None)
-        self.batch_sampler = getattr(loader, "batch_sampler", None)
-        self.sampler = find_sampler(loader)
+        self.dataset: Any = getattr(loader, "dataset", None)
+        self.batch_sampler: Any = getattr(loader, "batch_sampler", None)
+        self.sampler: Any = find_sampler(loader)
+        self.batch_size: int | None = getattr(loader, "batch_size", None)
         self._stateful = _keeps_its_state(loader)
         self._indexed = (
             type(loader) is DataLoader
@@ -41,18 +58,12 @@ class LoaderData:
             and isinstance(loader.batch_sampler, Iterable)
         )
         self._at_start: State = {}
-        persistent = getattr(loader, "persistent_workers", False)
         # Workers that stay are seeded once: the loader draws nothing for them at later epochs.
-        self._seeds_once = self._indexed and persistent
+        self._seeds_once = self._indexed and loader.persistent_workers
         self._seeded = self._seeds_once and loader._iterator is not None
-        if persistent and not owned and hasattr(self.dataset, "set_epoch"):
-            logger.warning(
-                "the loader has persistent workers, whose copies of the dataset may not see "
-                "set_epoch: pass the dataset itself with num_workers, or use persistent_workers="
-                "False"
-            )
 
     def num_steps(self) -> int | None:
+        """Returns the steps of an epoch, or None if they are unknown."""
         if not hasattr(self.loader, "__len__") or self._length_is_a_guess():
             return None
         try:
@@ -61,14 +72,17 @@ class LoaderData:
             return None
 
     def batch_sizes(self) -> Sequence[int] | None:
+        """Returns the number of images of each step of an epoch, or None if it is unknown."""
         sampler = self.batch_sampler
         if not self._indexed or type(sampler) is not BatchSampler:
             return None
         if not isinstance(sampler.sampler, Sized):
             return None
-        return batch_sizes(len(sampler.sampler), sampler.batch_size, sampler.drop_last)
+        full, rest = divmod(len(sampler.sampler), sampler.batch_size)
+        return [sampler.batch_size] * full + [rest] * (rest > 0 and not sampler.drop_last)
 
     def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
+        """Returns the batches of `epoch` from `step` on; `state` is one of `state()`."""
         self._set_epoch(epoch)
         if state is not None:
             self._restore(state["random"])
@@ -89,19 +103,22 @@ class LoaderData:
                 pass
         return batches
 
-    def items(self, step: int) -> None:
-        """A loader does not say which items its batches hold."""
+    def items(self, step: int) -> Iterator[list[int]] | None:
+        """Returns which items the batches of the next `start` at `step` hold, if that is known."""
+        return None
 
     def state(self, started: bool) -> State:
+        """Returns what `start` needs to go on; `started` says that an epoch is under way."""
         state: State = {"random": self._at_start if started else self._random_state()}
         if self._stateful:
             state["loader"] = copy.deepcopy(self.loader.state_dict())
         return state
 
     def key(self) -> str:
-        size = getattr(self.loader, "batch_size", None)
+        """Identifies the data in the fingerprint of a saved state."""
         stateful = " with a state of its own" if self._stateful else ""
-        return f"{type(self.loader).__name__} of {self.num_steps()} batches of {size}{stateful}"
+        batches = f"{self.num_steps()} batches of {self.batch_size}"
+        return f"{type(self.loader).__name__} of {batches}{stateful}"
 
     def _length_is_a_guess(self) -> bool:
         """Whether each worker rounds its own part of an iterable dataset to batches."""
@@ -113,12 +130,12 @@ class LoaderData:
         )
 
     def _set_epoch(self, epoch: int) -> None:
-        for part in (*_parts(self.loader), self.dataset):
+        for part in (*parts_of(self.loader), getattr(self.loader, "dataset", None)):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
 
     def _generators(self) -> list[torch.Generator]:
-        found = [getattr(part, "generator", None) for part in _parts(self.loader)]
+        found = [getattr(part, "generator", None) for part in parts_of(self.loader)]
         unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
         return list(unique.values())
 
@@ -174,19 +191,13 @@ class LoaderData:
         rest: DataLoader[Any] = DataLoader(
             loader.dataset,
             batch_sampler=indices,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            prefetch_factor=loader.prefetch_factor,
             generator=torch.Generator().manual_seed(int(base_seed)),
+            **{name: getattr(loader, name) for name in PASSED_ON},
         )
         return iter(rest)
 
 
-def _parts(loader: Any) -> list[Any]:
+def parts_of(loader: Any) -> list[Any]:
     """Returns a loader and the samplers in it; Accelerate puts them into each other."""
     parts: list[Any] = []
     waiting = [loader]

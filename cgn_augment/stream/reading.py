@@ -1,15 +1,13 @@
-"""The real data behind one interface, whatever the user has: a dataset, a loader, an iterable.
-
-Each kind can say how long an epoch is, start in the middle of one, and save where it is.
-"""
+"""Reads the user's real data, whatever it is: a dataset, a loader, an iterable of batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, dataclass, fields, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import (
@@ -22,133 +20,168 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
-from cgn_augment.stream.epochs import (
-    EpochDataset,
-    EpochIterableDataset,
-    SkippingBatchSampler,
-    batch_sizes,
-)
-from cgn_augment.stream.loaders import LoaderData, State, find_sampler
+from cgn_augment.stream.epochs import EpochDataset, EpochIterableDataset, TrackedBatches
+from cgn_augment.stream.loaders import PASSED_ON, RealData, State, parts_of
 
 logger = logging.getLogger(__name__)
+
+KNOWS_RANKS = ("num_replicas", "rank", "world_size", "num_processes")
+"""What a sampler has that reads one rank's part: torch's, timm's and Accelerate's."""
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How a dataset is read; the arguments of `CounterfactualDataset` of the same names."""
+    """How a dataset is read: keywords of `CounterfactualDataset`, most of them a `DataLoader`'s.
 
-    batch_size: int | None
-    shuffle: bool
-    drop_last: bool
+    Those with a default belong to a dataset alone; they have it where they were not given.
+
+    Raises:
+        ArgumentError: a number that is too small, or keywords that exclude each other.
+        ArgumentTypeError: a keyword of the wrong kind.
+
+    Example:
+        >>> from cgn_augment.stream.reading import ReadConfig
+        >>> ReadConfig(seed=0, rank=0, world_size=1, batch_size=4, shuffle=False).given()
+        ['batch_size', 'shuffle']
+    """
+
     seed: int
     rank: int
     world_size: int
-    num_workers: int
-    seed_items: bool
-    shard_iterable: bool | None
-    loader_options: Mapping[str, Any]
+    batch_size: int | None = None
+    shuffle: bool | None = None
+    sampler: Iterable[Any] | None = None
+    batch_sampler: Iterable[Any] | None = None
+    num_workers: int | None = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    pin_memory: bool | None = None
+    drop_last: bool | None = None
+    timeout: float | None = None
+    worker_init_fn: Callable[[int], None] | None = None
+    multiprocessing_context: Any = None
+    generator: torch.Generator | None = None
+    prefetch_factor: int | None = None
+    persistent_workers: bool | None = None
+    seed_items: bool = False
+    shard_iterable: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), least)
+        for name in ("sampler", "batch_sampler"):
+            if getattr(self, name) is not None:
+                _require_repeatable(name, getattr(self, name), "a sampler or a list")
+        if not isinstance(self.generator, torch.Generator | None):
+            raise ArgumentTypeError(f"generator must be a torch.Generator, got {self.generator!r}")
+        if self.timeout and not self.num_workers:
+            raise ArgumentError("timeout is for workers: pass num_workers, or leave timeout out")
+        if self.sampler is not None and self.shuffle:
+            raise ArgumentError("sampler gives the order: leave shuffle=True out, or the sampler")
+        others = {"batch_size", "sampler"} | {
+            name for name in ("shuffle", "drop_last") if getattr(self, name)
+        }
+        excluded = [name for name in self.given() if name in others]
+        if self.batch_sampler is not None and excluded:
+            raise ArgumentError(
+                f"batch_sampler gives the order and the batches: leave {' and '.join(excluded)} "
+                "out, or the batch_sampler"
+            )
+
+    def given(self) -> list[str]:
+        """Returns the names of the keywords that were given."""
+        optional = [field for field in fields(self) if field.default is not MISSING]
+        return [field.name for field in optional if getattr(self, field.name) is not field.default]
+
+    def make_loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
+        """Returns the inner loader, with what is passed on to it as it is.
+
+        Raises:
+            ArgumentError: a `DataLoader` refuses the keywords.
+        """
+        names = {*PASSED_ON, "persistent_workers"}.intersection(self.given())
+        try:
+            return DataLoader(dataset, **{name: getattr(self, name) for name in names}, **options)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"no DataLoader can be made of these keywords: {error}") from error
 
 
-class RealData(Protocol):
-    """Real batches, epoch by epoch.
+class MapStyleData(RealData):
+    """A map-style dataset in the order of the user's sampler, batch sampler or generator.
 
-    Attributes:
-        dataset: the user's dataset, or None.
-        sampler: what draws indices, or None.
-        batch_sampler: what draws batches of indices, or None.
+    It is read through a `DataLoader` that is made here, as a plain one with the same keywords would
+    read it.
     """
 
-    dataset: Any
-    sampler: Any
-    batch_sampler: Any
+    def __init__(self, dataset: Any, config: ReadConfig) -> None:
+        batches = config.batch_sampler
+        if batches is None:
+            sampler = config.sampler
+            if sampler is None and config.shuffle is False:
+                sampler = SequentialSampler(dataset)
+            elif sampler is None:
+                sampler = RandomSampler(dataset, generator=config.generator)
+            batches = BatchSampler(sampler, config.batch_size or 1, bool(config.drop_last))
+        read = dataset
+        if config.seed_items or hasattr(dataset, "set_epoch"):
+            read = EpochDataset(dataset, config.seed if config.seed_items else None)
+        self.tracked, self.config = TrackedBatches(batches), config
+        super().__init__(
+            config.make_loader(read, batch_sampler=self.tracked, generator=config.generator)
+        )
+        self.dataset, self.batch_sampler = dataset, batches
+        self.batch_size = getattr(batches, "batch_size", None)
 
-    def batch_sizes(self) -> Sequence[int] | None:
-        """Returns the number of images of each step of an epoch, or None if it is unknown."""
-
-    def num_steps(self) -> int | None:
-        """Returns the steps of an epoch, or None if they are unknown."""
-
-    def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
-        """Returns the batches of `epoch` from `step` on; `state` is one of `state()`."""
-
-    def items(self, step: int) -> Iterator[list[int]] | None:
-        """Returns which items the batches from `step` of the started epoch on hold, if known."""
-
-    def state(self, started: bool) -> State:
-        """Returns what `start` needs to go on; `started` says that an epoch is under way."""
+    def items(self, step: int) -> Iterator[list[int]]:
+        self.tracked.drawn = drawn = deque[list[int]]()
+        return islice(iter(drawn.popleft, None), step, None)
 
     def key(self) -> str:
-        """Identifies the data in the fingerprint of a saved state."""
+        order = f"{type(self.batch_sampler).__name__} of {type(self.sampler).__name__}"
+        return (
+            f"{len(self.dataset)} images, {self.num_steps()} batches of {self.batch_size} from "
+            f"{order}, seed_items={self.config.seed_items}"
+        )
 
 
-class MapStyleData:
-    """A map-style dataset, read through a `DataLoader` that is made here.
+class SeededData(MapStyleData):
+    """A map-style dataset in an order that is a function of seed and epoch.
 
     The order is that of torch's `DistributedSampler` with this seed, so a plain loader with such a
     sampler gives the same batches. Its generators are its own; the global ones stay untouched.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, config: ReadConfig) -> None:
-        if len(dataset) < 1:
-            raise ArgumentError("the real dataset is empty")
-        self.dataset, self._config = dataset, config
-        self.sampler: DistributedSampler[Any] = DistributedSampler(
+    def __init__(self, dataset: Any, config: ReadConfig) -> None:
+        sampler: DistributedSampler[Any] = DistributedSampler(
             dataset,
             config.world_size,
             config.rank,
-            shuffle=config.shuffle,
+            shuffle=config.shuffle is not False,
             seed=config.seed,
-            drop_last=config.drop_last,
+            drop_last=bool(config.drop_last),
         )
-        batches = BatchSampler(self.sampler, batch_size, config.drop_last)
-        if len(batches) == 0:
-            raise ArgumentError(
-                f"drop_last leaves nothing: {len(self.sampler)} images of this rank do not fill a "
-                f"batch of {batch_size}"
-            )
-        self.batch_sampler = SkippingBatchSampler(batches)
-        self._read = dataset
-        if config.seed_items or hasattr(dataset, "set_epoch"):
-            self._read = EpochDataset(dataset, config.seed if config.seed_items else None)
-        self.loader: DataLoader[Any] = DataLoader(
-            self._read,
-            batch_sampler=self.batch_sampler,
-            num_workers=config.num_workers,
-            generator=torch.Generator(),
-            **config.loader_options,
-        )
-
-    def num_steps(self) -> int:
-        return len(self.batch_sampler)
-
-    def batch_sizes(self) -> Sequence[int]:
-        return batch_sizes(
-            len(self.sampler), self.batch_sampler.batch_size, self.batch_sampler.drop_last
-        )
+        own = replace(config, sampler=sampler, shuffle=None, generator=torch.Generator())
+        super().__init__(dataset, own)
 
     def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
-        self.sampler.set_epoch(epoch)
-        self.batch_sampler.skip = step
-        if isinstance(self._read, EpochDataset):
-            self._read.set_epoch(epoch)
+        self._set_epoch(epoch)
+        self.tracked.skip = step
         # The loader draws the seeds of its workers from this generator.
-        seed = step_seed(Purpose.LOADER, self._config.seed, epoch, self._config.rank)
+        seed = step_seed(Purpose.LOADER, self.config.seed, epoch, self.config.rank)
         self.loader.generator.manual_seed(seed)
         return iter(self.loader)
-
-    def items(self, step: int) -> Iterator[list[int]]:
-        return islice(iter(self.batch_sampler.batch_sampler), step, None)
 
     def state(self, started: bool) -> State:
         return {}
 
     def key(self) -> str:
         return (
-            f"{len(self.dataset)} images, batches of {self.batch_sampler.batch_size}, "
+            f"{len(self.dataset)} images, batches of {self.batch_size}, "
             f"drop_last={self.batch_sampler.drop_last}, shuffle={self.sampler.shuffle}, "
-            f"seed_items={self._config.seed_items}"
+            f"seed_items={self.config.seed_items}"
         )
 
 
@@ -156,85 +189,115 @@ def wrap_real(real: Any, config: ReadConfig) -> RealData:
     """Finds out what the user's real data is.
 
     Raises:
-        ArgumentError: a loader together with an option that belongs to a dataset, a dataset without
-            `batch_size`, an iterable dataset on several ranks without `shard_iterable`.
+        ArgumentError: a keyword that this kind of data has no use for, a dataset without
+            `batch_size`, several ranks that nobody shares the data out among.
         ArgumentTypeError: neither a dataset, nor a loader, nor an iterable.
     """
-    batch_size = config.batch_size
-    if isinstance(real, DataLoader) or batch_size is None:
+    if isinstance(real, DataLoader) or (config.batch_size is None and config.batch_sampler is None):
         return _wrap_batches(real, config)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise ArgumentTypeError(f"batch_size must be an integer, got {batch_size!r}")
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be 1 or more, got {batch_size}")
     if isinstance(real, IterableDataset):
-        return _wrap_iterable(real, batch_size, config)
+        return _wrap_iterable(real, config)
     if not hasattr(real, "__getitem__") or not hasattr(real, "__len__"):
         raise ArgumentTypeError(
             f"real must be a dataset, a DataLoader or an iterable of batches, got "
             f"{type(real).__name__}; batch_size is for datasets alone"
         )
-    return MapStyleData(real, batch_size, config)
+    return _wrap_map_style(real, config)
 
 
-def _wrap_iterable(real: IterableDataset[Any], batch_size: int, config: ReadConfig) -> LoaderData:
+def _wrap_map_style(real: Any, config: ReadConfig) -> MapStyleData:
+    if len(real) < 1:
+        raise ArgumentError("the real dataset is empty")
+    _refuse(config, ["shard_iterable"], "an iterable dataset", "ranks share out a map-style one")
+    orders = [name for name in ("sampler", "batch_sampler", "generator") if name in config.given()]
+    if not orders:
+        data: MapStyleData = SeededData(real, config)
+    else:
+        parts = parts_of(getattr(config, orders[0]))
+        knows_ranks = any(hasattr(part, name) for part in parts for name in KNOWS_RANKS)
+        if config.world_size > 1 and not knows_ranks:
+            raise ArgumentError(
+                f"{orders[0]}: each of the {config.world_size} ranks would read all that it draws: "
+                "pass sampler=DistributedSampler(dataset), or leave it out, and each rank reads "
+                "its part"
+            )
+        data = MapStyleData(real, config)
+    if data.num_steps() == 0:
+        raise ArgumentError(
+            f"an epoch of {len(real)} images on {config.world_size} ranks has no batch: lower "
+            "batch_size, leave drop_last out, or give a sampler that draws more"
+        )
+    return data
+
+
+def _wrap_iterable(real: IterableDataset[Any], config: ReadConfig) -> RealData:
+    _refuse(
+        config,
+        ["shuffle", "sampler", "batch_sampler", "seed_items"],
+        "a map-style dataset",
+        "this iterable one gives its own order",
+    )
     if config.world_size > 1 and config.shard_iterable is None:
         raise ArgumentError(
             f"an iterable dataset on {config.world_size} ranks: pass shard_iterable=True to give "
             "each rank every world_size-th sample, or False if the dataset already keeps to its "
             "rank"
         )
-    if config.seed_items:
-        raise ArgumentError(
-            "seed_items needs a map-style dataset, whose items have an index: leave it out"
-        )
     split = bool(config.shard_iterable) and config.world_size > 1
     parts = (config.rank, config.world_size) if split else (0, 1)
-    loader: DataLoader[Any] = DataLoader(
+    generator = config.generator or torch.Generator().manual_seed(config.seed)
+    loader = config.make_loader(
         EpochIterableDataset(real, *parts),
-        batch_size,
-        drop_last=config.drop_last,
-        num_workers=config.num_workers,
-        generator=torch.Generator().manual_seed(config.seed),
-        **config.loader_options,
+        batch_size=config.batch_size,
+        drop_last=bool(config.drop_last),
+        generator=generator,
     )
-    return LoaderData(loader, owned=True)
+    data = RealData(loader)
+    data.dataset = real
+    return data
 
 
-def _wrap_batches(real: Any, config: ReadConfig) -> LoaderData:
-    of_dataset = {
-        "batch_size": config.batch_size is not None,
-        "num_workers": config.num_workers != 0,
-        "drop_last": config.drop_last,
-        "seed_items": config.seed_items,
-        "loader_options": bool(config.loader_options),
-    }
-    given = [name for name, is_given in of_dataset.items() if is_given]
-    if given:
-        raise ArgumentError(
-            f"{' and '.join(given)}: for a dataset alone; this {type(real).__name__} makes its own "
-            "batches, or pass its dataset instead"
-        )
-    ready = isinstance(real, (DataLoader, IterableDataset))
-    if isinstance(real, Dataset) and not ready:
+def _wrap_batches(real: Any, config: ReadConfig) -> RealData:
+    if isinstance(real, Dataset) and not isinstance(real, IterableDataset):
         raise ArgumentError(
             f"real is a dataset ({type(real).__name__}) and has no batches yet: pass batch_size"
         )
-    if not isinstance(real, Iterable):
-        raise ArgumentTypeError(
-            f"real must be a dataset, a DataLoader or an iterable of batches, got "
-            f"{type(real).__name__}"
-        )
-    if hasattr(real, "__next__"):
-        raise ArgumentTypeError(
-            f"real is an iterator ({type(real).__name__}), which can be read once only: pass "
-            "something that can be iterated again each epoch"
-        )
-    plain = type(find_sampler(real)) in (RandomSampler, SequentialSampler)
+    _require_repeatable("real", real, "a dataset, a DataLoader or an iterable of batches")
+    _refuse(
+        config,
+        config.given(),
+        "a dataset",
+        f"this {type(real).__name__} makes its own batches; set it there, or pass its dataset",
+    )
+    data = RealData(real)
+    plain = type(data.sampler) in (RandomSampler, SequentialSampler)
     if config.world_size > 1 and type(real) is DataLoader and plain:
         logger.warning(
             "each of the %d ranks reads all of this loader: give it a DistributedSampler, or pass "
             "its dataset, of which each rank then reads its part",
             config.world_size,
         )
-    return LoaderData(real)
+    if getattr(real, "persistent_workers", False) and hasattr(data.dataset, "set_epoch"):
+        logger.warning(
+            "the loader has persistent workers, whose copies of the dataset may not see set_epoch: "
+            "pass the dataset itself with num_workers, or use persistent_workers=False"
+        )
+    return data
+
+
+def _refuse(config: ReadConfig, names: list[str], kind: str, why: str) -> None:
+    """Raises `ArgumentError` if keywords were given that are for another kind of data."""
+    given = [name for name in config.given() if name in names]
+    if given:
+        raise ArgumentError(f"{' and '.join(given)}: for {kind} alone, and {why}")
+
+
+def _require_repeatable(name: str, value: object, expected: str) -> None:
+    """Raises `ArgumentTypeError` unless a thing can be iterated anew each epoch."""
+    if hasattr(value, "__next__"):
+        raise ArgumentTypeError(
+            f"{name} is an iterator ({type(value).__name__}), which can be read once only: pass "
+            "something that can be iterated again each epoch"
+        )
+    if not isinstance(value, Iterable):
+        raise ArgumentTypeError(f"{name} must be {expected}, got {type(value).__name__}")

@@ -437,7 +437,7 @@ def test_a_collate_that_drops_items_does_not_go_with_cached_masks() -> None:
     def drop(items: list[Any]) -> Any:
         return torch.utils.data.default_collate(items[:-1])
 
-    options = {"loader_options": {"collate_fn": drop}}
+    options = {"collate_fn": drop}
     with pytest.raises(DataError, match="a batch of 6 items has 5 images"):
         collect(stream(make(cache_masks=True), **options))
     collect(stream(make(), **options))

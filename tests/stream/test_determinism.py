@@ -10,130 +10,132 @@ import numpy as np
 import pytest
 import torch
 from stream_helpers import (
+    ORDERS,
     Digits,
     DigitStream,
     EpochDigits,
-    StubSource,
     collect,
     global_state,
+    large,
     list_of_batches,
+    own,
     same,
     seed_globals,
+    stream,
 )
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    default_collate,
+)
 
 from cgn_augment import BankSource, CounterfactualDataset, FreshSource, match_real
 from cgn_augment.generators import SmallCGN
 
-
-def stream(real: Any = None, source: Any = None, **options: Any) -> CounterfactualDataset:
-    if real is None:
-        real, options = Digits(19), {"batch_size": 4, **options}
-    return CounterfactualDataset(real, source or StubSource(), **options)
-
-
-def plain_loader(digits: Digits, seed: int, **options: Any) -> DataLoader[Any]:
-    sampler: DistributedSampler[Any] = DistributedSampler(
-        digits, num_replicas=1, rank=0, seed=seed, drop_last=options.get("drop_last", False)
-    )
-    return DataLoader(digits, 4, sampler=sampler, **options)
-
-
-def plain_epochs(loader: DataLoader[Any], num_epochs: int) -> list[Any]:
-    batches = []
-    for epoch in range(num_epochs):
-        if hasattr(loader.sampler, "set_epoch"):
-            loader.sampler.set_epoch(epoch)
-        batches += list(loader)
-    return batches
-
-
-def large() -> tuple[Tensor, Tensor]:
-    return torch.linspace(-1, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32), torch.arange(4)
-
-
 # Ratio 0
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_ratio_0_of_a_dataset_is_the_plain_loader(num_workers: int, drop_last: bool) -> None:
-    expected = plain_epochs(
-        plain_loader(EpochDigits(19), 7, num_workers=0, drop_last=drop_last), num_epochs=1
-    )
-    train = stream(
-        EpochDigits(19),
-        batch_size=4,
-        ratio=0,
-        seed=7,
-        num_workers=num_workers,
-        drop_last=drop_last,
-    )
-    before = global_state()
-    batches = list(train)
-    assert global_state() == before
-    assert same(batches, expected)
+@pytest.mark.parametrize(("num_workers", "drop_last"), [(0, False), (0, True), (2, False)])
+def test_ratio_0_of_a_dataset_is_the_loader_of_a_distributed_sampler(
+    num_workers: int, drop_last: bool
+) -> None:
+    def digits() -> Digits:
+        return Digits(19, noise=num_workers == 0)
 
-
-def test_ratio_0_of_a_dataset_is_the_plain_loader_in_later_epochs() -> None:
-    expected = plain_epochs(plain_loader(Digits(19), 0), num_epochs=3)
-    assert same(collect(stream(ratio=0), num_epochs=3), expected)
-
-
-def test_ratio_0_leaves_a_datasets_own_global_randomness_as_a_plain_loader_does() -> None:
+    options = {"seed": 7, "drop_last": drop_last}
+    sampler = DistributedSampler(digits(), num_replicas=1, rank=0, **options)
+    plain = DataLoader(digits(), 4, sampler=sampler, drop_last=drop_last, generator=own())
     seed_globals(1)
-    expected = plain_epochs(
-        DataLoader(
-            Digits(19, noise=True),
-            4,
-            sampler=DistributedSampler(Digits(19), num_replicas=1, rank=0),
-            generator=torch.Generator(),
-        ),
-        num_epochs=2,
-    )
-    after = global_state()
-    seed_globals(1)
-    batches = collect(stream(Digits(19, noise=True), batch_size=4, ratio=0), num_epochs=2)
-    assert same(batches, expected)
-    assert global_state() == after
-
-
-def users_loader(name: str) -> DataLoader[Any]:
-    def own() -> torch.Generator:
-        return torch.Generator().manual_seed(3)
-
-    weights = torch.arange(1.0, 20.0)
-    makers: dict[str, Callable[[], DataLoader[Any]]] = {
-        "global": lambda: DataLoader(Digits(19, noise=True), 4, shuffle=True),
-        "own": lambda: DataLoader(Digits(19, noise=True), 4, shuffle=True, generator=own()),
-        "in order": lambda: DataLoader(Digits(19, noise=True), 4),
-        "weighted": lambda: DataLoader(
-            Digits(19), 4, sampler=WeightedRandomSampler(weights.tolist(), 19)
-        ),
-        "iterable": lambda: DataLoader(DigitStream(19), 4),
-        "workers": lambda: DataLoader(Digits(19, noise=True), 4, shuffle=True, num_workers=2),
-    }
-    return makers[name]()
-
-
-@pytest.mark.parametrize("name", ["global", "own", "in order", "weighted", "iterable", "workers"])
-def test_ratio_0_of_a_users_loader_is_that_loader_and_so_is_the_global_state(name: str) -> None:
-    seed_globals(2)
-    loader = users_loader(name)
     expected = []
     for epoch in range(2):
-        if isinstance(loader.dataset, DigitStream):
-            loader.dataset.set_epoch(epoch)
-        expected += list(loader)
+        sampler.set_epoch(epoch)
+        expected += list(plain)
     after = global_state()
-    own_after = None if loader.generator is None else loader.generator.get_state()
-    seed_globals(2)
-    loader = users_loader(name)
-    assert same(collect(stream(loader, ratio=0), num_epochs=2), expected)
+    seed_globals(1)
+    train = stream(digits(), batch_size=4, ratio=0, num_workers=num_workers, **options)
+    assert same(collect(train, num_epochs=2), expected)
     assert global_state() == after
-    if own_after is not None:
-        assert torch.equal(loader.generator.get_state(), own_after)
+
+
+def as_dict(items: list[Any]) -> dict[str, Any]:
+    images, labels = default_collate(items)
+    return {"image": images, "label": labels}
+
+
+def seed_worker(number: int) -> None:
+    torch.manual_seed(torch.initial_seed() + 7 + number)
+
+
+BY_FOUR = {"batch_size": 4, "num_workers": 1}
+
+KEYWORDS: dict[str, Callable[[], dict[str, Any]]] = {
+    **ORDERS,
+    "in order": lambda: {"batch_size": 4, "shuffle": False, "generator": own()},
+    "sampler and generator": lambda: {
+        "batch_size": 4,
+        "sampler": RandomSampler(range(19)),
+        "generator": own(),
+        "drop_last": True,
+    },
+    "list of indices": lambda: {"batch_size": 2, "sampler": [3, 1, 2]},
+    "list of batches": lambda: {"batch_sampler": [[0, 1], [5, 3, 2]]},
+    "collate_fn": lambda: {"batch_size": 4, "sampler": range(8), "collate_fn": as_dict},
+    "workers": lambda: {**BY_FOUR, "sampler": RandomSampler(range(19))},
+    "worker_init_fn": lambda: {**BY_FOUR, "sampler": range(8), "worker_init_fn": seed_worker},
+    "persistent_workers": lambda: {
+        **BY_FOUR,
+        "shuffle": True,
+        "generator": own(),
+        "persistent_workers": True,
+    },
+}
+"""Of a `DataLoader`; those that say nothing of the order are not enough to be equal to it."""
+
+
+def check_plain(plain: DataLoader[Any], make: Callable[[], CounterfactualDataset]) -> None:
+    """Whether a stream's batches are a loader's, and leave all generators as it leaves them."""
+    seed_globals(2)
+    expected = []
+    for epoch in range(2):
+        if isinstance(plain.dataset, DigitStream):
+            plain.dataset.set_epoch(epoch)
+        expected += list(plain)
+    after = global_state()
+    seed_globals(2)
+    train = make()
+    assert same(collect(train, num_epochs=2), expected)
+    assert global_state() == after
+    if plain.generator is not None:
+        ours = train._real.loader.generator
+        assert torch.equal(ours.get_state(), plain.generator.get_state())
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_ratio_0_of_a_dataset_is_the_loader_with_the_same_keywords(name: str) -> None:
+    def digits() -> Digits:
+        return Digits(19, noise=True)
+
+    keywords = KEYWORDS[name]
+    check_plain(DataLoader(digits(), **keywords()), lambda: stream(digits(), ratio=0, **keywords()))
+
+
+@pytest.mark.parametrize(
+    ("real", "options"),
+    [
+        (Digits(19, noise=True), lambda: {"batch_size": 4, "shuffle": True}),
+        (Digits(19, noise=True), lambda: {**BY_FOUR, "shuffle": True}),
+        (DigitStream(19), lambda: {"batch_size": 4}),
+        *((Digits(19, noise=True), order) for order in ORDERS.values()),
+    ],
+)
+def test_ratio_0_of_a_users_loader_is_that_loader(
+    real: Any, options: Callable[[], dict[str, Any]]
+) -> None:
+    check_plain(
+        DataLoader(real, **options()), lambda: stream(DataLoader(real, **options()), ratio=0)
+    )
 
 
 @pytest.mark.parametrize("mix", ["append", "replace"])
@@ -194,12 +196,8 @@ def test_making_a_stream_its_length_and_its_state_draw_nothing(tiny_cgn: SmallCG
 
 def test_workers_and_prefetching_make_no_difference() -> None:
     expected = list(stream(transform=global_noise, ratio=0.7))
-    for num_workers, prefetch_factor in ((1, 4), (2, 1)):
-        options = {"prefetch_factor": prefetch_factor}
-        train = stream(
-            transform=global_noise, ratio=0.7, num_workers=num_workers, loader_options=options
-        )
-        assert same(list(train), expected)
+    options = {"num_workers": 2, "prefetch_factor": 1}
+    assert same(list(stream(transform=global_noise, ratio=0.7, **options)), expected)
 
 
 def test_counterfactuals_do_not_depend_on_global_randomness(tiny_cgn: SmallCGN) -> None:
@@ -250,16 +248,11 @@ def test_what_is_replaced_differs_from_step_to_step_and_is_the_same_again() -> N
     assert not torch.equal(kept(1)[0], first)
 
 
-def test_the_order_of_the_real_images_follows_the_seed() -> None:
-    first, other = (list(stream(ratio=0, seed=seed)) for seed in (0, 1))
-    assert same(list(stream(ratio=0, seed=0)), first)
-    assert not same(first, other)
-
-
-def test_counterfactuals_are_the_same_whatever_the_real_data_is() -> None:
-    of_dataset = [made for _, made in stream(Digits(20), batch_size=4, mix="separate")]
-    of_list = [made for _, made in stream(list_of_batches(), mix="separate")]
-    assert same([list(made) for made in of_list], of_dataset)
+def test_the_order_follows_the_seed_and_counterfactuals_do_not_depend_on_the_real_data() -> None:
+    first, other = (collect(stream(mix="separate", seed=seed)) for seed in (0, 1))
+    assert not same([real for real, _ in other], [real for real, _ in first])
+    of_list = stream(list_of_batches(), mix="separate")
+    assert same([list(made) for _, made in of_list], [made for _, made in first])
 
 
 # seed_items
@@ -284,7 +277,6 @@ def test_seeded_items_do_not_depend_on_workers_or_on_global_randomness() -> None
     seed_globals(2)
     assert same(noisy(0), expected)
     assert same(noisy(2), expected)
-    assert same(noisy(1, loader_options={"prefetch_factor": 1}), expected)
 
 
 @pytest.mark.parametrize("seed_items", [False, True])

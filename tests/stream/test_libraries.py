@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stream_helpers
 import torch
 import webdataset
 from accelerate import Accelerator
@@ -17,7 +19,6 @@ from accelerate.utils import DataLoaderConfiguration
 from stream_helpers import (
     Digits,
     DigitStream,
-    StubSource,
     classes_shown,
     collect,
     indices,
@@ -57,8 +58,7 @@ def loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(Digits(19), 4, **{"shuffle": True, **options})
 
 
-def stream(real: Any, **options: Any) -> CounterfactualDataset:
-    return CounterfactualDataset(real, StubSource(), **{"ratio": 0.5, **options})
+stream = partial(stream_helpers.stream, ratio=0.5)
 
 
 def check_epoch(batches: list[Any], num: int = 19) -> None:
@@ -91,7 +91,7 @@ def test_a_loader_that_accelerate_prepared_can_be_wrapped(
 
 
 @pytest.mark.parametrize("stateful", [False, True])
-@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 2), (0, 4), (0, 5), (1, 0), (1, 3)])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 4), (0, 5), (1, 0), (1, 3)])
 def test_a_stream_over_a_prepared_loader_resumes(
     accelerators: Any, stateful: bool, epoch: int, step: int
 ) -> None:
@@ -176,9 +176,8 @@ def test_a_web_dataset_is_batched_by_the_stream(tmp_path: Path) -> None:
 # torchdata
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_stateful_loader_of_torchdata_is_mixed(num_workers: int) -> None:
-    train = stream(StatefulDataLoader(Digits(19), 4, shuffle=True, num_workers=num_workers))
+def test_a_stateful_loader_of_torchdata_is_mixed() -> None:
+    train = stream(StatefulDataLoader(Digits(19), 4, shuffle=True))
     check_epoch(list(train))
     check_epoch(list(train))
 

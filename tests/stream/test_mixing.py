@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,56 +28,36 @@ def counts_of(proportion: Proportion, batch_sizes: list[int]) -> list[int]:
 # derived values
 
 
+@pytest.mark.parametrize(("mix", "count"), [("append", 16), ("separate", 16), ("replace", 12)])
+@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
+def test_the_three_ways_say_the_same(name: str, mix: str, count: int) -> None:
+    same = {"ratio": 1 / 3, "count": count, "fraction": 0.25}
+    proportion = Proportion(**{name: same[name]}, mix=mix, batch_size=48)
+    assert proportion.ratio == pytest.approx(1 / 3)
+    assert proportion.count == pytest.approx(count)
+    assert proportion.fraction == pytest.approx(0.25)
+    assert counts_of(proportion, [48] * 100) == [count] * 100
+
+
 @pytest.mark.parametrize(
-    "given",
+    ("given", "sizes", "counts"),
     [
-        {"ratio": 1 / 3},
-        {"count": 16},
-        {"fraction": 0.25},
+        ({}, [3, 64, 1], [3, 64, 1]),
+        ({"ratio": 2}, [5], [10]),
+        ({"ratio": np.float32(0.5)}, [4, 3, 3], [2, 1, 2]),
+        ({"ratio": Fraction(1, 2)}, [4, 3, 3], [2, 1, 2]),
+        ({"ratio": 0.0}, [64] * 20, [0] * 20),
+        ({"count": 7}, [5], [7]),
+        ({"count": 2.5}, [4, 100, 1, 9], [2, 3, 2, 3]),
+        ({"count": 0}, [64] * 20, [0] * 20),
+        ({"fraction": 0.0}, [64] * 20, [0] * 20),
+        ({"fraction": 1, "mix": "replace"}, [5], [5]),
     ],
 )
-@pytest.mark.parametrize("mix", ["append", "separate"])
-def test_the_three_ways_say_the_same_where_real_images_are_kept(
-    given: dict[str, float], mix: str
+def test_numbers_of_any_kind_say_how_many(
+    given: dict[str, Any], sizes: list[int], counts: list[int]
 ) -> None:
-    proportion = Proportion(**given, mix=mix, batch_size=48)
-    assert proportion.ratio == pytest.approx(1 / 3)
-    assert proportion.count == pytest.approx(16)
-    assert proportion.fraction == pytest.approx(0.25)
-    assert counts_of(proportion, [48] * 100) == [16] * 100
-
-
-@pytest.mark.parametrize("given", [{"ratio": 1 / 3}, {"count": 12}, {"fraction": 0.25}])
-def test_the_three_ways_say_the_same_where_real_images_are_replaced(
-    given: dict[str, float],
-) -> None:
-    proportion = Proportion(**given, mix="replace", batch_size=48)
-    assert proportion.ratio == pytest.approx(1 / 3)
-    assert proportion.count == pytest.approx(12)
-    assert proportion.fraction == pytest.approx(0.25)
-    assert counts_of(proportion, [48] * 100) == [12] * 100
-
-
-def test_without_a_choice_there_is_one_counterfactual_per_image() -> None:
-    assert Proportion().ratio == 1.0
-    assert counts_of(Proportion(), [3, 64, 1]) == [3, 64, 1]
-
-
-def test_integers_are_numbers() -> None:
-    assert counts_of(Proportion(ratio=2), [5]) == [10]
-    assert counts_of(Proportion(count=7), [5]) == [7]
-    assert counts_of(Proportion(fraction=0), [5]) == [0]
-    assert counts_of(Proportion(fraction=1, mix="replace"), [5]) == [5]
-
-
-@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
-def test_numbers_of_other_libraries_are_numbers(value: float) -> None:
-    assert counts_of(Proportion(ratio=value), [4, 3, 3]) == [2, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
-def test_nothing_is_nothing_at_every_step(name: str) -> None:
-    assert counts_of(Proportion(**{name: 0.0}), [64] * 20) == [0] * 20
+    assert counts_of(Proportion(**given), sizes) == counts
 
 
 def test_what_the_batch_size_would_tell_is_unknown_without_it() -> None:
@@ -130,10 +111,6 @@ def test_the_sum_of_the_counts_is_the_exact_share(
 def test_a_decimal_is_read_as_it_is_written(tenths: int) -> None:
     assert Proportion(ratio=tenths / 10).split(0, 10, 0) == (tenths, 0)
     assert Proportion(count=tenths / 10).split(0, 3, UNIT // 10 * (10 - tenths)) == (1, 0)
-
-
-def test_a_fractional_count_alternates() -> None:
-    assert counts_of(Proportion(count=2.5), [4, 100, 1, 9]) == [2, 3, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +211,6 @@ def test_the_key_tells_proportions_apart() -> None:
 @pytest.mark.parametrize(
     ("given", "names"),
     [
-        ({"ratio": 1.0, "count": 5}, "ratio and count"),
         ({"count": 5, "fraction": 0.5}, "count and fraction"),
         ({"ratio": 0.0, "fraction": 0.0}, "ratio and fraction"),
         ({"ratio": Ramp(0, 1, 5), "count": 5}, "ratio and count"),
@@ -247,14 +223,14 @@ def test_more_than_one_way_is_an_error(given: dict[str, float], names: str) -> N
 
 
 @pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, -0.001])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.001])
 def test_a_share_that_is_no_share_is_an_error(name: str, value: float) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be finite and 0 or more, got {value}"):
         Proportion(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
-@pytest.mark.parametrize("value", [True, False, "0.5", [0.5], 1j, Decimal("0.5")])
+@pytest.mark.parametrize("value", [True, "0.5", [0.5], Decimal("0.5")])
 def test_a_share_that_is_no_number_is_an_error(name: str, value: object) -> None:
     with pytest.raises(ArgumentTypeError, match=f"{name} must be a number, got "):
         Proportion(**{name: value})

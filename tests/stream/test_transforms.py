@@ -52,11 +52,6 @@ def test_images_arrive_as_from_totensor_and_normalize(mean: object, std: object)
     torch.testing.assert_close(arrived, expected, rtol=0, atol=2e-6)
 
 
-def test_without_arguments_images_arrive_in_0_to_1() -> None:
-    arrived = match_real()(torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1))
-    assert arrived.flatten().tolist() == [0.0, 0.5, 1.0]
-
-
 def test_the_input_stays_as_it_was() -> None:
     images = numbered(16, 16)
     match_real(0.5, 0.5, 8, K.RandomBrightness((0.5, 0.5), p=1.0))(images)
@@ -84,23 +79,17 @@ def test_value_range_is_that_of_black_and_white(
 # Sizes
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 12), (10, 16), (10, 12)])
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (10, 13), (13, 10)])
 def test_larger_images_are_cropped(height: int, width: int) -> None:
     with isolated_rng(0, CPU):
-        cropped = match_real(crop_size=10)(numbered(height, width, 40))
-    assert cropped.shape == (40, 3, 10, 10)
+        cropped = match_real(crop_size=10)(numbered(height, width, 200))
+    assert cropped.shape == (200, 3, 10, 10)
     windows = (numbered(height, width)[0, 0] / 2 + 0.5).unfold(0, 10, 1).unfold(1, 10, 1)
     windows = windows.reshape(-1, 10, 10)
     found = [(windows - image[0]).abs().amax((1, 2)).min() for image in cropped]
     assert max(found) < 1e-6
-    if height > 10 or width > 10:  # each image gets its own place
-        assert len(cropped[:, 0, 0, 0].unique()) > 1
-
-
-def test_crops_reach_every_place() -> None:
-    with isolated_rng(0, CPU):
-        cropped = match_real(crop_size=6)(numbered(8, 8, 400))
-    assert len(cropped[:, 0, 0, 0].unique()) == 9
+    # Each image gets a place of its own, and every place is reached.
+    assert len(cropped[:, 0, 0, 0].unique()) == (height - 9) * (width - 9)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 12), (12, 8)])
@@ -130,10 +119,9 @@ def test_enlarging_keeps_the_picture() -> None:
 
 
 def test_images_of_the_right_size_are_not_touched() -> None:
-    with isolated_rng(0, CPU):
-        before = torch.get_rng_state()
-        arrived = match_real(crop_size=16)(numbered(16, 16))
-        assert torch.equal(torch.get_rng_state(), before)
+    before = torch.get_rng_state()
+    arrived = match_real(crop_size=16)(numbered(16, 16))
+    assert torch.equal(torch.get_rng_state(), before)
     torch.testing.assert_close(arrived, numbered(16, 16) / 2 + 0.5)
 
 
@@ -206,15 +194,12 @@ def test_the_transform_follows_the_images_to_a_gpu() -> None:
     ("arguments", "message"),
     [
         ({"mean": (0.5, 0.5)}, r"mean must be one number or three, got \(0.5, 0.5\)"),
-        ({"mean": [0.1] * 4}, "mean must be one number or three"),
         ({"mean": []}, r"mean must be one number or three, got \[\]"),
         ({"mean": math.nan}, "mean must be one number or three, got nan"),
         ({"std": (0.5, math.inf, 0.5)}, "std must be one number or three, got"),
-        ({"std": 0}, "std must be above 0, got 0"),
         ({"std": (0.2, 0.0, 0.2)}, r"std must be above 0, got \(0.2, 0.0, 0.2\)"),
         ({"std": -1.0}, r"std must be above 0, got -1.0"),
-        ({"crop_size": 0}, "crop_size must be 1 or more pixels, got 0"),
-        ({"crop_size": -3}, "crop_size must be 1 or more pixels, got -3"),
+        ({"crop_size": 0}, "crop_size must be 1 or more, got 0"),
     ],
 )
 def test_values_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
@@ -225,13 +210,10 @@ def test_values_that_cannot_be_used_are_errors(arguments: dict[str, object], mes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mean": "imagenet"}, "mean must be one number or three, got 'imagenet'"),
         ({"mean": None}, "mean must be one number or three, got None"),
         ({"std": [0.1, "0.2", 0.3]}, r"std must be one number or three, got \[0.1, '0.2', 0.3\]"),
-        ({"crop_size": 16.0}, "crop_size must be a whole number of pixels or None, got 16.0"),
-        ({"crop_size": (16, 16)}, r"crop_size must be a whole number .* got \(16, 16\)"),
-        ({"crop_size": True}, "crop_size must be a whole number of pixels or None, got True"),
-        ({"augment": "flip"}, "augment must be a module of kornia .* or None, got 'flip'"),
+        ({"crop_size": (16, 16)}, r"crop_size must be an integer, got \(16, 16\)"),
+        ({"crop_size": True}, "crop_size must be an integer, got True"),
         ({"augment": [K.RandomHorizontalFlip()]}, "augment must be a module of kornia"),
     ],
 )

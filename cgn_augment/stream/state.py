@@ -1,0 +1,41 @@
+"""What a saved state must be for a stream to go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cgn_augment.errors import CheckpointError
+from cgn_augment.stream.step import Position
+
+STATE_VERSION = 1
+
+
+def require_state(state: Mapping[str, Any], fingerprint: Mapping[str, str]) -> None:
+    """Refuses what `state_dict()` of a stream with this fingerprint did not return.
+
+    Raises:
+        CheckpointError: the state is of another version or another configuration, or damaged.
+    """
+    version = state.get("version") if isinstance(state, Mapping) else type(state).__name__
+    if version != STATE_VERSION:
+        raise CheckpointError(
+            f"not a state of this version of CounterfactualDataset: expected version "
+            f"{STATE_VERSION}, got {version!r}"
+        )
+    for key in (*Position._fields, "start", "real", "fingerprint"):
+        if key not in state:
+            raise CheckpointError(
+                f"the state is damaged: expected what state_dict() returned, and {key!r} is missing"
+            )
+    then = state["fingerprint"]
+    differing = [
+        f"{key}: {then.get(key)!r} then, {now!r} now"
+        for key, now in fingerprint.items()
+        if then.get(key) != now
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the state belongs to another configuration ({'; '.join(differing)}): make the stream "
+            "as it was when the state was saved"
+        )

@@ -1,0 +1,208 @@
+"""One step: how counterfactuals are mixed in, their labels, and how their images arrive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from stream_helpers import (
+    SIZE,
+    StubSource,
+    classes_shown,
+    collect,
+    indices,
+    large,
+    one_batch,
+    rows,
+    same,
+    stream,
+)
+from torch import Tensor, nn
+
+from cgn_augment import BankSource, FreshSource, Interventions, match_real
+from cgn_augment.generators import SmallCGN
+
+# How counterfactuals are mixed in
+
+
+def test_replace_keeps_the_size_and_takes_random_real_images_out() -> None:
+    batches = list(stream([rows(10)] * 30, mix="replace", count=4))
+    kept = [indices(images[:6]) for images, _ in batches]
+    assert all(len(images) == len(labels) == 10 for images, labels in batches)
+    assert all(len(set(places)) == 6 and sorted(places) == places for places in kept)
+    # Each of ten places stays with probability 0.6 in 30 batches: none stays or goes always.
+    assert all(8 <= sum(i in places for places in kept) <= 28 for i in range(10))
+
+
+def test_replacing_everything_trains_on_counterfactuals_alone() -> None:
+    made_images, made_labels = one_batch(rows(), mix="replace", fraction=1.0)
+    assert len(made_images) == 4
+    assert torch.equal(classes_shown(made_images)[0], made_labels)
+
+
+def test_separate_yields_two_batches_of_the_same_structure() -> None:
+    images, labels = rows()
+    batch = {"image": images, "label": labels, "path": ["a", "b", "c", "d"]}
+    real, made = one_batch(batch, mix="separate", count=3)
+    assert same(real, batch)
+    assert list(made) == list(batch)
+    assert torch.equal(classes_shown(made["image"])[0], made["label"])
+    assert made["path"] == [None] * 3
+
+
+def test_separate_without_counterfactuals_yields_an_empty_batch() -> None:
+    real, made = one_batch(rows(), mix="separate", ratio=0)
+    assert same(real, rows())
+    assert [len(value) for value in made] == [0, 0]
+    assert made[0].shape[1:] == real[0].shape[1:]
+
+
+# Labels
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(("label", "row"), [("shape", 0), ("texture", 1), ("background", 2)])
+def test_the_label_is_the_class_of_the_factor_that_was_chosen(
+    label: str, row: int, mapped: bool
+) -> None:
+    class_map = {y: 9 - y for y in range(10)} if mapped else None
+    images, labels = one_batch(rows(), label=label, count=50, class_map=class_map)
+    shown = classes_shown(images[4:])[row]
+    assert torch.equal(labels[:4], rows()[1])
+    assert torch.equal(labels[4:], 9 - shown if mapped else shown)
+
+
+def test_all_makes_a_label_of_each_factor() -> None:
+    images, labels = rows()
+    for count in (0, 50):
+        made_images, made_labels = one_batch((images, labels), label="all", count=count)
+        assert made_labels.shape == (4 + count, 3)
+        assert torch.equal(made_labels[:4], labels[:, None].expand(4, 3))
+        assert torch.equal(made_labels[4:].T, classes_shown(made_images[4:]))
+
+
+def test_a_class_map_of_several_classes_keeps_to_them_and_draws_labels_equally(
+    tiny_cgn: SmallCGN,
+) -> None:
+    mapping = {0: [1, 2, 3], 1: 7}
+    seen: list[Tensor] = []
+
+    class Spy(FreshSource):
+        def restrict(self, class_map: Any) -> Spy:
+            return Spy(self.cgn, self.interventions.restrict(class_map))
+
+        def sample(self, *arguments: Any) -> Any:
+            made = super().sample(*arguments)
+            seen.append(torch.stack([made.shape, made.texture, made.background]))
+            return made
+
+    options = {"label": "all", "count": 600, "class_map": mapping, "value_range": None}
+    made = one_batch(large(2), Spy(tiny_cgn), **options)
+    classes, given = seen[0], made[1][2:].T
+    assert sorted(classes.unique().tolist()) == [1, 2, 3, 7]
+    assert torch.equal(given, (classes == 7).long())
+    # Half of 600 draws, with a standard deviation of 12.
+    assert all(240 < int(row.sum()) < 360 for row in given)
+
+
+def test_a_factor_that_is_no_label_may_have_classes_outside_the_map(tiny_cgn: SmallCGN) -> None:
+    source = FreshSource(tiny_cgn, Interventions(background=[8, 9]))
+    made = one_batch(large(2), source, class_map={0: 3, 1: 4}, output="namedtuple", count=20)
+    assert set(made.label.tolist()) == {0, 1}
+    assert made.background[2:].tolist() == [-1] * 20
+
+
+def test_permuting_interventions_take_the_classes_of_the_real_labels(tiny_cgn: SmallCGN) -> None:
+    images, _ = large(6)
+    labels = torch.tensor([3, 3, 3, 1, 1, 0])
+    source = FreshSource(tiny_cgn, Interventions("permute"))
+    made = one_batch((images, labels), source, label="all")
+    for column in made[1][6:].T:
+        assert sorted(column.tolist()) == [0, 1, 1, 3, 3, 3]
+    mapped = one_batch((images, labels), source, label="all", class_map={0: 9, 1: [5, 6], 3: 2})
+    for column in mapped[1][6:].T:
+        assert sorted(column.tolist()) == [0, 1, 1, 3, 3, 3]
+
+
+# What the source is told
+
+
+def test_a_source_sees_the_steps_real_batch() -> None:
+    source = StubSource()
+    images, labels = rows()
+    one_batch((images, labels), source, class_map={y: 9 - y for y in range(10)})
+    (real,) = source.real
+    assert real is not None
+    assert same(real.images, images)
+    assert same(real.labels, labels)
+    assert real.classes.tolist() == [9, 8, 7, 6]
+
+
+def test_a_source_that_changes_is_told_the_step_over_all_epochs_and_the_rank() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Changing(StubSource):
+        def seek(self, step: int, rank: int = 0) -> None:
+            told.append((step, rank))
+
+    collect(stream([rows()] * 3, Changing(), rank=1, world_size=2), num_epochs=2)
+    assert told == [(step, 1) for step in range(6)]
+
+
+# Transform, range, device, gradient
+
+
+def test_the_transform_sees_counterfactuals_alone() -> None:
+    seen: list[Tensor] = []
+
+    def darken(images: Tensor) -> Tensor:
+        seen.append(images)
+        return images * 0 - 1
+
+    images, labels = rows()
+    made_images, _ = one_batch((images, labels), transform=darken, count=3)
+    assert [tuple(batch.shape) for batch in seen] == [(3, 3, SIZE, SIZE)]
+    assert same(made_images[:4], images)
+    assert (made_images[4:] == -1).all()
+
+
+def test_a_transform_brings_counterfactuals_to_the_real_size_and_range(tiny_cgn: SmallCGN) -> None:
+    images, labels = torch.rand(4, 3, 24, 24), torch.arange(4)
+    made_images, _ = one_batch((images, labels), tiny_cgn, transform=match_real(crop_size=24))
+    assert made_images.shape == (8, 3, 24, 24)
+    assert made_images.min() >= 0
+    assert made_images.max() <= 1
+
+
+def test_no_range_is_asked_of_real_images_where_none_is_known() -> None:
+    images, labels = torch.full((8, 3, SIZE, SIZE), 7.0), torch.arange(8)
+    one_batch((images, labels), value_range=None)
+    one_batch((images, labels), transform=lambda made: made)
+    declared = {"value_range": (0, 1), "transform": lambda made: (made + 1) / 2}
+    one_batch((images / 7 * torch.linspace(0, 1, SIZE), labels), **declared)
+
+
+def test_images_and_labels_arrive_on_the_device_and_other_fields_stay() -> None:
+    assert stream(device="cpu").device == stream().device == torch.device("cpu")
+    images, labels = rows()
+    moved = one_batch((images, labels, torch.arange(4)), ratio=0, device="meta")
+    assert [value.device.type for value in moved] == ["meta", "meta", "cpu"]
+
+
+def test_images_have_no_gradient_and_are_ordinary_tensors_of_a_training_graph(
+    tiny_cgn: SmallCGN,
+) -> None:
+    scale = nn.Parameter(torch.ones(()))
+    source = BankSource(tiny_cgn, size=10)
+    layer = nn.Conv2d(3, 2, 3)
+    train = stream([large()], source, transform=lambda made: made * scale, mix="separate")
+    for _, (images, _) in train:
+        assert torch.is_grad_enabled()
+        assert not images.requires_grad
+        assert not images.is_inference()
+        # The gradient of a weight needs the images, and the images may be changed in place.
+        layer(images.mul_(1.0)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().sum() > 0
+    assert scale.grad is None
