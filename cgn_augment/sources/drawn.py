@@ -64,18 +64,24 @@ class DrawnSource(ABC):
         self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Factors, Tensor]:
         """Draws what the images of `sample` are composed of; see `FactorSource`."""
-        classes = self._draw_classes(num, generator, real)
+        classes = self._draw_classes(num, generator, step, real)
         return Factors(*self._draw(classes, generator, step, masks=True)), classes
 
     def sample_textures(
         self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draws foregrounds and backgrounds of `sample_factors` alone; see `FactorSource`."""
-        classes = self._draw_classes(num, generator, real)
+        classes = self._draw_classes(num, generator, step, real)
         foreground, background = self._draw(classes, generator, step, masks=False)
         return foreground, background, classes
 
-    def _draw_classes(self, num: int, generator: Generator, real: RealBatch | None) -> Tensor:
+    def _draw_classes(
+        self, num: int, generator: Generator, step: Step, real: RealBatch | None
+    ) -> Tensor:
+        if not isinstance(step, Step):
+            raise ArgumentTypeError(
+                f"step must be Step(…), got {type(step).__name__}; a real batch goes to real="
+            )
         classes = None if real is None else real.classes
         return self.interventions.draw(num, self.num_classes, generator, classes)
 

@@ -110,7 +110,10 @@ def test_permute_needs_the_real_batch(make: Maker, tiny_cgn: SmallCGN) -> None:
     source = make(tiny_cgn, Interventions("permute"))
     with pytest.raises(ArgumentError, match="permutes the classes of the real batch, and none was"):
         source.sample(4, seeded())
-    drawn = source.sample(4, seeded(), real=real_batch([5, 5, 0, 2]))
+    real = real_batch([5, 5, 0, 2])
+    with pytest.raises(ArgumentTypeError, match=r"step must be Step.* goes to real="):
+        source.sample(4, seeded(), real)
+    drawn = source.sample(4, seeded(), real=real)
     assert [row.sort().values.tolist() for row in labels_of(drawn)] == [[0, 2, 5, 5]] * 3
 
 
