@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    WeightedRandomSampler,
+    get_worker_info,
+)
 
 from cgn_augment import CounterfactualDataset, Counterfactuals, RealBatch
 
@@ -159,6 +166,32 @@ def one_batch(batch: Any, source: Any = None, **options: Any) -> Any:
 
 def own(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class EagerBatches:
+    """A batch sampler that draws when it is asked for an iterator, before a loader draws."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(19).split(4))
+
+    def __len__(self) -> int:
+        return 5
+
+
+ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "its own generator": lambda: {"batch_size": 4, "shuffle": True, "generator": own()},
+    "a weighted sampler": lambda: {
+        "batch_size": 4,
+        "sampler": WeightedRandomSampler(torch.arange(1.0, 20.0), 18, generator=own()),
+    },
+    "an eager sampler": lambda: {"batch_sampler": EagerBatches()},
+    "a batch sampler with its own generator": lambda: {
+        "batch_sampler": BatchSampler(
+            RandomSampler(range(19), num_samples=17, generator=own()), 5, drop_last=False
+        )
+    },
+}
+"""Keywords of a `DataLoader` that order nineteen pictures."""
 
 
 def classes_shown(images: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import weakref
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -26,7 +25,6 @@ from stream_helpers import (
     large,
     list_of_batches,
     one_batch,
-    rows,
     same,
     stream,
 )
@@ -105,21 +103,12 @@ def test_ratio_count_and_fraction_say_how_many(options: dict[str, Any], num: int
     assert f"count={num}" in repr(train)
 
 
-def test_fractions_of_an_image_carry_over_exactly_from_step_to_step_and_epoch_to_epoch() -> None:
-    for ratio in (0.3, 1 / 3, 0.07):
-        train = stream([rows(5)] * 7, ratio=ratio)
-        made = num_made(collect(train, num_epochs=9), 5)
-        exact = Fraction(ratio).limit_denominator(100)
-        sums = [sum(made[: step + 1]) for step in range(63)]
-        assert sums == [int(exact * 5 * (step + 1)) for step in range(63)]
-    epochs = stream([rows(5)], ratio=0.3)
-    assert [num_made(list(epochs), 5) for _ in range(4)] == [[1], [2], [1], [2]]
-
-
-def test_a_jump_to_an_epoch_carries_what_the_epochs_before_would_have_left() -> None:
-    whole = stream(Digits(19), batch_size=4, ratio=0.5)
+def test_fractions_of_an_image_carry_over_from_epoch_to_epoch_also_in_a_jump() -> None:
+    whole = stream(num=19, ratio=0.3)
     epochs = [list(whole) for _ in range(4)]
-    jumped = stream(Digits(19), batch_size=4, ratio=0.5)
+    # 5.7 an epoch.
+    assert [sum(len(x) for x, _ in epoch) - 19 for epoch in epochs] == [5, 6, 6, 5]
+    jumped = stream(num=19, ratio=0.3)
     jumped.set_epoch(3)
     assert same(list(jumped), epochs[3])
 

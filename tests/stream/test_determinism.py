@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stream_helpers import (
+    ORDERS,
     Digits,
     DigitStream,
     EpochDigits,
@@ -24,11 +25,9 @@ from stream_helpers import (
 )
 from torch import Tensor, nn
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     DistributedSampler,
     RandomSampler,
-    WeightedRandomSampler,
     default_collate,
 )
 
@@ -68,12 +67,11 @@ def seed_worker(number: int) -> None:
     torch.manual_seed(torch.initial_seed() + 7 + number)
 
 
-WEIGHTS = torch.arange(1.0, 20.0)
+BY_FOUR = {"batch_size": 4, "num_workers": 1}
 
 KEYWORDS: dict[str, Callable[[], dict[str, Any]]] = {
-    "generator": lambda: {"batch_size": 4, "shuffle": True, "generator": own()},
-    "generator in order": lambda: {"batch_size": 4, "shuffle": False, "generator": own()},
-    "sampler": lambda: {"batch_size": 4, "sampler": WeightedRandomSampler(WEIGHTS, 19)},
+    **ORDERS,
+    "in order": lambda: {"batch_size": 4, "shuffle": False, "generator": own()},
     "sampler and generator": lambda: {
         "batch_size": 4,
         "sampler": RandomSampler(range(19)),
@@ -81,25 +79,14 @@ KEYWORDS: dict[str, Callable[[], dict[str, Any]]] = {
         "drop_last": True,
     },
     "list of indices": lambda: {"batch_size": 2, "sampler": [3, 1, 2]},
-    "batch_sampler": lambda: {
-        "batch_sampler": BatchSampler(RandomSampler(range(19), generator=own()), 5, False)
-    },
     "list of batches": lambda: {"batch_sampler": [[0, 1], [5, 3, 2]]},
-    "collate_fn": lambda: (
-        {"batch_size": 4, "generator": own(), "shuffle": True} | {"collate_fn": as_dict}
-    ),
-    "workers": lambda: {"batch_size": 4, "sampler": RandomSampler(range(19)), "num_workers": 1},
-    "worker_init_fn": lambda: {
-        "batch_size": 4,
-        "sampler": range(8),
-        "num_workers": 1,
-        "worker_init_fn": seed_worker,
-    },
+    "collate_fn": lambda: {"batch_size": 4, "sampler": range(8), "collate_fn": as_dict},
+    "workers": lambda: {**BY_FOUR, "sampler": RandomSampler(range(19))},
+    "worker_init_fn": lambda: {**BY_FOUR, "sampler": range(8), "worker_init_fn": seed_worker},
     "persistent_workers": lambda: {
-        "batch_size": 4,
+        **BY_FOUR,
         "shuffle": True,
         "generator": own(),
-        "num_workers": 1,
         "persistent_workers": True,
     },
 }
@@ -133,19 +120,21 @@ def test_ratio_0_of_a_dataset_is_the_loader_with_the_same_keywords(name: str) ->
     check_plain(DataLoader(digits(), **keywords()), lambda: stream(digits(), ratio=0, **keywords()))
 
 
-@pytest.mark.parametrize("name", ["global", "own", "in order", "weighted", "iterable", "workers"])
-def test_ratio_0_of_a_users_loader_is_that_loader(name: str) -> None:
-    def loader() -> DataLoader[Any]:
-        real = DigitStream(19) if name == "iterable" else Digits(19, noise=True)
-        options: dict[str, Any] = {
-            "global": {"shuffle": True},
-            "own": {"shuffle": True, "generator": own()},
-            "weighted": {"sampler": WeightedRandomSampler(WEIGHTS, 19)},
-            "workers": {"shuffle": True, "num_workers": 1},
-        }.get(name, {})
-        return DataLoader(real, 4, **options)
-
-    check_plain(loader(), lambda: stream(loader(), ratio=0))
+@pytest.mark.parametrize(
+    ("real", "options"),
+    [
+        (Digits(19, noise=True), lambda: {"batch_size": 4, "shuffle": True}),
+        (Digits(19, noise=True), lambda: {**BY_FOUR, "shuffle": True}),
+        (DigitStream(19), lambda: {"batch_size": 4}),
+        *((Digits(19, noise=True), order) for order in ORDERS.values()),
+    ],
+)
+def test_ratio_0_of_a_users_loader_is_that_loader(
+    real: Any, options: Callable[[], dict[str, Any]]
+) -> None:
+    check_plain(
+        DataLoader(real, **options()), lambda: stream(DataLoader(real, **options()), ratio=0)
+    )
 
 
 @pytest.mark.parametrize("mix", ["append", "replace"])

@@ -50,15 +50,9 @@ def real_parts(ranks: Ranks) -> list[list[int]]:
 def test_all_ranks_make_the_same_number_of_steps(num: int, drop_last: bool) -> None:
     ranks = ranks_of(Digits(num), batch_size=4, drop_last=drop_last, ratio=0.3)
     for _ in range(2):
-        lengths = {len(list(train)) for train in ranks}
-        assert len(lengths) == 1
-        assert lengths == {len(train) for train in ranks}
-
-
-def test_all_ranks_have_batches_of_the_same_size() -> None:
-    ranks = ranks_of(Digits(22), batch_size=4, ratio=0.3)
-    sizes = [[len(images) for images, _ in collect(train, 3)] for train in ranks]
-    assert sizes[0] == sizes[1] == sizes[2]
+        sizes = [[len(images) for images, _ in train] for train in ranks]
+        assert sizes[0] == sizes[1] == sizes[2]
+        assert {len(train) for train in ranks} == {len(sizes[0])}
 
 
 def test_ranks_share_out_the_real_images() -> None:

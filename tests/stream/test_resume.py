@@ -14,8 +14,10 @@ import stream_helpers
 import torch
 from conftest import make_tiny_cgn
 from stream_helpers import (
+    ORDERS,
     Digits,
     DigitStream,
+    EagerBatches,
     EpochDigits,
     collect,
     indices,
@@ -25,11 +27,9 @@ from stream_helpers import (
     seed_globals,
 )
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     DistributedSampler,
     RandomSampler,
-    WeightedRandomSampler,
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -49,16 +49,6 @@ stream = partial(stream_helpers.stream, num=19, ratio=0.5)
 
 def loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(Digits(19), **{"batch_size": 4, "shuffle": True, **options})
-
-
-class EagerBatches:
-    """A batch sampler that draws when it is asked for an iterator, before a loader draws."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(torch.randperm(19).split(4))
-
-    def __len__(self) -> int:
-        return 5
 
 
 class ShuffledBatches:
@@ -81,25 +71,6 @@ def tiny_source(**options: Any) -> BankSource:
 
 def large_batches() -> list[Any]:
     return [(x.repeat_interleave(4, -1).repeat_interleave(4, -2), y) for x, y in list_of_batches()]
-
-
-ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
-    "its own generator": lambda: {"batch_size": 4, "shuffle": True, "generator": own()},
-    "a weighted sampler": lambda: {
-        "batch_size": 4,
-        "sampler": WeightedRandomSampler(torch.arange(1.0, 20.0), 18, generator=own()),
-    },
-    "a sampler of epochs": lambda: {
-        "batch_size": 4,
-        "sampler": DistributedSampler(Digits(19), num_replicas=1, rank=0, seed=2),
-    },
-    "an eager sampler": lambda: {"batch_sampler": EagerBatches()},
-    "a batch sampler with its own generator": lambda: {
-        "batch_sampler": BatchSampler(
-            RandomSampler(range(19), num_samples=17, generator=own()), 4, drop_last=False
-        )
-    },
-}
 
 
 def stream_over_loader(order: Callable[[], dict[str, Any]]) -> CounterfactualDataset:
@@ -127,6 +98,12 @@ CASES: dict[str, Make] = {
     "loader with the global generator": lambda: stream(loader()),
     **{f"loader with {name}": partial(stream_over_loader, make) for name, make in ORDERS.items()},
     **{f"map-style with {name}": partial(stream_in_order, make) for name, make in ORDERS.items()},
+    "map-style with a sampler of epochs": lambda: stream(
+        sampler=DistributedSampler(range(19), num_replicas=1, rank=0, seed=2)
+    ),
+    "loader with a sampler of epochs": lambda: stream(
+        loader(sampler=DistributedSampler(range(19), 1, 0, seed=2), shuffle=False)
+    ),
     "map-style with the global generator and seed_items": lambda: stream(
         Digits(19, noise=True), batch_size=4, sampler=RandomSampler(range(19)), seed_items=True
     ),
