@@ -1,18 +1,8 @@
-"""Trains and measures the ImageNet CGN on a reduced problem whose answer is known.
-
-python tools/reduced_imagenet.py OUT
-
-Trains the judges, the prior (a reduced BigGAN), the saliency network (a reduced U2-Net), a CGN for
-each row of the ablation, and an ensemble on the counterfactuals of the CGN with all losses beside
-one on real images alone. Each has a folder in OUT, which a later call goes on with or leaves as it
-is; OUT/reduced_imagenet.json holds the numbers of all that is complete.
-"""
+"""The steps of the benchmark: each trains what is not there yet, measures it and notes numbers."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +24,7 @@ from benchmarks.scenes.evaluation import (
     save_judges,
     train_judges,
 )
-from benchmarks.scenes.images import IMAGE_SIZE, NUM_CLASSES, make_scenes
+from benchmarks.scenes.images import CLASSES, IMAGE_SIZE, NUM_CLASSES, make_scenes
 from benchmarks.scenes.prior import (
     PRIOR_FILE,
     ReducedPriorConfig,
@@ -45,7 +35,7 @@ from benchmarks.scenes.saliency import (
     ReducedSaliencyConfig,
     ReducedSaliencyTraining,
 )
-from cgn_augment import BankSource, CGNError, CounterfactualDataset, ImageNetCGN, load_cgn
+from cgn_augment import BankSource, CounterfactualDataset, ImageNetCGN, load_cgn
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, step_generator
@@ -87,7 +77,7 @@ FULL = "all losses"
 ENSEMBLES = {"biased images alone": 0.0, "with counterfactuals": 1.0}
 """By name how many counterfactuals an ensemble is trained on for each real image."""
 
-STEPS = ("judges", "prior", "saliency", "cgn", "ensemble")
+STEPS = ("sheet", "judges", "prior", "saliency", "cgn", "ensemble")
 
 
 class Plan(NamedTuple):
@@ -116,6 +106,42 @@ class Plan(NamedTuple):
     ensemble_batch_size: int = 32
     bank: int = 800
     num_measured: int = 800
+
+
+SMOKE = Plan(
+    judges=JudgeConfig(num_steps=1, batch_size=4),
+    judge_images=8,
+    prior=ReducedPriorConfig(
+        channel_width=4, num_statistics=2, num_images=8, coarse_steps=1, coarse_batch_size=4,
+        num_steps=2, batch_size=4, discriminator_width=4, adversarial_from=1,
+    ),
+    statistics_images=8,
+    saliency=ReducedSaliencyConfig(width=4, num_images=8, num_blobs=2, num_steps=1, batch_size=4),
+    cgn_steps=1,
+    batch_size=2,
+    losses=LossesConfig(features="random"),
+    ensemble=EnsembleConfig(num_epochs=1, batch_norm="train"),
+    backbone="shufflenet_v2_x0_5",
+    ensemble_images=8,
+    ensemble_batch_size=4,
+    bank=24,
+    num_measured=16,
+)  # fmt: skip
+"""Shows in minutes that every step runs; its numbers mean nothing."""
+
+
+def draw_scenes(num_rows: int = 3, seed: int = 0) -> Figure:
+    """Draws scenes of both kinds, one column a class, and masks of the last biased row."""
+    biased = make_scenes(num_rows * NUM_CLASSES, seed)
+    test = make_scenes(num_rows * NUM_CLASSES, seed, decorrelated=True)
+    drawn = {"train": biased.images, "test": test.images}
+    rows = {
+        f"{name} {i + 1}": part
+        for name, images in drawn.items()
+        for i, part in enumerate(torch.split(images, NUM_CLASSES))
+    }
+    rows["mask"] = biased.masks[-NUM_CLASSES:]
+    return draw_sheet(rows, {"mask": list(CLASSES)})
 
 
 def row_config(plan: Plan, out: Path, name: str) -> ImageNetConfig:
@@ -283,15 +309,19 @@ def format_table(rows: Mapping[str, CGNMetrics]) -> str:
     return "\n".join(lines)
 
 
-def run(plan: Plan, out: Path, steps: tuple[str, ...] = STEPS, rows: tuple[str, ...] = ()) -> None:
+def run(plan: Plan, out: Path, steps: Sequence[str] = STEPS, rows: Sequence[str] = ()) -> None:
     """Takes the steps, and writes the numbers after each.
 
     Args:
         plan: sizes of everything.
         out: folder of everything.
-        steps: of `STEPS`; those before must be done.
+        steps: of `STEPS`; those before must be done, but for the sheet.
         rows: of `ROWS`; all by default.
     """
+    if "sheet" in steps:
+        save_figure(draw_scenes(), out / "scenes.png")
+    if tuple(steps) == ("sheet",):
+        return
     judges = run_judges(plan, out / "judges")
     if "judges" in steps:
         accuracy, overlap = measure_judges(judges, plan.num_measured)
@@ -347,29 +377,3 @@ def _note(out: Path, **facts: Any) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({**known, **facts}, indent=2) + "\n")
     print(json.dumps(facts, indent=2))
-
-
-def main() -> None:
-    """Trains and measures what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=())
-    parser.add_argument("--prior-steps", type=int, default=ReducedPriorConfig.num_steps)
-    parser.add_argument("--saliency-steps", type=int, default=ReducedSaliencyConfig.num_steps)
-    parser.add_argument("--cgn-steps", type=int, default=Plan().cgn_steps)
-    arguments = parser.parse_args()
-    plan = Plan(
-        prior=ReducedPriorConfig(num_steps=arguments.prior_steps),
-        saliency=ReducedSaliencyConfig(num_steps=arguments.saliency_steps),
-        cgn_steps=arguments.cgn_steps,
-    )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    run(plan, arguments.out, tuple(arguments.steps), tuple(arguments.rows))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (CGNError, OSError) as error:
-        sys.exit(f"error: {error}")

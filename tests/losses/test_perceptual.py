@@ -22,7 +22,6 @@ from cgn_augment.errors import (
     CheckpointError,
     FileError,
 )
-from train_generator.losses.functional import gram_loss
 from train_generator.losses.perceptual import (
     PerceptualFeatures,
     load_vgg16_features,
@@ -214,16 +213,40 @@ def test_the_smallest_images_can_be_used(random_features: PerceptualFeatures) ->
 # loss
 
 
-def test_the_loss_is_the_gram_loss_of_the_features() -> None:
-    features = small_features()
-    generated, real = draw_images(seeded(1)), draw_images(seeded(2))
-    weights = (0.5, 0.0, 2.0)
-    expected = gram_loss(features(generated), features(real), weights)
-    loss = perceptual_loss(features, generated, real, weights)
+class Constant(PerceptualFeatures):
+    """Two blocks of constant maps, of 2 and of 4 channels: an image's first pixel, and its half."""
+
+    def __init__(self) -> None:
+        super().__init__([nn.Identity(), nn.MaxPool2d(2)])
+
+    def forward(self, images: Tensor, num_blocks: int | None = None) -> list[Tensor]:
+        value = images[:, :1, :1, :1]
+        return [value.expand(-1, 2, 4, 4), (value / 2).expand(-1, 4, 2, 2)][:num_blocks]
+
+
+def constant_images(*values: float) -> Tensor:
+    return torch.tensor(values).float().view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+
+
+def test_the_loss_is_the_weighted_sum_of_mean_differences_of_gram_matrices() -> None:
+    # Gram matrices of constant maps v are v^2 / C in all entries.
+    loss = perceptual_loss(Constant(), constant_images(2), constant_images(4), (0.25, 2))
     assert loss.shape == ()
     assert loss.dtype == torch.float32
-    assert loss > 0
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
+    assert loss.item() == pytest.approx(0.25 * (16 - 4) / 2 + 2 * (4 - 1) / 4)
+
+
+def test_image_b_is_compared_with_image_b_and_the_median_is_the_least_loss() -> None:
+    real = constant_images(1, 2, 4)
+    assert perceptual_loss(Constant(), real, real, (1, 0)).item() == 0
+    # 1, 4, 16 against 16, 1, 4, and two channels; the mean over the batch is the same.
+    loss = perceptual_loss(Constant(), real, real.roll(1, 0), (1, 0))
+    assert loss.item() == pytest.approx((15 + 3 + 12) / 3 / 2)
+    losses = {
+        value: perceptual_loss(Constant(), constant_images(value, value, value), real, (1, 0))
+        for value in (0.5, 1.5, 2.0, 2.5, 3.5)
+    }
+    assert min(losses, key=losses.__getitem__) == 2.0
 
 
 def test_the_losses_gradient_is_that_of_finite_differences() -> None:
@@ -599,7 +622,7 @@ def test_training_data_that_cannot_be_used_are_errors() -> None:
     def train(images: Tensor = images, labels: Tensor = labels, **settings: int) -> None:
         train_features(images, labels, progress=False, **settings)
 
-    with pytest.raises(ArgumentError, match=r"\(N, 3, H, W\) .* 8 or more, got \(32, 3, 4, 8\)"):
+    with pytest.raises(ArgumentError, match=r"\(B, 3, H, W\) .* 8 or more, got \(32, 3, 4, 8\)"):
         train(images[:, :, :4])
     with pytest.raises(ArgumentError, match=r"^images must have .* got \(32, 1, 8, 8\)"):
         train(images[:, :1])

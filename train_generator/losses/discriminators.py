@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes
+from train_generator.losses.functional import require_images
 
 IMAGE_SIZE = 32
 SLOPE = 0.2
@@ -245,13 +246,6 @@ def _check_arguments(
     images: Tensor, y: Tensor, num_classes: int, channels: int = 3, size: int = IMAGE_SIZE
 ) -> Tensor:
     """Returns the classes as int64 on the images' device."""
-    if images.dim() != 4 or images.shape[1:] != (channels, size, size):
-        raise ArgumentError(
-            f"images must have the shape (B, {channels}, {size}, {size}), got {tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise ArgumentTypeError(
-            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
-        )
+    require_images(images, channels, size=size)
     check_classes(y, len(images), num_classes, "images")
     return y.to(images.device).long()

@@ -18,7 +18,6 @@ from cgn_augment.checks import require_count
 from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.files import first_line, unpickle
 from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
-from train_generator.losses.perceptual.winograd import FrozenConv2d
 from train_generator.training.hub import fetch_to_hub
 
 NUM_LAYERS = 23
@@ -105,9 +104,6 @@ def _make_layers() -> nn.Sequential:
     """Returns the layers on the meta device, where the classifier's 0.5 GB take no memory."""
     with torch.device("meta"):
         layers: nn.Sequential = vgg16(weights=None, init_weights=False).features[:NUM_LAYERS]
-    for number, layer in enumerate(layers):
-        if isinstance(layer, nn.Conv2d):
-            layers[number] = FrozenConv2d.from_conv(layer)
     return layers
 
 
