@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cgn_augment.errors import ArgumentError
-from train_generator.cli import generators as commands
+from train_generator.cli import imagenet as commands
 from train_generator.cli import program as cli
 from train_generator.imagenet.card import repeat_imagenet
 from train_generator.imagenet.config import (

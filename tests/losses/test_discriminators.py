@@ -534,3 +534,14 @@ def test_a_network_on_a_gpu_gets_the_weights_it_gets_on_a_cpu() -> None:
         initialize(module, "orthogonal", 0.1, generator=seeded())
     for key, value in gpu.state_dict().items():
         assert torch.equal(value.cpu(), cpu.state_dict()[key])
+
+
+def test_a_larger_patch_discriminator_sees_larger_images() -> None:
+    discriminator = PatchDiscriminator(width=4, image_size=64)
+    patches, whole = discriminator(torch.zeros(2, 3, 64, 64), torch.arange(2))
+    assert (patches.shape, whole.shape) == ((2, 256), (2, 1))
+    with pytest.raises(ArgumentError, match="3, 64, 64"):
+        discriminator(torch.zeros(2, 3, 32, 32), torch.arange(2))
+    for wrong in (16, 48):
+        with pytest.raises(ArgumentError, match="image_size must be"):
+            PatchDiscriminator(image_size=wrong)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 
@@ -11,9 +10,9 @@ from cgn_augment.cli.program import run_commands
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.cli.classifier import classifier
 from train_generator.cli.evaluate import evaluate
-from train_generator.cli.generators import expand_preset, imagenet, masker, small
+from train_generator.cli.generators import masker, small
+from train_generator.cli.imagenet import expand_preset, fetch_weights, imagenet
 from train_generator.cli.mnist import downstream, judge, measure
-from train_generator.imagenet.weights import fetch_all
 from train_generator.mnist.render import render_wildlife
 from train_generator.mnist.textures import Textures, load_textures, procedural_textures
 from train_generator.mnist.variants import Variant, VariantData, make_variant
@@ -60,24 +59,6 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
             rows[f"{kind} {number + 1}"] = _crop_textures(stacks, full, seed + number)
     captions = {f"object {ROWS}": [f"class {y}" for y in range(10)]}
     print(save_figure(draw_sheet(rows, captions), out))
-
-
-def fetch_weights(
-    out: str,
-    files: list[str] | str = ["biggan-deep-256", "u2net"],  # noqa: B006 - shown as the default
-) -> None:
-    """Downloads published weights for ImageNet, or says where they are.
-
-    Repeat the command after a broken download: it goes on. Files that are there are checked.
-
-    Args:
-        out: folder to write.
-        files: biggan-deep-128, biggan-deep-256, biggan-deep-512, u2net, cgn, or several:
-            '[biggan-deep-256, u2net]'.
-    """
-    names = [files] if isinstance(files, str) else files
-    for line in fetch_all(names, Path(out), progress=True):
-        print(line)
 
 
 def main() -> None:
