@@ -59,7 +59,7 @@ def fetch_weights(
 ) -> None:
     """Downloads published weights for ImageNet, or says where they are.
 
-    Repeat the command after a broken download: it goes on. Files that are there are checked.
+    Repeat the command after a broken download. Files that are there are checked.
 
     Args:
         out: folder to write.

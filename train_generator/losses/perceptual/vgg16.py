@@ -16,16 +16,18 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import CheckpointError, FileError
-from cgn_augment.files import first_line, unpickle
+from cgn_augment.files import download, first_line, unpickle
 from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
-from train_generator.training.hub import fetch_to_hub
 
 NUM_LAYERS = 23
 """Of torchvision's `features`, to the ReLU before the fourth max-pool."""
 
 URL: str = VGG16_Weights.IMAGENET1K_V1.url
 
-_ADVICE = "Features that need no download are those of random_vgg16_features and train_features"
+_REMEDY = (
+    "take random_vgg16_features or train_features, which need no download; or fetch "
+    f"{URL} where there is a network and pass its path"
+)
 
 
 def load_vgg16_features(
@@ -59,7 +61,7 @@ def load_vgg16_features(
         4
     """
     if path is None:
-        path = fetch_to_hub(URL, "VGG-16", _ADVICE, progress)
+        path = download(URL, "the weights of VGG-16", remedy=_REMEDY, progress=progress)
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileError(
