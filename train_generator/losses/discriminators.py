@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes
 from train_generator.losses.functional import require_images
@@ -238,8 +239,7 @@ def _conv_block(dim_in: int, dim_out: int, kernel_size: int, stride: int) -> lis
 
 def _require_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {count}")
+        require_count(name, count)
 
 
 def _check_arguments(

@@ -144,9 +144,7 @@ def mask_border_loss(mask: Tensor, border: int) -> Tensor:
         >>> round(mask_border_loss(mask, border=1).item(), 4)
         0.3333
     """
-    _require_mask(mask)
-    if mask.dim() != 4:
-        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    _require_mask(mask, images=True)
     height, width = mask.shape[2:]
     if not 1 <= border < min(height, width) / 2:
         raise ArgumentError(
@@ -216,9 +214,7 @@ def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
         >>> round(mask_size_loss(masks).item(), 4)  # nothing for the first, 0.1 for the second
         0.05
     """
-    _require_mask(mask)
-    if mask.dim() != 4:
-        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    _require_mask(mask, images=True)
     if not 0 <= low <= high <= 1:
         raise ArgumentError(f"low and high must be 0 <= low <= high <= 1, got {low} and {high}")
     means = mask.mean(dim=(1, 2, 3))
@@ -313,8 +309,10 @@ def require_images(
         )
 
 
-def _require_mask(mask: Tensor) -> None:
+def _require_mask(mask: Tensor, images: bool = False) -> None:
     require_floats("mask", mask)
+    if images and mask.dim() != 4:
+        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
     if mask.device.type != "cpu":
         return
     least, most = mask.detach().aminmax()
