@@ -395,7 +395,7 @@ def test_code_in_a_file_is_not_run(zipped: bool, tmp_path: Path) -> None:
         torch.save({"features.0.weight": Runs(trace)}, path)
     else:
         path.write_bytes(pickle.dumps(Runs(trace)))
-    with pytest.raises(CheckpointError, match="would run code|not a checkpoint") as caught:
+    with pytest.raises(CheckpointError, match=r"would run code|not a checkpoint") as caught:
         load_vgg16_features(path)
     assert "weights_only" not in str(caught.value)  # torch's advice to run the code after all
     assert not trace.exists()
