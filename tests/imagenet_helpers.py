@@ -16,9 +16,8 @@ import pytest
 import torch
 from conftest import SHARED
 
-from cgn_augment import BigGANConfig, ImageNetCGN
 from cgn_augment.functional import isolated_rng
-from cgn_augment.generators import BigGAN
+from cgn_augment.generators import BigGAN, BigGANConfig, ImageNetCGN
 
 GOLDEN = SHARED / "golden"
 

@@ -11,9 +11,8 @@ import torch
 from imagenet_helpers import make_reduced_biggan, make_reduced_cgn
 from torch import nn
 
-from cgn_augment import ImageNetCGN
 from cgn_augment.functional import isolated_rng
-from cgn_augment.generators import BigGAN
+from cgn_augment.generators import BigGAN, ImageNetCGN
 from train_generator.imagenet.config import (
     ImageNetConfig,
     LossesConfig,

@@ -69,7 +69,7 @@ class TrainableBigGAN(BigGAN):
 
     Example:
         >>> import torch
-        >>> from cgn_augment import BigGANConfig
+        >>> from cgn_augment.generators import BigGANConfig
         >>> from benchmarks.scenes.batch_statistics import TrainableBigGAN
         >>> layers = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))
         >>> config = BigGANConfig(10, 8, 4, layers, attention_at=2, num_statistics=2)

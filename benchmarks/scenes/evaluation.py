@@ -22,11 +22,11 @@ from benchmarks.scenes.images import (
     render_scenes,
 )
 from benchmarks.scenes.prior import scenes_of_noise
-from cgn_augment import ImageNetCGN, UNetMasker
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, isolated_rng, step_generator, step_seed
-from cgn_augment.generators import BigGAN
+from cgn_augment.generators import BigGAN, ImageNetCGN
 from cgn_augment.generators.truncation import draw_truncated
+from cgn_augment.masks import UNetMasker
 from cgn_augment.types import FACTORS
 from train_generator.metrics.masks import intersection_over_union
 from train_generator.mnist.judges import JudgeConfig, fit

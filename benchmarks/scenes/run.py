@@ -35,11 +35,11 @@ from benchmarks.scenes.saliency import (
     ReducedSaliencyConfig,
     ReducedSaliencyTraining,
 )
-from cgn_augment import BankSource, CounterfactualDataset, ImageNetCGN, load_cgn
+from cgn_augment import BankSource, CounterfactualDataset, load_cgn
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, step_generator
-from cgn_augment.generators import BigGAN, load_biggan, load_u2net
+from cgn_augment.generators import BigGAN, ImageNetCGN, load_biggan, load_u2net
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from cgn_augment.types import FACTORS, Mechanisms
 from train_generator.classifier import (

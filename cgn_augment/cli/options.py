@@ -81,16 +81,14 @@ def _options(kind: type[Any], optional: Mapping[str, str]) -> list[Parameter]:
     types = get_type_hints(kind)
     options = []
     for setting in fields(kind):
-        annotation, default = types[setting.name], setting.default
+        annotation, default, form = types[setting.name], setting.default, Parameter.KEYWORD_ONLY
         if setting.name in optional:
             annotation, default = annotation | None, None
         elif setting.default_factory is not MISSING:
             default = setting.default_factory()
         elif default is MISSING:
-            default = Parameter.empty
-        options.append(
-            Parameter(setting.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
+            default, form = Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD
+        options.append(Parameter(setting.name, form, default=default, annotation=annotation))
     return options
 
 

@@ -16,8 +16,9 @@ from robustness_helpers import make_cue_conflicts, make_imagenet9
 
 import cgn_augment.cli.program
 import train_generator.cli.program
-from cgn_augment import BigGANConfig, ImageNetCGN, load_cgn
+from cgn_augment import load_cgn
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import BigGANConfig, ImageNetCGN
 
 CLASSES = 1000
 BIGGAN = BigGANConfig(CLASSES, 8, 4, LAYERS, attention_at=4, num_statistics=51)

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cgn_augment import ImageNetCGN, load_cgn, read_metadata, save_cgn
+from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import compose
-from cgn_augment.generators import continue_imagenet_cgn
+from cgn_augment.generators import ImageNetCGN, continue_imagenet_cgn, read_metadata, save_cgn
 from cgn_augment.generators.checkpoint import WEIGHTS
 from train_generator.imagenet import training as imagenet_module
 from train_generator.imagenet.card import write_imagenet_card

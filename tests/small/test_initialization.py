@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
 from train_generator.losses.discriminators import ConvDiscriminator, LinearDiscriminator
 from train_generator.small.initialization import initialize
 

@@ -16,8 +16,8 @@ from conftest import VARIANT_NAMES
 from published_layers import use_published_layers
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
 from train_generator.losses.perceptual import PerceptualFeatures
 from train_generator.small import config as config_module
 from train_generator.small.adversary import make_discriminator

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cgn_augment import ImageNetCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator, step_seed
+from cgn_augment.generators import ImageNetCGN
 from train_generator.imagenet.config import MetricsConfig
 from train_generator.metrics.folders import find_images, read_batches
 from train_generator.metrics.inception import InceptionMeasures, load_inception
@@ -38,7 +38,7 @@ class CGNMeasures:
         MissingPackageError: an optional package is not installed.
 
     Example:
-        >>> from cgn_augment import ImageNetCGN
+        >>> from cgn_augment.generators import ImageNetCGN
         >>> from train_generator.imagenet.config import MetricsConfig
         >>> from train_generator.imagenet.metrics import CGNMeasures
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from matplotlib.figure import Figure
 
-from cgn_augment import ImageNetCGN
 from cgn_augment.functional import Purpose, compose, step_generator
-from cgn_augment.generators import BigGAN
+from cgn_augment.generators import BigGAN, ImageNetCGN
 from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.pictures.sheets import draw_sheet
 
@@ -45,7 +44,7 @@ def draw_training(
         seed: of the noise.
 
     Example:
-        >>> from cgn_augment import ImageNetCGN
+        >>> from cgn_augment.generators import ImageNetCGN
         >>> from train_generator.imagenet.sheet import draw_training
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
         >>> sizes = dict(num_classes=5, noise_dim=8, channel_width=4, layers=layers, attention_at=2)

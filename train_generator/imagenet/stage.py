@@ -11,10 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cgn_augment import ImageNetCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator
-from cgn_augment.generators import BigGAN
+from cgn_augment.generators import BigGAN, ImageNetCGN
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.losses import background_loss, reconstruction_loss
 from train_generator.losses.functional import mask_entropy_loss, mask_size_loss

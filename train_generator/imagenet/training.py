@@ -12,13 +12,14 @@ from accelerate.utils import DistributedDataParallelKwargs
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cgn_augment import ImageNetCGN, save_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import (
     BigGAN,
+    ImageNetCGN,
     continue_imagenet_cgn,
     load_biggan,
+    save_cgn,
     start_imagenet_cgn,
 )
 from cgn_augment.generators.fingerprint import hash_weights
