@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 from pathlib import Path
 
 import pytest
-from conftest import run_command
+from conftest import REPO, run_command
 
 from benchmarks.scenes.__main__ import main
 from benchmarks.scenes.run import ENSEMBLES, ROWS
 from cgn_augment.types import FACTORS
+
+SCENES = REPO / "benchmarks" / "scenes"
 
 
 @pytest.mark.slow
@@ -33,3 +37,11 @@ def test_the_command_takes_all_steps_once(
     assert run_command(main, monkeypatch, tmp_path, "--smoke", "--steps", *steps) == 0
     assert written == {path: path.stat().st_mtime_ns for path in weights}
     assert json.loads((tmp_path / "reduced_imagenet.json").read_text()) == known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(SCENES.glob("*.py")), ids=lambda path: path.stem)
+def test_the_examples_of_docstrings_hold(path: Path, request: pytest.FixtureRequest) -> None:
+    module = importlib.import_module(f"benchmarks.scenes.{path.stem}")
+    found = doctest.testmod(module, extraglobs={"getfixture": request.getfixturevalue})
+    assert found.failed == 0
