@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and pickles that are read without running them."""
+"""Files that are written or downloaded whole or not at all, and pickles that are read unrun."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 from zipfile import is_zipfile
 
 import torch
@@ -50,6 +52,65 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def download(
+    url: str,
+    what: str,
+    path: Path | None = None,
+    *,
+    sha256: str | None = None,
+    remedy: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Downloads a file by torch.hub, whole or not at all; one that is there stays as it is.
+
+    Args:
+        url: where it is.
+        what: it is, for the messages, such as "the weights of VGG-16".
+        path: where to; None is torch.hub's folder, and the checksum then stands in the URL's name.
+        sha256: its checksum, or the first digits of it; None has the server's length checked alone.
+        remedy: how to get the file by hand; None names the URL.
+        progress: shows a bar on standard error.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        CheckpointError: the download failed; the message says what to do by hand.
+
+    Example:
+        >>> from cgn_augment.files import download
+        >>> path = getfixture("tmp_path") / "mine.bin"
+        >>> size = path.write_bytes(b"weights")
+        >>> download("https://example.com/mine.bin", "my weights", path).name  # it is there
+        'mine.bin'
+    """
+    if path is None:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+        sha256 = path.stem.split("-")[-1]
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            torch.hub.download_url_to_file(url, str(temporary), sha256, progress)
+            if sha256 is None:
+                _require_length(url, temporary)
+    except (OSError, HTTPException, RuntimeError) as error:
+        remedy = remedy or f"fetch {url} where there is a network"
+        raise CheckpointError(
+            f"{what} could not be downloaded ({first_line(error)}): {remedy}, and save it as {path}"
+        ) from error
+    return path
+
+
+def _require_length(url: str, path: Path) -> None:
+    """Raises if a file is shorter or longer than the server says: torch.hub does not look."""
+    with urlopen(Request(url, method="HEAD"), timeout=30) as answer:
+        wanted, found = answer.headers.get("Content-Length"), path.stat().st_size
+    if wanted is not None and int(wanted) != found:
+        raise OSError(f"the connection ended after {found} of {wanted} bytes")
 
 
 def unpickle(path: Path, *, lazily: bool = False) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,19 @@ from train_generator.losses.perceptual import PerceptualFeatures
 RATE = 1e-3
 
 
-def make_settled_biggan() -> BigGAN:
-    """A reduced BigGAN whose spectral norms have found their singular vectors."""
-    biggan = make_reduced_biggan()
-    biggan.settle_norms(200)
-    return biggan
-
-
-def make_start() -> tuple[ImageNetCGN, BigGAN]:
-    """A CGN whose three mechanisms are the BigGAN of the target images."""
-    target = make_settled_biggan().requires_grad_(False)
+@lru_cache
+def _start() -> tuple[ImageNetCGN, BigGAN]:
+    target = make_reduced_biggan().requires_grad_(False)
+    target.settle_norms(200)  # until they have found their singular vectors
     cgn = make_reduced_cgn()
     for mechanism in (cgn.f_shape, cgn.f_text, cgn.f_bg):
         mechanism.load_state_dict(target.state_dict())
     return cgn, target
+
+
+def make_start(*_: object) -> tuple[ImageNetCGN, BigGAN]:
+    """A CGN whose three mechanisms are the BigGAN of the target images."""
+    return copy.deepcopy(_start())
 
 
 @lru_cache
@@ -52,8 +52,9 @@ def write_start(folder: Path) -> dict[str, str]:
     """Writes the files that a reduced training starts from; returns settings that name them."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"biggan": str(folder / "biggan.bin"), "u2net": str(folder / "u2net.pth")}
-    torch.save(make_settled_biggan().state_dict(), paths["biggan"])
-    torch.save(make_reduced_cgn().u2net.state_dict(), paths["u2net"])
+    cgn, target = _start()
+    torch.save(target.state_dict(), paths["biggan"])
+    torch.save(cgn.u2net.state_dict(), paths["u2net"])
     return paths
 
 

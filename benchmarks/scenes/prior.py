@@ -29,9 +29,15 @@ from benchmarks.scenes.images import (
     Scenes,
     render_scenes,
 )
+from benchmarks.scenes.training import (
+    rise_and_fall,
+    set_learning_rate,
+    to_bytes,
+    to_floats,
+    write_state,
+)
 from cgn_augment.checks import require_counts, require_positive, require_shares
 from cgn_augment.errors import ArgumentError
-from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import BigGANConfig
 from cgn_augment.generators.biggan import SETTLING
@@ -40,7 +46,6 @@ from cgn_augment.pictures.sheets import draw_sheet
 from train_generator.losses.discriminators import PatchDiscriminator
 from train_generator.small.adversary import Adversary
 from train_generator.small.batches import RealImages
-from train_generator.small.masker import rise_and_fall, set_learning_rate
 from train_generator.training.average import update_average
 from train_generator.training.trainer import Stage, Trainer, check_folder, descend
 
@@ -180,7 +185,7 @@ def draw_pairs(num: int, noise_dim: int, seed: int = 0) -> Pairs:
     generator = step_generator(Purpose.SOURCE, seed, num)
     noise, y = draw_truncated(num, noise_dim, generator), torch.arange(num) % NUM_CLASSES
     images = [
-        ((scenes_of_noise(*part, generator, seed).images + 1) * 127.5).round().byte()
+        to_bytes(scenes_of_noise(*part, generator, seed).images)
         for part in zip(torch.split(noise, 256), torch.split(y, 256), strict=True)
     ]
     return Pairs(noise, y, torch.cat(images))
@@ -234,10 +239,7 @@ class CoarseStage:
         self.accelerator = accelerator
         self.order = RealImages(pairs.images, pairs.y, config.seed)
         factor = IMAGE_SIZE // COARSE_SIZE
-        parts = [
-            F.avg_pool2d(part.float() / 127.5 - 1, factor)
-            for part in torch.split(pairs.images, 256)
-        ]
+        parts = [F.avg_pool2d(to_floats(part), factor) for part in torch.split(pairs.images, 256)]
         self.wanted = torch.cat(parts)
         weights = [*biggan.parameters(), *head.parameters()]
         adam = torch.optim.Adam(weights, betas=(0.9, 0.99))
@@ -290,7 +292,7 @@ class PriorStage:
             set_learning_rate(optimizer, share * rate)
         chosen = self.order.choose(step, config.batch_size)
         noise, y = self.pairs.noise[chosen], self.pairs.y[chosen]
-        real = self.pairs.images[chosen].float() / 127.5 - 1
+        real = to_floats(self.pairs.images[chosen])
         self.biggan.train()
         drawn = self.biggan(noise, y)
         losses = {"pairs": pair_loss(drawn, real, config.pair_weights)}
@@ -387,11 +389,8 @@ class ReducedPriorTraining:
             The generator's file, which `load_biggan` reads.
         """
         self.trainer.train(progress=self.progress)
-        path = self.folder / PRIOR_FILE
         biggan = self._settled().with_standing_statistics(num_images, self.config.seed)
-        with replacing(path) as temporary:
-            torch.save(biggan.state_dict(), temporary)
-        return path
+        return write_state(biggan, self.folder / PRIOR_FILE)
 
     @torch.no_grad()
     def draw(self) -> Figure:

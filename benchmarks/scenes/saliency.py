@@ -27,19 +27,18 @@ from benchmarks.scenes.images import (
     render_scenes,
 )
 from benchmarks.scenes.silhouettes import Silhouettes, blob_silhouettes
+from benchmarks.scenes.training import one_cycle, set_learning_rate, write_state
 from cgn_augment.checks import (
     require_counts,
     require_positive,
     require_shares,
     require_weights,
 )
-from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import U2Net
 from cgn_augment.generators.truncation import draw_truncated
 from cgn_augment.pictures.sheets import draw_sheet
 from train_generator.small.batches import RealImages
-from train_generator.small.masker import one_cycle, set_learning_rate
 from train_generator.training.trainer import Stage, Trainer, check_folder, descend
 
 SALIENCY_FILE = "u2net.bin"
@@ -197,10 +196,7 @@ class ReducedSaliencyTraining:
             The network's file, which `load_u2net` reads.
         """
         self.trainer.train(progress=self.progress)
-        path = self.folder / SALIENCY_FILE
-        with replacing(path) as temporary:
-            torch.save(self.u2net.state_dict(), temporary)
-        return path
+        return write_state(self.u2net, self.folder / SALIENCY_FILE)
 
     @torch.no_grad()
     def draw(self) -> Figure:

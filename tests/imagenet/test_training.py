@@ -16,8 +16,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from imagenet_helpers import REDUCED, make_reduced_biggan, make_reduced_cgn
+from imagenet_helpers import REDUCED, make_reduced_cgn
 from imagenet_training_helpers import make_config, make_start, tiny_features, write_start
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from train_generator.imagenet.card import write_imagenet_card
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.sheet import SHEET_CLASSES, draw_training, sheet_classes
 from train_generator.imagenet.stage import ImageNetStage, MechanismLosses
-from train_generator.imagenet.training import ImageNetTraining, draw_targets
+from train_generator.imagenet.training import ImageNetTraining, draw_targets, load_networks
 from train_generator.training.trainer import CHECKPOINT
 
 ZEROS = {
@@ -70,13 +71,13 @@ def test_steps_minimise_the_losses_of_a_fixed_problem() -> None:
     with torch.no_grad():
         stage.cgn.f_text.generator.conv_to_rgb.bias.add_(0.5)  # something to reconstruct
     before = {name: state_of(part) for name, part in stage.cgn.named_children()}
-    first, *_, last = [stage.step(0, seeded()) for _ in range(6)]
+    first, *_, last = [stage.step(0, seeded()) for _ in range(4)]
     names = ["entropy", "size", "background", "reconstruction", "perceptual", "texture"]
     assert list(first) == [*names, "mean mask"]
     for name in ("reconstruction", "perceptual"):
         assert last[name] < first[name], name
     totals = [sum(float(each[name]) for name in names) for each in (first, last)]
-    assert totals[1] < 0.99 * totals[0]
+    assert totals[1] < 0.995 * totals[0]
     assert 0 < float(last["mean mask"]) < 1
     for name in ("f_shape", "f_text", "f_bg"):
         assert changed(stage.cgn.get_submodule(name), before[name])
@@ -253,11 +254,27 @@ def test_bfloat16_gives_nearly_the_same_losses_in_float32(bf16: Accelerator) -> 
 # Whole trainings
 
 
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Files to start from; the features are tiny."""
-    monkeypatch.setattr(imagenet_module, "make_features", tiny_features)
-    return write_start(tmp_path / "weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet_module, "make_features", tiny_features)
+        yield write_start(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def trained(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> ImageNetTraining:
+    """A training of one step that has ended."""
+    training = make(tmp_path_factory.mktemp("trained"), files, num_steps=1, truncation=0.5)
+    training.train()
+    return training
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings read no files and draw no sheets."""
+    monkeypatch.setattr(imagenet_module, "load_networks", make_start)
+    monkeypatch.setattr(imagenet_module, "draw_training", lambda *_, **__: Figure())
 
 
 def make(folder: Path, files: dict[str, str], **settings: Any) -> ImageNetTraining:
@@ -266,54 +283,42 @@ def make(folder: Path, files: dict[str, str], **settings: Any) -> ImageNetTraini
     return ImageNetTraining(config, folder, **{"progress": False, "sheet_every": 100} | options)
 
 
-def press_at(training: ImageNetTraining, number: int) -> None:
-    """Presses Ctrl-C while a batch's noise is drawn, counted from 0."""
-    draw, count = training.cgn.draw_noise, iter(range(10**6))
-
-    def press(num: int, generator: torch.Generator) -> Tensor:
-        if next(count) == number:
-            os.kill(os.getpid(), signal.SIGINT)
-        return draw(num, generator)
-
-    training.cgn.draw_noise = press  # type: ignore[method-assign]
-
-
-def require_same(first: Path, second: Path) -> None:
-    ours, theirs = (load_file(folder / "cgn.safetensors") for folder in (first, second))
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    states = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in (first, second)]
-    assert states[0]["settings"] == states[1]["settings"]
-    for name, module in states[0]["modules"].items():
-        other = states[1]["modules"][name]
-        assert [key for key in module if not torch.equal(module[key], other[key])] == [], name
-
-
+@pytest.mark.usefixtures("light")
 def test_an_interrupted_training_ends_as_if_nothing_was(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings: dict[str, Any] = {"average": 0.5, "metrics": {"every": 2}}
+    settings: dict[str, Any] = {"average": 0.5, "metrics": {"every": 2}, "num_steps": 2}
     make(whole, files, **settings).train()
-    # In the middle of the first step, which is given up; in the last batch of the next one.
-    for number in (0, 1):
-        training = make(parts, files, **settings, resume=number > 0)
-        press_at(training, number)
-        with pytest.raises(KeyboardInterrupt):
-            training.train()
-        position = torch.load(parts / CHECKPOINT, weights_only=True)["position"]
-        assert position == (0, number)
+    training = make(parts, files, **settings)
+    draw, count = training.cgn.draw_noise, iter(range(10))
+
+    def press(num: int, generator: torch.Generator) -> Tensor:
+        if next(count) == 2:  # Ctrl-C in the first batch of the second step, which is given up
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(num, generator)
+
+    training.cgn.draw_noise = press  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        training.train()
+    assert torch.load(parts / CHECKPOINT, weights_only=True)["position"] == (0, 1)
     make(parts, files, **settings, resume=True).train()
-    require_same(whole, parts)
+    ours, theirs = (load_file(folder / "cgn.safetensors") for folder in (whole, parts))
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    states = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in (whole, parts)]
+    assert states[0]["settings"] == states[1]["settings"]
+    for name, module in states[0]["modules"].items():
+        other = states[1]["modules"][name]
+        assert [key for key in module if not torch.equal(module[key], other[key])] == [], name
     measures = [(folder / "metrics.jsonl").read_text() for folder in (whole, parts)]
     assert measures[0] == measures[1]
-    assert [json.loads(line)["step"] for line in measures[0].splitlines()] == [0, 2, 3]
+    assert [json.loads(line)["step"] for line in measures[0].splitlines()] == [0, 2]
 
 
-def test_the_folder_says_all(tmp_path: Path, files: dict[str, str]) -> None:
-    training = make(tmp_path / "run", files, num_steps=1, truncation=0.5)
-    path = training.train()
-    card = write_imagenet_card(path, training).read_text()
-    folder = tmp_path / "run"
+def test_the_folder_says_all(trained: ImageNetTraining) -> None:
+    folder = trained.folder
+    path = folder / "cgn.safetensors"
+    card = write_imagenet_card(path, trained).read_text()
     assert {"cgn.safetensors", "cgn.md", "cgn.png", CHECKPOINT, "settings.json", "sheets"} <= {
         each.name for each in folder.iterdir()
     }
@@ -327,35 +332,38 @@ def test_the_folder_says_all(tmp_path: Path, files: dict[str, str]) -> None:
     assert cgn.truncation == 0.5
     assert cgn.fingerprint in card
     noise, y = cgn.draw_noise(1, seeded()), torch.tensor([2])
-    trained = training.cgn.texture(noise, y)
-    torch.testing.assert_close(cgn.texture(noise, y), trained, rtol=0, atol=1e-4)
+    drawn = trained.cgn.texture(noise, y)
+    torch.testing.assert_close(cgn.texture(noise, y), drawn, rtol=0, atol=1e-4)
 
 
-def test_a_training_goes_on_from_a_file_of_ours(tmp_path: Path, files: dict[str, str]) -> None:
-    path = make(tmp_path / "first", files, num_steps=1).train()
-    start = {"biggan": files["biggan"], "u2net": None, "start": str(path)}
-    training = make(tmp_path / "second", start, num_steps=1)
-    ours = load_file(path)
-    assert all(torch.equal(ours[name], value) for name, value in training.cgn.state_dict().items())
-    assert training.train().is_file()
-    assert changed(training.cgn, ours)
-
-
-def test_resuming_with_other_targets_or_settings_is_refused(
-    tmp_path: Path, files: dict[str, str]
+def test_a_training_goes_on_from_a_file_of_ours(
+    trained: ImageNetTraining, files: dict[str, str]
 ) -> None:
-    folder = tmp_path / "run"
-    make(folder, files, num_steps=1).train()
+    path = str(trained.folder / "cgn.safetensors")
+    cgn, target = load_networks(make_config(biggan=files["biggan"], u2net=None, start=path))
+    ours = load_file(path)
+    assert all(torch.equal(ours[name], value) for name, value in cgn.state_dict().items())
+    stage = ImageNetStage(make_config(), cgn, None, target, tiny_features(), Accelerator(cpu=True))
+    stage.step(0, seeded())
+    assert changed(cgn, ours)
+
+
+@pytest.mark.usefixtures("light")
+def test_resuming_with_other_targets_or_settings_is_refused(
+    trained: ImageNetTraining, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, same = trained.folder, {"num_steps": 1, "truncation": 0.5}
     with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
-        make(folder, files, num_steps=1)
+        make(folder, files, **same)
+    other = {"texture_rate": 1.0, "losses": {"entropy": 3.0}}
     with pytest.raises(CheckpointError, match=r"other settings \(losses.entropy, texture_rate\)"):
-        make(folder, files, num_steps=1, texture_rate=1.0, losses={"entropy": 3.0}, resume=True)
-    other = make_reduced_biggan()
+        make(folder, files, **same, **other, resume=True)
+    cgn, target = make_start()
     with torch.no_grad():
-        other.embeddings.weight.add_(1)
-    torch.save(other.state_dict(), files["biggan"])
+        target.embeddings.weight.add_(1)
+    monkeypatch.setattr(imagenet_module, "load_networks", lambda _: (cgn, target))
     with pytest.raises(CheckpointError, match=r"other settings \(target\)"):
-        make(folder, files, num_steps=1, resume=True)
+        make(folder, files, **same, resume=True)
 
 
 def test_what_cannot_be_trained_further_is_an_error(tmp_path: Path, files: dict[str, str]) -> None:

@@ -1,9 +1,8 @@
-"""The discriminators, and how networks are initialised."""
+"""The discriminators: what they see, their layers, messages."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,18 +11,17 @@ from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
-from cgn_augment.generators import SmallCGN
 from train_generator.losses.discriminators import (
     ConvDiscriminator,
     LinearDiscriminator,
     PatchDiscriminator,
 )
-from train_generator.losses.functional import hinge_discriminator_loss, lsgan_discriminator_loss
+from train_generator.losses.functional import lsgan_discriminator_loss
 from train_generator.small.initialization import initialize
 
 CPU = torch.device("cpu")
-KINDS = (LinearDiscriminator, ConvDiscriminator)
-both = pytest.mark.parametrize("kind", KINDS)
+KINDS = (LinearDiscriminator, ConvDiscriminator, PatchDiscriminator)
+each = pytest.mark.parametrize("kind", KINDS)
 
 
 def make(kind: type[nn.Module], seed: int = 0, **arguments: int) -> nn.Module:
@@ -36,14 +34,16 @@ def draw_images(generator: torch.Generator, num: int = 4) -> tuple[Tensor, Tenso
     return images, torch.randint(10, (num,), generator=generator)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def score(discriminator: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    """All scores of an image side by side: one, or 65 of the patch discriminator."""
+    scores = discriminator(images, y)
+    return torch.cat(scores, dim=1) if isinstance(scores, tuple) else scores
 
 
-# both discriminators
+# each discriminator
 
 
-@both
+@each
 @pytest.mark.parametrize("training", [True, False])
 def test_each_image_gets_a_score(
     kind: type[nn.Module], training: bool, generator: torch.Generator
@@ -51,51 +51,53 @@ def test_each_image_gets_a_score(
     discriminator = make(kind, width=8).train(training)
     for num in (1, 5):
         images, y = draw_images(generator, num)
-        scores = discriminator(images, y)
-        assert scores.shape == (num, 1)
+        scores = score(discriminator, images, y)
+        assert scores.shape == (num, 65 if kind is PatchDiscriminator else 1)
         assert scores.dtype == torch.float32
         assert scores.isfinite().all()
 
 
-@both
+@each
 def test_a_score_depends_on_the_image_and_on_its_class_and_on_no_other(
     kind: type[nn.Module], generator: torch.Generator
 ) -> None:
     discriminator = make(kind, width=8).eval()
     images, y = draw_images(generator)
-    scores = discriminator(images, y)
+    scores = score(discriminator, images, y)
     other_class, other_image = y.clone(), images.clone()
     other_class[1] = (y[1] + 1) % 10
     other_image[2] = -images[2]
-    by_class = discriminator(images, other_class) - scores
-    by_image = discriminator(other_image, y) - scores
-    assert (by_class.abs() > 1e-5).flatten().tolist() == [False, True, False, False]
-    assert (by_image.abs() > 1e-5).flatten().tolist() == [False, False, True, False]
+    by_class = (score(discriminator, images, other_class) - scores).abs() > 1e-6
+    by_image = (score(discriminator, other_image, y) - scores).abs() > 1e-6
+    for changes, number in ((by_class, 1), (by_image, 2)):
+        assert changes.any(dim=1).tolist() == [place == number for place in range(4)]
+        assert changes[number].double().mean() > 0.9  # the places, not the whole alone
 
 
-@both
+@each
 def test_every_parameter_learns(kind: type[nn.Module], generator: torch.Generator) -> None:
     discriminator = make(kind, width=8)
     images, _ = draw_images(generator, 10)
     y = torch.arange(10)
-    loss = lsgan_discriminator_loss(discriminator(images, y), discriminator(-images, y))
-    loss.backward()
+    scores = score(discriminator, images, y), score(discriminator, -images, y)
+    lsgan_discriminator_loss(*scores).backward()
     for name, parameter in discriminator.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 
 
-@both
+@each
 def test_classes_of_any_integer_type_give_the_same_scores(
     kind: type[nn.Module], generator: torch.Generator
 ) -> None:
     discriminator = make(kind, width=8).eval()
     images, y = draw_images(generator)
     for dtype in (torch.uint8, torch.int32):
-        assert torch.equal(discriminator(images, y.to(dtype)), discriminator(images, y))
+        scores = score(discriminator, images, y.to(dtype))
+        assert torch.equal(scores, score(discriminator, images, y))
 
 
-@both
+@each
 def test_arguments_are_left_as_they_are(kind: type[nn.Module], generator: torch.Generator) -> None:
     images, y = draw_images(generator)
     kept = images.clone(), y.clone()
@@ -104,7 +106,7 @@ def test_arguments_are_left_as_they_are(kind: type[nn.Module], generator: torch.
     assert torch.equal(y, kept[1])
 
 
-@both
+@each
 def test_arguments_that_cannot_be_used_are_errors(
     kind: type[nn.Module], generator: torch.Generator
 ) -> None:
@@ -131,8 +133,9 @@ def test_arguments_that_cannot_be_used_are_errors(
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *[(LinearDiscriminator, name) for name in ("num_classes", "width", "embedding_dim")],
-        *[(ConvDiscriminator, name) for name in ("num_classes", "width")],
+        *[(kind, name) for kind in KINDS for name in ("num_classes", "width")],
+        (LinearDiscriminator, "embedding_dim"),
+        (PatchDiscriminator, "channels"),
     ],
 )
 def test_a_network_of_no_size_is_an_error(kind: type[nn.Module], name: str) -> None:
@@ -270,42 +273,6 @@ def make_patch(**arguments: int) -> nn.Module:
     return make(PatchDiscriminator, **{"width": 4, **arguments})
 
 
-def score(discriminator: nn.Module, images: Tensor, y: Tensor) -> Tensor:
-    """Both heads side by side, (B, 65)."""
-    return torch.cat(discriminator(images, y), dim=1)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_patch_discriminator_scores_places_and_the_whole(
-    channels: int, training: bool, generator: torch.Generator
-) -> None:
-    discriminator = make_patch(channels=channels).train(training)
-    for num in (1, 5):
-        images, y = draw_images(generator, num)
-        patches, whole = discriminator(images[:, :channels], y)
-        assert (patches.shape, whole.shape) == ((num, 64), (num, 1))
-        assert patches.dtype == whole.dtype == torch.float32
-
-
-def test_patch_scores_depend_on_the_image_and_its_class_and_on_no_other(
-    generator: torch.Generator,
-) -> None:
-    images, y = draw_images(generator)
-    other_class, other_image = y.clone(), images.clone()
-    other_class[1] = (y[1] + 1) % 10
-    other_image[2] = -images[2]
-    # Without batch statistics this holds in training mode too, but for the spectral norm's step.
-    discriminator = make_patch().eval()
-    scores = score(discriminator, images, y)
-    by_class = (score(discriminator, images, other_class) - scores).abs() > 1e-6
-    by_image = (score(discriminator, other_image, y) - scores).abs() > 1e-6
-    for changes, number in ((by_class, 1), (by_image, 2)):
-        assert changes.any(dim=1).tolist() == [place == number for place in range(4)]
-        assert changes[number].double().mean() > 0.9  # the places, not the whole alone
-        assert changes[number, -1]
-
-
 def test_each_place_sees_its_own_pixels_and_the_whole_sees_all(generator: torch.Generator) -> None:
     discriminator = make_patch().eval()
     images, y = draw_images(generator)
@@ -364,173 +331,19 @@ def test_the_largest_singular_value_of_every_layer_is_about_one(
         assert largest == pytest.approx(1, abs=0.02)
 
 
-def test_every_weight_of_the_patch_discriminator_learns(generator: torch.Generator) -> None:
-    discriminator, y = make_patch(), torch.arange(10)
-    images = draw_images(generator, 10)[0]
-    real, generated = discriminator(images, y), discriminator(-images, y)
-    losses = [hinge_discriminator_loss(a, b) for a, b in zip(real, generated, strict=True)]
-    sum(losses).backward()
-    for name, parameter in discriminator.named_parameters():
-        assert parameter.grad is not None, name
-        # A constant counts for real and generated images alike, and so for neither.
-        if not name.startswith("score") or not name.endswith("bias"):
-            assert parameter.grad.abs().sum() > 0, name
+def test_a_patch_discriminator_of_masks_sees_one_channel() -> None:
+    discriminator, y = make_patch(channels=1), torch.arange(2)
+    assert discriminator(torch.zeros(2, 1, 32, 32), y)[0].shape == (2, 64)
+    with pytest.raises(ArgumentError, match=r"\(B, 1, 32, 32\), got \(2, 3, 32, 32\)"):
+        discriminator(torch.zeros(2, 3, 32, 32), y)
 
 
-def test_arguments_that_the_patch_discriminator_cannot_use_are_errors(
-    generator: torch.Generator,
-) -> None:
-    discriminator = make_patch(channels=1, num_classes=7)
-    images, y = draw_images(generator)[0], torch.tensor([0, 1, 2, 6])
-    with pytest.raises(ArgumentError, match=r"\(B, 1, 32, 32\), got \(4, 3, 32, 32\)"):
-        discriminator(images, y)
-    images = images[:, :1]
-    discriminator(images, y.to(torch.uint8))
-    with pytest.raises(ArgumentTypeError, match=r"must be floating point .*, got torch.uint8"):
-        discriminator(images.byte(), y)
-    with pytest.raises(ArgumentError, match=r"each of the 4 images, got the shape \(3,\)"):
-        discriminator(images, y[:3])
-    with pytest.raises(ArgumentTypeError, match=r"integer classes, got torch.float32"):
-        discriminator(images, y.float())
-    with pytest.raises(ArgumentError, match="classes of 0 to 6, got 1 to 8"):
-        discriminator(images, y + torch.tensor([1, 1, 1, 2]))
-
-
-@pytest.mark.parametrize("name", ["channels", "num_classes", "width"])
-def test_a_patch_discriminator_of_no_size_is_an_error(name: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{name} must be 1 or more, got 0"):
-        PatchDiscriminator(**{name: 0})
-
-
-# initialisation
-
-
-def test_normal_weights_have_the_gain_as_deviation() -> None:
-    discriminator = make(LinearDiscriminator)
-    initialize(discriminator, "normal", 0.03, generator=seeded())
-    for part in discriminator.modules():
-        if isinstance(part, nn.Linear) and part.out_features > 1:
-            # 262 144 numbers or more: the relative error of the deviation is 0.0014.
-            assert part.weight.std().item() == pytest.approx(0.03, rel=0.01)
-            assert part.weight.mean().item() == pytest.approx(0, abs=3e-4)
-
-
-@pytest.mark.parametrize("gain", [0.1, 0.2])
-def test_orthogonal_weights_are_orthogonal_times_the_gain(gain: float) -> None:
-    cgn = SmallCGN(width=4)
-    initialize(cgn, "orthogonal", gain, generator=seeded())
-    num_checked = 0
-    for part in cgn.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            matrix = part.weight.detach().flatten(1).double()
-            if matrix.shape[0] > matrix.shape[1]:
-                matrix = matrix.T
-            expected = gain**2 * torch.eye(len(matrix), dtype=torch.float64)
-            torch.testing.assert_close(matrix @ matrix.T, expected, rtol=0, atol=1e-6)
-            num_checked += 1
-    assert num_checked == 3 + 2 + 3 + 3  # linear layers, then convolutions of each mechanism
-
-
-@pytest.mark.parametrize("name", ["orthogonal", "normal"])
-def test_batch_norm_is_about_one_and_biases_are_zero(name: str) -> None:
-    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(20_000), nn.Linear(4, 6))
-    for bias in (part.bias for part in module):
-        nn.init.ones_(bias)
-    initialize(module, name, 0.2, generator=seeded())
-    scale = module[1].weight
-    # 20 000 numbers: standard errors of 0.0014 and 0.001.
-    assert scale.mean().item() == pytest.approx(1, abs=0.008)
-    assert scale.std().item() == pytest.approx(0.2, abs=0.006)
-    for part in module:
-        assert torch.equal(part.bias, torch.zeros_like(part.bias))
-
-
-def test_embeddings_are_standard_normal_whatever_the_gain() -> None:
-    embedding = nn.Embedding(100, 200)
-    nn.init.zeros_(embedding.weight)
-    initialize(embedding, "orthogonal", 0.1, generator=seeded())
-    assert embedding.weight.mean().item() == pytest.approx(0, abs=0.04)
-    assert embedding.weight.std().item() == pytest.approx(1, abs=0.03)
-
-
-@pytest.mark.parametrize("kind", [*KINDS, SmallCGN])
-@pytest.mark.parametrize("name", ["orthogonal", "normal"])
-def test_a_network_is_a_function_of_the_generator_alone(kind: type[nn.Module], name: str) -> None:
-    modules = [make(kind, seed, width=4) for seed in (0, 1, 1)]
-    for module, seed in zip(modules, (5, 5, 6), strict=True):
-        initialize(module, name, 0.1, generator=seeded(seed))
-    first, again, other = (module.state_dict() for module in modules)
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    drawn = [key for key in first if key.endswith("weight")]
-    assert drawn
-    assert not any(torch.equal(first[key], other[key]) for key in drawn)
-
-
-def test_the_default_is_normal_with_deviation_002() -> None:
-    modules = [make(ConvDiscriminator, width=4) for _ in range(2)]
-    initialize(modules[0], generator=seeded())
-    initialize(modules[1], "normal", 0.02, generator=seeded())
-    states = [module.state_dict() for module in modules]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-
-
-def test_initialising_leaves_the_global_generator_alone() -> None:
-    module = make(ConvDiscriminator, width=4)
-    for name in ("orthogonal", "normal"):
-        before = torch.get_rng_state()
-        initialize(module, name, 0.1, generator=seeded())
-        assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_each_layer_draws_numbers_of_its_own() -> None:
-    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    initialize(module, "normal", 0.1, generator=seeded())
-    assert not torch.equal(module[0].weight, module[1].weight)
-
-
-def test_weights_of_another_dtype_get_the_same_numbers() -> None:
-    single, double = nn.Linear(4, 4), nn.Linear(4, 4).double()
-    for module in (single, double):
-        initialize(module, "orthogonal", 0.1, generator=seeded())
-    assert double.weight.dtype == torch.float64
-    assert torch.equal(double.weight, single.weight.double())
-
-
-def test_initialised_weights_can_be_trained() -> None:
-    module = nn.Linear(4, 1)
-    initialize(module, generator=seeded())
-    assert module.weight.is_leaf
-    module(torch.ones(1, 4)).sum().backward()
-    assert torch.equal(module.weight.grad, torch.ones(1, 4))
-
-
-def test_parts_without_weights_and_running_statistics_stay_as_they_are() -> None:
-    module = nn.Sequential(
-        nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3, affine=False), nn.InstanceNorm2d(3)
-    )
-    module[1].running_mean.fill_(7)
-    initialize(module, "normal", 0.1, generator=seeded())
-    assert module[1].running_mean.tolist() == [7, 7, 7]
-
-
-def test_settings_that_cannot_be_used_are_errors_and_change_nothing() -> None:
-    module = nn.Linear(4, 4)
-    kept = module.weight.clone()
-    with pytest.raises(ArgumentError, match="one of orthogonal, normal, got 'xavier'"):
-        initialize(module, "xavier", 0.1, generator=seeded())
-    for gain in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ArgumentError, match=f"gain must be above 0, got {gain}"):
-            initialize(module, "normal", gain, generator=seeded())
-    elsewhere = SimpleNamespace(device=torch.device("cuda:0"))  # a generator that needs no GPU
-    with pytest.raises(ArgumentError, match="generator must be on the CPU, got one on 'cuda:0'"):
-        initialize(module, "normal", 0.1, generator=elsewhere)
-    assert torch.equal(module.weight, kept)
-
-
-@pytest.mark.gpu
-def test_a_network_on_a_gpu_gets_the_weights_it_gets_on_a_cpu() -> None:
-    cpu, gpu = make(ConvDiscriminator, width=4), make(ConvDiscriminator, width=4).cuda()
-    for module in (cpu, gpu):
-        initialize(module, "orthogonal", 0.1, generator=seeded())
-    for key, value in gpu.state_dict().items():
-        assert torch.equal(value.cpu(), cpu.state_dict()[key])
+def test_a_larger_patch_discriminator_sees_larger_images() -> None:
+    discriminator = PatchDiscriminator(width=4, image_size=64)
+    patches, whole = discriminator(torch.zeros(2, 3, 64, 64), torch.arange(2))
+    assert (patches.shape, whole.shape) == ((2, 256), (2, 1))
+    with pytest.raises(ArgumentError, match="3, 64, 64"):
+        discriminator(torch.zeros(2, 3, 32, 32), torch.arange(2))
+    for wrong in (16, 48):
+        with pytest.raises(ArgumentError, match="image_size must be"):
+            PatchDiscriminator(image_size=wrong)

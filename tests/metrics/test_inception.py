@@ -165,7 +165,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(hub: Path) -> None:
     message = str(raised.value)
     assert "Inception-v3 could not be downloaded (no network)" in message
     assert URL in message
-    assert f"copy it to {hub / 'weights-inception-2015-12-05-6726825d.pth'}" in message
+    assert f"save it as {hub / 'weights-inception-2015-12-05-6726825d.pth'}" in message
     assert "leave metrics.inception out" in message
 
 

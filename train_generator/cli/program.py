@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Literal
 
 import torch
-from matplotlib.figure import Figure
 
-from benchmarks.scenes.images import CLASSES, make_scenes
 from cgn_augment.cli.program import run_commands
-from cgn_augment.errors import ArgumentError
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.cli.classifier import classifier
 from train_generator.cli.evaluate import evaluate
-from train_generator.cli.generators import expand_preset, imagenet, masker, small
+from train_generator.cli.generators import masker, small
+from train_generator.cli.imagenet import expand_preset, fetch_weights, imagenet
 from train_generator.cli.mnist import downstream, judge, measure
-from train_generator.imagenet.weights import fetch_all
 from train_generator.mnist.render import render_wildlife
 from train_generator.mnist.textures import Textures, load_textures, procedural_textures
 from train_generator.mnist.variants import Variant, VariantData, make_variant
@@ -26,22 +21,19 @@ ROWS = 3
 
 
 def data(
-    variant: Variant | Literal["scenes"],
+    variant: Variant,
     out: str,
     textures: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Draws training and test images of a data set into a picture, one column a class.
+    """Draws training and test images of a variant into a picture, one column a class.
 
     Args:
-        variant: an MNIST variant, or scenes for those of the reduced ImageNet problem.
+        variant: an MNIST variant.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
         textures: wildlife only: folder with object/ and background/, ten images each.
         seed: of colours, textures and crops.
     """
-    if variant == "scenes":
-        print(save_figure(_draw_scenes(textures, seed), out))
-        return
     stacks = None if textures is None else load_textures(textures)
     rows: dict[str, torch.Tensor] = {}
     for split in ("train", "test"):
@@ -69,24 +61,6 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
     print(save_figure(draw_sheet(rows, captions), out))
 
 
-def fetch_weights(
-    out: str,
-    files: list[str] | str = ["biggan-deep-256", "u2net"],  # noqa: B006 - shown as the default
-) -> None:
-    """Downloads published weights for ImageNet, or says where they are.
-
-    Repeat the command after a broken download: it goes on. Files that are there are checked.
-
-    Args:
-        out: folder to write.
-        files: biggan-deep-128, biggan-deep-256, biggan-deep-512, u2net, cgn, or several:
-            '[biggan-deep-256, u2net]'.
-    """
-    names = [files] if isinstance(files, str) else files
-    for line in fetch_all(names, Path(out), progress=True):
-        print(line)
-
-
 def main() -> None:
     """Runs the command line."""
     commands = {
@@ -103,19 +77,6 @@ def main() -> None:
         "fetch-weights": fetch_weights,
     }
     run_commands("train-generator", commands, expand_preset(sys.argv[1:]))
-
-
-def _draw_scenes(textures: str | None, seed: int) -> Figure:
-    """Draws biased scenes, one column a class, masks of the last row, and decorrelated ones."""
-    if textures is not None:
-        raise ArgumentError("textures are for the wildlife variant only: leave them out")
-    num = len(CLASSES)
-    biased = make_scenes(ROWS * num, seed)
-    test = make_scenes(ROWS * num, seed, decorrelated=True)
-    rows = {f"train {i + 1}": part for i, part in enumerate(torch.split(biased.images, num))}
-    rows["mask"] = biased.masks[-num:]
-    rows |= {f"test {i + 1}": part for i, part in enumerate(torch.split(test.images, num))}
-    return draw_sheet(rows, {f"test {ROWS}": list(CLASSES)})
 
 
 def _nth_of_each_class(images: VariantData, number: int) -> list[int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tabulate import tabulate
+
 from cgn_augment.generators import read_metadata
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.training import ImageNetTraining
-from train_generator.small.card import changed_flags, peak_memory
+from train_generator.training.cards import changed_flags, peak_memory
 from train_generator.training.measures import MEASURES, read_measures
 
 
@@ -66,9 +68,5 @@ def _format(measures: list[dict[str, float]]) -> str:
     """Returns a table of the first and the last measures."""
     if not measures:
         return ""
-    names = [name for name in measures[-1] if name != "step"]
-    lines = [f"| step | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    for line in [measures[0], measures[-1]] if len(measures) > 1 else measures:
-        values = (f"{line.get(name, float('nan')):.4g}" for name in names)
-        lines.append(f"| {line['step']} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
+    rows = [measures[0], measures[-1]] if len(measures) > 1 else measures
+    return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n"

@@ -154,8 +154,9 @@ class ImageNetConfig:
         batch_size: images drawn at once, each of its own noise and class.
         accumulation: batches of a step, of all processes together; gradients are averaged. The
             processes share them out, so their number must divide it.
-        truncation: of noise and batch statistics.
-        truncation_lookup: see `find_rows`.
+        truncation: of noise and batch statistics, above 0 and at most 1.
+        truncation_lookup: "exact", or "published" for the rows that the published code reads; see
+            `find_rows`.
         shape_rate: learning rate of the shape mechanism's Adam.
         texture_rate: of the texture mechanism's.
         background_rate: of the background mechanism's.
@@ -166,7 +167,7 @@ class ImageNetConfig:
             `accumulation`.
         norm_iterations: power iterations of the spectral norms after each step.
         average: decay of a running average of the weights, which is then what is kept; 0 for none.
-        device: "auto" takes a GPU if there is one.
+        device: "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1".
         precision: "no" is float32; "bf16" runs BigGAN and U2-Net in bfloat16.
         losses: what the mechanisms are trained on.
         patches: how the sheets of the texture loss are made.

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.checks import require_count
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes
+from train_generator.losses.functional import require_images
 
 IMAGE_SIZE = 32
 SLOPE = 0.2
@@ -237,21 +239,13 @@ def _conv_block(dim_in: int, dim_out: int, kernel_size: int, stride: int) -> lis
 
 def _require_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {count}")
+        require_count(name, count)
 
 
 def _check_arguments(
     images: Tensor, y: Tensor, num_classes: int, channels: int = 3, size: int = IMAGE_SIZE
 ) -> Tensor:
     """Returns the classes as int64 on the images' device."""
-    if images.dim() != 4 or images.shape[1:] != (channels, size, size):
-        raise ArgumentError(
-            f"images must have the shape (B, {channels}, {size}, {size}), got {tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise ArgumentTypeError(
-            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
-        )
+    require_images(images, channels, size=size)
     check_classes(y, len(images), num_classes, "images")
     return y.to(images.device).long()

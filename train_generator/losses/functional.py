@@ -8,11 +8,7 @@ losses belong to the recipes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
@@ -148,9 +144,7 @@ def mask_border_loss(mask: Tensor, border: int) -> Tensor:
         >>> round(mask_border_loss(mask, border=1).item(), 4)
         0.3333
     """
-    _require_mask(mask)
-    if mask.dim() != 4:
-        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    _require_mask(mask, images=True)
     height, width = mask.shape[2:]
     if not 1 <= border < min(height, width) / 2:
         raise ArgumentError(
@@ -220,9 +214,7 @@ def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
         >>> round(mask_size_loss(masks).item(), 4)  # nothing for the first, 0.1 for the second
         0.05
     """
-    _require_mask(mask)
-    if mask.dim() != 4:
-        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    _require_mask(mask, images=True)
     if not 0 <= low <= high <= 1:
         raise ArgumentError(f"low and high must be 0 <= low <= high <= 1, got {low} and {high}")
     means = mask.mean(dim=(1, 2, 3))
@@ -271,57 +263,13 @@ def gram_matrix(features: Tensor) -> Tensor:
         >>> gram_matrix(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).tolist()
         [[[0.5, 1.5], [1.5, 4.5]]]
     """
-    _require_features("features", features)
+    require_floats("features", features)
+    if features.dim() != 4:
+        raise ArgumentError(
+            f"features must have the shape (B, C, H, W), got {tuple(features.shape)}"
+        )
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / features[0].numel()
-
-
-def gram_loss(
-    generated: Sequence[Tensor], real: Sequence[Tensor], weights: Sequence[float]
-) -> Tensor:
-    """How much the textures of two batches differ, by the features of a frozen network.
-
-    A sum over the network's blocks k of weights[k] times the mean absolute difference between the
-    Gram matrices of the two batches, where the mean is over images and matrix entries:
-
-        sum_k weights[k] * mean_{b, i, j} |G(generated[k])[b, i, j] - G(real[k])[b, i, j]|
-
-    Compared is image b of the one batch with image b of the other. For the ImageNet CGN these
-    belong together (one noise, one class). For the small CGN they do not: image b of the real
-    batch is any image, of any class, so the least loss is reached by textures that are typical of
-    the whole data set, the median of its Gram entries, not by copies of single images.
-
-    A block of weight 0 costs no computation. The released ImageNet settings multiply a block by
-    weight^2 * 5000; give that product here, since weights are taken as they are. Gradients flow
-    into both batches.
-
-    Args:
-        generated: for each block (B, C_k, H_k, W_k) float features of the generated images.
-        real: as many blocks, of the same B and C_k; H_k and W_k may differ.
-        weights: one number of 0 or more for each block. If all are 0 the loss is a constant 0.
-
-    Returns:
-        Scalar of 0 or more.
-
-    Raises:
-        ArgumentError: numbers of blocks, batches or channels that do not fit, or a weight that is
-            negative or not finite.
-        ArgumentTypeError: features that are not floating point.
-
-    Example:
-        >>> import torch
-        >>> from train_generator.losses.functional import gram_loss
-        >>> generated = [torch.zeros(2, 1, 4, 4), torch.zeros(2, 3, 2, 2)]
-        >>> real = [torch.full((2, 1, 4, 4), 2.0), torch.ones(2, 3, 2, 2)]
-        >>> gram_loss(generated, real, weights=(0.5, 0.0)).item()  # 0.5 * 2 * 2
-        2.0
-    """
-    _require_blocks(generated, real, weights)
-    loss = generated[0].new_zeros(())
-    for generated_block, real_block, weight in zip(generated, real, weights, strict=True):
-        if weight > 0:
-            loss = loss + weight * F.l1_loss(gram_matrix(generated_block), gram_matrix(real_block))
-    return loss
 
 
 def require_floats(name: str, values: Tensor) -> None:
@@ -332,8 +280,39 @@ def require_floats(name: str, values: Tensor) -> None:
         raise ArgumentError(f"{name} must not be empty, got the shape {tuple(values.shape)}")
 
 
-def _require_mask(mask: Tensor) -> None:
+def require_images(
+    images: Tensor, channels: int = 3, least: int = 1, size: int | None = None
+) -> None:
+    """Raises unless these are floating-point images (B, channels, H, W).
+
+    Args:
+        images: to look at.
+        channels: that they must have.
+        least: what H and W must be or more.
+        size: what H and W must be; any by default.
+
+    Raises:
+        ArgumentError: another shape.
+        ArgumentTypeError: they are not floating point.
+    """
+    if size is None:
+        wanted = f"(B, {channels}, H, W) with H and W of {least} or more"
+        fits = images.dim() == 4 and images.shape[1] == channels and min(images.shape[2:]) >= least
+    else:
+        wanted = f"(B, {channels}, {size}, {size})"
+        fits = images.dim() == 4 and images.shape[1:] == (channels, size, size)
+    if not fits:
+        raise ArgumentError(f"images must have the shape {wanted}, got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ArgumentTypeError(
+            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
+        )
+
+
+def _require_mask(mask: Tensor, images: bool = False) -> None:
     require_floats("mask", mask)
+    if images and mask.dim() != 4:
+        raise ArgumentError(f"mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
     if mask.device.type != "cpu":
         return
     least, most = mask.detach().aminmax()
@@ -341,29 +320,3 @@ def _require_mask(mask: Tensor) -> None:
         raise ArgumentError(
             f"mask must be in [0, 1], got {float(least):g} to {float(most):g}: clamp it first"
         )
-
-
-def _require_features(name: str, features: Tensor) -> None:
-    require_floats(name, features)
-    if features.dim() != 4:
-        raise ArgumentError(f"{name} must have the shape (B, C, H, W), got {tuple(features.shape)}")
-
-
-def _require_blocks(
-    generated: Sequence[Tensor], real: Sequence[Tensor], weights: Sequence[float]
-) -> None:
-    if not len(generated) == len(real) == len(weights) > 0:
-        raise ArgumentError(
-            "generated, real and weights must hold one entry for each block, got "
-            f"{len(generated)}, {len(real)} and {len(weights)}"
-        )
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        raise ArgumentError(f"weights must be finite and 0 or more, got {list(weights)}")
-    for k, (generated_block, real_block) in enumerate(zip(generated, real, strict=True)):
-        _require_features(f"generated[{k}]", generated_block)
-        _require_features(f"real[{k}]", real_block)
-        if generated_block.shape[:2] != real_block.shape[:2]:
-            raise ArgumentError(
-                f"generated[{k}] and real[{k}] must be as many images of as many channels, got "
-                f"the shapes {tuple(generated_block.shape)} and {tuple(real_block.shape)}"
-            )

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
-from cgn_augment.files import first_line, unpickle
+from cgn_augment.files import download, first_line, unpickle
 from cgn_augment.functional import isolated_rng
-from train_generator.training.hub import fetch_to_hub
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -83,8 +82,12 @@ def load_inception(inception: str, *, progress: bool = True) -> InceptionFeature
     """
     require_metrics("torch_fidelity")
     if inception == "download":
-        advice = "Without it the mean mask is measured alone: leave metrics.inception out"
-        return InceptionFeatures(fetch_to_hub(URL, "Inception-v3", advice, progress))
+        remedy = (
+            "leave metrics.inception out, which measures the mean mask alone; or fetch "
+            f"{URL} where there is a network and pass its path"
+        )
+        what = "the weights of Inception-v3"
+        return InceptionFeatures(download(URL, what, remedy=remedy, progress=progress))
     return InceptionFeatures(inception)
 
 

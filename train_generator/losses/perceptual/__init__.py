@@ -6,17 +6,14 @@ from train_generator.losses.perceptual.features import (
     perceptual_loss,
     released_gram_weights,
 )
-from train_generator.losses.perceptual.memory import GramMemory, memory_fits
 from train_generator.losses.perceptual.trained import train_features
 from train_generator.losses.perceptual.vgg16 import load_vgg16_features, random_vgg16_features
 
 __all__ = [
     "FeatureKind",
-    "GramMemory",
     "PerceptualFeatures",
     "load_vgg16_features",
     "make_features",
-    "memory_fits",
     "perceptual_loss",
     "random_vgg16_features",
     "released_gram_weights",

@@ -7,15 +7,15 @@ ICLR 2021, use it: the Gram term alone, without the term that compares the conte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from train_generator.losses.functional import gram_matrix
-from train_generator.losses.perceptual.winograd import FrozenConv2d
+from cgn_augment.errors import ArgumentError
+from train_generator.losses.functional import gram_matrix, require_images
 
 RELEASED_FACTOR = 5000.0
 
@@ -61,15 +61,12 @@ class PerceptualFeatures(nn.Module):
         """Stays in eval mode."""
         return super().train(False)
 
-    def forward(
-        self, images: Tensor, num_blocks: int | None = None, *, fast: bool = False
-    ) -> list[Tensor]:
+    def forward(self, images: Tensor, num_blocks: int | None = None) -> list[Tensor]:
         """Computes the feature maps of the first blocks, and nothing after them.
 
         Args:
             images: (B, 3, H, W) float32 in [-1, 1]; H and W of 2^(num_blocks - 1) or more.
             num_blocks: how many blocks; None computes all.
-            fast: takes the fast way of each `FrozenConv2d`, which rounds more.
 
         Returns:
             For each block (B, C_k, H_k, W_k) float32.
@@ -81,10 +78,10 @@ class PerceptualFeatures(nn.Module):
         num_blocks = self.num_blocks if num_blocks is None else num_blocks
         if not 1 <= num_blocks <= self.num_blocks:
             raise ArgumentError(f"num_blocks must be 1 to {self.num_blocks}, got {num_blocks}")
-        _check_images(images, smallest=2 ** (num_blocks - 1))
+        require_images(images, least=2 ** (num_blocks - 1))
         maps = []
         for block in self.blocks[:num_blocks]:
-            images = block(images, fast)
+            images = block(images)
             maps.append(images)
         return maps
 
@@ -94,16 +91,22 @@ def perceptual_loss(
     generated: Tensor,
     real: Tensor,
     weights: Sequence[float],
-    memory: Callable[[Tensor], list[Tensor]] | None = None,
 ) -> Tensor:
     """How much the textures of two batches of images differ.
 
-    The `gram_loss` of their features, which says what is compared with what. The published code
-    feeds images to VGG-16 as the generator makes them, in [-1, 1], without the mean and deviation
-    of ImageNet that VGG-16 was trained with; so does this.
+    A sum over the blocks k of weights[k] times the mean absolute difference between the Gram
+    matrices G of the two batches' features, where the mean is over images and matrix entries:
 
-    Gradients flow to the generated images alone. The real batch is computed without a graph, and
-    blocks after the last weight above 0 are not computed.
+        sum_k weights[k] * mean_{b, i, j} |G(generated)[k, b, i, j] - G(real)[k, b, i, j]|
+
+    Compared is image b of the one batch with image b of the other. For the ImageNet CGN these
+    belong together (one noise, one class). For the small CGN they do not: image b of the real
+    batch is any image, of any class, so the least loss is reached by textures that are typical of
+    the whole data set, the median of its Gram entries, not by copies of single images.
+
+    The published code feeds images to VGG-16 as the generator makes them, in [-1, 1], without the
+    mean and deviation of ImageNet that VGG-16 was trained with; so does this. Gradients flow to the
+    generated images alone, and blocks after the last weight above 0 are not computed.
 
     Args:
         features: on the device of the images.
@@ -111,9 +114,6 @@ def perceptual_loss(
         real: (B, 3, H', W') float32 in [-1, 1]; image b need not belong to generated image b.
         weights: one number of 0 or more for each block, as `released_gram_weights` gives them.
             If all are 0 the loss is a constant 0.
-        memory: gives the Gram matrices of the real images for the blocks with a weight, such as a
-            `GramMemory` of the same features and weights, in tensors that are overwritten; None
-            computes them.
 
     Returns:
         Scalar of 0 or more.
@@ -144,43 +144,15 @@ def perceptual_loss(
     num_blocks = max((k + 1 for k, weight in enumerate(weights) if weight > 0), default=0)
     if num_blocks == 0:
         return generated.new_zeros(())
-    chosen = [k for k, weight in enumerate(weights) if weight > 0]
-    if memory is None:
-        with torch.no_grad():
-            real_maps = features(real, num_blocks, fast=True)
-            real_grams = [gram_matrix(real_maps[k]) for k in chosen]
-    else:
-        real_grams = memory(real)
-    maps = features(generated, num_blocks, fast=True)
+    with torch.no_grad():
+        real_maps = features(real, num_blocks)
     loss = generated.new_zeros(())
-    for k, real_gram in zip(chosen, real_grams, strict=True):
-        loss = loss + weights[k] * _GramDistance.apply(maps[k], real_gram)
+    for maps, wanted, weight in zip(
+        features(generated, num_blocks), real_maps, weights, strict=False
+    ):
+        if weight > 0:
+            loss = loss + weight * F.l1_loss(gram_matrix(maps), gram_matrix(wanted))
     return loss
-
-
-class _GramDistance(torch.autograd.Function):
-    """Mean absolute difference of Gram matrices, of which one is given, in few passes over memory.
-
-    As in `gram_loss`; the gradient is found on the way there, where the difference is at hand. The
-    matrices that are given are overwritten.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, generated: Tensor, real_gram: Tensor) -> Tensor:
-        flat = generated.flatten(2)
-        scale = 1 / generated[0].numel()
-        difference = real_gram.baddbmm_(flat, flat.mT, beta=-1, alpha=scale)
-        loss = torch.linalg.vector_norm(difference, 1, dim=2).mean() / difference.shape[2]
-        if ctx.needs_input_grad[0]:
-            gradient = torch.bmm(flat.mT, difference.sgn_())
-            gradient *= 2 * scale / difference.numel()
-            ctx.save_for_backward(gradient.mT.view_as(generated))
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.saved_tensors[0] * gradient, None
 
 
 def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
@@ -224,17 +196,7 @@ def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
         blocks[-1].append(layer)
     if not blocks:
         raise ArgumentError("layers must not be empty")
-    return [_Block(*block) for block in blocks]
-
-
-class _Block(nn.Sequential):
-    """Layers in a row, of which each `FrozenConv2d` is told whether to be fast."""
-
-    def forward(self, images: Tensor, fast: bool = False) -> Tensor:
-        """Runs the layers on (B, C, H, W)."""
-        for layer in self:
-            images = layer(images, fast) if isinstance(layer, FrozenConv2d) else layer(images)
-        return images
+    return [nn.Sequential(*block) for block in blocks]
 
 
 @torch.no_grad()
@@ -261,18 +223,6 @@ def draw_he_normal(module: nn.Module, generator: torch.Generator) -> None:
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-
-
-def _check_images(images: Tensor, smallest: int) -> None:
-    if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < smallest:
-        raise ArgumentError(
-            f"images must have the shape (B, 3, H, W) with H and W of {smallest} or more, got "
-            f"{tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise ArgumentTypeError(
-            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
-        )
 
 
 def _require_weights(weights: Sequence[float]) -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from train_generator.losses.functional import require_images
 from train_generator.losses.perceptual.features import (
     PerceptualFeatures,
     draw_he_normal,
@@ -147,16 +148,7 @@ def _fold(classifier: _Classifier) -> list[nn.Module]:
 
 def _check_arguments(images: Tensor, labels: Tensor, num_steps: int, batch_size: int) -> int:
     """Returns the number of classes."""
-    smallest = 2 ** (len(WIDTHS) - 1)
-    if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < smallest:
-        raise ArgumentError(
-            f"images must have the shape (N, 3, H, W) with H and W of {smallest} or more, got "
-            f"{tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise ArgumentTypeError(
-            f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
-        )
+    require_images(images, least=2 ** (len(WIDTHS) - 1))
     for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
         if count < 1:
             raise ArgumentError(f"{name} must be 1 or more, got {count}")

@@ -16,17 +16,19 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import CheckpointError, FileError
-from cgn_augment.files import first_line, unpickle
+from cgn_augment.files import download
+from cgn_augment.generators.state_dicts import read_state_dict
 from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
-from train_generator.losses.perceptual.winograd import FrozenConv2d
-from train_generator.training.hub import fetch_to_hub
 
 NUM_LAYERS = 23
 """Of torchvision's `features`, to the ReLU before the fourth max-pool."""
 
 URL: str = VGG16_Weights.IMAGENET1K_V1.url
 
-_ADVICE = "Features that need no download are those of random_vgg16_features and train_features"
+_REMEDY = (
+    "take random_vgg16_features or train_features, which need no download; or fetch "
+    f"{URL} where there is a network and pass its path"
+)
 
 
 def load_vgg16_features(
@@ -60,7 +62,7 @@ def load_vgg16_features(
         4
     """
     if path is None:
-        path = fetch_to_hub(URL, "VGG-16", _ADVICE, progress)
+        path = download(URL, "the weights of VGG-16", remedy=_REMEDY, progress=progress)
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileError(
@@ -68,7 +70,7 @@ def load_vgg16_features(
             f"{URL}, or no path to download it"
         )
     layers = _make_layers()
-    layers.load_state_dict(_select_weights(path, _read(path), layers), assign=True)
+    layers.load_state_dict(_select_weights(path, read_state_dict(path), layers), assign=True)
     return PerceptualFeatures(layers)
 
 
@@ -105,42 +107,22 @@ def _make_layers() -> nn.Sequential:
     """Returns the layers on the meta device, where the classifier's 0.5 GB take no memory."""
     with torch.device("meta"):
         layers: nn.Sequential = vgg16(weights=None, init_weights=False).features[:NUM_LAYERS]
-    for number, layer in enumerate(layers):
-        if isinstance(layer, nn.Conv2d):
-            layers[number] = FrozenConv2d.from_conv(layer)
     return layers
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state = unpickle(path)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: it is cut off, or holds more than weights and would run "
-            "code, which was not run. Copy it again, or ask its author for a plain state dict "
-            f"({first_line(error)})"
-        ) from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(
-            f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
-            "model.state_dict() alone"
-        )
-    return state
 
 
 def _select_weights(
     path: Path, state: Mapping[str, Tensor], layers: nn.Sequential
 ) -> dict[str, Tensor]:
     """Returns the weights of the layers by their names there, as float32 of their own."""
-    prefix = "features." if any(str(name).startswith("features.") for name in state) else ""
+    prefix = "features." if any(name.startswith("features.") for name in state) else ""
     selected = {}
     for name, expected in layers.state_dict().items():
         value = state.get(prefix + name)
-        shape = tuple(value.shape) if isinstance(value, Tensor) else None
-        if not isinstance(value, Tensor) or shape != tuple(expected.shape):
+        if value is None or value.shape != expected.shape:
+            found = "nothing" if value is None else tuple(value.shape)
             raise CheckpointError(
                 f"{path} is not a VGG-16: {prefix + name} must have the shape "
-                f"{tuple(expected.shape)}, got {shape or 'nothing'}"
+                f"{tuple(expected.shape)}, got {found}"
             )
         if not value.isfinite().all():
             raise CheckpointError(f"{path} holds NaN or infinity in {prefix + name}: copy it again")

@@ -1,0 +1,48 @@
+"""What the trainings of the prior and of the saliency network share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.files import replacing
+
+
+def rise_and_fall(step: int, num_steps: int) -> float:
+    """Returns the share of a learning rate: up for 100 steps, and down to 0 in the second half."""
+    left = (num_steps - step) / max(1, num_steps / 2)
+    return min(1.0, (step + 1) / 100, left)
+
+
+def one_cycle(step: int, num_steps: int) -> float:
+    """Returns the share of a learning rate: up in the first third, then down to 0 (Smith 2018)."""
+    peak = max(1, num_steps // 3)
+    if step < peak:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
+    return (1 + math.cos(math.pi * (step - peak) / max(1, num_steps - peak))) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Sets the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Returns images in [-1, 1] as uint8 of the same shape."""
+    return ((images + 1) * 127.5).round().byte()
+
+
+def to_floats(images: Tensor) -> Tensor:
+    """Returns uint8 images as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def write_state(network: nn.Module, path: Path) -> Path:
+    """Writes a state dict as the published networks have theirs, whole or not at all."""
+    with replacing(path) as temporary:
+        torch.save(network.state_dict(), temporary)
+    return path

@@ -1,0 +1,97 @@
+"""The commands of the ImageNet CGN; `train_generator.cli.program` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from cgn_augment.cli.options import settings_as_options
+from cgn_augment.errors import ArgumentError
+from train_generator.imagenet.card import write_imagenet_card
+from train_generator.imagenet.config import ImageNetConfig, PresetName, preset_path
+from train_generator.imagenet.training import ImageNetTraining
+from train_generator.imagenet.weights import fetch_all
+
+
+@settings_as_options(
+    ImageNetConfig,
+    biggan="give --biggan, the file of BigGAN-deep's weights: `train-generator fetch-weights "
+    "FOLDER` downloads it",
+)
+def imagenet(
+    config: ImageNetConfig,
+    out: str = "runs/imagenet",
+    preset: PresetName | None = None,
+    resume: bool = False,
+    save_every: int = 10,
+    sheet_every: int = 10,
+) -> None:
+    """Trains an ImageNet CGN from a pretrained BigGAN and U2-Net, without any data.
+
+    The defaults are the settings of the released code. `fetch-weights` downloads the files.
+
+    Args:
+        config: settings.
+        out: folder for the CGN, card, checkpoint, TensorBoard's events, measures and sheets.
+        preset: code or paper: whose settings to take; the options after it win.
+        resume: goes on with the training in the folder.
+        save_every: steps between checkpoints.
+        sheet_every: steps between sheets.
+    """
+    if preset is not None:  # `expand_preset` has taken one of the command line away
+        raise ArgumentError(
+            "a preset is chosen on the command line (--preset paper) and not in a file, which "
+            "lists the settings themselves"
+        )
+    training = ImageNetTraining(
+        config, Path(out), resume=resume, save_every=save_every, sheet_every=sheet_every
+    )
+    path = training.train()
+    if training.ranks.is_main:
+        print(f"generator: {path}")
+        print(f"card: {write_imagenet_card(path, training)}")
+
+
+def fetch_weights(
+    out: str,
+    files: list[str] | str = ["biggan-deep-256", "u2net"],  # noqa: B006 - shown as the default
+) -> None:
+    """Downloads published weights for ImageNet, or says where they are.
+
+    Repeat the command after a broken download. Files that are there are checked.
+
+    Args:
+        out: folder to write.
+        files: biggan-deep-128, biggan-deep-256, biggan-deep-512, u2net, cgn, or several:
+            '[biggan-deep-256, u2net]'.
+    """
+    names = [files] if isinstance(files, str) else files
+    for line in fetch_all(names, Path(out), progress=True):
+        print(line)
+
+
+def expand_preset(arguments: Sequence[str]) -> list[str]:
+    """Puts the file of a preset in the place of its name; what stands after it wins.
+
+    A name that there is not is left for the command to refuse.
+
+    Example:
+        >>> from train_generator.cli.imagenet import expand_preset
+        >>> expanded = expand_preset(["imagenet", "--seed=1", "--preset", "paper"])
+        >>> expanded[1].endswith("presets/paper.yaml"), expanded[2:]
+        (True, ['--seed=1'])
+    """
+    if list(arguments[:1]) != ["imagenet"]:
+        return list(arguments)
+    kept, files, rest = [], [], iter(arguments[1:])
+    for argument in rest:
+        flag, equals, name = argument.partition("=")
+        if flag == "--preset":
+            name = name if equals else next(rest, "")
+            if name in get_args(PresetName):
+                files.append(f"--config={preset_path(name)}")
+                continue
+            argument = f"--preset={name}"
+        kept.append(argument)
+    return ["imagenet", *files, *kept]
