@@ -14,14 +14,21 @@ from cgn_augment.generators import SmallCGN, save_cgn
 from train_generator.cli import program as train_cli
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tiny_cgn: SmallCGN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cgn") / "tiny.safetensors"
+    save_cgn(tiny_cgn, path, recipe="untrained")
+    return path
+
+
 def test_cgn_augment_tells_and_draws_what_a_checkpoint_holds(
     tiny_cgn: SmallCGN,
+    checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checkpoint, picture = tmp_path / "tiny.safetensors", tmp_path / "sheet.png"
-    save_cgn(tiny_cgn, checkpoint, recipe="untrained")
+    picture = tmp_path / "sheet.png"
     assert run_command(cli.main, monkeypatch, "info", checkpoint) == 0
     printed = capsys.readouterr().out
     assert tiny_cgn.fingerprint in printed
@@ -30,13 +37,15 @@ def test_cgn_augment_tells_and_draws_what_a_checkpoint_holds(
     assert matplotlib.image.imread(picture).std() > 0.1
 
 
+@pytest.mark.parametrize(
+    "arguments", [["data", "colored"], pytest.param(["textures"], marks=pytest.mark.slow)]
+)
 def test_train_generator_draws_data_and_textures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for arguments in (["data", "colored"], ["textures"]):
-        picture = tmp_path / f"{arguments[0]}.png"
-        assert run_command(train_cli.main, monkeypatch, *arguments, picture) == 0
-        assert matplotlib.image.imread(picture).std() > 0.1
+    picture = tmp_path / "sheet.png"
+    assert run_command(train_cli.main, monkeypatch, *arguments, picture) == 0
+    assert matplotlib.image.imread(picture).std() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -63,14 +72,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     main: Callable[[], None],
     arguments: list[str],
     message: str,
-    tiny_cgn: SmallCGN,
+    checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checkpoint, folder = tmp_path / "tiny.safetensors", tmp_path / "out"
+    folder = tmp_path / "out"
     folder.mkdir()
-    save_cgn(tiny_cgn, checkpoint)
     filled = [text.format(checkpoint=checkpoint, folder=folder) for text in arguments]
     assert run_command(main, monkeypatch, *filled) == 2
     captured = capsys.readouterr()
