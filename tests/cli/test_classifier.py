@@ -80,13 +80,9 @@ def test_the_command_makes_a_classifier(
     assert f"classifier: {out / 'classifier.safetensors'} (2 epochs)" in printed
     with pytest.raises(ArgumentError, match="holds a training: pass --resume to go on with it"):
         train(place, out)
-    with pytest.raises(
-        CheckpointError, match=r"with num_epochs=2 and now num_epochs=3 is asked for"
-    ):
+    with pytest.raises(CheckpointError, match=r"num_epochs: 2 then, 3 now"):
         train(place, out, resume=True, training=EnsembleConfig(num_epochs=3, batch_norm="real"))
-    with pytest.raises(
-        CheckpointError, match=r"min_scale': 0.08.* now .*min_scale': 0.5.* is asked"
-    ):
+    with pytest.raises(CheckpointError, match=r"images.min_scale: 0.08 then, 0.5 now"):
         train(place, out, resume=True, images=ImagesConfig(image_size=32, min_scale=0.5))
     train(place, out, resume=True)
     assert len(json.loads((out / "results.json").read_text())["epochs"]) == 2
