@@ -24,7 +24,8 @@ PLUGIN = (
     ("cli",),
 )
 TRAINER = (
-    ("training", "losses", "metrics"),
+    ("training",),
+    ("losses", "metrics"),
     ("small", "imagenet", "classifier"),
     ("robustness",),
     ("mnist",),
