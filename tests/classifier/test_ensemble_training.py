@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from safetensors import safe_open
 from shard_helpers import PROCESSES
 from stream_helpers import StubSource
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, CheckpointError
 from train_generator.classifier import (
@@ -40,6 +39,7 @@ from train_generator.classifier import (
     learning_rate_at,
     use_batch_statistics,
 )
+from train_generator.classifier.ensemble_config import make_schedule
 from train_generator.classifier.ensemble_training import draw_curves
 
 
@@ -109,10 +109,21 @@ def test_the_learning_rate_follows_the_schedule(
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_defaults_are_the_published_settings() -> None:
-    config = EnsembleConfig()
-    assert (config.num_epochs, config.learning_rate, config.momentum) == (45, 0.001, 0.9)
-    assert config.batch_norm == "eval"
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine"])
+@pytest.mark.parametrize("num_steps", [None, 3])
+def test_the_scheduler_goes_through_the_learning_rates(
+    schedule: Any, num_steps: int | None
+) -> None:
+    config = EnsembleConfig(
+        num_epochs=6, schedule=schedule, step_epochs=2, warmup_epochs=1.5, learning_rate=0.3
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    rates, scheduler = [], make_schedule(config, optimizer, num_steps)
+    for _ in range(18):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == [learning_rate_at(config, n / (num_steps or 1)) for n in range(18)]
 
 
 @pytest.mark.parametrize(
@@ -286,77 +297,22 @@ def test_the_curves_show_every_head() -> None:
 # Interruption and resume -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole() -> EnsembleRun:
-    run = make_run()
-    run.train(make_test(), progress=False)
-    return run
-
-
-@pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
-def test_an_interrupted_run_goes_on_bit_for_bit(
-    step: int, whole: EnsembleRun, tmp_path: Path
-) -> None:
-    first = make_run(tmp_path)
-    press_in_step(first, step)
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, first = make_run(), make_run(tmp_path)
+    expected = whole.train(make_test(), progress=False)
+    press_in_step(first, 6)
     with pytest.raises(KeyboardInterrupt):
         first.train(make_test(), progress=False)
-    assert first.stream.state_dict()["total"] == step
+    assert first.stream.state_dict()["total"] == 6
     second = make_run(tmp_path, seed=1)  # whose own weights have no part in it
     second.resume()
-    assert second.train(make_test(), progress=False) == whole.results
+    assert second.train(make_test(), progress=False) == expected
     assert weights_of(second) == weights_of(whole)
     assert len(read_scalars(tmp_path)["train/loss"]) == 6
 
 
-def test_a_killed_run_goes_on_from_the_last_checkpoint(whole: EnsembleRun, tmp_path: Path) -> None:
-    first = make_run(tmp_path, save_every=3)
-    fail_in_step(first, 9)
-    with pytest.raises(RuntimeError, match="killed"):
-        first.train(make_test(), progress=False)
-    second = make_run(tmp_path, save_every=3)
-    second.resume()
-    assert second.stream.state_dict()["total"] == 8  # the third of the second epoch
-    assert second.train(make_test(), progress=False) == whole.results
-    assert weights_of(second) == weights_of(whole)
-
-
-def fail_in_step(run: EnsembleRun, step: int) -> None:
-    steps = 0
-    train: Callable[..., dict[str, Tensor]] = run._train_batch
-
-    def count(*arguments: Any) -> dict[str, Tensor]:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            raise RuntimeError("killed")
-        return train(*arguments)
-
-    run._train_batch = count  # type: ignore[method-assign]
-
-
-def test_a_run_that_diverges_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    run, steps = make_run(tmp_path, log_every=100), iter(range(100))
-
-    def spoil(model: nn.Module, *_: object) -> None:
-        if model.training and next(steps) == 6:
-            model.heads.shape.bias.data[0] = torch.nan
-
-    run.model.register_forward_pre_hook(spoil)
-    with pytest.raises(CheckpointError, match=r"\['loss', .*of stage train are not finite: the tr"):
-        run.train(make_test(), progress=False)
-    resumed = make_run(tmp_path, log_every=100)
-    resumed.resume()
-    assert [result.epoch for result in resumed.results] == [1]
-    assert all(map(math.isfinite, weights_of(resumed)))
-
-
 def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no .*checkpoint.pt to resume"):
-        make_run(tmp_path).resume()
     make_run(tmp_path, num_epochs=1).train(make_test(), progress=False)
-    with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
-        make_run(tmp_path, num_epochs=1).train(make_test(), progress=False)
     with pytest.raises(CheckpointError, match=r"\(batch_norm: 'train' then, 'eval' now\)"):
         make_run(tmp_path, num_epochs=1, batch_norm="eval").resume()
     with pytest.raises(CheckpointError, match=r"proportion.*then.*now"):
@@ -397,12 +353,11 @@ def test_without_validation_images_there_is_nothing_to_say() -> None:
 
 
 def test_two_processes_train_one_ensemble_and_stop_together(tmp_path: Path) -> None:
-    processes = [PROCESSES.Process(target=train_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    process = PROCESSES.Process(target=train_rank, args=(1, tmp_path))
+    process.start()
+    train_rank(0, tmp_path)
+    process.join(60)
+    assert process.exitcode == 0
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["weights"] == second["weights"]
     assert first["whole"] == second["whole"]
