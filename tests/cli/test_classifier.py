@@ -45,6 +45,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(place: Path, out: Path, **changes: Any) -> None:
     arguments: dict[str, Any] = {
+        "train": str(place / "train"),
+        "validation": str(place / "val"),
+        "out": str(out),
         "cgn": str(place / "cgn.safetensors"),
         "backbone": BACKBONE,
         "backbone_file": str(place / "backbone.safetensors"),
@@ -55,7 +58,7 @@ def train(place: Path, out: Path, **changes: Any) -> None:
         "device": "cpu",
         **changes,
     }
-    classifier(str(place / "train"), str(place / "val"), out=str(out), **arguments)
+    classifier(**arguments)
 
 
 def test_the_command_makes_a_classifier(
@@ -130,11 +133,10 @@ def test_validation_images_of_other_classes_are_an_error(place: Path, tmp_path: 
     for name in ("cat", "dog", "emu"):
         (tmp_path / name).mkdir()
         save_image(torch.rand(3, 40, 40), tmp_path / name / "1.png")
-    arguments = {"cgn": str(place / "cgn.safetensors"), "backbone": BACKBONE, "device": "cpu"}
     with pytest.raises(ArgumentError, match=r"which differ in \['emu', 'owl'\]: labels would not"):
-        classifier(str(place / "train"), str(tmp_path), out=str(tmp_path / "out"), **arguments)
+        train(place, tmp_path / "out", validation=str(tmp_path))
     with pytest.raises(DataError, match=r"there is no folder .*none: expected one folder of"):
-        classifier(str(place / "none"), str(tmp_path), out=str(tmp_path / "out"), **arguments)
+        train(place, tmp_path / "out", train=str(place / "none"))
 
 
 def test_classes_are_joined_by_name() -> None:
