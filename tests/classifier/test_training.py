@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from training_helpers import press
+from training_helpers import Killed, kill, press
 
 from cgn_augment import BankSource, CounterfactualDataset, SmallCGN
 from cgn_augment.errors import ArgumentError, CheckpointError
@@ -20,6 +20,7 @@ from train_generator.classifier import (
     train_step,
 )
 from train_generator.mnist import make_variant
+from train_generator.robustness.predictors import load_predictor
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +115,17 @@ def test_an_interrupted_run_goes_on_bit_for_bit_and_is_never_written_over(
 
     second = make_run(digits, tiny_cgn, path)
     second.resume()
-    assert second.train(test, progress=False) == expected
-    for ours, theirs in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+    with pytest.raises(Killed):  # in the test after the last epoch
+        second.train((kill() for _ in "x"), progress=False)
+    third = make_run(digits, tiny_cgn, path)
+    third.resume()
+    assert third.train(test, progress=False) == expected
+    for ours, theirs in zip(third.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert [file.name for file in path.parent.iterdir()] == ["run.pt"]
 
-    again = make_run(digits, tiny_cgn, path)  # which is finished
+    load_predictor(str(path))  # whose checkpoint is a classifier
+    again = make_run(digits, tiny_cgn, path)
     again.resume()
     assert again.train([], progress=False) == expected
 

@@ -78,7 +78,6 @@ class EpochRun(ABC, Generic[Config, Result]):
         self.settings = {**asdict(config), **(settings or {})}  # type: ignore[call-overload]
         self.ranks = Ranks()
         self._result_type = result_type
-        self._sums = _Sums(self.ranks)
         self._test: Any = ()
         self._progress, self._by_step = False, by_step
         self._trainer = Trainer(
@@ -90,12 +89,7 @@ class EpochRun(ABC, Generic[Config, Result]):
             save_every=save_every,
             log_every=log_every,
             ranks=self.ranks,
-            state={
-                "stream": stream,
-                "optimizer": optimizer,
-                "schedule": schedule,
-                "sums": self._sums,
-            },
+            state={"stream": stream, "optimizer": optimizer, "schedule": schedule},
             checkpoint=checkpoint,
         )
 
@@ -165,11 +159,12 @@ class _Epoch:
     """A pass over a run's stream; see `EpochStage`."""
 
     name = "train"
-    optimizers: Mapping[str, Any] = {}  # those of the run outlive it
 
     def __init__(self, run: EpochRun[Any, Any], number: int) -> None:
         self.run, self.number = run, number
         self.num_steps = count_steps(run.stream)
+        self.sums = _Sums(run.ranks)
+        self.optimizers = {"sums": self.sums}  # that of the run outlives the epoch
         self._batches: Iterator[Any] | None = None
         self._batch: Any = None
 
@@ -186,17 +181,16 @@ class _Epoch:
         sums = run._train_batch(self._batch, self.number, step)
         if run._by_step:
             run.schedule.step()
-        run._sums.add(sums)
+        self.sums.add(sums)
         return {**run._mean_losses(sums), "learning_rate": torch.tensor(rate)}
 
     def finish(self) -> dict[str, Any]:
         run = self.run
-        result = asdict(run._finish_epoch(run._sums.total()))
+        result = asdict(run._finish_epoch(self.sums.state_dict()))
         if not run._by_step:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of no step yet, if this is where it was resumed
                 run.schedule.step()
-        run._sums.clear()
         return result
 
 
@@ -211,14 +205,8 @@ class _Sums:
         for name, value in values.items():
             self._values[name] = self._values.get(name, 0.0) + value.double()
 
-    def total(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float]:
         return self.ranks.sum(self._values)
-
-    def clear(self) -> None:
-        self._values = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.total()
 
     def load_state_dict(self, state: Any, /) -> None:
         self._values = {k: v if self.ranks.is_main else 0.0 for k, v in state.items()}

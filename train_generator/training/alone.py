@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -51,19 +52,14 @@ def train_alone(
     Trainer(None, {name: network}, {name: lambda: stage}, {}).train(progress=progress)
 
 
+@dataclass
 class _LossStage:
-    optimizers: Mapping[str, Any] = {}
-
-    def __init__(
-        self,
-        name: str,
-        num_steps: int,
-        optimizer: torch.optim.Optimizer,
-        loss: Callable[[], Tensor],
-        schedule: torch.optim.lr_scheduler.LRScheduler | None,
-    ) -> None:
-        self.name, self.num_steps = name, num_steps
-        self.optimizer, self.loss, self.schedule = optimizer, loss, schedule
+    name: str
+    num_steps: int
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[], Tensor]
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    optimizers: Mapping[str, Any] = field(default_factory=dict)
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         loss = self.loss()

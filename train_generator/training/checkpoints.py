@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +86,3 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[st
             "it was started with, or write to another folder"
         )
     return state
-
-
-@contextmanager
-def other_networks(path: Path) -> Iterator[None]:
-    """Makes one error of what goes wrong when a checkpoint is taken over by its networks.
-
-    Raises:
-        CheckpointError: something did.
-    """
-    try:
-        yield
-    except CheckpointError:  # of a stream, which says itself what does not fit
-        raise
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} holds other networks than this version trains: start again in another folder "
-            f"({first_line(error)})"
-        ) from error

@@ -16,6 +16,9 @@ class Ranks:
     All of them make it, at the same place. They agree over gloo, whatever gradients go over, so
     that no GPU waits for it.
 
+    Args:
+        alone: this process does something that the others have no part in.
+
     Attributes:
         rank: of this process, from 0.
         num: of processes.
@@ -27,8 +30,8 @@ class Ranks:
         (True, 1, [0, 1, 2])
     """
 
-    def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized()
+    def __init__(self, *, alone: bool = False) -> None:
+        together = not alone and dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if together else 0
         self.num = dist.get_world_size() if together else 1
         self._group: Any = dist.new_group(backend="gloo") if self.num > 1 else None

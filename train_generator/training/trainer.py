@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import replacing
+from cgn_augment.files import first_line, replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.training.checkpoints import (
     CHECKPOINT,
     check_checkpoint,
     check_folder,
-    other_networks,
     read_checkpoint,
 )
 from train_generator.training.interrupt import Interrupt, deferred_interrupt
@@ -78,7 +77,7 @@ class Trainer:
         measure: returns what is measured by name, on all processes; it goes to `metrics.jsonl` and
             TensorBoard. None measures nothing.
         measure_every: steps between two measurements, the first before the first step.
-        ranks: the processes that train together; all of torch.distributed by default.
+        ranks: the processes that train together; this one alone by default.
         state: by name, what else a checkpoint must hold beyond the end of a stage.
         checkpoint: a file for the checkpoint, where it shall not be in the folder.
 
@@ -142,7 +141,8 @@ class Trainer:
         self.folder, self.modules, self.stages = folder, modules, stages
         self.settings, self.seed, self.draw = dict(settings), seed, draw
         self.save_every, self.sheet_every, self.log_every = save_every, sheet_every, log_every
-        self.measure, self.measure_every, self.ranks = measure, measure_every, ranks or Ranks()
+        self.measure, self.measure_every = measure, measure_every
+        self.ranks = ranks or Ranks(alone=True)
         self.checkpoint = checkpoint or (None if folder is None else folder / CHECKPOINT)
         self.seconds = 0.0
         self.results: list[dict[str, Any]] = []
@@ -335,13 +335,20 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = read_checkpoint(path, self.settings, self.stages)
-        with other_networks(path):
+        try:
             for kind, things in (("modules", self.modules), ("state", self._state)):
                 for name, thing in things.items():
                     thing.load_state_dict(state[kind][name])
             self._position, self._at_end = tuple(state["position"]), state["at_end"]
             self._steps_before, self.seconds = state["steps_before"], state["seconds"]
             self.results, self._optimizers = list(state["results"]), state["optimizers"]
+        except CheckpointError:  # of a stream, which says itself what does not fit
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} holds other networks than this version trains: start again in another "
+                f"folder ({first_line(error)})"
+            ) from error
 
 
 def _has_step(stage: Stage | EpochStage, step: int) -> bool:
