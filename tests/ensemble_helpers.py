@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from stream_helpers import SIZE, StubSource
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
+from training_helpers import press
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.functional import isolated_rng
@@ -87,25 +89,24 @@ def make_test(num: int = 20) -> list[tuple[Tensor, Tensor]]:
 
 
 def press_in_step(run: EnsembleRun, step: int) -> None:
-    """Presses Ctrl-C while the run's `step`-th step is computed."""
-    steps = 0
+    """Presses Ctrl-C in the run's `step`-th forward pass in training, counted from 1."""
+    passes = count(1)
 
-    def press(module: nn.Module, *_: object) -> None:
-        nonlocal steps
-        steps += module.training
-        if steps == step and module.training:
-            os.kill(os.getpid(), signal.SIGINT)
+    def look(module: nn.Module, *_: object) -> None:
+        if module.training and next(passes) == step:
+            press()
 
-    run.model.heads.shape.register_forward_hook(press)
+    run.model.heads.shape.register_forward_hook(look)
 
 
 def train_rank(rank: int, folder: Path) -> None:
     """Trains on one of two ranks: whole, then interrupted on rank 1 alone, then resumed."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
-    )
+    if rank == 1:  # a process of its own; the other one is that of the tests
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(1)
+    place = f"file://{folder / 'rendezvous'}"
+    limit = timedelta(seconds=120)  # where the other one has died
+    dist.init_process_group("gloo", init_method=place, timeout=limit, rank=rank, world_size=2)
     found: dict[str, Any] = {}
     batches = make_test()
     test = [(images[rank::2], labels[rank::2]) for images, labels in batches]

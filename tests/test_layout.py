@@ -25,7 +25,8 @@ PLUGIN = (
     ("cli",),
 )
 TRAINER = (
-    ("training", "losses", "metrics"),
+    ("training",),
+    ("losses", "metrics"),
     ("small", "imagenet", "classifier"),
     ("robustness",),
     ("mnist",),

@@ -27,7 +27,7 @@ from benchmarks.scenes.images import (
     render_scenes,
 )
 from benchmarks.scenes.silhouettes import Silhouettes, blob_silhouettes
-from benchmarks.scenes.training import one_cycle, set_learning_rate, write_state
+from benchmarks.scenes.training import write_state
 from cgn_augment.checks import (
     require_counts,
     require_positive,
@@ -39,6 +39,7 @@ from cgn_augment.generators import U2Net
 from cgn_augment.generators.truncation import draw_truncated
 from cgn_augment.pictures.sheets import draw_sheet
 from train_generator.small.batches import RealImages
+from train_generator.small.masker import one_cycle
 from train_generator.training.trainer import Stage, Trainer, check_folder, descend
 
 SALIENCY_FILE = "u2net.bin"
@@ -125,18 +126,22 @@ class SaliencyStage:
         self.u2net, self.accelerator, self.scenes = u2net, accelerator, scenes
         self.order = RealImages(scenes.images, scenes.shape, config.seed)
         adam = torch.optim.Adam(u2net.parameters(), config.learning_rate)
-        self.optimizers: Mapping[str, Any] = {"u2net": accelerator.prepare(adam)}
+        self.schedule = one_cycle(adam, config.learning_rate, config.num_steps)
+        self.optimizers: Mapping[str, Any] = {
+            "u2net": accelerator.prepare(adam),
+            "schedule": self.schedule,
+        }
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains on one batch; see `Stage.step`."""
-        config, optimizer = self.config, self.optimizers["u2net"]
-        set_learning_rate(optimizer, config.learning_rate * one_cycle(step, config.num_steps))
+        config = self.config
         chosen = self.order.choose(step, config.batch_size)
         images, masks = self.scenes.images[chosen], self.scenes.masks[chosen]
         images = images + config.noise * torch.randn(images.shape, generator=generator)
         self.u2net.train()
         loss = F.binary_cross_entropy(self.u2net(images), masks)
-        descend(self.accelerator, optimizer, loss)
+        descend(self.accelerator, self.optimizers["u2net"], loss)
+        self.schedule.step()
         return {"cross entropy": loss.detach()}
 
 

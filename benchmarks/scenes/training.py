@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -15,14 +14,6 @@ def rise_and_fall(step: int, num_steps: int) -> float:
     """Returns the share of a learning rate: up for 100 steps, and down to 0 in the second half."""
     left = (num_steps - step) / max(1, num_steps / 2)
     return min(1.0, (step + 1) / 100, left)
-
-
-def one_cycle(step: int, num_steps: int) -> float:
-    """Returns the share of a learning rate: up in the first third, then down to 0 (Smith 2018)."""
-    peak = max(1, num_steps // 3)
-    if step < peak:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
-    return (1 + math.cos(math.pi * (step - peak) / max(1, num_steps - peak))) / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

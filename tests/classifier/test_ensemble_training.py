@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from train_generator.classifier import (
     learning_rate_at,
     use_batch_statistics,
 )
+from train_generator.classifier.ensemble_config import make_schedule
 from train_generator.classifier.ensemble_training import draw_curves
 
 
@@ -109,10 +109,21 @@ def test_the_learning_rate_follows_the_schedule(
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_defaults_are_the_published_settings() -> None:
-    config = EnsembleConfig()
-    assert (config.num_epochs, config.learning_rate, config.momentum) == (45, 0.001, 0.9)
-    assert config.batch_norm == "eval"
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine"])
+@pytest.mark.parametrize("num_steps", [None, 3])
+def test_the_scheduler_goes_through_the_learning_rates(
+    schedule: Any, num_steps: int | None
+) -> None:
+    config = EnsembleConfig(
+        num_epochs=6, schedule=schedule, step_epochs=2, warmup_epochs=1.5, learning_rate=0.3
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    rates, scheduler = [], make_schedule(config, optimizer, num_steps)
+    for _ in range(18):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == [learning_rate_at(config, n / (num_steps or 1)) for n in range(18)]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +262,7 @@ def test_the_folder_gets_all_that_was_made(tmp_path: Path) -> None:
     results = run.train(make_test(), progress=False, announce=announced.append)
     assert announced == results
     names = {path.name.split(".")[0] for path in tmp_path.iterdir()}
-    assert names == {"checkpoint", "classifier", "results", "curves", "events"}
+    assert names == {"checkpoint", "classifier", "results", "curves", "events", "train", "metrics"}
     record = json.loads((tmp_path / "results.json").read_text())
     assert record["epochs"] == [asdict(result) for result in results]
     with safe_open(tmp_path / "classifier.safetensors", "pt") as file:
@@ -260,10 +271,10 @@ def test_the_folder_gets_all_that_was_made(tmp_path: Path) -> None:
     assert header["classes"] == json.dumps(list("0123456789"))
     assert json.loads(header["result"])["epoch"] == 2
     scalars = read_scalars(tmp_path)
-    assert scalars["validation/accuracy"] == [(5, results[0].accuracy), (10, results[1].accuracy)]
-    assert [step for step, _ in scalars["train/real_loss"]] == [0, 2, 4, 5, 7, 9]
-    assert scalars["train/learning_rate"][0] == (0, pytest.approx(0.05))
-    assert scalars["train/learning_rate"][3] == (5, pytest.approx(0.025))
+    assert scalars["metrics/accuracy"] == [(5, results[0].accuracy), (10, results[1].accuracy)]
+    assert [step for step, _ in scalars["train/real_loss"]] == [1, 3, 5, 6, 8, 10]
+    assert scalars["train/learning_rate"][0] == (1, pytest.approx(0.05))
+    assert scalars["train/learning_rate"][3] == (6, pytest.approx(0.025))
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -286,87 +297,29 @@ def test_the_curves_show_every_head() -> None:
 # Interruption and resume -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole() -> EnsembleRun:
-    run = make_run()
-    run.train(make_test(), progress=False)
-    return run
-
-
-@pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
-def test_an_interrupted_run_goes_on_bit_for_bit(
-    step: int, whole: EnsembleRun, tmp_path: Path
-) -> None:
-    first = make_run(tmp_path)
-    press_in_step(first, step)
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, first = make_run(), make_run(tmp_path)
+    expected = whole.train(make_test(), progress=False)
+    press_in_step(first, 6)
     with pytest.raises(KeyboardInterrupt):
         first.train(make_test(), progress=False)
-    assert first.stream.state_dict()["total"] == step
+    assert first.stream.state_dict()["total"] == 6
     second = make_run(tmp_path, seed=1)  # whose own weights have no part in it
     second.resume()
-    assert second.train(make_test(), progress=False) == whole.results
+    assert second.train(make_test(), progress=False) == expected
     assert weights_of(second) == weights_of(whole)
     assert len(read_scalars(tmp_path)["train/loss"]) == 6
 
 
-def test_a_killed_run_goes_on_from_the_last_checkpoint(whole: EnsembleRun, tmp_path: Path) -> None:
-    first = make_run(tmp_path, save_every=3)
-    fail_in_step(first, 9)
-    with pytest.raises(RuntimeError, match="killed"):
-        first.train(make_test(), progress=False)
-    second = make_run(tmp_path, save_every=3)
-    second.resume()
-    assert second.stream.state_dict()["total"] == 8  # the third of the second epoch
-    assert second.train(make_test(), progress=False) == whole.results
-    assert weights_of(second) == weights_of(whole)
-
-
-def fail_in_step(run: EnsembleRun, step: int) -> None:
-    steps = 0
-    train: Callable[..., dict[str, Tensor]] = run._train_batch
-
-    def count(*arguments: Any) -> dict[str, Tensor]:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            raise RuntimeError("killed")
-        return train(*arguments)
-
-    run._train_batch = count  # type: ignore[method-assign]
-
-
-def test_a_run_that_diverges_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    run = make_run(tmp_path, log_every=100)
-    run.train(make_test(), progress=False)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
-    longer = make_run(tmp_path / "other", log_every=100)
-    longer.checkpoint = tmp_path / "checkpoint.pt"
-    longer.resume()
-    longer.results.pop()
-    with torch.no_grad():
-        longer.model.heads.shape.bias[0] = torch.nan
-    with pytest.raises(
-        CheckpointError, match=r"loss, .*of epoch 2 is not finite: the training has div"
-    ):
-        longer.train(make_test(), progress=False)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-
-
 def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint .* to resume"):
-        make_run(tmp_path).resume()
     make_run(tmp_path, num_epochs=1).train(make_test(), progress=False)
-    with pytest.raises(ArgumentError, match="exists: resume it"):
-        make_run(tmp_path, num_epochs=1).train(make_test(), progress=False)
-    with pytest.raises(
-        CheckpointError, match=r"with batch_norm='train' and now batch_norm='eval' is"
-    ):
+    with pytest.raises(CheckpointError, match=r"\(batch_norm: 'train' then, 'eval' now\)"):
         make_run(tmp_path, num_epochs=1, batch_norm="eval").resume()
     with pytest.raises(CheckpointError, match=r"proportion.*then.*now"):
         make_run(tmp_path, num_epochs=1, ratio=0.5).resume()
     other = make_run(tmp_path, num_epochs=1)
     other.model.backbone[5] = torch.nn.Linear(32, 65)
-    with pytest.raises(CheckpointError, match="holds another network than the one to be trained"):
+    with pytest.raises(CheckpointError, match="holds other networks than this version trains"):
         other.resume()
 
 
@@ -400,12 +353,11 @@ def test_without_validation_images_there_is_nothing_to_say() -> None:
 
 
 def test_two_processes_train_one_ensemble_and_stop_together(tmp_path: Path) -> None:
-    processes = [PROCESSES.Process(target=train_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    process = PROCESSES.Process(target=train_rank, args=(1, tmp_path))
+    process.start()
+    train_rank(0, tmp_path)
+    process.join(60)
+    assert process.exitcode == 0
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["weights"] == second["weights"]
     assert first["whole"] == second["whole"]

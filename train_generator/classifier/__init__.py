@@ -13,14 +13,14 @@ from train_generator.classifier.ensemble_config import (
     EnsembleResult,
     learning_rate_at,
 )
-from train_generator.classifier.ensemble_training import (
+from train_generator.classifier.ensemble_losses import (
     EnsembleLosses,
-    EnsembleRun,
     count_correct,
     ensemble_loss,
     forward_parts,
     use_batch_statistics,
 )
+from train_generator.classifier.ensemble_training import EnsembleRun
 from train_generator.classifier.models import MNISTClassifier
 from train_generator.classifier.training import (
     ClassifierConfig,

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
 from cgn_augment.checks import require_choice, require_counts, require_positive, require_weights
 from cgn_augment.errors import ArgumentError
 from train_generator.training.precision import PRECISIONS, Precision
@@ -118,13 +121,34 @@ def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
         >>> [round(learning_rate_at(config, epoch), 3) for epoch in (0, 3.9, 4, 8)]
         [1.0, 1.0, 0.1, 0.01]
     """
-    highest = config.learning_rate
+    return config.learning_rate * _share_at(config, epoch)
+
+
+def make_schedule(
+    config: EnsembleConfig, optimizer: torch.optim.Optimizer, num_steps: int | None
+) -> LambdaLR:
+    """Returns the scheduler of the learning rate; see `learning_rate_at`.
+
+    Args:
+        config: settings.
+        optimizer: whose learning rate is that of the settings.
+        num_steps: of an epoch: the scheduler counts steps; None: it counts epochs.
+    """
+
+    def share(count: int) -> float:
+        epochs, steps = divmod(count, num_steps or 1)
+        return _share_at(config, epochs + steps / (num_steps or 1))
+
+    return LambdaLR(optimizer, share)
+
+
+def _share_at(config: EnsembleConfig, epoch: float) -> float:
     if epoch < config.warmup_epochs:
         done = epoch / config.warmup_epochs
-        return highest * (_FIRST_FACTOR + (1 - _FIRST_FACTOR) * done)
+        return _FIRST_FACTOR + (1 - _FIRST_FACTOR) * done
     if config.schedule == "step":
-        return highest * config.step_factor ** int(epoch // config.step_epochs)
+        return config.step_factor ** int(epoch // config.step_epochs)
     if config.schedule == "cosine":
         done = (epoch - config.warmup_epochs) / (config.num_epochs - config.warmup_epochs)
-        return highest * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    return highest
+        return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return 1.0

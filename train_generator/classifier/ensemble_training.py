@@ -1,8 +1,7 @@
 """Trains the invariant ensemble on real images and counterfactuals.
 
-After Sauer and Geiger, ICLR 2021, section 4.2: real images train the average of the three heads on
-their class, counterfactuals train each head on the class of its factor, and the losses are summed.
-Published: SGD at learning rate 0.001 with momentum 0.9, 45 epochs, BatchNorm in eval mode.
+Published (Sauer and Geiger, ICLR 2021, section 4.2): SGD at learning rate 0.001 with momentum 0.9,
+45 epochs, BatchNorm in eval mode.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
@@ -36,11 +32,12 @@ from train_generator.classifier.ensemble_config import (
     BatchNormPolicy,
     EnsembleConfig,
     EnsembleResult,
-    learning_rate_at,
+    make_schedule,
 )
-from train_generator.classifier.epochs import EpochRun, num_processes, process_rank
+from train_generator.classifier.ensemble_losses import count_correct, ensemble_loss, forward_parts
+from train_generator.classifier.epochs import EpochRun, count_steps
 from train_generator.training.precision import warn_of_slow_precision
-from train_generator.training.trainer import CHECKPOINT
+from train_generator.training.stages import descend
 
 CLASSIFIER_FILE = "classifier.safetensors"
 RESULTS_FILE = "results.json"
@@ -54,124 +51,6 @@ _COLORS = {
     "background": "C3",
     "background free": "C4",
 }
-
-
-class EnsembleLosses(NamedTuple):
-    """The losses of a step, scalars.
-
-    Attributes:
-        real: of the average of the heads, on real images.
-        shape: of the shape head, on counterfactuals; 0 where there are none.
-        texture: of the texture head.
-        background: of the background head.
-    """
-
-    real: Tensor
-    shape: Tensor
-    texture: Tensor
-    background: Tensor
-
-    def total(self) -> Tensor:
-        """Returns the sum."""
-        return self.real + self.shape + self.texture + self.background
-
-
-def ensemble_loss(
-    real_logits: HeadLogits, real_labels: Tensor, cf_logits: HeadLogits, cf_labels: Tensor
-) -> EnsembleLosses:
-    """Returns the mean cross-entropies of a step (paper, section 4.2).
-
-    Args:
-        real_logits: of real images, each head (B, C) float32.
-        real_labels: (B,) int64.
-        cf_logits: of counterfactuals, each head (N, C) float32; N may be 0.
-        cf_labels: (N, 3) int64 labels of shape, texture and background.
-
-    Example:
-        >>> import torch
-        >>> from train_generator.classifier import HeadLogits, ensemble_loss
-        >>> even = HeadLogits(*torch.zeros(3, 2, 4))
-        >>> losses = ensemble_loss(even, torch.tensor([0, 1]), even, torch.zeros(2, 3).long())
-        >>> round(losses.total().item(), 4), round(4 * torch.log(torch.tensor(4.0)).item(), 4)
-        (5.5452, 5.5452)
-    """
-    real = F.cross_entropy(real_logits.average(), real_labels)
-    if len(cf_labels) == 0:
-        return EnsembleLosses(real, *(real.new_zeros(3)))
-    heads = zip(cf_logits, cf_labels.unbind(1), strict=True)
-    return EnsembleLosses(real, *(F.cross_entropy(logits, labels) for logits, labels in heads))
-
-
-def use_batch_statistics(model: nn.Module, use: bool) -> None:
-    """Makes each BatchNorm take its statistics from the batch, and remember them, or not.
-
-    Args:
-        model: its other modules stay in their modes.
-        use: False normalises with the running statistics and leaves these as they are.
-    """
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.train(use)
-
-
-def forward_parts(
-    model: InvariantEnsemble, real: Tensor, made: Tensor, policy: BatchNormPolicy
-) -> tuple[HeadLogits, HeadLogits]:
-    """Runs the ensemble on real images and on counterfactuals; see `EnsembleConfig.batch_norm`.
-
-    Args:
-        model: in train mode; its BatchNorms are put into the modes of the policy.
-        real: (B, 3, H, W) float32.
-        made: (N, 3, H, W) float32; N may be 0.
-        policy: eval, real or train.
-
-    Returns:
-        The logits of both.
-    """
-    if policy == "real" and len(made):
-        use_batch_statistics(model, True)
-        real_logits = model(real)
-        use_batch_statistics(model, False)
-        return real_logits, model(made)
-    use_batch_statistics(model, policy != "eval")
-    logits: HeadLogits = model(torch.cat([real, made]))
-    sizes = [len(real), len(made)]
-    real_rows, made_rows = zip(*(torch.split(head, sizes) for head in logits), strict=True)
-    return HeadLogits(*real_rows), HeadLogits(*made_rows)
-
-
-@torch.no_grad()
-def count_correct(
-    model: InvariantEnsemble, batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, int]:
-    """Counts the images whose most likely class is their label.
-
-    Args:
-        model: it is in eval mode meanwhile.
-        batches: images (B, 3, H, W) float32 and labels (B,) int64.
-
-    Returns:
-        By "shape", "texture", "background", "average" and "background_free" how many images are
-        right, and by "images" how many there are.
-
-    Example:
-        >>> import torch
-        >>> from train_generator.classifier import count_correct, make_ensemble
-        >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)
-        >>> count_correct(model, [(torch.zeros(3, 3, 32, 32), torch.zeros(3).long())])["images"]
-        3
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    counts = dict.fromkeys([*FACTORS, "average", "background_free", "images"], 0)
-    for images, labels in batches:
-        targets = labels.to(device)
-        for name, logits in model(images.to(device)).predictions().items():
-            counts[name] += int((logits.argmax(dim=1) == targets).sum())
-        counts["images"] += len(labels)
-    model.train(was_training)
-    return counts
 
 
 def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
@@ -198,9 +77,9 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
     """An ensemble in training.
 
     The folder gets `classifier.safetensors` (`load_ensemble` reads it), `results.json` and
-    `curves.png` after each epoch, `checkpoint.pt` after each epoch, at every `save_every` steps and
-    on Ctrl-C, and TensorBoard's event file. Under torch.distributed each process trains on its part
-    of the stream, and the first one writes. A resumed training goes on bit for bit.
+    `curves.png` after each epoch, and what the `Trainer` writes; `checkpoint.pt` after each epoch,
+    at every `save_every` steps and on Ctrl-C. Under torch.distributed each process trains on its
+    part of the stream, and the first one writes. A resumed training goes on bit for bit.
 
     Args:
         model: on the stream's device.
@@ -210,7 +89,7 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         classes: names of the classes, by label; their numbers by default.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
-        log_every: steps between two entries in TensorBoard.
+        log_every: steps between two looks at the losses.
 
     Attributes:
         results: one `EnsembleResult` for each completed epoch.
@@ -257,25 +136,26 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
+        num_steps = count_steps(stream)  # the rate changes from epoch to epoch if it is unknown
         super().__init__(
             model,
             optimizer,
+            make_schedule(config, optimizer, num_steps),
             stream,
             config,
             EnsembleResult,
-            None if folder is None else folder / CHECKPOINT,
+            folder,
             settings=settings,
             save_every=save_every,
             log_every=log_every,
+            by_step=num_steps is not None,
         )
         self.folder = folder
         self.classes = tuple(classes or map(str, range(model.num_classes)))
         self._parts: nn.Module = _TwoParts(model, config.batch_norm)
-        if num_processes() > 1:
+        if self.ranks.num > 1:
             at = [stream.device] if stream.device.type == "cuda" else None
             self._parts = DistributedDataParallel(self._parts, device_ids=at)
-        self._steps_per_epoch = self._num_steps()
-        self._writer: SummaryWriter | None = None
         self._announce: Callable[[EnsembleResult], None] | None = None
         warn_of_slow_precision(config.precision, stream.device)
 
@@ -294,21 +174,7 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
             announce: called with what each epoch came to.
         """
         self._announce = announce
-        if self.folder is None or process_rank() > 0:
-            return super().train(test, progress=progress)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        first = self._total(len(self.results), self.stream.state_dict()["step"])
-        with SummaryWriter(str(self.folder), purge_step=first) as self._writer:
-            return super().train(test, progress=progress)
-
-    def _total(self, epoch: int, step: int) -> int:
-        """Returns the steps of all epochs before a step."""
-        return epoch * (self._steps_per_epoch or 0) + step
-
-    def _learning_rate(self, epoch: int, step: int) -> float:
-        # Where the length of an epoch is unknown, it changes from epoch to epoch alone.
-        done = step / self._steps_per_epoch if self._steps_per_epoch else 0.0
-        return learning_rate_at(self.config, epoch + done)
+        return super().train(test, progress=progress)
 
     def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
         (real, labels), (made, made_labels) = (
@@ -316,14 +182,12 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         )
         labels = labels[:, 0]  # a real image shows its class in all three factors
         device = self.stream.device
-        seed = step_seed(Purpose.TRAINING, self.stream.seed, epoch, step, process_rank())
+        seed = step_seed(Purpose.TRAINING, self.stream.seed, epoch, step, self.ranks.rank)
         with isolated_rng(seed, device):  # for dropout, which knows the global generators alone
             with self._autocast():
                 real_logits, made_logits = self._parts(real, made)
             losses = ensemble_loss(real_logits, labels, made_logits, made_labels)
-            self.optimizer.zero_grad()
-            losses.total().backward()
-            self.optimizer.step()
+            descend(None, self.optimizer, losses.total())
         correct = (real_logits.average().argmax(dim=1) == labels).sum()
         return {
             "loss": losses.total().detach() * len(real),
@@ -339,22 +203,18 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
             return nullcontext()
         return torch.autocast(self.stream.device.type, torch.bfloat16)
 
-    def _log(self, epoch: int, step: int, sums: Mapping[str, float]) -> None:
-        if self._writer is None:
-            return
-        total = self._total(epoch, step)
-        for name, value in _mean_losses(sums).items():
-            self._writer.add_scalar(f"train/{name}", value, total)
-        self._writer.add_scalar("train/learning_rate", self._learning_rate(epoch, step), total)
-        self._writer.flush()
+    def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the losses as means over images; `loss` is the sum of the other four."""
+        real = sums["real"] / sums["images"]
+        heads = {f"{name}_loss": sums[name] / max(sums["made images"], 1) for name in FACTORS}
+        return {"loss": real + sum(heads.values()), "real_loss": real, **heads}
 
-    def _finish_epoch(self, sums: Mapping[str, float], test: Any, progress: bool) -> EnsembleResult:
-        if num_processes() > 1:
+    def _finish_epoch(self, sums: Mapping[str, float]) -> EnsembleResult:
+        if self.ranks.num > 1:
             for buffer in self.model.buffers():  # each process has seen other images
                 dist.broadcast(buffer, src=0)
-        shown = progress and process_rank() == 0
-        counts = count_correct(self.model, tqdm(test, "validation", leave=False, disable=not shown))
-        right = self._sum_over_processes({name: float(num) for name, num in counts.items()})
+        bar = tqdm(self._test, "validation", leave=False, disable=not self._progress)
+        right = self.ranks.sum(count_correct(self.model, bar))
         num = right.pop("images")
         if num == 0:
             raise ArgumentError("there are no validation images to measure the accuracy on")
@@ -362,10 +222,10 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         result = EnsembleResult(
             epoch=len(self.results) + 1,
             train_accuracy=sums["correct"] / sums["images"],
-            **_mean_losses(sums),
+            **self._mean_losses(sums),
             **{names[name]: value / num for name, value in right.items()},
         )
-        if self.folder is not None and process_rank() == 0:
+        if self.folder is not None and self.ranks.is_main:
             self._write(self.folder, result)
         if self._announce is not None:
             self._announce(result)
@@ -373,12 +233,6 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
 
     def _write(self, folder: Path, result: EnsembleResult) -> None:
         results = [*self.results, result]
-        if self._writer is not None:
-            total = self._total(result.epoch, 0)
-            for name, value in asdict(result).items():
-                if name.endswith("accuracy"):
-                    self._writer.add_scalar(f"validation/{name}", value, total)
-            self._writer.flush()
         preprocessing = asdict(self.model.preprocessing)
         save_ensemble(
             self.model,
@@ -407,14 +261,6 @@ class _TwoParts(nn.Module):
 
     def forward(self, real: Tensor, made: Tensor) -> tuple[HeadLogits, HeadLogits]:
         return forward_parts(self.model, real, made, self.policy)
-
-
-def _mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
-    """Returns the losses as means over images; `loss` is the sum of the other four."""
-    real = sums["real"] / sums["images"]
-    heads = [sums[name] / max(sums["made images"], 1) for name in FACTORS]
-    names = [f"{name}_loss" for name in FACTORS]
-    return {"loss": real + sum(heads), "real_loss": real, **dict(zip(names, heads, strict=True))}
 
 
 def require_fitting(stream: CounterfactualDataset, num_classes: int) -> None:

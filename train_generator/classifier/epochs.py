@@ -1,23 +1,21 @@
-"""Epochs over a stream, whatever is trained in them: Ctrl-C, checkpoints, resume, processes."""
+"""Epochs over a stream, whatever is trained in them: stages of the trainer."""
 
 from __future__ import annotations
 
-import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.errors import ArgumentError, CheckpointError
-from cgn_augment.files import first_line, replacing, unpickle
-from train_generator.training.interrupt import Interrupt, deferred_interrupt
+from train_generator.training.ranks import Ranks
+from train_generator.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,17 +42,16 @@ class EpochRun(ABC, Generic[Config, Result]):
     Args:
         model: on the stream's device.
         optimizer: of its parameters.
+        schedule: of the learning rate.
         stream: what it is trained on.
         config: settings; a checkpoint of others is refused.
         result_type: dataclass of plain values that says what an epoch came to.
-        checkpoint: written after each epoch, and on an interruption in the middle of one. None
-            keeps nothing.
+        folder: see `Trainer`.
+        checkpoint: see `Trainer`.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; None writes none.
         log_every: steps between two looks at the losses.
-
-    Attributes:
-        results: one for each completed epoch.
+        by_step: whether the schedule counts steps; otherwise epochs.
 
     Raises:
         ArgumentError: a number of steps that cannot be used.
@@ -64,95 +61,55 @@ class EpochRun(ABC, Generic[Config, Result]):
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
         stream: CounterfactualDataset,
         config: Config,
         result_type: type[Result],
-        checkpoint: Path | None,
+        folder: Path | None = None,
         *,
+        checkpoint: Path | None = None,
         settings: Mapping[str, Any] | None = None,
         save_every: int | None = None,
         log_every: int = 20,
+        by_step: bool = False,
     ) -> None:
-        for name, every in (("save_every", save_every), ("log_every", log_every)):
-            if every is not None and every < 1:
-                raise ArgumentError(f"{name} must be 1 or more, got {every}")
-        self.model, self.optimizer, self.stream = model, optimizer, stream
-        self.config, self.checkpoint = config, checkpoint
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.stream, self.config = stream, config
         self.settings = {**asdict(config), **(settings or {})}  # type: ignore[call-overload]
-        self.save_every, self.log_every = save_every, log_every
-        self.results: list[Result] = []
+        self.ranks = Ranks()
         self._result_type = result_type
-        self._sums: dict[str, Tensor | float] = {}
-        self._awaits_test = False
-        self._resumed = False
-        self._group: Any = dist.new_group(backend="gloo") if num_processes() > 1 else None
+        self._test: Any = ()
+        self._progress, self._by_step = False, by_step
+        self._trainer = Trainer(
+            folder,
+            {"model": model},
+            {f"epoch {n + 1}": partial(_Epoch, self, n) for n in range(config.num_epochs)},
+            self.settings,
+            seed=stream.seed,
+            save_every=save_every,
+            log_every=log_every,
+            ranks=self.ranks,
+            state={"stream": stream, "optimizer": optimizer, "schedule": schedule},
+            checkpoint=checkpoint,
+        )
 
-    @abstractmethod
-    def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
-        """Trains on one batch of the stream.
+    @property
+    def results(self) -> list[Result]:
+        """What each completed epoch came to."""
+        return [self._result_type(**result) for result in self._trainer.results]
 
-        Returns:
-            Sums over the images of the batch by name, scalars. "loss" and "images" are among them.
-        """
-
-    @abstractmethod
-    def _learning_rate(self, epoch: int, step: int) -> float:
-        """Returns the learning rate of a step of an epoch, both counted from 0."""
-
-    @abstractmethod
-    def _finish_epoch(self, sums: Mapping[str, float], test: Any, progress: bool) -> Result:
-        """Tests the model after an epoch, of which `sums` are the sums over all its images."""
-
-    def _log(self, epoch: int, step: int, sums: Mapping[str, float]) -> None:
-        """Takes note of the sums of one step; nothing by default."""
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the checkpoint is."""
+        return self._trainer.checkpoint
 
     def resume(self) -> None:
         """Goes on from the checkpoint.
 
         Raises:
-            CheckpointError: it is missing, damaged or of another kind.
-            CheckpointError: it is of another configuration.
+            CheckpointError: it is missing, damaged, of other settings or of another network.
         """
-        path = self.checkpoint
-        if path is None or not path.is_file():
-            raise CheckpointError(f"there is no checkpoint {path} to resume: start without resume")
-        try:
-            state: Any = unpickle(path)
-            settings = dict(state["config"])
-            results = [self._result_type(**result) for result in state["results"]]
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is no checkpoint of a classifier, or is cut off: delete it and start "
-                f"again ({first_line(error)})"
-            ) from error
-        changed = [
-            name
-            for name in {**settings, **self.settings}
-            if settings.get(name) != self.settings.get(name)
-        ]
-        if changed:
-            then, now = (
-                ", ".join(f"{name}={values.get(name)!r}" for name in changed)
-                for values in (settings, self.settings)
-            )
-            raise CheckpointError(
-                f"{path} was trained with {then} and now {now} is asked for: resume with "
-                "the settings it was started with, or write to another folder"
-            )
-        self.stream.load_state_dict(state["stream"])
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} holds another network than the one to be trained: start again in another "
-                f"folder ({first_line(error)})"
-            ) from error
-        self.results = results
-        # They are those of all processes together.
-        self._sums = {k: v if process_rank() == 0 else 0.0 for k, v in state["sums"].items()}
-        self._awaits_test = bool(state.get("awaits_test"))
-        self._resumed = True
+        self._trainer.resume()
 
     def train(self, test: Any, *, progress: bool = True) -> list[Result]:
         """Trains the epochs that are left.
@@ -165,114 +122,91 @@ class EpochRun(ABC, Generic[Config, Result]):
             The results of all epochs, those before a resume too.
 
         Raises:
+            ArgumentError: there is a checkpoint that was not resumed.
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
             CheckpointError: the training has diverged.
         """
-        if self.checkpoint is not None and self.checkpoint.exists() and not self._resumed:
-            raise ArgumentError(
-                f"{self.checkpoint} exists: resume it, or write to another folder, or delete it"
-            )
-        with deferred_interrupt() as interrupt:
-            while len(self.results) < self.config.num_epochs:
-                shown = progress and process_rank() == 0
-                if self._awaits_test or self._train_epoch(interrupt, shown):
-                    self._awaits_test = True
-                    self._save()  # the tests may take long, and a second Ctrl-C breaks them off
-                    self.results.append(self._finish_epoch(self._all_sums(), test, progress))
-                    self._sums, self._awaits_test = {}, False
-                self._save()
-                if self._asked_of_one(interrupt):
-                    raise KeyboardInterrupt
+        self._test, self._progress = test, progress and self.ranks.is_main
+        self._trainer.train(progress=progress)
         return self.results
 
-    def _train_epoch(self, interrupt: Interrupt, progress: bool) -> bool:
-        """Trains to the end of the epoch, or to an interruption; returns whether it was the end."""
-        self.model.train()
-        epoch = len(self.results)
-        step = self.stream.state_dict()["step"]
-        bar = tqdm(
-            desc=f"epoch {epoch + 1}/{self.config.num_epochs}",
-            total=self._num_steps(),
-            initial=step,
-            disable=not progress,
-        )
-        with bar:
-            for batch in self.stream:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self._learning_rate(epoch, step)
-                sums = self._train_batch(batch, epoch, step)
-                for name, value in sums.items():
-                    self._sums[name] = self._sums.get(name, 0.0) + value.double()
-                if step % self.log_every == 0:
-                    self._show(bar, epoch, step, sums)
-                step += 1
-                bar.update()
-                if self._asked_of_one(interrupt):
-                    return False
-                if self.save_every is not None and step % self.save_every == 0:
-                    self._save()
-        return True
+    @abstractmethod
+    def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
+        """Trains on one batch of the stream; `epoch` and `step` of it are counted from 0.
 
-    def _num_steps(self) -> int | None:
-        """Returns the steps of an epoch, or None where the stream does not know them."""
-        try:
-            return len(self.stream)
-        except TypeError:
-            return None
+        Returns:
+            Sums over the images of the batch by name, scalars.
+        """
 
-    def _show(self, bar: tqdm[Any], epoch: int, step: int, sums: Mapping[str, Tensor]) -> None:
-        values = {name: float(value) for name, value in sums.items()}
-        self._require_finite(values)
-        bar.set_postfix_str(f"loss {values['loss'] / values['images']:.3f}", refresh=False)
-        self._log(epoch, step, values)
+    @abstractmethod
+    def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the means over images, numbers or scalars, of such sums."""
 
-    def _require_finite(self, values: Mapping[str, float]) -> None:
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise CheckpointError(
-                f"{', '.join(broken)} of epoch {len(self.results) + 1} is not finite: the training "
-                "has diverged. The last checkpoint is of before; lower the learning rate and start "
-                "again in another folder"
-            )
-
-    def _asked_of_one(self, interrupt: Interrupt) -> bool:
-        """Whether Ctrl-C has reached one of the processes, so that all stop at the same step."""
-        return self._sum_over_processes({"asked": float(interrupt.requested)})["asked"] > 0
-
-    def _all_sums(self) -> dict[str, float]:
-        return self._sum_over_processes({name: float(v) for name, v in self._sums.items()})
-
-    def _sum_over_processes(self, values: dict[str, float]) -> dict[str, float]:
-        if self._group is None:
-            return values
-        total = torch.tensor(list(values.values()), dtype=torch.float64)
-        dist.all_reduce(total, group=self._group)
-        return dict(zip(values, total.tolist(), strict=True))
-
-    def _save(self) -> None:
-        sums = self._all_sums()
-        self._require_finite(sums)
-        if self.checkpoint is None or process_rank() > 0:
-            return
-        state = {
-            "config": self.settings,
-            "stream": self.stream.state_dict(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "results": [asdict(result) for result in self.results],
-            "sums": sums,
-            "awaits_test": self._awaits_test,
-        }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+    @abstractmethod
+    def _finish_epoch(self, sums: Mapping[str, float]) -> Result:
+        """Tests the model after an epoch, of which `sums` are the sums over all its images."""
 
 
-def num_processes() -> int:
-    """Returns how many processes train together under torch.distributed; 1 without it."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def count_steps(stream: CounterfactualDataset) -> int | None:
+    """Returns the steps of an epoch, or None where the stream does not know them."""
+    try:
+        return len(stream)
+    except TypeError:
+        return None
 
 
-def process_rank() -> int:
-    """Returns which of them this is; 0 without torch.distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+class _Epoch:
+    """A pass over a run's stream; see `EpochStage`."""
+
+    name = "train"
+
+    def __init__(self, run: EpochRun[Any, Any], number: int) -> None:
+        self.run, self.number = run, number
+        self.num_steps = count_steps(run.stream)
+        self.sums = _Sums(run.ranks)
+        self.optimizers = {"sums": self.sums}  # that of the run outlives the epoch
+        self._batches: Iterator[Any] | None = None
+        self._batch: Any = None
+
+    def fetch(self) -> bool:
+        if self._batches is None:
+            self.run.model.train()
+            self._batches = iter(self.run.stream)
+        self._batch = next(self._batches, None)
+        return self._batch is not None
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        run = self.run
+        rate = run.optimizer.param_groups[0]["lr"]
+        sums = run._train_batch(self._batch, self.number, step)
+        if run._by_step:
+            run.schedule.step()
+        self.sums.add(sums)
+        return {**run._mean_losses(sums), "learning_rate": torch.tensor(rate)}
+
+    def finish(self) -> dict[str, Any]:
+        run = self.run
+        result = asdict(run._finish_epoch(self.sums.state_dict()))
+        if not run._by_step:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of no step yet, if this is where it was resumed
+                run.schedule.step()
+        return result
+
+
+class _Sums:
+    """Sums over the images of an epoch so far, of all processes together."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._values: dict[str, Tensor | float] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._values[name] = self._values.get(name, 0.0) + value.double()
+
+    def state_dict(self) -> dict[str, float]:
+        return self.ranks.sum(self._values)
+
+    def load_state_dict(self, state: Any, /) -> None:
+        self._values = {k: v if self.ranks.is_main else 0.0 for k, v in state.items()}

@@ -20,6 +20,7 @@ from cgn_augment.checks import require_choice, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
 from train_generator.training.precision import PRECISIONS, Precision, warn_of_slow_precision
+from train_generator.training.stages import descend
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ def train_step(
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
         log_probabilities = model(images)
     loss = F.nll_loss(log_probabilities, labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    descend(None, optimizer, loss)
     return loss.detach(), (log_probabilities.argmax(dim=1) == labels).sum()
 
 
@@ -125,14 +124,11 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
         model: returns log probabilities; on the stream's device.
         stream: what it is trained on.
         config: settings.
-        checkpoint: written after each epoch, and on an interruption in the middle of one. None
-            keeps nothing.
+        checkpoint: a file that is written after each epoch, and on an interruption in the middle
+            of one. None keeps nothing.
 
     Attributes:
         results: one `EpochResult` for each completed epoch.
-
-    Raises:
-        ArgumentError: there is a checkpoint already: `resume` it, or name another path.
 
     Example:
         >>> import torch
@@ -156,7 +152,10 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
     ) -> None:
         config = config or ClassifierConfig()
         optimizer = torch.optim.Adadelta(model.parameters(), lr=config.learning_rate)
-        super().__init__(model, optimizer, stream, config, EpochResult, checkpoint)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: config.decay**epoch)
+        super().__init__(
+            model, optimizer, schedule, stream, config, EpochResult, checkpoint=checkpoint
+        )
         warn_of_slow_precision(config.precision, stream.device)
 
     def _train_batch(
@@ -172,13 +171,13 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
             "images": torch.tensor(len(labels)),
         }
 
-    def _learning_rate(self, epoch: int, step: int) -> float:
-        return self.config.learning_rate * self.config.decay**epoch
+    def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        return {"loss": sums["loss"] / sums["images"]}
 
-    def _finish_epoch(self, sums: Mapping[str, float], test: Any, progress: bool) -> EpochResult:
+    def _finish_epoch(self, sums: Mapping[str, float]) -> EpochResult:
         return EpochResult(
             epoch=len(self.results) + 1,
-            loss=sums["loss"] / sums["images"],
             train_accuracy=sums["correct"] / sums["images"],
-            test_accuracy=measure_accuracy(self.model, test),
+            test_accuracy=measure_accuracy(self.model, self._test),
+            **self._mean_losses(sums),
         )

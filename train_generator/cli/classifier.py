@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from cgn_augment.cli.options import settings_as_options
 from cgn_augment.images.loading import LoadConfig
 from train_generator.classifier.backbones import find_preprocessing
 from train_generator.classifier.ensemble import make_ensemble
@@ -36,7 +37,29 @@ from train_generator.training.trainer import check_folder
 
 @dataclass(frozen=True)
 class EnsembleSettings:
-    """All settings of a training, as they are written beside it; see `classifier`."""
+    """All settings of a training, as they are written beside it.
+
+    Attributes:
+        train: real images to train on: a folder with one folder for each class, WebDataset shards
+            (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
+        validation: real images to test on after each epoch; likewise.
+        cgn: path of a CGN or name of a bundled one, whose counterfactuals are streamed.
+        shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
+        backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1, or timm/NAME.
+        backbone_file: state dict with the backbone's weights, instead of a download.
+        pretrained: false starts from new weights.
+        classes: where the images do not say: how many classes, or their names by label.
+        num_train: shards only: images of an epoch.
+        class_map: classes of the images to those of the CGN, where they are not the same:
+            '{cat: [281, 282], dog: golden_retriever}'; or names, if they are called alike.
+        batch_size: real images of a step, of each process.
+        ratio: counterfactuals per real image.
+        source: the bank of the CGN's masks, foregrounds and backgrounds.
+        images: how images are cropped.
+        training: optimizer, schedule, BatchNorm, precision.
+        seed: of everything that is drawn.
+        device: auto takes a GPU if there is one; or cpu or cuda.
+    """
 
     train: str
     validation: str
@@ -62,25 +85,10 @@ class EnsembleSettings:
         return self.training.precision
 
 
+@settings_as_options(EnsembleSettings)
 def classifier(
-    train: str,
-    validation: str,
-    cgn: str | None = None,
-    shards: str | list[str] | None = None,
+    settings: EnsembleSettings,
     out: str = "runs/classifier",
-    backbone: str = "resnet50",
-    backbone_file: str | None = None,
-    pretrained: bool = True,
-    classes: int | list[str] | None = None,
-    num_train: int | None = None,
-    class_map: dict[str, Class | list[Class]] | Literal["names"] | None = None,
-    batch_size: int = 64,
-    ratio: float = 1.0,
-    source: SourceConfig = SourceConfig(),  # noqa: B008 - frozen
-    images: ImagesConfig = ImagesConfig(),  # noqa: B008
-    training: EnsembleConfig = EnsembleConfig(),  # noqa: B008
-    seed: int = 0,
-    device: str = "auto",
     num_workers: int = 0,
     resume: bool = False,
     save_every: int = 500,
@@ -91,51 +99,14 @@ def classifier(
     accelerate launch for several GPUs; OUT must then be a folder that all processes see.
 
     Args:
-        train: real images to train on: a folder with one folder for each class, WebDataset shards
-            (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
-        validation: real images to test on after each epoch; likewise.
-        cgn: path of a CGN or name of a bundled one, whose counterfactuals are streamed.
-        shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
-        out: folder for the classifier, checkpoint, results, curves and TensorBoard's events.
-        backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1, or timm/NAME.
-        backbone_file: state dict with the backbone's weights, instead of a download.
-        pretrained: false starts from new weights.
-        classes: where the images do not say: how many classes, or their names by label.
-        num_train: shards only: images of an epoch.
-        class_map: classes of the images to those of the CGN, where they are not the same:
-            '{cat: [281, 282], dog: golden_retriever}'; or names, if they are called alike.
-        batch_size: real images of a step, of each process.
-        ratio: counterfactuals per real image.
-        source: the bank of the CGN's masks, foregrounds and backgrounds.
-        images: how images are cropped.
-        training: optimizer, schedule, BatchNorm, precision.
-        seed: of everything that is drawn.
-        device: auto takes a GPU if there is one; or cpu or cuda.
+        settings: of the training.
+        out: folder for the classifier, checkpoint, results and curves.
         num_workers: processes that decode, for each process that trains.
         resume: goes on with the training in the folder.
         save_every: steps between checkpoints.
     """
     folder = Path(out)
     check_folder(folder, resume)  # before anything that takes long
-    settings = EnsembleSettings(
-        train=train,
-        validation=validation,
-        cgn=cgn,
-        shards=shards,
-        backbone=backbone,
-        backbone_file=backbone_file,
-        pretrained=pretrained,
-        classes=classes,
-        num_train=num_train,
-        class_map=class_map,
-        batch_size=batch_size,
-        ratio=ratio,
-        source=source,
-        images=images,
-        training=training,
-        seed=seed,
-        device=device,
-    )
     accelerator = make_accelerator(settings)
     try:
         run, tests = make_run(settings, accelerator, folder, num_workers, save_every)

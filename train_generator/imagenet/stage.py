@@ -176,7 +176,7 @@ class ImageNetStage:
         self.config, self.num_steps = config, config.num_steps
         self.cgn, self.average = cgn, average
         self.accelerator, self.stops = accelerator, stops
-        self.ranks = Ranks(accelerator)
+        self.ranks = Ranks()
         if config.accumulation % self.ranks.num:
             raise ArgumentError(
                 f"{self.ranks.num} processes cannot share out accumulation "

@@ -82,7 +82,7 @@ class ImageNetTraining:
             broadcast_buffers=False, gradient_as_bucket_view=True
         )
         self.accelerator = make_accelerator(config, kwargs_handlers=[parallel])
-        self.ranks = Ranks(self.accelerator)
+        self.ranks = Ranks()
         self.progress = progress and self.ranks.is_main
         cgn, target = load_networks(config)
         fingerprint = hash_weights(target)

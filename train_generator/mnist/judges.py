@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng, roll_images
 from train_generator.mnist.digits import Digits, load_digits
 from train_generator.mnist.weights import read_weights, write_weights
+from train_generator.training.alone import train_alone
 
 NUM_CLASSES = 10
 SHAPE_JUDGE_FILE = Path(__file__).with_name("shape_judge.safetensors")
@@ -162,14 +162,14 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.num_steps + 1
     )
+    drawn = iter(batches)
+
+    def loss() -> Tensor:
+        images, labels = next(drawn)
+        return F.cross_entropy(judge(images), labels)
+
     judge.train()
-    steps = tqdm(range(config.num_steps), desc="training a judge", disable=not progress)
-    for _, (images, labels) in zip(steps, batches, strict=False):
-        loss = F.cross_entropy(judge(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    train_alone("judge", judge, config.num_steps, optimizer, loss, schedule, progress=progress)
     judge.eval().requires_grad_(False)
 
 

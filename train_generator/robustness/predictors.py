@@ -225,7 +225,7 @@ def _load_mnist(path: Path, device: torch.device) -> Predictor:
         )
     try:
         state: Any = unpickle(path.expanduser())
-        weights = state["model"]
+        weights = state.get("modules", state)["model"]  # older ones have no modules
         num_classes = len([value for value in weights.values() if value.dim() == 2][-1])
         model = MNISTClassifier(num_classes)
         model.load_state_dict(weights)

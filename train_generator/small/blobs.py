@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
+from train_generator.training.alone import train_alone
 
 RADIUS, RADIUS_SPREAD, CENTER_SPREAD, SHARPNESS = 6.5, 1.0, 1.5, 0.7
 
@@ -48,13 +49,13 @@ def teach_blobs(
         batch_size: blobs a step.
     """
     optimizer = torch.optim.Adam(weights_outside_flow(cgn.f_shape), 2e-3)
-    for _ in range(num_steps):
+
+    def loss() -> Tensor:
         noise = cgn.draw_noise(batch_size, generator)
         y = torch.randint(cgn.num_classes, (batch_size,), generator=generator)
-        loss = F.binary_cross_entropy(cgn.shape(noise, y), draw_blobs(noise))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return F.binary_cross_entropy(cgn.shape(noise, y), draw_blobs(noise))
+
+    train_alone("blobs", cgn, num_steps, optimizer, loss)
 
 
 def weights_outside_flow(network: nn.Module) -> list[nn.Parameter]:

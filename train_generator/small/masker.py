@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
 
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators import SmallCGN
@@ -87,22 +88,20 @@ class MaskerStage:
         self.foregrounds, self.backgrounds = parts.foregrounds, parts.backgrounds
         self.num_classes = len(self.foregrounds.counts)
         adam = torch.optim.Adam(masker.parameters(), config.learning_rate)
-        self.optimizers = {"masker": accelerator.prepare(adam)}
+        self.schedule = one_cycle(adam, config.learning_rate, config.num_steps)
+        self.optimizers = {"masker": accelerator.prepare(adam), "schedule": self.schedule}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the masker on one batch; see `Stage.step`."""
         if step == 0 and self.start is not None:
             self.masker.load_state_dict(self.start.state_dict())
-        optimizer = self.optimizers["masker"]
-        set_learning_rate(
-            optimizer, self.config.learning_rate * one_cycle(step, self.config.num_steps)
-        )
         self.masker.train()
         images, masks = self._draw(generator)
         with self.accelerator.autocast():
             logits = self.masker.logits(images)
         loss = F.binary_cross_entropy_with_logits(logits.float(), masks)
-        descend(self.accelerator, optimizer, loss)
+        descend(self.accelerator, self.optimizers["masker"], loss)
+        self.schedule.step()
         return {"cross entropy": loss.detach()}
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -163,22 +162,32 @@ def find_masks(
     """
     masker.eval()
     found = []
-    for part in images.split(chunk):
+    for part in torch.split(images, chunk):
         with accelerator.autocast():
             logits = masker.logits(part.to(accelerator.device))
         found.append((logits > 0).cpu())
     return torch.cat(found)
 
 
-def one_cycle(step: int, num_steps: int) -> float:
-    """Returns the share of the highest learning rate: up in the first third, then down to 0.
+def one_cycle(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int) -> OneCycleLR:
+    """Makes the learning rate rise in the first third of the steps, and then fall to 0.
 
     Both ways follow half a cosine (Smith and Topin, Super-Convergence, 2018).
+
+    Args:
+        optimizer: whose learning rate it is.
+        learning_rate: the highest one.
+        num_steps: steps, after each of which the scheduler takes one.
     """
     peak = max(1, num_steps // 3)
-    if step < peak:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
-    return (1 + math.cos(math.pi * (step - peak) / max(1, num_steps - peak))) / 2
+    return OneCycleLR(
+        optimizer,
+        learning_rate,
+        total_steps=num_steps + 1,
+        pct_start=(peak + 1) / (num_steps + 1),
+        cycle_momentum=False,
+        final_div_factor=math.inf,
+    )
 
 
 def rise_and_fall(step: int, num_steps: int) -> float:

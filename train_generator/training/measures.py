@@ -1,58 +1,130 @@
-"""What is measured during a training, a JSON line at a time."""
+"""The numbers of a training: JSON lines, and TensorBoard's events where that is installed."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 
-MEASURES = "metrics.jsonl"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
+LOSSES, MEASURES = "train.jsonl", "metrics.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 def read_measures(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of a file of measures, none if there is no file.
+    """Returns the lines of a file of losses or measures by step, none if there is no file.
 
     Args:
-        path: written by `write_measures`.
+        path: `train.jsonl` or `metrics.jsonl` of a training. Of two lines of one step, which a
+            training that was killed between them leaves, the later one counts.
 
     Raises:
         CheckpointError: a line is damaged.
     """
     if not path.is_file():
         return []
+    lines: dict[int, dict[str, float]] = {}
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return sorted(lines, key=lambda line: int(line["step"]))
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            lines.setdefault(int(line["step"]), {}).update(line)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} holds no measures, or is damaged: move it away") from error
+    return [lines[step] for step in sorted(lines)]
 
 
-def write_measures(path: Path, step: int, values: Mapping[str, float]) -> None:
-    """Adds a line, whole or not at all, and drops those of the same step or of later ones.
+class Curves:
+    """Writes losses and measures into a folder; every line is there when the call returns.
 
-    Later ones are from before a training was killed and resumed from an earlier checkpoint.
+    Without TensorBoard there are JSON lines alone, and a log entry says how to get it.
 
     Args:
-        path: of the file; its folder exists.
-        step: steps that the training has taken.
-        values: by name.
+        folder: that exists.
+        step: steps that the training has taken. What is there of later ones is dropped: it is from
+            before the training was killed and resumed.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: a file that is there is damaged.
         OSError: the folder cannot be written.
 
     Example:
-        >>> from train_generator.training.measures import read_measures, write_measures
-        >>> path = getfixture("tmp_path") / "metrics.jsonl"
-        >>> for step in (0, 10, 20, 10):
-        ...     write_measures(path, step, {"mean mask": step / 100})
-        >>> [line["step"] for line in read_measures(path)]
+        >>> from train_generator.training.measures import MEASURES, Curves, read_measures
+        >>> folder = getfixture("tmp_path")
+        >>> for start, step in ((0, 0), (0, 10), (0, 20), (10, 10)):
+        ...     curves = Curves(folder, start)
+        ...     curves.add_measures(step, {"mean mask": step / 100})
+        ...     curves.close()
+        >>> [line["step"] for line in read_measures(folder / MEASURES)]
         [0, 10]
     """
-    kept = [line for line in read_measures(path) if line["step"] < step]
-    text = "".join(json.dumps(line) + "\n" for line in [*kept, {"step": step, **values}])
-    with replacing(path) as temporary:
-        temporary.write_text(text)
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        self.folder = folder
+        for name in (LOSSES, MEASURES):
+            _drop_later(folder / name, step)
+        self._events = _open_events(folder, step)
+
+    def is_measured(self, step: int) -> bool:
+        """Returns whether there are measures of a step."""
+        return any(line["step"] == step for line in read_measures(self.folder / MEASURES))
+
+    def add_losses(self, step: int, stage: str, losses: Mapping[str, float]) -> None:
+        """Adds the losses of a step; those of all stages have names of their own."""
+        values = {f"{stage}/{name}": value for name, value in losses.items()}
+        self._add(LOSSES, step, values, values)
+
+    def add_measures(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds what was measured after so many steps."""
+        self._add(MEASURES, step, values, {f"metrics/{name}": v for name, v in values.items()})
+
+    def add_sheet(self, step: int, figure: Figure) -> None:
+        """Adds a sheet to TensorBoard."""
+        if self._events is not None:
+            self._events.add_figure("samples", figure, step)
+
+    def close(self) -> None:
+        """Ends TensorBoard's file."""
+        if self._events is not None:
+            self._events.close()
+
+    def _add(
+        self, name: str, step: int, values: Mapping[str, float], scalars: Mapping[str, float]
+    ) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._events is not None:
+            for tag, value in scalars.items():
+                self._events.add_scalar(tag, value, step)
+            self._events.flush()  # so that a kill loses no entry that a checkpoint is past
+
+
+def _drop_later(path: Path, step: int) -> None:
+    lines = read_measures(path)
+    kept = [line for line in lines if line["step"] <= step]
+    if len(kept) < len(lines):
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _open_events(folder: Path, step: int) -> SummaryWriter | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning(
+            "TensorBoard is not installed: losses and measures go to %s and %s in %s alone. To "
+            "watch them, python -m pip install 'cgn-augment[train]'",
+            LOSSES,
+            MEASURES,
+            folder,
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
 from torch import Tensor
 
 
 class Ranks:
-    """One process or several; with one, nothing is ever sent.
+    """The processes of torch.distributed, or one process, which never sends anything.
+
+    All of them make it, at the same place. They agree over gloo, whatever gradients go over, so
+    that no GPU waits for it.
 
     Args:
-        accelerator: knows the processes; None is one process.
+        alone: this process does something that the others have no part in.
 
     Attributes:
         rank: of this process, from 0.
@@ -26,10 +30,11 @@ class Ranks:
         (True, 1, [0, 1, 2])
     """
 
-    def __init__(self, accelerator: Accelerator | None = None) -> None:
-        self.accelerator = accelerator
-        self.rank = 0 if accelerator is None else accelerator.process_index
-        self.num = 1 if accelerator is None else accelerator.num_processes
+    def __init__(self, *, alone: bool = False) -> None:
+        together = not alone and dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.num = dist.get_world_size() if together else 1
+        self._group: Any = dist.new_group(backend="gloo") if self.num > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -42,20 +47,23 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Returns whether any process says so. All must ask, at the same place."""
-        if self.accelerator is None or self.num == 1:
-            return flag
-        said = torch.tensor(float(flag), device=self.accelerator.device)
-        return float(self.accelerator.reduce(said, "sum")) > 0
+        return self.sum({"flag": float(flag)})["flag"] > 0
 
-    def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+    def sum(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Returns the sums of scalars over the processes, which all give the same names."""
+        own = {name: float(value) for name, value in values.items()}
+        if self._group is None:
+            return own
+        total = torch.tensor(list(own.values()), dtype=torch.float64)
+        dist.all_reduce(total, group=self._group)
+        return dict(zip(own, total.tolist(), strict=True))
+
+    def mean(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Returns the means of scalars over the processes, which all give the same names."""
-        if self.accelerator is None or self.num == 1:
-            return {name: float(value) for name, value in values.items()}
-        stacked = torch.stack([value.float() for value in values.values()])
-        means = self.accelerator.reduce(stacked.to(self.accelerator.device), "mean")
-        return dict(zip(values, means.tolist(), strict=True))
+        num = self.num if self._group is not None else 1
+        return {name: value / num for name, value in self.sum(values).items()}
 
     def wait(self) -> None:
         """Waits until all processes are here."""
-        if self.accelerator is not None and self.num > 1:
-            self.accelerator.wait_for_everyone()
+        if self._group is not None:
+            dist.barrier(group=self._group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -14,20 +14,30 @@ class StepAbandonedError(Exception):
     """A stage raises it to give up a step for an interrupt, while all is as before the step."""
 
 
-class Stage(Protocol):
-    """One part of a training, such as the adversarial one.
+class Stateful(Protocol):
+    """What a checkpoint can keep: a network, an optimizer, a scheduler, a stream."""
 
-    Attributes:
-        name: a word, shown before the losses.
-        num_steps: steps that it takes; 0 leaves it out.
-        optimizers: what a checkpoint keeps beside the weights.
-    """
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors and plain values."""
+        ...
 
-    name: str
-    num_steps: int
-    optimizers: Mapping[str, Any]
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Goes on from what `state_dict` returned."""
+        ...
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+
+class _Part(Protocol):
+    @property
+    def name(self) -> str:
+        """A word, shown before the losses."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps beside the weights while the stage lasts: each is `Stateful`."""
+        ...
+
+    def step(self, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Trains once.
 
         Args:
@@ -44,8 +54,46 @@ class Stage(Protocol):
         ...
 
 
-def descend(accelerator: Accelerator, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+class Stage(_Part, Protocol):
+    """One part of a training, such as the adversarial one."""
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps it takes; 0 leaves it out."""
+        ...
+
+
+@runtime_checkable
+class EpochStage(_Part, Protocol):
+    """A pass over a stream, whose length need not be known, with a result at its end.
+
+    The stream's own state is among what `Trainer` is given to keep.
+    """
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps it probably takes, for the bar."""
+        ...
+
+    def fetch(self) -> bool:
+        """Gets what the next step is trained on; returns False where nothing is left."""
+        ...
+
+    def finish(self) -> Mapping[str, float]:
+        """Says what the stage came to, by name; it may test the network, which may take long.
+
+        A training that is killed meanwhile is resumed here, without any step taken twice.
+        """
+        ...
+
+
+def descend(
+    accelerator: Accelerator | None, optimizer: torch.optim.Optimizer, loss: Tensor
+) -> None:
     """Takes one step of an optimizer down the gradient of a scalar."""
     optimizer.zero_grad()
-    accelerator.backward(loss)
+    if accelerator is None:
+        torch.autograd.backward(loss)
+    else:
+        accelerator.backward(loss)
     optimizer.step()

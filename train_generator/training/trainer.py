@@ -1,4 +1,4 @@
-"""Runs the stages of a training: progress, TensorBoard, pictures, checkpoints, resume.
+"""Runs the stages of a training: progress, curves, pictures, checkpoints, resume.
 
 A stage knows what a step does and nothing of the rest; the trainer knows nothing of losses. Every
 step draws from a generator that is a function of (seed, stage, step), so a checkpoint needs no
@@ -10,28 +10,42 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cgn_augment.errors import ArgumentError, CheckpointError
-from cgn_augment.files import first_line, replacing, unpickle
+from cgn_augment.checks import require_count
+from cgn_augment.errors import CheckpointError
+from cgn_augment.files import first_line, replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.training.checkpoints import CHECKPOINT, check_folder, differences
+from train_generator.training.checkpoints import (
+    CHECKPOINT,
+    check_checkpoint,
+    check_folder,
+    read_checkpoint,
+)
 from train_generator.training.interrupt import Interrupt, deferred_interrupt
-from train_generator.training.measures import MEASURES, read_measures, write_measures
+from train_generator.training.measures import Curves
 from train_generator.training.ranks import Ranks
-from train_generator.training.stages import Stage, StepAbandonedError, descend
+from train_generator.training.stages import (
+    EpochStage,
+    Stage,
+    Stateful,
+    StepAbandonedError,
+    descend,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "CHECKPOINT",
+    "EpochStage",
     "Stage",
     "StepAbandonedError",
     "Trainer",
@@ -43,13 +57,13 @@ __all__ = [
 class Trainer:
     """Takes the stages of a training one after the other, and can be interrupted at any time.
 
-    The folder gets `checkpoint.pt`, TensorBoard's event file, and a sheet at every `sheet_every`
-    steps. Ctrl-C ends the step under way, writes the checkpoint and raises `KeyboardInterrupt`.
-    Of several processes all take every step, and the first one alone writes; the folder must be one
-    that all of them see.
+    The folder gets `checkpoint.pt`, `train.jsonl` with the losses, TensorBoard's event file where
+    that is installed, and a sheet at every `sheet_every` steps. Ctrl-C ends the step under way,
+    writes the checkpoint and raises `KeyboardInterrupt`. Of several processes all take every step,
+    and the first one alone writes; the folder must be one that all of them see.
 
     Args:
-        folder: where everything is written; made if it is missing.
+        folder: where everything is written; made if it is missing. None writes nothing.
         modules: by name, every network that a checkpoint must hold.
         stages: by name, what makes a stage. It is called when the stage begins, or when a training
             is resumed in it, and must then depend only on the settings and on modules that the
@@ -57,20 +71,24 @@ class Trainer:
         settings: plain values; a checkpoint of other settings is refused.
         seed: of everything that is drawn.
         draw: makes a sheet of samples; None draws nothing.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints within a stage; None writes none.
         sheet_every: steps between sheets.
-        log_every: steps between two entries in TensorBoard.
+        log_every: steps between two looks at the losses.
         measure: returns what is measured by name, on all processes; it goes to `metrics.jsonl` and
             TensorBoard. None measures nothing.
         measure_every: steps between two measurements, the first before the first step.
-        ranks: the processes that train together; one by default.
+        ranks: the processes that train together; this one alone by default.
+        state: by name, what else a checkpoint must hold beyond the end of a stage.
+        checkpoint: a file for the checkpoint, where it shall not be in the folder.
 
     Attributes:
         seconds: that the steps took so far, those before a resume too.
+        results: what each `EpochStage` that is done came to.
 
     Raises:
-        ArgumentError: the folder holds a checkpoint and `resume` was not asked for; or a number of
-            steps that cannot be used.
+        ArgumentError: a number of steps that cannot be used.
+        CheckpointError: `resume` was asked for, and there is nothing to resume, or it is damaged
+            or of other settings.
 
     Example:
         >>> import torch
@@ -96,51 +114,64 @@ class Trainer:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         modules: Mapping[str, nn.Module],
-        stages: Mapping[str, Callable[[], Stage]],
+        stages: Mapping[str, Callable[[], Stage | EpochStage]],
         settings: Mapping[str, Any],
         *,
         seed: int = 0,
         draw: Callable[[], Figure] | None = None,
         resume: bool = False,
-        save_every: int = 200,
+        save_every: int | None = 200,
         sheet_every: int = 500,
         log_every: int = 20,
         measure: Callable[[], Mapping[str, float]] | None = None,
         measure_every: int = 500,
         ranks: Ranks | None = None,
+        state: Mapping[str, Stateful] | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
         for name, every in (
-            ("save_every", save_every),
+            ("save_every", 1 if save_every is None else save_every),
             ("sheet_every", sheet_every),
             ("log_every", log_every),
             ("measure_every", measure_every),
         ):
-            if every < 1:
-                raise ArgumentError(f"{name} must be 1 or more, got {every}")
+            require_count(name, every)
         self.folder, self.modules, self.stages = folder, modules, stages
         self.settings, self.seed, self.draw = dict(settings), seed, draw
         self.save_every, self.sheet_every, self.log_every = save_every, sheet_every, log_every
-        self.measure, self.measure_every, self.ranks = measure, measure_every, ranks or Ranks()
+        self.measure, self.measure_every = measure, measure_every
+        self.ranks = ranks or Ranks(alone=True)
+        self.checkpoint = checkpoint or (None if folder is None else folder / CHECKPOINT)
         self.seconds = 0.0
+        self.results: list[dict[str, Any]] = []
+        self._state = state or {}
         self._interrupt: Interrupt | None = None
         self._position = (0, 0)  # the stage and the step in it that come next
-        self._steps_before = 0  # of all stages, for TensorBoard
+        self._at_end = False  # of the stage, whose steps are all taken
+        self._steps_before = 0  # of all stages, for the curves
         self._optimizers: dict[str, Any] = {}
-        check_folder(folder, resume)
+        self._begun = False
         if resume:
-            self._load()
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the checkpoint is."""
-        return self.folder / CHECKPOINT
+            self.resume()
 
     @property
     def finished(self) -> bool:
         """Whether all stages are done."""
         return self._position[0] >= len(self.stages)
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of other settings or networks.
+        """
+        if self.checkpoint is None:
+            raise CheckpointError("this training keeps no checkpoint to resume: give it a folder")
+        self._check(True)
+        self._load(self.checkpoint)
+        self._begun = True
 
     def train(self, *, progress: bool = True) -> None:
         """Takes all steps that are left.
@@ -149,153 +180,176 @@ class Trainer:
             progress: shows a bar with the losses on standard error.
 
         Raises:
+            ArgumentError: there is a checkpoint that was not resumed.
+            CheckpointError: the training has diverged.
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
         """
+        if not self._begun:
+            self._check(False)
+        self._begun = True
         if self.finished:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with deferred_interrupt() as interrupt, self._write_events() as writer:
+        with deferred_interrupt() as interrupt, self._open_curves() as curves:
             self._interrupt = interrupt
             while not self.finished:
-                self._train_stage(writer, progress and self.ranks.is_main)
+                self._train_stage(curves, progress and self.ranks.is_main)
         self._interrupt = None
 
     def stops(self) -> bool:
         """Returns whether Ctrl-C was pressed, on any process; all ask at the same place."""
         return self.ranks.any(self._interrupt is not None and self._interrupt.requested)
 
-    def _write_events(self) -> AbstractContextManager[SummaryWriter | None]:
-        if not self.ranks.is_main:
-            return nullcontext()
-        writer: AbstractContextManager[SummaryWriter] = SummaryWriter(
-            str(self.folder), purge_step=self._steps_before + 1
-        )
-        return writer
+    def _check(self, resume: bool) -> None:
+        if self.folder is not None:
+            check_folder(self.folder, resume)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint, resume)
 
-    def _train_stage(self, writer: SummaryWriter | None, progress: bool) -> None:
-        number, first = self._position
+    def _open_curves(self) -> AbstractContextManager[Curves | None]:
+        if self.folder is None or not self.ranks.is_main:
+            return nullcontext()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return closing(Curves(self.folder, self._steps_before))
+
+    def _train_stage(self, curves: Curves | None, progress: bool) -> None:
+        number = self._position[0]
         stage = list(self.stages.values())[number]()
         for name, state in self._optimizers.items():
             stage.optimizers[name].load_state_dict(state)
         self._optimizers = {}
-        label = f"{number + 1}/{len(self.stages)} {stage.name}"
-        with tqdm(desc=label, total=stage.num_steps, initial=first, disable=not progress) as bar:
-            for step in range(first, stage.num_steps):
-                if self._steps_before % self.measure_every == 0:
-                    self._measure(writer)
-                start = time.perf_counter()
-                try:
-                    losses = self._step(stage, number, step)
-                except StepAbandonedError:
-                    self._save(stage.optimizers)
-                    raise KeyboardInterrupt from None
-                self.seconds += time.perf_counter() - start
-                self._steps_before += 1
-                self._position = (number, step + 1)
-                stop = self.stops()  # asked once: Ctrl-C comes at any time
-                saves = stop or (step + 1) % self.save_every == 0
-                if saves or step % self.log_every == 0 or step + 1 == stage.num_steps:
-                    self._log(writer, bar, stage.name, losses)
-                bar.update()
-                if saves:
-                    self._save(stage.optimizers)
-                if stop:
-                    raise KeyboardInterrupt("the same command with --resume goes on")
-                if (step + 1) % self.sheet_every == 0:
-                    self._draw(writer)
-        self._position = (number + 1, 0)
+        if not self._at_end:
+            self._take_steps(stage, curves, progress)
+        if isinstance(stage, EpochStage):
+            self._at_end = True
+            self._save(stage)  # its end may take long, and a second Ctrl-C breaks it off
+            self.results.append(dict(stage.finish()))
+            if curves is not None:
+                curves.add_measures(self._steps_before, self.results[-1])
+        self._position, self._at_end = (number + 1, 0), False
         if self.finished:
-            self._measure(writer)
-        self._save({})
-        self._draw(writer)
+            self._measure(curves)
+        self._save(None)
+        self._draw(curves)
+        if isinstance(stage, EpochStage) and self.stops():
+            raise KeyboardInterrupt
 
-    def _step(self, stage: Stage, number: int, step: int) -> dict[str, Tensor]:
+    def _take_steps(self, stage: Stage | EpochStage, curves: Curves | None, progress: bool) -> None:
+        number, step = self._position
+        label = f"{number + 1}/{len(self.stages)} {stage.name}"
+        losses: Mapping[str, Tensor] | None = None  # that nobody has looked at
+        with tqdm(desc=label, total=stage.num_steps, initial=step, disable=not progress) as bar:
+            while _has_step(stage, step):
+                if self._steps_before % self.measure_every == 0:
+                    self._measure(curves)
+                losses = self._step(stage, number, step)
+                stop = self.stops()  # asked once: Ctrl-C comes at any time
+                saves = stop or (self.save_every and (step + 1) % self.save_every == 0)
+                if saves or step % self.log_every == 0:
+                    self._log(curves, bar, stage, losses)
+                    losses = None
+                bar.update()
+                step += 1
+                if saves:
+                    self._save(stage)
+                if stop:
+                    raise KeyboardInterrupt(
+                        "the same command with --resume goes on" if self.checkpoint else ""
+                    )
+                if step % self.sheet_every == 0:
+                    self._draw(curves)
+            if losses is not None:
+                self._log(curves, bar, stage, losses)
+
+    def _step(self, stage: Stage | EpochStage, number: int, step: int) -> Mapping[str, Tensor]:
         seed = step_seed(Purpose.TRAINING, self.seed, number, step)
         device = next(next(iter(self.modules.values())).parameters()).device
-        with isolated_rng(seed, device):
-            return stage.step(step, torch.Generator().manual_seed(seed))
+        start = time.perf_counter()
+        try:
+            with isolated_rng(seed, device):
+                losses = stage.step(step, torch.Generator().manual_seed(seed))
+        except StepAbandonedError:
+            self._save(stage)
+            raise KeyboardInterrupt from None
+        self.seconds += time.perf_counter() - start
+        self._steps_before += 1
+        self._position = (number, step + 1)
+        return losses
 
     def _log(
-        self, writer: SummaryWriter | None, bar: tqdm[Any], stage: str, losses: Mapping[str, Tensor]
+        self,
+        curves: Curves | None,
+        bar: tqdm[Any],
+        stage: Stage | EpochStage,
+        losses: Mapping[str, Tensor],
     ) -> None:
         values = self.ranks.mean(losses)
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
+            last = "" if self.checkpoint is None else f"The last checkpoint is {self.checkpoint}; "
             raise CheckpointError(
-                f"the losses {broken} of stage {stage} are not finite: the training has "
-                f"diverged. The last checkpoint is in {self.folder}; lower the learning rate and "
-                "start again in another folder"
+                f"the losses {broken} of stage {stage.name} are not finite: the training has "
+                f"diverged. {last}lower the learning rate and start again in another folder"
             )
-        if writer is not None:
-            for name, value in values.items():
-                writer.add_scalar(f"{stage}/{name}", value, self._steps_before)
-            writer.flush()  # so that a kill loses no entry that a checkpoint is past
+        if curves is not None:
+            curves.add_losses(self._steps_before, stage.name, values)
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
-    def _measure(self, writer: SummaryWriter | None) -> None:
+    def _measure(self, curves: Curves | None) -> None:
         """Measures, unless that was done after as many steps already."""
-        path, step = self.folder / MEASURES, self._steps_before
-        if self.measure is None or self.ranks.any(_is_measured(path, step)):
+        step = self._steps_before
+        if self.measure is None or self.ranks.any(curves is not None and curves.is_measured(step)):
             return
         values = self.measure()
-        if writer is not None:
-            write_measures(path, step, values)
-            for name, value in values.items():
-                writer.add_scalar(f"metrics/{name}", value, step)
-            writer.flush()
+        if curves is not None:
+            curves.add_measures(step, values)
 
-    def _draw(self, writer: SummaryWriter | None) -> None:
-        if self.draw is not None and writer is not None:
-            folder = self.folder / "sheets"
+    def _draw(self, curves: Curves | None) -> None:
+        if self.draw is not None and curves is not None:
+            folder = curves.folder / "sheets"
             folder.mkdir(exist_ok=True)
             figure = self.draw()
             save_figure(figure, folder / f"{self._steps_before:07}.png")
-            writer.add_figure("samples", figure, self._steps_before)
+            curves.add_sheet(self._steps_before, figure)
 
-    def _save(self, optimizers: Mapping[str, Any]) -> None:
+    def _save(self, stage: Stage | EpochStage | None) -> None:
+        if self.checkpoint is None:
+            return
+        optimizers: Mapping[str, Any] = {} if stage is None else stage.optimizers
         state = {
             "settings": self.settings,
             "stages": list(self.stages),
             "position": self._position,
+            "at_end": self._at_end,
             "steps_before": self._steps_before,
             "seconds": self.seconds,
+            "results": self.results,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "state": {name: value.state_dict() for name, value in self._state.items()},
             "optimizers": {name: value.state_dict() for name, value in optimizers.items()},
         }
         if self.ranks.is_main:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.checkpoint) as temporary:
                 torch.save(state, temporary)
         self.ranks.wait()
 
-    def _load(self) -> None:
+    def _load(self, path: Path) -> None:
+        state = read_checkpoint(path, self.settings, self.stages)
         try:
-            state: Any = unpickle(self.checkpoint)
-            settings, stages = state["settings"], state["stages"]
-        except Exception as error:
+            for kind, things in (("modules", self.modules), ("state", self._state)):
+                for name, thing in things.items():
+                    thing.load_state_dict(state[kind][name])
+            self._position, self._at_end = tuple(state["position"]), state["at_end"]
+            self._steps_before, self.seconds = state["steps_before"], state["seconds"]
+            self.results, self._optimizers = list(state["results"]), state["optimizers"]
+        except CheckpointError:  # of a stream, which says itself what does not fit
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.checkpoint} is no checkpoint of a training, or is cut off: start again in "
-                f"another folder ({first_line(error)})"
+                f"{path} holds other networks than this version trains: start again in another "
+                f"folder ({first_line(error)})"
             ) from error
-        changed = differences(settings, self.settings)
-        if changed or stages != list(self.stages):
-            raise CheckpointError(
-                f"{self.checkpoint} was made with other settings ({', '.join(changed)}): resume "
-                "with those it was started with, or write to another folder"
-            )
-        try:
-            for name, module in self.modules.items():
-                module.load_state_dict(state["modules"][name])
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{self.checkpoint} holds other networks than this version trains: start again in "
-                f"another folder ({first_line(error)})"
-            ) from error
-        self._position = tuple(state["position"])
-        self._steps_before, self.seconds = state["steps_before"], state["seconds"]
-        self._optimizers = state["optimizers"]
 
 
-def _is_measured(path: Path, step: int) -> bool:
-    """Whether the last line of the measures is that of a step."""
-    lines = read_measures(path)
-    return bool(lines) and lines[-1]["step"] == step
+def _has_step(stage: Stage | EpochStage, step: int) -> bool:
+    return stage.fetch() if isinstance(stage, EpochStage) else step < stage.num_steps

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from tqdm import tqdm
 
 from cgn_augment.checks import require_count
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from train_generator.losses.functional import require_images
 from train_generator.losses.perceptual.features import (
     PerceptualFeatures,
     draw_he_normal,
     split_blocks,
 )
+from train_generator.training.alone import train_alone
 
 WIDTHS = (16, 32, 64, 128)
 LEARNING_RATE = 2e-3
@@ -75,15 +74,15 @@ def train_features(
     generator = torch.Generator().manual_seed(require_count("seed", seed, 0))
     classifier = _make_classifier(num_classes, generator).to(images.device).train()
     optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
-    loss = torch.tensor(math.nan)
-    for _ in tqdm(range(num_steps), desc="training features", disable=not progress):
+
+    def loss() -> Tensor:
         drawn = torch.randint(len(images), (batch_size,), generator=generator).to(images.device)
-        loss = F.cross_entropy(classifier(images[drawn]), labels[drawn].long())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    if not loss.isfinite():
-        raise ArgumentError("images must be finite: training on them ended in a loss that is not")
+        return F.cross_entropy(classifier(images[drawn]), labels[drawn].long())
+
+    try:
+        train_alone("features", classifier, num_steps, optimizer, loss, progress=progress)
+    except CheckpointError as error:
+        raise ArgumentError("images must be finite: training on them has diverged") from error
     return PerceptualFeatures(_fold(classifier.eval()))
 
 

@@ -1,0 +1,69 @@
+"""A short training of one network with one loss, of which nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train_generator.training.stages import descend
+from train_generator.training.trainer import Trainer
+
+
+def train_alone(
+    name: str,
+    network: nn.Module,
+    num_steps: int,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    *,
+    progress: bool = False,
+) -> None:
+    """Takes a network down a loss.
+
+    Args:
+        name: shown before the bar.
+        network: in train mode.
+        num_steps: steps.
+        optimizer: of its weights.
+        loss: draws a batch and returns its loss, a scalar.
+        schedule: of the learning rate, moved on after each step.
+        progress: shows a bar on standard error.
+
+    Raises:
+        CheckpointError: the training has diverged.
+        KeyboardInterrupt: Ctrl-C was pressed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.training.alone import train_alone
+        >>> line = torch.nn.Linear(1, 1)
+        >>> sgd = torch.optim.SGD(line.parameters(), lr=0.1)
+        >>> loss = lambda: line(torch.ones(1, 1)).square().mean()
+        >>> train_alone("line", line, 100, sgd, loss)
+        >>> loss().item() < 1e-6
+        True
+    """
+    stage = _LossStage(name, num_steps, optimizer, loss, schedule)
+    Trainer(None, {name: network}, {name: lambda: stage}, {}).train(progress=progress)
+
+
+@dataclass
+class _LossStage:
+    name: str
+    num_steps: int
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[], Tensor]
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    optimizers: Mapping[str, Any] = field(default_factory=dict)
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        loss = self.loss()
+        descend(None, self.optimizer, loss)
+        if self.schedule is not None:
+            self.schedule.step()
+        return {"loss": loss.detach()}
