@@ -32,7 +32,8 @@ from train_generator.mnist import (
     metrics_table,
 )
 from train_generator.small.config import SmallConfig
-from train_generator.small.training import CGN_FILE, SmallTraining, make_data
+from train_generator.small.training import SmallTraining, make_data
+from train_generator.training.machine import CGN_FILE
 from train_generator.training.trainer import CHECKPOINT
 
 GRAM = (0.01, 0.05, 0.0, 0.01)  # the paper's weights for wildlife

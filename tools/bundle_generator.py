@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cgn_augment import load_cgn
 from cgn_augment.generators.checkpoint import WEIGHTS
-from train_generator.small.training import CGN_FILE
+from train_generator.training.machine import CGN_FILE
 
 
 def bundle(run: Path, name: str, weights: Path = WEIGHTS) -> None:

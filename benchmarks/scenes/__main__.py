@@ -70,7 +70,7 @@ from train_generator.robustness import (
     measure_changes,
     measure_factors,
 )
-from train_generator.small.training import CGN_FILE
+from train_generator.training.machine import CGN_FILE
 from train_generator.training.trainer import CHECKPOINT
 
 ROWS: dict[str, dict[str, Any]] = {

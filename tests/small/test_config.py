@@ -20,7 +20,7 @@ from train_generator.small.config import (
     SmallConfig,
     TexturesConfig,
 )
-from train_generator.small.training import CGN_FILE
+from train_generator.training.machine import CGN_FILE
 
 PAPER = Path(config_module.__file__).parent / "paper"
 

@@ -33,7 +33,8 @@ from train_generator.small.config import (
     SmallConfig,
     TexturesConfig,
 )
-from train_generator.small.training import CGN_FILE, SmallTraining
+from train_generator.small.training import SmallTraining
+from train_generator.training.machine import CGN_FILE
 from train_generator.training.trainer import CHECKPOINT, Trainer
 
 # Masks that are found after a few steps of training are too poor to complete textures from.

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train_generator.small import training as small_module
 from train_generator.small.config import SmallConfig
-from train_generator.small.training import make_accelerator
+from train_generator.training import machine
+from train_generator.training.machine import make_accelerator
 from train_generator.training.precision import Precision, warn_of_slow_precision
 
 
@@ -25,7 +25,7 @@ def test_bf16_without_instructions_for_it_is_a_warning(
     pretend(monkeypatch, capability)
     # A process has one precision in accelerate, and other tests have chosen it.
     cpu = SimpleNamespace(device=torch.device("cpu"))
-    monkeypatch.setattr(small_module, "Accelerator", lambda **_: cpu)
+    monkeypatch.setattr(machine, "Accelerator", lambda **_: cpu)
     with pytest.warns(UserWarning, match=f"{capability}.* ten times as long .* leave the preci"):
         make_accelerator(SmallConfig("colored", device="cpu", precision="bf16"))
 

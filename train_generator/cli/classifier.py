@@ -29,7 +29,7 @@ from train_generator.classifier.ensemble_training import (
     EnsembleRun,
     require_fitting,
 )
-from train_generator.small.training import make_accelerator, write_settings
+from train_generator.training.machine import make_accelerator, write_settings
 from train_generator.training.precision import Precision
 from train_generator.training.trainer import check_folder
 

@@ -8,7 +8,7 @@ from cgn_augment.generators import read_metadata
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.imagenet.config import ImageNetConfig
 from train_generator.imagenet.training import ImageNetTraining
-from train_generator.small.card import changed_flags, peak_memory
+from train_generator.training.cards import changed_flags, peak_memory
 from train_generator.training.measures import MEASURES, read_measures
 
 

@@ -27,7 +27,7 @@ from train_generator.imagenet.metrics import CGNMeasures
 from train_generator.imagenet.sheet import draw_training
 from train_generator.imagenet.stage import ImageNetStage
 from train_generator.losses.perceptual import PerceptualFeatures, make_features
-from train_generator.small.training import CGN_FILE, make_accelerator, versions, write_settings
+from train_generator.training.machine import CGN_FILE, make_accelerator, versions, write_settings
 from train_generator.training.ranks import Ranks
 from train_generator.training.trainer import Stage, Trainer, check_folder
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import resource
-import shlex
-import sys
-from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +14,7 @@ from train_generator.mnist.measure import load_judges, measure_generator, measur
 from train_generator.mnist.tables import format_markdown, metrics_table
 from train_generator.mnist.textures import load_textures
 from train_generator.small.config import SmallConfig
+from train_generator.training.cards import changed_flags, peak_memory
 
 
 def write_card(path: Path, config: SmallConfig, seconds: float, num: int = 5000) -> Path:
@@ -62,38 +57,6 @@ def repeat_command(config: SmallConfig) -> str:
     """
     words = ["train-generator small", f"--variant {config.variant}"]
     return " ".join([*words, *changed_flags(config, SmallConfig(config.variant))])
-
-
-def changed_flags(config: Any, default: Any) -> list[str]:
-    """Returns the flags of the command line for the settings that are not the default's.
-
-    Args:
-        config: a dataclass; a setting of it may be another dataclass.
-        default: another one of the same kind.
-    """
-    words: list[str] = []
-    for setting in fields(config):
-        name, value = setting.name, getattr(config, setting.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            words += _flags(asdict(value), asdict(getattr(default, name)), f"{name}.")
-        else:
-            words += _flags({name: value}, {name: getattr(default, name)})
-    return words
-
-
-def peak_memory() -> int:
-    """Returns the most memory that this process has held so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _flags(values: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = {name: value for name, value in values.items() if value != defaults[name]}
-    return [f"--{prefix}{name} {_quote(value)}" for name, value in changed.items()]
-
-
-def _quote(value: Any) -> str:
-    return shlex.quote(json.dumps(value) if isinstance(value, tuple) else str(value))
 
 
 def _describe(

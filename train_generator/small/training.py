@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
-import platform
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import SmallCGN, save_cgn
-from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
-from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.fill import whole_textures
 from cgn_augment.pictures.sheets import draw_cgn
@@ -35,10 +29,8 @@ from train_generator.small.initialization import initialize
 from train_generator.small.masker import MaskerStage, drawn_parts, find_masks, next_round
 from train_generator.small.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.small.textures import TextureEncoder, TexturesStage
-from train_generator.training.precision import Precision, warn_of_slow_precision
+from train_generator.training.machine import CGN_FILE, make_accelerator, versions, write_settings
 from train_generator.training.trainer import Stage, Trainer, check_folder
-
-CGN_FILE = "cgn.safetensors"
 
 
 class SmallTraining:
@@ -237,38 +229,6 @@ class SmallTraining:
         return find_masks(self.maskers[number % 2], self.data.images, self.accelerator)
 
 
-class MachineSettings(Protocol):
-    """What the settings of a training say of the machine."""
-
-    @property
-    def device(self) -> str:
-        """Says "auto", "cpu" or a GPU's name."""
-        ...
-
-    @property
-    def precision(self) -> Precision:
-        """Says what is computed in."""
-        ...
-
-
-def make_accelerator(config: MachineSettings, **options: Any) -> Accelerator:
-    """Returns the accelerator of the settings' device and precision.
-
-    Args:
-        config: settings.
-        options: of the accelerator, beside these.
-    """
-    if config.device not in ("auto", "cpu"):
-        require_device(config.device)
-        if not config.device.startswith("cuda"):
-            raise ArgumentError(f"device must be auto, cpu or cuda, got {config.device!r}")
-    accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision=config.precision, **options
-    )
-    warn_of_slow_precision(config.precision, accelerator.device)
-    return accelerator
-
-
 def make_data(config: SmallConfig) -> VariantData:
     """Renders the biased training images of the settings."""
     textures = None if config.textures is None else load_textures(config.textures)
@@ -288,24 +248,6 @@ def make_cgn(config: SmallConfig) -> SmallCGN:
     if factors.blob_steps:
         teach_blobs(cgn, factors.blob_steps, generator)
     return cgn
-
-
-def write_settings(config: Any, folder: Path, accelerator: Accelerator) -> None:
-    """Writes the settings, the versions and the machine beside the checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "settings": asdict(config),
-        "versions": versions(),
-        "device": str(accelerator.device),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-    }
-    (folder / "settings.json").write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what the weights depend on."""
-    return {name: version(name) for name in ("cgn-augment", "torch", "accelerate")}
 
 
 def describe_textures(config: SmallConfig) -> str:

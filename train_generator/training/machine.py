@@ -1,0 +1,70 @@
+"""What every training shares: the device that it runs on, and what it writes of itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.checkpoint import require_device
+from train_generator.training.precision import Precision, warn_of_slow_precision
+
+CGN_FILE = "cgn.safetensors"
+"""Name of a trained CGN in the folder of its training."""
+
+
+class MachineSettings(Protocol):
+    """What the settings of a training say of the machine."""
+
+    @property
+    def device(self) -> str:
+        """Says "auto", "cpu" or a GPU's name."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Says what is computed in."""
+        ...
+
+
+def make_accelerator(config: MachineSettings, **options: Any) -> Accelerator:
+    """Returns the accelerator of the settings' device and precision.
+
+    Args:
+        config: settings.
+        options: of the accelerator, beside these.
+    """
+    if config.device not in ("auto", "cpu"):
+        require_device(config.device)
+        if not config.device.startswith("cuda"):
+            raise ArgumentError(f"device must be auto, cpu or cuda, got {config.device!r}")
+    accelerator = Accelerator(
+        cpu=config.device == "cpu", mixed_precision=config.precision, **options
+    )
+    warn_of_slow_precision(config.precision, accelerator.device)
+    return accelerator
+
+
+def write_settings(config: Any, folder: Path, accelerator: Accelerator) -> None:
+    """Writes the settings, the versions and the machine beside the checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "settings": asdict(config),
+        "versions": versions(),
+        "device": str(accelerator.device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
+    (folder / "settings.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the weights depend on."""
+    return {name: version(name) for name in ("cgn-augment", "torch", "accelerate")}
