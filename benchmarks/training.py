@@ -29,6 +29,7 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -178,7 +179,14 @@ def crop_tiles(images: Tensor, generator: torch.Generator) -> Tensor:
 Way = Straightforward | FactorsStage
 
 
-def read_settings(variant: Variant) -> SmallConfig:
+@dataclass(frozen=True)
+class Published(SmallConfig):
+    """The settings of the paper for a variant."""
+
+    variant: Variant = "wildlife"
+
+
+def read_settings(variant: Variant) -> Published:
     """Reads a file of the published settings."""
     values = yaml.safe_load((PAPER / f"{variant}.yaml").read_text())
     factors = {**values["factors"], "gram_weights": tuple(values["factors"]["gram_weights"])}
@@ -188,7 +196,7 @@ def read_settings(variant: Variant) -> SmallConfig:
         "texturing": TexturesConfig(**values["texturing"]),
         "shapes": ShapesConfig(**values["shapes"]),
     }
-    return SmallConfig(**{**values, **parts})
+    return Published(**{**values, **parts})
 
 
 def make_vgg(features: PerceptualFeatures) -> nn.Sequential:
@@ -218,7 +226,7 @@ def make_networks(config: SmallConfig) -> tuple[SmallCGN, nn.Module]:
     return cgn, discriminator
 
 
-def make_real(config: SmallConfig, num_images: int) -> RealImages:
+def make_real(config: Published, num_images: int) -> RealImages:
     data = make_variant(config.variant, "train", num=num_images)
     return RealImages(data.images, data.labels)
 
@@ -267,7 +275,7 @@ def compare_losses(
     return deviations
 
 
-def compare(config: SmallConfig, features: PerceptualFeatures, num_steps: int) -> dict[str, float]:
+def compare(config: Published, features: PerceptualFeatures, num_steps: int) -> dict[str, float]:
     """Returns deviations over steps of which the second half sees the images of the first again.
 
     Raises:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -89,7 +90,7 @@ def fetch_weights(
 
 def main() -> None:
     """Runs the command line."""
-    commands = {
+    commands: dict[str, Callable[..., Any] | dict[str, Any]] = {
         "small": small,
         "imagenet": imagenet,
         "masker": masker,

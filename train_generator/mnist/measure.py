@@ -153,10 +153,10 @@ def measure_generator(
     factors, labels = draw_own_factors(cgn, num, seed)
     judges = judges or load_judges(variant, textures)
     real = draw_real_factors(variant, textures, "train", num, seed)
-    return measure_factors(factors.to("cpu"), labels, real, judges)
+    return _measure(factors.to("cpu"), labels, real, judges)
 
 
-def measure_real(
+def measure_digits(
     variant: str,
     textures: Textures | None = None,
     *,
@@ -164,7 +164,7 @@ def measure_real(
     seed: int = 0,
     judges: Judges | None = None,
 ) -> GeneratorMetrics:
-    """Measures the real data the same way: what a perfect generator would come to.
+    """Measures real digits the same way: what a perfect generator would come to.
 
     Masks are clean test digits, which no judge was trained on; textures and backgrounds are true
     ones over the whole image. Arguments as for `measure_generator`; the seed is of the colours and
@@ -175,9 +175,9 @@ def measure_real(
 
     Example:
         >>> from train_generator.mnist import AppearanceJudge, Judges
-        >>> from train_generator.mnist import load_shape_judge, measure_real
+        >>> from train_generator.mnist import load_shape_judge, measure_digits
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
-        >>> measure_real("colored", num=60, judges=judges).diversity > 0.8
+        >>> measure_digits("colored", num=60, judges=judges).diversity > 0.8
         True
     """
     _require_num(num)
@@ -185,7 +185,7 @@ def measure_real(
     labels = torch.arange(num) % NUM_CLASSES
     factors = draw_real_factors(variant, textures, "test", num, seed)
     real = draw_real_factors(variant, textures, "train", num, seed + 1)
-    return measure_factors(factors, labels, real, judges)
+    return _measure(factors, labels, real, judges)
 
 
 def draw_real_factors(
@@ -206,41 +206,6 @@ def draw_real_factors(
         masks.float(),
         render_factor(variant, "texture", labels, generator, textures),
         render_factor(variant, "background", labels, generator, textures),
-    )
-
-
-def measure_factors(
-    factors: Factors, labels: Tensor, real: Factors, judges: Judges
-) -> GeneratorMetrics:
-    """Measures factors, all three of class `labels` (N,) int64, against real ones of these classes.
-
-    Raises:
-        ArgumentError: too few of a class.
-    """
-    binary, real_binary = binarize(factors.mask), binarize(real.mask)
-    seen = predict(judges.shape, binary.float())
-    background_accuracy = background_diversity = None
-    if judges.background is not None:
-        background_accuracy = accuracy(predict(judges.background, factors.background), labels)
-        background_diversity = tone_diversity(factors.background, labels, real.background, labels)
-    return GeneratorMetrics(
-        shape_accuracy=accuracy(seen, labels),
-        class_shape_accuracies=class_accuracies(seen, labels, NUM_CLASSES),
-        texture_accuracy=accuracy(predict(judges.texture, factors.foreground), labels),
-        background_accuracy=background_accuracy,
-        mask_entropy=mask_entropy(factors.mask),
-        mask_area=mask_area(factors.mask),
-        diversity=diversity(binary, labels, real_binary, labels),
-        coverage=coverage(
-            extract_features(judges.shape, binary.float()),
-            labels,
-            extract_features(judges.shape, real_binary.float()),
-            labels,
-            NUM_NEIGHBORS,
-        ),
-        texture_diversity=tone_diversity(factors.foreground, labels, real.foreground, labels),
-        background_diversity=background_diversity,
-        num=len(labels),
     )
 
 
@@ -289,3 +254,32 @@ def _require_num(num: int) -> None:
     least, most = NUM_CLASSES * (NUM_NEIGHBORS + 1), 8000
     if not least <= num <= most:
         raise ArgumentError(f"num must be {least} to {most}, got {num}")
+
+
+def _measure(factors: Factors, labels: Tensor, real: Factors, judges: Judges) -> GeneratorMetrics:
+    """Measures factors, all three of class `labels` (N,) int64, against real ones of the same."""
+    binary, real_binary = binarize(factors.mask), binarize(real.mask)
+    seen = predict(judges.shape, binary.float())
+    background_accuracy = background_diversity = None
+    if judges.background is not None:
+        background_accuracy = accuracy(predict(judges.background, factors.background), labels)
+        background_diversity = tone_diversity(factors.background, labels, real.background, labels)
+    return GeneratorMetrics(
+        shape_accuracy=accuracy(seen, labels),
+        class_shape_accuracies=class_accuracies(seen, labels, NUM_CLASSES),
+        texture_accuracy=accuracy(predict(judges.texture, factors.foreground), labels),
+        background_accuracy=background_accuracy,
+        mask_entropy=mask_entropy(factors.mask),
+        mask_area=mask_area(factors.mask),
+        diversity=diversity(binary, labels, real_binary, labels),
+        coverage=coverage(
+            extract_features(judges.shape, binary.float()),
+            labels,
+            extract_features(judges.shape, real_binary.float()),
+            labels,
+            NUM_NEIGHBORS,
+        ),
+        texture_diversity=tone_diversity(factors.foreground, labels, real.foreground, labels),
+        background_diversity=background_diversity,
+        num=len(labels),
+    )

@@ -8,7 +8,9 @@ into masks, foregrounds and backgrounds, whose recombinations teach it to find b
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +89,7 @@ class MaskerStage:
         self.foregrounds, self.backgrounds = parts.foregrounds, parts.backgrounds
         self.num_classes = len(self.foregrounds.counts)
         adam = torch.optim.Adam(masker.parameters(), config.learning_rate)
-        self.optimizers = {"masker": accelerator.prepare(adam)}
+        self.optimizers: Mapping[str, Any] = {"masker": accelerator.prepare(adam)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the masker on one batch; see `Stage.step`."""
@@ -163,7 +165,7 @@ def find_masks(
     """
     masker.eval()
     found = []
-    for part in images.split(chunk):
+    for part in torch.split(images, chunk):
         with accelerator.autocast():
             logits = masker.logits(part.to(accelerator.device))
         found.append((logits > 0).cpu())

@@ -9,6 +9,9 @@ classifier of found masks, trained beside it, tells drawn masks of another digit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -141,10 +144,10 @@ class ShapesStage:
         self.config, self.num_steps = config, config.num_steps
         self.cgn, self.average, self.encoder = cgn, average, encoder
         self.classifier, self.found, self.accelerator = classifier, found, accelerator
-        self.flow: CodeFlow = cgn.f_shape[0]
+        self.flow = cast(CodeFlow, cgn.f_shape[0])
         self.decoder = cgn.f_shape[1:-1]  # without the sigmoid
         trained = [*cgn.f_shape.parameters(), *encoder.parameters()]
-        self.optimizers = {
+        self.optimizers: Mapping[str, Any] = {
             "shapes": accelerator.prepare(torch.optim.Adam(trained, config.learning_rate)),
             "classifier": accelerator.prepare(torch.optim.Adam(classifier.parameters(), 1e-3)),
         }
@@ -176,7 +179,7 @@ class ShapesStage:
         }
         if config.class_weight:
             losses["class"] = config.class_weight * self._class_loss(step, generator)
-        descend(self.accelerator, self.optimizers["shapes"], sum(losses.values()))
+        descend(self.accelerator, self.optimizers["shapes"], sum(losses.values(), torch.zeros(())))
         update_average(self.average.f_shape, self.cgn.f_shape, config.average, step)
         return {"recognised": recognised.detach(), **{k: v.detach() for k, v in losses.items()}}
 

@@ -9,12 +9,16 @@ maximum likelihood (as in Dai and Wipf, Diagnosing and Enhancing VAE Models, ICL
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment import SmallCGN
+from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.functional import kl_loss
 from train_generator.small.codes import draw_codes, fit_flow
@@ -101,7 +105,7 @@ class TexturesStage:
         networks = (*self.mechanisms, *encoders)
         trained = [weight for network in networks for weight in network.parameters()]
         adam = torch.optim.Adam(trained, config.learning_rate, fused=True)
-        self.optimizers = {"textures": accelerator.prepare(adam)}
+        self.optimizers: Mapping[str, Any] = {"textures": accelerator.prepare(adam)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains autoencoders and flows on one batch of each; see `Stage.step`."""
@@ -129,11 +133,16 @@ class TexturesStage:
                 "reconstruction": config.reconstruction_weight * F.mse_loss(again.float(), images),
                 "kl": config.kl_weight * kl_loss(mean, log_variance),
                 "flow": fit_flow(
-                    mechanism[0], mean, log_variance, embedding, CODES_PER_TEXTURE, generator
+                    cast(CodeFlow, mechanism[0]),
+                    mean,
+                    log_variance,
+                    embedding,
+                    CODES_PER_TEXTURE,
+                    generator,
                 ),
             }
             sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
-        descend(self.accelerator, self.optimizers["textures"], sum(sums.values()))
+        descend(self.accelerator, self.optimizers["textures"], sum(sums.values(), torch.zeros(())))
         for name in ("f_text1", "f_text2"):
             mean, now = getattr(self.average, name), getattr(self.cgn, name)
             update_average(mean, now, config.average, step)
@@ -142,6 +151,7 @@ class TexturesStage:
     def _forget(self) -> None:
         """Draws weights from the global generator, which depends on (seed, stage, step) here."""
         for mechanism in self.mechanisms:
+            part: Any
             for part in mechanism[1:].modules():
                 if hasattr(part, "reset_parameters"):
                     part.reset_parameters()
