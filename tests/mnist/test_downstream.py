@@ -15,9 +15,11 @@ from conftest import make_tiny_cgn
 from PIL import Image
 from torch import nn
 
-from cgn_augment import RealMechanisms, RealShapeSource, SmallCGN, UNetMasker, save_masker
+from cgn_augment import RealMechanisms, RealShapeSource
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
+from cgn_augment.masks import UNetMasker, save_masker
 from train_generator.classifier import MNISTClassifier
 from train_generator.cli import mnist as commands
 from train_generator.mnist import (
@@ -344,15 +346,16 @@ def test_the_command_trains_what_is_asked_for_and_prints_the_table(
         return capsys.readouterr().out.splitlines()
 
     lines = run(["decorrelated", "ours", "published"])
-    assert lines[0] == "| variant | trained on | test accuracy | of visible images | seeds |"
-    assert [line.split(" | ")[1] for line in lines[2:]] == ["decorrelated", "ours", "published"]
-    assert lines[2].endswith(" | 0, 1 |")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["variant", "trained on", "test accuracy", "of visible images", "seeds"]
+    assert [row[1] for row in cells[2:]] == ["decorrelated", "ours", "published"]
+    assert cells[2][-1] == "0, 1"
     fingerprints = [
         json.loads((out / f"colored-{row}-seed0.json").read_text())["settings"]["cgn"]
         for row in ("ours", "published", "decorrelated")
     ]
     assert fingerprints == [tiny_cgn.fingerprint, make_tiny_cgn(seed=5).fingerprint, None]
-    assert run(["ours"]) == [*lines[:2], lines[3]]
+    assert run(["ours"])[2].split() == lines[3].split()
 
 
 def test_real_shapes_come_from_the_masker_that_is_named(
@@ -380,14 +383,12 @@ def test_real_shapes_come_from_the_masker_that_is_named(
         seeds=[0],
         ours={"colored": str(tmp_path / "mine.pth")},
         maskers={"colored": str(tmp_path / "finder.safetensors")},
-        training=replace(CONFIG, num_epochs=1, min_contrast=0.1),
+        training=replace(CONFIG, num_epochs=1),
     )
     [source] = sources
     settings = json.loads((tmp_path / "out/colored-real_shapes-seed0.json").read_text())["settings"]
     assert settings["masker"] == source.masker.fingerprint
     assert settings["cgn"] == source.textures.cgn.fingerprint == tiny_cgn.fingerprint
-    assert settings["min_contrast"] == source.min_contrast == 0.1
-    assert source.textures.min_contrast == 0
     with pytest.raises(ArgumentError, match=r"maskers has \['grey'\]: its keys must be of"):
         commands.downstream(str(tmp_path), rows=["decorrelated"], maskers={"grey": "x"})
 

@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from cgn_augment import SmallCGN
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.perceptual import random_vgg16_features
