@@ -97,5 +97,5 @@ def test_a_masker_learns_from_own_images_too(
     options: dict[str, Any] = {"images": str(tmp_path / "images"), "training": config}
     commands.masker(str(cgn), str(tmp_path / "out"), masks=str(tmp_path / "masks"), **options)
     card = (tmp_path / "out/masker.md").read_text()
-    assert "masks found in the images of images: intersection over union with 24 true" in card
+    assert f"masks found in the images in {tmp_path / 'images'}: intersection over union with 24 true" in card
     assert card in capsys.readouterr().out

@@ -22,7 +22,7 @@ def test_folders_are_read_by_class_with_their_masks(tmp_path: Path) -> None:
     data, paths = read_class_folders(tmp_path / "images")
     assert data.classes == tuple(sorted(CLASSES))
     assert data.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert data.description == "the images of images"
+    assert data.description == f"the images in {tmp_path / 'images'}"
     made, true = make_images(6)
     order = [int(path.stem) for path in paths]
     torch.testing.assert_close(data.images, made.images[order], atol=1 / 127, rtol=0)

@@ -120,7 +120,7 @@ def read_class_folders(
         )
     paths, labels, classes = find_labelled_images(folder)
     images = torch.stack([read_square(path, image_size) for path in paths]).float() / 127.5 - 1
-    description = f"the images of {folder.name}"
+    description = f"the images in {folder}"
     return LabelledImages(images, torch.tensor(labels), classes, description), paths
 
 

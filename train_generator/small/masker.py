@@ -8,9 +8,7 @@ into masks, foregrounds and backgrounds, whose recombinations teach it to find b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +87,7 @@ class MaskerStage:
         self.foregrounds, self.backgrounds = parts.foregrounds, parts.backgrounds
         self.num_classes = len(self.foregrounds.counts)
         adam = torch.optim.Adam(masker.parameters(), config.learning_rate)
-        self.optimizers: Mapping[str, Any] = {"masker": accelerator.prepare(adam)}
+        self.optimizers = {"masker": accelerator.prepare(adam)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the masker on one batch; see `Stage.step`."""

@@ -21,21 +21,17 @@ from cgn_augment import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.losses.functional import kl_loss
 from train_generator.small.batches import RealImages
-from train_generator.small.codes import draw_codes, fit_flow
+from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import ShapesConfig
 from train_generator.small.masker import rise_and_fall, set_learning_rate
 from train_generator.training.average import update_average
 from train_generator.training.trainer import descend
 
-LOG_VARIANCE_RANGE = (-8.0, 4.0)
-SLOPE = 0.2
 
-
-class MaskEncoder(nn.Module):
-    """Maps masks and their classes to means and logarithms of variances of codes.
+class MaskEncoder(CodeEncoder):
+    """The encoder of masks (B, 1, 32, 32) float32 in [0, 1].
 
     Args:
-        code_dim: length of a code.
         num_classes: classes.
         width: channels of the first convolution.
 
@@ -47,9 +43,8 @@ class MaskEncoder(nn.Module):
         torch.Size([2, 32])
     """
 
-    def __init__(self, code_dim: int = 32, num_classes: int = 10, width: int = 32) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
+        layers = nn.Sequential(
             nn.Conv2d(1, width, 4, stride=2, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
@@ -60,18 +55,11 @@ class MaskEncoder(nn.Module):
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Flatten(),
         )
-        self.classes = nn.Embedding(num_classes, 64)
-        self.head = nn.Sequential(
-            nn.Linear(2 * width * 16 + 64, 256),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Linear(256, 2 * code_dim),
-        )
+        super().__init__(layers, 2 * width * 16, (-8.0, 4.0), num_classes=num_classes)
 
     def forward(self, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes (B, 1, 32, 32) masks and (B,) classes; returns two tensors (B, code_dim)."""
-        features = torch.cat([self.features(mask - 0.5), self.classes(y)], dim=1)
-        mean, log_variance = self.head(features).float().chunk(2, dim=1)
-        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+        """Takes masks and their classes (B,); returns two tensors (B, 32) float32."""
+        return super().forward(mask - 0.5, y)
 
 
 class MaskClassifier(nn.Sequential):

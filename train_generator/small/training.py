@@ -95,11 +95,11 @@ class SmallTraining:
         with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 1), torch.device("cpu")):
             self.discriminator = make_discriminator(config.factors, num_classes)
             self.maskers = UNetMasker(), UNetMasker()  # a round trains one with the other's masks
-            self.encoder = MaskEncoder(num_classes=num_classes)
+            self.encoder = MaskEncoder(num_classes)
             self.classifier = MaskClassifier(num_classes)
             self.texture_encoders = (
-                TextureEncoder(num_classes=num_classes),
-                TextureEncoder(num_classes=num_classes),
+                TextureEncoder(num_classes),
+                TextureEncoder(num_classes),
             )
         self.features = self._make_features()
         modules: dict[str, nn.Module] = {
