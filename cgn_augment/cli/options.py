@@ -1,0 +1,102 @@
+"""Makes the options of a command out of a dataclass of settings, so that they stand once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature, getdoc, signature
+from typing import Any, get_type_hints
+
+from cgn_augment.errors import ArgumentError
+
+
+def settings_as_options(
+    kind: type[Any], **optional: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Lets a command have an option for each setting of a dataclass, beside its own arguments.
+
+    The command is a function whose first argument is the dataclass. What comes out has the settings
+    in its place, with their types, defaults and descriptions; `run_commands` takes it.
+
+    Args:
+        kind: a dataclass with an "Attributes:" section.
+        optional: settings without a default that are options too, and not positions, by name; the
+            text says what to give where one is missing.
+
+    Returns:
+        What decorates the function.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from inspect import signature
+        >>> from cgn_augment.cli.options import settings_as_options
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     '''Settings of an example.
+        ...
+        ...     Attributes:
+        ...         size: in pixels.
+        ...     '''
+        ...     size: int = 32
+        >>> @settings_as_options(Settings)
+        ... def command(settings: Settings, out: str = "here") -> None:
+        ...     '''Does something.
+        ...
+        ...     Args:
+        ...         settings: of the example.
+        ...         out: where to write.
+        ...     '''
+        ...     print(settings, out)
+        >>> print(signature(command))
+        (*, size: int = 32, out: str = 'here') -> None
+        >>> command(size=64)
+        Settings(size=64) here
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        first, *own = signature(command, eval_str=True).parameters.values()
+        options = _options(kind, optional)
+        names = [option.name for option in options]
+
+        def run(**given: Any) -> None:
+            settings = {name: given.pop(name) for name in names if name in given}
+            for name, advice in optional.items():
+                if settings.get(name) is None:
+                    raise ArgumentError(advice)
+            command(kind(**settings), **given)
+
+        own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+        made: Any = run
+        made.__signature__ = Signature([*options, *own], return_annotation=None)
+        made.__name__, made.__module__ = command.__name__, command.__module__
+        made.__doc__ = _describe(command, kind, first.name)
+        return run
+
+    return decorate
+
+
+def _options(kind: type[Any], optional: Mapping[str, str]) -> list[Parameter]:
+    """Returns a keyword for each setting, with its type and default."""
+    types = get_type_hints(kind)
+    options = []
+    for setting in fields(kind):
+        annotation, default = types[setting.name], setting.default
+        if setting.name in optional:
+            annotation, default = annotation | None, None
+        elif setting.default_factory is not MISSING:
+            default = setting.default_factory()
+        elif default is MISSING:
+            default = Parameter.empty
+        options.append(
+            Parameter(setting.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return options
+
+
+def _describe(command: Callable[..., None], kind: type[Any], argument: str) -> str:
+    """Puts what the settings are in the place of what the argument is that they come from."""
+    section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", getdoc(kind) or "", flags=re.MULTILINE)
+    settings = f"{section[1].rstrip()}\n" if section else ""
+    told = re.compile(rf"^    {argument}:.*\n(?:      .*\n)*", flags=re.MULTILINE)
+    return told.sub(lambda _: settings, f"{getdoc(command)}\n")
