@@ -35,7 +35,7 @@ def test_own_images_get_generator_sheet_and_card_and_masks_decide_no_weight(
     for number, given in enumerate(({}, {"masks": masks})):
         out = tmp_path / str(number)
         options: dict[str, Any] = {"images": images, "device": "cpu", **given, **parts}
-        commands.small(str(out), **options)
+        commands.small(out=str(out), **options)
         weights.append(load_file(out / CGN_FILE))
         cards.append((out / "cgn.md").read_text())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
@@ -97,5 +97,8 @@ def test_a_masker_learns_from_own_images_too(
     options: dict[str, Any] = {"images": str(tmp_path / "images"), "training": config}
     commands.masker(str(cgn), str(tmp_path / "out"), masks=str(tmp_path / "masks"), **options)
     card = (tmp_path / "out/masker.md").read_text()
-    assert f"masks found in the images in {tmp_path / 'images'}: intersection over union with 24 true" in card
+    assert (
+        f"masks found in the images in {tmp_path / 'images'}: intersection over union with 24 true"
+        in card
+    )
     assert card in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment import load_cgn
@@ -198,9 +199,13 @@ def quick_judges(judges: Judges, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_judges")
 def test_measure_prints_a_row_for_each_and_draws_them(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     picture = tmp_path / "sheet.png"
+    monkeypatch.setattr(commands, "draw_generators", lambda *_: Figure(figsize=(1, 1)))
     commands.measure("double_colored", str(checkpoint), out=str(picture), num=60)
     header, row, real, said = capsys.readouterr().out.splitlines()
     assert header.split()[:2] == ["generator", "shape"]
@@ -262,9 +267,10 @@ def test_judge_trains_and_writes_one(
     monkeypatch.setattr(
         commands, "JudgeConfig", lambda seed: JudgeConfig(num_steps=2, batch_size=8, seed=seed)
     )
+    monkeypatch.setattr(commands, "judge_accuracy", lambda _: 0.125)
     path = tmp_path / "judge.safetensors"
     commands.judge(str(path), seed=1)
-    assert "% of the clean test digits" in capsys.readouterr().out
+    assert "12.50 % of the clean test digits" in capsys.readouterr().out
     assert isinstance(load_shape_judge(path), ShapeJudge)
 
 

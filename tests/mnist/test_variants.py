@@ -181,7 +181,7 @@ def test_a_number_of_digits_that_the_split_lacks_is_an_error(num: int) -> None:
 
 
 def test_an_unknown_split_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="split must be one of train, test; got 'valid'"):
+    with pytest.raises(ArgumentError, match="split must be one of train, test, got 'valid'"):
         load_digits("valid")
 
 
@@ -533,9 +533,9 @@ def test_render_without_a_full_last_chunk_is_complete(textures: Textures) -> Non
 def test_unknown_variants_splits_and_seeds_are_errors(textures: Textures) -> None:
     with pytest.raises(ArgumentError, match=r"variant must be one of colored, .* got 'mnist'"):
         make_variant("mnist", "train")
-    with pytest.raises(ArgumentError, match="split must be one of train, test; got 'val'"):
+    with pytest.raises(ArgumentError, match="split must be one of train, test, got 'val'"):
         make_variant("colored", "val")
-    with pytest.raises(ArgumentError, match="seed must be 0 or more; got -2"):
+    with pytest.raises(ArgumentError, match="seed must be 0 or more, got -2"):
         make_variant("colored", "train", seed=-2)
     with pytest.raises(ArgumentError, match="num must be 1 to 50000"):
         make_variant("colored", "train", num=50_001)
@@ -543,5 +543,5 @@ def test_unknown_variants_splits_and_seeds_are_errors(textures: Textures) -> Non
 
 @pytest.mark.parametrize("variant", ["colored", "double_colored"])
 def test_textures_for_a_variant_without_any_are_an_error(variant: str, textures: Textures) -> None:
-    with pytest.raises(ArgumentError, match=f"wildlife variant only; {variant} has colours"):
+    with pytest.raises(ArgumentError, match=f"wildlife only; {variant} has colours"):
         make_variant(variant, "train", textures=textures)

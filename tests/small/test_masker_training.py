@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_tiny_cgn
+from matplotlib.figure import Figure
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_helpers import make_images
@@ -20,12 +21,12 @@ from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageE
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker, bundled_maskers, save_masker
-from train_generator.cli import generators as commands
 from train_generator.metrics.masks import intersection_over_union, measure_masker
 from train_generator.mnist import make_variant
+from train_generator.small import masker_training
 from train_generator.small.config import MaskerConfig
 from train_generator.small.masker import MaskerStage
-from train_generator.small.masker_training import MaskerTraining
+from train_generator.small.masker_training import MaskerTraining, write_masker_card
 
 SMALL = MaskerConfig(num_steps=2, rounds=0, batch_size=4, num_factors=20)
 
@@ -117,6 +118,13 @@ def test_a_masker_is_measured_at_one_half() -> None:
 # Training
 
 
+@pytest.fixture(autouse=True)
+def _blank_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time."""
+    blank = Figure(figsize=(1, 1))
+    monkeypatch.setattr(masker_training, "draw_masks", lambda *_: blank)
+
+
 def train(folder: Path, cgn: SmallCGN | None = None, **options: Any) -> Path:
     cgn = cgn or make_tiny_cgn().freeze()
     settings = {"progress": False, **options}
@@ -201,20 +209,13 @@ def test_rounds_find_better_masks_in_real_images(tmp_path: Path) -> None:
     assert overlaps[1] > overlaps[0]
 
 
-def test_the_command_writes_masker_card_and_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "NUM_MEASURED", 200)
-    cgn = tmp_path / "cgn.pth"
-    torch.save(make_tiny_cgn().state_dict(), cgn)
-    commands.masker(str(cgn), str(tmp_path / "out"), "colored", training=SMALL)
-    shown = capsys.readouterr().out
-    card = (tmp_path / "out/masker.md").read_text()
-    assert "masks found in colored MNIST: intersection over union with 200 true masks 0." in card
-    assert card in shown
-    assert (tmp_path / "out/masker.png").stat().st_size > 10_000
-    commands.masker(str(cgn), str(tmp_path / "other"), training=SMALL)
-    assert "true masks" not in (tmp_path / "other/masker.md").read_text()
+def test_a_card_without_images_measures_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "masker.safetensors"
+    save_masker(make_masker(), path)
+    card = write_masker_card(path, "mine", seconds=90).read_text()
+    assert card.startswith("# Masker of mine\n")
+    assert "time: 1.5 minutes" in card
+    assert "true masks" not in card
 
 
 @pytest.mark.parametrize("name", bundled_maskers())

@@ -402,11 +402,11 @@ def test_the_shape_mechanism_learns_blobs_and_nothing_else_changes() -> None:
             return (cgn.shape(noise, y) - draw_blobs(noise)).abs().mean().item()
 
     first = error()
-    teach_blobs(cgn, 100, seeded(), batch_size=16)
-    assert error() < first / 2
+    teach_blobs(cgn, 60, seeded(), batch_size=8)
+    assert error() < 0.7 * first
     assert changed(cgn, before) == {"f_shape"}
     again = make_cgn()
-    teach_blobs(again, 100, seeded(), batch_size=16)
+    teach_blobs(again, 60, seeded(), batch_size=8)
     assert torch.equal(again.shape(noise, y), cgn.shape(noise, y))
 
 

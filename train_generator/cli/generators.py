@@ -10,9 +10,9 @@ from typing import get_args
 from torch import Tensor
 
 from cgn_augment import load_cgn
+from cgn_augment.cli.options import settings_as_options
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import SmallCGN
-from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
 from cgn_augment.generators.truncation import TruncationLookup
 from train_generator.imagenet.card import write_imagenet_card
 from train_generator.imagenet.config import (
@@ -30,11 +30,8 @@ from train_generator.mnist.training import label_variant, measure_for_card
 from train_generator.mnist.variants import Variant, make_variant
 from train_generator.small.card import Measured, assumptions, write_card
 from train_generator.small.config import (
-    FactorsConfig,
     MaskerConfig,
-    ShapesConfig,
     SmallConfig,
-    TexturesConfig,
 )
 from train_generator.small.images import (
     IMAGE_SIZE,
@@ -52,23 +49,16 @@ NUM_MEASURED = 10_000
 """Real images that masks are measured on."""
 
 
+@settings_as_options(SmallConfig)
 def small(
+    config: SmallConfig,
     out: str = "runs/small",
     variant: Variant | None = None,
     images: str | None = None,
     masks: str | None = None,
     image_size: int = IMAGE_SIZE,
     textures: str | None = None,
-    seed: int = 0,
     num_train: int | None = None,
-    shape_network: ShapeNetwork = "deep",
-    texture_network: TextureNetwork = "deep",
-    device: str = "auto",
-    precision: Precision = "no",
-    factors: FactorsConfig = FactorsConfig(),  # noqa: B008
-    masker: MaskerConfig = MaskerConfig(),  # noqa: B008
-    texturing: TexturesConfig = TexturesConfig(),  # noqa: B008
-    shapes: ShapesConfig = ShapesConfig(),  # noqa: B008
     resume: bool = False,
     save_every: int = 200,
 ) -> None:
@@ -78,6 +68,7 @@ def small(
     classes must differ in texture and background: docs/generators.md says what is assumed.
 
     Args:
+        config: settings.
         out: folder for the generator, its card, checkpoint, TensorBoard's events and sheets.
         variant: of MNIST: colored, double_colored or wildlife; wildlife unless images are given.
         images: instead of a variant: folder with one folder of images for each class.
@@ -88,36 +79,16 @@ def small(
             and no other size.
         textures: wildlife only: folder with object/ and background/, ten images each; the
             procedural ones by default.
-        seed: of everything that is drawn.
         num_train: of a variant, digits to train on; all 50 000 by default.
-        shape_network: deep, or published for the paper's.
-        texture_network: deep, or published for the paper's.
-        device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
-        precision: no is float32; bf16 is twice as fast on a CPU with AVX-512 or on a GPU.
-        factors: the adversarial stage.
-        masker: the stage that learns to find masks.
-        texturing: the stage that trains textures on whole ones, completed from real images.
-        shapes: the stage that trains the shape mechanism on found masks.
         resume: goes on with the training in the folder.
         save_every: steps between checkpoints.
     """
-    config = SmallConfig(
-        seed=seed,
-        shape_network=shape_network,
-        texture_network=texture_network,
-        device=device,
-        precision=precision,
-        factors=factors,
-        masker=masker,
-        texturing=texturing,
-        shapes=shapes,
-    )
-    if masks is not None and not masker.num_steps:
+    if masks is not None and not config.masker.num_steps:
         raise ArgumentError("--masks are for masks that are found: set masker.num_steps above 0")
     if images is None and variant is None:
         variant = "wildlife"
     check_folder(Path(out), resume)  # before images are read, which takes long
-    given = open_images(variant, textures, images, masks, image_size, num_train, seed)
+    given = open_images(variant, textures, images, masks, image_size, num_train, config.seed)
     if images is not None:
         print(assumptions(config))
     training = SmallTraining(config, given.data, Path(out), resume=resume, save_every=save_every)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError, DataError
 
 SPLITS = ("train", "test")
@@ -43,8 +44,7 @@ class Digits:
 
 def check_split(split: str) -> None:
     """Raise `ArgumentError` unless `split` is "train" or "test"."""
-    if split not in SPLITS:
-        raise ArgumentError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    require_choice("split", split, SPLITS)
 
 
 def load_digits(split: str, num: int | None = None) -> Digits:

@@ -17,9 +17,7 @@ from cgn_augment.functional import compose, roll_randomly
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from train_generator.losses.functional import mask_border_loss, mask_entropy_loss, mask_size_loss
 from train_generator.losses.perceptual import (
-    GramMemory,
     PerceptualFeatures,
-    memory_fits,
     perceptual_loss,
     released_gram_weights,
 )
@@ -65,7 +63,6 @@ class FactorsStage:
         self.real, self.features, self.accelerator = real, features, accelerator
         self.adversary = Adversary(discriminator, config.adversarial, accelerator)
         self.gram_weights = released_gram_weights(config.gram_weights)
-        self.memory = self._make_memory()
         betas = (0.5, config.beta2)
         groups = {
             "generator": self._generator_groups(),
@@ -80,15 +77,6 @@ class FactorsStage:
             name: accelerator.prepare(torch.optim.Adam(weights, betas=betas, fused=True))
             for name, weights in groups.items()
         }
-
-    def _make_memory(self) -> GramMemory | None:
-        """Real images come again in each epoch; what the Gram loss needs of them is kept."""
-        num_epochs = self.num_steps * self.config.batch_size / len(self.real)
-        if self.features is None or num_epochs < 2:
-            return None
-        if not memory_fits(self.features, self.gram_weights, self.real.images):
-            return None
-        return GramMemory(self.features, self.gram_weights, len(self.real))
 
     def _generator_groups(self) -> list[dict[str, Any]]:
         """Returns the generator's weights with their learning rates."""
@@ -116,9 +104,7 @@ class FactorsStage:
             **self._mask_losses(mask, step),
         }
         if self.features is not None:
-            losses["gram"] = perceptual_loss(
-                self.features, generated, images, self.gram_weights, self.memory
-            )
+            losses["gram"] = perceptual_loss(self.features, generated, images, self.gram_weights)
         loss = sum(losses.values(), torch.zeros(()))
         descend(self.accelerator, self.optimizers["generator"], loss)
 

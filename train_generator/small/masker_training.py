@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -30,8 +29,8 @@ from train_generator.metrics.masks import measure_masker
 from train_generator.small.card import describe_overlap
 from train_generator.small.config import MaskerConfig
 from train_generator.small.images import LabelledImages
-from train_generator.small.masker import MaskerStage, drawn_parts, next_round
-from train_generator.training.trainer import Stage, Trainer, check_folder
+from train_generator.small.masker import drawn_parts, masker_stages
+from train_generator.training.trainer import Trainer, check_folder
 
 MASKER_FILE = "masker.safetensors"
 
@@ -94,16 +93,14 @@ class MaskerTraining:
         for masker in maskers:
             masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.maskers = maskers  # a round trains one with the other's masks
-        stages: dict[str, Any] = {"masker": self._first_stage}
+        drawn = partial(drawn_parts, cgn, config.num_factors, seed)
         settings = {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint}
         if config.rounds and real is not None:
             settings["real"] = hash_tensors({"images": real[0], "labels": real[1]})
-            for number in range(1, config.rounds + 1):
-                stages[f"masker {number}"] = partial(self._next_stage, number, *real)
         self.trainer = Trainer(
             folder,
             {"masker": maskers[0], "odd masker": maskers[1]},
-            stages,
+            masker_stages(config, maskers, drawn, real, self.accelerator),
             settings,
             seed=seed,
             draw=lambda: draw_masks(maskers[0], cgn, seed),
@@ -128,14 +125,6 @@ class MaskerTraining:
             seconds=round(self.trainer.seconds),
         )
         return path
-
-    def _first_stage(self) -> Stage:
-        parts = drawn_parts(self.cgn, self.config.num_factors, self.seed)
-        return MaskerStage(self.config, self.maskers[0], parts, self.accelerator)
-
-    def _next_stage(self, number: int, images: Tensor, labels: Tensor) -> Stage:
-        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
-        return next_round(self.config, masker, before, images, labels, self.accelerator)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from train_generator.small.config import SmallConfig
 from train_generator.small.factors import FactorsStage
 from train_generator.small.images import LabelledImages
 from train_generator.small.initialization import initialize
-from train_generator.small.masker import MaskerStage, drawn_parts, find_masks, next_round
+from train_generator.small.masker import drawn_parts, find_masks, masker_stages
 from train_generator.small.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.small.textures import TextureEncoder, TexturesStage
 from train_generator.training.machine import CGN_FILE, make_accelerator, versions, write_settings
@@ -191,9 +191,9 @@ class SmallTraining:
         config = self.config
         stages: dict[str, Any] = {"factors": self._factors_stage}
         if config.masker.num_steps:
-            stages["masker"] = self._masker_stage
-            for number in range(1, config.masker.rounds + 1):
-                stages[f"masker {number}"] = partial(self._next_masker_stage, number)
+            real = self.data.images, self.data.labels
+            drawn = partial(drawn_parts, self.average, config.masker.num_factors, config.seed)
+            stages |= masker_stages(config.masker, self.maskers, drawn, real, self.accelerator)
         if config.texturing.num_steps:
             stages["textures"] = self._textures_stage
         if config.shapes.num_steps:
@@ -209,18 +209,6 @@ class SmallTraining:
             self.real,
             self.features,
             self.accelerator,
-        )
-
-    def _masker_stage(self) -> Stage:
-        config = self.config.masker
-        parts = drawn_parts(self.average, config.num_factors, self.config.seed)
-        return MaskerStage(config, self.maskers[0], parts, self.accelerator)
-
-    def _next_masker_stage(self, number: int) -> Stage:
-        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
-        data = self.data
-        return next_round(
-            self.config.masker, masker, before, data.images, data.labels, self.accelerator
         )
 
     def _textures_stage(self) -> Stage:
