@@ -77,27 +77,23 @@ def make_numbered(num: int, seed: int = 0) -> RealImages:
     return RealImages(images, torch.arange(num), seed)
 
 
-def test_every_image_comes_once_an_epoch_in_another_order() -> None:
+def test_every_image_comes_once_an_epoch_in_another_order_with_its_label() -> None:
     real = make_numbered(12)
-    epochs = [[real.batch(step, 3)[1] for step in range(4 * e, 4 * e + 4)] for e in range(3)]
-    orders = [torch.cat(batches).tolist() for batches in epochs]
+    epochs = [[real.batch(step, 3) for step in range(4 * e, 4 * e + 4)] for e in range(3)]
+    orders = [torch.cat([labels for _, labels in batches]).tolist() for batches in epochs]
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-
-
-def test_images_come_with_their_labels() -> None:
-    images, labels = make_numbered(12).batch(7, 5)
-    assert images.shape == (5, 3, 4, 4)
-    assert torch.equal(images[:, 0, 0, 0].long(), labels)
+    for images, labels in epochs[0]:
+        assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     steps = [0, 5, 3, 17, 2, 3]
-    first, other = make_numbered(12), make_numbered(12, seed=1)
-    drawn = [first.batch(step, 3)[1] for step in steps]
-    for step, labels in zip(steps, drawn, strict=True):
-        assert torch.equal(make_numbered(12).batch(step, 3)[1], labels)
-    assert any(not torch.equal(other.batch(s, 3)[1], d) for s, d in zip(steps, drawn, strict=True))
+    drawn, other = (
+        [make_numbered(12, seed).batch(step, 3)[1].tolist() for step in steps] for seed in (0, 1)
+    )
+    again = make_numbered(12)
+    assert [again.batch(step, 3)[1].tolist() for step in steps] == drawn != other
 
 
 def test_what_does_not_fill_a_batch_waits_for_another_epoch() -> None:
@@ -234,25 +230,17 @@ def test_neighbours_share_textures_each_in_another_place(
         assert len({image.detach().numpy().tobytes() for image in texture}) == 12
 
 
-def test_the_entropy_rises_to_its_weight(real: RealImages, accelerator: Accelerator) -> None:
+def test_mask_losses_have_their_weights_and_bounds_and_the_entropy_rises(
+    real: RealImages, accelerator: Accelerator
+) -> None:
     mask = torch.full((8, 1, 32, 32), 0.5)  # one bit
     stage = make_stage(real, accelerator, entropy_weight=0.3, entropy_warmup=10)
     for step, expected in ((0, 0.03), (4, 0.15), (9, 0.3), (500, 0.3)):
         assert stage._mask_losses(mask, step)["entropy"].item() == pytest.approx(expected)
-    stage = make_stage(real, accelerator, entropy_weight=0.3, entropy_warmup=0)
-    assert stage._mask_losses(mask, 0)["entropy"].item() == pytest.approx(0.3)
-
-
-def test_mask_losses_have_their_weights_and_bounds(
-    real: RealImages, accelerator: Accelerator
-) -> None:
-    mask = torch.full((8, 1, 32, 32), 0.5)
-    stage = make_stage(
-        real, accelerator, size_weight=3.0, size_low=0.1, size_high=0.25, border_weight=4.0
-    )
-    losses = stage._mask_losses(mask, 0)
-    assert losses["size"].item() == pytest.approx(3 * 0.25)
-    assert losses["border"].item() == pytest.approx(4 * 0.5)
+    settings = {"size_weight": 3.0, "size_low": 0.1, "size_high": 0.25, "border_weight": 4.0}
+    stage = make_stage(real, accelerator, entropy_weight=0.3, entropy_warmup=0, **settings)
+    losses = {name: loss.item() for name, loss in stage._mask_losses(mask, 0).items()}
+    assert losses == pytest.approx({"entropy": 0.3, "size": 3 * 0.25, "border": 4 * 0.5})
 
 
 def test_a_step_is_a_function_of_step_and_generator(
@@ -264,11 +252,10 @@ def test_a_step_is_a_function_of_step_and_generator(
 
 @pytest.mark.parametrize("name", ["patch", "linear", "conv"])
 def test_the_discriminator_is_the_one_asked_for(name: str) -> None:
-    discriminator = make_discriminator(FactorsConfig(discriminator=name, discriminator_width=4))
+    config = FactorsConfig(discriminator=name, discriminator_width=4)
+    discriminator = make_discriminator(config, num_classes=3)
     assert type(discriminator).__name__.lower() == f"{name}discriminator"
-    widths = {"patch": 4, "linear": 4, "conv": 4}
-    first = next(p for n, p in discriminator.named_parameters() if p.dim() > 1 and "label" not in n)
-    assert first.shape[0] == widths[name]
+    assert any(len(weight) == 3 for weight in discriminator.parameters())  # of the classes
 
 
 # The textures stage
@@ -317,16 +304,6 @@ def test_the_first_step_forgets_what_the_mechanisms_were(accelerator: Accelerato
                         weight.fill_(0.1)
         losses.append([take(stage, step) for step in (0, 1)])
     assert losses[0] == losses[1]
-
-
-def test_weights_of_the_textures_stage_scale_their_losses(accelerator: Accelerator) -> None:
-    one, other = (
-        take(make_textures(accelerator, reconstruction_weight=r, kl_weight=k))
-        for r, k in ((1.0, 0.5), (3.0, 0.1))
-    )
-    assert other["reconstruction"] == pytest.approx(3 * one["reconstruction"], rel=1e-5)
-    assert other["kl"] == pytest.approx(one["kl"] / 5, rel=1e-5)
-    assert other["flow"] == one["flow"]
 
 
 def test_codes_teach_the_flow_and_the_flow_teaches_nothing(accelerator: Accelerator) -> None:
@@ -450,20 +427,13 @@ def test_the_shapes_stage_learns_toy_masks_and_leaves_the_rest_alone(
     assert changed(stage.encoder, before[2])
     assert changed(stage.classifier, before[3])
     assert all(weight.requires_grad for weight in stage.classifier.parameters())
-    flow = {name for name in before[0] if name.startswith("f_shape.0.")}
-    now = stage.cgn.state_dict()
-    assert any(not torch.equal(before[0][name], now[name]) for name in flow)
-
-
-def test_every_weight_of_the_shape_mechanism_learns(accelerator: Accelerator) -> None:
-    stage = make_shapes(accelerator)
-    for step in range(2):  # in the first one the flow's last layers are still zero
-        take(stage, step)
     for network in (stage.cgn.f_shape, stage.encoder, stage.classifier):
         for name, weight in network.named_parameters():
             assert weight.grad.abs().sum() > 0, name
     assert stage.cgn.label_emb.weight.grad is None
-    assert all(weight.grad is None for weight in stage.cgn.f_text1.parameters())
+    flow = {name for name in before[0] if name.startswith("f_shape.0.")}
+    now = stage.cgn.state_dict()
+    assert any(not torch.equal(before[0][name], now[name]) for name in flow)
 
 
 def test_the_classifier_is_taught_by_found_masks_alone(accelerator: Accelerator) -> None:
