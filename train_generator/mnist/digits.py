@@ -42,11 +42,6 @@ class Digits:
         return len(self.labels)
 
 
-def check_split(split: str) -> None:
-    """Raise `ArgumentError` unless `split` is "train" or "test"."""
-    require_choice("split", split, SPLITS)
-
-
 def load_digits(split: str, num: int | None = None) -> Digits:
     """Load the digits of one split.
 
@@ -66,7 +61,7 @@ def load_digits(split: str, num: int | None = None) -> Digits:
         >>> load_digits("test").masks.shape
         torch.Size([10000, 1, 32, 32])
     """
-    check_split(split)
+    require_choice("split", split, SPLITS)
     if not DIGITS_FILE.is_file():
         raise DataError(
             f"{DIGITS_FILE} is missing: reinstall the package, or write the file with "

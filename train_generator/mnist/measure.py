@@ -150,7 +150,10 @@ def measure_generator(
             f"the judges know {NUM_CLASSES} classes of 32x32 pixels, and this CGN has "
             f"{cgn.num_classes} of {cgn.image_size}x{cgn.image_size}"
         )
-    factors, labels = draw_own_factors(cgn, num, seed)
+    labels = torch.arange(num) % NUM_CLASSES
+    generator = step_generator(Purpose.SOURCE, seed)
+    with torch.no_grad():
+        factors = draw_factors(cgn, labels.expand(3, -1), generator, 1, _CHUNK)
     judges = judges or load_judges(variant, textures)
     real = draw_real_factors(variant, textures, "train", num, seed)
     return _measure(factors.to("cpu"), labels, real, judges)
@@ -207,23 +210,6 @@ def draw_real_factors(
         render_factor(variant, "texture", labels, generator, textures),
         render_factor(variant, "background", labels, generator, textures),
     )
-
-
-@torch.no_grad()
-def draw_own_factors(cgn: Mechanisms, num: int, seed: int) -> tuple[Factors, Tensor]:
-    """Draws masks, foregrounds and backgrounds of the same class, and returns them with it.
-
-    Args:
-        cgn: a frozen CGN.
-        num: of each; the classes take turns.
-        seed: of the noise and the shuffling.
-
-    Returns:
-        The factors on the CGN's device, and labels (num,) int64 on the CPU.
-    """
-    labels = torch.arange(num) % cgn.num_classes
-    generator = step_generator(Purpose.SOURCE, seed)
-    return draw_factors(cgn, labels.expand(3, -1), generator, 1, _CHUNK), labels
 
 
 def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
