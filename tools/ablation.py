@@ -18,23 +18,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cgn_augment import CGNError, load_cgn
-from cgn_augment.files import replacing, unpickle
-from cgn_augment.masks import UNetMasker
-from train_generator.metrics.masks import measure_masker
+from cgn_augment.files import replacing
+from train_generator.metrics.masks import intersection_over_union
+from train_generator.metrics.tables import format_table
 from train_generator.mnist import (
     VARIANTS,
     GeneratorMetrics,
-    format_markdown,
     load_judges,
     load_textures,
+    make_variant,
     measure_generator,
     metrics_table,
 )
+from train_generator.mnist.training import label_variant
 from train_generator.small.config import SmallConfig
-from train_generator.small.training import SmallTraining, make_data
-from train_generator.training.machine import CGN_FILE
-from train_generator.training.trainer import CHECKPOINT
+from train_generator.small.images import LabelledImages
+from train_generator.small.training import SmallTraining
+from train_generator.training.checkpoints import CHECKPOINT
 
 GRAM = (0.01, 0.05, 0.0, 0.01)  # the paper's weights for wildlife
 
@@ -78,31 +81,14 @@ def change(config: SmallConfig, changes: Mapping[str, Mapping[str, Any]]) -> Sma
     return replace(config, **parts)
 
 
-def run(config: SmallConfig, folder: Path) -> Path:
-    """Trains, goes on training or leaves what is complete; returns the generator's file."""
-    path = folder / CGN_FILE
-    if path.is_file():
-        return path
-    return SmallTraining(config, folder, resume=folder.is_dir()).train()
+def train(config: SmallConfig, data: LabelledImages, folder: Path) -> tuple[Path, Tensor]:
+    """Trains, goes on training or leaves what is complete.
 
-
-def measure(path: Path, config: SmallConfig) -> GeneratorMetrics:
-    """Measures a generator as `train-generator measure` does."""
-    textures = None if config.textures is None else load_textures(config.textures)
-    judges = load_judges(config.variant, textures)
-    return measure_generator(load_cgn(path), config.variant, textures, judges=judges)
-
-
-def measure_masks(folder: Path, config: SmallConfig) -> float:
-    """Returns the mean intersection over union of found masks with the true ones, in [0, 1]."""
-    state: Any = unpickle(folder / CHECKPOINT)
-    masker = UNetMasker()
-    masker.load_state_dict(
-        state["modules"][("even masker", "odd masker")[config.masker.rounds % 2]]
-    )
-    data = make_data(config)
-    part = slice(NUM_MEASURED)
-    return float(measure_masker(masker.eval(), data.images[part], data.masks[part]).mean())
+    Returns:
+        The generator's file, and the masks (N, 1, 32, 32) bool found in the first images.
+    """
+    training = SmallTraining(config, data, folder, resume=(folder / CHECKPOINT).is_file())
+    return training.train(), training.find_masks(NUM_MEASURED)
 
 
 def main() -> None:
@@ -114,13 +100,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800, help="of each stage")
     parser.add_argument("--rows", nargs="+", choices=CHANGES, default=list(CHANGES))
     arguments = parser.parse_args()
-    short = shorten(SmallConfig(arguments.variant, arguments.textures), arguments.steps)
+    textures = None if arguments.textures is None else load_textures(arguments.textures)
+    made = make_variant(arguments.variant, "train", textures=textures)
+    data = label_variant(made, arguments.variant, textures)
+    judges = load_judges(arguments.variant, textures)
+    short = shorten(SmallConfig(), arguments.steps)
     rows: dict[str, GeneratorMetrics] = {}
     unions: dict[str, float] = {}
     for name in arguments.rows:
-        config = change(short, CHANGES[name])
-        rows[name] = measure(run(config, arguments.out / name), config)
-        unions[name] = measure_masks(arguments.out / name, config)
+        path, found = train(change(short, CHANGES[name]), data, arguments.out / name)
+        rows[name] = measure_generator(load_cgn(path), arguments.variant, textures, judges=judges)
+        unions[name] = float(intersection_over_union(found, made.masks[:NUM_MEASURED]).mean())
         with replacing(arguments.out / "ablation.json") as temporary:
             facts: dict[str, Any] = {"variant": arguments.variant, "steps": arguments.steps}
             facts["rows"] = {
@@ -129,9 +119,8 @@ def main() -> None:
             }
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
     header, *lines = metrics_table(rows)
-    found = (f"{union:.3f}" for union in unions.values())
-    columns = [[*line, union] for line, union in zip(lines, found, strict=True)]
-    print(format_markdown([[*header, "found masks (IoU)"], *columns]))
+    columns = [[*line, f"{unions[name]:.3f}"] for name, line in zip(rows, lines, strict=True)]
+    print(format_table([[*header, "found masks (IoU)"], *columns], "markdown"))
 
 
 if __name__ == "__main__":

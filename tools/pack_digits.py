@@ -2,17 +2,19 @@
 
     python tools/pack_digits.py FOLDER
 
-FOLDER holds `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, as torchvision unpacks
-them in `MNIST/raw`. The digits are binary, so a bit a pixel is enough: 1.7 MB for all 60 000.
+FOLDER holds `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`, as they are published.
+The digits are binary, so a bit a pixel is enough: 1.7 MB for all 60 000.
 The same input gives the same file, byte for byte, with the same build of zlib.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +26,21 @@ OUTPUT = Path(__file__).resolve().parents[1] / "train_generator" / "mnist" / "di
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, of any number of dimensions."""
+    """Read a compressed IDX file of unsigned bytes, of any number of dimensions."""
     if not path.is_file():
-        raise SystemExit(
-            f"{path} is missing: give the folder that holds MNIST's unpacked IDX files"
-        )
-    content = path.read_bytes()
+        raise SystemExit(f"{path} is missing: give the folder that holds MNIST's IDX files as .gz")
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise SystemExit(f"{path} cannot be unpacked: fetch it again ({error})") from error
     num_dims = content[3] if len(content) > 3 else 0
     header = np.frombuffer(content, dtype=">u4", count=min(1 + num_dims, len(content) // 4))
     if len(header) != 1 + num_dims or header[0] != UBYTE_MAGIC + num_dims:
-        raise SystemExit(f"{path} is not an IDX file of unsigned bytes: unpack MNIST again")
+        raise SystemExit(f"{path} is not an IDX file of unsigned bytes: fetch it again")
     shape = tuple(int(size) for size in header[1:])
     data = np.frombuffer(content, dtype=np.uint8, offset=header.nbytes)
     if data.size != math.prod(shape):
-        raise SystemExit(f"{path} is cut short: {data.size} bytes for {shape}; unpack MNIST again")
+        raise SystemExit(f"{path} is cut short: {data.size} bytes for {shape}; fetch it again")
     return data.reshape(shape)
 
 
@@ -65,11 +68,11 @@ def write_npz(path: Path, arrays: dict[str, npt.NDArray[np.uint8]]) -> None:
 def main() -> None:
     """Parse the command line and write the file."""
     parser = argparse.ArgumentParser(description="Pack MNIST's training digits into one npz file.")
-    parser.add_argument("folder", type=Path, help="folder with MNIST's unpacked IDX files")
+    parser.add_argument("folder", type=Path, help="folder with MNIST's IDX files as .gz")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
     arguments = parser.parse_args()
-    images = read_idx(arguments.folder / "train-images-idx3-ubyte")
-    labels = read_idx(arguments.folder / "train-labels-idx1-ubyte")
+    images = read_idx(arguments.folder / "train-images-idx3-ubyte.gz")
+    labels = read_idx(arguments.folder / "train-labels-idx1-ubyte.gz")
     write_npz(arguments.output, {"bits": pack(images), "labels": labels})
     print(f"{arguments.output}: {len(labels)} digits, {arguments.output.stat().st_size:,} bytes")
 

@@ -81,7 +81,8 @@ def _options(kind: type[Any], optional: Mapping[str, str]) -> list[Parameter]:
     types = get_type_hints(kind)
     options = []
     for setting in fields(kind):
-        annotation, default, form = types[setting.name], setting.default, Parameter.KEYWORD_ONLY
+        annotation, default = types[setting.name], setting.default
+        form: Any = Parameter.KEYWORD_ONLY
         if setting.name in optional:
             annotation, default = annotation | None, None
         elif setting.default_factory is not MISSING:

@@ -85,7 +85,8 @@ def test_a_card_names_the_command_and_the_weights(name: str, variant: str) -> No
         assert "- recipe: an earlier one" in card
         return
     assert "- recipe: an earlier one" not in card
-    assert command[1] == repeat_command(SmallConfig(**recipe))
+    flags = {flag: recipe.pop(flag) for flag in ("variant", "textures", "num_train")}
+    assert command[1] == repeat_command(SmallConfig(**recipe), flags)
 
 
 @pytest.mark.parametrize("name", NAMES)

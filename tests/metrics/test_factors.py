@@ -118,7 +118,7 @@ def test_coverage_of_perfect_samples_is_as_the_paper_expects() -> None:
 
 def test_coverage_needs_more_real_digits_than_neighbours() -> None:
     points, labels = torch.zeros(5, 1), torch.zeros(5, dtype=torch.long)
-    with pytest.raises(ArgumentError, match=r"more than 5 real digits of each class .* got 5"):
+    with pytest.raises(ArgumentError, match=r"more than 5 real samples of each class .* got 5"):
         coverage(points, labels, points, labels)
 
 
@@ -145,3 +145,7 @@ def test_contrast_is_a_tone_and_place_is_none() -> None:
     assert tone_diversity(moved, labels, real, labels) == pytest.approx(0, abs=1e-9)
     with pytest.raises(ArgumentError, match="one label for each"):
         tone_diversity(moved, labels[:1], real, labels)
+    with pytest.raises(ArgumentError, match="two textures or more, got 1"):
+        tone_diversity(moved[:1], labels[:1], real, labels)
+    with pytest.raises(ArgumentError, match="of class 0 are alike: give others"):
+        tone_diversity(moved, labels, stripes.expand(2, -1, -1, -1), labels)

@@ -1,91 +1,61 @@
-"""Cards say how a generator was made, so that it can be made again."""
+"""Cards say how a generator was made, how good it is, and what was assumed."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib.image
 import pytest
+import torch
 from conftest import load_tool, make_tiny_cgn
+from matplotlib.figure import Figure
+from small_helpers import make_images
 
 from cgn_augment import load_cgn
 from cgn_augment.generators import SmallCGN, bundled_generators, save_cgn
-from train_generator.cli import generators as commands
-from train_generator.cli import program as cli
-from train_generator.mnist import AppearanceJudge, Judges, load_shape_judge
-from train_generator.small import card
-from train_generator.small.card import repeat_command, write_card
-from train_generator.small.config import (
-    FactorsConfig,
-    MaskerConfig,
-    ShapesConfig,
-    SmallConfig,
-    TexturesConfig,
-)
-
-REPO = Path(__file__).resolve().parents[2]
-CONFIGS = {
-    "default": SmallConfig("wildlife"),
-    "top": SmallConfig(
-        "colored", seed=3, precision="bf16", texturing=TexturesConfig(num_steps=7), textures=None
-    ),
-    "nested": SmallConfig(
-        "double_colored",
-        num_train=100,
-        factors=FactorsConfig(num_steps=5, adversarial="lsgan"),
-        masker=MaskerConfig(noise=0.25),
-        shapes=ShapesConfig(class_weight=0.0),
-    ),
-    "gram": SmallConfig(
-        "colored",
-        factors=FactorsConfig(features="random", gram_weights=(0.05, 0.1, 0.01, 0.0)),
-    ),
-}
-
-
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_the_command_on_a_card_trains_with_the_same_settings(
-    config: SmallConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-
-    def note(config: SmallConfig, folder: Path, **options: object) -> SimpleNamespace:
-        seen.append((config, folder))
-        return SimpleNamespace(train=lambda: folder, trainer=SimpleNamespace(seconds=1.0))
-
-    monkeypatch.setattr(commands, "SmallTraining", note)
-    monkeypatch.setattr(commands, "write_card", lambda *_: "card")
-    words = shlex.split(repeat_command(config))
-    monkeypatch.setattr("sys.argv", [*words, "--out", str(tmp_path)])
-    cli.main()
-    assert seen == [(config, tmp_path)]
+from train_generator.small.card import Measured, assumptions, write_card
+from train_generator.small.config import FactorsConfig, SmallConfig
 
 
 @pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
-    monkeypatch.setattr(card, "load_judges", lambda *_: judges)
+def trained(tmp_path: Path) -> Path:
     path = tmp_path / "run" / "cgn.safetensors"
     path.parent.mkdir()
-    save_cgn(make_tiny_cgn(), path, versions={"torch": "2"})
-    write_card(path, SmallConfig("colored"), seconds=90 * 60, num=60)
+    save_cgn(make_tiny_cgn(num_classes=3), path, versions={"torch": "2"})
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().plot([0, 1], [1, 0])
+    table = [["of", "mask area"], ["this generator", "0.123"]]
+    overlap = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.5])
+    measured = Measured(table, "What the columns mean.", figure, overlap=overlap)
+    config, data = SmallConfig(seed=3), make_images()[0]
+    write_card(path, config, data, {"images": "my images"}, 90 * 60, measured)
     return path
 
 
-def test_a_card_has_command_time_memory_metrics_and_picture(trained: Path) -> None:
+def test_a_card_says_all(trained: Path) -> None:
     text = trained.with_suffix(".md").read_text()
-    assert "`train-generator small --variant colored`" in text
-    assert "time: 90 minutes on" in text
-    assert " GiB\n" in text
-    assert load_cgn(trained).fingerprint in text
-    header, _, row, real = [line for line in text.splitlines() if line.startswith("|")]
-    assert header.startswith("| generator | shape |")
-    assert row.startswith("| this generator |")
-    assert real.startswith("| real data |")
-    assert "(cgn.png)" in text
+    for part in (
+        "for a made-up world: 32x32 pixels, 3 classes: box, bar, post;",
+        "Trained from nothing but 24 images and their labels.",
+        "`train-generator small --images 'my images' --seed 3`",
+        "time: 90 minutes on",
+        " GiB\n",
+        f"fingerprint: {load_cgn(trained).fingerprint}",
+        "5 true masks 0.6000; worst classes: post 0.000, bar 0.500, box 1.000",
+        "What is assumed: each image shows one object; it is in the centre;",
+        "| this generator | 0.123       |\n",
+        "What the columns mean.",
+        "(cgn.png)",
+    ):
+        assert part in text, part
     assert matplotlib.image.imread(trained.with_suffix(".png")).std() > 0.05
+
+
+def test_what_the_settings_do_not_assume_is_not_claimed() -> None:
+    free = FactorsConfig(blob_steps=0, size_weight=0.0, border_weight=0.0)
+    assert "keeps 5 pixels" in assumptions(SmallConfig())
+    text = assumptions(SmallConfig(factors=free))
+    assert not [word for word in ("centre", "edges", "%") if word in text]
 
 
 def test_a_finished_run_is_bundled_under_a_name(

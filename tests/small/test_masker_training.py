@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +11,24 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_tiny_cgn
+from matplotlib.figure import Figure
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_helpers import make_images
 
 from cgn_augment import load_cgn, load_masker
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker, bundled_maskers, save_masker
-from train_generator.cli import generators as commands
 from train_generator.metrics.masks import intersection_over_union, measure_masker
 from train_generator.mnist import make_variant
+from train_generator.small import masker_training
 from train_generator.small.config import MaskerConfig
-from train_generator.small.masker_training import MaskerTraining
+from train_generator.small.masker import MaskerStage
+from train_generator.small.masker_training import MaskerTraining, write_masker_card
 
-SMALL = MaskerConfig(num_steps=6, rounds=0, batch_size=4, num_factors=20)
+SMALL = MaskerConfig(num_steps=2, rounds=0, batch_size=4, num_factors=20)
 
 
 def make_masker(seed: int = 0, width: int = 4) -> UNetMasker:
@@ -118,6 +118,13 @@ def test_a_masker_is_measured_at_one_half() -> None:
 # Training
 
 
+@pytest.fixture(autouse=True)
+def _blank_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time."""
+    blank = Figure(figsize=(1, 1))
+    monkeypatch.setattr(masker_training, "draw_masks", lambda *_: blank)
+
+
 def train(folder: Path, cgn: SmallCGN | None = None, **options: Any) -> Path:
     cgn = cgn or make_tiny_cgn().freeze()
     settings = {"progress": False, **options}
@@ -151,26 +158,42 @@ def test_rounds_want_real_images(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="2 rounds take real images apart, and there are none"):
         MaskerTraining(make_tiny_cgn().freeze(), replace(SMALL, rounds=2), tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ArgumentError, match="1 rounds take real images"):
-        commands.masker("colored-mnist", str(tmp_path / "out"), training=replace(SMALL, rounds=1))
 
 
 @pytest.mark.filterwarnings("ignore:no .* could be completed:UserWarning")  # two steps find nothing
-def test_rounds_are_resumed_with_the_same_real_images_alone(tmp_path: Path) -> None:
+def test_a_stopped_training_is_resumed_to_the_same_masker_with_the_same_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(SMALL, num_steps=2, rounds=1, num_textures=2)
-    images, labels = (data := make_variant("colored", "train", num=40)).images, data.labels
+    data, _ = make_images()
+    cgn = make_tiny_cgn(num_classes=3).freeze()
 
-    def start(images: torch.Tensor, **options: bool) -> Path:
-        cgn = make_tiny_cgn().freeze()
-        real = (images, labels)
-        return MaskerTraining(cgn, config, tmp_path, real, progress=False, **options).train()
+    def start(folder: str, images: torch.Tensor, **options: bool) -> str:
+        real = (images, data.labels)
+        options = {"progress": False, **options}
+        return load_masker(
+            MaskerTraining(cgn, config, tmp_path / folder, real, **options).train()
+        ).fingerprint
 
-    start(images)
+    whole = start("whole", data.images)
+    step, taken = MaskerStage.step, []
+
+    def stop(*arguments: Any) -> Any:
+        taken.append(1)
+        if len(taken) == 3:  # the first step of the round on real images
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskerStage, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            start("stopped", data.images)
     with pytest.raises(CheckpointError, match="real"):
-        start(images.flip(3), resume=True)
-    start(images, resume=True)
+        start("stopped", data.images.flip(3), resume=True)
+    assert start("stopped", data.images, resume=True) == whole
 
 
+@pytest.mark.slow
 def test_rounds_find_better_masks_in_real_images(tmp_path: Path) -> None:
     """A generator that draws no digits teaches little; what is found then teaches more."""
     data = make_variant("colored", "train", num=300)
@@ -186,61 +209,13 @@ def test_rounds_find_better_masks_in_real_images(tmp_path: Path) -> None:
     assert overlaps[1] > overlaps[0]
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from conftest import make_tiny_cgn
-from train_generator.mnist import make_variant
-from train_generator.small.config import MaskerConfig
-from train_generator.small.masker_training import MaskerTraining
-torch.set_num_threads(1)
-config = MaskerConfig(num_steps=20, rounds=1, batch_size=4, num_factors=20, num_textures=2)
-data = make_variant("colored", "train", num=40)
-run = MaskerTraining(make_tiny_cgn().freeze(), config, Path(sys.argv[1]),
-                     (data.images, data.labels), progress=False,
-                     resume="--resume" in sys.argv)
-run.trainer.save_every = 2
-print(run.train())
-"""
-
-
-def test_a_killed_training_is_resumed_to_the_same_masker(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-    }
-
-    def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", SCRIPT, str(folder), *options]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole).wait() == 0
-    process = start(killed)
-    while not (killed / "checkpoint.pt").is_file() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (killed / "masker.safetensors").exists()
-    assert start(killed, "--resume").wait() == 0
-    first, second = (load_masker(folder / "masker.safetensors") for folder in (whole, killed))
-    assert first.fingerprint == second.fingerprint
-
-
-def test_the_command_writes_masker_card_and_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "NUM_MEASURED", 200)
-    cgn = tmp_path / "cgn.pth"
-    torch.save(make_tiny_cgn().state_dict(), cgn)
-    commands.masker(str(cgn), str(tmp_path / "out"), "colored", training=SMALL)
-    shown = capsys.readouterr().out
-    card = (tmp_path / "out/masker.md").read_text()
-    assert "with the true masks of 200 biased training images: 0." in card
-    assert card in shown
-    assert (tmp_path / "out/masker.png").stat().st_size > 10_000
-    commands.masker(str(cgn), str(tmp_path / "other"), training=SMALL)
-    assert "true masks" not in (tmp_path / "other/masker.md").read_text()
+def test_a_card_without_images_measures_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "masker.safetensors"
+    save_masker(make_masker(), path)
+    card = write_masker_card(path, "mine", seconds=90).read_text()
+    assert card.startswith("# Masker of mine\n")
+    assert "time: 1.5 minutes" in card
+    assert "true masks" not in card
 
 
 @pytest.mark.parametrize("name", bundled_maskers())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from small_helpers import make_images
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
@@ -17,7 +17,6 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.perceptual import random_vgg16_features
-from train_generator.mnist import make_variant
 from train_generator.small import factors as factors_module
 from train_generator.small.adversary import make_discriminator
 from train_generator.small.batches import RealImages
@@ -40,7 +39,7 @@ def accelerator() -> Accelerator:
 
 @pytest.fixture(scope="module")
 def real() -> RealImages:
-    data = make_variant("colored", "train", num=100)
+    data, _ = make_images()
     return RealImages(data.images, data.labels)
 
 
@@ -78,27 +77,23 @@ def make_numbered(num: int, seed: int = 0) -> RealImages:
     return RealImages(images, torch.arange(num), seed)
 
 
-def test_every_image_comes_once_an_epoch_in_another_order() -> None:
+def test_every_image_comes_once_an_epoch_in_another_order_with_its_label() -> None:
     real = make_numbered(12)
-    epochs = [[real.batch(step, 3)[1] for step in range(4 * e, 4 * e + 4)] for e in range(3)]
-    orders = [torch.cat(batches).tolist() for batches in epochs]
+    epochs = [[real.batch(step, 3) for step in range(4 * e, 4 * e + 4)] for e in range(3)]
+    orders = [torch.cat([labels for _, labels in batches]).tolist() for batches in epochs]
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-
-
-def test_images_come_with_their_labels() -> None:
-    images, labels = make_numbered(12).batch(7, 5)
-    assert images.shape == (5, 3, 4, 4)
-    assert torch.equal(images[:, 0, 0, 0].long(), labels)
+    for images, labels in epochs[0]:
+        assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     steps = [0, 5, 3, 17, 2, 3]
-    first, other = make_numbered(12), make_numbered(12, seed=1)
-    drawn = [first.batch(step, 3)[1] for step in steps]
-    for step, labels in zip(steps, drawn, strict=True):
-        assert torch.equal(make_numbered(12).batch(step, 3)[1], labels)
-    assert any(not torch.equal(other.batch(s, 3)[1], d) for s, d in zip(steps, drawn, strict=True))
+    drawn, other = (
+        [make_numbered(12, seed).batch(step, 3)[1].tolist() for step in steps] for seed in (0, 1)
+    )
+    again = make_numbered(12)
+    assert [again.batch(step, 3)[1].tolist() for step in steps] == drawn != other
 
 
 def test_what_does_not_fill_a_batch_waits_for_another_epoch() -> None:
@@ -119,36 +114,6 @@ def test_real_images_of_another_number_are_an_error() -> None:
         with pytest.raises(ArgumentError, match=f"batch_size must be 1 to 12, .*; got {size}"):
             make_numbered(12).batch(0, size)
     assert len(make_numbered(12)) == 12
-
-
-# Images by class
-
-
-def test_images_of_a_pool_are_of_the_class_and_all_of_them_come() -> None:
-    labels = torch.tensor([2, 0, 2, 1, 0, 2])
-    masks = torch.zeros(6, 1, 2, 4)
-    for number in range(6):  # a mask is its number, in binary
-        masks[number, 0, 0] = torch.tensor([float(number >> bit & 1) for bit in range(4)])
-    y = torch.arange(3).repeat(200)
-    drawn = ClassPool(masks, labels).draw(y, seeded())
-    assert drawn.shape == (600, 1, 2, 4)
-    assert drawn.dtype == torch.float32
-    numbers = (drawn[:, 0, 0] * torch.tensor([1, 2, 4, 8])).sum(dim=1).long()
-    assert torch.equal(labels[numbers], y)
-    counts = numbers.bincount(minlength=6)
-    # 200 of each class: deviations of 7 for halves and for thirds.
-    expected = torch.tensor([200 / 3, 100, 200 / 3, 200, 100, 200 / 3])
-    assert (counts - expected).abs().max() < 30
-    assert torch.equal(ClassPool(masks, labels).draw(y, seeded()), drawn)
-
-
-def test_images_that_cannot_be_drawn_are_an_error() -> None:
-    masks, labels = torch.zeros(3, 1, 2, 2), torch.tensor([0, 2, 2])
-    with pytest.raises(ArgumentError, match="no image of one of the classes: use more images"):
-        ClassPool(masks, labels).draw(torch.tensor([0, 1]), seeded())
-    for wrong in (labels[:2], labels[:0]):
-        with pytest.raises(ArgumentError, match=f"must be as many, got 3 and {len(wrong)}"):
-            ClassPool(masks, wrong)
 
 
 # The adversarial stage
@@ -265,25 +230,17 @@ def test_neighbours_share_textures_each_in_another_place(
         assert len({image.detach().numpy().tobytes() for image in texture}) == 12
 
 
-def test_the_entropy_rises_to_its_weight(real: RealImages, accelerator: Accelerator) -> None:
+def test_mask_losses_have_their_weights_and_bounds_and_the_entropy_rises(
+    real: RealImages, accelerator: Accelerator
+) -> None:
     mask = torch.full((8, 1, 32, 32), 0.5)  # one bit
     stage = make_stage(real, accelerator, entropy_weight=0.3, entropy_warmup=10)
     for step, expected in ((0, 0.03), (4, 0.15), (9, 0.3), (500, 0.3)):
         assert stage._mask_losses(mask, step)["entropy"].item() == pytest.approx(expected)
-    stage = make_stage(real, accelerator, entropy_weight=0.3, entropy_warmup=0)
-    assert stage._mask_losses(mask, 0)["entropy"].item() == pytest.approx(0.3)
-
-
-def test_mask_losses_have_their_weights_and_bounds(
-    real: RealImages, accelerator: Accelerator
-) -> None:
-    mask = torch.full((8, 1, 32, 32), 0.5)
-    stage = make_stage(
-        real, accelerator, size_weight=3.0, size_low=0.1, size_high=0.25, border_weight=4.0
-    )
-    losses = stage._mask_losses(mask, 0)
-    assert losses["size"].item() == pytest.approx(3 * 0.25)
-    assert losses["border"].item() == pytest.approx(4 * 0.5)
+    settings = {"size_weight": 3.0, "size_low": 0.1, "size_high": 0.25, "border_weight": 4.0}
+    stage = make_stage(real, accelerator, entropy_weight=0.3, entropy_warmup=0, **settings)
+    losses = {name: loss.item() for name, loss in stage._mask_losses(mask, 0).items()}
+    assert losses == pytest.approx({"entropy": 0.3, "size": 3 * 0.25, "border": 4 * 0.5})
 
 
 def test_a_step_is_a_function_of_step_and_generator(
@@ -295,11 +252,10 @@ def test_a_step_is_a_function_of_step_and_generator(
 
 @pytest.mark.parametrize("name", ["patch", "linear", "conv"])
 def test_the_discriminator_is_the_one_asked_for(name: str) -> None:
-    discriminator = make_discriminator(FactorsConfig(discriminator=name, discriminator_width=4))
+    config = FactorsConfig(discriminator=name, discriminator_width=4)
+    discriminator = make_discriminator(config, num_classes=3)
     assert type(discriminator).__name__.lower() == f"{name}discriminator"
-    widths = {"patch": 4, "linear": 4, "conv": 4}
-    first = next(p for n, p in discriminator.named_parameters() if p.dim() > 1 and "label" not in n)
-    assert first.shape[0] == widths[name]
+    assert any(len(weight) == 3 for weight in discriminator.parameters())  # of the classes
 
 
 # The textures stage
@@ -350,16 +306,6 @@ def test_the_first_step_forgets_what_the_mechanisms_were(accelerator: Accelerato
     assert losses[0] == losses[1]
 
 
-def test_weights_of_the_textures_stage_scale_their_losses(accelerator: Accelerator) -> None:
-    one, other = (
-        take(make_textures(accelerator, reconstruction_weight=r, kl_weight=k))
-        for r, k in ((1.0, 0.5), (3.0, 0.1))
-    )
-    assert other["reconstruction"] == pytest.approx(3 * one["reconstruction"], rel=1e-5)
-    assert other["kl"] == pytest.approx(one["kl"] / 5, rel=1e-5)
-    assert other["flow"] == one["flow"]
-
-
 def test_codes_teach_the_flow_and_the_flow_teaches_nothing(accelerator: Accelerator) -> None:
     trained = []
     for disturbed in (False, True):
@@ -373,6 +319,7 @@ def test_codes_teach_the_flow_and_the_flow_teaches_nothing(accelerator: Accelera
     assert all(torch.equal(ours, others) for ours, others in zip(*trained, strict=True))
 
 
+@pytest.mark.slow
 def test_textures_are_drawn_again_better_and_better(accelerator: Accelerator) -> None:
     stage = make_textures(accelerator, num_steps=300, batch_size=16, average=0.9)
     losses = [take(stage, step)["reconstruction"] for step in range(300)]
@@ -387,6 +334,12 @@ def test_textures_are_drawn_again_better_and_better(accelerator: Accelerator) ->
     assert nearest < others.amin(dim=1).mean()
 
 
+def test_a_few_steps_draw_textures_again_better(accelerator: Accelerator) -> None:
+    stage = make_textures(accelerator, num_steps=16, learning_rate=0.02)
+    losses = [take(stage, step)["reconstruction"] for step in range(16)]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
 def test_the_rate_of_the_textures_rises_and_falls(accelerator: Accelerator) -> None:
     stage = make_textures(accelerator, num_steps=1000)
     rates = [rise_and_fall(step, stage.num_steps) for step in (0, 99, 500, 750, 999)]
@@ -394,15 +347,6 @@ def test_the_rate_of_the_textures_rises_and_falls(accelerator: Accelerator) -> N
     take(stage, 750)
     [group] = stage.optimizers["textures"].param_groups
     assert group["lr"] == pytest.approx(0.5 * stage.config.learning_rate)
-
-
-def test_encoders_of_textures_see_class_and_image() -> None:
-    encoder = TextureEncoder(width=4).eval()
-    images, y = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
-    mean, log_variance = encoder(images, y)
-    assert mean.shape == log_variance.shape == (2, 32)
-    assert not torch.equal(encoder(images, y.flip(0))[0], mean)
-    assert not torch.equal(encoder(images / 2, y)[0], mean)
 
 
 # Blobs
@@ -435,11 +379,11 @@ def test_the_shape_mechanism_learns_blobs_and_nothing_else_changes() -> None:
             return (cgn.shape(noise, y) - draw_blobs(noise)).abs().mean().item()
 
     first = error()
-    teach_blobs(cgn, 100, seeded(), batch_size=16)
-    assert error() < first / 2
+    teach_blobs(cgn, 60, seeded(), batch_size=8)
+    assert error() < 0.7 * first
     assert changed(cgn, before) == {"f_shape"}
     again = make_cgn()
-    teach_blobs(again, 100, seeded(), batch_size=16)
+    teach_blobs(again, 60, seeded(), batch_size=8)
     assert torch.equal(again.shape(noise, y), cgn.shape(noise, y))
 
 
@@ -483,20 +427,13 @@ def test_the_shapes_stage_learns_toy_masks_and_leaves_the_rest_alone(
     assert changed(stage.encoder, before[2])
     assert changed(stage.classifier, before[3])
     assert all(weight.requires_grad for weight in stage.classifier.parameters())
-    flow = {name for name in before[0] if name.startswith("f_shape.0.")}
-    now = stage.cgn.state_dict()
-    assert any(not torch.equal(before[0][name], now[name]) for name in flow)
-
-
-def test_every_weight_of_the_shape_mechanism_learns(accelerator: Accelerator) -> None:
-    stage = make_shapes(accelerator)
-    for step in range(2):  # in the first one the flow's last layers are still zero
-        take(stage, step)
     for network in (stage.cgn.f_shape, stage.encoder, stage.classifier):
         for name, weight in network.named_parameters():
             assert weight.grad.abs().sum() > 0, name
     assert stage.cgn.label_emb.weight.grad is None
-    assert all(weight.grad is None for weight in stage.cgn.f_text1.parameters())
+    flow = {name for name in before[0] if name.startswith("f_shape.0.")}
+    now = stage.cgn.state_dict()
+    assert any(not torch.equal(before[0][name], now[name]) for name in flow)
 
 
 def test_the_classifier_is_taught_by_found_masks_alone(accelerator: Accelerator) -> None:
@@ -549,46 +486,6 @@ def test_weights_of_the_shapes_stage_scale_their_losses(accelerator: Accelerator
     assert other["reconstruction"] == one["reconstruction"]
 
 
-def test_the_rate_of_the_shapes_rises_and_falls(accelerator: Accelerator) -> None:
-    stage = make_shapes(accelerator, num_steps=1000)
-    rates = [rise_and_fall(step, stage.num_steps) for step in range(1000)]
-    assert rates[0] == 0.01
-    assert rates[99:501] == [1.0] * 402
-    assert rates[750] == 0.5
-    assert rates[999] == pytest.approx(0.002)
-
-
-def test_the_average_of_the_shapes_without_decay_is_the_mechanism(accelerator: Accelerator) -> None:
-    stage = make_shapes(accelerator, average=0.0)
-    take(stage)
-    assert changed(stage.average.f_shape, state(stage.cgn.f_shape)) == set()
-
-
-@pytest.mark.parametrize(
-    ("make", "arguments"), [(MaskEncoder, (torch.tensor([0, 9, 3]),)), (MaskClassifier, ())]
-)
-def test_encoder_and_classifier_see_class_and_mask(
-    make: Callable[..., nn.Module], arguments: tuple[Tensor, ...]
-) -> None:
-    with isolated_rng(0, CPU):
-        network = make(width=4).eval()
-    mask = torch.rand(3, 1, 32, 32, generator=seeded())
-    outputs = network(mask, *arguments)
-    if make is MaskClassifier:
-        assert outputs.shape == (3, 10)
-        outputs = (outputs,)
-    else:
-        assert [tuple(output.shape) for output in outputs] == [(3, 32), (3, 32)]
-        others = network(mask, arguments[0].flip(0))
-        assert not torch.equal(others[0][0], outputs[0][0])
-        assert outputs[1].min() >= -8
-        assert outputs[1].max() <= 4
-    changes = network(1 - mask, *arguments)
-    changes = (changes,) if make is MaskClassifier else changes
-    for output, other in zip(outputs, changes, strict=True):
-        assert ((output - other).abs().amax(dim=1) > 1e-5).all()
-
-
 def test_sharper_masks_have_the_same_edges() -> None:
     cgn, y = make_cgn().eval(), torch.arange(10)
     noise = cgn.draw_noise(10, seeded())
@@ -600,10 +497,26 @@ def test_sharper_masks_have_the_same_edges() -> None:
     torch.testing.assert_close(next(logits), 4 * next(logits), atol=1e-3, rtol=1e-3)
 
 
-def test_log_variances_are_bounded() -> None:
+@pytest.mark.parametrize("make", [MaskEncoder, TextureEncoder])
+def test_encoders_see_class_and_image(make: Any) -> None:
     with isolated_rng(0, CPU):
-        encoder = MaskEncoder(width=4).eval()
+        encoder = make(width=4).eval()
+    images = torch.rand(20, 1 if make is MaskEncoder else 3, 32, 32, generator=seeded())
+    y = torch.arange(20) % 10
+    mean, log_variance = encoder(images, y)
+    assert mean.shape == log_variance.shape == (20, 32)
+    for others in (encoder(images, y.flip(0)), encoder(1 - images, y)):
+        assert ((others[0] - mean).abs().amax(dim=1) > 1e-5).all()
     with torch.no_grad():
         encoder.head[-1].weight.mul_(1e4)
-    log_variance = encoder(torch.rand(20, 1, 32, 32, generator=seeded()), torch.arange(20) % 10)[1]
-    assert (log_variance.min().item(), log_variance.max().item()) == (-8, 4)
+    extremes = encoder(images, y)[1]
+    assert (extremes.min().item(), extremes.max().item()) == encoder.log_variances
+
+
+def test_the_classifier_sees_masks() -> None:
+    with isolated_rng(0, CPU):
+        classifier = MaskClassifier(num_classes=3, width=4).eval()
+    masks = torch.rand(3, 1, 32, 32, generator=seeded())
+    scores = classifier(masks)
+    assert scores.shape == (3, 3)
+    assert ((classifier(1 - masks) - scores).abs().amax(dim=1) > 1e-5).all()

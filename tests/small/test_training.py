@@ -1,39 +1,26 @@
-"""The training of the small generator as a whole: kills, Ctrl-C, resume, what it writes."""
+"""The training of the small generator as a whole: a stop, resume, what it writes and refuses."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import pytest
 import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
+from small_helpers import CLASSES, PARTS, STEPS, make_config, make_images, one_thread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.generators import read_metadata
-from train_generator.small import training as small
-from train_generator.small.config import (
-    FactorsConfig,
-    MaskerConfig,
-    ShapesConfig,
-    SmallConfig,
-    TexturesConfig,
-)
+from train_generator.small.config import FactorsConfig, MaskerConfig, ShapesConfig, TexturesConfig
 from train_generator.small.training import SmallTraining
 from train_generator.training.machine import CGN_FILE
 from train_generator.training.trainer import CHECKPOINT, Trainer
@@ -41,65 +28,14 @@ from train_generator.training.trainer import CHECKPOINT, Trainer
 # Masks that are found after a few steps of training are too poor to complete textures from.
 pytestmark = pytest.mark.filterwarnings("ignore:no (fore|back)ground of the classes:UserWarning")
 
-STEPS = {"factors": 5, "masker": 4, "masker 1": 4, "masker 2": 4, "textures": 3, "shapes": 5}
-BARS = [f"{n}/6 {name.split()[0]}:" for n, name in enumerate(STEPS, start=1)]
-SETTINGS: dict[str, Any] = {
-    "variant": "colored",
-    "num_train": 300,
-    "device": "cpu",
-    "factors": {
-        "num_steps": STEPS["factors"],
-        "batch_size": 8,
-        "images_per_texture": 2,
-        "discriminator_width": 4,
-        "blob_steps": 2,
-    },
-    "masker": {"num_steps": STEPS["masker"], "batch_size": 4, "rounds": 2},
-    "texturing": {"num_steps": STEPS["textures"], "batch_size": 8},
-    "shapes": {"num_steps": STEPS["shapes"], "batch_size": 8},
-}
 
-# The command, in a process that listens to Ctrl-C even in the background of a script. Its card is
-# left out, which measures thousands of images; its sheets are blank, to save time.
-COMMAND = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from train_generator.cli import generators as commands
-from train_generator.small.training import SmallTraining
-from matplotlib.figure import Figure
-commands.write_card = lambda *_, **__: "left out"
-SmallTraining.draw = lambda _: Figure(figsize=(1, 1))
-from train_generator.cli.program import main
-sys.argv = ["train-generator", *sys.argv[1:]]
-main()
-"""
+DRAW = SmallTraining.draw
 
 
-def make_config(**changes: object) -> SmallConfig:
-    parts = {
-        "factors": FactorsConfig,
-        "masker": MaskerConfig,
-        "texturing": TexturesConfig,
-        "shapes": ShapesConfig,
-    }
-    settings = {
-        name: parts[name](**value) if name in parts else value for name, value in SETTINGS.items()
-    }
-    return SmallConfig(**{**settings, **changes})
-
-
-def train(folder: Path, config: SmallConfig | None = None, **arguments: Any) -> Path:
+def train(folder: Path, **arguments: Any) -> Path:
     """Trains without bars."""
-    return SmallTraining(config or make_config(), folder, progress=False, **arguments).train()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Weights depend on the number of threads, and the processes of this file have one each."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    arguments = {"config": make_config(), "data": make_images()[0], "progress": False, **arguments}
+    return SmallTraining(folder=folder, **arguments).train()
 
 
 @pytest.fixture(autouse=True)
@@ -108,13 +44,16 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def _blank_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SmallTraining, "draw", lambda _: Figure(figsize=(1, 1)))
+@pytest.fixture(scope="module", autouse=True)
+def _blank_sheets() -> Iterator[None]:
+    """Drawing takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SmallTraining, "draw", lambda _: Figure(figsize=(1, 1)))
+        yield
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(_blank_sheets: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with one_thread():
@@ -137,97 +76,7 @@ def require_same(first: Path, second: Path) -> None:
         assert states[0][key] == states[1][key]
 
 
-def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
-
-
-def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    settings = folder.with_name("settings.yaml")
-    settings.write_text(json.dumps(SETTINGS))  # which is YAML too
-    arguments = ["small", f"--config={settings}", f"--out={folder}", "--save_every=2"]
-    if (folder / CHECKPOINT).exists():
-        arguments.append("--resume=true")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments], stderr=file, stdout=file, env=environment
-        )
-
-
-def wait_for(process: subprocess.Popen[bytes], log: Path, text: str) -> None:
-    """Waits until the bars show something, or the process ends."""
-    end = time.monotonic() + 120
-    while process.poll() is None and text.encode() not in log.read_bytes():
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.005)
-
-
-def stop_somewhere(folder: Path, stage: int, delay: float, stop: signal.Signals) -> None:
-    """Starts or resumes the training, and stops it some seconds after a stage has begun."""
-    log = folder.with_name("log")
-    process = start(folder, log)
-    wait_for(process, log, BARS[stage])
-    time.sleep(delay)
-    process.send_signal(stop)
-    expected = -signal.SIGKILL if stop is signal.SIGKILL else 130
-    assert process.wait(timeout=120) in (0, expected), log.read_text()
-
-
-def finish(folder: Path) -> None:
-    log = folder.with_name("log")
-    assert start(folder, log).wait(timeout=300) == 0, log.read_text()
-
-
-def kill_and_finish(folder: Path, num_kills: int, seed: int) -> None:
-    print(f"seed of the kills: {seed}")
-    chance = random.Random(seed)
-    for stage in sorted(chance.choices(range(len(STEPS)), k=num_kills)):
-        stop_somewhere(folder, stage, chance.uniform(0, 0.2), signal.SIGKILL)
-    finish(folder)
-
-
-# Real processes
-
-
-def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
-    whole: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    kill_and_finish(folder, 2, random.SystemRandom().randrange(10**6))
-    require_same(folder, whole)
-    assert read_scalars(folder) == read_scalars(whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_a_training_that_is_killed_often_ends_the_same(
-    seed: int, whole: Path, tmp_path: Path
-) -> None:
-    kill_and_finish(tmp_path / "run", 8, seed)
-    require_same(tmp_path / "run", whole)
-
-
-def test_ctrl_c_is_one_line_and_leaves_a_checkpoint(whole: Path, tmp_path: Path) -> None:
-    folder, log = tmp_path / "run", tmp_path / "log"
-    process = start(folder, log)
-    wait_for(process, log, BARS[2])
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130
-    end = "train-generator: interrupted; the same command with --resume goes on"
-    assert log.read_text().splitlines()[-1] == end
-    assert "Traceback" not in log.read_text()
-    assert not (folder / CGN_FILE).exists()
-    state = torch.load(folder / CHECKPOINT, weights_only=True)
-    assert state["position"][0] in (2, 3)
-    train(folder, resume=True)
-    require_same(folder, whole)
-
-
-# The same in this process, where it can be told to the step
+# Stops. A real kill is proved on the trainer's toy stages.
 
 
 class Killed(BaseException):
@@ -255,26 +104,21 @@ def stop_at(
     monkeypatch.setattr(Trainer, "_step", take)
 
 
-@pytest.mark.usefixtures("_blank_sheets")
-@pytest.mark.parametrize("stop", [kill, press])
-def test_a_training_that_is_stopped_in_every_stage_ends_the_same(
-    stop: Callable[[], None], whole: Path, tmp_path: Path
+def test_a_training_that_is_stopped_goes_on_to_the_same_weights(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, steps in enumerate(STEPS.values()):
-        with pytest.MonkeyPatch.context() as patch:
-            stop_at(patch, number, steps - 2, stop)
-            with pytest.raises((Killed, KeyboardInterrupt)):
-                train(tmp_path, resume=number > 0, save_every=2)
-        position = torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"]
-        done = (steps - 2) // 2 * 2 if stop is kill else steps - 1
-        assert position == (number, done)
-        assert not (tmp_path / CGN_FILE).exists()
+    number = list(STEPS).index("textures")  # which takes the images apart again when resumed
+    with monkeypatch.context() as patch:
+        stop_at(patch, number, 1, press)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (number, 2)
+    assert not (tmp_path / CGN_FILE).exists()
     train(tmp_path, resume=True)
     require_same(tmp_path, whole)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_blank_sheets")
 def test_a_training_that_is_killed_in_every_step_ends_the_same(whole: Path, tmp_path: Path) -> None:
     places = [(n, step) for n, steps in enumerate(STEPS.values()) for step in range(steps)]
     for first, second in pairwise(places):
@@ -290,21 +134,35 @@ def test_a_training_that_is_killed_in_every_step_ends_the_same(whole: Path, tmp_
 
 
 def test_the_folder_says_all(whole: Path) -> None:
-    names = {path.name for path in whole.iterdir() if "tfevents" not in path.name}
-    assert names == {CGN_FILE, CHECKPOINT, "settings.json", "sheets"}
+    names = {path.name for path in whole.iterdir()}
+    assert names >= {CGN_FILE, CHECKPOINT, "settings.json", "sheets"}
     facts = json.loads((whole / "settings.json").read_text())
-    assert facts["settings"]["factors"].items() >= SETTINGS["factors"].items()
-    assert facts["settings"]["variant"] == "colored"
+    assert facts["settings"]["factors"]["blob_steps"] == PARTS["factors"].blob_steps
+    assert facts["images"] == {"description": "a made-up world", "classes": list(CLASSES)}
     assert facts["versions"].keys() >= {"cgn-augment", "torch", "accelerate"}
     assert (facts["device"], facts["threads"]) == ("cpu", 1)
     sheets = sorted((whole / "sheets").iterdir())
     assert [int(sheet.stem) for sheet in sheets] == list(accumulate(STEPS.values()))
-    assert all(matplotlib.image.imread(sheet).std() > 0.05 for sheet in sheets)
+
+
+def test_a_sheet_has_real_images_of_each_class_and_drawn_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "train_generator.small.training.draw_cgn", lambda *given: drawn.append(given)
+    )
+    data = make_images()[0]
+    training = SmallTraining(make_config(), data, tmp_path)
+    DRAW(training)
+    [(cgn, columns, _, (images, labels))] = drawn
+    assert (cgn, columns, labels.tolist()) == (training.average, 9, [0, 1, 2])
+    assert torch.equal(images, data.images[:3])
 
 
 def test_the_generator_is_the_average_in_half_precision(whole: Path) -> None:
     cgn = load_cgn(whole / CGN_FILE)
-    assert cgn.config["shape_network"] == "deep"
+    assert (cgn.config["shape_network"], cgn.num_classes) == ("deep", 3)
     average = torch.load(whole / CHECKPOINT, weights_only=True)["modules"]["average"]
     for name, value in cgn.state_dict().items():
         expected = average[name]
@@ -314,37 +172,24 @@ def test_the_generator_is_the_average_in_half_precision(whole: Path) -> None:
             expected = expected.half().float()
         assert torch.equal(value, expected)
     kept = read_metadata(whole / CGN_FILE)
-    assert json.loads(kept["recipe"])["masker"].items() >= SETTINGS["masker"].items()
-    assert (kept["variant"], kept["textures"]) == ("colored", "none")
+    assert json.loads(kept["recipe"])["masker"]["num_factors"] == PARTS["masker"].num_factors
+    assert (kept["description"], kept["classes"]) == ("a made-up world", json.dumps(CLASSES))
 
 
 def test_tensorboard_has_the_losses_of_every_stage(whole: Path) -> None:
-    scalars = read_scalars(whole)
-    assert {tag.split("/")[0] for tag in scalars} == {"factors", "masker", "textures", "shapes"}
-    assert scalars.keys() >= {
-        "factors/adversarial",
-        "factors/discriminator",
-        "factors/entropy",
-        "factors/size",
-        "factors/border",
-        "masker/cross entropy",
-        "textures/reconstruction",
-        "textures/kl",
-        "textures/flow",
-        "shapes/reconstruction",
-        "shapes/kl",
-        "shapes/flow",
-        "shapes/class",
-    }
-    for points in scalars.values():
-        steps = [step for step, _ in points]
+    events = EventAccumulator(str(whole), size_guidance={"scalars": 0}).Reload()
+    tags = events.Tags()["scalars"]
+    assert {tag.split("/")[0] for tag in tags} == {"factors", "masker", "textures", "shapes"}
+    for tag in tags:
+        steps = [event.step for event in events.Scalars(tag)]
         assert steps == sorted(set(steps))
 
 
-@pytest.mark.usefixtures("_blank_sheets")
 def test_a_seed_decides_all_and_another_one_ends_elsewhere(tmp_path: Path) -> None:
     short = {
-        "factors": FactorsConfig(**{**SETTINGS["factors"], "num_steps": 1}),
+        "factors": FactorsConfig(
+            num_steps=1, batch_size=4, discriminator_width=4, images_per_texture=2, blob_steps=1
+        ),
         "masker": MaskerConfig(num_steps=0),
         "texturing": TexturesConfig(num_steps=0),
         "shapes": ShapesConfig(num_steps=0),
@@ -352,55 +197,34 @@ def test_a_seed_decides_all_and_another_one_ends_elsewhere(tmp_path: Path) -> No
     files = []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)  # which must not matter
-        config = make_config(**short, seed=seed)
-        files.append(load_file(train(tmp_path / str(number), config)))
+        path = train(tmp_path / str(number), config=make_config(**short, seed=seed))
+        files.append(load_file(path))
     first, again, other = files
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["f_text1.1.weight"], other["f_text1.1.weight"])
     assert not torch.equal(first["label_emb.weight"], other["label_emb.weight"])
 
 
-@pytest.mark.usefixtures("_blank_sheets")
-def test_the_masks_of_the_data_are_never_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
-) -> None:
-    made = small.make_data
-
-    def without_masks(config: SmallConfig) -> Any:
-        data = made(config)
-        return dataclasses.replace(data, masks=torch.zeros_like(data.masks))
-
-    monkeypatch.setattr(small, "make_data", without_masks)
-    train(tmp_path)
-    require_same(tmp_path, whole)
-
-
 # What is refused
 
 
-def test_an_existing_training_is_neither_overwritten_nor_mixed(
-    whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def contents() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
-
-    before = contents()
+def test_an_existing_training_is_neither_overwritten_nor_mixed(whole: Path) -> None:
+    before = {path: path.read_bytes() for path in whole.iterdir() if path.is_file()}
     with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
-        SmallTraining(make_config(), whole, progress=False)
-    other = make_config(
-        seed=1, factors=FactorsConfig(**{**SETTINGS["factors"], "size_weight": 1.0})
-    )
-    with pytest.raises(CheckpointError, match=r"other settings \(factors.size_weight: .*; seed: "):
-        SmallTraining(other, whole, resume=True, progress=False)
-    assert contents() == before
+        train(whole)
+    with pytest.raises(CheckpointError, match=r"other settings \(seed: "):
+        train(whole, config=make_config(seed=1), resume=True)
+    with pytest.raises(CheckpointError, match=r"other settings \(images: "):
+        train(whole, data=make_images(27)[0], resume=True)
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
     with pytest.raises(CheckpointError, match="to resume: start without --resume"):
-        SmallTraining(make_config(), tmp_path / "new", resume=True, progress=False)
-    assert not (tmp_path / "new").exists()
-
-
-def test_how_often_to_save_is_checked(tmp_path: Path) -> None:
+        train(folder, resume=True)
     with pytest.raises(ArgumentError, match="save_every must be 1 or more, got 0"):
-        SmallTraining(make_config(), tmp_path, save_every=0, progress=False)
+        train(folder, save_every=0)
+    with pytest.raises(ArgumentError, match=r"factors.batch_size \(8\) .* images \(6\): lower it"):
+        train(folder, data=make_images(6)[0])
+    assert not folder.exists()

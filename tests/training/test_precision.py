@@ -27,7 +27,7 @@ def test_bf16_without_instructions_for_it_is_a_warning(
     cpu = SimpleNamespace(device=torch.device("cpu"))
     monkeypatch.setattr(machine, "Accelerator", lambda **_: cpu)
     with pytest.warns(UserWarning, match=f"{capability}.* ten times as long .* leave the preci"):
-        make_accelerator(SmallConfig("colored", device="cpu", precision="bf16"))
+        make_accelerator(SmallConfig(device="cpu", precision="bf16"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble_data import Class
-from train_generator.cli.mnist import Format, format_table
+from train_generator.metrics.tables import Format, format_table
 from train_generator.robustness.folders import (
     find_cue_conflicts,
     find_imagenet9,

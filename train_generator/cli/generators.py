@@ -2,89 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from cgn_augment import load_cgn
-from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
-from train_generator.mnist.textures import load_textures
+from cgn_augment.cli.options import settings_as_options
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import SmallCGN
+from train_generator.metrics.masks import intersection_over_union
+from train_generator.mnist.textures import Textures, load_textures
+from train_generator.mnist.training import label_variant, measure_for_card
 from train_generator.mnist.variants import Variant, make_variant
-from train_generator.small.card import write_card
+from train_generator.small.card import Measured, assumptions, write_card
 from train_generator.small.config import (
-    FactorsConfig,
     MaskerConfig,
-    ShapesConfig,
     SmallConfig,
-    TexturesConfig,
+)
+from train_generator.small.images import (
+    IMAGE_SIZE,
+    LabelledImages,
+    read_class_folders,
+    read_masks,
 )
 from train_generator.small.masker_training import MaskerTraining, write_masker_card
+from train_generator.small.measure import NOTES, measure_drawn
 from train_generator.small.training import SmallTraining
-from train_generator.training.precision import Precision
+from train_generator.training.checkpoints import check_folder
 
 NUM_MEASURED = 10_000
-"""Real images that a masker is measured on."""
+"""Real images that masks are measured on."""
 
 
+@settings_as_options(SmallConfig)
 def small(
+    config: SmallConfig,
     out: str = "runs/small",
-    variant: Variant = "wildlife",
+    variant: Variant | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    image_size: int = IMAGE_SIZE,
     textures: str | None = None,
-    seed: int = 0,
     num_train: int | None = None,
-    shape_network: ShapeNetwork = "deep",
-    texture_network: TextureNetwork = "deep",
-    device: str = "auto",
-    precision: Precision = "no",
-    factors: FactorsConfig = FactorsConfig(),  # noqa: B008
-    masker: MaskerConfig = MaskerConfig(),  # noqa: B008
-    texturing: TexturesConfig = TexturesConfig(),  # noqa: B008
-    shapes: ShapesConfig = ShapesConfig(),  # noqa: B008
     resume: bool = False,
     save_every: int = 200,
 ) -> None:
-    """Trains the small generator of an MNIST variant from its biased images.
+    """Trains a small generator from nothing but images and their labels.
+
+    Each image must show one object, in the centre and smaller than a quarter of the image, and the
+    classes must differ in texture and background: docs/generators.md says what is assumed.
 
     Args:
-        out: folder for the generator, checkpoint, TensorBoard's events and sheets.
-        variant: colored, double_colored or wildlife.
+        config: settings.
+        out: folder for the generator, its card, checkpoint, TensorBoard's events and sheets.
+        variant: of MNIST: colored, double_colored or wildlife; wildlife unless images are given.
+        images: instead of a variant: folder with one folder of images for each class.
+        masks: true masks of the images: a tree like theirs, of PNG files that are white on the
+            object. They say on the card how good the found masks are, and are used for nothing
+            else.
+        image_size: what images are cropped and resized to; the small generator draws 32x32 pixels
+            and no other size.
         textures: wildlife only: folder with object/ and background/, ten images each; the
             procedural ones by default.
-        seed: of everything that is drawn.
-        num_train: digits to train on; all 50 000 by default.
-        shape_network: deep, or published for the paper's.
-        texture_network: deep, or published for the paper's.
-        device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
-        precision: no is float32; bf16 is twice as fast on a CPU with AVX-512 or on a GPU.
-        factors: the adversarial stage.
-        masker: the stage that learns to find masks.
-        texturing: the stage that trains textures on whole ones, completed from real images.
-        shapes: the stage that trains the shape mechanism on found masks.
+        num_train: of a variant, digits to train on; all 50 000 by default.
         resume: goes on with the training in the folder.
         save_every: steps between checkpoints.
     """
-    config = SmallConfig(
-        variant=variant,
-        textures=textures,
-        seed=seed,
-        num_train=num_train,
-        shape_network=shape_network,
-        texture_network=texture_network,
-        device=device,
-        precision=precision,
-        factors=factors,
-        masker=masker,
-        texturing=texturing,
-        shapes=shapes,
-    )
-    training = SmallTraining(config, Path(out), resume=resume, save_every=save_every)
+    if masks is not None and not config.masker.num_steps:
+        raise ArgumentError("--masks are for masks that are found: set masker.num_steps above 0")
+    if images is None and variant is None:
+        variant = "wildlife"
+    check_folder(Path(out), resume)  # before images are read, which takes long
+    given = open_images(variant, textures, images, masks, image_size, num_train, config.seed)
+    if images is not None:
+        print(assumptions(config))
+    training = SmallTraining(config, given.data, Path(out), resume=resume, save_every=save_every)
     path = training.train()
     print(f"generator: {path}")
-    print(f"card: {write_card(path, config, training.trainer.seconds)}")
+    measured = measure_small(training, path, given)
+    seconds = training.trainer.seconds
+    print(f"card: {write_card(path, config, given.data, given.flags, seconds, measured)}")
 
 
 def masker(
     cgn: str = "wildlife-mnist",
     out: str = "runs/masker",
     variant: Variant | None = None,
+    images: str | None = None,
+    masks: str | None = None,
     textures: str | None = None,
     width: int = 8,
     seed: int = 0,
@@ -101,6 +108,8 @@ def masker(
         out: folder for the masker, its card, checkpoint and TensorBoard's events.
         variant: of the real images for the rounds and to measure it on: colored, double_colored or
             wildlife. Their true masks are used for the measurement alone.
+        images: instead of a variant: folder with one folder of images for each class.
+        masks: true masks of the images, as for `small`.
         textures: wildlife only: folder with object/ and background/, ten images each.
         width: channels of the U-Net at full resolution.
         seed: of everything that is drawn.
@@ -108,15 +117,84 @@ def masker(
         training: settings; num_textures is for the rounds.
         resume: goes on with the training in the folder.
     """
-    data = None
-    if variant is not None:  # what is wrong with the images is known before the training
-        stacks = None if textures is None else load_textures(textures)
-        data = make_variant(variant, "train", textures=stacks, num=NUM_MEASURED)
+    data = true = real = None
+    if variant is not None or images is not None:  # what is wrong is known before the training
+        num = None if variant is None else NUM_MEASURED
+        given = open_images(variant, textures, images, masks, num=num)
+        data, true = given.data, given.masks
+        real = data.images, data.labels
     network = load_cgn(cgn, device=device)
-    real = None if data is None else (data.images, data.labels)
+    if not isinstance(network, SmallCGN):
+        raise ArgumentError(f"{cgn} is no small generator: give one of {IMAGE_SIZE}x{IMAGE_SIZE}")
     run = MaskerTraining(network, training, Path(out), real, width=width, seed=seed, resume=resume)
     path = run.train()
     print(f"masker: {path}")
-    card = write_masker_card(path, cgn, data, run.trainer.seconds, training.rounds)
+    card = write_masker_card(path, cgn, run.trainer.seconds, training.rounds, data, true)
     print(card.read_text())
     print(f"card: {card}")
+
+
+@dataclass(frozen=True, eq=False)
+class GivenImages:
+    """What the command line names.
+
+    Attributes:
+        data: images and labels.
+        masks: true masks (N, 1, 32, 32) bool, where there are any.
+        flags: that name all this.
+        stacks: textures of the wildlife variant from a folder.
+    """
+
+    data: LabelledImages
+    masks: Tensor | None
+    flags: Mapping[str, object]
+    stacks: Textures | None = None
+
+
+def open_images(
+    variant: Variant | None,
+    textures: str | None,
+    images: str | None,
+    masks: str | None,
+    image_size: int = IMAGE_SIZE,
+    num: int | None = None,
+    seed: int = 0,
+) -> GivenImages:
+    """Renders a variant, or reads a folder.
+
+    Raises:
+        ArgumentError: arguments of both, or another image size.
+        DataError: what is in a folder cannot be used.
+    """
+    own, theirs = ("--images and --masks", "--variant, --textures and --num-train")
+    if images is not None:
+        if (variant, textures, num) != (None, None, None):
+            raise ArgumentError(f"{own} are for images of your own, {theirs} for MNIST: give one")
+        folder = Path(images)
+        data, paths = read_class_folders(folder, image_size)
+        true = None if masks is None else read_masks(Path(masks), folder, paths)
+        return GivenImages(data, true, {"images": images, "masks": masks})
+    if masks is not None or image_size != IMAGE_SIZE or variant is None:
+        raise ArgumentError(
+            f"{own} are for images of your own: give --images FOLDER too; the masks of a variant "
+            f"are known, and its images have {IMAGE_SIZE} pixels"
+        )
+    stacks = None if textures is None else load_textures(textures)
+    made = make_variant(variant, "train", seed=seed, textures=stacks, num=num)
+    flags = {"variant": variant, "textures": textures, "num_train": num}
+    return GivenImages(label_variant(made, variant, stacks), made.masks, flags, stacks)
+
+
+def measure_small(training: SmallTraining, path: Path, given: GivenImages) -> Measured:
+    """Measures a generator in the way that fits what it was trained on."""
+    cgn, found, overlap = load_cgn(path), None, None
+    if training.config.masker.num_steps:
+        found = training.find_masks(NUM_MEASURED)
+    if found is not None and given.masks is not None:
+        overlap = intersection_over_union(found, given.masks[:NUM_MEASURED])
+    variant = given.data.facts.get("variant")
+    if variant is not None:
+        return measure_for_card(path.stem, cgn, variant, given.stacks, overlap=overlap)
+    images, labels = (part[:NUM_MEASURED] for part in (given.data.images, given.data.labels))
+    table = measure_drawn(cgn, images, labels, found, training.config.texturing.num_textures)
+    return Measured(table, NOTES, training.draw(cgn), overlap=overlap)

@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
-
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
-from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
-from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.masks import UNetMasker, load_masker
-from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
+from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.types import Mechanisms
-from train_generator.metrics.factors import binarize
+from train_generator.metrics.tables import Format, format_table
 from train_generator.mnist.downstream import DownstreamRun, run_downstream
 from train_generator.mnist.judges import (
-    NUM_CLASSES,
     JudgeConfig,
-    ShapeJudge,
     judge_accuracy,
-    predict,
     save_shape_judge,
     train_shape_judge,
 )
-from train_generator.mnist.measure import load_judges, measure_generator, measure_real
+from train_generator.mnist.measure import load_judges, measure_digits, measure_generator
+from train_generator.mnist.pictures import draw_generators
 from train_generator.mnist.records import DownstreamConfig
-from train_generator.mnist.tables import (
-    Table,
-    downstream_table,
-    format_markdown,
-    format_plain,
-    metrics_table,
-)
+from train_generator.mnist.tables import downstream_table, metrics_table
 from train_generator.mnist.textures import load_textures, procedural_textures
 from train_generator.mnist.variants import VARIANTS, Variant
 
 Row = Literal["published", "ours", "real_shapes", "real_parts", "decorrelated"]
-Format = Literal["plain", "markdown"]
 
 ROW_ORDER: tuple[Row, ...] = get_args(Row)
-MASK_ROWS = 4
 
 
 def judge(out: str, seed: int = 0) -> None:
@@ -100,7 +83,7 @@ def measure(
         name: measure_generator(cgn, variant, stacks, num=num, seed=seed, judges=judges)
         for name, cgn in networks.items()
     }
-    rows["real data"] = measure_real(variant, stacks, num=num, seed=seed, judges=judges)
+    rows["real data"] = measure_digits(variant, stacks, num=num, seed=seed, judges=judges)
     _show(format_table(metrics_table(rows), table))
     if out is not None:
         figure = draw_generators(networks, judges.shape, seed)
@@ -202,49 +185,10 @@ def default_generators(has_photographs: bool) -> dict[str, str]:
     }
 
 
-@torch.no_grad()
-def draw_generators(
-    cgns: Mapping[str, Mechanisms], shape_judge: ShapeJudge, seed: int = 0
-) -> Figure:
-    """Draws what generators draw, one column a class, with the judge's verdict under each mask.
-
-    Args:
-        cgns: name to a frozen CGN of ten classes.
-        shape_judge: says what the masks show.
-        seed: of noise and classes.
-    """
-    rows: dict[str, Tensor] = {}
-    captions: dict[str, list[str]] = {}
-    labels = torch.arange(NUM_CLASSES)
-    for name, cgn in cgns.items():
-        prefix = f"{name}\n" if len(cgns) > 1 else ""
-        generator = step_generator(Purpose.SOURCE, seed)
-        for number in range(1, MASK_ROWS + 1):
-            factors = draw_factors(cgn, labels.expand(3, -1), generator, 1, NUM_CLASSES).to("cpu")
-            seen = predict(shape_judge, binarize(factors.mask).float())
-            rows[f"{prefix}mask {number}"] = factors.mask
-            captions[f"{prefix}mask {number}"] = [
-                f"✓ {y}" if y == verdict else f"✗ {y} seen as {verdict}"
-                for y, verdict in enumerate(seen.tolist())
-            ]
-        rows[f"{prefix}foreground"] = factors.foreground
-        rows[f"{prefix}background"] = factors.background
-        classes = permute_classes(labels, NUM_CLASSES, generator)
-        classes[0] = labels
-        mixed = draw_factors(cgn, classes, generator, 1, NUM_CLASSES).to("cpu")
-        rows[f"{prefix}counterfactual"] = compose(mixed.mask, mixed.foreground, mixed.background)
-    return draw_sheet(rows, captions)
-
-
 def _short_names(paths: list[str]) -> list[str]:
     """Returns the files' names without their folders, where that tells them apart."""
     short = [Path(path).name for path in paths]
     return short if len(set(short)) == len(short) else paths
-
-
-def format_table(table: Table, how: Format) -> str:
-    """Returns a table as text of the format that was asked for."""
-    return format_markdown(table) if how == "markdown" else format_plain(table)
 
 
 def _announce(run: DownstreamRun) -> None:

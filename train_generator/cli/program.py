@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -63,7 +65,7 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    commands = {
+    commands: dict[str, Callable[..., Any] | dict[str, Any]] = {
         "small": small,
         "imagenet": imagenet,
         "masker": masker,

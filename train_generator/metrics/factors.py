@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
-from train_generator.losses.functional import mask_entropy_loss
 
 THRESHOLD = 0.5
 """A pixel is object where its mask is above this."""
@@ -61,7 +63,9 @@ def mask_entropy(masks: Tensor) -> float:
         >>> mask_entropy(torch.full((1, 1, 2, 2), 0.5))
         1.0
     """
-    return float(mask_entropy_loss(masks.double())) + 0.0  # 0, never -0
+    shares = masks.double()
+    nats = torch.special.entr(shares) + torch.special.entr(1 - shares)
+    return float(nats.mean()) / math.log(2)
 
 
 def mask_area(masks: Tensor) -> float:
@@ -105,10 +109,10 @@ def pairwise_distance(masks: Tensor) -> float:
 
 
 def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """How much masks of one class differ from each other, relative to real digits of that class.
+    """How much masks of one class differ from each other, relative to real masks of that class.
 
-    1 is as diverse as real digits, 0 is one mask a class. Above 1 masks differ in more than real
-    digits do, which noise and broken digits achieve as well: read it beside the shape accuracy.
+    1 is as diverse as real masks, 0 is one mask a class. Above 1 masks differ in more than real
+    ones do, which noise and broken shapes achieve as well: read it beside the shape accuracy.
 
     Args:
         masks: (N, 1, H, W) bool, two or more of each of their classes.
@@ -120,7 +124,7 @@ def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) 
         The ratio of the pairwise distances, averaged over the classes of `labels`.
 
     Raises:
-        ArgumentError: fewer than two masks of a class.
+        ArgumentError: fewer than two masks of a class, or real ones that are all the same.
 
     Example:
         >>> import torch
@@ -131,11 +135,7 @@ def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) 
     """
     _require_labels(masks, labels)
     _require_labels(real, real_labels)
-    ratios = [
-        pairwise_distance(masks[labels == y]) / pairwise_distance(real[real_labels == y])
-        for y in torch.unique(labels).tolist()
-    ]
-    return sum(ratios) / len(ratios)
+    return _mean_ratio(pairwise_distance, masks, labels, real, real_labels)
 
 
 def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
@@ -155,7 +155,8 @@ def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: 
         The ratio of the standard deviations of the tones, averaged over the classes of `labels`.
 
     Raises:
-        ArgumentError: as many labels as textures are needed.
+        ArgumentError: another number of labels, fewer than two textures of a class, or real ones
+            that are all alike.
 
     Example:
         >>> import torch
@@ -166,14 +167,25 @@ def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: 
     """
     _require_labels(textures, labels)
     _require_labels(real, real_labels)
-    ratios = [
-        _tone_spread(textures[labels == y]) / _tone_spread(real[real_labels == y])
-        for y in torch.unique(labels).tolist()
-    ]
+    return _mean_ratio(_tone_spread, textures, labels, real, real_labels)
+
+
+def _mean_ratio(
+    spread: Callable[[Tensor], float], values: Tensor, labels: Tensor, real: Tensor, known: Tensor
+) -> float:
+    """Returns the mean over the classes of `labels` of how much more values vary than real ones."""
+    ratios = []
+    for y in set(labels.tolist()):
+        of_real = spread(real[known == y])
+        if of_real == 0:
+            raise ArgumentError(f"all real ones of class {y} are alike: give others to compare")
+        ratios.append(spread(values[labels == y]) / of_real)
     return sum(ratios) / len(ratios)
 
 
 def _tone_spread(textures: Tensor) -> float:
+    if len(textures) < 2:
+        raise ArgumentError(f"a spread of tones needs two textures or more, got {len(textures)}")
     pixels = textures.double().flatten(2)
     tones = torch.cat([pixels.mean(dim=2), pixels.std(dim=2)], dim=1)
     return float(tones.var(dim=0).sum().sqrt())
@@ -182,25 +194,25 @@ def _tone_spread(textures: Tensor) -> float:
 def coverage(
     features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, num_neighbors: int = 5
 ) -> float:
-    """The share of real digits that have a generated digit of their class in their neighbourhood.
+    """The share of real samples that have a generated one of their class in their neighbourhood.
 
-    A real digit's neighbourhood reaches to its `num_neighbors`-th nearest real digit of the same
+    A real sample's neighbourhood reaches to its `num_neighbors`-th nearest real one of the same
     class. Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020,
-    equation 4, here within each class. For as many perfect as real digits about
+    equation 4, here within each class. For as many perfect as real samples about
     1 - 2^-num_neighbors is expected (their section 3.3): 0.97 for five.
 
     Args:
-        features: (N, D) float of the generated digits.
+        features: (N, D) float of the generated samples.
         labels: (N,) int64.
         real: (M, D) float, more than `num_neighbors` of each of their classes.
         real_labels: (M,) int64.
-        num_neighbors: of the real digits.
+        num_neighbors: of the real samples.
 
     Returns:
         A number in [0, 1], averaged over the classes of `real_labels`.
 
     Raises:
-        ArgumentError: too few real digits of a class.
+        ArgumentError: too few real samples of a class.
 
     Example:
         >>> import torch
@@ -221,13 +233,13 @@ def coverage(
 def _class_coverage(features: Tensor, real: Tensor, num_neighbors: int) -> float:
     if not 1 <= num_neighbors < len(real):
         raise ArgumentError(
-            f"the {num_neighbors} nearest neighbours need more than {num_neighbors} real digits "
-            f"of each class and num_neighbors of 1 or more, got {len(real)} digits"
+            f"the {num_neighbors} nearest neighbours need more than {num_neighbors} real samples "
+            f"of each class and num_neighbors of 1 or more, got {len(real)} samples"
         )
     if len(features) == 0:
         return 0.0
     real, features = real.double(), features.double()
-    # cdist by differences: each digit's distance to itself is exactly 0, the first of the sorted.
+    # cdist by differences: each sample's distance to itself is exactly 0, the first of the sorted.
     exact = "donot_use_mm_for_euclid_dist"
     radii = torch.cdist(real, real, compute_mode=exact).sort(dim=1).values[:, num_neighbors]
     nearest = torch.cdist(real, features, compute_mode=exact).amin(dim=1)

@@ -25,8 +25,8 @@ from train_generator.mnist.measure import (
     GeneratorMetrics,
     Judges,
     load_judges,
+    measure_digits,
     measure_generator,
-    measure_real,
 )
 from train_generator.mnist.records import DownstreamConfig, DownstreamResult
 from train_generator.mnist.render import (
@@ -36,8 +36,6 @@ from train_generator.mnist.render import (
 )
 from train_generator.mnist.tables import (
     downstream_table,
-    format_markdown,
-    format_plain,
     metrics_table,
 )
 from train_generator.mnist.textures import (
@@ -70,8 +68,6 @@ __all__ = [
     "cache_folder",
     "downstream_table",
     "dtd_textures",
-    "format_markdown",
-    "format_plain",
     "judge_accuracy",
     "load_appearance_judge",
     "load_digits",
@@ -79,8 +75,8 @@ __all__ = [
     "load_shape_judge",
     "load_textures",
     "make_variant",
+    "measure_digits",
     "measure_generator",
-    "measure_real",
     "metrics_table",
     "predict",
     "procedural_textures",

@@ -20,7 +20,7 @@ from train_generator.mnist.digits import IMAGE_SIZE
 from train_generator.mnist.judges import NUM_CLASSES, JudgeConfig, fit
 from train_generator.mnist.render import render_colored, render_double_colored, render_wildlife
 from train_generator.mnist.textures import Textures, procedural_textures
-from train_generator.mnist.variants import VARIANTS
+from train_generator.mnist.variants import check_variant
 from train_generator.mnist.weights import read_weights, write_weights
 
 Factor = Literal["texture", "background"]
@@ -92,7 +92,7 @@ def render_factor(
         >>> render_factor("colored", "background", classes, generator).unique().tolist()
         [-1.0]
     """
-    _check_variant(variant, textures)
+    check_variant(variant, textures)
     size = (len(classes), 1, IMAGE_SIZE, IMAGE_SIZE)
     masks = torch.full(size, factor == "texture")
     if variant == "colored":
@@ -128,7 +128,7 @@ def train_appearance_judge(
         >>> judge.training
         False
     """
-    _check_variant(variant, textures)
+    check_variant(variant, textures)
     if not has_classes(variant, factor):
         raise ArgumentError(f"the {factor} of {variant} is the same for every class: nothing to do")
     if variant == "wildlife":
@@ -175,7 +175,7 @@ def load_appearance_judge(
         >>> len(list(folder.iterdir()))
         1
     """
-    _check_variant(variant, textures)
+    check_variant(variant, textures)
     folder = cache_folder() if cache is None else cache
     key = _hash_training(variant, factor, textures, config)
     path = folder / f"{variant}-{factor}-{key}.safetensors"
@@ -230,12 +230,3 @@ def _hash_training(
         digest.update(hash_textures(textures or procedural_textures()).encode())
     digest.update(json.dumps([_VERSION, asdict(config)]).encode())
     return digest.hexdigest()[:12]
-
-
-def _check_variant(variant: str, textures: Textures | None) -> None:
-    if variant not in VARIANTS:
-        raise ArgumentError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-    if textures is not None and variant != "wildlife":
-        raise ArgumentError(
-            f"textures are for wildlife only; {variant} has colours: leave them out"
-        )

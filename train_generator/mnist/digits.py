@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError, DataError
 
 SPLITS = ("train", "test")
@@ -41,12 +42,6 @@ class Digits:
         return len(self.labels)
 
 
-def check_split(split: str) -> None:
-    """Raise `ArgumentError` unless `split` is "train" or "test"."""
-    if split not in SPLITS:
-        raise ArgumentError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-
-
 def load_digits(split: str, num: int | None = None) -> Digits:
     """Load the digits of one split.
 
@@ -66,7 +61,7 @@ def load_digits(split: str, num: int | None = None) -> Digits:
         >>> load_digits("test").masks.shape
         torch.Size([10000, 1, 32, 32])
     """
-    check_split(split)
+    require_choice("split", split, SPLITS)
     if not DIGITS_FILE.is_file():
         raise DataError(
             f"{DIGITS_FILE} is missing: reinstall the package, or write the file with "

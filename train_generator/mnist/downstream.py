@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from cgn_augment import BankSource, CounterfactualDataset, RealMechanisms, RealShapeSource
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.masks import UNetMasker
@@ -37,7 +38,7 @@ from train_generator.mnist.records import (
     write_record,
 )
 from train_generator.mnist.textures import Textures, procedural_textures
-from train_generator.mnist.variants import VARIANTS, VariantData, make_variant
+from train_generator.mnist.variants import VariantData, check_variant, make_variant
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TEST_BATCH = 500
@@ -85,17 +86,13 @@ class DownstreamRun:
     masker: UNetMasker | None = None
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ArgumentError(
-                f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}"
-            )
+        check_variant(self.variant, self.textures)
+        require_count("seed", self.seed, least=0)
         if not _NAME.fullmatch(self.trained_on):
             raise ArgumentError(
                 "a row's name is made of small letters, digits and underscores, got "
                 f"{self.trained_on!r}"
             )
-        if self.seed < 0:
-            raise ArgumentError(f"seed must be 0 or more, got {self.seed}")
 
     @property
     def path(self) -> Path:

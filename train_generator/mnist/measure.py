@@ -150,13 +150,16 @@ def measure_generator(
             f"the judges know {NUM_CLASSES} classes of 32x32 pixels, and this CGN has "
             f"{cgn.num_classes} of {cgn.image_size}x{cgn.image_size}"
         )
-    factors, labels = draw_own_factors(cgn, num, seed)
+    labels = torch.arange(num) % NUM_CLASSES
+    generator = step_generator(Purpose.SOURCE, seed)
+    with torch.no_grad():
+        factors = draw_factors(cgn, labels.expand(3, -1), generator, 1, _CHUNK)
     judges = judges or load_judges(variant, textures)
     real = draw_real_factors(variant, textures, "train", num, seed)
-    return measure_factors(factors.to("cpu"), labels, real, judges)
+    return _measure(factors.to("cpu"), labels, real, judges)
 
 
-def measure_real(
+def measure_digits(
     variant: str,
     textures: Textures | None = None,
     *,
@@ -164,7 +167,7 @@ def measure_real(
     seed: int = 0,
     judges: Judges | None = None,
 ) -> GeneratorMetrics:
-    """Measures the real data the same way: what a perfect generator would come to.
+    """Measures real digits the same way: what a perfect generator would come to.
 
     Masks are clean test digits, which no judge was trained on; textures and backgrounds are true
     ones over the whole image. Arguments as for `measure_generator`; the seed is of the colours and
@@ -175,9 +178,9 @@ def measure_real(
 
     Example:
         >>> from train_generator.mnist import AppearanceJudge, Judges
-        >>> from train_generator.mnist import load_shape_judge, measure_real
+        >>> from train_generator.mnist import load_shape_judge, measure_digits
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
-        >>> measure_real("colored", num=60, judges=judges).diversity > 0.8
+        >>> measure_digits("colored", num=60, judges=judges).diversity > 0.8
         True
     """
     _require_num(num)
@@ -185,7 +188,7 @@ def measure_real(
     labels = torch.arange(num) % NUM_CLASSES
     factors = draw_real_factors(variant, textures, "test", num, seed)
     real = draw_real_factors(variant, textures, "train", num, seed + 1)
-    return measure_factors(factors, labels, real, judges)
+    return _measure(factors, labels, real, judges)
 
 
 def draw_real_factors(
@@ -207,58 +210,6 @@ def draw_real_factors(
         render_factor(variant, "texture", labels, generator, textures),
         render_factor(variant, "background", labels, generator, textures),
     )
-
-
-def measure_factors(
-    factors: Factors, labels: Tensor, real: Factors, judges: Judges
-) -> GeneratorMetrics:
-    """Measures factors, all three of class `labels` (N,) int64, against real ones of these classes.
-
-    Raises:
-        ArgumentError: too few of a class.
-    """
-    binary, real_binary = binarize(factors.mask), binarize(real.mask)
-    seen = predict(judges.shape, binary.float())
-    background_accuracy = background_diversity = None
-    if judges.background is not None:
-        background_accuracy = accuracy(predict(judges.background, factors.background), labels)
-        background_diversity = tone_diversity(factors.background, labels, real.background, labels)
-    return GeneratorMetrics(
-        shape_accuracy=accuracy(seen, labels),
-        class_shape_accuracies=class_accuracies(seen, labels, NUM_CLASSES),
-        texture_accuracy=accuracy(predict(judges.texture, factors.foreground), labels),
-        background_accuracy=background_accuracy,
-        mask_entropy=mask_entropy(factors.mask),
-        mask_area=mask_area(factors.mask),
-        diversity=diversity(binary, labels, real_binary, labels),
-        coverage=coverage(
-            extract_features(judges.shape, binary.float()),
-            labels,
-            extract_features(judges.shape, real_binary.float()),
-            labels,
-            NUM_NEIGHBORS,
-        ),
-        texture_diversity=tone_diversity(factors.foreground, labels, real.foreground, labels),
-        background_diversity=background_diversity,
-        num=len(labels),
-    )
-
-
-@torch.no_grad()
-def draw_own_factors(cgn: Mechanisms, num: int, seed: int) -> tuple[Factors, Tensor]:
-    """Draws masks, foregrounds and backgrounds of the same class, and returns them with it.
-
-    Args:
-        cgn: a frozen CGN.
-        num: of each; the classes take turns.
-        seed: of the noise and the shuffling.
-
-    Returns:
-        The factors on the CGN's device, and labels (num,) int64 on the CPU.
-    """
-    labels = torch.arange(num) % cgn.num_classes
-    generator = step_generator(Purpose.SOURCE, seed)
-    return draw_factors(cgn, labels.expand(3, -1), generator, 1, _CHUNK), labels
 
 
 def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
@@ -289,3 +240,32 @@ def _require_num(num: int) -> None:
     least, most = NUM_CLASSES * (NUM_NEIGHBORS + 1), 8000
     if not least <= num <= most:
         raise ArgumentError(f"num must be {least} to {most}, got {num}")
+
+
+def _measure(factors: Factors, labels: Tensor, real: Factors, judges: Judges) -> GeneratorMetrics:
+    """Measures factors, all three of class `labels` (N,) int64, against real ones of the same."""
+    binary, real_binary = binarize(factors.mask), binarize(real.mask)
+    seen = predict(judges.shape, binary.float())
+    background_accuracy = background_diversity = None
+    if judges.background is not None:
+        background_accuracy = accuracy(predict(judges.background, factors.background), labels)
+        background_diversity = tone_diversity(factors.background, labels, real.background, labels)
+    return GeneratorMetrics(
+        shape_accuracy=accuracy(seen, labels),
+        class_shape_accuracies=class_accuracies(seen, labels, NUM_CLASSES),
+        texture_accuracy=accuracy(predict(judges.texture, factors.foreground), labels),
+        background_accuracy=background_accuracy,
+        mask_entropy=mask_entropy(factors.mask),
+        mask_area=mask_area(factors.mask),
+        diversity=diversity(binary, labels, real_binary, labels),
+        coverage=coverage(
+            extract_features(judges.shape, binary.float()),
+            labels,
+            extract_features(judges.shape, real_binary.float()),
+            labels,
+            NUM_NEIGHBORS,
+        ),
+        texture_diversity=tone_diversity(factors.foreground, labels, real.foreground, labels),
+        background_diversity=background_diversity,
+        num=len(labels),
+    )

@@ -9,6 +9,7 @@ and each texture can be told from a 32x32 crop.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -136,8 +137,9 @@ VEINED = (
 )
 
 
+@lru_cache(maxsize=4)
 def draw(textures: tuple[Stripes | Veins, ...], seed: int, size: int) -> npt.NDArray[np.float32]:
-    """Draw textures.
+    """Draw textures. The array is kept for the next call: copy it before you write into it.
 
     Args:
         textures: What to draw.

@@ -1,4 +1,4 @@
-"""Tables of measurements, as plain text and as Markdown."""
+"""Rows of the tables of measurements."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from train_generator.metrics.tables import NOTHING, Table, format_share
 from train_generator.mnist.measure import GeneratorMetrics
 from train_generator.mnist.records import DownstreamResult
-
-Table = list[list[str]]  # the first row is the header
-
-NOTHING = "-"
 
 METRICS_HEADER = (
     "generator",
@@ -82,36 +79,6 @@ def summarize(shares: Sequence[float]) -> str:
     return mean if len(shares) == 1 else f"{mean} ± {100 * statistics.stdev(shares):.1f}"
 
 
-def format_plain(table: Table) -> str:
-    """Returns the table in columns of equal width.
-
-    Example:
-        >>> from train_generator.mnist import format_plain
-        >>> print(format_plain([["name", "share"], ["a", "10 %"]]))
-        name  share
-        a     10 %
-    """
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    )
-
-
-def format_markdown(table: Table) -> str:
-    """Returns the table as Markdown.
-
-    Example:
-        >>> from train_generator.mnist import format_markdown
-        >>> print(format_markdown([["name", "share"], ["a", "10 %"]]))
-        | name | share |
-        | --- | --- |
-        | a | 10 % |
-    """
-    header, *rows = table
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
-
-
 def _metrics_cells(metrics: GeneratorMetrics) -> list[str]:
     background, varied = metrics.background_accuracy, metrics.background_diversity
     return [
@@ -131,8 +98,3 @@ def _metrics_cells(metrics: GeneratorMetrics) -> list[str]:
 def _worst_classes(accuracies: Sequence[float], num: int = 2) -> str:
     known = [(share, y) for y, share in enumerate(accuracies) if not math.isnan(share)]
     return ", ".join(f"{y}: {100 * share:.0f} %" for share, y in sorted(known)[:num])
-
-
-def format_share(share: float) -> str:
-    """Returns a share of 1 in percent."""
-    return f"{100 * share:.1f} %"

@@ -92,7 +92,7 @@ def procedural_textures(seed: int = 0, size: int = TEXTURE_SIZE) -> Textures:
     if size < IMAGE_SIZE:
         raise ArgumentError(f"size must be {IMAGE_SIZE} pixels or more; got {size}")
     striped, veined = draw(STRIPED, seed, size), draw(VEINED, seed, size)
-    return Textures(torch.from_numpy(striped), torch.from_numpy(veined))
+    return Textures(torch.from_numpy(striped.copy()), torch.from_numpy(veined.copy()))
 
 
 def load_textures(folder: str | Path) -> Textures:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from cgn_augment.checks import require_choice, require_count
 from cgn_augment.errors import ArgumentError
-from train_generator.mnist.digits import SPLITS, check_split, load_digits
+from train_generator.mnist.digits import SPLITS, load_digits
 from train_generator.mnist.render import (
     OBJECT_SHIFT,
     render_colored,
@@ -87,7 +88,8 @@ def make_variant(
         >>> make_variant("colored", "test", num=100).images.shape
         torch.Size([100, 3, 32, 32])
     """
-    _check_arguments(variant, split, seed, textures)
+    check_variant(variant, textures)
+    require_count("seed", seed, least=0)
     digits = load_digits(split, num)
     generator = _make_generator(variant, split, seed)
     decorrelated = split == "test" if decorrelated is None else decorrelated
@@ -128,13 +130,10 @@ def _make_generator(variant: str, split: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(state >> 1)
 
 
-def _check_arguments(variant: str, split: str, seed: int, textures: Textures | None) -> None:
-    if variant not in VARIANTS:
-        raise ArgumentError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
-    check_split(split)
-    if seed < 0:
-        raise ArgumentError(f"seed must be 0 or more; got {seed}")
+def check_variant(variant: str, textures: Textures | None) -> None:
+    """Raises `ArgumentError` unless there is the variant, and textures are for one with any."""
+    require_choice("variant", variant, VARIANTS)
     if textures is not None and variant != "wildlife":
         raise ArgumentError(
-            f"textures are for the wildlife variant only; {variant} has colours: leave them out"
+            f"textures are for wildlife only; {variant} has colours: leave them out"
         )

@@ -13,7 +13,7 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.pictures.sheets import draw_sheet
 from cgn_augment.types import FACTORS, Mechanisms
-from train_generator.mnist.tables import NOTHING, Table, format_share
+from train_generator.metrics.tables import NOTHING, Table, format_share
 from train_generator.robustness.folders import VARIANTS
 from train_generator.robustness.groups import cue_conflict_categories
 from train_generator.robustness.parts import CUE_CONFLICT, FACTOR, IMAGENET9, REAL

@@ -105,11 +105,11 @@ def draw_normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like.device)
 
 
-def make_discriminator(config: FactorsConfig) -> nn.Module:
+def make_discriminator(config: FactorsConfig, num_classes: int = 10) -> nn.Module:
     """Returns the discriminator of the settings, with weights from the global generator."""
     width = config.discriminator_width
     if config.discriminator == "patch":
-        return PatchDiscriminator(width=width)
+        return PatchDiscriminator(num_classes=num_classes, width=width)
     if config.discriminator == "linear":
-        return LinearDiscriminator(width=width)
-    return ConvDiscriminator(width=width)
+        return LinearDiscriminator(num_classes, width=width)
+    return ConvDiscriminator(num_classes, width=width)

@@ -1,89 +1,165 @@
-"""Writes what a reader wants to know of a trained generator: a card beside its file."""
+"""Writes what a reader wants to know of a trained generator: a card beside its file.
+
+What was measured comes from the caller, who knows what the images are.
+"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from cgn_augment import load_cgn
-from cgn_augment.generators import SmallCGN, read_metadata
+from cgn_augment.generators import read_metadata
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.cli.mnist import draw_generators
-from train_generator.mnist.measure import load_judges, measure_generator, measure_real
-from train_generator.mnist.tables import format_markdown, metrics_table
-from train_generator.mnist.textures import load_textures
+from train_generator.metrics.tables import Table, format_table
 from train_generator.small.config import SmallConfig
+from train_generator.small.images import LabelledImages
 from train_generator.training.cards import changed_flags, peak_memory
 
+WORST_CLASSES = 3
 
-def write_card(path: Path, config: SmallConfig, seconds: float, num: int = 5000) -> Path:
-    """Measures a generator, and writes a card and a picture beside its file.
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How good a generator is: what its card shows.
+
+    Attributes:
+        table: rows of metrics.
+        notes: what the columns mean.
+        figure: what it draws.
+        caption: of the figure.
+        overlap: (N,) float32, intersection over union of found masks with the true ones of the
+            first N images; None where there are no true masks.
+    """
+
+    table: Table
+    notes: str
+    figure: Figure
+    caption: str = "What it draws"
+    overlap: Tensor | None = None
+
+
+def write_card(
+    path: Path,
+    config: SmallConfig,
+    data: LabelledImages,
+    flags: Mapping[str, object],
+    seconds: float,
+    measured: Measured,
+) -> Path:
+    """Writes a card and a picture beside a generator's file.
 
     Args:
         path: of the generator, a `.safetensors` file.
         config: settings that it was trained with.
+        data: what it was trained on.
+        flags: of the command line that say where the images are; see `repeat_command`.
         seconds: that its training took.
-        num: images to measure.
+        measured: how good it is.
 
     Returns:
         The card, a Markdown file.
     """
     cgn = load_cgn(path)
-    textures = None if config.textures is None else load_textures(config.textures)
-    judges = load_judges(config.variant, textures)
-    rows = {
-        "this generator": measure_generator(cgn, config.variant, textures, num=num, judges=judges),
-        "real data": measure_real(config.variant, textures, num=num, judges=judges),
-    }
-    picture = save_figure(draw_generators({path.stem: cgn}, judges.shape), path.with_suffix(".png"))
+    picture = save_figure(measured.figure, path.with_suffix(".png"))
+    size, labels = f"{cgn.image_size}x{cgn.image_size}", data.labels
+    millions = sum(weight.numel() for weight in cgn.parameters()) / 1e6
+    names = "" if data.classes[0] == "0" else f": {', '.join(data.classes)}"
+    facts = [
+        f"command: `{repeat_command(config, flags)}`",
+        f"seed: {config.seed}",
+        f"time: {seconds / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of a CPU; memory "
+        f"at most {peak_memory() / 2**30:.1f} GiB",
+        f"versions: {read_metadata(path).get('versions', '')}",
+        f"fingerprint: {cgn.fingerprint}",
+    ]
+    if measured.overlap is not None:
+        facts.append(f"masks found in the images: {describe_overlap(measured.overlap, data)}")
+    paragraphs = [
+        f"# {path.stem}",
+        f"A small CGN of {millions:.2f} million parameters for {data.description}: {size} pixels, "
+        f"{data.num_classes} classes{names}; images in [-1, 1]. Trained from nothing but "
+        f"{len(labels)} images and their labels.",
+        "\n".join(f"- {fact}" for fact in facts),
+        assumptions(config),
+        format_table(measured.table, "markdown"),
+        measured.notes,
+        f"![{measured.caption}]({picture.name})",
+    ]
     card = path.with_suffix(".md")
-    table = format_markdown(metrics_table(rows))
-    card.write_text(_describe(path, cgn, config, seconds, table, picture))
+    card.write_text("\n\n".join(paragraphs) + "\n")
     return card
 
 
-def repeat_command(config: SmallConfig) -> str:
+def repeat_command(config: SmallConfig, flags: Mapping[str, object]) -> str:
     """Returns the command that trains with these settings.
 
     Args:
         config: settings; those that have their default are left out.
+        flags: of the images, by name; those that are None are left out.
 
     Example:
         >>> from train_generator.small.card import repeat_command
         >>> from train_generator.small.config import SmallConfig
-        >>> repeat_command(SmallConfig("colored", seed=3))
+        >>> repeat_command(SmallConfig(seed=3), {"variant": "colored", "textures": None})
         'train-generator small --variant colored --seed 3'
     """
-    words = ["train-generator small", f"--variant {config.variant}"]
-    return " ".join([*words, *changed_flags(config, SmallConfig(config.variant))])
+    words = [f"--{k} {shlex.quote(str(v))}" for k, v in flags.items() if v is not None]
+    return " ".join(["train-generator small", *words, *changed_flags(config, SmallConfig())])
 
 
-def _describe(
-    path: Path, cgn: SmallCGN, config: SmallConfig, seconds: float, table: str, picture: Path
-) -> str:
-    metadata = read_metadata(path)
-    what = config.variant.replace("_", " ")
-    if config.variant == "wildlife":
-        kind = "the procedural textures" if config.textures is None else "the paper's photographs"
-        what = f"{what}, {kind}"
-    parameters = sum(weight.numel() for weight in cgn.parameters())
-    return f"""# {path.stem}
+def assumptions(config: SmallConfig) -> str:
+    """Says what a training assumes of the images, from which it cannot find out.
 
-A small CGN of {parameters / 1e6:.2f} million parameters for {what}: 32x32 pixels, ten classes,
-images in [-1, 1]. Trained from nothing but the 50 000 biased images and their labels.
+    Example:
+        >>> from train_generator.small.card import assumptions
+        >>> from train_generator.small.config import SmallConfig
+        >>> "8 to 25 % of the image" in assumptions(SmallConfig())
+        True
+    """
+    factors, found = config.factors, []
+    if factors.blob_steps or factors.border_weight:
+        found.append("it is in the centre")
+    if factors.border_weight:
+        found.append(f"it keeps {factors.border} pixels from the edges")
+    if factors.size_weight:
+        low, high = factors.size_low, factors.size_high
+        found.append(f"it covers {100 * low:.0f} to {100 * high:.0f} % of the image")
+    return (
+        f"What is assumed: each image shows one object; {'; '.join([*found, ''])}its texture is "
+        "that of its class, and so is the background, and the two differ; both go on in the same "
+        "way where they are not seen. Nothing in the images says which of two textures is the "
+        "object's: where an assumption does not hold, the masks may mark something else. Look at "
+        "the sheets."
+    )
 
-- command: `{repeat_command(config)}`
-- seed: {config.seed}
-- time: {seconds / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of a CPU; memory at most
-  {peak_memory() / 2**30:.1f} GiB
-- versions: {metadata.get("versions", "")}
-- fingerprint: {cgn.fingerprint}
 
-{table}
+def describe_overlap(overlap: Tensor, data: LabelledImages) -> str:
+    """Says how good found masks are: on average, and for the worst classes.
 
-Columns as `train-generator measure` explains them; shares are of binarised masks, foregrounds and
-backgrounds as the shipped judges see them.
+    Args:
+        overlap: (N,) float32 intersection over union with the true masks of the first N images.
+        data: the images.
 
-![What it draws, with the judge's verdict under each mask]({picture.name})
-"""
+    Example:
+        >>> import torch
+        >>> from train_generator.small.card import describe_overlap
+        >>> from train_generator.small.images import LabelledImages
+        >>> images, labels = torch.zeros(2, 3, 32, 32), torch.arange(2)
+        >>> data = LabelledImages(images, labels, ("cat", "dog"), "two animals")
+        >>> describe_overlap(torch.tensor([0.5, 1.0]), data)
+        'intersection over union with 2 true masks 0.7500; worst classes: cat 0.500, dog 1.000'
+    """
+    labels = data.labels[: len(overlap)]
+    means = {name: float(overlap[labels == y].mean()) for y, name in enumerate(data.classes)}
+    worst = sorted((mean, name) for name, mean in means.items() if mean == mean)[:WORST_CLASSES]
+    return (
+        f"intersection over union with {len(overlap)} true masks {overlap.mean():.4f}; worst "
+        f"classes: {', '.join(f'{name} {mean:.3f}' for mean, name in worst)}"
+    )

@@ -1,12 +1,58 @@
-"""Codes of an autoencoder, and the flow that learns to make them from noise."""
+"""Codes of an autoencoder, the encoder, and the flow that learns to make codes from noise."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.small.adversary import draw_normal
+
+SLOPE = 0.2
+
+
+class CodeEncoder(nn.Module):
+    """Maps images and their classes to means and logarithms of variances of codes.
+
+    Args:
+        features: maps images (B, C, 32, 32) to (B, num_features).
+        num_features: what it returns.
+        log_variances: least and largest logarithm of a variance.
+        code_dim: length of a code.
+        num_classes: classes.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.codes import CodeEncoder
+        >>> encoder = CodeEncoder(torch.nn.Flatten(), 1024, (-8.0, 4.0))
+        >>> mean, log_variance = encoder(torch.zeros(2, 1, 32, 32), torch.tensor([3, 4]))
+        >>> mean.shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        num_features: int,
+        log_variances: tuple[float, float],
+        code_dim: int = 32,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.log_variances = log_variances
+        self.features = features
+        self.classes = nn.Embedding(num_classes, 64)
+        self.head = nn.Sequential(
+            nn.Linear(num_features + 64, 256),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Linear(256, 2 * code_dim),
+        )
+
+    def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes (B, C, 32, 32) and (B,) classes; returns two tensors (B, code_dim) float32."""
+        codes = self.head(torch.cat([self.features(images), self.classes(y)], dim=1)).float()
+        mean, log_variance = codes.chunk(2, dim=1)
+        return mean, log_variance.clamp(*self.log_variances)
 
 
 def draw_codes(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,6 @@ from cgn_augment.checks import (
 )
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.small import ShapeNetwork, TextureNetwork
-from train_generator.mnist.variants import Variant
 from train_generator.small.initialization import Initialization
 from train_generator.training.precision import Precision
 
@@ -223,28 +222,21 @@ class ShapesConfig:
 
 @dataclass(frozen=True)
 class SmallConfig:
-    """All settings of a training.
+    """All settings of a training; its images are given beside them.
 
     Attributes:
-        variant: "colored", "double_colored" or "wildlife".
-        textures: wildlife only: folder with object/ and background/, ten images each; None takes
-            the procedural ones.
         seed: of everything that is drawn.
-        num_train: digits to train on; None takes all 50 000.
-        shape_network: see `SmallCGN`.
-        texture_network: see `SmallCGN`.
-        device: "auto" takes a GPU if there is one.
-        precision: "no" is float32; see accelerate's `mixed_precision`.
+        shape_network: deep, or published for the paper's; see `SmallCGN`.
+        texture_network: deep, or published for the paper's.
+        device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.
+        precision: no is float32; bf16 is twice as fast on a CPU with AVX-512 or on a GPU.
         factors: the adversarial stage.
         masker: the stages that learn to find masks.
-        texturing: the stage that trains the texture mechanisms on textures seen with them.
-        shapes: the stage that trains the shape mechanism on them.
+        texturing: the stage that trains textures on whole ones, completed from real images.
+        shapes: the stage that trains the shape mechanism on found masks.
     """
 
-    variant: Variant
-    textures: str | None = None
     seed: int = 0
-    num_train: int | None = None
     shape_network: ShapeNetwork = "deep"
     texture_network: TextureNetwork = "deep"
     device: str = "auto"
@@ -255,12 +247,9 @@ class SmallConfig:
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 
     def __post_init__(self) -> None:
-        require_choices(self, variant=Variant, precision=Precision)
+        require_choices(self, precision=Precision)
         require_choices(self, shape_network=ShapeNetwork, texture_network=TextureNetwork)
         require_counts(self, "seed", least=0)
-        if self.num_train is not None:
-            require_counts(self, "num_train")
-            self._check_batches(self.num_train)
         if (self.shapes.num_steps or self.texturing.num_steps) and not self.masker.num_steps:
             raise ArgumentError(
                 "the later stages need masks that were found: give masker.num_steps above 0, or "
@@ -276,13 +265,3 @@ class SmallConfig:
                 "the textures stage trains no texture_network but 'deep': give 'deep', or set "
                 "texturing.num_steps to 0"
             )
-
-    def _check_batches(self, num_train: int) -> None:
-        """Raises `ArgumentError` if a stage that is taken wants larger batches than there are."""
-        stages = {"factors": self.factors, "shapes": self.shapes}
-        for name, stage in stages.items():
-            if stage.num_steps and stage.batch_size > num_train:
-                raise ArgumentError(
-                    f"{name}.batch_size ({stage.batch_size}) must not be above num_train "
-                    f"({num_train})"
-                )

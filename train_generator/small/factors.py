@@ -5,6 +5,7 @@ With the settings in `paper/` this is the whole training of Sauer and Geiger, IC
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class FactorsStage:
                 }
             ],
         }
-        self.optimizers = {
+        self.optimizers: Mapping[str, Any] = {
             name: accelerator.prepare(torch.optim.Adam(weights, betas=betas, fused=True))
             for name, weights in groups.items()
         }
@@ -104,7 +105,8 @@ class FactorsStage:
         }
         if self.features is not None:
             losses["gram"] = perceptual_loss(self.features, generated, images, self.gram_weights)
-        descend(self.accelerator, self.optimizers["generator"], sum(losses.values()))
+        loss = sum(losses.values(), torch.zeros(()))
+        descend(self.accelerator, self.optimizers["generator"], loss)
 
         losses["discriminator"] = self.adversary.discriminator_loss(
             (images, labels), drawn, generator, noise

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
 
 Initialization = Literal["orthogonal", "normal"]
@@ -63,10 +64,7 @@ def initialize(
         >>> torch.allclose(layer.weight @ layer.weight.T, 0.25 * torch.eye(4), atol=1e-6)
         True
     """
-    if kind not in get_args(Initialization):
-        raise ArgumentError(
-            f"kind must be one of {', '.join(get_args(Initialization))}, got {kind!r}"
-        )
+    require_choice("kind", kind, get_args(Initialization))
     if not (math.isfinite(gain) and gain > 0):
         raise ArgumentError(f"gain must be above 0, got {gain}")
     if generator.device.type != "cpu":

@@ -8,7 +8,9 @@ into masks, foregrounds and backgrounds, whose recombinations teach it to find b
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -122,27 +124,37 @@ class MaskerStage:
         return images + config.noise * noise, masks
 
 
-def next_round(
+def masker_stages(
     config: MaskerConfig,
-    masker: UNetMasker,
-    before: UNetMasker,
-    images: Tensor,
-    labels: Tensor,
+    maskers: tuple[UNetMasker, UNetMasker],
+    drawn: Callable[[], Parts],
+    real: tuple[Tensor, Tensor] | None,
     accelerator: Accelerator,
-) -> MaskerStage:
-    """Makes the stage that trains a masker on what the one before takes real images apart into.
+) -> dict[str, Callable[[], MaskerStage]]:
+    """Returns by name what makes the stages of a masker, for `Trainer`.
 
     Args:
         config: settings.
-        masker: what is trained; it starts from the weights of `before`.
-        before: finds the masks of the real images.
-        images: (N, 3, H, W) float32 in [-1, 1].
-        labels: (N,) int64.
+        maskers: a round trains one with the other's masks, and starts from its weights.
+        drawn: draws parts from a generator.
+        real: images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64, if there are rounds.
         accelerator: knows device and precision.
     """
-    found = find_masks(before, images, accelerator)
-    parts = Parts(found, *whole_textures(images, labels, found, config.num_textures))
-    return MaskerStage(config, masker, parts, accelerator, before)
+
+    def begin() -> MaskerStage:
+        return MaskerStage(config, maskers[0], drawn(), accelerator)
+
+    def go_on(number: int, images: Tensor, labels: Tensor) -> MaskerStage:
+        masker, before = maskers[number % 2], maskers[(number - 1) % 2]
+        found = find_masks(before, images, accelerator)
+        parts = Parts(found, *whole_textures(images, labels, found, config.num_textures))
+        return MaskerStage(config, masker, parts, accelerator, before)
+
+    stages: dict[str, Callable[[], MaskerStage]] = {"masker": begin}
+    if real is not None:
+        for number in range(1, config.rounds + 1):
+            stages[f"masker {number}"] = partial(go_on, number, *real)
+    return stages
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,10 +26,11 @@ from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.metrics.masks import measure_masker
-from train_generator.mnist.variants import VariantData
+from train_generator.small.card import describe_overlap
 from train_generator.small.config import MaskerConfig
-from train_generator.small.masker import MaskerStage, drawn_parts, next_round
-from train_generator.training.trainer import Stage, Trainer, check_folder
+from train_generator.small.images import LabelledImages
+from train_generator.small.masker import drawn_parts, masker_stages
+from train_generator.training.trainer import Trainer, check_folder
 
 MASKER_FILE = "masker.safetensors"
 
@@ -93,16 +93,14 @@ class MaskerTraining:
         for masker in maskers:
             masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.maskers = maskers  # a round trains one with the other's masks
-        stages: dict[str, Any] = {"masker": self._first_stage}
+        drawn = partial(drawn_parts, cgn, config.num_factors, seed)
         settings = {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint}
         if config.rounds and real is not None:
             settings["real"] = hash_tensors({"images": real[0], "labels": real[1]})
-            for number in range(1, config.rounds + 1):
-                stages[f"masker {number}"] = partial(self._next_stage, number, *real)
         self.trainer = Trainer(
             folder,
             {"masker": maskers[0], "odd masker": maskers[1]},
-            stages,
+            masker_stages(config, maskers, drawn, real, self.accelerator),
             settings,
             seed=seed,
             draw=lambda: draw_masks(maskers[0], cgn, seed),
@@ -128,14 +126,6 @@ class MaskerTraining:
         )
         return path
 
-    def _first_stage(self) -> Stage:
-        parts = drawn_parts(self.cgn, self.config.num_factors, self.seed)
-        return MaskerStage(self.config, self.maskers[0], parts, self.accelerator)
-
-    def _next_stage(self, number: int, images: Tensor, labels: Tensor) -> Stage:
-        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
-        return next_round(self.config, masker, before, images, labels, self.accelerator)
-
 
 @torch.no_grad()
 def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
@@ -151,31 +141,42 @@ def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
 
 
 @torch.no_grad()
-def draw_found(masker: UNetMasker, data: VariantData) -> Figure:
-    """Draws a real image of each class, its mask, the mask that is found, and where they differ."""
-    first = [int((data.labels == y).nonzero()[0]) for y in data.labels.unique()]
-    images, true = data.images[first], data.masks[first].float()
+def draw_found(masker: UNetMasker, data: LabelledImages, true: Tensor | None = None) -> Figure:
+    """Draws a real image of each class, its mask, the mask that is found, and where they differ.
+
+    Args:
+        masker: finds masks.
+        data: the images.
+        true: their masks (N, 1, 32, 32) bool, if these are known.
+    """
+    first = data.first_of_each()[:20]
+    images = data.images[first]
     found = _find(masker, images).cpu()
-    rows = {
-        "real image": images,
-        "true mask": true,
-        "mask found": found,
-        "difference": ((found > 0.5).float() - true).abs(),
-    }
-    return draw_sheet(rows)
+    if true is None:
+        return draw_sheet({"real image": images, "mask found": found})
+    mask = true[first].float()
+    difference = ((found > 0.5).float() - mask).abs()
+    rows = {"true mask": mask, "mask found": found, "difference": difference}
+    return draw_sheet({"real image": images, **rows})
 
 
 def write_masker_card(
-    path: Path, cgn: str, data: VariantData | None, seconds: float, rounds: int = 0
+    path: Path,
+    cgn: str,
+    seconds: float,
+    rounds: int = 0,
+    data: LabelledImages | None = None,
+    true: Tensor | None = None,
 ) -> Path:
-    """Measures a masker where there are real images, and writes its card and picture.
+    """Measures a masker where there are true masks, and writes its card and picture.
 
     Args:
         path: of the masker.
         cgn: what it was trained on.
-        data: biased real images with their true masks, or None.
         seconds: that its training took.
         rounds: of it that took real images apart.
+        data: real images.
+        true: their masks (N, 1, 32, 32) bool, for the measurement alone.
 
     Returns:
         The card, a Markdown file.
@@ -195,14 +196,10 @@ def write_masker_card(
         f"- time: {seconds / 60:.1f} minutes on {torch.get_num_threads()} thread(s) of a CPU",
     ]
     if data is not None:
-        union = measure_masker(network, data.images, data.masks)
-        by_class = [f"{y}: {union[data.labels == y].mean():.3f}" for y in data.labels.unique()]
-        lines += [
-            f"- intersection over union with the true masks of {len(union)} biased training "
-            f"images: {union.mean():.4f}",
-            f"- by class: {', '.join(by_class)}",
-        ]
-        picture = save_figure(draw_found(network, data), path.with_suffix(".png"))
+        if true is not None:
+            overlap = measure_masker(network, data.images, true)
+            lines.append(f"- masks found in {data.description}: {describe_overlap(overlap, data)}")
+        picture = save_figure(draw_found(network, data, true), path.with_suffix(".png"))
         lines += ["", f"![Real images and their masks]({picture.name})"]
     card = path.with_suffix(".md")
     card.write_text("\n".join(lines) + "\n")
@@ -211,6 +208,6 @@ def write_masker_card(
 
 def _find(masker: UNetMasker, images: Tensor) -> Tensor:
     training = masker.training
-    found: Any = masker.eval()(images)
+    found: Tensor = masker.eval()(images)
     masker.train(training)
     return found

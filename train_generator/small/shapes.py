@@ -9,6 +9,9 @@ classifier of found masks, trained beside it, tells drawn masks of another digit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -18,21 +21,17 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.losses.functional import kl_loss
 from train_generator.small.batches import RealImages
-from train_generator.small.codes import draw_codes, fit_flow
+from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import ShapesConfig
 from train_generator.small.masker import rise_and_fall, set_learning_rate
 from train_generator.training.average import update_average
 from train_generator.training.trainer import descend
 
-LOG_VARIANCE_RANGE = (-8.0, 4.0)
-SLOPE = 0.2
 
-
-class MaskEncoder(nn.Module):
-    """Maps masks and their classes to means and logarithms of variances of codes.
+class MaskEncoder(CodeEncoder):
+    """The encoder of masks (B, 1, 32, 32) float32 in [0, 1].
 
     Args:
-        code_dim: length of a code.
         num_classes: classes.
         width: channels of the first convolution.
 
@@ -44,9 +43,8 @@ class MaskEncoder(nn.Module):
         torch.Size([2, 32])
     """
 
-    def __init__(self, code_dim: int = 32, num_classes: int = 10, width: int = 32) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
+        layers = nn.Sequential(
             nn.Conv2d(1, width, 4, stride=2, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
@@ -57,18 +55,11 @@ class MaskEncoder(nn.Module):
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Flatten(),
         )
-        self.classes = nn.Embedding(num_classes, 64)
-        self.head = nn.Sequential(
-            nn.Linear(2 * width * 16 + 64, 256),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Linear(256, 2 * code_dim),
-        )
+        super().__init__(layers, 2 * width * 16, (-8.0, 4.0), num_classes=num_classes)
 
     def forward(self, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes (B, 1, 32, 32) masks and (B,) classes; returns two tensors (B, code_dim)."""
-        features = torch.cat([self.features(mask - 0.5), self.classes(y)], dim=1)
-        mean, log_variance = self.head(features).float().chunk(2, dim=1)
-        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+        """Takes masks and their classes (B,); returns two tensors (B, 32) float32."""
+        return super().forward(mask - 0.5, y)
 
 
 class MaskClassifier(nn.Sequential):
@@ -141,10 +132,10 @@ class ShapesStage:
         self.config, self.num_steps = config, config.num_steps
         self.cgn, self.average, self.encoder = cgn, average, encoder
         self.classifier, self.found, self.accelerator = classifier, found, accelerator
-        self.flow: CodeFlow = cgn.f_shape[0]
+        self.flow = cast(CodeFlow, cgn.f_shape[0])
         self.decoder = cgn.f_shape[1:-1]  # without the sigmoid
         trained = [*cgn.f_shape.parameters(), *encoder.parameters()]
-        self.optimizers = {
+        self.optimizers: Mapping[str, Any] = {
             "shapes": accelerator.prepare(torch.optim.Adam(trained, config.learning_rate)),
             "classifier": accelerator.prepare(torch.optim.Adam(classifier.parameters(), 1e-3)),
         }
@@ -176,7 +167,7 @@ class ShapesStage:
         }
         if config.class_weight:
             losses["class"] = config.class_weight * self._class_loss(step, generator)
-        descend(self.accelerator, self.optimizers["shapes"], sum(losses.values()))
+        descend(self.accelerator, self.optimizers["shapes"], sum(losses.values(), torch.zeros(())))
         update_average(self.average.f_shape, self.cgn.f_shape, config.average, step)
         return {"recognised": recognised.detach(), **{k: v.detach() for k, v in losses.items()}}
 

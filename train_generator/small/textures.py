@@ -9,30 +9,31 @@ maximum likelihood (as in Dai and Wipf, Diagnosing and Enhancing VAE Models, ICL
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cgn_augment.generators import SmallCGN
+from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.functional import kl_loss
-from train_generator.small.codes import draw_codes, fit_flow
+from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import TexturesConfig
 from train_generator.small.masker import rise_and_fall, set_learning_rate
 from train_generator.training.average import update_average
 from train_generator.training.trainer import descend
 
-LOG_VARIANCE_RANGE = (-10.0, 2.0)
-SLOPE = 0.2
 CODES_PER_TEXTURE = 2
 
 
-class TextureEncoder(nn.Module):
-    """Maps a texture and its class to mean and logarithm of the variance of a code.
+class TextureEncoder(CodeEncoder):
+    """The encoder of textures (B, 3, 32, 32) float32 in [-1, 1].
 
     Args:
-        code_dim: length of a code.
         num_classes: classes.
         width: channels of the first convolution.
 
@@ -44,8 +45,7 @@ class TextureEncoder(nn.Module):
         torch.Size([2, 32])
     """
 
-    def __init__(self, code_dim: int = 32, num_classes: int = 10, width: int = 32) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
         layers: list[nn.Module] = []
         for dim_in, dim_out in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
             layers += [
@@ -53,19 +53,8 @@ class TextureEncoder(nn.Module):
                 nn.BatchNorm2d(dim_out),
                 nn.LeakyReLU(SLOPE, inplace=True),
             ]
-        self.features = nn.Sequential(*layers, nn.Flatten())
-        self.classes = nn.Embedding(num_classes, 64)
-        self.head = nn.Sequential(
-            nn.Linear(4 * width * 16 + 64, 256),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Linear(256, 2 * code_dim),
-        )
-
-    def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes (B, 3, 32, 32) float32 in [-1, 1] and (B,) classes; returns two (B, code_dim)."""
-        codes = self.head(torch.cat([self.features(images), self.classes(y)], dim=1)).float()
-        mean, log_variance = codes.chunk(2, dim=1)
-        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+        features = nn.Sequential(*layers, nn.Flatten())
+        super().__init__(features, 4 * width * 16, (-10.0, 2.0), num_classes=num_classes)
 
 
 class TexturesStage:
@@ -101,7 +90,7 @@ class TexturesStage:
         networks = (*self.mechanisms, *encoders)
         trained = [weight for network in networks for weight in network.parameters()]
         adam = torch.optim.Adam(trained, config.learning_rate, fused=True)
-        self.optimizers = {"textures": accelerator.prepare(adam)}
+        self.optimizers: Mapping[str, Any] = {"textures": accelerator.prepare(adam)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains autoencoders and flows on one batch of each; see `Stage.step`."""
@@ -129,11 +118,16 @@ class TexturesStage:
                 "reconstruction": config.reconstruction_weight * F.mse_loss(again.float(), images),
                 "kl": config.kl_weight * kl_loss(mean, log_variance),
                 "flow": fit_flow(
-                    mechanism[0], mean, log_variance, embedding, CODES_PER_TEXTURE, generator
+                    cast(CodeFlow, mechanism[0]),
+                    mean,
+                    log_variance,
+                    embedding,
+                    CODES_PER_TEXTURE,
+                    generator,
                 ),
             }
             sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
-        descend(self.accelerator, self.optimizers["textures"], sum(sums.values()))
+        descend(self.accelerator, self.optimizers["textures"], sum(sums.values(), torch.zeros(())))
         for name in ("f_text1", "f_text2"):
             mean, now = getattr(self.average, name), getattr(self.cgn, name)
             update_average(mean, now, config.average, step)
@@ -142,6 +136,7 @@ class TexturesStage:
     def _forget(self) -> None:
         """Draws weights from the global generator, which depends on (seed, stage, step) here."""
         for mechanism in self.mechanisms:
+            part: Any
             for part in mechanism[1:].modules():
                 if hasattr(part, "reset_parameters"):
                     part.reset_parameters()

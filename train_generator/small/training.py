@@ -1,8 +1,9 @@
-"""Trains a small CGN from nothing but the biased images of an MNIST variant."""
+"""Trains a small CGN from nothing but images and their labels."""
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,23 +11,24 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.generators.sheet import draw_cgn
 from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.fill import whole_textures
+from cgn_augment.types import Mechanisms
 from train_generator.losses.perceptual import PerceptualFeatures, make_features
-from train_generator.mnist.textures import load_textures
-from train_generator.mnist.variants import VariantData, make_variant
 from train_generator.small.adversary import make_discriminator
 from train_generator.small.batches import RealImages
 from train_generator.small.blobs import teach_blobs
 from train_generator.small.config import SmallConfig
 from train_generator.small.factors import FactorsStage
+from train_generator.small.images import LabelledImages
 from train_generator.small.initialization import initialize
-from train_generator.small.masker import MaskerStage, drawn_parts, find_masks, next_round
+from train_generator.small.masker import drawn_parts, find_masks, masker_stages
 from train_generator.small.shapes import MaskClassifier, MaskEncoder, ShapesStage, sharpen
 from train_generator.small.textures import TextureEncoder, TexturesStage
 from train_generator.training.machine import CGN_FILE, make_accelerator, versions, write_settings
@@ -36,11 +38,12 @@ from train_generator.training.trainer import Stage, Trainer, check_folder
 class SmallTraining:
     """The networks and stages of a training; `train` takes them through.
 
-    Everything that is drawn is a function of the settings, so two trainings of the same settings
-    on the same machine and number of threads end with the same weights, interrupted or not.
+    Everything that is drawn is a function of settings and images, so two trainings of the same
+    ones on the same machine and number of threads end with the same weights, interrupted or not.
 
     Args:
         config: settings.
+        data: what it learns from. Nothing else of the world is ever looked at.
         folder: where everything is written.
         resume: goes on with the training that the folder holds.
         progress: shows bars on standard error.
@@ -49,29 +52,32 @@ class SmallTraining:
     Raises:
         ArgumentError: the folder holds a training and `resume` is False, or settings that do not
             fit.
-        CheckpointError: there is nothing to resume, or it is damaged.
-        CheckpointError: what is there was made with other settings.
+        CheckpointError: there is nothing to resume, it is damaged, or it was made with other
+            settings or images.
         UsageError: the device is not there.
 
     Example:
+        >>> import torch
         >>> from train_generator.small.config import FactorsConfig, MaskerConfig
         >>> from train_generator.small.config import ShapesConfig, SmallConfig, TexturesConfig
+        >>> from train_generator.small.images import LabelledImages
         >>> from train_generator.small.training import SmallTraining
         >>> config = SmallConfig(
-        ...     "colored",
-        ...     num_train=64,
         ...     factors=FactorsConfig(num_steps=1, batch_size=8, blob_steps=1),
         ...     masker=MaskerConfig(num_steps=0),
         ...     texturing=TexturesConfig(num_steps=0),
         ...     shapes=ShapesConfig(num_steps=0),
         ... )
-        >>> SmallTraining(config, getfixture("tmp_path"), progress=False).train().name
+        >>> images, labels = torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 2
+        >>> data = LabelledImages(images, labels, ("cat", "dog"), "two kinds of noise")
+        >>> SmallTraining(config, data, getfixture("tmp_path"), progress=False).train().name
         'cgn.safetensors'
     """
 
     def __init__(
         self,
         config: SmallConfig,
+        data: LabelledImages,
         folder: Path,
         *,
         resume: bool = False,
@@ -79,20 +85,24 @@ class SmallTraining:
         save_every: int = 200,
     ) -> None:
         check_folder(folder, resume)  # before anything that takes long
-        self.config, self.folder, self.progress = config, folder, progress
+        _check_batches(config, len(data.labels))
+        self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.accelerator = make_accelerator(config)
-        device = self.accelerator.device
-        self.data = make_data(config)
-        self.real = RealImages(self.data.images, self.data.labels, config.seed, device)
-        self.cgn = make_cgn(config)
+        device, num_classes = self.accelerator.device, data.num_classes
+        self.real = RealImages(data.images, data.labels, config.seed, device)
+        self.cgn = make_cgn(config, num_classes)
         self.average = copy.deepcopy(self.cgn).eval().requires_grad_(False)
         with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 1), torch.device("cpu")):
-            self.discriminator = make_discriminator(config.factors)
+            self.discriminator = make_discriminator(config.factors, num_classes)
             self.maskers = UNetMasker(), UNetMasker()  # a round trains one with the other's masks
-            self.encoder, self.classifier = MaskEncoder(), MaskClassifier()
-            self.texture_encoders = TextureEncoder(), TextureEncoder()
+            self.encoder = MaskEncoder(num_classes)
+            self.classifier = MaskClassifier(num_classes)
+            self.texture_encoders = (
+                TextureEncoder(num_classes),
+                TextureEncoder(num_classes),
+            )
         self.features = self._make_features()
-        modules = {
+        modules: dict[str, nn.Module] = {
             "cgn": self.cgn,
             "average": self.average,
             "discriminator": self.discriminator,
@@ -107,12 +117,12 @@ class SmallTraining:
             modules["features"] = self.features
         layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
         for module in modules.values():
-            module.to(device, memory_format=layout)
+            module.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.trainer = Trainer(
             folder,
             modules,
             self._stages(),
-            {**asdict(config), "factors": _plain(config.factors)},
+            {**asdict(config), "factors": _plain(config.factors), "images": data.fingerprint},
             seed=config.seed,
             draw=self.draw,
             resume=resume,
@@ -128,7 +138,9 @@ class SmallTraining:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; `resume` goes on.
         """
-        write_settings(self.config, self.folder, self.accelerator)
+        data = self.data
+        about = {"description": data.description, "classes": list(data.classes), **data.facts}
+        write_settings(self.config, self.folder, self.accelerator, images=about)
         self.trainer.train(progress=self.progress)
         path = self.folder / CGN_FILE
         cgn = copy.deepcopy(self.average)
@@ -138,20 +150,29 @@ class SmallTraining:
         save_cgn(
             cgn,
             path,
-            variant=self.config.variant,
-            textures=describe_textures(self.config),
             recipe=asdict(self.config),
             seconds=round(self.trainer.seconds),
             versions=versions(),
+            **about,
         )
         return path
 
-    def draw(self) -> Figure:
-        """Draws real images, and what the averaged generator makes."""
-        labels = self.data.labels
-        first = [int((labels == y).nonzero()[0]) for y in labels.unique()]
-        real = (self.data.images[first], labels[first])
-        return draw_cgn(self.average, seed=self.config.seed, real=real)
+    def draw(self, cgn: Mechanisms | None = None) -> Figure:
+        """Draws real images, and what a generator makes, the averaged one by default."""
+        data = self.data
+        columns = min(20, data.num_classes * math.ceil(8 / data.num_classes))
+        first = data.first_of_each()[:columns]
+        real = data.images[first], data.labels[first]
+        return draw_cgn(cgn or self.average, columns, self.config.seed, real)
+
+    def find_masks(self, most: int | None = None) -> Tensor:
+        """Returns the masks (N, 1, 32, 32) bool that the last round's masker finds.
+
+        Args:
+            most: images that are looked at, the first ones; all by default.
+        """
+        masker = self.maskers[self.config.masker.rounds % 2]
+        return find_masks(masker, self.data.images[:most], self.accelerator)
 
     def _make_features(self) -> PerceptualFeatures | None:
         factors = self.config.factors
@@ -170,9 +191,9 @@ class SmallTraining:
         config = self.config
         stages: dict[str, Any] = {"factors": self._factors_stage}
         if config.masker.num_steps:
-            stages["masker"] = self._masker_stage
-            for number in range(1, config.masker.rounds + 1):
-                stages[f"masker {number}"] = partial(self._next_masker_stage, number)
+            real = self.data.images, self.data.labels
+            drawn = partial(drawn_parts, self.average, config.masker.num_factors, config.seed)
+            stages |= masker_stages(config.masker, self.maskers, drawn, real, self.accelerator)
         if config.texturing.num_steps:
             stages["textures"] = self._textures_stage
         if config.shapes.num_steps:
@@ -190,30 +211,17 @@ class SmallTraining:
             self.accelerator,
         )
 
-    def _masker_stage(self) -> Stage:
-        config = self.config.masker
-        parts = drawn_parts(self.average, config.num_factors, self.config.seed)
-        return MaskerStage(config, self.maskers[0], parts, self.accelerator)
-
-    def _next_masker_stage(self, number: int) -> Stage:
-        masker, before = self.maskers[number % 2], self.maskers[(number - 1) % 2]
-        data = self.data
-        return next_round(
-            self.config.masker, masker, before, data.images, data.labels, self.accelerator
-        )
-
     def _textures_stage(self) -> Stage:
         config = self.config.texturing
-        found = self._find(self.config.masker.rounds)
         images, labels = self.data.images, self.data.labels
-        textures = whole_textures(images, labels, found, config.num_textures)
+        textures = whole_textures(images, labels, self.find_masks(), config.num_textures)
         return TexturesStage(
             config, self.cgn, self.average, self.texture_encoders, textures, self.accelerator
         )
 
     def _shapes_stage(self) -> Stage:
-        masks = self._find(self.config.masker.rounds)
-        found = RealImages(masks, self.data.labels, self.config.seed, self.accelerator.device)
+        masks, labels = self.find_masks(), self.data.labels
+        found = RealImages(masks, labels, self.config.seed, self.accelerator.device)
         return ShapesStage(
             self.config.shapes,
             self.cgn,
@@ -224,23 +232,15 @@ class SmallTraining:
             self.accelerator,
         )
 
-    def _find(self, number: int) -> Tensor:
-        """Returns the masks of the real images that a round's masker finds."""
-        return find_masks(self.maskers[number % 2], self.data.images, self.accelerator)
 
-
-def make_data(config: SmallConfig) -> VariantData:
-    """Renders the biased training images of the settings."""
-    textures = None if config.textures is None else load_textures(config.textures)
-    return make_variant(
-        config.variant, "train", seed=config.seed, textures=textures, num=config.num_train
-    )
-
-
-def make_cgn(config: SmallConfig) -> SmallCGN:
+def make_cgn(config: SmallConfig, num_classes: int) -> SmallCGN:
     """Returns a new CGN with the weights that the training starts from."""
     with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 0), torch.device("cpu")):
-        cgn = SmallCGN(shape_network=config.shape_network, texture_network=config.texture_network)
+        cgn = SmallCGN(
+            num_classes,
+            shape_network=config.shape_network,
+            texture_network=config.texture_network,
+        )
     generator = step_generator(Purpose.WEIGHTS, config.seed, 2)
     factors = config.factors
     if factors.initialization != "default":
@@ -250,11 +250,15 @@ def make_cgn(config: SmallConfig) -> SmallCGN:
     return cgn
 
 
-def describe_textures(config: SmallConfig) -> str:
-    """Says where the textures of the variant are from."""
-    if config.variant != "wildlife":
-        return "none"
-    return "procedural" if config.textures is None else "folder"
+def _check_batches(config: SmallConfig, num_images: int) -> None:
+    """Raises `ArgumentError` if a stage that is taken wants more images a batch than there are."""
+    for name in ("factors", "shapes"):
+        stage = getattr(config, name)
+        if stage.num_steps and stage.batch_size > num_images:
+            raise ArgumentError(
+                f"{name}.batch_size ({stage.batch_size}) must not be above the number of images "
+                f"({num_images}): lower it, or give more images"
+            )
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -52,11 +52,12 @@ def make_accelerator(config: MachineSettings, **options: Any) -> Accelerator:
     return accelerator
 
 
-def write_settings(config: Any, folder: Path, accelerator: Accelerator) -> None:
-    """Writes the settings, the versions and the machine beside the checkpoint."""
+def write_settings(config: Any, folder: Path, accelerator: Accelerator, **more: Any) -> None:
+    """Writes settings, versions, machine and what more there is beside the checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "settings": asdict(config),
+        **more,
         "versions": versions(),
         "device": str(accelerator.device),
         "threads": torch.get_num_threads(),
