@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import torch
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 
 
 @contextmanager
@@ -88,42 +89,85 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def load_tensors(
-    path: Path, file_format: str, what: str, remedy: str
+def read_safetensors(
+    path: Path,
+    *,
+    what: str,
+    remedy: str,
+    format: str | None = None,  # noqa: A002 - as the file's header calls it
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads what `save_tensors` wrote.
+    """Reads the tensors of a `.safetensors` file, and what it says of itself.
 
     Args:
         path: of the file.
-        file_format: the `format` that its header must name.
-        what: of the error's messages, such as "a masker".
+        what: it should be, for the errors, such as "a masker".
         remedy: how to get such a file, such as "train one with …".
+        format: the `format` that its header must name; None takes any.
 
     Returns:
-        The tensors by name, on the CPU, and all that the file says of itself.
+        The tensors by name, on the CPU, mapped into memory; and the header.
 
     Raises:
-        CheckpointError: the file is cut off, of another format, or holds NaN.
+        FileError: there is no such file.
+        CheckpointError: it is cut off, of another format, or holds NaN or infinity.
+
+    Example:
+        >>> from cgn_augment.files import read_safetensors, save_tensors
+        >>> path = getfixture("tmp_path") / "mine.safetensors"
+        >>> save_tensors({"bias": torch.zeros(2)}, path, {"format": "mine/1"}, {}, "a layer")
+        >>> state, header = read_safetensors(path, what="a layer", remedy="save one")
+        >>> state["bias"].shape, header
+        (torch.Size([2]), {'format': 'mine/1'})
     """
-    kind = what.partition(" ")[2]
+    with _opened_safetensors(path, what, remedy, format) as (file, header):
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    require_finite(state, path)
+    return state, header
+
+
+def read_safetensors_header(
+    path: Path,
+    *,
+    what: str,
+    remedy: str,
+    format: str | None = None,  # noqa: A002 - as the file's header calls it
+) -> dict[str, str]:
+    """Reads what a `.safetensors` file says of itself; arguments and errors as above."""
+    with _opened_safetensors(path, what, remedy, format) as (_, header):
+        return header
+
+
+def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses the tensors of a file if one of them holds NaN or infinity.
+
+    Raises:
+        CheckpointError: one does; the message names it.
+    """
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
+
+
+@contextmanager
+def _opened_safetensors(
+    path: Path, what: str, remedy: str, file_format: str | None
+) -> Iterator[tuple[Any, dict[str, str]]]:
+    if not path.is_file():
+        raise FileError(f"there is no file {path}, which should be {what}: {remedy}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = dict(file.metadata() or {})
+            found = header.get("format")
+            if file_format is not None and found != file_format:
+                raise CheckpointError(
+                    f"{path} has the format {found!r} and {what} has {file_format!r}: {remedy}"
+                )
+            yield file, header
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read; it is cut off or no {kind}: copy it again "
+            f"{path} cannot be read; it is cut off or not {what}: copy it again, or {remedy} "
             f"({first_line(error)})"
         ) from error
-    if header.get("format") != file_format:
-        raise CheckpointError(
-            f"{path} has the format {header.get('format')!r} and {what} has {file_format!r}: "
-            f"{remedy}"
-        )
-    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise CheckpointError(f"{path}: {broken[0]} holds NaN or infinity; its training diverged")
-    return state, header
 
 
 def save_tensors(

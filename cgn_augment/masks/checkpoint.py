@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cgn_augment.errors import CheckpointError, FileError
-from cgn_augment.files import first_line, load_tensors, save_tensors
+from cgn_augment.files import first_line, read_safetensors, save_tensors
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.masks.unet import UNetMasker
 
@@ -45,7 +45,9 @@ def load_masker(
     """
     target = require_device(device)
     path = _find(name_or_path)
-    state, header = load_tensors(path, FORMAT, "a masker", "train one with train-generator masker")
+    state, header = read_safetensors(
+        path, what="a masker", remedy="train one with train-generator masker", format=FORMAT
+    )
     try:
         masker = UNetMasker(**json.loads(header["config"]))
         state = {name: value.float() for name, value in state.items()}

@@ -226,14 +226,14 @@ def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_ensemble_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    with pytest.raises(FileError, match=r"no ensemble .*train one with train-gen"):
+    with pytest.raises(FileError, match=r"should be an ensemble: train one with train-gen"):
         load_ensemble(path)
     model = make_ensemble(EFFICIENTNET, 3, pretrained=False)
     save_ensemble(model, path, classes="abc", image_size=48, **NORMAL)
     whole, header = path.read_bytes(), load_ensemble(path).metadata
     state = {name: value.clone() for name, value in load_file(path).items()}  # not the mapped file
     path.write_bytes(whole[:5000])
-    with pytest.raises(CheckpointError, match="cut off or no ensemble: copy it again"):
+    with pytest.raises(CheckpointError, match="cut off or not an ensemble: copy it again"):
         load_ensemble(path)
     save_file(state, path, {**header, "format": "other/1"})
     with pytest.raises(CheckpointError, match="has the format 'other/1' and an ensemble has"):

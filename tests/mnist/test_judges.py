@@ -114,10 +114,10 @@ def test_a_judge_comes_back_from_its_file_and_a_bad_file_is_refused(tmp_path: Pa
         assert torch.equal(value, loaded.state_dict()[name])
     assert [file.name for file in tmp_path.iterdir()] == ["judge.safetensors"]
 
-    with pytest.raises(FileError, match=r"there is no judge .*other.safetensors"):
+    with pytest.raises(FileError, match=r"there is no file .*other.safetensors"):
         load_shape_judge(tmp_path / "other.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="no weights of ShapeJudge, or is cut off"):
+    with pytest.raises(CheckpointError, match="cut off or not a judge"):
         load_shape_judge(path)
     write_weights(AppearanceJudge(), path, {})
     with pytest.raises(CheckpointError, match="no weights of ShapeJudge"):
@@ -131,7 +131,7 @@ def test_a_file_that_is_not_a_judge_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "judge.safetensors"
     save_file(ShapeJudge().state_dict(), path)
-    with pytest.raises(CheckpointError, match="its format is None"):
+    with pytest.raises(CheckpointError, match="has the format None and a judge has"):
         load_shape_judge(path)
 
 
@@ -232,7 +232,7 @@ def test_a_damaged_cache_is_made_anew(
     path.write_bytes(whole[:500])
     with caplog.at_level(logging.WARNING):
         load()
-    assert "or is cut off" in caplog.text
+    assert "it is cut off" in caplog.text
     assert "a new one is trained" in caplog.text
     assert path.stat().st_size == len(whole)
     load()

@@ -65,7 +65,7 @@ def test_files_that_hold_no_masker_are_refused(tmp_path: Path) -> None:
         save_file(state, broken, metadata={**header, **changes})
 
     broken.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cut off or no masker"):
+    with pytest.raises(CheckpointError, match="cut off or not a masker"):
         load_masker(broken)
     write(state, format="other")
     with pytest.raises(CheckpointError, match=r"has the format 'other' .* train-generator masker"):

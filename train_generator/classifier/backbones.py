@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
-from cgn_augment.files import first_line, unpickle
+from cgn_augment.files import first_line, require_finite, unpickle
 
 TIMM = "timm/"
 
@@ -297,9 +297,7 @@ def _read(file: Path) -> dict[str, Tensor]:
             f"{file} holds no state dict of a network, or is cut off: get it again "
             f"({first_line(error)})"
         ) from error
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise CheckpointError(f"{file}: {broken[0]} holds NaN or infinity; its training diverged")
+    require_finite(tensors, file)
     return tensors
 
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError
-from cgn_augment.files import first_line, load_tensors, save_tensors
+from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.files import first_line, read_safetensors, save_tensors
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.types import FACTORS
@@ -247,11 +247,8 @@ def load_ensemble(
         ('cat', 'dog')
     """
     target, path = require_device(device), Path(path).expanduser()
-    if not path.is_file():
-        raise FileError(f"there is no ensemble {path}: train one with train-generator classifier")
-    state, header = load_tensors(
-        path, FORMAT, "an ensemble", "train one with train-generator classifier"
-    )
+    remedy = "train one with train-generator classifier"
+    state, header = read_safetensors(path, what="an ensemble", remedy=remedy, format=FORMAT)
     return _build_loaded(path, header, state, target)
 
 

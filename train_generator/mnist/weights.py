@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from cgn_augment.errors import CheckpointError, FileError
-from cgn_augment.files import first_line, save_tensors
+from cgn_augment.errors import CheckpointError
+from cgn_augment.files import first_line, read_safetensors, save_tensors
 
 FORMAT = "train_generator/judge/1"
 
@@ -48,18 +47,13 @@ def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
         FileError: there is no such file.
         CheckpointError: the file is damaged or holds another network.
     """
-    if not path.is_file():
-        raise FileError(f"there is no judge {path}")
+    state, metadata = read_safetensors(
+        path, what="a judge", remedy="train one again", format=FORMAT
+    )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         module.load_state_dict(state)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except RuntimeError as error:
         raise CheckpointError(
-            f"{path} holds no weights of {type(module).__name__}, or is cut off: delete it "
-            f"({first_line(error)})"
+            f"{path} holds no weights of {type(module).__name__}: delete it ({first_line(error)})"
         ) from error
     return module.eval().requires_grad_(False), metadata
