@@ -51,6 +51,22 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
         require_count(name, getattr(config, name), least)
 
 
+def require_part(name: str, value: float) -> float:
+    """Returns a number above 0 and at most 1.
+
+    Raises:
+        ArgumentError: it is another one.
+
+    Example:
+        >>> from cgn_augment.checks import require_part
+        >>> require_part("crop", 0.875)
+        0.875
+    """
+    if not 0 < value <= 1:
+        raise ArgumentError(f"{name} must be above 0 and at most 1, got {value}")
+    return value
+
+
 def require_choices(config: object, **choices: Any) -> None:
     """Refuses settings of a dataclass that are not of their `Literal`, given by name."""
     for name, kind in choices.items():

@@ -14,15 +14,15 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
-from webdataset.shardlists import expand_urls
 
+from cgn_augment.checks import require_count, require_part
 from cgn_augment.errors import ArgumentError, DataError, MissingPackageError
 from cgn_augment.files import first_line
+from cgn_augment.images.finding import LabelledPaths, find_labelled_images, read_image
 from cgn_augment.images.imagenet_classes import class_names
-from cgn_augment.images.reading import Reading, Transform, make_loader
+from cgn_augment.images.loading import LoadConfig, Transform, make_loader
 from cgn_augment.images.shards import ShardImages
+from cgn_augment.images.tar import expand_urls
 
 HUGGING_FACE = "hf:"
 
@@ -39,21 +39,21 @@ class MapImages:
     dataset: Dataset[tuple[Tensor, int]]
     classes: tuple[str, ...]
 
-    def training(self, reading: Reading) -> tuple[Any, dict[str, Any]]:
+    def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
         """Returns `real` of a `CounterfactualDataset`, and the arguments that belong to it."""
         return self.dataset, {
-            "batch_size": reading.batch_size,
-            "num_workers": reading.num_workers,
+            "batch_size": config.batch_size,
+            "num_workers": config.num_workers,
             "drop_last": True,
             "seed_items": True,
-            "loader_options": {"pin_memory": reading.pin_memory},
+            "loader_options": {"pin_memory": config.pin_memory},
         }
 
-    def testing(self, reading: Reading) -> DataLoader[Any]:
+    def testing(self, config: LoadConfig) -> DataLoader[Any]:
         """Returns a loader of this process's part, each image once: images and labels."""
         num = len(self.dataset)  # type: ignore[arg-type]
-        part = Subset(self.dataset, range(reading.rank, num, reading.world_size))
-        return make_loader(part, reading, reading.batch_size)
+        part = Subset(self.dataset, range(config.rank, num, config.world_size))
+        return make_loader(part, config, config.batch_size)
 
 
 ImageSet = MapImages | ShardImages
@@ -99,7 +99,7 @@ def open_images(
     elif place.endswith(".tar"):
         images = open_shards(place, transform, names, num_images)
     else:
-        images = open_folder(Path(place).expanduser(), transform)
+        images = open_folder(Path(place), transform)
     if names is not None and images.classes != names:
         raise ArgumentError(
             f"{place} says itself which {len(images.classes)} classes it has: leave classes out"
@@ -113,16 +113,8 @@ def open_folder(path: Path, transform: Transform) -> MapImages:
     Raises:
         DataError: it is missing, or laid out differently.
     """
-    layout = f"expected one folder of images for each class, such as {path}/cat/1.jpg"
-    if not path.is_dir():
-        raise DataError(f"there is no folder {path}: {layout}")
-    try:
-        dataset = ImageFolder(str(path), transform)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is laid out differently ({first_line(error)}): {layout}"
-        ) from error
-    return MapImages(dataset, tuple(dataset.classes))
+    found = find_labelled_images(path)
+    return MapImages(_FolderImages(found, transform), found.classes)
 
 
 def open_shards(
@@ -138,8 +130,8 @@ def open_shards(
         raise ArgumentError(
             "shards do not say which classes there are: pass classes, their number or their names"
         )
-    if num_images is not None and num_images < 1:
-        raise ArgumentError(f"num_train must be 1 or more, got {num_images}")
+    if num_images is not None:
+        require_count("num_train", num_images)
     shards = tuple(expand_urls(urls))
     lost = [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
     if lost:
@@ -226,11 +218,11 @@ def training_transform(
     Raises:
         ArgumentError: a value that cannot be used.
     """
-    _require_size(image_size)
-    if not 0 < min_scale <= 1:
-        raise ArgumentError(f"min_scale must be above 0 and at most 1, got {min_scale}")
-    crop = transforms.RandomResizedCrop(image_size, scale=(min_scale, 1.0))
-    resize = transforms.Resize((image_size, image_size))
+    from torchvision import transforms  # imports much
+
+    size, min_scale = require_count("image_size", image_size), require_part("min_scale", min_scale)
+    crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
+    resize = transforms.Resize((size, size))
     flips = [transforms.RandomHorizontalFlip()] if flip else []
     made: Transform = transforms.Compose(
         [resize if min_scale == 1 else crop, *flips, *_to_tensor(mean, std)]
@@ -252,17 +244,25 @@ def evaluation_transform(
     Raises:
         ArgumentError: a value that cannot be used.
     """
-    _require_size(image_size)
-    if not 0 < crop <= 1:
-        raise ArgumentError(f"crop must be above 0 and at most 1, got {crop}")
+    from torchvision import transforms  # imports much
+
+    size = require_count("image_size", image_size)
+    resize = transforms.Resize(round(size / require_part("crop", crop)))
     made: Transform = transforms.Compose(
-        [
-            transforms.Resize(round(image_size / crop)),
-            transforms.CenterCrop(image_size),
-            *_to_tensor(mean, std),
-        ]
+        [resize, transforms.CenterCrop(size), *_to_tensor(mean, std)]
     )
     return made
+
+
+class _FolderImages(Dataset[tuple[Tensor, int]]):
+    def __init__(self, found: LabelledPaths, transform: Transform) -> None:
+        self.found, self.transform = found, transform
+
+    def __len__(self) -> int:
+        return len(self.found.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(read_image(self.found.paths[index])), self.found.labels[index]
 
 
 class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
@@ -278,12 +278,9 @@ class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
 
 
 def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list[Callable[[Any], Any]]:
+    from torchvision import transforms  # imports much
+
     return [transforms.ToTensor(), transforms.Normalize(list(mean), list(std))]
-
-
-def _require_size(image_size: int) -> None:
-    if image_size < 1:
-        raise ArgumentError(f"image_size must be 1 or more pixels, got {image_size}")
 
 
 def _names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-import fsspec
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.filters import shuffle as shuffle_samples
 
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
-from cgn_augment.images.reading import Reading, Transform, make_loader
-from cgn_augment.shards.tar import read_samples
+from cgn_augment.images.loading import LoadConfig, Transform, make_loader
+from cgn_augment.images.tar import Sample, read_shard
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -43,7 +40,7 @@ class ShardImages:
     transform: Transform
     num_images: int | None = None
 
-    def training(self, reading: Reading) -> tuple[Any, dict[str, Any]]:
+    def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
         """Returns `real` of a `CounterfactualDataset`, and the arguments that belong to it.
 
         Each process and worker reads other shards, again and again.
@@ -51,28 +48,28 @@ class ShardImages:
         Raises:
             ArgumentError: there are fewer shards than readers, or `num_images` is not known.
         """
-        readers = reading.world_size * max(1, reading.num_workers)
+        readers = config.world_size * max(1, config.num_workers)
         if len(self.shards) < readers:
             raise ArgumentError(
-                f"{len(self.shards)} shards are too few for {reading.world_size} processes with "
-                f"{reading.num_workers} workers each: pass fewer workers, or make smaller shards"
+                f"{len(self.shards)} shards are too few for {config.world_size} processes with "
+                f"{config.num_workers} workers each: pass fewer workers, or make smaller shards"
             )
         if self.num_images is None:
             raise ArgumentError(
                 "shards do not say how many images there are: pass num_train, the images of an "
                 "epoch"
             )
-        num_steps = self.num_images // (reading.batch_size * reading.world_size)
+        num_steps = self.num_images // (config.batch_size * config.world_size)
         if num_steps == 0:
             raise ArgumentError(
-                f"num_train must fill a batch of {reading.batch_size} in each of "
-                f"{reading.world_size} processes, got {self.num_images}"
+                f"num_train must fill a batch of {config.batch_size} in each of "
+                f"{config.world_size} processes, got {self.num_images}"
             )
-        return make_loader(_ShardBatches(self, reading, num_steps), reading, None), {}
+        return make_loader(_ShardBatches(self, config, num_steps), config, None), {}
 
-    def testing(self, reading: Reading) -> DataLoader[Any]:
+    def testing(self, config: LoadConfig) -> DataLoader[Any]:
         """Returns a loader of this process's part, each image once: images and labels."""
-        return make_loader(_ShardBatches(self, reading, None), reading, None)
+        return make_loader(_ShardBatches(self, config, None), config, None)
 
 
 class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -82,8 +79,8 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
     many workers there are. Random transforms are a function of (seed, epoch, rank, worker, place).
     """
 
-    def __init__(self, images: ShardImages, reading: Reading, num_steps: int | None) -> None:
-        self.images, self.reading, self.num_steps = images, reading, num_steps
+    def __init__(self, images: ShardImages, config: LoadConfig, num_steps: int | None) -> None:
+        self.images, self.config, self.num_steps = images, config, num_steps
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -97,16 +94,14 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        reading, trains = self.reading, self.num_steps is not None
-        reader, num_readers = (
-            reading.rank * num_workers + worker,
-            reading.world_size * num_workers,
-        )
+        config, trains = self.config, self.num_steps is not None
+        reader = config.rank * num_workers + worker
+        num_readers = config.world_size * num_workers
         samples = self._samples(self._order(trains)[reader::num_readers], trains)
         made = (self._decode(sample, (worker, place)) for place, sample in enumerate(samples))
         share = None if self.num_steps is None else len(range(worker, self.num_steps, num_workers))
         for _ in range(share) if share is not None else cycle([0]):
-            batch = list(islice(made, reading.batch_size))
+            batch = list(islice(made, config.batch_size))
             if not batch:
                 return
             images, labels = zip(*batch, strict=True)
@@ -116,33 +111,25 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
         shards = list(self.images.shards)
         if not shuffled:
             return shards
-        generator = step_generator(Purpose.SHARD_ORDER, self.reading.seed, self.epoch)
+        generator = step_generator(Purpose.SHARD_ORDER, self.config.seed, self.epoch)
         return [shards[i] for i in torch.randperm(len(shards), generator=generator).tolist()]
 
-    def _samples(self, shards: list[str], again: bool) -> Iterator[dict[str, Any]]:
+    def _samples(self, shards: list[str], again: bool) -> Iterator[Sample]:
         """Yields the samples of shards; in training without an end, each shard shuffled."""
         found = True
         while found:
             found = False
             for number, url in enumerate(shards):
-                with fsspec.open(url, "rb") as file:
-                    samples = read_samples(file, url)
-                    if again:
-                        seed = step_seed(
-                            Purpose.SHARD_SHUFFLE, self.reading.seed, self.epoch, number
-                        )
-                        mixed = shuffle_samples(
-                            _SHUFFLED_OVER, initial=_SHUFFLED_OVER, rng=random.Random(seed)
-                        )
-                        samples = mixed(samples)
-                    for sample in samples:
-                        found = True
-                        yield sample
+                seed = step_seed(Purpose.SHARD_SHUFFLE, self.config.seed, self.epoch, number)
+                shuffle = _SHUFFLED_OVER if again else 0
+                for sample in read_shard(url, shuffle=shuffle, seed=seed):
+                    found = True
+                    yield sample
             if again and not found:
                 raise DataError(f"{', '.join(shards)}: there is no sample in them")
             found = found and again
 
-    def _decode(self, sample: dict[str, Any], key: tuple[int, int]) -> tuple[Tensor, int]:
+    def _decode(self, sample: Sample, key: tuple[int, int]) -> tuple[Tensor, int]:
         kind = next((suffix for suffix in SUFFIXES if suffix in sample), None)
         where = f"{sample.get('__url__')}, sample {sample.get('__key__')}"
         if kind is None or "cls" not in sample:
@@ -159,6 +146,6 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
                 f"{where} has the label {label}, and there are {len(self.images.classes)} classes: "
                 "pass as many classes as the shards have, counted from 0"
             )
-        seed = step_seed(Purpose.ITEM, self.reading.seed, self.epoch, self.reading.rank, *key)
+        seed = step_seed(Purpose.ITEM, self.config.seed, self.epoch, self.config.rank, *key)
         with isolated_rng(seed, torch.device("cpu")):
             return self.images.transform(picture), label

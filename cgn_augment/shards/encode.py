@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from cgn_augment.functional import compose
+from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
 from cgn_augment.shards.sampling import draw_numbered, numbered_classes
 from cgn_augment.types import FACTORS, Mechanisms
 
-Sample = dict[str, Any]
 Array = npt.NDArray[Any]
 
 IMAGE_FORMATS = ("png", "jpg", "webp", "npy")

@@ -11,22 +11,19 @@ what comes before it, but for the beginning of one shard.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice, repeat
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 
-import fsspec
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.filters import shuffle
 
 from cgn_augment.functional import Purpose, step_generator, step_seed
-from cgn_augment.shards.encode import Array, Sample, decode_picture, image_kind
-from cgn_augment.shards.tar import read_samples
+from cgn_augment.images.tar import Sample, read_shard
+from cgn_augment.shards.encode import Array, decode_picture, image_kind
 from cgn_augment.types import FACTORS
 
 MAX_LANES = 16
@@ -133,12 +130,12 @@ def read_lane(plan: ReadPlan, lane: int, place: int) -> Iterator[Sample | str]:
     number, position, offset = plan.locate(lane, place)
     while True:
         for shard in plan.shards_of(lane, number)[position:]:
-            yield from islice(read_shard(plan, shard, number), offset, None)
+            yield from islice(read_slots(plan, shard, number), offset, None)
             offset = 0
         number, position = number + 1, 0
 
 
-def read_shard(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str]:
+def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str]:
     """Yields exactly as many samples of a shard as it should have, in the order of the pass."""
     url, length = plan.shards[shard]
     errors: list[str] = []
@@ -147,19 +144,17 @@ def read_shard(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str
         errors.append(f"{url} cannot be read further: {type(error).__name__}: {error}")
         return False
 
-    with _open(url) as file:
-        samples: Iterator[Sample] = read_samples(file, url, stop)
-        if plan.shapes is not None:
-            shapes = plan.shapes
-            samples = (sample for sample in samples if _shape(sample) in shapes)
-        if plan.shuffle:
-            seed = step_seed(Purpose.SHARD_SHUFFLE, plan.seed, number, shard)
-            mixed = shuffle(plan.shuffle, initial=plan.shuffle, rng=random.Random(seed))
-            samples = mixed(samples)
-        missing = f"{url} has fewer samples than {length}"
-        lost = (errors[0] if errors else missing for _ in repeat(0))
-        slots: Iterator[Sample | str] = chain(samples, lost)
-        yield from islice(slots, length)
+    shapes = plan.shapes
+    samples = read_shard(
+        url,
+        shuffle=plan.shuffle,
+        seed=step_seed(Purpose.SHARD_SHUFFLE, plan.seed, number, shard),
+        keep=None if shapes is None else lambda sample: _shape(sample) in shapes,
+        handler=stop,
+    )
+    missing = f"{url} has fewer samples than {length}"
+    lost = (errors[0] if errors else missing for _ in repeat(0))
+    yield from islice(chain(samples, lost), length)
 
 
 def decode_chunk(samples: list[Sample | str]) -> Chunk:
@@ -193,7 +188,3 @@ def _shape(sample: Sample) -> int:
         return int(json.loads(sample["json"])["shape"])
     except (KeyError, ValueError, TypeError):
         return -1  # one that is lost is found missing at the shard's end
-
-
-def _open(url: str) -> IO[bytes]:
-    return cast(IO[bytes], fsspec.open(url, "rb").open())

@@ -9,12 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cgn_augment.errors import DataError
+from cgn_augment.images.tar import read_samples
 from cgn_augment.pictures.sheets import draw_sheet
 from cgn_augment.shards.config import config_of, shard_name
 from cgn_augment.shards.encode import decode_picture, image_kind, to_images
 from cgn_augment.shards.manifest import find_complete, read_settings
 from cgn_augment.shards.store import Store
-from cgn_augment.shards.tar import read_samples
 from cgn_augment.types import FACTORS
 
 

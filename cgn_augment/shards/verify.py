@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cgn_augment.errors import DataError
+from cgn_augment.images.tar import Sample, read_samples
 from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
@@ -19,7 +20,7 @@ from cgn_augment.shards.config import (
     sample_key,
     shard_name,
 )
-from cgn_augment.shards.encode import IMAGE_FORMATS, Sample, decode_picture
+from cgn_augment.shards.encode import IMAGE_FORMATS, decode_picture
 from cgn_augment.shards.manifest import (
     Manifest,
     Record,
@@ -31,7 +32,6 @@ from cgn_augment.shards.manifest import (
 )
 from cgn_augment.shards.sampling import numbered_classes
 from cgn_augment.shards.store import Store
-from cgn_augment.shards.tar import read_samples
 from cgn_augment.types import FACTORS
 
 _BYTES = 1 << 20

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-import webdataset
 from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
+from cgn_augment.images.tar import Sample
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.config import (
     INFO,
@@ -27,7 +27,7 @@ from cgn_augment.shards.config import (
     record_name,
     shard_name,
 )
-from cgn_augment.shards.encode import Sample, draw_block, encode_block
+from cgn_augment.shards.encode import draw_block, encode_block
 from cgn_augment.shards.manifest import (
     Manifest,
     Record,
@@ -218,9 +218,11 @@ def _write_shard(
     advance: Callable[[int], object],
 ) -> dict[str, list[int]]:
     """Writes the blocks of one shard, and returns how often each class of each factor came."""
+    from webdataset import TarWriter  # imports much
+
     counts = {factor: [0] * num_classes for factor in FACTORS}
     # One time, owner and mode for all: the bytes must not tell when and by whom they were written.
-    tar = webdataset.TarWriter(file, encoder=False, mtime=0, user="cgn", group="cgn", mode=0o444)
+    tar = TarWriter(file, encoder=False, mtime=0, user="cgn", group="cgn", mode=0o444)
     with tar:
         for _ in config.blocks_of(shard):
             of_shard, samples = next(blocks)

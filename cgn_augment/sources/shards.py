@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from webdataset.shardlists import expand_urls
 
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.images.tar import expand_urls
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
@@ -284,10 +284,7 @@ def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]
 
 def _expand(url: str) -> list[str]:
     """Expands braces in a list of shards; a folder may have any name."""
-    if not url.endswith(".tar"):
-        return [url.rstrip("/") or "/"]
-    expanded: list[str] = expand_urls(url)
-    return expanded
+    return expand_urls(url) if url.endswith(".tar") else [url.rstrip("/") or "/"]
 
 
 def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Tensor | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import tarfile
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from cgn_augment.images.datasets import (
     open_images,
     training_transform,
 )
-from cgn_augment.images.reading import Reading
+from cgn_augment.images.loading import LoadConfig
 
 HALF = (0.5, 0.5, 0.5)
 WHOLE = evaluation_transform(HALF, HALF, SIZE, crop=1.0)
@@ -74,7 +73,7 @@ def make_shards(folder: Path, num_shards: int = 4, **files: bytes | None) -> str
 def test_a_folder_has_a_class_for_each_of_its_folders(tmp_path: Path) -> None:
     images = open_images(str(make_folder(tmp_path)), WHOLE)
     assert images.classes == ("cat", "dog")
-    real, options = images.training(Reading(2))
+    real, options = images.training(LoadConfig(2))
     assert real[4][1] == 1
     assert indices(torch.stack([real[i][0] for i in range(6)])) == list(range(6))
     stream = CounterfactualDataset(real, StubSource(), **options)
@@ -83,23 +82,17 @@ def test_a_folder_has_a_class_for_each_of_its_folders(tmp_path: Path) -> None:
 
 def test_ranks_share_out_the_test_images(tmp_path: Path) -> None:
     images = open_images(str(make_folder(tmp_path, num=4)), WHOLE)
-    parts = [
-        list(chain(*(indices(x) for x, _ in images.testing(Reading(2, rank=rank, world_size=3)))))
-        for rank in range(3)
-    ]
+    loaders = [images.testing(LoadConfig(2, rank=rank, world_size=3)) for rank in range(3)]
+    parts = [[index for x, _ in loader for index in indices(x)] for loader in loaders]
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 
-def test_a_folder_that_is_laid_out_differently_is_an_error(tmp_path: Path) -> None:
-    layout = r"expected one folder of images for each class, such as .*/cat/1.jpg"
-    with pytest.raises(DataError, match=rf"there is no folder .*/none: {layout}"):
+def test_a_folder_says_which_classes_it_has(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"(?s)there is no folder .*/none.*one folder of images for"
+    ):
         open_images(str(tmp_path / "none"), WHOLE)
-    with pytest.raises(DataError, match=rf"is laid out differently .*{layout}"):
-        open_images(str(tmp_path), WHOLE)
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match=rf"is laid out differently .*cat.*{layout}"):
-        open_images(str(tmp_path), WHOLE)
-    picture(0).save(tmp_path / "cat" / "0.png")
+    make_folder(tmp_path, ("cat",))
     with pytest.raises(ArgumentError, match=r"says itself which 1 classes it has: leave classes"):
         open_images(str(tmp_path), WHOLE, classes=["tiger"])
 
@@ -116,7 +109,7 @@ def test_an_epoch_of_shards_is_as_long_as_was_said(tmp_path: Path, num_workers: 
     images = open_shards(tmp_path)
     seen = []
     for rank in range(2):
-        loader, options = images.training(Reading(4, num_workers, rank, 2))
+        loader, options = images.training(LoadConfig(4, num_workers, rank, 2))
         assert options == {}
         batches = list(loader)
         assert len(batches) == len(loader) == 3
@@ -129,7 +122,7 @@ def test_an_epoch_of_shards_is_as_long_as_was_said(tmp_path: Path, num_workers: 
 
 
 def test_an_epoch_may_be_longer_than_the_shards_and_each_has_its_order(tmp_path: Path) -> None:
-    loader, _ = open_shards(tmp_path, num_images=36).training(Reading(4))
+    loader, _ = open_shards(tmp_path, num_images=36).training(LoadConfig(4))
     first = [index for x, _ in loader for index in indices(x)]
     assert sorted(first[:24]) == list(range(24))
     assert len(first) == 36
@@ -146,7 +139,7 @@ def test_a_stream_of_shards_goes_on_where_it_was(
     images = open_images(make_shards(tmp_path), transform, classes=10, num_images=24)
 
     def stream() -> CounterfactualDataset:
-        loader, options = images.training(Reading(4))
+        loader, options = images.training(LoadConfig(4))
         return CounterfactualDataset(loader, StubSource(), mix="separate", **options)
 
     whole = collect(stream(), 2)
@@ -164,20 +157,20 @@ def test_each_image_of_shards_is_tested_once(
     tmp_path: Path, num_workers: int, world_size: int
 ) -> None:
     images = open_shards(tmp_path, num_images=None)
-    loaders = [images.testing(Reading(4, num_workers, r, world_size)) for r in range(world_size)]
+    loaders = [images.testing(LoadConfig(4, num_workers, r, world_size)) for r in range(world_size)]
     assert sorted(i for loader in loaders for x, _ in loader for i in indices(x)) == list(range(24))
 
 
 @pytest.mark.parametrize(
     ("reading", "num_images", "message"),
     [
-        (Reading(4, 3, 0, 2), 24, "4 shards are too few for 2 processes with 3 workers each"),
-        (Reading(4), None, "shards do not say how many images there are: pass num_train"),
-        (Reading(4, 0, 0, 2), 7, "num_train must fill a batch of 4 in each of 2 processes, got 7"),
+        (LoadConfig(4, 3, 0, 2), 24, "4 shards are too few for 2 processes with 3 workers each"),
+        (LoadConfig(4), None, "shards do not say how many images there are: pass num_train"),
+        (LoadConfig(4, 0, 0, 2), 7, "num_train must fill a batch of 4 in each of 2 processes"),
     ],
 )
 def test_shards_that_cannot_be_shared_out_are_an_error(
-    tmp_path: Path, reading: Reading, num_images: int | None, message: str
+    tmp_path: Path, reading: LoadConfig, num_images: int | None, message: str
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         open_shards(tmp_path, num_images=num_images).training(reading)
@@ -205,7 +198,7 @@ def test_a_sample_that_cannot_be_used_is_named(
     tmp_path: Path, files: dict[str, bytes | None], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        list(open_shards(tmp_path, **files).testing(Reading(4)))
+        list(open_shards(tmp_path, **files).testing(LoadConfig(4)))
 
 
 # Hugging Face ---------------------------------------------------------------------------------
@@ -224,7 +217,7 @@ def make_dataset(folder: Path, names: list[str] | None) -> str:
 def test_a_dataset_of_hugging_face_is_read_by_index(tmp_path: Path) -> None:
     images = open_images(f"{make_dataset(tmp_path / 'named', ['cat', 'dog'])}@train", WHOLE)
     assert images.classes == ("cat", "dog")
-    real, _ = images.training(Reading(2))
+    real, _ = images.training(LoadConfig(2))
     assert [real[i][1] for i in range(len(real))] == [0, 1, 1, 0]
     assert indices(torch.stack([real[i][0] for i in range(4)])) == [0, 1, 2, 3]
 
@@ -277,7 +270,7 @@ def test_training_images_are_cropped_and_flipped_at_random() -> None:
     ("arguments", "message"),
     [
         ({"min_scale": 0.0}, "min_scale must be above 0 and at most 1, got 0"),
-        ({"image_size": 0}, "image_size must be 1 or more pixels, got 0"),
+        ({"image_size": 0}, "image_size must be 1 or more, got 0"),
     ],
 )
 def test_transforms_are_checked_when_made(arguments: dict[str, Any], message: str) -> None:

@@ -26,7 +26,7 @@ from cgn_augment.images.datasets import (
     training_transform,
 )
 from cgn_augment.images.imagenet_classes import find_class, find_classes
-from cgn_augment.images.reading import Reading
+from cgn_augment.images.loading import LoadConfig
 from cgn_augment.sources.bank import StorageName
 from train_generator.classifier.backbones import Preprocessing
 
@@ -229,7 +229,7 @@ def make_stream(
     source: Source,
     preprocessing: Preprocessing,
     config: ImagesConfig,
-    reading: Reading,
+    reading: LoadConfig,
     *,
     ratio: float,
     device: torch.device,

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from cgn_augment.images.reading import Reading
+from cgn_augment.images.loading import LoadConfig
 from train_generator.classifier.backbones import find_preprocessing
 from train_generator.classifier.ensemble import make_ensemble
 from train_generator.classifier.ensemble_config import EnsembleConfig, EnsembleResult
@@ -173,7 +173,7 @@ def make_run(
     """
     device, images = accelerator.device, settings.images
     num_made = counterfactuals_of_a_step(settings.batch_size, settings.ratio)
-    reading = Reading(
+    reading = LoadConfig(
         settings.batch_size,
         num_workers,
         accelerator.process_index,

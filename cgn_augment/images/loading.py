@@ -1,4 +1,4 @@
-"""How a process reads labelled images."""
+"""How a process loads labelled images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How images are read.
+class LoadConfig:
+    """How a process loads labelled images.
 
     Attributes:
         batch_size: images of a step.
@@ -36,18 +36,18 @@ class Reading:
     pin_memory: bool = False
 
 
-def make_loader(dataset: Any, reading: Reading, batch_size: int | None) -> DataLoader[Any]:
+def make_loader(dataset: Any, config: LoadConfig, batch_size: int | None) -> DataLoader[Any]:
     """Returns a loader that leaves the global generators alone.
 
     Args:
         dataset: of pairs, or of ready batches.
-        reading: how it is read.
+        config: how it is read.
         batch_size: images of a batch; None for ready batches.
     """
     return DataLoader(
         dataset,
         batch_size,
-        num_workers=reading.num_workers,
-        pin_memory=reading.pin_memory,
-        generator=torch.Generator().manual_seed(reading.seed),
+        num_workers=config.num_workers,
+        pin_memory=config.pin_memory,
+        generator=torch.Generator().manual_seed(config.seed),
     )
