@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,7 +126,7 @@ def read_image(path: Path) -> Image.Image:
         ) from error
 
 
-def name_some(names: list[str], most: int = 5) -> str:
+def name_some(names: Sequence[str], most: int = 5) -> str:
     """Returns the first names of a list as text, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

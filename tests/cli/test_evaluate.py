@@ -31,11 +31,11 @@ from train_generator.cli import evaluate as commands
 from train_generator.cli import program as cli
 from train_generator.cli.evaluate import evaluate, load_predictors, run_parts
 from train_generator.robustness import (
+    EvaluationConfig,
     EvaluationData,
     EvaluationRecord,
     Part,
     Predictor,
-    ReadConfig,
     draw_pictures,
     draw_shape_bias,
     draw_shares,
@@ -149,7 +149,7 @@ def test_a_pretrained_classifier_is_its_librarys(tmp_path: Path) -> None:
 def test_what_is_no_classifier_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileError, match=r"there is no classifier .*nowhere\.pt: pass"):
         load_predictor(str(tmp_path / "nowhere.pt"))
-    with pytest.raises(FileError, match="there is no ensemble"):
+    with pytest.raises(FileError, match="should be an ensemble"):
         load_predictor(str(tmp_path / "nowhere.safetensors"))
     with pytest.raises(ArgumentError, match="torchvision has no image classifier 'resnet5000'"):
         load_predictor("resnet5000")
@@ -239,8 +239,8 @@ def test_each_part_wants_classes_that_it_knows(tmp_path: Path) -> None:
     for found, what in ((cue, "the shape bias"), (nine, "the background gap")):
         data = EvaluationData(*found)
         with pytest.raises(ArgumentError, match=f"{what} needs .* 1000 classes.* has 10 others"):
-            make_parts(digits(), data, ReadConfig())
-        assert len(make_parts(make_reader(0, [0]), data, ReadConfig())) == 1
+            make_parts(digits(), data, EvaluationConfig())
+        assert len(make_parts(make_reader(0, [0]), data, EvaluationConfig())) == 1
 
 
 @pytest.mark.parametrize(

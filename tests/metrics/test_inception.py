@@ -17,7 +17,7 @@ from cgn_augment.errors import CheckpointError, DataError, FileError, MissingPac
 from train_generator.imagenet.config import MetricsConfig
 from train_generator.imagenet.metrics import CGNMeasures
 from train_generator.metrics import inception as inception_module
-from train_generator.metrics.folders import find_images, read_batches, read_image
+from train_generator.metrics.folders import read_batches
 from train_generator.metrics.inception import URL, InceptionMeasures, load_inception
 
 pytest.importorskip("torchmetrics")
@@ -126,26 +126,22 @@ def test_images_of_a_folder_are_its_middle_squares(tmp_path: Path) -> None:
     wide.paste((0, 0, 255), (4, 0, 8, 4))
     wide.save(tmp_path / "deep" / "er" / "b.PNG")
     Image.new("L", (5, 5), 7).save(tmp_path / "a.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    paths = find_images(tmp_path)
-    assert [path.name for path in paths] == ["a.png", "b.PNG"]
+    paths = [tmp_path / "a.png", tmp_path / "deep" / "er" / "b.PNG"]
     (batch,) = read_batches(paths, size=4, batch_size=3)
     assert batch.dtype == torch.uint8
     assert batch[0].unique().tolist() == [7]
     assert batch[1].flatten(1).unique(dim=1).tolist() == [[0], [0], [255]]
 
 
-def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder: give one with images"):
-        find_images(tmp_path / "missing")
-    with pytest.raises(DataError, match="holds 0 images"):
-        find_images(tmp_path)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"broken.png cannot be read: .* replace it"):
-        read_image(tmp_path / "broken.png", 8)
-    config = MetricsConfig(inception="some file", real=str(tmp_path / "missing"))
-    with pytest.raises(DataError, match="is not a folder"):  # before anything is loaded
-        CGNMeasures(config, make_reduced_cgn())
+def test_a_folder_that_cannot_be_used_is_an_error_before_anything_is_loaded(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    for folder, message in (
+        (tmp_path / "missing", "no folder"),
+        (tmp_path, "2 or more are needed"),
+    ):
+        config = MetricsConfig(inception="some file", real=str(folder))
+        with pytest.raises(DataError, match=message):
+            CGNMeasures(config, make_reduced_cgn())
 
 
 # Inception-v3

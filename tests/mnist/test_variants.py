@@ -265,19 +265,19 @@ def test_a_texture_folder_is_read_by_name_and_resized(tmp_path: Path) -> None:
 
 
 def test_a_missing_texture_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="object is missing: give a folder that holds"):
+    with pytest.raises(DataError, match=r"there is no folder .*object"):
         load_textures(tmp_path)
 
 
 def test_a_texture_folder_with_another_number_of_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="must hold 10 images, one per class; it holds 9"):
+    with pytest.raises(DataError, match=r"holds 9 images .*, and 10 or more are needed"):
         load_textures(make_folder(tmp_path, numbered(9)))
 
 
 def test_an_unreadable_texture_is_an_error(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, numbered())
     (folder / "object" / "3_object.png").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"3_object\.png cannot be read as an image: replace it"):
+    with pytest.raises(DataError, match=r"3_object\.png cannot be read as an image: replace"):
         load_textures(folder)
 
 
@@ -310,7 +310,7 @@ def test_missing_dtd_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is missing: pass download=True"):
         dtd_textures(tmp_path)
     (tmp_path / "dtd" / "dtd" / "images").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"striped_0001\.jpg is missing: fetch"):
+    with pytest.raises(DataError, match=r"striped_0001\.jpg cannot be read as an image"):
         dtd_textures(tmp_path)
 
 

@@ -20,19 +20,19 @@ from robustness_helpers import (
 
 from cgn_augment.errors import ArgumentError, DataError
 from train_generator.robustness import (
+    EvaluationConfig,
     ImageFiles,
-    ReadConfig,
     cue_conflict_categories,
     find_cue_conflicts,
     find_imagenet9,
-    find_images,
+    find_real_images,
     imagenet9_classes,
     label_images,
     measure_cue_conflict,
     measure_imagenet9,
     measure_real,
 )
-from train_generator.robustness.measure import _Opened
+from train_generator.robustness.measure import OpenedImages
 
 FIRST = [classes[0] for classes in cue_conflict_categories().classes]
 FIRST_OF_NINE = [classes[0] for classes in imagenet9_classes().classes]
@@ -40,9 +40,6 @@ FIRST_OF_NINE = [classes[0] for classes in imagenet9_classes().classes]
 
 def test_images_with_a_conflict_are_found_with_both_labels(tmp_path: Path) -> None:
     folder = make_cue_conflicts(tmp_path)
-    (folder / ".hidden").mkdir()
-    (folder / "cat" / "notes.txt").touch()
-    (folder / "cat" / "._cat3-dog1.png").touch()
     images = find_cue_conflicts(folder)
     assert len(images) == 16
     assert images.labels.tolist() == [[i, (i + 1) % 16] for i in range(16)]
@@ -52,7 +49,7 @@ def test_images_with_a_conflict_are_found_with_both_labels(tmp_path: Path) -> No
 
 def test_shape_bias_of_readers_of_shape_and_of_texture(tmp_path: Path) -> None:
     images = find_cue_conflicts(make_cue_conflicts(tmp_path))
-    config = ReadConfig(batch_size=5)  # the last batch has one image
+    config = EvaluationConfig(batch_size=5)  # the last batch has one image
     for channel, bias in ((0, 1.0), (1, 0.0)):
         counts = measure_cue_conflict(make_reader(channel, FIRST), images, config)["logits"]
         assert counts.bias == bias
@@ -76,8 +73,11 @@ def test_a_classifier_of_the_sixteen_needs_no_mapping(tmp_path: Path) -> None:
     [
         (lambda x: shutil.rmtree(x), "there is no folder .* of cue-conflict images"),
         (lambda x: shutil.rmtree(x / "cat"), "lacks the folders cat"),
-        (lambda x: [shutil.rmtree(y) for y in x.iterdir()], "airplane, .* and 11 more"),
-        (lambda x: (x / "zebra").mkdir(), "has the folders zebra, which are no classes"),
+        (lambda x: [shutil.rmtree(y) for y in list(x.iterdir())[1:]], "lacks .* and 10 more"),
+        (
+            lambda x: save_image(x / "zebra" / "zebra1-cat1.png", 0),
+            "has the folders zebra, which are no classes",
+        ),
         (lambda x: [y.unlink() for y in (x / "cat").iterdir()], "has no image in cat"),
         (lambda x: save_image(x / "cat" / "7.png", 0), "7.png must say its shape, which is cat"),
         (lambda x: save_image(x / "cat" / "dog1-bear1.png", 0), "must say its shape, which is cat"),
@@ -108,9 +108,11 @@ def test_imagenet9_and_its_gap_with_a_partial_last_batch(tmp_path: Path) -> None
     by_shape = make_reader(0, [999, *FIRST_OF_NINE[1:]])
     by_background = make_reader(1, FIRST_OF_NINE)
     for size in (4, 18, 64):  # 18 images: a last batch of 2, a full one, one that is never full
-        found = measure_imagenet9(by_shape, variants, ReadConfig(batch_size=size))["logits"]
+        found = measure_imagenet9(by_shape, variants, EvaluationConfig(batch_size=size))["logits"]
         assert found == pytest.approx(dict.fromkeys(variants, 16 / 18))
-        found = measure_imagenet9(by_background, variants, ReadConfig(batch_size=size))["logits"]
+        found = measure_imagenet9(by_background, variants, EvaluationConfig(batch_size=size))[
+            "logits"
+        ]
         assert found == pytest.approx({"original": 1, "mixed_same": 1, "mixed_rand": 1 / 9})
 
 
@@ -159,15 +161,15 @@ def make_real(folder: Path, names: list[str]) -> Path:
 
 def test_folders_named_after_classes_get_these_labels(tmp_path: Path) -> None:
     folder = make_real(tmp_path, ["ant", "bee", "cat"])
-    images = label_images(folder, find_images(folder), ["cat", "dog", "ant", "bee"], 4)
+    images = label_images(folder, find_real_images(folder), ["cat", "dog", "ant", "bee"], 4)
     assert images.labels.flatten().tolist() == [2, 3, 3, 0, 0, 0]
     reader = make_reader(0, [2, 3, 1], 4, ["cat", "dog", "ant", "bee"])  # takes cats for dogs
-    assert measure_real(reader, images, ReadConfig(batch_size=4)) == {"logits": 0.5}
+    assert measure_real(reader, images, EvaluationConfig(batch_size=4)) == {"logits": 0.5}
 
 
 def test_as_many_folders_as_classes_are_taken_in_order(tmp_path: Path) -> None:
     folder = make_real(tmp_path, ["n01", "n02", "n03"])
-    found = find_images(folder)
+    found = find_real_images(folder)
     for classes in (None, ["cat", "dog", "ant"]):
         images = label_images(folder, found, classes, 3)
         assert images.labels.flatten().tolist() == [0, 1, 1, 2, 2, 2]
@@ -186,25 +188,12 @@ def test_folders_of_unknown_classes_are_refused(
 ) -> None:
     folder = make_real(tmp_path, ["ant", "bee", "cat"])
     with pytest.raises(DataError, match=rf"(?s){message}.*Expected:\n.*FOLDER/CLASS"):
-        label_images(folder, find_images(folder), classes, num)
+        label_images(folder, find_real_images(folder), classes, num)
 
 
-def test_a_real_folder_must_be_there_and_have_images(tmp_path: Path) -> None:
+def test_a_real_folder_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)there is no folder .* of real images.*FOLDER/CLASS"):
-        find_images(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="lacks the folders of the classes"):
-        find_images(tmp_path)
-    (tmp_path / "ant").mkdir()
-    with pytest.raises(DataError, match="has no image in ant"):
-        find_images(tmp_path)
-
-
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    folder = make_real(tmp_path, ["ant"])
-    (folder / "ant" / "0.png").write_bytes(b"no image")
-    images = label_images(folder, find_images(folder), ["ant"], 1)
-    with pytest.raises(DataError, match=r"0\.png cannot be read as an image: replace or remove"):
-        measure_real(make_reader(0, [0], 1, ["ant"]), images)
+        find_real_images(tmp_path / "nowhere")
 
 
 def test_images_need_labels() -> None:
@@ -216,14 +205,16 @@ def test_images_need_labels() -> None:
 
 def test_other_processes_can_read_the_images(tmp_path: Path) -> None:
     folder = make_real(tmp_path, ["ant", "bee"])
-    images = label_images(folder, find_images(folder), ["ant", "bee"], 2)
+    images = label_images(folder, find_real_images(folder), ["ant", "bee"], 2)
     reader = make_reader(0, [0, 1], 2, ["ant", "bee"])
-    assert measure_real(reader, images, ReadConfig(num_workers=1)) == {"logits": 1}
-    opened = pickle.loads(pickle.dumps(_Opened(images, reader.cropping)))  # where they are spawned
-    assert torch.equal(opened[2], _Opened(images, reader.cropping)[2])
+    assert measure_real(reader, images, EvaluationConfig(num_workers=1)) == {"logits": 1}
+    opened = pickle.loads(
+        pickle.dumps(OpenedImages(images, reader.cropping))
+    )  # where they are spawned
+    assert torch.equal(opened[2], OpenedImages(images, reader.cropping)[2])
 
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1)])
 def test_a_wrong_way_of_reading_is_refused(name: str, value: int) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be . or more, got {value}"):
-        ReadConfig(**{name: value})
+        EvaluationConfig(**{name: value})

@@ -10,7 +10,7 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble_data import Class
 from train_generator.cli.mnist import Format, format_table
-from train_generator.robustness.measure import ReadConfig
+from train_generator.robustness.measure import EvaluationConfig
 from train_generator.robustness.parts import (
     FACTOR,
     PARTS,
@@ -67,7 +67,7 @@ def evaluate(
         device: where to run, such as cpu or cuda.
         table: as plain text or as Markdown.
     """
-    config = ReadConfig(batch_size, num_workers, progress=True)
+    config = EvaluationConfig(batch_size, num_workers, progress=True)
     folders = (None if folder is None else Path(folder) for folder in (cue_conflict, in9, real))
     found = find_folders(*folders)
     network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)

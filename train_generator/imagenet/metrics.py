@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator, step_seed
 from cgn_augment.generators import ImageNetCGN
+from cgn_augment.images.finding import find_images
 from train_generator.imagenet.config import MetricsConfig
-from train_generator.metrics.folders import find_images, read_batches
+from train_generator.metrics.folders import read_batches
 from train_generator.metrics.inception import InceptionMeasures, load_inception
 from train_generator.training.ranks import Ranks
 
@@ -61,7 +62,7 @@ class CGNMeasures:
         self.config, self.cgn, self.seed = config, cgn, seed
         self.ranks = ranks or Ranks()
         # What is wrong with the files is known before the training.
-        self._real = None if config.real is None else find_images(Path(config.real))
+        self._real = None if config.real is None else find_images(Path(config.real), least=2)
         least = min(config.num_images, config.num_images if self._real is None else len(self._real))
         if self.ranks.num > least:
             raise ArgumentError(

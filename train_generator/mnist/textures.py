@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.datasets import DTD
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.images.finding import find_images, read_image
 from train_generator.mnist.digits import IMAGE_SIZE
 from train_generator.mnist.procedural import STRIPED, VEINED, draw
 
@@ -47,8 +48,6 @@ DTD_BACKGROUND_FILES = (
     "veined_0188.jpg",
     "veined_0189.jpg",
 )
-
-_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +142,11 @@ def dtd_textures(root: str | Path, download: bool = False) -> Textures:
 
 
 def _list_images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} is missing: give a folder that holds object/ and background/ with "
-            f"{NUM_CLASSES} images each"
-        )
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
-    if len(images) != NUM_CLASSES:
+    images = find_images(folder, least=NUM_CLASSES)
+    if len(images) > NUM_CLASSES:
         raise DataError(
             f"{folder} must hold {NUM_CLASSES} images, one per class; it holds {len(images)}: "
-            "add or remove images"
+            "remove some"
         )
     return images
 
@@ -163,16 +157,8 @@ def _read_images(paths: Sequence[Path]) -> torch.Tensor:
 
 
 def _read_image(path: Path) -> torch.Tensor:
-    try:
-        with Image.open(path) as image:
-            # PIL's nearest neighbour, as the protocol's resize worked on PIL images.
-            resized = image.convert("RGB").resize(
-                (TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.NEAREST
-            )
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: fetch the texture set again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as an image: replace it ({error})") from error
+    # PIL's nearest neighbour, as the protocol's resize worked on PIL images.
+    resized = read_image(path).resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.NEAREST)
     pixels = np.array(resized, dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 

@@ -11,7 +11,7 @@ from train_generator.robustness.folders import (
     ImageFiles,
     find_cue_conflicts,
     find_imagenet9,
-    find_images,
+    find_real_images,
     label_images,
 )
 from train_generator.robustness.groups import (
@@ -21,7 +21,7 @@ from train_generator.robustness.groups import (
     read_groups,
 )
 from train_generator.robustness.measure import (
-    ReadConfig,
+    EvaluationConfig,
     measure_cue_conflict,
     measure_imagenet9,
     measure_real,
@@ -62,6 +62,7 @@ __all__ = [
     "ChangedImages",
     "ClassGroups",
     "Cropping",
+    "EvaluationConfig",
     "EvaluationData",
     "EvaluationRecord",
     "FactorMeasures",
@@ -69,7 +70,6 @@ __all__ = [
     "ImageFiles",
     "Part",
     "Predictor",
-    "ReadConfig",
     "ShapeBias",
     "background_gap",
     "change_factors",
@@ -84,7 +84,7 @@ __all__ = [
     "find_cue_conflicts",
     "find_folders",
     "find_imagenet9",
-    "find_images",
+    "find_real_images",
     "group_predictions",
     "group_probabilities",
     "imagenet9_classes",

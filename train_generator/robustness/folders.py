@@ -6,7 +6,7 @@ What is missing is known before an image is read, and the error shows the layout
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -14,9 +14,14 @@ from typing import NoReturn
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.images.finding import (
+    LabelledPaths,
+    find_labelled_images,
+    name_some,
+    read_image,
+)
 from train_generator.robustness.groups import cue_conflict_categories, imagenet9_classes
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")
@@ -41,7 +46,6 @@ REAL_LAYOUT = """\
   in alphabetical order (the 1000 folders n01440764 to n15075141 of ImageNet's validation images)"""
 
 _NAME = re.compile(r"([a-z]+)\d+-([a-z]+)\d+")
-_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,7 @@ class ImageFiles:
         Raises:
             DataError: it cannot be read.
         """
-        try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except OSError as error:
-            raise DataError(
-                f"{self.paths[index]} cannot be read as an image: replace or remove it ({error})"
-            ) from error
+        return read_image(self.paths[index])
 
 
 def find_cue_conflicts(folder: Path) -> ImageFiles:
@@ -114,23 +112,21 @@ def find_cue_conflicts(folder: Path) -> ImageFiles:
         30
     """
     names = cue_conflict_categories().names
-    found = _find_classes(folder, names, "cue-conflict images", CUE_CONFLICT_LAYOUT)
-    number = {name: i for i, name in enumerate(names)}
+    found = _find_named(folder, names, "cue-conflict images", CUE_CONFLICT_LAYOUT)
     paths, labels = [], []
-    for shape, files in found.items():
-        for path in files:
-            match = _NAME.fullmatch(path.stem)
-            if match is None or match[1] != shape or match[2] not in number:
-                _refuse(
-                    f"the name of {path} must say its shape, which is {shape} by the folder, and "
-                    "its texture",
-                    CUE_CONFLICT_LAYOUT,
-                )
-            if match[2] != shape:
-                paths.append(path)
-                labels.append((number[shape], number[match[2]]))
+    for path, label in zip(found.paths, found.labels, strict=True):
+        match, shape = _NAME.fullmatch(path.stem), names[label]
+        if match is None or match[1] != shape or match[2] not in names:
+            _refuse(
+                f"the name of {path} must say its shape, which is {shape} by the folder, and its "
+                "texture",
+                CUE_CONFLICT_LAYOUT,
+            )
+        if match[2] != shape:
+            paths.append(path)
+            labels.append((label, names.index(match[2])))
     if not paths:
-        _refuse(f"no image of {folder} has a shape and a texture of two categories", "")
+        raise DataError(f"no image of {folder} has a shape and a texture of two categories")
     return ImageFiles(folder, tuple(paths), torch.tensor(labels))
 
 
@@ -158,34 +154,28 @@ def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
     variants = {}
     for variant in VARIANTS:
         inside = folder / variant / "val"
-        found = _find_classes(inside, names, "images of ImageNet-9", IMAGENET9_LAYOUT)
-        variants[variant] = _number(inside, found, {name: i for i, name in enumerate(names)})
+        found = _find_named(inside, names, "images of ImageNet-9", IMAGENET9_LAYOUT)
+        variants[variant] = _relabel(inside, found, range(len(names)))
     return variants
 
 
-def find_images(folder: Path) -> dict[str, tuple[Path, ...]]:
+def find_real_images(folder: Path) -> LabelledPaths:
     """Finds the images of a folder with a folder for each class.
-
-    Returns:
-        By the name of a class's folder, in alphabetical order, its images.
 
     Raises:
         DataError: the folder is missing, has no folders, or one of them has no image.
     """
-    return _find_classes(folder, None, "real images", REAL_LAYOUT)
+    return find_labelled_images(folder, what="real images", layout=REAL_LAYOUT)
 
 
 def label_images(
-    folder: Path,
-    found: Mapping[str, Sequence[Path]],
-    classes: Sequence[str] | None,
-    num_classes: int,
+    folder: Path, found: LabelledPaths, classes: Sequence[str] | None, num_classes: int
 ) -> ImageFiles:
     """Gives images the labels of a classifier.
 
     Args:
         folder: that they are in.
-        found: see `find_images`.
+        found: see `find_real_images`.
         classes: the classifier's names of its classes, or None if it has none.
         num_classes: that it has.
 
@@ -197,61 +187,36 @@ def label_images(
         DataError: neither holds, so that nobody knows which class a folder is.
     """
     named = {name: i for i, name in enumerate(classes or ())}
-    unknown = [name for name in found if name not in named]
+    unknown = [name for name in found.classes if name not in named]
     if not unknown:
-        return _number(folder, found, named)
-    if len(unknown) == len(found) == num_classes:
-        return _number(folder, found, {name: i for i, name in enumerate(found)})
-    has = "has no names of classes" if classes is None else f"has classes such as {_some(classes)}"
+        return _relabel(folder, found, [named[name] for name in found.classes])
+    if len(unknown) == len(found.classes) == num_classes:
+        return _relabel(folder, found, range(num_classes))
+    has = f"has classes such as {name_some(classes)}" if classes else "has no names of classes"
     raise DataError(
-        f"{len(unknown)} of the {len(found)} folders of {folder} are not named after a class "
-        f"({_some(unknown)}), and the classifier {has} ({num_classes} of them). Expected:\n"
-        f"{REAL_LAYOUT}"
+        f"{len(unknown)} of the {len(found.classes)} folders of {folder} are not named after a "
+        f"class ({name_some(unknown)}), and the classifier {has} ({num_classes} of them). "
+        f"Expected:\n{REAL_LAYOUT}"
     )
 
 
-def _number(
-    folder: Path, found: Mapping[str, Sequence[Path]], numbers: Mapping[str, int]
-) -> ImageFiles:
-    labels = [numbers[name] for name, files in found.items() for _ in files]
-    paths = tuple(path for files in found.values() for path in files)
-    return ImageFiles(folder, paths, torch.tensor(labels).view(-1, 1))
-
-
-def _find_classes(
-    folder: Path, names: Sequence[str] | None, what: str, layout: str
-) -> dict[str, tuple[Path, ...]]:
-    """Returns the images of each folder in `folder`; `names` are those that there must be."""
-    if not folder.is_dir():
-        _refuse(f"there is no folder {folder} of {what}", layout)
-    there = sorted(x.name for x in folder.iterdir() if x.is_dir() and not x.name.startswith("."))
-    missing = [name for name in names or () if name not in there]
-    unknown = [name for name in there if names is not None and name not in names]
-    if missing or not there:
-        _refuse(f"{folder} lacks the folders {_some(missing) or 'of the classes'}", layout)
+def _find_named(folder: Path, names: Sequence[str], what: str, layout: str) -> LabelledPaths:
+    """Finds images in folders of these names, whose order is alphabetical."""
+    found = find_labelled_images(folder, what=what, layout=layout)
+    missing = [name for name in names if name not in found.classes]
+    unknown = [name for name in found.classes if name not in names]
+    if missing:
+        _refuse(f"{folder} lacks the folders {name_some(missing)}", layout)
     if unknown:
-        _refuse(f"{folder} has the folders {_some(unknown)}, which are no classes", layout)
-    found = {
-        name: tuple(
-            sorted(
-                path
-                for path in (folder / name).iterdir()
-                if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
-            )
-        )
-        for name in there
-    }
-    empty = [name for name, files in found.items() if not files]
-    if empty:
-        _refuse(f"{folder} has no image in {_some(empty)}", layout)
+        _refuse(f"{folder} has the folders {name_some(unknown)}, which are no classes", layout)
     return found
 
 
-def _some(names: Sequence[str]) -> str:
-    """Returns the first names, and how many more there are."""
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+def _relabel(folder: Path, found: LabelledPaths, classes: Sequence[int]) -> ImageFiles:
+    """Gives images the classes of their labels."""
+    labels = torch.tensor(classes)[list(found.labels)]
+    return ImageFiles(folder, found.paths, labels.view(-1, 1))
 
 
 def _refuse(problem: str, layout: str) -> NoReturn:
-    raise DataError(f"{problem}. Expected:\n{layout}" if layout else problem)
+    raise DataError(f"{problem}. Expected:\n{layout}")

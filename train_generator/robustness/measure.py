@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from cgn_augment.checks import require_counts
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
 from train_generator.metrics.factors import accuracy
@@ -36,8 +37,8 @@ Decide = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class ReadConfig:
-    """How images are read.
+class EvaluationConfig:
+    """How a classifier is run over images.
 
     Attributes:
         batch_size: images that the classifier sees at once; of no influence on the results.
@@ -53,13 +54,12 @@ class ReadConfig:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise ArgumentError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        require_counts(self, "batch_size")
+        require_counts(self, "num_workers", least=0)
 
 
 def measure_cue_conflict(
-    predictor: Predictor, images: ImageFiles, config: ReadConfig | None = None
+    predictor: Predictor, images: ImageFiles, config: EvaluationConfig | None = None
 ) -> dict[str, ShapeBias]:
     """Measures the shape bias of each output (Geirhos et al., ICLR 2019).
 
@@ -80,7 +80,7 @@ def measure_cue_conflict(
 
 
 def measure_imagenet9(
-    predictor: Predictor, variants: Mapping[str, ImageFiles], config: ReadConfig | None = None
+    predictor: Predictor, variants: Mapping[str, ImageFiles], config: EvaluationConfig | None = None
 ) -> dict[str, dict[str, float]]:
     """Measures the accuracy of each output on variants of ImageNet-9 (Xiao et al., ICLR 2021).
 
@@ -107,7 +107,7 @@ def measure_imagenet9(
 
 
 def measure_real(
-    predictor: Predictor, images: ImageFiles, config: ReadConfig | None = None
+    predictor: Predictor, images: ImageFiles, config: EvaluationConfig | None = None
 ) -> dict[str, float]:
     """Measures the accuracy of each output on images with the classifier's own labels.
 
@@ -151,7 +151,7 @@ def decide_images(
     predictor: Predictor,
     images: ImageFiles,
     decide: Decide,
-    config: ReadConfig | None = None,
+    config: EvaluationConfig | None = None,
     *,
     what: str = "images",
     whole: bool = False,
@@ -169,10 +169,10 @@ def decide_images(
     Raises:
         DataError: an image cannot be read.
     """
-    config = config or ReadConfig()
+    config = config or EvaluationConfig()
     prepare = predictor.fitting if whole else predictor.cropping
     loader: DataLoader[Tensor] = DataLoader(
-        _Opened(images, prepare), config.batch_size, num_workers=config.num_workers
+        OpenedImages(images, prepare), config.batch_size, num_workers=config.num_workers
     )
     parts: dict[str, list[Tensor]] = {name: [] for name in predictor.outputs}
     with tqdm(total=len(images), desc=what, disable=not config.progress) as bar:
@@ -183,7 +183,7 @@ def decide_images(
     return {name: torch.cat(each) for name, each in parts.items()}
 
 
-class _Opened(Dataset[Tensor]):
+class OpenedImages(Dataset[Tensor]):
     """Images as a classifier sees them, (3, S, S) float32 in [0, 1]; goes to other processes."""
 
     def __init__(self, images: ImageFiles, prepare: Cropping) -> None:

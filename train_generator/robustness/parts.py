@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.images.finding import LabelledPaths
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
 from cgn_augment.types import FACTORS, Mechanisms
 from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
@@ -18,12 +20,12 @@ from train_generator.robustness.folders import (
     ImageFiles,
     find_cue_conflicts,
     find_imagenet9,
-    find_images,
+    find_real_images,
     label_images,
 )
 from train_generator.robustness.groups import cue_conflict_categories
 from train_generator.robustness.measure import (
-    ReadConfig,
+    EvaluationConfig,
     category_decision,
     imagenet9_decision,
     measure_cue_conflict,
@@ -60,7 +62,7 @@ class EvaluationData:
     Attributes:
         cue_conflict: see `find_cue_conflicts`.
         imagenet9: see `find_imagenet9`.
-        real: a folder and its images, see `find_images`.
+        real: a folder and its images, see `find_real_images`.
         cgn: a frozen CGN.
         class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None
             where they are the same, or follow from the names of the labels.
@@ -70,7 +72,7 @@ class EvaluationData:
 
     cue_conflict: ImageFiles | None = None
     imagenet9: Mapping[str, ImageFiles] | None = None
-    real: tuple[Path, Mapping[str, tuple[Path, ...]]] | None = None
+    real: tuple[Path, LabelledPaths] | None = None
     cgn: Mechanisms | None = None
     class_map: ClassMapping | None = None
     num: int = 1000
@@ -82,10 +84,8 @@ class EvaluationData:
                 "there is nothing to measure: name what the classifiers shall see with one or more "
                 "of --cue-conflict FOLDER, --in9 FOLDER, --real FOLDER, --cgn NAME"
             )
-        if self.num < 1:
-            raise ArgumentError(f"num must be 1 or more, got {self.num}")
-        if self.seed < 0:
-            raise ArgumentError(f"seed must be 0 or more, got {self.seed}")
+        require_count("num", self.num)
+        require_count("seed", self.seed, 0)
 
 
 def find_folders(
@@ -93,7 +93,7 @@ def find_folders(
 ) -> tuple[
     ImageFiles | None,
     dict[str, ImageFiles] | None,
-    tuple[Path, dict[str, tuple[Path, ...]]] | None,
+    tuple[Path, LabelledPaths] | None,
 ]:
     """Finds the images of the folders that are given.
 
@@ -103,16 +103,16 @@ def find_folders(
     return (
         None if cue_conflict is None else find_cue_conflicts(cue_conflict),
         None if imagenet9 is None else find_imagenet9(imagenet9),
-        None if real is None else (real, find_images(real)),
+        None if real is None else (real, find_real_images(real)),
     )
 
 
-def make_parts(predictor: Predictor, data: EvaluationData, config: ReadConfig) -> list[Part]:
+def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationConfig) -> list[Part]:
     """Makes the parts that are asked for, in the order of `PARTS`.
 
     Raises:
-        ArgumentError: the classifier's classes are not those that a part needs.
-        ArgumentError: the class map names classes that the CGN lacks.
+        ArgumentError: the classifier's classes are not those that a part needs, or the class map
+            names classes that the CGN lacks.
         DataError: nobody knows which classes the folders of the real images are.
     """
     parts = []
@@ -142,7 +142,6 @@ def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | 
 
     Raises:
         ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
-        ArgumentError: the map names classes that the CGN lacks.
     """
     if given is not None:
         classes = predictor.classes or tuple(map(str, range(predictor.num_classes)))
@@ -163,7 +162,7 @@ def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | 
         raise ArgumentError(f"{differ} ({error})") from error
 
 
-def _cue_conflict_part(predictor: Predictor, images: ImageFiles, config: ReadConfig) -> Part:
+def _cue_conflict_part(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Part:
     category_decision(predictor)
 
     def measure() -> Rows:
@@ -197,7 +196,7 @@ def _bias_row(counts: ShapeBias) -> dict[str, object]:
 
 
 def _imagenet9_part(
-    predictor: Predictor, variants: Mapping[str, ImageFiles], config: ReadConfig
+    predictor: Predictor, variants: Mapping[str, ImageFiles], config: EvaluationConfig
 ) -> Part:
     imagenet9_decision(predictor)
 
@@ -214,7 +213,7 @@ def _imagenet9_part(
     return Part(IMAGENET9, {**_settings(predictor, None), **settings}, measure)
 
 
-def _real_part(predictor: Predictor, images: ImageFiles, config: ReadConfig) -> Part:
+def _real_part(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Part:
     def measure() -> Rows:
         measured = measure_real(predictor, images, config)
         return {
@@ -225,7 +224,7 @@ def _real_part(predictor: Predictor, images: ImageFiles, config: ReadConfig) -> 
 
 
 def _factor_part(
-    predictor: Predictor, cgn: Mechanisms, data: EvaluationData, config: ReadConfig
+    predictor: Predictor, cgn: Mechanisms, data: EvaluationData, config: EvaluationConfig
 ) -> Part:
     class_map = find_class_map(predictor, cgn, data.class_map)
 
