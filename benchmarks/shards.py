@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import itertools
 import json
 import multiprocessing
 import os
@@ -52,6 +53,7 @@ from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.write import encode_ahead
+from cgn_augment.types import Step
 
 RESULTS = Path(__file__).parent / "results"
 SPAWN = multiprocessing.get_context("spawn")
@@ -188,7 +190,7 @@ def readers(path: str, folder: Path, num: int) -> dict[str, Callable[[], float]]
     pipeline = pipeline.shuffle(256, seed=0).decode("torchrgb").to_tuple("jpg", "json")
     pipeline = pipeline.map_tuple(lambda image: image * 2 - 1, lambda facts: facts["shape"])
     bare, source = iter(pipeline.batched(BATCH)), ShardSource(out, refresh=BATCH, size=BATCH)
-    generator = torch.Generator().manual_seed(0)
+    generator, steps = torch.Generator().manual_seed(0), itertools.count()
 
     def timed(step: Callable[[], object]) -> Callable[[], float]:
         def measure() -> float:
@@ -201,7 +203,7 @@ def readers(path: str, folder: Path, num: int) -> dict[str, Callable[[], float]]
 
     return {
         "bare webdataset": timed(lambda: next(bare)),
-        "ShardSource": timed(lambda: source.sample(BATCH, generator)),
+        "ShardSource": timed(lambda: source.sample(BATCH, generator, Step(next(steps)))),
     }
 
 

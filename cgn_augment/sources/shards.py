@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -14,13 +15,12 @@ from torch.utils.data import DataLoader
 
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.tar import expand_urls
-from cgn_augment.ranks import find_rank
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.store import Store
-from cgn_augment.types import Counterfactuals, RealBatch
+from cgn_augment.types import Counterfactuals, RealBatch, Step
 
 Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -42,8 +42,8 @@ class ShardSource:
         seed: of the order.
         shuffle: samples that each shard is shuffled over, by webdataset; 0 reads all in order.
         num_workers: processes that read and decode: 0, 1, 2, 4, 8 or 16.
-        world_size: how many processes read the set; from torch.distributed or torchrun's
-            environment by default. Each reads other shards.
+        world_size: how many processes read the set, each of them other shards; as the steps say by
+            default. Given, shards that are too few for them are known at once.
 
     Attributes:
         image_size: height and width of the images, in pixels.
@@ -78,32 +78,26 @@ class ShardSource:
         num_workers: int = 0,
         world_size: int | None = None,
     ) -> None:
-        least = {"refresh": (refresh, 1), "size": (size, 1), "shuffle": (shuffle, 0)}
-        for name, (value, minimum) in {**least, "num_workers": (num_workers, 0)}.items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
-            if value < minimum:
-                raise ArgumentError(f"{name} must be {minimum} or more, got {value}")
-        if world_size is None:
-            world_size = find_rank(None, None)[1]
-        elif world_size < 1:
-            raise ArgumentError(f"world_size must be 1 or more, got {world_size}")
-        self.refresh, self.size, self.seed = refresh, size, require_count("seed", seed, 0)
-        self.shuffle, self.num_workers, self.world_size = shuffle, num_workers, world_size
+        self.refresh, self.size = require_count("refresh", refresh), require_count("size", size)
+        self.seed, self.shuffle = (
+            require_count(name, value, 0) for name, value in (("seed", seed), ("shuffle", shuffle))
+        )
+        self.num_workers = require_count("num_workers", num_workers, 0)
+        self.world_size = None if world_size is None else require_count("world_size", world_size)
         self._records, settings = _find_records(urls)
         self.image_size: int = settings["image_size"]
         self.num_classes: int = settings["num_classes"]
         self.num_skipped = 0
         self._shapes: frozenset[int] | None = None
-        self._rank, self._step, self._next_step = 0, 0, 0
+        self._step = Step()
         self._held: deque[Chunk] = deque()
         self._chunks: Iterator[Chunk] | None = None
-        self._require_enough_shards()
+        self._require_enough_shards(self.world_size or 1)
 
     @property
     def num_images(self) -> int:
         """Images of the set that are read, over all ranks."""
-        return sum(shard.length for shard in self._plan(0).shards)
+        return sum(shard.length for shard in self._plan(Step()).shards)
 
     @property
     def fingerprint(self) -> str:
@@ -126,16 +120,9 @@ class ShardSource:
             ArgumentError: the map names classes that the CGN lacks, or no image has a shape of it.
         """
         class_map.require_classes(self.num_classes)
-        restricted = ShardSource(
-            [url for url, _ in self._records],
-            refresh=self.refresh,
-            size=self.size,
-            seed=self.seed,
-            shuffle=self.shuffle,
-            num_workers=self.num_workers,
-            world_size=self.world_size,
-        )
-        restricted._shapes = frozenset(class_map.classes)
+        restricted = copy(self)
+        restricted.num_skipped, restricted._shapes = 0, frozenset(class_map.classes)
+        restricted.close()
         if restricted.num_images == 0:
             raise ArgumentError(
                 f"no image of the shards has a shape of the classes {sorted(class_map.classes)}: "
@@ -143,36 +130,26 @@ class ShardSource:
             )
         return restricted
 
-    def seek(self, step: int, rank: int = 0) -> None:
-        """Makes the next sample that of `step` on `rank`.
-
-        Raises:
-            ArgumentError: there is no such rank.
-        """
-        if not 0 <= rank < self.world_size:
-            raise ArgumentError(
-                f"rank {rank} asks for its shards and the ShardSource was made for "
-                f"{self.world_size} ranks: pass it world_size="
-            )
-        if rank != self._rank:
-            self.close()
-        self._next_step, self._rank = step, rank
-
     @torch.no_grad()
     def sample(
-        self, num: int, generator: torch.Generator, real: RealBatch | None = None
+        self,
+        num: int,
+        generator: torch.Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
     ) -> Counterfactuals:
-        """Draws `num` counterfactuals and moves on by one step; see `Source.sample`.
+        """Draws `num` counterfactuals for a step; see `Source.sample`.
 
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] on the CPU; labels there too.
 
         Raises:
+            ArgumentError: the step is of other ranks than the source was made for, or the shards
+                are too few for them.
             DataError: none of the samples that are held could be read.
             OSError: a shard is missing or cannot be opened.
         """
-        self._read_to(self._next_step)
-        self._next_step += 1
+        self._read_to(step)
         places = _draw_places([len(chunk.classes[0]) for chunk in self._held], num, generator)
         if places is None:
             raise DataError(
@@ -184,10 +161,9 @@ class ShardSource:
 
     def close(self) -> None:
         """Ends the workers and forgets what was read; the next sample begins anew."""
-        self._chunks = None
-        self._held.clear()
+        self._chunks, self._held = None, deque()
 
-    def _plan(self, rank: int) -> ReadPlan:
+    def _plan(self, step: Step) -> ReadPlan:
         shapes = self._shapes
         shards = tuple(
             Shard(
@@ -199,18 +175,18 @@ class ShardSource:
             for url, record in self._records
         )
         return ReadPlan(
-            shards, self.seed, rank, self.world_size, self.refresh, self.shuffle, shapes
+            shards, self.seed, step.rank, step.world_size, self.refresh, self.shuffle, shapes
         )
 
-    def _require_enough_shards(self) -> None:
+    def _require_enough_shards(self, world_size: int) -> None:
         num, workers = len(self._records), max(1, self.num_workers)
-        if num < self.world_size * workers:
+        if num < world_size * workers:
             raise ArgumentError(
-                f"{num} shards are too few for {self.world_size} ranks with {workers} workers "
-                f"each, who need one at least: pass num_workers={num // self.world_size} or fewer, "
-                "or render the set again with a smaller shard_size"
+                f"{num} shards are too few for {world_size} ranks with {workers} workers each, who "
+                f"need one at least: pass num_workers={num // world_size} or fewer, or render the "
+                "set again with a smaller shard_size"
             )
-        lanes = self._plan(0).num_lanes
+        lanes = self._plan(Step(world_size=world_size)).num_lanes
         if lanes % workers:
             fitting = [str(n) for n in (0, 1, 2, 4, 8, 16) if n <= lanes]
             raise ArgumentError(
@@ -219,10 +195,11 @@ class ShardSource:
                 "does not depend on them"
             )
 
-    def _read_to(self, step: int) -> None:
+    def _read_to(self, step: Step) -> None:
         num_held = -(-self.size // self.refresh)
-        ahead = step - self._step
-        if self._chunks is None or not 0 <= ahead <= num_held:
+        ahead = step.number - self._step.number
+        if self._chunks is None or step[1:] != self._step[1:] or not 0 <= ahead <= num_held:
+            self._require_ranks(step)
             self.close()
             self._chunks = self._start(step)
             ahead = 0
@@ -232,8 +209,19 @@ class ShardSource:
         while len(self._held) < num_held:
             self._held.append(self._next_chunk(self._chunks))
 
-    def _start(self, step: int) -> Iterator[Chunk]:
-        dataset = ChunkDataset(self._plan(self._rank), step)
+    def _require_ranks(self, step: Step) -> None:
+        _, rank, world_size = step
+        if not 0 <= rank < world_size:
+            raise ArgumentError(f"rank must be 0 to {world_size - 1} of {world_size}, got {rank}")
+        if self.world_size not in (None, world_size):
+            raise ArgumentError(
+                f"a step of {world_size} ranks asks for its shards and the ShardSource was made "
+                f"for {self.world_size}: pass it world_size={world_size}, or leave it out"
+            )
+        self._require_enough_shards(world_size)
+
+    def _start(self, step: Step) -> Iterator[Chunk]:
+        dataset = ChunkDataset(self._plan(step), step.number)
         if self.num_workers == 0:
             return iter(dataset)
         # With a generator of its own the loader leaves the global one alone.

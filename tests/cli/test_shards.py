@@ -28,6 +28,7 @@ from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards import verify_shards as verify
 from cgn_augment.shards.verify import Problem, advice
+from cgn_augment.types import Step
 
 THIRD_PARTY = pytest.mark.filterwarnings(
     # Other libraries leave files open, and warn of what they themselves do.
@@ -391,6 +392,6 @@ def test_a_set_is_rendered_to_s3_resumed_checked_and_read(
     assert remote.fingerprint == local.fingerprint
     for step in range(3):
         generator = torch.Generator().manual_seed(step)
-        sample = remote.sample(8, generator)
-        expected = local.sample(8, generator.manual_seed(step))
+        sample = remote.sample(8, generator, Step(step))
+        expected = local.sample(8, generator.manual_seed(step), Step(step))
         assert torch.equal(sample.images, expected.images)
