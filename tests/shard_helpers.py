@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import tarfile
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from cgn_augment import load_cgn
+from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 
 # The server imports the package once, so that a rank costs a fork and not an import.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["shard_helpers"])
+
+FIFTY = ShardConfig(num=50, shard_size=12, block_size=8)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -23,22 +27,43 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def render_rank(checkpoint: Path, out: Path, settings: dict[str, Any], rank: int) -> None:
-    """Renders the shards of one of two ranks."""
-    config = ShardConfig(**settings)
-    render_shards(load_cgn(checkpoint), out, config, rank=rank, world_size=2, resume=True)
+def members(path: Path) -> dict[str, bytes]:
+    """The files of a tar."""
+    with tarfile.open(path) as tar:
+        return {info.name: tar.extractfile(info).read() for info in tar}
 
 
-def start_ranks(checkpoint: Path, out: Path, settings: dict[str, Any]) -> list[BaseProcess]:
-    arguments = [(checkpoint, out, settings, rank) for rank in (0, 1)]
-    processes = [PROCESSES.Process(target=render_rank, args=args) for args in arguments]
-    for process in processes:
-        process.start()
-    return processes
+def render(cgn: SmallCGN, out: Path, config: ShardConfig = FIFTY, **kwargs: Any) -> None:
+    """Renders the shards of some ranks, one after the other; of all by default."""
+    world_size = kwargs.pop("world_size", 1)
+    for rank in kwargs.pop("ranks", range(world_size)):
+        render_shards(cgn, out, config, rank=rank, world_size=world_size, **kwargs)
 
 
-def finish(processes: list[BaseProcess]) -> None:
-    for process in processes:
+def render_rank(
+    checkpoint: Path, out: Path, settings: dict[str, Any], rank: int, world_size: int = 2
+) -> None:
+    """Renders the shards of a rank, of a set that may have been begun."""
+    render(
+        load_cgn(checkpoint),
+        out,
+        ShardConfig(**settings),
+        ranks=[rank],
+        world_size=world_size,
+        resume=True,
+    )
+
+
+def start_rank(*arguments: Any) -> BaseProcess:
+    """Starts `render_rank` in a process of its own."""
+    process = PROCESSES.Process(target=render_rank, args=arguments)
+    process.start()
+    return process
+
+
+def finish(checkpoint: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Completes a set with two ranks."""
+    for process in [start_rank(checkpoint, out, settings, rank) for rank in (0, 1)]:
         process.join()
         assert process.exitcode == 0
 
@@ -52,13 +77,13 @@ def kill_and_resume(
     a rank at work.
     """
     chance = random.Random(seed)
-    finish(start_ranks(checkpoint, folder / "starting", settings))  # and the server with them
+    finish(checkpoint, folder / "starting", settings)  # and the server with it
     start = time.monotonic()
-    finish(start_ranks(checkpoint, folder / "timing", settings))
+    finish(checkpoint, folder / "timing", settings)
     duration = time.monotonic() - start
     kills, sets = 0, [folder / "set0"]
     while kills < num_kills:
-        processes = start_ranks(checkpoint, sets[-1], settings)
+        processes = [start_rank(checkpoint, sets[-1], settings, rank) for rank in (0, 1)]
         for process in chance.sample(processes, 2):
             time.sleep(chance.uniform(0, duration / 2))
             kills += process.is_alive()
@@ -67,7 +92,6 @@ def kill_and_resume(
             process.join()
         if (sets[-1] / "manifest.json").exists() and kills < num_kills:
             sets.append(folder / f"set{len(sets)}")
-    finish(start_ranks(checkpoint, sets[-1], settings))
-    for begun in sets[:-1]:  # those that were killed after their manifest was written
-        finish(start_ranks(checkpoint, begun, settings))
+    for begun in sets:  # those before the last were killed after their manifest was written
+        finish(checkpoint, begun, settings)
     return sets
