@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from train_generator.classifier import MNISTClassifier, make_ensemble, save_ensemble
 from train_generator.robustness import (
     Predictor,
     cue_conflict_categories,
@@ -72,3 +73,19 @@ def make_reader(
         std=(1, 1, 1),
         image_size=8,
     )
+
+
+def make_digits(
+    num_classes: int = 10, classes: list[str] | None = None, image_size: int = 32
+) -> Predictor:
+    """A classifier of digits, not trained."""
+    model = MNISTClassifier(num_classes)
+    return plain_predictor(model, num_classes, classes=classes, image_size=image_size)
+
+
+def save_tiny_ensemble(path: Path, classes: list[str]) -> Path:
+    """Writes an ensemble on the smallest backbone of torchvision, not trained."""
+    model = make_ensemble("shufflenet_v2_x0_5", len(classes), pretrained=False)
+    normal = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+    save_ensemble(model, path, classes=classes, image_size=32, **normal)
+    return path
