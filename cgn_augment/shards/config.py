@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from cgn_augment.checks import require_choice, require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.interventions import Interventions
@@ -24,6 +25,8 @@ MEMBERS = get_args(Member)
 MANIFEST, INFO, SETTINGS = "manifest.json", "_info.json", "_settings.json"
 RECORDS = "_records"
 PREFIX = "counterfactuals-"
+
+_PLAIN = ("num", "seed", "format", "quality", "label", "members", "shard_size", "block_size")
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,16 @@ class ShardConfig:
     interventions: Interventions = field(default_factory=Interventions)
 
     def __post_init__(self) -> None:
-        least = {"num": 1, "seed": 0, "quality": 1, "shard_size": 1, "block_size": 1}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
-            if value < minimum:
-                raise ArgumentError(f"{name} must be {minimum} or more, got {value}")
+        require_counts(self, "num", "quality", "shard_size", "block_size")
+        require_counts(self, "seed", least=0)
         if self.quality > 100:
             raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
-        _require_one_of("format", self.format, get_args(ImageFormat))
-        _require_one_of("label", self.label, FACTORS)
+        require_choice("format", self.format, get_args(ImageFormat))
+        require_choice("label", self.label, FACTORS)
         if isinstance(self.members, str):
             raise ArgumentTypeError(f"members must be a list of names, got {self.members!r}")
         for member in self.members:
-            _require_one_of("members", member, MEMBERS)
+            require_choice("members", member, MEMBERS)
         # In one order, so that the same set has the same settings.
         object.__setattr__(self, "members", tuple(m for m in MEMBERS if m in self.members))
         if not isinstance(self.interventions, Interventions):
@@ -124,15 +122,12 @@ class ShardConfig:
     def describe(self, cgn: Mechanisms) -> dict[str, Any]:
         """Returns all that decides about the bytes of the set, as plain values."""
         rules = {factor: self.interventions.listed(factor) for factor in FACTORS}
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        plain["members"] = list(self.members)
+        if self.format not in ("jpg", "webp"):
+            plain["quality"] = None
         return {
-            "num": self.num,
-            "seed": self.seed,
-            "format": self.format,
-            "quality": self.quality if self.format in ("jpg", "webp") else None,
-            "label": self.label,
-            "members": list(self.members),
-            "shard_size": self.shard_size,
-            "block_size": self.block_size,
+            **plain,
             "interventions": {
                 **{factor: None if rule is None else list(rule) for factor, rule in rules.items()},
                 "num_per_shape": self.interventions.num_per_shape,
@@ -146,20 +141,10 @@ class ShardConfig:
 
 def config_of(settings: dict[str, Any]) -> ShardConfig:
     """Returns the configuration that `settings` of a set describe, but for its class map."""
-    rules = settings["interventions"]
-    return ShardConfig(
-        num=settings["num"],
-        seed=settings["seed"],
-        format=settings["format"],
-        quality=settings["quality"] or 95,
-        label=settings["label"],
-        members=tuple(settings["members"]),
-        shard_size=settings["shard_size"],
-        block_size=settings["block_size"],
-        interventions=Interventions(
-            **{factor: rules[factor] for factor in FACTORS}, num_per_shape=rules["num_per_shape"]
-        ),
-    )
+    plain = {name: settings[name] for name in _PLAIN}
+    rules = {name: settings["interventions"][name] for name in (*FACTORS, "num_per_shape")}
+    plain["quality"] = plain["quality"] or 95
+    return ShardConfig(**plain, interventions=Interventions(**rules))
 
 
 def shard_name(shard: int) -> str:
@@ -173,6 +158,11 @@ def shard_name(shard: int) -> str:
     return f"{PREFIX}{shard:06d}.tar"
 
 
+def shard_number(name: str) -> int:
+    """Returns the number of the shard that a file of this name holds."""
+    return int(name.removesuffix(".tar").removeprefix(PREFIX))
+
+
 def record_name(shard: int) -> str:
     """Returns the name of the file that says what a complete shard holds."""
     return f"{RECORDS}/{PREFIX}{shard:06d}.json"
@@ -181,8 +171,3 @@ def record_name(shard: int) -> str:
 def sample_key(index: int) -> str:
     """Returns the key of image `index`: the same length for all, without a dot."""
     return f"{index:09d}"
-
-
-def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

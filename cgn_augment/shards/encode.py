@@ -13,10 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cgn_augment.functional import compose
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
-from cgn_augment.shards.sampling import draw_numbered, numbered_classes
+from cgn_augment.shards.sampling import draw_numbered, numbered_classes, pictures, to_bytes
 from cgn_augment.types import FACTORS, Mechanisms
 
 Array = npt.NDArray[Any]
@@ -55,14 +54,13 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
     factors = draw_numbered(
         cgn, classes, first, seed=config.seed, num_per_shape=rules.num_per_shape
     )
-    drawn = {"": compose(factors.mask, factors.foreground, factors.background)}
-    drawn |= {member: getattr(factors, member) for member in config.members}
-    pictures = {}
+    drawn = pictures(factors)
+    arrays = {}
     for suffix in config.suffixes:
         member, _, kind = suffix.rpartition(".")
         if kind in IMAGE_FORMATS:
-            pictures[suffix] = _to_array(drawn[member], kind, is_mask=member == "mask")
-    return Block(first, classes.numpy(), pictures)
+            arrays[suffix] = _to_array(drawn[member or "composite"].float(), kind)
+    return Block(first, classes.numpy(), arrays)
 
 
 def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Sample]:
@@ -146,10 +144,10 @@ def image_kind(sample: Sample) -> ImageFormat:
     raise KeyError(f"no image of the kinds {', '.join(IMAGE_FORMATS)}")
 
 
-def _to_array(images: Tensor, kind: str, is_mask: bool) -> Array:
-    images = images.float()
+def _to_array(images: Tensor, kind: str) -> Array:
     if kind == "npy":
         return images.cpu().numpy()
-    scaled = images * 255 if is_mask else (images + 1) * 127.5
-    pixels = scaled.round_().clamp_(0, 255).to(torch.uint8).cpu()
-    return (pixels[:, 0] if is_mask else pixels.permute(0, 2, 3, 1)).contiguous().numpy()
+    pixels = to_bytes(images)
+    return (
+        (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).contiguous().numpy()
+    )

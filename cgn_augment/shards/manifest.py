@@ -20,8 +20,10 @@ from cgn_augment.shards.config import (
     MANIFEST,
     SETTINGS,
     ShardConfig,
+    config_of,
     record_name,
     shard_name,
+    shard_number,
 )
 from cgn_augment.shards.store import Store, require_set
 from cgn_augment.types import FACTORS
@@ -57,17 +59,22 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a complete set.
+    """All that is known of a set.
 
     Attributes:
         settings: as `ShardConfig.describe` gives them.
         versions: of the libraries that the set was begun with, and the device.
-        shards: a record of each.
+        shards: a record of each that is complete.
     """
 
     settings: dict[str, Any]
     versions: dict[str, str]
     shards: tuple[Record, ...]
+
+    @property
+    def config(self) -> ShardConfig:
+        """The settings as they were given, but for the class map."""
+        return config_of(self.settings)
 
     @property
     def class_counts(self) -> ClassCounts:
@@ -77,6 +84,11 @@ class Manifest:
             for factor in FACTORS
             for rows in [[record.class_counts[factor] for record in self.shards]]
         }
+
+    @property
+    def num_samples(self) -> int:
+        """Images of all shards."""
+        return sum(record.num_samples for record in self.shards)
 
     @property
     def num_bytes(self) -> int:
@@ -124,12 +136,11 @@ def open_set(
             )
         store.write(SETTINGS, to_json({"settings": settings, "versions": versions}))
         return
-    found = read_settings(store)
-    differing = [name for name in settings if settings[name] != found["settings"].get(name)]
+    there, begun_with = read_settings(store)
+    differing = [name for name in settings if settings[name] != there.get(name)]
     if differing:
         listed = "; ".join(
-            f"{name}: {found['settings'].get(name)!r} there, {settings[name]!r} asked for"
-            for name in differing
+            f"{name}: {there.get(name)!r} there, {settings[name]!r} asked for" for name in differing
         )
         raise DataError(
             f"{store.url} holds another set ({listed}): repeat its settings with --resume, or "
@@ -142,15 +153,15 @@ def open_set(
             "would write: pass --resume to complete the set, or choose another --out"
         )
     other = {
-        name: f"{found['versions'].get(name)} then, {value} now"
+        name: f"{begun_with.get(name)} then, {value} now"
         for name, value in versions.items()
-        if found["versions"].get(name) != value
+        if begun_with.get(name) != value
     }
     if other:
         logger.warning("the set was begun with other versions, whose bytes may differ: %s", other)
 
 
-def read_settings(store: Store) -> dict[str, Any]:
+def read_settings(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the settings and versions that a set was begun with.
 
     Raises:
@@ -159,16 +170,15 @@ def read_settings(store: Store) -> dict[str, Any]:
     found = _read_json(store, SETTINGS)
     if not isinstance(found, dict) or not {"settings", "versions"} <= found.keys():
         raise DataError(f"{store.path(SETTINGS)} does not hold the settings of a set")
-    return found
+    return found["settings"], found["versions"]
 
 
 def write_record(store: Store, record: Record) -> None:
     """Says of a shard that it is complete."""
-    shard = record.name.removesuffix(".tar").rpartition("-")[2]
-    store.write(record_name(int(shard)), to_json(asdict(record)))
+    store.write(record_name(shard_number(record.name)), to_json(asdict(record)))
 
 
-def find_complete(store: Store, config: ShardConfig, shards: range) -> dict[int, Record]:
+def find_complete(store: Store, shards: range) -> dict[int, Record]:
     """Returns the records of those `shards` that are complete.
 
     A shard is complete if it has a record and the size that the record says.
@@ -182,29 +192,32 @@ def find_complete(store: Store, config: ShardConfig, shards: range) -> dict[int,
     return complete
 
 
-def close_set(store: Store, config: ShardConfig) -> Manifest | None:
+def read_begun(store: Store) -> Manifest:
+    """Returns what is known of a set that may not be complete.
+
+    Raises:
+        DataError: there is no set.
+    """
+    settings, versions = read_settings(store)
+    complete = find_complete(store, range(config_of(settings).num_shards))
+    return Manifest(settings, versions, tuple(complete.values()))
+
+
+def close_set(store: Store) -> Manifest | None:
     """Writes index and manifest, the manifest last, if every shard is complete.
 
     Returns:
         The manifest, or None if other processes have shards to write yet.
     """
-    complete = find_complete(store, config, range(config.num_shards))
-    if len(complete) < config.num_shards:
+    manifest = read_begun(store)
+    if len(manifest.shards) < manifest.config.num_shards:
         return None
-    begun = read_settings(store)
-    manifest = Manifest(begun["settings"], begun["versions"], tuple(complete.values()))
     store.write(INFO, to_json(make_info(manifest)))
+    facts = asdict(manifest)
+    shards = facts.pop("shards")
+    counts = manifest.class_counts
     store.write(
-        MANIFEST,
-        to_json(
-            {
-                "format": FORMAT,
-                "settings": manifest.settings,
-                "versions": manifest.versions,
-                "class_counts": manifest.class_counts,
-                "shards": [asdict(record) for record in manifest.shards],
-            }
-        ),
+        MANIFEST, to_json({"format": FORMAT, **facts, "class_counts": counts, "shards": shards})
     )
     return manifest
 
@@ -231,7 +244,7 @@ def make_info(manifest: Manifest) -> dict[str, Any]:
         "splits": {
             SPLIT: {
                 "name": SPLIT,
-                "num_samples": sum(record.num_samples for record in manifest.shards),
+                "num_samples": manifest.num_samples,
                 "filenames": [record.name for record in manifest.shards],
                 "shard_lengths": [record.num_samples for record in manifest.shards],
             }

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from itertools import islice
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from cgn_augment.errors import DataError
-from cgn_augment.images.tar import read_samples
+from cgn_augment.images.tar import Sample, read_samples
 from cgn_augment.pictures.sheets import draw_sheet
-from cgn_augment.shards.config import config_of, shard_name
+from cgn_augment.shards.config import shard_number
 from cgn_augment.shards.encode import decode_picture, image_kind, to_images
-from cgn_augment.shards.manifest import find_complete, read_settings
+from cgn_augment.shards.manifest import read_begun
 from cgn_augment.shards.store import Store
 from cgn_augment.types import FACTORS
 
@@ -24,26 +25,21 @@ def summarize_shards(url: str | os.PathLike[str]) -> dict[str, object]:
     Raises:
         DataError: there is no set.
     """
-    store = Store(url)
-    begun = read_settings(store)
-    settings, config = begun["settings"], config_of(begun["settings"])
-    complete = find_complete(store, config, range(config.num_shards))
-    records = list(complete.values())
-    num = sum(record.num_samples for record in records)
-    size = sum(record.num_bytes for record in records)
+    found = read_begun(Store(url))
+    settings, config = found.settings, found.config
+    num, size = found.num_samples, found.num_bytes
     summary: dict[str, object] = {
         "images": f"{num} of {config.num}",
-        "shards": f"{len(complete)} of {config.num_shards}",
+        "shards": f"{len(found.shards)} of {config.num_shards}",
         "size": f"{size / 1e6:.1f} MB, {size / max(num, 1):.0f} bytes an image",
         "files of a sample": ", ".join(config.suffixes),
         "image size": f"{settings['image_size']}x{settings['image_size']}",
         "seed": config.seed,
         "cls is": config.label,
         "CGN": settings["cgn"],
-        "rendered with": ", ".join(f"{k} {v}" for k, v in begun["versions"].items()),
+        "rendered with": ", ".join(f"{k} {v}" for k, v in found.versions.items()),
     }
-    for factor in FACTORS:
-        counts = [sum(c) for c in zip(*(r.class_counts[factor] for r in records), strict=True)]
+    for factor, counts in found.class_counts.items():
         drawn = [count for count in counts if count]
         if drawn:
             kinds = f"{len(drawn)} of {settings['num_classes']}"
@@ -63,27 +59,24 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
         DataError: there is no set, or no shard of it is complete.
     """
     store = Store(url)
-    config = config_of(read_settings(store)["settings"])
-    complete = sorted(find_complete(store, config, range(config.num_shards)))
-    if not complete:
+    found = read_begun(store)
+    names = [record.name for record in found.shards]
+    if not names:
         raise DataError(f"{store.url} has no complete shard to draw: render it with --resume")
-    step = max(1, len(complete) // num_rows)
     rows, captions = {}, {}
-    for shard in complete[::step][:num_rows]:
-        with store.open(shard_name(shard)) as file:
-            samples = []
-            for sample in read_samples(file, shard_name(shard)):
-                samples.append(sample)
-                if len(samples) == num_columns:
-                    break
-        kind = image_kind(samples[0])
-        name = f"shard {shard}"
-        rows[name] = to_images([decode_picture(sample[kind], kind) for sample in samples])
+    for name in names[:: max(1, len(names) // num_rows)][:num_rows]:
+        with store.open(name) as file:
+            samples = list(islice(read_samples(file, name), num_columns))
+        title, kind = f"shard {shard_number(name)}", image_kind(samples[0])
+        rows[title] = _decode(samples, kind)
         labels = [json.loads(sample["json"]) for sample in samples]
-        captions[name] = ["·".join(str(found[f]) for f in FACTORS) for found in labels]
-        for suffix in config.suffixes:
-            if suffix.count(".") and shard == complete[0]:
-                of_member: Any = suffix.rpartition(".")[2]
-                decoded = [decode_picture(sample[suffix], of_member) for sample in samples]
-                rows[f"its {suffix.partition('.')[0]}s"] = to_images(decoded)
+        captions[title] = ["·".join(str(label[f]) for f in FACTORS) for label in labels]
+        for suffix in found.config.suffixes:
+            if suffix.count(".") and name == names[0]:
+                rows[f"its {suffix.partition('.')[0]}s"] = _decode(samples, suffix)
     return draw_sheet(rows, captions, "shape · texture · background")
+
+
+def _decode(samples: list[Sample], suffix: str) -> Tensor:
+    kind = suffix.rpartition(".")[2]
+    return to_images([decode_picture(sample[suffix], kind) for sample in samples])

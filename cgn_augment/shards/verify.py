@@ -15,19 +15,18 @@ from cgn_augment.shards.config import (
     INFO,
     MANIFEST,
     ShardConfig,
-    config_of,
     record_name,
     sample_key,
     shard_name,
+    shard_number,
 )
 from cgn_augment.shards.encode import IMAGE_FORMATS, decode_picture
 from cgn_augment.shards.manifest import (
     Manifest,
     Record,
-    find_complete,
     make_info,
+    read_begun,
     read_manifest,
-    read_settings,
     to_json,
 )
 from cgn_augment.shards.sampling import numbered_classes
@@ -82,19 +81,19 @@ def verify_shards(
         {0}
     """
     store = Store(url)
-    settings = read_settings(store)["settings"]
-    config, sizes = config_of(settings), store.sizes()
+    begun, sizes = read_begun(store), store.sizes()
+    settings, config = begun.settings, begun.config
     problems = [*_check_names(store, config, sizes)]
     manifest = None
     if MANIFEST in sizes:
         manifest = _read_manifest(store, problems)
     else:
         problems.append(Problem(MANIFEST, "is missing: not every shard was rendered yet"))
-    if manifest is not None:
+    if manifest is None:
+        records = {shard_number(record.name): record for record in begun.shards}
+    else:
         problems += _check_manifest(store, manifest, settings, config, sizes)
         records = dict(enumerate(manifest.shards))
-    else:
-        records = find_complete(store, config, range(config.num_shards))
     for shard in range(config.num_shards):
         if shard in records and shard_name(shard) in sizes:
             problems += _check_shard(store, config, settings, shard, records[shard])

@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
+from cgn_augment.checks import require_count
+from cgn_augment.errors import ArgumentTypeError, FileError
 from cgn_augment.images.tar import Sample
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.config import (
@@ -94,8 +95,7 @@ def render_shards(
         raise ArgumentTypeError(
             f"shards are rendered by a frozen CGN, such as load_cgn returns, got {type(cgn)}"
         )
-    if num_encoders < 1:
-        raise ArgumentError(f"num_encoders must be 1 or more, got {num_encoders}")
+    require_count("num_encoders", num_encoders)
     rank, world_size = find_rank(rank, world_size)
     for factor in FACTORS:
         config.interventions.choices(factor, cgn.num_classes)
@@ -106,13 +106,13 @@ def render_shards(
         open_set(store, config.describe(cgn), versions, resume=resume, own=own)
         if resume:
             store.remove_leftovers(_names(own, with_common=rank == 0))
-        complete = find_complete(store, config, own)
+        complete = find_complete(store, own)
         missing = [shard for shard in own if shard not in complete]
         num_left = sum(len(config.samples_of(shard)) for shard in missing)
         with tqdm(total=num_left, unit="image", desc=f"rank {rank}", disable=not progress) as bar:
             blocks = encode_ahead(cgn, config, _jobs(config, missing), num_encoders)
             _write_shards(store, config, cgn.num_classes, missing, blocks, bar.update)
-        return close_set(store, config)
+        return close_set(store)
     except OSError as error:
         if isinstance(error, FileError):  # pragma: no cover
             raise
