@@ -18,6 +18,7 @@ from cgn_augment import (
     load_cgn,
     match_real,
 )
+from cgn_augment.checks import require_count, require_counts, require_part
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.datasets import (
     ImageSet,
@@ -54,13 +55,10 @@ class ImagesConfig:
     test_crop: float = 0.875
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 1:
-            raise ArgumentError(f"image_size must be 1 or more pixels, got {self.image_size}")
-        for name in ("min_scale", "test_crop"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ArgumentError(
-                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}"
-                )
+        if self.image_size is not None:
+            require_count("image_size", self.image_size)
+        require_part("min_scale", self.min_scale)
+        require_part("test_crop", self.test_crop)
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,8 @@ class SourceConfig:
     truncation: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("bank", 0), ("refresh", 0), ("chunk", 1)):
-            if getattr(self, name) < least:
-                raise ArgumentError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        require_counts(self, "bank", "refresh", least=0)
+        require_counts(self, "chunk")
 
 
 Source = BankSource | FreshSource | ShardSource
@@ -123,9 +120,8 @@ def make_source(
             "counterfactuals come from a CGN or from shards: pass one of --cgn and --shards"
         )
     if shards is not None:
-        return ShardSource(
-            shards, refresh=max(1, num), seed=seed, num_workers=_workers_of_shards(num_workers)
-        )
+        workers = 1 << (num_workers.bit_length() - 1) if num_workers else 0  # a power of two
+        return ShardSource(shards, refresh=max(1, num), seed=seed, num_workers=workers)
     network = load_cgn(str(cgn), device=device, truncation=config.truncation)
     if config.bank == 0:
         return FreshSource(network, chunk=config.chunk)
@@ -137,11 +133,6 @@ def make_source(
         storage=config.storage,
         chunk=config.chunk,
     )
-
-
-def _workers_of_shards(num: int) -> int:
-    """Returns the number of workers that a `ShardSource` takes, at most `num`."""
-    return 1 << (num.bit_length() - 1) if num else 0
 
 
 def open_both(
@@ -275,8 +266,7 @@ def counterfactuals_of_a_step(batch_size: int, ratio: float) -> int:
     Raises:
         ArgumentError: a value that cannot be used.
     """
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be 1 or more, got {batch_size}")
+    require_count("batch_size", batch_size)
     if not (math.isfinite(ratio) and ratio >= 0):
         raise ArgumentError(f"ratio must be finite and 0 or more, got {ratio}")
     return math.ceil(batch_size * ratio)

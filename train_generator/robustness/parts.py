@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cgn_augment.checks import require_count
@@ -116,15 +117,32 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         DataError: nobody knows which classes the folders of the real images are.
     """
     parts = []
+
+    def add(name: str, measure: Callable[[], Rows], **settings: object) -> None:
+        parts.append(Part(name, {**_describe(predictor), **settings}, measure))
+
     if data.cue_conflict is not None:
-        parts.append(_cue_conflict_part(predictor, data.cue_conflict, config))
+        category_decision(predictor)
+        measure = partial(_measure_bias, predictor, data.cue_conflict, config)
+        add(CUE_CONFLICT, measure, images=_describe_images(data.cue_conflict))
     if data.imagenet9 is not None:
-        parts.append(_imagenet9_part(predictor, data.imagenet9, config))
+        imagenet9_decision(predictor)
+        described = {name: _describe_images(images) for name, images in data.imagenet9.items()}
+        add(IMAGENET9, partial(_measure_gap, predictor, data.imagenet9, config), **described)
     if data.real is not None:
         images = label_images(*data.real, predictor.classes, predictor.num_classes)
-        parts.append(_real_part(predictor, images, config))
+        measure = partial(_measure_accuracy, predictor, images, config)
+        add(REAL, measure, images=_describe_images(images))
     if data.cgn is not None:
-        parts.append(_factor_part(predictor, data.cgn, data, config))
+        class_map = find_class_map(predictor, data.cgn, data.class_map)
+        add(
+            FACTOR,
+            partial(_measure_factors, predictor, data.cgn, class_map, data.num, data.seed, config),
+            cgn=data.cgn.fingerprint,
+            class_map=None if data.class_map is None else repr(class_map),
+            num=data.num,
+            seed=data.seed,
+        )
     return parts
 
 
@@ -162,18 +180,12 @@ def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | 
         raise ArgumentError(f"{differ} ({error})") from error
 
 
-def _cue_conflict_part(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Part:
-    category_decision(predictor)
-
-    def measure() -> Rows:
-        measured = measure_cue_conflict(predictor, images, config)
-        return {name: _bias_row(each) for name, each in measured.items()}
-
-    return Part(CUE_CONFLICT, _settings(predictor, images), measure)
+def _measure_bias(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Rows:
+    measured = measure_cue_conflict(predictor, images, config)
+    return {name: _bias_row(each) for name, each in measured.items()}
 
 
 def _bias_row(counts: ShapeBias) -> dict[str, object]:
-    names = cue_conflict_categories().names
     per_category = zip(
         counts.num_images, counts.num_shape, counts.num_texture, counts.category_biases, strict=True
     )
@@ -190,87 +202,68 @@ def _bias_row(counts: ShapeBias) -> dict[str, object]:
                 "num_texture": texture,
                 "shape_bias": _number(bias),
             }
-            for name, (images, shape, texture, bias) in zip(names, per_category, strict=True)
+            for name, (images, shape, texture, bias) in zip(
+                cue_conflict_categories().names, per_category, strict=True
+            )
         },
     }
 
 
-def _imagenet9_part(
+def _measure_gap(
     predictor: Predictor, variants: Mapping[str, ImageFiles], config: EvaluationConfig
-) -> Part:
-    imagenet9_decision(predictor)
-
-    def measure() -> Rows:
-        measured = measure_imagenet9(predictor, variants, config)
-        return {
-            name: {**accuracies, "background_gap": background_gap(accuracies)}
-            for name, accuracies in measured.items()
-        }
-
-    settings = {
-        variant: _settings(predictor, images)["images"] for variant, images in variants.items()
+) -> Rows:
+    measured = measure_imagenet9(predictor, variants, config)
+    return {
+        name: {**accuracies, "background_gap": background_gap(accuracies)}
+        for name, accuracies in measured.items()
     }
-    return Part(IMAGENET9, {**_settings(predictor, None), **settings}, measure)
 
 
-def _real_part(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Part:
-    def measure() -> Rows:
-        measured = measure_real(predictor, images, config)
-        return {
-            name: {"accuracy": share, "num_images": len(images)} for name, share in measured.items()
+def _measure_accuracy(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Rows:
+    measured = measure_real(predictor, images, config)
+    return {name: {"accuracy": each, "num_images": len(images)} for name, each in measured.items()}
+
+
+def _measure_factors(
+    predictor: Predictor,
+    cgn: Mechanisms,
+    class_map: ClassMap,
+    num: int,
+    seed: int,
+    config: EvaluationConfig,
+) -> Rows:
+    accuracies, sensitivities = measure_factors(
+        predictor.see,
+        cgn,
+        num,
+        step_generator(Purpose.MEASURE, seed),
+        to_label=class_map.to_label,
+        choices=class_map.choices,
+        chunk=config.batch_size,
+        progress=config.progress,
+    )
+    pairs = zip(accuracies.shares, sensitivities.shares, strict=True)
+    return {
+        name: {
+            "accuracy": dict(zip(FACTORS, accuracy, strict=True)),
+            "sensitivity": dict(zip(FACTORS, sensitivity, strict=True)),
+            "num_images": num,
         }
-
-    return Part(REAL, _settings(predictor, images), measure)
-
-
-def _factor_part(
-    predictor: Predictor, cgn: Mechanisms, data: EvaluationData, config: EvaluationConfig
-) -> Part:
-    class_map = find_class_map(predictor, cgn, data.class_map)
-
-    def measure() -> Rows:
-        measured = measure_factors(
-            predictor.see,
-            cgn,
-            data.num,
-            step_generator(Purpose.MEASURE, data.seed),
-            to_label=class_map.to_label,
-            choices=class_map.choices,
-            chunk=config.batch_size,
-            progress=config.progress,
-        )
-        accuracies, sensitivities = measured
-        return {
-            name: {
-                "accuracy": dict(zip(FACTORS, accuracy, strict=True)),
-                "sensitivity": dict(zip(FACTORS, sensitivity, strict=True)),
-                "num_images": data.num,
-            }
-            for name, accuracy, sensitivity in zip(
-                accuracies.outputs, accuracies.shares, sensitivities.shares, strict=True
-            )
-        }
-
-    settings = {
-        **_settings(predictor, None),
-        "cgn": cgn.fingerprint,
-        "class_map": None if data.class_map is None else repr(class_map),
-        "num": data.num,
-        "seed": data.seed,
+        for name, (accuracy, sensitivity) in zip(accuracies.outputs, pairs, strict=True)
     }
-    return Part(FACTOR, settings, measure)
 
 
-def _settings(predictor: Predictor, images: ImageFiles | None) -> dict[str, object]:
-    settings: dict[str, object] = {
+def _describe(predictor: Predictor) -> dict[str, object]:
+    return {
         "weights": predictor.fingerprint,
         "mean": list(predictor.mean),
         "std": list(predictor.std),
         "image_size": predictor.image_size,
     }
-    if images is not None:
-        settings["images"] = f"{len(images)} of {images.folder.resolve()}"
-    return settings
+
+
+def _describe_images(images: ImageFiles) -> str:
+    return f"{len(images)} of {images.folder.resolve()}"
 
 
 def _number(value: float) -> float | None:

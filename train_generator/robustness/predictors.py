@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, l
 
 _RESIZE_RATIO = 256 / 224
 """Images are resized to this many times the size of the crop, as is usual on ImageNet."""
-
-Network = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,15 @@ class Predictor:
     """A classifier in eval mode that says what it must be fed.
 
     Attributes:
-        network: takes normalised images (N, 3, S, S) float32 to the scores (N, C) of each output.
-        outputs: their names: an ensemble's heads, `average` and `background_free`; `logits` of any
-            other classifier.
+        model: takes normalised images (N, 3, S, S) float32; in eval mode.
+        outputs: names of its outputs: an ensemble's heads, `average` and `background_free`;
+            `logits` of any other classifier.
+        name_scores: takes what the model returns to scores (N, C) by output.
         num_classes: C.
         classes: their names, or None.
         mean: of each channel, of images in [0, 1]; subtracted.
         std: of each channel; divided by.
         image_size: S, in pixels.
-        device: where the network is.
-        fingerprint: identifies the weights.
 
     Example:
         >>> import torch
@@ -84,21 +82,30 @@ class Predictor:
         {'logits': torch.Size([2, 10])}
     """
 
-    network: Network
+    model: nn.Module
     outputs: tuple[str, ...]
+    name_scores: Callable[[Any], Mapping[str, Tensor]]
     num_classes: int
     classes: tuple[str, ...] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    device: torch.device
-    fingerprint: str
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short text that identifies the weights."""
+        return hash_weights(self.model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Returns by output the scores (N, C) float32 of images (N, 3, S, S) float32 in [0, 1]."""
         normal = transforms.normalize(images.to(self.device), list(self.mean), list(self.std))
-        scores = self.network(normal)
+        scores = self.name_scores(self.model(normal))
         return {name: scores[name].float() for name in self.outputs}
 
     @property
@@ -139,14 +146,14 @@ def plain_predictor(
         std: likewise.
         image_size: height and width in pixels.
     """
-    return _make(
-        model,
-        lambda images: {"logits": model(images)},
+    return Predictor(
+        model.eval(),
         ("logits",),
+        lambda logits: {"logits": logits},
         num_classes,
-        classes,
-        mean,
-        std,
+        None if classes is None else tuple(classes),
+        tuple(mean),
+        tuple(std),
         image_size,
     )
 
@@ -160,36 +167,11 @@ def ensemble_predictor(
     image_size: int,
 ) -> Predictor:
     """Makes a predictor of an invariant ensemble; arguments as for `plain_predictor`."""
-    outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
-
-    def run(images: Tensor) -> dict[str, Tensor]:
-        return model(images).predictions()  # type: ignore[no-any-return]
-
-    return _make(model, run, outputs, model.num_classes, classes, mean, std, image_size)
-
-
-def _make(
-    model: nn.Module,
-    run: Callable[[Tensor], dict[str, Tensor]],
-    outputs: tuple[str, ...],
-    num_classes: int,
-    classes: Iterable[str] | None,
-    mean: Iterable[float],
-    std: Iterable[float],
-    image_size: int,
-) -> Predictor:
-    model.eval()
-    return Predictor(
-        network=run,
-        outputs=outputs,
-        num_classes=num_classes,
-        classes=None if classes is None else tuple(classes),
-        mean=tuple(mean),
-        std=tuple(std),
-        image_size=image_size,
-        device=next(model.parameters()).device,
-        fingerprint=hash_weights(model),
+    plain = plain_predictor(
+        model, model.num_classes, classes=classes, mean=mean, std=std, image_size=image_size
     )
+    outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
+    return replace(plain, outputs=outputs, name_scores=HeadLogits.predictions)
 
 
 def load_predictor(name_or_path: str, device: torch.device | str = "cpu") -> Predictor:
