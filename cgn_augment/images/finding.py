@@ -15,7 +15,7 @@ from cgn_augment.files import first_line
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Ends of the names of image files, in capitals or not."""
 
-CLASS_LAYOUT = "  FOLDER/cat/1.jpg   (one folder of images for each class)"
+CLASS_LAYOUT = " one folder of images for each class, such as FOLDER/cat/1.jpg"
 
 
 class LabelledPaths(NamedTuple):
@@ -97,14 +97,14 @@ def find_labelled_images(
     """
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder} of {what}. Expected:\n{layout}")
+        raise DataError(f"there is no folder {folder} of {what}. Expected:{layout}")
     found = {
         entry.name: list(_walk(folder / entry.name)) for entry in _entries(folder) if entry.is_dir()
     }
     empty = [name for name, paths in found.items() if not paths]
     if not found or empty:
         lacks = f"has no image in {name_some(empty)}" if found else "has no folders of classes"
-        raise DataError(f"{folder} {lacks}. Expected:\n{layout}")
+        raise DataError(f"{folder} {lacks}. Expected:{layout}")
     labels = [label for label, paths in enumerate(found.values()) for _ in paths]
     return LabelledPaths(
         tuple(path for paths in found.values() for path in paths), tuple(labels), tuple(found)

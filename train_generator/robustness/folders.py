@@ -27,20 +27,20 @@ from train_generator.robustness.groups import cue_conflict_categories, imagenet9
 VARIANTS = ("original", "mixed_same", "mixed_rand")
 """Of the variants of ImageNet-9 those that are measured."""
 
-CUE_CONFLICT_LAYOUT = """\
+CUE_CONFLICT_LAYOUT = """
   FOLDER/airplane/airplane1-bicycle2.png   (shape of the first, texture of the second)
   FOLDER/bear/bear3-clock1.png
   ... one folder for each of the 16 categories, such as stimuli/style-transfer-preprocessed-512
   of github.com/rgeirhos/texture-vs-shape"""
 
-IMAGENET9_LAYOUT = """\
+IMAGENET9_LAYOUT = """
   FOLDER/original/val/00_dog/*.JPEG
   FOLDER/mixed_same/val/00_dog/*.JPEG
   FOLDER/mixed_rand/val/00_dog/*.JPEG
   ... nine folders 00_dog to 08_fish in each val, such as bg_challenge of
   github.com/MadryLab/backgrounds_challenge (its release, backgrounds_challenge_data.tar.gz)"""
 
-REAL_LAYOUT = """\
+REAL_LAYOUT = """
   FOLDER/CLASS/*.JPEG
   ... a folder for each class, whose names are the classifier's classes, or which stand for them
   in alphabetical order (the 1000 folders n01440764 to n15075141 of ImageNet's validation images)"""
@@ -196,7 +196,7 @@ def label_images(
     raise DataError(
         f"{len(unknown)} of the {len(found.classes)} folders of {folder} are not named after a "
         f"class ({name_some(unknown)}), and the classifier {has} ({num_classes} of them). "
-        f"Expected:\n{REAL_LAYOUT}"
+        f"Expected:{REAL_LAYOUT}"
     )
 
 
@@ -219,4 +219,4 @@ def _relabel(folder: Path, found: LabelledPaths, classes: Sequence[int]) -> Imag
 
 
 def _refuse(problem: str, layout: str) -> NoReturn:
-    raise DataError(f"{problem}. Expected:\n{layout}")
+    raise DataError(f"{problem}. Expected:{layout}")
