@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -38,7 +40,7 @@ from cgn_augment.shards.manifest import (
     open_set,
     write_record,
 )
-from cgn_augment.shards.store import HashingFile, Store
+from cgn_augment.shards.store import Store
 from cgn_augment.types import FACTORS, Mechanisms
 
 Job = tuple[int, int]
@@ -110,8 +112,11 @@ def render_shards(
         missing = [shard for shard in own if shard not in complete]
         num_left = sum(len(config.samples_of(shard)) for shard in missing)
         with tqdm(total=num_left, unit="image", desc=f"rank {rank}", disable=not progress) as bar:
-            blocks = encode_ahead(cgn, config, _jobs(config, missing), num_encoders)
-            _write_shards(store, config, cgn.num_classes, missing, blocks, bar.update)
+            jobs = ((shard, block) for shard in missing for block in config.blocks_of(shard))
+            with closing(encode_ahead(cgn, config, jobs, num_encoders)) as blocks:
+                for shard in missing:
+                    of_shard = islice(blocks, len(config.blocks_of(shard)))
+                    _write_shard(store, config, cgn.num_classes, shard, of_shard, bar.update)
         return close_set(store)
     except OSError as error:
         if isinstance(error, FileError):  # pragma: no cover
@@ -129,7 +134,7 @@ def encode_ahead(
     jobs: Iterator[Job],
     num_encoders: int,
     executor: Callable[[int], Executor] = ThreadPoolExecutor,
-) -> Iterator[tuple[int, list[Sample]]]:
+) -> Generator[list[Sample], None, None]:
     """Yields the encoded samples of each job, in order, and works ahead meanwhile.
 
     Args:
@@ -139,7 +144,7 @@ def encode_ahead(
         num_encoders: threads or processes that encode.
         executor: makes these; benchmarks/shards.py compares threads and processes.
     """
-    under_way: deque[tuple[int, Future[Future[list[Sample]]]]] = deque()
+    under_way: deque[Future[Future[list[Sample]]]] = deque()
     with _one_thread() as drawer, executor(num_encoders) as encoders:
 
         def draw(job: Job) -> Future[list[Sample]]:
@@ -149,15 +154,13 @@ def encode_ahead(
 
         try:
             for job in jobs:
-                under_way.append((job[0], drawer.submit(draw, job)))
+                under_way.append(drawer.submit(draw, job))
                 if len(under_way) > 2 * num_encoders + 2:
-                    shard, drawn = under_way.popleft()
-                    yield shard, drawn.result().result()
+                    yield under_way.popleft().result().result()
             while under_way:
-                shard, drawn = under_way.popleft()
-                yield shard, drawn.result().result()
+                yield under_way.popleft().result().result()
         finally:
-            for _, drawn in under_way:
+            for drawn in under_way:
                 drawn.cancel()
 
 
@@ -172,65 +175,32 @@ def _one_thread() -> Iterator[Executor]:
         torch.set_num_threads(before)
 
 
-def _jobs(config: ShardConfig, shards: list[int]) -> Iterator[Job]:
-    for shard in shards:
-        for block in config.blocks_of(shard):
-            yield shard, block
-
-
 def _names(shards: range, *, with_common: bool) -> list[str]:
     names = [name(shard) for shard in shards for name in (shard_name, record_name)]
     return [*names, SETTINGS, INFO, MANIFEST] if with_common else names
 
 
-def _write_shards(
+def _write_shard(
     store: Store,
     config: ShardConfig,
     num_classes: int,
-    shards: list[int],
-    blocks: Iterator[tuple[int, list[Sample]]],
+    shard: int,
+    blocks: Iterator[list[Sample]],
     advance: Callable[[int], object],
 ) -> None:
-    try:
-        for shard in shards:
-            with store.writing(shard_name(shard)) as file:
-                counts = _write_shard(file, config, num_classes, shard, blocks, advance)
-            samples = config.samples_of(shard)
-            record = Record(
-                name=shard_name(shard),
-                first=samples[0],
-                num_samples=len(samples),
-                num_bytes=file.num_bytes,
-                sha256=file.sha256,
-                class_counts=counts,
-            )
-            write_record(store, record)
-    finally:
-        blocks.close()  # type: ignore[attr-defined]
-
-
-def _write_shard(
-    file: HashingFile,
-    config: ShardConfig,
-    num_classes: int,
-    shard: int,
-    blocks: Iterator[tuple[int, list[Sample]]],
-    advance: Callable[[int], object],
-) -> dict[str, list[int]]:
-    """Writes the blocks of one shard, and returns how often each class of each factor came."""
+    """Writes the blocks of a shard, and then its record."""
     from webdataset import TarWriter  # imports much
 
     counts = {factor: [0] * num_classes for factor in FACTORS}
     # One time, owner and mode for all: the bytes must not tell when and by whom they were written.
-    tar = TarWriter(file, encoder=False, mtime=0, user="cgn", group="cgn", mode=0o444)
-    with tar:
-        for _ in config.blocks_of(shard):
-            of_shard, samples = next(blocks)
-            if of_shard != shard:  # pragma: no cover - jobs and shards go in the same order
-                raise RuntimeError(f"a block of shard {of_shard} came for shard {shard}")
+    same: dict[str, Any] = {"mtime": 0, "user": "cgn", "group": "cgn", "mode": 0o444}
+    name, indices = shard_name(shard), config.samples_of(shard)
+    with store.writing(name) as file, TarWriter(file, encoder=False, **same) as tar:
+        for samples in blocks:
             for sample in samples:
                 for factor, y in sample.pop("__classes__").items():
                     counts[factor][y] += 1
                 tar.write(sample)
             advance(len(samples))
-    return counts
+    record = Record(name, indices[0], len(indices), file.num_bytes, file.sha256, counts)
+    write_record(store, record)

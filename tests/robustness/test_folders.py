@@ -19,13 +19,13 @@ from robustness_helpers import (
 )
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.images.finding import find_labelled_images
 from train_generator.robustness import (
     EvaluationConfig,
     ImageFiles,
     cue_conflict_categories,
     find_cue_conflicts,
     find_imagenet9,
-    find_real_images,
     imagenet9_classes,
     label_images,
     measure_cue_conflict,
@@ -44,7 +44,6 @@ def test_images_with_a_conflict_are_found_with_both_labels(tmp_path: Path) -> No
     assert len(images) == 16
     assert images.labels.tolist() == [[i, (i + 1) % 16] for i in range(16)]
     assert images.paths[0] == folder / "airplane" / "airplane3-bear1.png"
-    assert images.open(0).mode == "RGB"
 
 
 def test_shape_bias_of_readers_of_shape_and_of_texture(tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def make_real(folder: Path, names: list[str]) -> Path:
 
 def test_folders_named_after_classes_get_these_labels(tmp_path: Path) -> None:
     folder = make_real(tmp_path, ["ant", "bee", "cat"])
-    images = label_images(folder, find_real_images(folder), ["cat", "dog", "ant", "bee"], 4)
+    images = label_images(folder, find_labelled_images(folder), ["cat", "dog", "ant", "bee"], 4)
     assert images.labels.flatten().tolist() == [2, 3, 3, 0, 0, 0]
     reader = make_reader(0, [2, 3, 1], 4, ["cat", "dog", "ant", "bee"])  # takes cats for dogs
     assert measure_real(reader, images, EvaluationConfig(batch_size=4)) == {"logits": 0.5}
@@ -169,7 +168,7 @@ def test_folders_named_after_classes_get_these_labels(tmp_path: Path) -> None:
 
 def test_as_many_folders_as_classes_are_taken_in_order(tmp_path: Path) -> None:
     folder = make_real(tmp_path, ["n01", "n02", "n03"])
-    found = find_real_images(folder)
+    found = find_labelled_images(folder)
     for classes in (None, ["cat", "dog", "ant"]):
         images = label_images(folder, found, classes, 3)
         assert images.labels.flatten().tolist() == [0, 1, 1, 2, 2, 2]
@@ -188,12 +187,7 @@ def test_folders_of_unknown_classes_are_refused(
 ) -> None:
     folder = make_real(tmp_path, ["ant", "bee", "cat"])
     with pytest.raises(DataError, match=rf"(?s){message}.*Expected:\n.*FOLDER/CLASS"):
-        label_images(folder, find_real_images(folder), classes, num)
-
-
-def test_a_real_folder_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)there is no folder .* of real images.*FOLDER/CLASS"):
-        find_real_images(tmp_path / "nowhere")
+        label_images(folder, find_labelled_images(folder), classes, num)
 
 
 def test_images_need_labels() -> None:
@@ -205,7 +199,7 @@ def test_images_need_labels() -> None:
 
 def test_other_processes_can_read_the_images(tmp_path: Path) -> None:
     folder = make_real(tmp_path, ["ant", "bee"])
-    images = label_images(folder, find_real_images(folder), ["ant", "bee"], 2)
+    images = label_images(folder, find_labelled_images(folder), ["ant", "bee"], 2)
     reader = make_reader(0, [0, 1], 2, ["ant", "bee"])
     assert measure_real(reader, images, EvaluationConfig(num_workers=1)) == {"logits": 1}
     opened = pickle.loads(

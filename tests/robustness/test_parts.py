@@ -13,7 +13,8 @@ from train_generator.robustness import (
     EvaluationConfig,
     EvaluationData,
     find_class_map,
-    find_folders,
+    find_cue_conflicts,
+    find_imagenet9,
     make_parts,
 )
 
@@ -53,10 +54,9 @@ def test_a_class_map_must_fit_both(tiny_cgn: SmallCGN) -> None:
 def test_each_part_wants_classes_that_it_knows(tmp_path: Path) -> None:
     make_cue_conflicts(tmp_path / "cue")
     make_imagenet9(tmp_path / "nine")
-    cue = find_folders(tmp_path / "cue", None, None)
-    nine = find_folders(None, tmp_path / "nine", None)
-    for found, what in ((cue, "the shape bias"), (nine, "the background gap")):
-        data = EvaluationData(*found)
+    cue = EvaluationData(cue_conflict=find_cue_conflicts(tmp_path / "cue"))
+    nine = EvaluationData(imagenet9=find_imagenet9(tmp_path / "nine"))
+    for data, what in ((cue, "the shape bias"), (nine, "the background gap")):
         with pytest.raises(ArgumentError, match=f"{what} needs .* 1000 classes.* has 10 others"):
             make_parts(make_digits(), data, EvaluationConfig())
         assert len(make_parts(make_reader(0, [0]), data, EvaluationConfig())) == 1

@@ -17,7 +17,7 @@ from shard_helpers import FIFTY, contents, kill_and_resume, members, render, sta
 from cgn_augment import Interventions
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
 from cgn_augment.generators import SmallCGN, save_cgn
-from cgn_augment.shards import ShardConfig, render_shards, verify_shards, write
+from cgn_augment.shards import ShardConfig, render_shards, store, verify_shards, write
 
 # The same set whoever renders it
 
@@ -154,7 +154,7 @@ def test_a_full_disk_keeps_the_complete_shards(
     whole: Path, tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, room = tmp_path / "set", [150_000]
-    write_bytes = write.HashingFile.write
+    write_bytes = store.HashingFile.write
 
     def limited(self: Any, data: bytes) -> int:
         room[0] -= len(data)
@@ -163,7 +163,7 @@ def test_a_full_disk_keeps_the_complete_shards(
         return write_bytes(self, data)
 
     with monkeypatch.context() as full:
-        full.setattr(write.HashingFile, "write", limited)
+        full.setattr(store.HashingFile, "write", limited)
         with pytest.raises(FileError, match=r"No space left on device.*--resume goes on"):
             render(tiny_cgn, out)
     left = contents(out)

@@ -10,6 +10,11 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble_data import Class
 from train_generator.cli.mnist import Format, format_table
+from train_generator.robustness.folders import (
+    find_cue_conflicts,
+    find_imagenet9,
+    find_real_images,
+)
 from train_generator.robustness.measure import EvaluationConfig
 from train_generator.robustness.parts import (
     FACTOR,
@@ -17,7 +22,6 @@ from train_generator.robustness.parts import (
     EvaluationData,
     Part,
     find_class_map,
-    find_folders,
     make_parts,
 )
 from train_generator.robustness.predictors import Predictor, load_predictor
@@ -68,10 +72,11 @@ def evaluate(
         table: as plain text or as Markdown.
     """
     config = EvaluationConfig(batch_size, num_workers, progress=True)
-    folders = (None if folder is None else Path(folder) for folder in (cue_conflict, in9, real))
-    found = find_folders(*folders)
+    bias = None if cue_conflict is None else find_cue_conflicts(Path(cue_conflict))
+    gap = None if in9 is None else find_imagenet9(Path(in9))
+    accuracy = None if real is None else (Path(real), find_real_images(Path(real)))
     network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)
-    data = EvaluationData(*found, network, class_map, num, seed)
+    data = EvaluationData(bias, gap, accuracy, network, class_map, num, seed)
     predictors = load_predictors(classifiers, device)
     parts = {name: make_parts(predictor, data, config) for name, predictor in predictors.items()}
     folder = Path(out)

@@ -11,7 +11,6 @@ from train_generator.robustness.folders import (
     ImageFiles,
     find_cue_conflicts,
     find_imagenet9,
-    find_real_images,
     label_images,
 )
 from train_generator.robustness.groups import (
@@ -30,7 +29,6 @@ from train_generator.robustness.parts import (
     EvaluationData,
     Part,
     find_class_map,
-    find_folders,
     make_parts,
 )
 from train_generator.robustness.predictors import (
@@ -82,9 +80,7 @@ __all__ = [
     "factor_sensitivity",
     "find_class_map",
     "find_cue_conflicts",
-    "find_folders",
     "find_imagenet9",
-    "find_real_images",
     "group_predictions",
     "group_probabilities",
     "imagenet9_classes",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, DataError
@@ -20,7 +19,6 @@ from cgn_augment.images.finding import (
     LabelledPaths,
     find_labelled_images,
     name_some,
-    read_image,
 )
 from train_generator.robustness.groups import cue_conflict_categories, imagenet9_classes
 
@@ -75,14 +73,6 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def open(self, index: int) -> Image.Image:
-        """Returns an image as RGB.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        return read_image(self.paths[index])
-
 
 def find_cue_conflicts(folder: Path) -> ImageFiles:
     """Finds the images of Geirhos et al. (ICLR 2019) with the shape and texture of two categories.
@@ -100,8 +90,7 @@ def find_cue_conflicts(folder: Path) -> ImageFiles:
             name does not say its shape and texture.
 
     Example:
-        >>> from PIL import Image
-        >>> from train_generator.robustness import (
+        >>>         >>> from train_generator.robustness import (
         ...     cue_conflict_categories, find_cue_conflicts)
         >>> folder = getfixture("tmp_path")
         >>> for name in cue_conflict_categories().names:
@@ -160,11 +149,7 @@ def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
 
 
 def find_real_images(folder: Path) -> LabelledPaths:
-    """Finds the images of a folder with a folder for each class.
-
-    Raises:
-        DataError: the folder is missing, has no folders, or one of them has no image.
-    """
+    """Finds the images of a folder with a folder for each class; errors as of its reader."""
     return find_labelled_images(folder, what="real images", layout=REAL_LAYOUT)
 
 
@@ -175,7 +160,7 @@ def label_images(
 
     Args:
         folder: that they are in.
-        found: see `find_real_images`.
+        found: in it; see `find_real_images`.
         classes: the classifier's names of its classes, or None if it has none.
         num_classes: that it has.
 

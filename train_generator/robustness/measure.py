@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_counts
 from cgn_augment.errors import ArgumentError
+from cgn_augment.images.finding import read_image
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
 from train_generator.metrics.factors import accuracy
 from train_generator.robustness.bias import (
@@ -193,7 +194,7 @@ class OpenedImages(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.prepare(self.images.open(index))
+        return self.prepare(read_image(self.images.paths[index]))
 
 
 def _best(logits: Tensor) -> Tensor:

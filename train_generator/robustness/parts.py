@@ -19,9 +19,6 @@ from train_generator.classifier.ensemble_data import ClassMapping, resolve_class
 from train_generator.robustness.bias import ShapeBias, background_gap
 from train_generator.robustness.folders import (
     ImageFiles,
-    find_cue_conflicts,
-    find_imagenet9,
-    find_real_images,
     label_images,
 )
 from train_generator.robustness.groups import cue_conflict_categories
@@ -63,7 +60,7 @@ class EvaluationData:
     Attributes:
         cue_conflict: see `find_cue_conflicts`.
         imagenet9: see `find_imagenet9`.
-        real: a folder and its images, see `find_real_images`.
+        real: a folder and its images, see `label_images`.
         cgn: a frozen CGN.
         class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None
             where they are the same, or follow from the names of the labels.
@@ -87,25 +84,6 @@ class EvaluationData:
             )
         require_count("num", self.num)
         require_count("seed", self.seed, 0)
-
-
-def find_folders(
-    cue_conflict: Path | None, imagenet9: Path | None, real: Path | None
-) -> tuple[
-    ImageFiles | None,
-    dict[str, ImageFiles] | None,
-    tuple[Path, LabelledPaths] | None,
-]:
-    """Finds the images of the folders that are given.
-
-    Raises:
-        DataError: one of them is missing or laid out differently.
-    """
-    return (
-        None if cue_conflict is None else find_cue_conflicts(cue_conflict),
-        None if imagenet9 is None else find_imagenet9(imagenet9),
-        None if real is None else (real, find_real_images(real)),
-    )
 
 
 def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationConfig) -> list[Part]:
