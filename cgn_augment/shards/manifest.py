@@ -11,6 +11,7 @@ import json
 import logging
 import platform
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -71,7 +72,7 @@ class Manifest:
     versions: dict[str, str]
     shards: tuple[Record, ...]
 
-    @property
+    @cached_property
     def config(self) -> ShardConfig:
         """The settings as they were given, but for the class map."""
         return config_of(self.settings)

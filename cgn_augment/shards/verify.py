@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from cgn_augment.errors import DataError
 from cgn_augment.images.tar import Sample, read_samples
@@ -82,8 +81,7 @@ def verify_shards(
     """
     store = Store(url)
     begun, sizes = read_begun(store), store.sizes()
-    settings, config = begun.settings, begun.config
-    problems = [*_check_names(store, config, sizes)]
+    problems = [*_check_names(store, begun.config, sizes)]
     manifest = None
     if MANIFEST in sizes:
         manifest = _read_manifest(store, problems)
@@ -92,11 +90,11 @@ def verify_shards(
     if manifest is None:
         records = {shard_number(record.name): record for record in begun.shards}
     else:
-        problems += _check_manifest(store, manifest, settings, config, sizes)
+        problems += _check_manifest(store, manifest, begun, sizes)
         records = dict(enumerate(manifest.shards))
-    for shard in range(config.num_shards):
+    for shard in range(begun.config.num_shards):
         if shard in records and shard_name(shard) in sizes:
-            problems += _check_shard(store, config, settings, shard, records[shard])
+            problems += _check_shard(store, begun, shard, records[shard])
         elif shard_name(shard) in sizes:
             what = f"has no {record_name(shard)} of its size, so it is not known to be complete"
             problems.append(Problem(shard_name(shard), what, shard))
@@ -148,24 +146,19 @@ def _read_manifest(store: Store, problems: list[Problem]) -> Manifest | None:
 
 
 def _check_manifest(
-    store: Store,
-    manifest: Manifest,
-    settings: dict[str, Any],
-    config: ShardConfig,
-    sizes: dict[str, int],
+    store: Store, manifest: Manifest, begun: Manifest, sizes: dict[str, int]
 ) -> Iterator[Problem]:
     names = [record.name for record in manifest.shards]
-    if manifest.settings != settings:
+    num_shards = begun.config.num_shards
+    if manifest.settings != begun.settings:
         yield Problem(MANIFEST, "has other settings than the set")
-    if names != [shard_name(shard) for shard in range(config.num_shards)]:
-        yield Problem(MANIFEST, f"names {len(names)} shards where {config.num_shards} belong")
+    if names != [shard_name(shard) for shard in range(num_shards)]:
+        yield Problem(MANIFEST, f"names {len(names)} shards where {num_shards} belong")
     if INFO not in sizes or store.read(INFO) != to_json(make_info(manifest)):
         yield Problem(INFO, "is missing or does not list what the manifest lists")
 
 
-def _check_shard(
-    store: Store, config: ShardConfig, settings: dict[str, Any], shard: int, record: Record
-) -> Iterator[Problem]:
+def _check_shard(store: Store, begun: Manifest, shard: int, record: Record) -> Iterator[Problem]:
     name = shard_name(shard)
     digest, num_bytes = hashlib.sha256(), 0
     with store.open(name) as file:
@@ -178,7 +171,7 @@ def _check_shard(
         )
     try:
         with store.open(name) as file:
-            what = _check_samples(read_samples(file, name), config, settings, shard, record)
+            what = _check_samples(read_samples(file, name), begun, shard, record)
     except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
         what = f"cannot be read to its end ({type(error).__name__}: {error})"
     if what is not None:
@@ -186,35 +179,30 @@ def _check_shard(
 
 
 def _check_samples(
-    samples: Iterator[Sample],
-    config: ShardConfig,
-    settings: dict[str, Any],
-    shard: int,
-    record: Record,
+    samples: Iterator[Sample], begun: Manifest, shard: int, record: Record
 ) -> str | None:
     """Returns the first thing that is wrong with the samples of a shard, or None."""
-    counts = {factor: [0] * settings["num_classes"] for factor in FACTORS}
-    expected = iter(config.samples_of(shard))
-    num = 0
+    counts = {factor: [0] * begun.settings["num_classes"] for factor in FACTORS}
+    belonging = begun.config.samples_of(shard)
+    expected, num = iter(belonging), 0
     for sample in samples:
         index = next(expected, None)
         if index is None:
             return f"has more than {record.num_samples} samples"
-        what = _check_sample(sample, config, settings, index)
+        what = _check_sample(sample, begun, index)
         if what is not None:
             return f"sample {sample['__key__']} {what}"
         found = json.loads(sample["json"])
         for factor in FACTORS:
             counts[factor][found[factor]] += 1
         num += 1
-    if num != record.num_samples or num != len(config.samples_of(shard)):
-        return f"has {num} samples where {len(config.samples_of(shard))} belong"
+    if num != record.num_samples or num != len(belonging):
+        return f"has {num} samples where {len(belonging)} belong"
     return None if counts == record.class_counts else "has other classes than its record counts"
 
 
-def _check_sample(
-    sample: Sample, config: ShardConfig, settings: dict[str, Any], index: int
-) -> str | None:
+def _check_sample(sample: Sample, begun: Manifest, index: int) -> str | None:
+    config, settings = begun.config, begun.settings
     if sample["__key__"] != sample_key(index):
         return f"lies where {sample_key(index)} belongs"
     suffixes = tuple(sorted(name for name in sample if not name.startswith("__")))
