@@ -264,17 +264,3 @@ def test_training_images_are_cropped_and_flipped_at_random() -> None:
             made = [transform(image) for _ in range(8)]
         assert {tuple(each.shape) for each in made} == {(3, 16, 16)}
         assert not all(torch.equal(each, made[0]) for each in made)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"min_scale": 0.0}, "min_scale must be above 0 and at most 1, got 0"),
-        ({"image_size": 0}, "image_size must be 1 or more, got 0"),
-    ],
-)
-def test_transforms_are_checked_when_made(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        training_transform(HALF, HALF, **{"image_size": 8, **arguments})
-    with pytest.raises(ArgumentError, match="crop must be above 0 and at most 1, got 2"):
-        evaluation_transform(HALF, HALF, 8, crop=2)

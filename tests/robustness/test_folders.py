@@ -75,7 +75,7 @@ def test_a_classifier_of_the_sixteen_needs_no_mapping(tmp_path: Path) -> None:
         (lambda x: [shutil.rmtree(y) for y in list(x.iterdir())[1:]], "lacks .* and 10 more"),
         (
             lambda x: save_image(x / "zebra" / "zebra1-cat1.png", 0),
-            "has the folders zebra, which are no classes",
+            "the folders zebra, which are no classes",
         ),
         (lambda x: [y.unlink() for y in (x / "cat").iterdir()], "has no image in cat"),
         (lambda x: save_image(x / "cat" / "7.png", 0), "7.png must say its shape, which is cat"),
@@ -107,11 +107,10 @@ def test_imagenet9_and_its_gap_with_a_partial_last_batch(tmp_path: Path) -> None
     by_shape = make_reader(0, [999, *FIRST_OF_NINE[1:]])
     by_background = make_reader(1, FIRST_OF_NINE)
     for size in (4, 18, 64):  # 18 images: a last batch of 2, a full one, one that is never full
-        found = measure_imagenet9(by_shape, variants, EvaluationConfig(batch_size=size))["logits"]
+        config = EvaluationConfig(batch_size=size)
+        found = measure_imagenet9(by_shape, variants, config)["logits"]
         assert found == pytest.approx(dict.fromkeys(variants, 16 / 18))
-        found = measure_imagenet9(by_background, variants, EvaluationConfig(batch_size=size))[
-            "logits"
-        ]
+        found = measure_imagenet9(by_background, variants, config)["logits"]
         assert found == pytest.approx({"original": 1, "mixed_same": 1, "mixed_rand": 1 / 9})
 
 
@@ -127,18 +126,8 @@ def test_a_classifier_of_the_nine_needs_no_mapping(tmp_path: Path) -> None:
         (lambda x: shutil.rmtree(x), "there is no folder .* of ImageNet-9"),
         (lambda x: shutil.rmtree(x / "original"), "lacks original/val of ImageNet-9"),
         (
-            lambda x: [(x / name).rename(x / f"{name}.old") for name in ("mixed_same", "original")],
-            "lacks original/val, mixed_same/val",
-        ),
-        (
-            lambda x: (x / "mixed_rand" / "val" / "00_dog").rename(
-                x / "mixed_rand" / "val" / "dog"
-            ),
+            lambda x: (x / "mixed_rand/val/00_dog").rename(x / "mixed_rand/val/dog"),
             "mixed_rand/val lacks the folders 00_dog",
-        ),
-        (
-            lambda x: (x / "original" / "val" / "08_fish" / "0.JPEG").unlink(),
-            "original/val has no image in 08_fish",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -84,30 +85,20 @@ def test_another_seed_is_another_set(whole: Path, tiny_cgn: SmallCGN, tmp_path: 
 # Interruptions
 
 
-class Stopping:
-    """A CGN that raises at its n-th block."""
-
-    def __init__(self, cgn: SmallCGN, num: int, error: BaseException) -> None:
-        self._cgn, self._left, self._error = cgn, num, error
-        self.num_classes, self.image_size = cgn.num_classes, cgn.image_size
-        self.shared_noise, self.fingerprint = cgn.shared_noise, cgn.fingerprint
-        self.device, self.draw_noise = cgn.device, cgn.draw_noise
-        self.texture, self.background, self.shuffle = cgn.texture, cgn.background, cgn.shuffle
-
-    def shape(self, noise: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        self._left -= 1
-        if self._left < 0:
-            raise self._error
-        return self._cgn.shape(noise, y)
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA out of memory")])
 def test_what_is_complete_stays_and_resume_gives_the_same_bytes(
-    error: BaseException, whole: Path, tiny_cgn: SmallCGN, tmp_path: Path
+    error: BaseException,
+    whole: Path,
+    tiny_cgn: SmallCGN,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stopping: Any = Stopping(tiny_cgn, 5, error)  # two shards are complete then
-    with pytest.raises(type(error)):
-        render(stopping, tmp_path / "set")
+    blocks = (0, 1, 1, 2, 3)  # two shards, which share one, and a part of the third
+    drawn = [write.draw_block(tiny_cgn, FIFTY, number) for number in blocks]
+    with monkeypatch.context() as stopping:
+        stopping.setattr(write, "draw_block", Mock(side_effect=[*drawn, error]))
+        with pytest.raises(type(error)):
+            render(tiny_cgn, tmp_path / "set")
     left = contents(tmp_path / "set")
     assert 3 <= len(left) < len(contents(whole))
     assert left.items() <= contents(whole).items()
