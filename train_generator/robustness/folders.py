@@ -90,7 +90,8 @@ def find_cue_conflicts(folder: Path) -> ImageFiles:
             name does not say its shape and texture.
 
     Example:
-        >>>         >>> from train_generator.robustness import (
+        >>> from PIL import Image
+        >>> from train_generator.robustness import (
         ...     cue_conflict_categories, find_cue_conflicts)
         >>> folder = getfixture("tmp_path")
         >>> for name in cue_conflict_categories().names:
