@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.images.tar import expand_urls
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
@@ -146,9 +146,14 @@ class ShardSource:
         Raises:
             ArgumentError: the step is of other ranks than the source was made for, or the shards
                 are too few for them.
+            ArgumentTypeError: something else in the place of the step.
             DataError: none of the samples that are held could be read.
             OSError: a shard is missing or cannot be opened.
         """
+        if not isinstance(step, Step):
+            raise ArgumentTypeError(
+                f"step must be Step(…), got {type(step).__name__}; a real batch goes to real="
+            )
         self._read_to(step)
         places = _draw_places([len(chunk.classes[0]) for chunk in self._held], num, generator)
         if places is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ from cgn_augment import (
     Interventions,
     RealBatch,
     RealShapeSource,
+    ShardSource,
     Source,
     Step,
 )
 from cgn_augment.errors import CheckpointError
+from cgn_augment.shards import ShardConfig, render_shards
 
 CGN = ReadableCGN()
 NUM, BATCH = 12, 4
@@ -52,10 +55,18 @@ def bank(seed: int = 1) -> BankSource:
     return BankSource(CGN, 20, 3, seed=seed)
 
 
+@lru_cache(maxsize=1)
+def rendered() -> str:
+    """A set of six shards, the URL of which ends with the process."""
+    render_shards(CGN, "memory://contract", ShardConfig(60, shard_size=10, format="npy"))
+    return "memory://contract"
+
+
 MAKERS: dict[str, Callable[[], Source]] = {
     "fresh": lambda: FreshSource(CGN),
     "bank": bank,
     "bank of permuted classes": lambda: BankSource(CGN, 20, 3, Interventions("permute"), seed=1),
+    "shards": lambda: ShardSource(rendered(), refresh=4, size=12),
     "real shapes": lambda: RealShapeSource(find_bright, bank()),
     "real shapes, fresh textures": lambda: RealShapeSource(find_bright, FreshSource(CGN)),
     "real shapes, some drawn": lambda: RealShapeSource(find_bright, bank(), replace="generator"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections import Counter
@@ -11,19 +10,18 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from stream_helpers import Digits, collect, same
+from stream_helpers import same
 from torch import Tensor
 
 from cgn_augment import (
     ClassMap,
-    CounterfactualDataset,
     Counterfactuals,
     Interventions,
     ShardSource,
     Source,
     Step,
 )
-from cgn_augment.errors import ArgumentError, CheckpointError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.encode import draw_block
@@ -169,41 +167,6 @@ def test_ranks_read_disjoint_shards(shards: Path, drawn: Counterfactuals) -> Non
         shown.append({i for sample in samples for i in indices_of(sample.images, drawn)})
     assert len(shown[0]) == len(shown[1]) == NUM // 2
     assert not shown[0] & shown[1]
-
-
-def test_the_stream_takes_it_and_resumes(shards: Path) -> None:
-    def make() -> CounterfactualDataset:
-        source = ShardSource(shards, refresh=4, size=16)
-        return CounterfactualDataset(Pictures(), source, batch_size=4, ratio=0.75)
-
-    stream = make()
-    whole = collect(stream, 3)
-    images, labels = whole[0]
-    assert images.shape == (7, 3, 32, 32)
-    assert labels.shape == (7,)
-    for stop in (0, 1, 4, 5, 9):
-        stream = make()
-        batches = (batch for _ in range(3) for batch in stream)
-        for _ in range(stop):
-            next(batches)
-        resumed = make()
-        resumed.load_state_dict(json.loads(json.dumps(stream.state_dict())))
-        rest = [b for _ in range(3) for b in resumed][: len(whole) - stop]
-        assert same(rest, whole[stop:][: len(rest)])
-        assert len(rest) >= len(whole) - stop - 1
-    other = CounterfactualDataset(
-        Pictures(), ShardSource(shards, refresh=8, size=16), batch_size=4, ratio=0.75
-    )
-    with pytest.raises(CheckpointError, match="refresh=4"):
-        other.load_state_dict(stream.state_dict())
-
-
-class Pictures(Digits):
-    """Twenty pictures of the size that the tiny CGN draws."""
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = super().__getitem__(index)
-        return image.repeat(1, 4, 4), label
 
 
 # Classes
@@ -366,3 +329,8 @@ def test_a_step_of_other_ranks_is_an_error(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         ShardSource(shards, world_size=world_size).sample(1, seeded(), step)
+
+
+def test_a_real_batch_in_the_place_of_the_step_is_an_error(shards: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match="a real batch goes to real="):
+        ShardSource(shards).sample(1, seeded(), torch.zeros(1))  # type: ignore[arg-type]
