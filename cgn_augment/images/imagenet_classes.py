@@ -8,32 +8,30 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from torchvision.models import ResNet50_Weights
-
 from cgn_augment.errors import ArgumentError
 from cgn_augment.types import require_factor
 
 IMAGENET_CLASSES = 1000
 
-_BEST = Path(__file__).parent / "best_classes.toml"
+_FOLDER = Path(__file__).parent
 _NUM_SUGGESTIONS = 5
 
 _ALIKE = {"crane": (134, 517), "maillot": (638, 639)}
-"""Classes that ImageNet names alike; torchvision has added a word to one of the two."""
+"""Classes that ImageNet names alike; the list has a word more for one of the two."""
 
 
 @lru_cache(maxsize=1)
 def imagenet_names() -> tuple[str, ...]:
     """Returns ImageNet's 1000 class names in the order of the classes, as torchvision has them.
 
-    Versions of torchvision differ in whether they tell two cranes and two maillots apart.
+    They are a file of this package, since the import of torchvision takes as long as torch's.
 
     Example:
         >>> from cgn_augment.images.imagenet_classes import imagenet_names
         >>> imagenet_names()[207]
         'golden retriever'
     """
-    return tuple(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
+    return tuple((_FOLDER / "imagenet_classes.txt").read_text().splitlines())
 
 
 def class_names(num_classes: int) -> tuple[str, ...] | None:
@@ -104,8 +102,7 @@ def best_classes(factor: str) -> list[int]:
         ArgumentError: there is no such factor.
     """
     require_factor(factor)
-    with _BEST.open("rb") as file:
-        listed: list[int] = tomllib.load(file)[factor]
+    listed: list[int] = tomllib.loads((_FOLDER / "best_classes.toml").read_text())[factor]
     return listed
 
 
