@@ -1,20 +1,20 @@
-"""The examples as a user runs them; interruptions are those of real processes."""
+"""The examples as a user runs them, at the smallest size."""
 
 from __future__ import annotations
 
 import json
 import runpy
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 import torch
 from conftest import make_red_masker
+from shard_helpers import contents
 
+from cgn_augment import CounterfactualDataset
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import save_masker
 
@@ -45,21 +45,6 @@ def run(name: str, *arguments: object) -> object:
         except SystemExit as stop:
             return stop.code
     return None
-
-
-# A process that is started in the background of a script ignores Ctrl-C; this one must not.
-LISTENING = """
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    script = str(EXAMPLES / "invariant_mnist.py")
-    command = [sys.executable, "-c", LISTENING, script, *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def test_drop_in_prints_its_diff_and_trains_both_loops(
@@ -93,26 +78,26 @@ def test_the_consistency_loss_compares_each_pair_and_nothing_else() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["real_shapes", "real_parts"])
 def test_the_invariant_example_takes_real_shapes(
-    kind: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, masker = tmp_path / "run", "double-colored-mnist"
+    out, masker, kinds = tmp_path / "run", "double-colored-mnist", ("real_shapes", "real_parts")
     arguments = ("--cgn", checkpoint, "--masker", masker, *SMALL, "--epochs", 1, "--out", out)
-    assert run("invariant_mnist.py", *arguments, "--data", kind) is None
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"double_colored  {kind}")
-    assert (out / f"{kind}.png").stat().st_size > 10_000
+    assert run("invariant_mnist.py", *arguments, "--data", *kinds) is None
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    for row, kind in zip(rows, kinds, strict=True):
+        assert row.startswith(f"double_colored  {kind}")
+        assert (out / f"{kind}.png").stat().st_size > 10_000
 
 
 def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
+    out, kinds = tmp_path / "run", ["counterfactuals", "unbiased"]
     arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 1, "--seeds", 0, 1, "--out", out)
-    kinds = ["biased", "counterfactuals", "unbiased"]
     arguments = (*arguments, "--data", *kinds)
     assert run("invariant_mnist.py", *arguments) is None
-    table = capsys.readouterr().out.splitlines()[-4:]
+    table = capsys.readouterr().out.splitlines()[-3:]
     assert table[0].split("  ")[0] == "variant"
     for line, kind in zip(table[1:], kinds, strict=True):
         assert line.startswith(f"double_colored  {kind}")
@@ -122,43 +107,34 @@ def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
     assert json.loads((out / "settings.json").read_text())["settings"]["bank"] == "20"
     for picture in ("sheet.png", "curves.png"):
         assert matplotlib.image.imread(out / picture).std() > 0.05
-
-    def contents() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in out.iterdir()}
-
-    before = contents()
+    before = contents(out)
     again = run("invariant_mnist.py", *arguments)
     assert str(again).startswith(f"error: {out} holds a run: pass --resume")
     other = run("invariant_mnist.py", *arguments, "--resume", "--batch-size", 32)
     assert "other settings (batch_size)" in str(other)
-    assert contents() == before
+    assert contents(out) == before
 
 
-@pytest.fixture(scope="module")
-def whole_results(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 3, "--out", out)
-    assert run("invariant_mnist.py", *arguments) is None
-    return (out / "results.jsonl").read_text()
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_stopped_goes_on_to_the_same_results(
-    stop: signal.Signals, whole_results: str, checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "run"
-    arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 3, "--out", out)
-    process = start(*arguments)
-    while process.poll() is None and not (out / "biased-seed0.pt").is_file():
-        time.sleep(0.005)  # the file is written after the first epoch
-    process.send_signal(stop)
-    error = process.communicate(timeout=120)[1]
-    assert process.returncode != 0
-    assert (stop is signal.SIGKILL) != ("interrupted; the same command with --resume" in error)
-    assert not (out / "results.jsonl").exists()
+    arguments = ("--cgn", checkpoint, *SMALL, "--epochs", 2, "--data", "counterfactuals", "--out")
+    assert run("invariant_mnist.py", *arguments, tmp_path / "whole") is None
+    epochs, begin = iter([1, 2]), CounterfactualDataset.__iter__
 
-    assert run("invariant_mnist.py", *arguments, "--resume") is None
-    assert (out / "results.jsonl").read_text() == whole_results
+    def stop_at_second(stream: CounterfactualDataset) -> object:
+        if next(epochs) == 2:
+            raise KeyboardInterrupt
+        return begin(stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CounterfactualDataset, "__iter__", stop_at_second)
+        stopped = run("invariant_mnist.py", *arguments, tmp_path / "stopped")
+    assert "interrupted; the same command with --resume" in str(stopped)
+    assert not (tmp_path / "stopped" / "results.jsonl").exists()
+    assert run("invariant_mnist.py", *arguments, tmp_path / "stopped", "--resume") is None
+    results = [(tmp_path / name / "results.jsonl").read_text() for name in ("whole", "stopped")]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("name", ["drop_in.py", "invariant_mnist.py"])
@@ -177,10 +153,8 @@ def test_examples_explain_themselves_and_refuse_bad_paths(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--fraction", -1), "fraction must be finite and 0 or more, got -1.0"),
         (("--epochs", 0), "num_epochs must be 1 or more, got 0"),
         (("--bank", 5), "refresh (8) must not be larger than size (5)"),
-        (("--batch-size", 0), "batch_size must be 1 or more, got 0"),
     ],
 )
 def test_a_wrong_argument_is_known_before_anything_is_written(
@@ -192,16 +166,27 @@ def test_a_wrong_argument_is_known_before_anything_is_written(
     assert not out.exists()
 
 
+SET = ("--num", 32, "--shard-size", 16)
+
+
 @pytest.fixture(scope="module")
 def shards(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set that the example rendered with two processes."""
+    """A set that the example rendered with one process."""
     out = tmp_path_factory.mktemp("shards") / "set"
-    script = str(EXAMPLES / "make_shards.py")
-    settings = ["--cgn", checkpoint, "--num", 64, "--shard-size", 16, "--processes", 2]
-    command = [sys.executable, script, out, *settings]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    assert done.stdout == f"{out}: 0 problems\n"
+    assert run("make_shards.py", out, "--cgn", checkpoint, *SET, "--processes", 1) is None
     return out
+
+
+@pytest.mark.slow
+def test_make_shards_renders_the_same_set_with_two_processes(
+    shards: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, EXAMPLES / "make_shards.py", tmp_path / "set", "--cgn", checkpoint]
+    command = list(map(str, [*command, *SET, "--processes", 2]))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path / 'set'}: 0 problems\n"
+    tars = [sorted(folder.glob("*.tar")) for folder in (shards, tmp_path / "set")]
+    assert [path.read_bytes() for path in tars[0]] == [path.read_bytes() for path in tars[1]]
 
 
 def test_make_shards_goes_on_where_it_was_stopped_and_tells_of_problems(
@@ -209,7 +194,7 @@ def test_make_shards_goes_on_where_it_was_stopped_and_tells_of_problems(
 ) -> None:
     tar = shards / "counterfactuals-000001.tar"
     whole = tar.read_bytes()
-    arguments = (shards, "--cgn", checkpoint, "--num", 64, "--shard-size", 16, "--processes", 1)
+    arguments = (shards, "--cgn", checkpoint, *SET, "--processes", 1)
     tar.unlink()
     assert run("make_shards.py", *arguments) is None
     assert tar.read_bytes() == whole
@@ -217,7 +202,7 @@ def test_make_shards_goes_on_where_it_was_stopped_and_tells_of_problems(
     assert run("make_shards.py", *arguments) == 1
     assert "counterfactuals-000001.tar: has" in capsys.readouterr().out
     tar.write_bytes(whole)
-    refused = run("make_shards.py", *arguments[:-4], "--shard-size", 8, "--processes", 1)
+    refused = run("make_shards.py", *arguments, "--shard-size", 8)
     assert "holds another set (shard_size: 16 there, 8 asked for)" in str(refused)
 
 
