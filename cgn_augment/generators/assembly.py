@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line
@@ -54,7 +56,7 @@ def build_cgn(path: Path, state: StateDict, architecture: str, config: Config | 
         config: the arguments of the network; found out from the tensors if there are none.
 
     Raises:
-        CheckpointError: the tensors are of another network, or hold NaN.
+        CheckpointError: the tensors are of another network.
     """
     if architecture == ImageNetCGN.architecture:
         if config is None:
@@ -79,48 +81,52 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
     """Makes a network that has the tensors of `state` as its own, after all checks."""
     name = _NAMES[kind]  # type: ignore[index]
     try:
-        with torch.device("meta"):  # no memory for weights that are replaced below
+        with torch.device("meta"), _NothingDrawn():  # weights are replaced below
             network = kind(**config)
     except (TypeError, RuntimeError, ValueError) as error:
         kind_name = name.split(" ", 1)[1]
         raise CheckpointError(
             f"{path} describes no {kind_name}: {config} ({first_line(error)})"
         ) from error
-    _require_same_names(path, name, state, network.state_dict())
-    _require_weights(path, state, network.state_dict())
+    _require_same_tensors(path, name, state, network.state_dict())
     # `assign` keeps the tensors that were read, so that there is never a second copy.
     network.load_state_dict(_untie(state), assign=True)
     return network.float()
 
 
-def _require_same_names(
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves weights without memory as they are: drawing them would import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (nn.init.normal_, Tensor.normal_, F.normalize):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _require_same_tensors(
     path: Path, name: str, state: StateDict, network: Mapping[str, Tensor]
 ) -> None:
-    expected = {name: tuple(value.shape) for name, value in network.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys())
+    missing = sorted(network.keys() - state.keys())
+    unknown = sorted(state.keys() - network.keys())
     if missing or unknown:
         raise CheckpointError(
             f"{path} is not {name}: {len(missing)} names are missing {missing[:3]} and "
             f"{len(unknown)} are unknown {unknown[:3]}"
         )
-    wrong = [name for name in expected if expected[name] != found[name]]
+    wrong = [name for name, value in network.items() if value.shape != state[name].shape]
     if wrong:
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors have another shape than the network, the first is "
-            f"{wrong[0]}: {found[wrong[0]]} where {expected[wrong[0]]} is needed"
+            f"{wrong[0]}: {tuple(state[wrong[0]].shape)} where {tuple(network[wrong[0]].shape)} "
+            "is needed"
         )
-
-
-def _require_weights(path: Path, state: StateDict, network: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
         if value.is_floating_point() != network[name].is_floating_point():
             raise CheckpointError(
                 f"{path}: {name} holds {value.dtype}, which is no weight of a CGN"
             )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
 
 
 def _untie(state: StateDict) -> StateDict:

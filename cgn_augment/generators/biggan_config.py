@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import ArgumentError
 
 Layer = tuple[bool, int, int]
@@ -38,6 +39,7 @@ class BigGANConfig:
 
     Raises:
         ArgumentError: sizes that fit no generator.
+        ArgumentTypeError: a size that is not an integer.
 
     Example:
         >>> from cgn_augment.generators import BigGANConfig
@@ -55,10 +57,9 @@ class BigGANConfig:
     def __post_init__(self) -> None:
         layers = tuple((bool(up), int(dim_in), int(out)) for up, dim_in, out in self.layers)
         object.__setattr__(self, "layers", layers)
-        least = {"num_classes": 1, "noise_dim": 1, "channel_width": 4, "num_statistics": 2}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ArgumentError(f"{name} must be {value} or more, got {getattr(self, name)}")
+        require_counts(self, "num_classes", "noise_dim")
+        require_count("channel_width", self.channel_width, least=4)
+        require_count("num_statistics", self.num_statistics, least=2)
         if self.channel_width % 4:
             raise ArgumentError(f"channel_width must be a multiple of 4, got {self.channel_width}")
         _check_layers(layers)

@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
-from cgn_augment.files import save_tensors
+from cgn_augment.errors import ArgumentError, FileError, UsageError
+from cgn_augment.files import read_safetensors_header, save_tensors
 from cgn_augment.generators.assembly import CGN, build_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.state_dicts import FORMAT, describe_damage, read_checkpoint
+from cgn_augment.generators.state_dicts import FORMAT, REMEDY, read_checkpoint
 from cgn_augment.generators.truncation import TruncationLookup
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -96,11 +95,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     path = _find(path)
     if path.suffix != ".safetensors":
         return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(describe_damage(path, error)) from error
+    return read_safetensors_header(path, what="a CGN", remedy=REMEDY)
 
 
 def bundled_generators() -> list[str]:

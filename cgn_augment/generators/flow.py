@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 
 MAX_LOG_SCALE = 1.5
@@ -27,6 +28,7 @@ class CodeFlow(nn.Module):
 
     Raises:
         ArgumentError: an odd `noise_dim`, or a number below 1.
+        ArgumentTypeError: a number that is not an integer.
 
     Example:
         >>> import torch
@@ -45,8 +47,10 @@ class CodeFlow(nn.Module):
             raise ArgumentError(
                 f"noise_dim must be even, since a flow works on halves; got {noise_dim}"
             )
-        if min(noise_dim, embedding_dim, num_layers, hidden_dim) < 1:
-            raise ArgumentError("the sizes of a flow must be 1 or more")
+        sizes = {"noise_dim": noise_dim, "embedding_dim": embedding_dim}
+        sizes |= {"num_layers": num_layers, "hidden_dim": hidden_dim}
+        for name, value in sizes.items():
+            require_count(name, value)
         self.noise_dim = noise_dim
         self.layers = nn.ModuleList(
             _conditioner(noise_dim // 2, embedding_dim, hidden_dim) for _ in range(num_layers)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_choice, require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators import CGN
@@ -54,12 +55,11 @@ def interpolate_classes(
         (5, True)
     """
     changing = FACTORS if factor == "all" else (factor,)
-    if factor not in (*FACTORS, "all"):
-        raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, all; got {factor!r}")
+    require_choice("factor", factor, get_args(Change))
     if len(classes) < 2:
         raise ArgumentError(f"there is a way between two classes or more, got {list(classes)}")
-    if steps < 1:
-        raise ArgumentError(f"steps must be 1 or more, got {steps}")
+    require_count("steps", steps)
+    require_count("chunk", chunk)
     wrong = sorted((others or {}).keys() - (set(FACTORS) - set(changing)))
     if wrong:
         raise ArgumentError(

@@ -12,6 +12,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes, roll_randomly
 from cgn_augment.generators.fingerprint import hash_weights
@@ -21,7 +22,6 @@ from cgn_augment.types import require_factor
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """The published code keeps masks this far from 0 and 1; the paper does not say so."""
-
 
 ShapeNetwork = Literal["published", "deep"]
 TextureNetwork = Literal["published", "deep"]
@@ -72,8 +72,8 @@ class SmallCGN(nn.Module):
         texture_network: TextureNetwork = "published",
     ) -> None:
         super().__init__()
-        _require_network("shape_network", shape_network, get_args(ShapeNetwork))
-        _require_network("texture_network", texture_network, get_args(TextureNetwork))
+        require_choice("shape_network", shape_network, get_args(ShapeNetwork))
+        require_choice("texture_network", texture_network, get_args(TextureNetwork))
         self.num_classes, self.noise_dim = num_classes, noise_dim
         self.embedding_dim, self.width = embedding_dim, width
         self.shape_network, self.texture_network = shape_network, texture_network
@@ -212,11 +212,6 @@ class SmallCGN(nn.Module):
             )
         check_classes(y, len(noise), self.num_classes, "noise vectors")
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
-
-
-def _require_network(name: str, network: str, networks: tuple[str, ...]) -> None:
-    if network not in networks:
-        raise ArgumentError(f"{name} must be one of {', '.join(networks)}, got {network!r}")
 
 
 def _shape_layers(dim_in: int, width: int) -> nn.Sequential:

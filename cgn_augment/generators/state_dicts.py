@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line, unpickle
+from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
 from cgn_augment.generators.assembly import ARCHITECTURES, Config, StateDict, find_architecture
 
 FORMAT = "cgn_augment/1"
+REMEDY = "write it with save_cgn"
 
 _WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
 """Each stands in a reason that torch gives for refusing a pickle with more than weights."""
@@ -29,12 +29,22 @@ def read_checkpoint(path: Path) -> tuple[StateDict, str, Config | None]:
     """Returns the tensors of a CGN's file, its architecture, and its config if it has one.
 
     Raises:
-        CheckpointError: the file is cut off, wants to run code, or is no state dict.
+        CheckpointError: the file is cut off, wants to run code, is no state dict, or holds NaN.
     """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    state = read_state_dict(path)
-    return state, find_architecture(state), None
+    if path.suffix != ".safetensors":
+        state = read_state_dict(path)
+        return state, find_architecture(state), None
+    state, header = read_safetensors(path, what="a CGN", remedy=REMEDY, format=FORMAT)
+    architecture = header.get("architecture", "")
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{path} holds the architecture {architecture!r}; this version knows "
+            f"{' and '.join(map(repr, ARCHITECTURES))}"
+        )
+    try:
+        return state, architecture, json.loads(header["config"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -43,7 +53,9 @@ def read_state_dict(path: Path) -> StateDict:
     Those of the fourth BigGAN are left out; in a file that is mapped they are never read.
     """
     state = _without_prefix(_require_state(path, _read_pickle(path)))
-    return {name: value for name, value in state.items() if not name.startswith(_TARGETS_ONLY)}
+    state = {name: value for name, value in state.items() if not name.startswith(_TARGETS_ONLY)}
+    require_finite(state, path)
+    return state
 
 
 def _require_state(path: Path, state: object) -> StateDict:
@@ -66,39 +78,10 @@ def _read_pickle(path: Path) -> object:
                 f"{path} holds more than weights and would run code when it is read; it was not "
                 "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
             ) from error
-        raise CheckpointError(describe_damage(path, error)) from error
-
-
-def _read_safetensors(path: Path) -> tuple[StateDict, str, Config]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(describe_damage(path, error)) from error
-    if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has the format {header.get('format')!r} and this version reads {FORMAT!r}"
-        )
-    architecture = header.get("architecture", "")
-    if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{path} holds the architecture {architecture!r}; this version knows "
-            f"{' and '.join(map(repr, ARCHITECTURES))}"
-        )
-    try:
-        config = json.loads(header["config"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
-    return state, architecture, config
-
-
-def describe_damage(path: Path, error: BaseException) -> str:
-    """Says that a file cannot be read, and why."""
-    return (
-        f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
-        f"({first_line(error)})"
-    )
+            f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
+            f"({first_line(error)})"
+        ) from error
 
 
 def _without_prefix(state: StateDict) -> StateDict:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
 
 NOISE_LIMIT = 2.0
@@ -78,8 +79,7 @@ def find_rows(
         8
     """
     check_truncation(truncation)
-    if lookup not in get_args(TruncationLookup):
-        raise ArgumentError(f"truncation_lookup must be exact or published, got {lookup!r}")
+    require_choice("truncation_lookup", lookup, get_args(TruncationLookup))
     if lookup == "published":
         fraction, whole = math.modf(truncation / (1.0 / (num_rows - 1)))
         lower = int(whole)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from cgn_augment.checks import require_choice, require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, choice_table, compose, step_generator
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
@@ -63,9 +64,8 @@ def choose_classes(
         >>> choose_classes(10, 2, "per-class", shape=[3, 7], background=[1])[0].tolist()
         [3, 3, 7, 7]
     """
-    _check_choice("mode", mode, get_args(Mode))
-    if num < 1:
-        raise ArgumentError(f"num must be 1 or more, got {num}")
+    require_choice("mode", mode, get_args(Mode))
+    require_count("num", num)
     if same and (texture is not None or background is not None):
         raise ArgumentError("with same, all factors get the class of the shape: give shape alone")
     if mode == "best":
@@ -227,11 +227,10 @@ def write_samples(
         OSError: the folder cannot be written.
     """
     for kind in save:
-        _check_choice("save", kind, KINDS)
+        require_choice("save", kind, KINDS)
     if not save:
         raise ArgumentError(f"save must name one or more of {', '.join(KINDS)}")
-    if chunk < 1:
-        raise ArgumentError(f"chunk must be 1 or more, got {chunk}")
+    require_count("chunk", chunk)
     _make_folder(folder, save)
     written = {**(settings or {}), "fingerprint": cgn.fingerprint, "seed": seed}
     (folder / "settings.json").write_text(json.dumps(written, indent=2) + "\n")
@@ -307,8 +306,3 @@ def _make_folder(folder: Path, save: Sequence[Kind]) -> None:
         )
     for kind in save:
         (folder / kind).mkdir(parents=True, exist_ok=True)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ArgumentError(f"{name} must be of {', '.join(choices)}, got {value!r}")
