@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
+from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.small import SmallCGN
 from cgn_augment.generators.u2net import U2Net
 
@@ -81,7 +79,7 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
     """Makes a network that has the tensors of `state` as its own, after all checks."""
     name = _NAMES[kind]  # type: ignore[index]
     try:
-        with torch.device("meta"), _NothingDrawn():  # weights are replaced below
+        with without_memory():  # weights are replaced below
             network = kind(**config)
     except (TypeError, RuntimeError, ValueError) as error:
         kind_name = name.split(" ", 1)[1]
@@ -92,17 +90,6 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
     # `assign` keeps the tensors that were read, so that there is never a second copy.
     network.load_state_dict(_untie(state), assign=True)
     return network.float()
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves weights without memory as they are: drawing them would import torch's compiler."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if func in (nn.init.normal_, Tensor.normal_, F.normalize):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _require_same_tensors(

@@ -18,7 +18,7 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.fingerprint import hash_weights
-from cgn_augment.generators.layout import put_channels_last
+from cgn_augment.generators.layout import put_channels_last, without_memory
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
 from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
@@ -108,7 +108,7 @@ class ImageNetCGN(nn.Module):
         """
         if not shape.config == texture.config == background.config:
             raise ArgumentError("the three generators must have the same sizes")
-        with torch.device("meta"):  # its own weights are replaced at once
+        with without_memory():  # its own weights are replaced at once
             cgn = cls(shape.config, unet_width=u2net.width, **settings)
         cgn.f_shape, cgn.f_text, cgn.f_bg = shape, texture, background
         cgn.u2net = u2net.eval().requires_grad_(False)

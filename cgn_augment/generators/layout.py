@@ -1,9 +1,42 @@
-"""The order in which the weights of convolutions lie in memory."""
+"""Whether weights lie in memory, and in which order."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are made inside the block have no weights yet; others take their place.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.generators.layout import without_memory
+        >>> with without_memory():
+        ...     layer = torch.nn.Linear(10**6, 10**6)
+        >>> layer.weight.device.type
+        'meta'
+    """
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves first weights as they are: without memory, drawing them imports torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (nn.init.normal_, Tensor.normal_, F.normalize):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -76,10 +77,10 @@ def start_imagenet_cgn(
         CheckpointError: a file is cut off, wants to run code, or is of another network.
         ArgumentError: a truncation outside (0, 1].
     """
-    shape, texture, background = (load_biggan(biggan) for _ in range(3))
-    found = load_u2net(u2net)
+    shape, found = load_biggan(biggan), load_u2net(u2net)
+    others = copy.deepcopy(shape), copy.deepcopy(shape)
     settings = {"truncation": truncation, "truncation_lookup": truncation_lookup}
-    return ImageNetCGN.of_parts(shape, texture, background, found, **settings)
+    return ImageNetCGN.of_parts(shape, *others, found, **settings)
 
 
 def continue_imagenet_cgn(

@@ -35,6 +35,7 @@ from cgn_augment.generators import (
     start_imagenet_cgn,
     state_dicts,
 )
+from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.state_dicts import FORMAT
 
 FACTORS = ("shape", "texture", "background")
@@ -45,6 +46,11 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 def reduced() -> ImageNetCGN:
     """A frozen and folded CGN of 32 pixels and six classes."""
     return make_reduced_cgn().freeze()
+
+
+@pytest.fixture(scope="module")
+def reduced_state() -> State:
+    return published_state(make_reduced_cgn())
 
 
 def draw(cgn: ImageNetCGN | SmallCGN, num: int = 4) -> dict[str, torch.Tensor]:
@@ -155,7 +161,7 @@ def test_noise_is_truncated_and_follows_its_generator_alone(reduced: ImageNetCGN
 
 
 def test_noise_is_drawn_on_the_cpu_for_every_device() -> None:
-    with torch.device("meta"):
+    with without_memory():
         elsewhere = ImageNetCGN(REDUCED, unet_width=4)
     generator, on_cpu = (torch.Generator().manual_seed(4) for _ in range(2))
     assert elsewhere.draw_noise(3, generator).device.type == "meta"
@@ -248,7 +254,7 @@ def test_noise_and_classes_of_another_form_are_errors(
 def test_arguments_that_cannot_be_used_are_errors() -> None:
     with pytest.raises(ArgumentTypeError, match=r"biggan must be a BigGANConfig .* got 256"):
         ImageNetCGN(256)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="must be exact or published, got 'near'"):
+    with pytest.raises(ArgumentError, match="must be one of exact, published, got 'near'"):
         ImageNetCGN(REDUCED, truncation_lookup="near")  # type: ignore[arg-type]
     layers = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
     with pytest.raises(ArgumentError, match="images of 16 pixels, and U2-Net needs 32"):
@@ -279,7 +285,7 @@ def test_factors_are_those_of_the_cpu_on_a_gpu() -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "legacy", "mapped"),
-    [("", False, False), ("", True, True), ("module.", False, True), ("module.", True, False)],
+    [("", False, False), ("", True, True), ("module.", False, True)],
 )
 def test_a_published_state_dict_is_read_without_its_targets(
     prefix: str, legacy: bool, mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -335,86 +341,57 @@ def test_layers_that_double_at_other_blocks_are_kept_in_the_metadata(tmp_path: P
     layers = ((True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1))
     cgn = make_reduced_cgn(BigGANConfig(6, 8, 4, layers, 2))
     save_cgn(cgn, tmp_path / "cgn.safetensors")
-    loaded = load_cgn(tmp_path / "cgn.safetensors")
+    loaded = load_cgn(tmp_path / "cgn.safetensors", fold=False)
     assert loaded.config["biggan"]["layers"] == layers
     require_close(draw(loaded), draw(cgn.eval()))
 
 
 def test_truncation_is_chosen_when_loading(tmp_path: Path) -> None:
-    path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn()), path)
+    path = tmp_path / "cgn.safetensors"
+    save_cgn(make_reduced_cgn(), path)
     loaded = load_cgn(path, truncation=0.5, truncation_lookup="published", fold=False)
     assert loaded.config["truncation"] == 0.5
     assert loaded.config["truncation_lookup"] == "published"
     assert not loaded.config["folded"]
-    with pytest.raises(ArgumentError, match="above 0 and at most 1, got 2"):
-        load_cgn(path, truncation=2)
     save_cgn(make_tiny_cgn(), tmp_path / "small.safetensors")
     with pytest.raises(ArgumentError, match="is a small CGN, which has no truncation: leave it"):
         load_cgn(tmp_path / "small.safetensors", truncation=0.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_of_half_precision_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_of_half_precision_become_float32(tmp_path: Path) -> None:
     path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn().to(dtype)), path)
+    torch.save(published_state(make_reduced_cgn().to(torch.bfloat16)), path)
     loaded = load_cgn(path)
-    assert all(
-        value.dtype in (torch.float32, torch.int64) for value in loaded.state_dict().values()
-    )
+    kinds = {value.dtype for value in loaded.state_dict().values()}
+    assert kinds == {torch.float32}
     assert draw(loaded)["shape"].dtype == torch.float32
 
 
-def change(name: str, value: torch.Tensor) -> Callable[[State], State]:
-    return lambda state: {**state, name: value}
+def without(*prefixes: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if not k.startswith(prefixes)}
 
 
-def without(prefix: str) -> Callable[[State], State]:
-    return lambda state: {k: v for k, v in state.items() if not k.startswith(prefix)}
+def alone(prefix: str) -> Callable[[State], State]:
+    return lambda state: {k.removeprefix(prefix): v for k, v in state.items() if prefix in k}
 
 
+# What `build` checks of every network is in test_small.py.
 BAD_STATES: dict[str, tuple[Callable[[State], State], str]] = {
     "no U2-Net": (without("u2net."), r"holds no U2-Net: it lacks side1\.weight; it has \[\]"),
-    "no background": (
-        without("f_bg."),
-        r"is not an ImageNet CGN: 314 names are missing \['f_bg\.embeddings\.weight', .* and 0 ",
-    ),
-    "no attention": (
-        without("f_shape.generator.layers.4."),
-        "holds no BigGAN-deep generator: it lacks",
-    ),
-    "more than it should": (
-        change("f_text.discriminator", torch.zeros(2)),
-        r"0 names are missing \[\] and 1 are unknown \['f_text\.discriminator'\]",
-    ),
-    "another width of one": (
-        change("f_bg.generator.bn.bias", torch.zeros(7)),
-        r"1 tensors have another shape .* f_bg\.generator\.bn\.bias: \(7,\) where \(4,\) is",
-    ),
-    "NaN": (
-        change("f_text.generator.bn.bias", torch.full((4,), torch.nan)),
-        r"f_text\.generator\.bn\.bias holds NaN or infinity; its training diverged",
-    ),
-    "a BigGAN alone": (
-        lambda state: {
-            k.removeprefix("f_text."): v for k, v in state.items() if k.startswith("f_text.")
-        },
-        "is not a small CGN: .* it is a BigGAN alone, .* load_biggan reads it",
-    ),
-    "a U2-Net alone": (
-        lambda state: {
-            k.removeprefix("u2net."): v for k, v in state.items() if k.startswith("u2net.")
-        },
-        "is not a small CGN: .* it is a U2-Net alone, .* load_u2net reads it",
-    ),
+    "no background": (without("f_bg."), r"is not an ImageNet CGN: 314 names are missing"),
+    "no attention": (without("f_shape.generator.layers.4."), "holds no BigGAN-deep generator"),
+    "a BigGAN alone": (alone("f_text."), "it is a BigGAN alone, .* load_biggan reads it"),
+    "a U2-Net alone": (alone("u2net."), "it is a U2-Net alone, .* load_u2net reads it"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_STATES)
-def test_a_state_dict_of_something_else_is_one_clear_error(kind: str, tmp_path: Path) -> None:
+def test_a_state_dict_of_something_else_is_one_clear_error(
+    kind: str, reduced_state: State, tmp_path: Path
+) -> None:
     damage, message = BAD_STATES[kind]
     path = tmp_path / "bad.pth"
-    torch.save(damage(published_state(make_reduced_cgn())), path)
+    torch.save(damage(reduced_state), path)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_cgn(path)
     assert str(caught.value).startswith(str(path))
@@ -426,8 +403,6 @@ def test_a_state_dict_of_something_else_is_one_clear_error(kind: str, tmp_path: 
     [
         ('{"biggan": {"depth": 3}}', r"describes no ImageNet CGN: .*depth"),
         ('{"unet_width": 6}', "describes no ImageNet CGN: .*multiple of 4, got 6"),
-        ('{"unet_width": 8}', "is not an ImageNet CGN|tensors have another shape"),
-        ("[4]", r"describes no ImageNet CGN: \[4\]"),
     ],
 )
 def test_a_config_of_something_else_is_one_clear_error(
@@ -435,17 +410,17 @@ def test_a_config_of_something_else_is_one_clear_error(
 ) -> None:
     path = tmp_path / "bad.safetensors"
     metadata = {"format": FORMAT, "architecture": "imagenet", "config": config}
-    save_file(make_reduced_cgn().state_dict(), path, metadata=metadata)
+    save_file({"anything": torch.zeros(1)}, path, metadata=metadata)
     with pytest.raises(CheckpointError, match=message):
         load_cgn(path)
 
 
 def test_a_truncated_large_file_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reduced_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state_dicts, "_MAPPED_FROM", 0)
     path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn()), path)
+    torch.save(reduced_state, path)
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(CheckpointError, match="cut off or not a checkpoint: copy it again"):
         load_cgn(path)
@@ -478,8 +453,6 @@ def test_published_biggan_and_u2net_files_start_a_cgn(tmp_path: Path) -> None:
     with torch.no_grad():  # weights of their own
         cgn.f_text.embeddings.weight.zero_()
     torch.testing.assert_close(cgn.background(noise, y), biggan(noise, y, 0.9))
-    save_cgn(cgn, tmp_path / "start.safetensors")
-    require_close(draw(load_cgn(tmp_path / "start.safetensors")), draw(cgn))
 
 
 def test_other_files_in_their_place_are_clear_errors(tmp_path: Path) -> None:

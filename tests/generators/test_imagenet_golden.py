@@ -18,6 +18,7 @@ from imagenet_helpers import (
 from cgn_augment import load_cgn
 from cgn_augment.generators import BigGAN, BigGANConfig, ImageNetCGN
 from cgn_augment.generators.assembly import infer_biggan_sizes
+from cgn_augment.generators.layout import without_memory
 
 CLASSES = torch.tensor([207, 340])
 TRUNCATIONS = (0.5, 0.71, 1.0)
@@ -49,7 +50,7 @@ def require_near(drawn: torch.Tensor, expected: torch.Tensor) -> None:
 def test_biggan_draws_what_the_published_one_draws_of_the_same_weights(
     shapes: dict[str, list[int]], weights: State, images: dict[float, torch.Tensor]
 ) -> None:
-    with torch.device("meta"):
+    with without_memory():
         network = BigGAN()
     assert {name: list(value.shape) for name, value in network.state_dict().items()} == shapes
     network.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
@@ -62,7 +63,7 @@ def test_biggan_draws_what_the_published_one_draws_of_the_same_weights(
 def test_the_sizes_of_a_full_size_file_are_read_off_its_tensors(
     shapes: dict[str, list[int]],
 ) -> None:
-    with torch.device("meta"):
+    with without_memory():
         state = {name: torch.empty(shape) for name, shape in shapes.items()}
     assert BigGANConfig(**infer_biggan_sizes(Path("cgn.pth"), state)) == BigGANConfig()
 
