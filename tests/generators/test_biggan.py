@@ -84,14 +84,11 @@ def test_between_two_rows_the_nearer_one_counts_more() -> None:
     assert find_rows(0.75, num_rows=3) == (1, 2, pytest.approx(0.5))
 
 
-@pytest.mark.parametrize("truncation", [0, 0.0, -0.5, 1.01, True, float("nan")])
+@pytest.mark.parametrize("truncation", [0, -0.5, 1.01, True, float("nan")])
 def test_a_truncation_out_of_range_is_an_error(truncation: float) -> None:
     with pytest.raises(ArgumentError, match=f"above 0 and at most 1, got {truncation!r}"):
         find_rows(truncation)
-
-
-def test_an_unknown_lookup_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="must be exact or published, got 'nearest'"):
+    with pytest.raises(ArgumentError, match="must be one of exact, published, got 'nearest'"):
         find_rows(0.5, lookup="nearest")  # type: ignore[arg-type]
 
 
@@ -195,19 +192,13 @@ def test_noise_and_classes_of_another_form_are_errors(
             "block 1 takes 4 channel widths and the one before gives 8",
         ),
         ({"attention_at": 6}, "one of the blocks 0 to 5, got 6"),
-        ({"channel_width": 4, "attention_at": 5}, None),
         (
             {"layers": (*REDUCED.layers, (False, 1, 1)), "attention_at": 6},
             "a multiple of 8 channels; block 6 has 4",
         ),
     ],
 )
-def test_sizes_that_fit_no_generator_are_errors(
-    changes: dict[str, object], message: str | None
-) -> None:
-    if message is None:
-        dataclasses.replace(REDUCED, **changes)
-        return
+def test_sizes_that_fit_no_generator_are_errors(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         dataclasses.replace(REDUCED, **changes)
 
@@ -215,3 +206,5 @@ def test_sizes_that_fit_no_generator_are_errors(
 def test_a_size_that_was_not_published_is_an_error() -> None:
     with pytest.raises(ArgumentError, match="published at 128, 256, 512 pixels, not at 64"):
         BigGANConfig.published(64)
+    with pytest.raises(ArgumentTypeError, match=r"channel_width must be an integer, got 4\.0"):
+        dataclasses.replace(REDUCED, channel_width=4.0)

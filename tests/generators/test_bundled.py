@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from cgn_augment import FreshSource, load_cgn
+from cgn_augment import load_cgn
 from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.checkpoint import WEIGHTS
 from cgn_augment.generators.drawing import draw_factors
@@ -48,22 +49,15 @@ def test_the_package_takes_their_files_along() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_generator_draws_the_digits_that_it_is_asked_for(name: str) -> None:
-    cgn = load_cgn(name)
-    classes = (torch.arange(1000) % 10).expand(3, -1)
+    classes = (torch.arange(300) % 10).expand(3, -1)
     with torch.no_grad():
-        factors = draw_factors(cgn, classes, torch.Generator().manual_seed(0), 1, 100)
+        generator = torch.Generator().manual_seed(0)
+        factors = draw_factors(load_cgn(name), classes, generator, 1, 100)
     seen = predict(load_shape_judge(), (factors.mask > 0.5).float())
     assert (seen == classes[0]).float().mean() > 0.96
     assert mask_entropy(factors.mask) < 0.2
     for images in (factors.foreground, factors.background):
-        assert images.min() >= -1
-        assert images.max() <= 1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_generator_feeds_a_source(name: str) -> None:
-    drawn = FreshSource(load_cgn(name)).sample(4, torch.Generator().manual_seed(0))
-    assert drawn.images.shape == (4, 3, 32, 32)
+        assert images.abs().max() <= 1
 
 
 @pytest.mark.parametrize(("name", "variant"), NAMES.items())
@@ -95,5 +89,7 @@ def test_a_card_names_the_command_and_the_weights(name: str, variant: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_generator_is_small(name: str) -> None:
-    assert (WEIGHTS / f"{name}.safetensors").stat().st_size < 8e6
+def test_a_bundled_generator_is_stored_in_half_precision(name: str) -> None:
+    state = load_file(WEIGHTS / f"{name}.safetensors")
+    kinds = {value.dtype for value in state.values() if value.is_floating_point()}
+    assert kinds == {torch.float16}

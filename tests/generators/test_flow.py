@@ -137,5 +137,5 @@ def test_an_odd_noise_is_an_error(noise_dim: int) -> None:
 
 @pytest.mark.parametrize("name", ["noise_dim", "embedding_dim", "num_layers", "hidden_dim"])
 def test_a_flow_of_no_size_is_an_error(name: str) -> None:
-    with pytest.raises(ArgumentError, match="sizes of a flow must be 1 or more"):
+    with pytest.raises(ArgumentError, match=f"{name} must be 1 or more, got 0"):
         CodeFlow(**{"noise_dim": 4, "embedding_dim": 3, name: 0})
