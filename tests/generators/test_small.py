@@ -82,29 +82,17 @@ def test_published_checkpoints_draw_what_the_published_code_draws(
         np.testing.assert_allclose(ours, values, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANT_NAMES)
-def test_published_checkpoints_say_their_own_sizes(
-    variant: str, published_paths: dict[str, Path]
-) -> None:
-    cgn = load_cgn(published_paths[variant])
-    sizes = {"num_classes": 10, "noise_dim": 32, "embedding_dim": 10, "width": 32}
-    networks = {"shape_network": "published", "texture_network": "published"}
-    assert cgn.config == {**sizes, **networks}
-    assert read_metadata(published_paths[variant]) == {}
-
-
-def test_published_checkpoints_differ_in_their_fingerprints(
-    published_paths: dict[str, Path],
-) -> None:
-    assert len({load_cgn(path).fingerprint for path in published_paths.values()}) == 3
-
-
-def test_a_published_checkpoint_survives_the_way_through_safetensors(
+def test_published_checkpoints_say_their_own_sizes_and_survive_the_way_through_safetensors(
     published_paths: dict[str, Path], tmp_path: Path
 ) -> None:
-    cgn = load_cgn(published_paths["wildlife"])
-    save_cgn(cgn, tmp_path / "wildlife.safetensors")
-    require_same(cgn, load_cgn(tmp_path / "wildlife.safetensors"))
+    sizes = {"num_classes": 10, "noise_dim": 32, "embedding_dim": 10, "width": 32}
+    networks = {"shape_network": "published", "texture_network": "published"}
+    cgns = [load_cgn(path) for path in published_paths.values()]
+    assert all(cgn.config == {**sizes, **networks} for cgn in cgns)
+    assert len({cgn.fingerprint for cgn in cgns}) == 3
+    assert read_metadata(published_paths["wildlife"]) == {}
+    save_cgn(cgns[2], tmp_path / "wildlife.safetensors")
+    require_same(cgns[2], load_cgn(tmp_path / "wildlife.safetensors"))
 
 
 # The network
@@ -123,16 +111,12 @@ def test_factors_have_the_documented_form(tiny_cgn: SmallCGN) -> None:
     assert isinstance(tiny_cgn, Mechanisms)
 
 
-@pytest.mark.parametrize(
-    ("factor", "layers"), [("shape", "f_shape"), ("texture", "f_text1"), ("background", "f_text2")]
-)
-def test_each_mechanism_runs_alone(factor: str, layers: str) -> None:
+def test_each_mechanism_runs_alone() -> None:
     cgn, ran = make_cgn().freeze(), []
     for name in ("f_shape", "f_text1", "f_text2"):
         getattr(cgn, name).register_forward_hook(lambda *_, name=name: ran.append(name))
-    noise = cgn.draw_noise(2, torch.Generator())
-    getattr(cgn, factor)(noise, torch.tensor([0, 1]))
-    assert ran == [layers]
+    draw(cgn, 2)
+    assert ran == ["f_shape", "f_text1", "f_text2"]
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -150,15 +134,7 @@ def test_an_image_does_not_depend_on_its_batch(tiny_cgn: SmallCGN) -> None:
     for factor in FACTORS:
         mechanism = getattr(tiny_cgn, factor)
         torch.testing.assert_close(mechanism(noise, y)[2:3], mechanism(noise[2:3], y[2:3]))
-
-
-def test_no_images_are_an_empty_stack(tiny_cgn: SmallCGN) -> None:
-    drawn = draw(tiny_cgn, 0)
-    assert [tuple(drawn[factor].shape) for factor in FACTORS] == [
-        (0, 1, 32, 32),
-        (0, 3, 32, 32),
-        (0, 3, 32, 32),
-    ]
+        assert mechanism(noise[:0], y[:0]).shape[2:] == (32, 32)
 
 
 def test_a_frozen_cgn_stays_in_eval_without_gradients() -> None:
@@ -243,11 +219,8 @@ def test_shuffling_is_a_crop_from_two_by_two_tiles(
     ("noise", "y", "message"),
     [
         (torch.zeros(3, 31), torch.arange(3), r"noise must .* \(N, 32\), got \(3, 31\)"),
-        (torch.zeros(32), torch.arange(1), r"noise must .* \(N, 32\), got \(32,\)"),
         (torch.zeros(3, 32), torch.arange(2), r"each of the 3 noise vectors, .* shape \(2,\)"),
-        (torch.zeros(3, 32), torch.zeros(3, 1).long(), r"each of the 3 .* shape \(3, 1\)"),
         (torch.zeros(2, 32), torch.tensor([0, 10]), "y must hold classes of 0 to 9, got 0 to 10"),
-        (torch.zeros(2, 32), torch.tensor([-1, 5]), "y must hold classes of 0 to 9, got -1 to 5"),
     ],
 )
 @pytest.mark.parametrize("factor", FACTORS)
@@ -332,28 +305,17 @@ def test_deep_textures_stay_where_they_are() -> None:
     assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
 
 
-@pytest.mark.parametrize("config", [{}, {"width": 6, "num_classes": 3, "noise_dim": 8}])
-def test_a_saved_deep_cgn_comes_back_whole(config: dict[str, int], tmp_path: Path) -> None:
-    cgn, path = make_deep(**config).freeze(), tmp_path / "cgn.safetensors"
-    save_cgn(cgn, path)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_saved_deep_cgn_comes_back_whole(half: bool, tmp_path: Path) -> None:
+    config = {"width": 6, "num_classes": 3, "noise_dim": 8}
+    cgn, path = make_deep(**config), tmp_path / "cgn.safetensors"
+    save_cgn(cgn.half() if half else cgn, path)
+    cgn = cgn.float()  # of what half precision has left
     loaded = load_cgn(path)
-    require_same(cgn, loaded)
+    require_same(cgn.freeze(), loaded)
     assert loaded.config["shape_network"] == "deep"
     for factor, values in draw(cgn, 3).items():
         assert torch.equal(draw(loaded, 3)[factor], values)
-
-
-def test_a_deep_cgn_of_half_precision_becomes_float32(tmp_path: Path) -> None:
-    cgn, path = make_deep(), tmp_path / "cgn.safetensors"
-    save_cgn(make_deep().half(), path)
-    loaded = load_cgn(path)
-    for name, value in loaded.state_dict().items():
-        expected = cgn.state_dict()[name]
-        expected = expected.half().float() if expected.is_floating_point() else expected
-        assert value.dtype == expected.dtype
-        assert torch.equal(value, expected)
-    difference = (draw(loaded, 20)["shape"] - draw(cgn.freeze(), 20)["shape"]).abs()
-    assert difference.max() < 0.02
 
 
 def test_a_frozen_deep_cgn_stays_as_it_is_and_is_channels_last() -> None:
@@ -382,59 +344,30 @@ def test_an_odd_noise_is_for_the_published_network_alone() -> None:
         make_cgn(noise_dim=7, shape_network="deep")
 
 
-@pytest.mark.parametrize("shape_network", ["published", "deep"])
 def test_a_file_from_before_there_were_two_networks_is_of_the_published_one(
-    shape_network: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    cgn = make_cgn(shape_network=shape_network).freeze()
-    path = tmp_path / "old.safetensors"
+    cgn, path = make_cgn().freeze(), tmp_path / "old.safetensors"
     networks = ("shape_network", "texture_network")
     config = {name: value for name, value in cgn.config.items() if name not in networks}
-    metadata = {"format": FORMAT, "architecture": "small", "config": json.dumps(config)}
     state = {name: value.contiguous() for name, value in cgn.state_dict().items()}
-    save_file(state, path, metadata=metadata)
-    if shape_network == "published":
-        require_same(cgn, load_cgn(path))
-    else:
-        with pytest.raises(CheckpointError, match=r"is not a small CGN: .* names are missing"):
-            load_cgn(path)
-
-
-def test_a_file_of_an_unknown_shape_network_is_an_error(tmp_path: Path) -> None:
-    cgn, path = make_cgn(), tmp_path / "new.safetensors"
-    config = {**cgn.config, "shape_network": "deeper"}
-    metadata = {"format": FORMAT, "architecture": "small", "config": json.dumps(config)}
-    save_file(dict(cgn.state_dict()), path, metadata=metadata)
-    with pytest.raises(CheckpointError, match=r"describes no small CGN: .*got 'deeper'"):
-        load_cgn(path)
+    save_file(state, path, metadata=header(config=json.dumps(config)))
+    require_same(cgn, load_cgn(path))
 
 
 # Reading and writing
 
 
-@pytest.mark.parametrize(
-    "config", [{}, {"width": 6, "num_classes": 3, "noise_dim": 7, "embedding_dim": 5}]
-)
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_pickled_state_dict_says_which_sizes_it_has(
-    config: dict[str, int], tmp_path: Path
+    prefix: str, legacy: bool, tmp_path: Path
 ) -> None:
-    cgn = make_cgn(**config).freeze()
-    torch.save(cgn.state_dict(), tmp_path / "cgn.pth")
-    require_same(cgn, load_cgn(tmp_path / "cgn.pth"))
-
-
-def test_the_prefix_of_dataparallel_is_dropped(tmp_path: Path) -> None:
-    cgn = make_cgn().freeze()
-    torch.save(nn.DataParallel(cgn).state_dict(), tmp_path / "cgn.pth")
-    assert "module.label_emb.weight" in torch.load(tmp_path / "cgn.pth", weights_only=True)
-    require_same(cgn, load_cgn(tmp_path / "cgn.pth"))
-
-
-def test_the_old_format_of_torch_is_read(tmp_path: Path) -> None:
-    cgn = make_cgn().freeze()
-    torch.save(cgn.state_dict(), tmp_path / "cgn.pth", _use_new_zipfile_serialization=False)
-    assert not zipfile.is_zipfile(tmp_path / "cgn.pth")
-    require_same(cgn, load_cgn(tmp_path / "cgn.pth"))
+    cgn, path = make_cgn(width=6, num_classes=3, noise_dim=7, embedding_dim=5), tmp_path / "c.pth"
+    state = {f"{prefix}{name}": value for name, value in cgn.freeze().state_dict().items()}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    assert zipfile.is_zipfile(path) != legacy
+    require_same(cgn, load_cgn(path))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -448,25 +381,19 @@ def test_weights_of_another_precision_become_float32(dtype: torch.dtype, tmp_pat
     assert draw(loaded)["shape"].dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "config", [{}, {"width": 6, "num_classes": 3, "noise_dim": 7, "embedding_dim": 5}]
-)
-def test_a_saved_cgn_comes_back_whole(config: dict[str, int], tmp_path: Path) -> None:
-    cgn, path = make_cgn(**config).freeze(), tmp_path / "cgn.safetensors"
+def test_a_saved_cgn_comes_back_whole_and_frozen(tmp_path: Path) -> None:
+    cgn = make_cgn(width=6, num_classes=3, noise_dim=7, embedding_dim=5)
+    path = tmp_path / "cgn.safetensors"
     save_cgn(cgn, path)
-    loaded = load_cgn(str(path))
+    assert cgn.training
+    assert all(parameter.requires_grad for parameter in cgn.parameters())
+    loaded = load_cgn(str(path)).train()
     require_same(cgn, loaded)
-    for factor, values in draw(cgn).items():
+    for factor, values in draw(cgn.freeze()).items():
         assert torch.equal(draw(loaded)[factor], values)
-
-
-def test_a_loaded_cgn_is_frozen(tmp_path: Path) -> None:
-    save_cgn(make_cgn(), tmp_path / "cgn.safetensors")
-    loaded = load_cgn(tmp_path / "cgn.safetensors").train()
     assert loaded.frozen
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert not any(value.is_meta for value in loaded.state_dict().values())
 
 
 def test_metadata_is_kept_as_text(tmp_path: Path) -> None:
@@ -487,20 +414,9 @@ def test_a_saved_cgn_may_be_read_by_others_and_leaves_no_temporary_file(tmp_path
     assert load_cgn(path).width == 4
 
 
-def test_saving_does_not_change_a_cgn_in_training(tmp_path: Path) -> None:
-    cgn = make_cgn()
-    save_cgn(cgn, tmp_path / "cgn.safetensors")
-    assert cgn.training
-    assert all(parameter.requires_grad for parameter in cgn.parameters())
-
-
-def test_a_cgn_is_saved_as_safetensors_only(tmp_path: Path) -> None:
+def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"saved as \.safetensors, got 'cgn\.pth'"):
         save_cgn(make_cgn(), tmp_path / "cgn.pth")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_metadata_cannot_replace_what_the_file_needs(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"metadata must not have .*\[\'config\'\], which"):
         save_cgn(make_cgn(), tmp_path / "cgn.safetensors", config="mine")
     assert list(tmp_path.iterdir()) == []
@@ -587,14 +503,6 @@ def with_other_shapes(path: Path) -> None:
     torch.save(state, path)
 
 
-def of_other_widths(path: Path) -> None:
-    state = state_of(path)
-    wider = make_cgn(width=6).state_dict()
-    torch.save(
-        {name: wider[name] if "f_text" in name else value for name, value in state.items()}, path
-    )
-
-
 def truncated_pth(path: Path) -> None:
     torch.save(state_of(path), path)
     path.write_bytes(path.read_bytes()[:-3000])
@@ -633,7 +541,15 @@ def safetensors_without_config(path: Path) -> None:
     save_file(state_of(path), path, metadata={"format": FORMAT, "architecture": "small"})
 
 
-CUT_OFF = "cannot be read; it is cut off or not a checkpoint: copy it again"
+def saving(value: object) -> Callable[[Path], None]:
+    return lambda path: torch.save(value, path)
+
+
+def config(text: str) -> Callable[[Path], None]:
+    return safetensors_with(config=text)
+
+
+CUT_OFF = "cannot be read; it is cut off or not a (checkpoint|CGN): copy it again"
 NO_CODE = "holds more than weights and would run code .* it was not read"
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated pth": (".pth", truncated_pth, CUT_OFF),
@@ -641,17 +557,15 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated safetensors": (".safetensors", truncated_safetensors, CUT_OFF),
     "empty pth": (".pth", Path.touch, CUT_OFF),
     "empty safetensors": (".safetensors", Path.touch, CUT_OFF),
-    "text pth": (".pth", lambda path: path.write_text("see the other folder\n"), CUT_OFF),
     "web page": (".pth", lambda path: path.write_text("<!doctype html><html>no"), CUT_OFF),
-    "text safetensors": (".safetensors", lambda path: path.write_text("see there"), CUT_OFF),
     "zip": (".pth", lambda path: zipfile.ZipFile(path, "w").close(), CUT_OFF),
     "pth in disguise": (".safetensors", lambda path: torch.save(state_of(path), path), CUT_OFF),
     "other network": (
         ".pth",
-        lambda path: torch.save(nn.Linear(3, 3).state_dict(), path),
+        saving(nn.Linear(3, 3).state_dict()),
         r"not a small CGN: it lacks label_emb\.weight .* it has \['bias', 'weight'\]",
     ),
-    "empty state dict": (".pth", lambda path: torch.save({}, path), "not a small CGN: it lacks"),
+    "empty state dict": (".pth", saving({}), "not a small CGN: it lacks"),
     "missing and unknown names": (
         ".pth",
         without_some,
@@ -664,24 +578,15 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"1 tensors have another shape than the network, the first is f_text1\.0\.bias: \(7,\) "
         r"where \(512,\) is needed",
     ),
-    "other widths": (".pth", of_other_widths, r"tensors have another shape .* f_text1\.0\.weight"),
-    "whole module": (".pth", lambda path: torch.save(nn.Linear(2, 2), path), NO_CODE),
-    "whole cgn": (".pth", lambda path: torch.save(make_cgn(), path), NO_CODE),
+    "whole module": (".pth", saving(nn.Linear(2, 2)), NO_CODE),
+    "TorchScript": (".pth", scripted, NO_CODE),
     "training checkpoint": (
         ".pth",
-        lambda path: torch.save({"model": state_of(path), "epoch": 3}, path),
+        saving({"model": {"bias": torch.zeros(3)}, "epoch": 3}),
         r"not a state dict .* save model\.state_dict\(\) alone",
     ),
-    "one tensor": (
-        ".pth",
-        lambda path: torch.save(torch.zeros(3), path),
-        "not a state dict .* but a Tensor",
-    ),
-    "names that are no text": (
-        ".pth",
-        lambda path: torch.save({3: torch.zeros(3)}, path),
-        "not a state dict",
-    ),
+    "one tensor": (".pth", saving(torch.zeros(3)), "not a state dict .* but a Tensor"),
+    "names that are no text": (".pth", saving({3: torch.zeros(3)}), "not a state dict"),
     "NaN": (".pth", with_nan, r"f_text1\.0\.bias holds NaN or infinity; its training diverged"),
     "infinity": (".safetensors", with_infinity, r"f_shape\.5\.running_var holds NaN or infinity"),
     "whole numbers": (
@@ -689,62 +594,24 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: torch.save({k: v.long() for k, v in state_of(path).items()}, path),
         "holds torch.int64, which is no weight of a CGN",
     ),
-    "TorchScript": (".pth", scripted, NO_CODE),
     "no format": (
         ".safetensors",
         lambda path: save_file(state_of(path), path),
-        f"has the format None and this version reads '{FORMAT}'",
-    ),
-    "later format": (
-        ".safetensors",
-        safetensors_with(format="cgn_augment/2"),
-        f"has the format 'cgn_augment/2' and this version reads '{FORMAT}'",
+        f"has the format None and a CGN has '{FORMAT}': write it with save_cgn",
     ),
     "other architecture": (
         ".safetensors",
         safetensors_with(architecture="biggan"),
         "holds the architecture 'biggan'; this version knows 'small'",
     ),
-    "no config": (
-        ".safetensors",
-        safetensors_without_config,
-        "has no readable config in its metadata",
-    ),
-    "config that is no JSON": (
-        ".safetensors",
-        safetensors_with(config="{width: 4"),
-        "has no readable config in its metadata",
-    ),
-    "config that is a list": (
-        ".safetensors",
-        safetensors_with(config="[4]"),
-        r"describes no small CGN: \[4\]",
-    ),
-    "unknown setting": (
-        ".safetensors",
-        safetensors_with(config='{"depth": 4}'),
-        r"describes no small CGN: \{'depth': 4\}",
-    ),
-    "impossible size": (
-        ".safetensors",
-        safetensors_with(config='{"width": -4}'),
-        r"describes no small CGN: \{'width': -4\}",
-    ),
-    "size that is text": (
-        ".safetensors",
-        safetensors_with(config='{"width": "4"}'),
-        r"describes no small CGN: \{'width': '4'\}",
-    ),
-    "size that is a fraction": (
-        ".safetensors",
-        safetensors_with(config='{"width": 4.5}'),
-        r"describes no small CGN: \{'width': 4.5\}",
-    ),
-    "other size": (
-        ".safetensors",
-        safetensors_with(config='{"width": 5}'),
-        "tensors have another shape than the network",
-    ),
+    "no config": (".safetensors", safetensors_without_config, "no readable config in its metadata"),
+    "config that is no JSON": (".safetensors", config("{width: 4"), "no readable config"),
+    "config that is a list": (".safetensors", config("[4]"), r"no small CGN: \[4\]"),
+    "unknown setting": (".safetensors", config('{"depth": 4}'), "no small CGN: .*'depth'"),
+    "unknown network": (".safetensors", config('{"shape_network": "x"}'), "no small CGN: .*'x'"),
+    "impossible size": (".safetensors", config('{"width": -4}'), "no small CGN: .*-4"),
+    "size that is text": (".safetensors", config('{"width": "4"}'), "no small CGN: .*'4'"),
+    "other size": (".safetensors", config('{"width": 5}'), "another shape than the network"),
 }
 
 
@@ -812,27 +679,21 @@ def test_metadata_of_a_damaged_file_is_a_clear_error(tmp_path: Path) -> None:
 # Devices
 
 
-def test_a_gpu_that_is_not_there_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "message"),
+    [
+        ("cuda:1", 0, r"'cuda:1' was asked for and torch sees no GPU here"),
+        ("cuda:1", 1, "there is no cuda:1: torch sees 1 GPU"),
+        ("gpu", 0, "'gpu' is not the name of a device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_a_clear_error(
+    device: str, num_gpus: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    # The device is checked first: the file need not be there.
-    with pytest.raises(UsageError, match=r"'cuda:1' was asked for and torch sees no GPU here"):
-        load_cgn(tmp_path / "nothing.pth", device="cuda:1")
-
-
-def test_a_second_gpu_where_there_is_one_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UsageError, match="there is no cuda:1: torch sees 1 GPU"):
-        load_cgn(tmp_path / "nothing.pth", device="cuda:1")
-
-
-def test_a_device_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'gpu' is not the name of a device") as caught:
-        load_cgn(tmp_path / "nothing.pth", device="gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_cgn(tmp_path / "nothing.pth", device=device)  # the device is checked first
     assert "\n" not in str(caught.value)
 
 
