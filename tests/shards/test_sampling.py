@@ -1,28 +1,23 @@
-"""Numbered samples, interpolations and animations, and the two commands that make them."""
+"""Numbered images: their classes, and the folders that they are written to."""
 
 from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_cgn, run_command
+from conftest import make_tiny_cgn
 from imagenet_helpers import make_reduced_cgn
 from PIL import Image
 
-from cgn_augment.cli import program as cli
-from cgn_augment.errors import ArgumentError, MissingPackageError
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import compose
-from cgn_augment.generators import CGN, SmallCGN, save_cgn
-from cgn_augment.generators.interpolation import interpolate_classes
+from cgn_augment.generators import CGN, SmallCGN
 from cgn_augment.images.imagenet_classes import best_classes
-from cgn_augment.pictures.animation import write_animation
 from cgn_augment.shards.sampling import (
     KINDS,
     choose_classes,
@@ -92,7 +87,7 @@ def test_best_draws_from_the_list_of_each_factor() -> None:
     ("arguments", "message"),
     [
         ({"num": 0}, "num must be 1 or more, got 0"),
-        ({"mode": "worst"}, "mode must be of random, per-class, best, got 'worst'"),
+        ({"mode": "worst"}, "mode must be one of random, per-class, best, got 'worst'"),
         ({"mode": "best"}, "known of ImageNet's 1000 classes, and this CGN has 10"),
         ({"shape": [10]}, "shape lists class 10 but the CGN has only the classes 0 to 9"),
         ({"same": True, "texture": [1]}, "all factors get the class of the shape: give shape"),
@@ -200,211 +195,10 @@ def test_a_folder_that_is_not_empty_and_odd_requests_are_errors(
     for folder in (tmp_path, tmp_path / "old"):
         with pytest.raises(ArgumentError, match="is not an empty folder: name another"):
             write_samples(tiny_cgn, classes, folder)
-    with pytest.raises(ArgumentError, match=r"save must be of mask, .* got 'premask'"):
+    with pytest.raises(ArgumentError, match=r"save must be one of mask, .* got 'premask'"):
         write_samples(tiny_cgn, classes, tmp_path / "new", save=["premask"])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match="save must name one or more of mask"):
         write_samples(tiny_cgn, classes, tmp_path / "new", save=[])
     with pytest.raises(ArgumentError, match="chunk must be 1 or more, got 0"):
         write_samples(tiny_cgn, classes, tmp_path / "new", chunk=0)
     assert not (tmp_path / "new").exists()
-
-
-# Interpolation
-
-
-@pytest.mark.parametrize("make", [*CGNS, make_deep_cgn])
-@pytest.mark.parametrize("factor", [*FACTORS, "all"])
-def test_only_what_changes_changes_and_classes_are_reached(
-    factor: str, make: Callable[[], CGN]
-) -> None:
-    cgn = make().freeze()
-    frames = interpolate_classes(cgn, [1, 4, 2], factor, steps=2, chunk=3)  # type: ignore[arg-type]
-    assert len(frames) == 5
-    drawn = {"shape": frames.mask, "texture": frames.foreground, "background": frames.background}
-    for name, images in drawn.items():
-        changed = (images[1:] - images[:-1]).abs().amax(dim=(1, 2, 3)) > 1e-6
-        assert changed.all() if factor in (name, "all") else not changed.any()
-    if factor == "all":
-        for place, y in ((0, 1), (2, 4), (4, 2)):
-            alone = draw_numbered(cgn, torch.full((3, 1), y))
-            torch.testing.assert_close(frames.mask[place], alone.mask[0], rtol=1e-4, atol=1e-5)
-            for got, expected in (
-                (frames.foreground, alone.foreground),
-                (frames.background, alone.background),
-            ):
-                # The published small CGN moves each texture; the place is drawn after the noise.
-                same = got[place].flatten(1).sort().values, expected[0].flatten(1).sort().values
-                torch.testing.assert_close(*same, rtol=1e-4, atol=1e-5)
-
-
-def test_interpolation_follows_its_seed_and_keeps_the_others_to_a_class(
-    tiny_cgn: SmallCGN,
-) -> None:
-    first, again, other = (
-        interpolate_classes(tiny_cgn, [1, 4], "shape", steps=1, others={"texture": 7}, seed=seed)
-        for seed in (0, 0, 1)
-    )
-    assert torch.equal(first.mask, again.mask)
-    assert torch.equal(first.foreground, again.foreground)
-    assert not torch.equal(first.mask, other.mask)
-    default = interpolate_classes(tiny_cgn, [1, 4], "shape", steps=1)
-    assert not torch.equal(first.foreground, default.foreground)
-    assert torch.equal(first.background, default.background)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"classes": [3]}, r"between two classes or more, got \[3\]"),
-        ({"steps": 0}, "steps must be 1 or more, got 0"),
-        ({"factor": "mask"}, "one of shape, texture, background, all; got 'mask'"),
-        ({"classes": [3, 10]}, "y must hold classes of 0 to 9, got 10 to 10"),
-        (
-            {"factor": "shape", "others": {"shape": 1}},
-            "shape cannot be kept to one class: .* stays the same is background, texture",
-        ),
-        ({"others": {"texture": 1}}, "texture cannot be kept .* what stays the same is nothing"),
-    ],
-)
-def test_ways_that_cannot_be_gone_are_errors(
-    arguments: dict[str, object], message: str, tiny_cgn: SmallCGN
-) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        interpolate_classes(tiny_cgn, **{"classes": [3, 4], **arguments})  # type: ignore[arg-type]
-
-
-# Animations
-
-
-def make_frames() -> torch.Tensor:
-    """Three frames of 32x33 pixels: red, green and blue."""
-    frames = torch.zeros(3, 3, 32, 33, dtype=torch.uint8)
-    for colour in range(3):
-        frames[colour, colour] = 255
-    return frames
-
-
-def test_a_gif_has_the_frames_and_their_rate(tmp_path: Path) -> None:
-    path = write_animation(make_frames(), tmp_path / "a.gif", frames_per_second=10)
-    with Image.open(path) as image:
-        assert image.n_frames == 3
-        assert image.size == (33 * 8, 256)  # enlarged by a whole number
-        assert image.info["duration"] == 100
-        for colour in range(3):
-            image.seek(colour)
-            pixel = np.asarray(image.convert("RGB"))[100, 100]
-            assert pixel.argmax() == colour
-
-
-def test_an_mp4_has_the_frames_and_their_rate(tmp_path: Path) -> None:
-    path = write_animation(make_frames(), tmp_path / "a.mp4", frames_per_second=5)
-    with av.open(str(path)) as container:
-        assert container.streams.video[0].average_rate == 5
-        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(decoded) == 3
-    assert decoded[0].shape == (256, 264, 3)
-    for colour, pixels in enumerate(decoded):
-        assert pixels[100, 100].argmax() == colour
-
-
-def test_animations_that_cannot_be_written_are_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = make_frames()
-    with pytest.raises(ArgumentError, match=r"is a \.gif or a \.mp4, got 'a\.avi'"):
-        write_animation(frames, tmp_path / "a.avi")
-    with pytest.raises(ArgumentError, match="missing is missing: make it first"):
-        write_animation(frames, tmp_path / "missing" / "a.gif")
-    with pytest.raises(
-        ArgumentError, match=r"\(N, 3, H, W\) uint8, got \(3, 3, 32, 33\) .*float32"
-    ):
-        write_animation(frames.float(), tmp_path / "a.gif")
-    with pytest.raises(ArgumentError, match="frames_per_second must be above 0, got 0"):
-        write_animation(frames, tmp_path / "a.gif", frames_per_second=0)
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'cgn-augment\[video\]', or write"):
-        write_animation(frames, tmp_path / "a.mp4")
-    assert list(tmp_path.iterdir()) == []
-
-
-# The commands
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    return lambda *arguments: run_command(cli.main, monkeypatch, *arguments)
-
-
-@pytest.fixture
-def small_path(tiny_cgn: SmallCGN, tmp_path: Path) -> Path:
-    path = tmp_path / "small.safetensors"
-    save_cgn(tiny_cgn, path)
-    return path
-
-
-def test_the_command_samples_what_is_asked_for(
-    run: Callable[..., int], small_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    options = ["--mode=per-class", "--num=2", "--shape=[3, 7]", "--texture=1", "--save=[mask]"]
-    assert run("sample", small_path, out, *options) == 0
-    assert "4 images" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
-    assert [(line["shape"], line["texture"]) for line in lines] == [(3, 1)] * 2 + [(7, 1)] * 2
-    assert sorted(path.name for path in out.iterdir()) == [
-        "labels.csv",
-        "labels.jsonl",
-        "mask",
-        "settings.json",
-    ]
-    assert json.loads((out / "settings.json").read_text())["mode"] == "per-class"
-    assert run("sample", small_path, out) == 2
-    assert "is not an empty folder" in capsys.readouterr().err
-
-
-def test_the_command_samples_an_imagenet_cgn_at_a_truncation(
-    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_cgn(make_reduced_cgn(), tmp_path / "cgn.safetensors")
-    arguments = ["sample", tmp_path / "cgn.safetensors", tmp_path / "out", "--num=2", "--same=true"]
-    assert run(*arguments, "--truncation=0.5", "--fixed_noise=true") == 0
-    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
-    assert settings["truncation"] == 0.5
-    assert settings["fixed_noise"]
-    assert run("sample", tmp_path / "cgn.safetensors", tmp_path / "new", "--shape=tench") == 2
-    assert "6 classes of this CGN have no names, got 'tench'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("suffix", ["png", "gif", "mp4"])
-def test_the_command_interpolates_into_sheets_and_animations(
-    suffix: str, run: Callable[..., int], small_path: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / f"way.{suffix}"
-    options = ["--factor=shape", "--background=2", "--steps=2", "--save=[mask, composite]"]
-    assert run("interpolate", small_path, out, "[3, 7]", *options) == 0
-    if suffix == "mp4":
-        with av.open(str(out)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    else:
-        with Image.open(out) as image:
-            frames = [np.asarray(image.convert("RGB"))] * getattr(image, "n_frames", 1)
-    assert len(frames) == (1 if suffix == "png" else 3)
-    assert frames[0].std() > 10
-    if suffix != "png":
-        assert frames[0].shape == (256, 512, 3)  # mask and composite side by side
-
-
-def test_the_commands_errors_are_one_line(
-    run: Callable[..., int], small_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for arguments, message in (
-        (["interpolate", "missing", tmp_path / "a.avi", "[1, 2]"], "saved as one of .png"),
-        (["interpolate", small_path, tmp_path / "a.png", "[1]"], "two classes or more"),
-        (["interpolate", small_path, tmp_path / "a.gif", "[1, 12]"], "the classes 0 to 9, not 12"),
-        (["sample", small_path, tmp_path / "o", "--truncation=0.5"], "has no truncation"),
-        (["sample", small_path, tmp_path / "o", "--mode=best"], "best classes are known of"),
-    ):
-        assert run(*arguments) == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
