@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import auto_cli
 
@@ -93,18 +93,19 @@ def run_commands(
         message = " ".join(str(error).replace("typing.", "").split())
         call = _places(commands, given)
         hint = f"write {name} {call}" if call else "--help lists what there is"
-        print(f"{name}: error: {message}; {hint}", file=sys.stderr)
-        sys.exit(2)
-    except CGNError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"{name}: error: {reason}", file=sys.stderr)
-        sys.exit(2)
+        _stop(2, f"{name}: error: {message}; {hint}")
+    except (CGNError, OSError) as error:
+        reason: object = error
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}"
+        _stop(2, f"{name}: error: {reason}")
     except KeyboardInterrupt as stop:
-        print(f"{name}: interrupted{'; ' if str(stop) else ''}{stop}", file=sys.stderr)
-        sys.exit(130)
+        _stop(130, f"{name}: interrupted{'; ' if str(stop) else ''}{stop}")
+
+
+def _stop(status: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(status)
 
 
 def plain_names(arguments: Sequence[str]) -> list[str]:

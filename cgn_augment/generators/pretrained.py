@@ -78,9 +78,9 @@ def start_imagenet_cgn(
         ArgumentError: a truncation outside (0, 1].
     """
     shape, found = load_biggan(biggan), load_u2net(u2net)
-    others = copy.deepcopy(shape), copy.deepcopy(shape)
+    texture, background = copy.deepcopy(shape), copy.deepcopy(shape)
     settings = {"truncation": truncation, "truncation_lookup": truncation_lookup}
-    return ImageNetCGN.of_parts(shape, *others, found, **settings)
+    return ImageNetCGN.of_parts(shape, texture, background, found, **settings)
 
 
 def continue_imagenet_cgn(

@@ -48,9 +48,9 @@ class U2Net(nn.Module):
         self.stage2 = RSU(6, w, w // 2, 2 * w)
         self.stage3 = RSU(5, 2 * w, w, 4 * w)
         self.stage4 = RSU(4, 4 * w, 2 * w, 8 * w)
-        self.stage5 = DilatedRSU(8 * w, 4 * w, 8 * w)
-        self.stage6 = DilatedRSU(8 * w, 4 * w, 8 * w)
-        self.stage5d = DilatedRSU(16 * w, 4 * w, 8 * w)
+        self.stage5 = RSU(4, 8 * w, 4 * w, 8 * w, dilated=True)
+        self.stage6 = RSU(4, 8 * w, 4 * w, 8 * w, dilated=True)
+        self.stage5d = RSU(4, 16 * w, 4 * w, 8 * w, dilated=True)
         self.stage4d = RSU(4, 16 * w, 2 * w, 4 * w)
         self.stage3d = RSU(5, 8 * w, w, 2 * w)
         self.stage2d = RSU(6, 4 * w, w // 2, w)
@@ -90,64 +90,39 @@ class U2Net(nn.Module):
 
 
 class RSU(nn.Module):
-    """A residual U-block of `height` levels (section 3.1 of the paper).
-
-    The lowest level is dilated, not pooled. The result has the resolution of the input.
+    """A residual U-block (section 3.1 of the paper); its result has the input's resolution.
 
     Args:
-        height: levels.
+        height: levels; each is pooled but the lowest, which is dilated.
         dim_in: channels of the input.
         dim_mid: channels inside.
         dim_out: channels of the result.
+        dilated: none of its four levels is pooled, all are dilated: the paper's RSU-4F.
     """
 
-    def __init__(self, height: int, dim_in: int, dim_mid: int, dim_out: int) -> None:
+    def __init__(
+        self, height: int, dim_in: int, dim_mid: int, dim_out: int, dilated: bool = False
+    ) -> None:
         super().__init__()
-        self.height = height
+        dilations = _DILATIONS if dilated else (*[1] * (height - 1), 2)
+        self.height, self.num_pooled = height, 1 if dilated else height - 1
         self.rebnconvin = ConvNormReLU(dim_in, dim_out)
-        for level in range(1, height + 1):
-            dilation = 2 if level == height else 1
+        for level, dilation in enumerate(dilations, start=1):
             encoder = ConvNormReLU(dim_out if level == 1 else dim_mid, dim_mid, dilation)
             self.add_module(f"rebnconv{level}", encoder)
         for level in range(height - 1, 0, -1):
-            decoder = ConvNormReLU(2 * dim_mid, dim_out if level == 1 else dim_mid)
-            self.add_module(f"rebnconv{level}d", decoder)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Takes (B, dim_in, H, W) to (B, dim_out, H, W)."""
-        x = self.rebnconvin(x)
-        encoders, decoders = _levels(self, self.height)
-        encoded = _descend(encoders[:-1], x)
-        encoded.append(encoders[-1](encoded[-1]))
-        return _ascend(decoders, encoded)[0] + x
-
-
-class DilatedRSU(nn.Module):
-    """A residual block of four levels that are dilated in place of pooled: the paper's RSU-4F.
-
-    Args:
-        dim_in: channels of the input.
-        dim_mid: channels inside.
-        dim_out: channels of the result.
-    """
-
-    def __init__(self, dim_in: int, dim_mid: int, dim_out: int) -> None:
-        super().__init__()
-        self.rebnconvin = ConvNormReLU(dim_in, dim_out)
-        for level, dilation in enumerate(_DILATIONS, start=1):
-            encoder = ConvNormReLU(dim_out if level == 1 else dim_mid, dim_mid, dilation)
-            self.add_module(f"rebnconv{level}", encoder)
-        for level in (3, 2, 1):
             out = dim_out if level == 1 else dim_mid
-            decoder = ConvNormReLU(2 * dim_mid, out, _DILATIONS[level - 1])
+            decoder = ConvNormReLU(2 * dim_mid, out, dilations[level - 1])
             self.add_module(f"rebnconv{level}d", decoder)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes (B, dim_in, H, W) to (B, dim_out, H, W)."""
         x = self.rebnconvin(x)
-        encoders, decoders = _levels(self, len(_DILATIONS))
-        encoded = [encoders[0](x)]
-        for encoder in encoders[1:]:
+        levels = range(1, self.height + 1)
+        encoders = [self.get_submodule(f"rebnconv{level}") for level in levels]
+        decoders = [self.get_submodule(f"rebnconv{level}d") for level in reversed(levels[:-1])]
+        encoded = _descend(encoders[: self.num_pooled], x)
+        for encoder in encoders[self.num_pooled :]:
             encoded.append(encoder(encoded[-1]))
         return _ascend(decoders, encoded)[0] + x
 
@@ -191,13 +166,6 @@ def enlarge_to(x: Tensor, like: Tensor) -> Tensor:
     if x.shape[2:] == like.shape[2:]:
         return x
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
-
-
-def _levels(block: nn.Module, height: int) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Returns the encoders from the top down, and the decoders from the bottom up."""
-    encoders = [block.get_submodule(f"rebnconv{level}") for level in range(1, height + 1)]
-    decoders = [block.get_submodule(f"rebnconv{level}d") for level in range(height - 1, 0, -1)]
-    return encoders, decoders
 
 
 def _descend(encoders: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
