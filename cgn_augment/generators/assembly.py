@@ -23,10 +23,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 CGN = SmallCGN | ImageNetCGN
 
-ARCHITECTURES: dict[str, type[SmallCGN] | type[ImageNetCGN]] = {
-    SmallCGN.architecture: SmallCGN,
-    ImageNetCGN.architecture: ImageNetCGN,
-}
+ARCHITECTURES = (SmallCGN.architecture, ImageNetCGN.architecture)
 
 _NAMES: dict[type[nn.Module], str] = {
     SmallCGN: "a small CGN",
@@ -50,7 +47,7 @@ def build_cgn(path: Path, state: StateDict, architecture: str, config: Config | 
     Args:
         path: of the file, for messages.
         state: what it holds, without prefixes.
-        architecture: a key of `ARCHITECTURES`.
+        architecture: one of `ARCHITECTURES`.
         config: the arguments of the network; found out from the tensors if there are none.
 
     Raises:

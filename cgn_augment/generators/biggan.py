@@ -8,8 +8,6 @@ which three are kept, normalisation in one pass, and weights with the spectral n
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any, Self
 
 import torch
@@ -192,7 +190,8 @@ class ColourConv(nn.Conv2d):
 
 
 def _make_published(config: BigGANConfig) -> Any:
-    package = _import_package()
+    import pytorch_pretrained_biggan as package  # brings boto3, which takes its time
+
     return package.BigGAN(
         package.BigGANConfig(
             output_dim=config.image_size,
@@ -206,11 +205,6 @@ def _make_published(config: BigGANConfig) -> Any:
             n_stats=config.num_statistics,
         )
     )
-
-
-def _import_package() -> ModuleType:
-    """Imports the package when a BigGAN is made: it brings boto3, which takes its time."""
-    return importlib.import_module("pytorch_pretrained_biggan")
 
 
 def _replace_parts(generator: nn.Module, channel_width: int) -> None:

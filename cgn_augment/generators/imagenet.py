@@ -12,20 +12,20 @@ from dataclasses import asdict
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.layout import put_channels_last, without_memory
+from cgn_augment.generators.mechanisms import CGNetwork
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
 from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
-from cgn_augment.types import require_factor
 
 
-class ImageNetCGN(nn.Module):
+class ImageNetCGN(CGNetwork):
     """Three mechanisms that draw a mask, a foreground and a background of 128, 256 or 512 pixels.
 
     Args:
@@ -86,7 +86,6 @@ class ImageNetCGN(nn.Module):
         self.f_bg = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
         self.u2net = U2Net(unet_width).eval().requires_grad_(False)
         self._folded = False
-        self._hash: str | None = None
         if folded:
             self._fold()
 
@@ -124,16 +123,6 @@ class ImageNetCGN(nn.Module):
             "truncation_lookup": self.truncation_lookup,
             "folded": self._folded,
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.f_shape.embeddings.weight.device
-
-    @property
-    def frozen(self) -> bool:
-        """Whether `freeze` was called."""
-        return self._hash is not None
 
     @property
     def fingerprint(self) -> str:
@@ -177,7 +166,7 @@ class ImageNetCGN(nn.Module):
 
         So do the three generators, whose statistics are given.
         """
-        super().train(mode and not self.frozen)
+        super().train(mode)
         self.u2net.eval()
         return self
 
@@ -193,80 +182,36 @@ class ImageNetCGN(nn.Module):
         noise = draw_truncated(num, self.noise_dim, generator) * self.truncation
         return noise.to(self.device, non_blocking=True)
 
-    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Runs the shape mechanism and U2-Net.
-
-        Args:
-            noise: (N, noise_dim) float32.
-            y: (N,) int64 classes.
-
-        Returns:
-            (N, 1, H, W) float32 mask in [1e-4, 0.9999]; 1 is object.
-
-        Raises:
-            ArgumentError: noise or classes of another shape, or a class that there is not.
-            ArgumentTypeError: classes that are not integers.
-        """
-        return self.mask(self.premask(noise, y))
-
     def premask(self, noise: Tensor, y: Tensor) -> Tensor:
         """Runs the shape mechanism without U2-Net; arguments and errors as for `shape`.
 
         Returns:
             (N, 3, H, W) float32 image in [-1, 1].
         """
-        return self._draw(self.f_shape, self.f_shape.condition(noise, y))
+        return self._draw("shape", self._condition("shape", noise, y))
 
     def mask(self, images: Tensor) -> Tensor:
         """Finds the object of images (N, 3, H, W) in [-1, 1] with U2-Net; returns as `shape`."""
         found: Tensor = self.u2net(images.to(self.f_shape.embeddings.weight.dtype))
         return found.float().clamp(MASK_MIN, MASK_MAX).contiguous()
 
-    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Runs the texture mechanism alone; arguments and errors as for `shape`.
-
-        Returns:
-            (N, 3, H, W) float32 foreground in [-1, 1].
-        """
-        return self._draw(self.f_text, self.f_text.condition(noise, y))
-
-    def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Runs the background mechanism alone; arguments and errors as for `shape`.
-
-        Returns:
-            (N, 3, H, W) float32 background in [-1, 1].
-        """
-        return self._draw(self.f_bg, self.f_bg.condition(noise, y))
-
-    def mix(self, factor: str, noise: Tensor, first: Tensor, second: Tensor, w: Tensor) -> Tensor:
-        """Runs the mechanism of a factor between two classes.
-
-        Args:
-            factor: shape, texture or background.
-            noise: (N, noise_dim) float32.
-            first: (N,) int64 classes.
-            second: (N,) int64 classes.
-            w: (N,) float32 weights of the second class's embedding in [0, 1].
-
-        Returns:
-            What the mechanism returns; exactly that of `first` at 0 and of `second` at 1.
-
-        Raises:
-            ArgumentError: there is no such factor; otherwise as for `shape`.
-            ArgumentTypeError: classes that are not integers.
-        """
-        require_factor(factor)
-        biggan = {"shape": self.f_shape, "texture": self.f_text, "background": self.f_bg}[factor]
-        ends = biggan.condition(noise, first), biggan.condition(noise, second)
-        images = self._draw(biggan, torch.lerp(*ends, w[:, None].to(ends[0])))
-        return self.mask(images) if factor == "shape" else images
-
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Returns textures as they are: this CGN's are whole images and not moved around."""
         return images
 
-    def _draw(self, biggan: BigGAN, condition: Tensor) -> Tensor:
+    def _condition(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
+        return self._biggan(factor).condition(noise, y)
+
+    def _run(self, factor: str, condition: Tensor) -> Tensor:
+        images = self._draw(factor, condition)
+        return self.mask(images) if factor == "shape" else images
+
+    def _draw(self, factor: str, condition: Tensor) -> Tensor:
+        biggan = self._biggan(factor)
         return biggan.draw(condition, self.truncation, self.truncation_lookup).contiguous()
+
+    def _biggan(self, factor: str) -> BigGAN:
+        return {"shape": self.f_shape, "texture": self.f_text, "background": self.f_bg}[factor]
 
     def _fold(self) -> None:
         if self._folded:

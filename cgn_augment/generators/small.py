@@ -17,8 +17,8 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes, roll_randomly
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.flow import CodeFlow
+from cgn_augment.generators.mechanisms import CGNetwork
 from cgn_augment.generators.upsampling import UpConv2d
-from cgn_augment.types import require_factor
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """The published code keeps masks this far from 0 and 1; the paper does not say so."""
@@ -27,7 +27,7 @@ ShapeNetwork = Literal["published", "deep"]
 TextureNetwork = Literal["published", "deep"]
 
 
-class SmallCGN(nn.Module):
+class SmallCGN(CGNetwork):
     """Three mechanisms that draw a mask, a foreground and a background of 32x32 pixels.
 
     Args:
@@ -85,7 +85,6 @@ class SmallCGN(nn.Module):
         make_texture = _deep_texture_layers if texture_network == "deep" else _texture_layers
         self.f_text1 = make_texture(noise_dim, embedding_dim, width)
         self.f_text2 = make_texture(noise_dim, embedding_dim, width)
-        self._fingerprint: str | None = None
 
     @property
     def config(self) -> dict[str, int | str]:
@@ -95,19 +94,9 @@ class SmallCGN(nn.Module):
         return {name: getattr(self, name) for name in (*sizes, *networks)}
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.label_emb.weight.device
-
-    @property
-    def frozen(self) -> bool:
-        """Whether `freeze` was called."""
-        return self._fingerprint is not None
-
-    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of a hash of the weights; taken once a network is frozen."""
-        return self._fingerprint or hash_weights(self)
+        return self._hash or hash_weights(self)
 
     def freeze(self) -> Self:
         """Makes this a network to draw from: eval mode for good, no gradients.
@@ -117,12 +106,8 @@ class SmallCGN(nn.Module):
         self.eval().requires_grad_(False)
         if self.device.type == "cpu":  # measured there: benchmarks/stream.py
             self.to(memory_format=torch.channels_last)
-        self._fingerprint = hash_weights(self)
+        self._hash = hash_weights(self)
         return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the training mode, unless the network is frozen."""
-        return super().train(mode and self._fingerprint is None)
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
         """Draws standard normal noise on the CPU, so that it does not depend on the device.
@@ -132,59 +117,6 @@ class SmallCGN(nn.Module):
         """
         noise = torch.randn(num, self.noise_dim, generator=generator)
         return noise.to(self.device, non_blocking=True)
-
-    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Runs the shape mechanism alone.
-
-        Args:
-            noise: (N, noise_dim) float32.
-            y: (N,) int64 classes.
-
-        Returns:
-            (N, 1, 32, 32) float32 mask in [1e-4, 0.9999]; 1 is object.
-
-        Raises:
-            ArgumentError: noise or classes of another shape, or a class that there is not.
-            ArgumentTypeError: classes that are not integers.
-        """
-        return self._run("shape", self._embed(noise, y))
-
-    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Runs the texture mechanism alone; arguments and errors as for `shape`.
-
-        Returns:
-            (N, 3, 32, 32) float32 foreground in [-1, 1], before `shuffle`.
-        """
-        return self._run("texture", self._embed(noise, y))
-
-    def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Runs the background mechanism alone; arguments and errors as for `shape`.
-
-        Returns:
-            (N, 3, 32, 32) float32 background in [-1, 1], before `shuffle`.
-        """
-        return self._run("background", self._embed(noise, y))
-
-    def mix(self, factor: str, noise: Tensor, first: Tensor, second: Tensor, w: Tensor) -> Tensor:
-        """Runs the mechanism of a factor between two classes.
-
-        Args:
-            factor: shape, texture or background.
-            noise: (N, noise_dim) float32.
-            first: (N,) int64 classes.
-            second: (N,) int64 classes.
-            w: (N,) float32 weights of the second class's embedding in [0, 1].
-
-        Returns:
-            What the mechanism returns; exactly that of `first` at 0 and of `second` at 1.
-
-        Raises:
-            ArgumentError: there is no such factor; otherwise as for `shape`.
-            ArgumentTypeError: classes that are not integers.
-        """
-        require_factor(factor)
-        ends = self._embed(noise, first), self._embed(noise, second)
-        return self._run(factor, torch.lerp(*ends, w[:, None].to(noise.device)))
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Moves each texture to a random position, so that it cannot carry a shape.
@@ -198,20 +130,20 @@ class SmallCGN(nn.Module):
             return images
         return roll_randomly(images, generator)
 
-    def _run(self, factor: str, inputs: Tensor) -> Tensor:
-        if factor == "shape":
-            mask: Tensor = self.f_shape(inputs)
-            return mask.clamp(MASK_MIN, MASK_MAX)
-        texture: Tensor = (self.f_text1 if factor == "texture" else self.f_text2)(inputs)
-        return texture.contiguous()
-
-    def _embed(self, noise: Tensor, y: Tensor) -> Tensor:
+    def _condition(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
         if noise.dim() != 2 or noise.shape[1] != self.noise_dim:
             raise ArgumentError(
                 f"noise must have the shape (N, {self.noise_dim}), got {tuple(noise.shape)}"
             )
         check_classes(y, len(noise), self.num_classes, "noise vectors")
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
+
+    def _run(self, factor: str, condition: Tensor) -> Tensor:
+        if factor == "shape":
+            mask: Tensor = self.f_shape(condition)
+            return mask.clamp(MASK_MIN, MASK_MAX)
+        texture: Tensor = (self.f_text1 if factor == "texture" else self.f_text2)(condition)
+        return texture.contiguous()
 
 
 def _shape_layers(dim_in: int, width: int) -> nn.Sequential:

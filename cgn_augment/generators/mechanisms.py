@@ -1,0 +1,93 @@
+"""What the small CGN and that of ImageNet share: three mechanisms that run alone (section 2)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.types import require_factor
+
+
+class CGNetwork(nn.Module):
+    """Three mechanisms; an architecture says how noise and class are joined, and what is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hash: str | None = None  # of the weights, once they are frozen
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def frozen(self) -> bool:
+        """Whether `freeze` was called."""
+        return self._hash is not None
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode, unless the network is frozen."""
+        return super().train(mode and not self.frozen)
+
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the shape mechanism alone.
+
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) int64 classes.
+
+        Returns:
+            (N, 1, H, W) float32 mask in [1e-4, 0.9999]; 1 is object.
+
+        Raises:
+            ArgumentError: noise or classes of another shape, or a class that there is not.
+            ArgumentTypeError: classes that are not integers.
+        """
+        return self._run("shape", self._condition("shape", noise, y))
+
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the texture mechanism alone; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, H, W) float32 foreground in [-1, 1], before `shuffle`.
+        """
+        return self._run("texture", self._condition("texture", noise, y))
+
+    def background(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Runs the background mechanism alone; arguments and errors as for `shape`.
+
+        Returns:
+            (N, 3, H, W) float32 background in [-1, 1], before `shuffle`.
+        """
+        return self._run("background", self._condition("background", noise, y))
+
+    def mix(self, factor: str, noise: Tensor, first: Tensor, second: Tensor, w: Tensor) -> Tensor:
+        """Runs the mechanism of a factor between two classes.
+
+        Args:
+            factor: shape, texture or background.
+            noise: (N, noise_dim) float32.
+            first: (N,) int64 classes.
+            second: (N,) int64 classes.
+            w: (N,) float32 weights of the second class's embedding in [0, 1].
+
+        Returns:
+            What the mechanism returns; exactly that of `first` at 0 and of `second` at 1.
+
+        Raises:
+            ArgumentError: there is no such factor; otherwise as for `shape`.
+            ArgumentTypeError: classes that are not integers.
+        """
+        require_factor(factor)
+        ends = self._condition(factor, noise, first), self._condition(factor, noise, second)
+        return self._run(factor, torch.lerp(*ends, w[:, None].to(ends[0])))
+
+    def _condition(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
+        """Joins noise (N, noise_dim) and the embeddings of classes (N,) for a mechanism."""
+        raise NotImplementedError
+
+    def _run(self, factor: str, condition: Tensor) -> Tensor:
+        """Runs a mechanism on what `_condition` returns."""
+        raise NotImplementedError
