@@ -40,6 +40,7 @@ from cgn_augment import load_cgn
 from cgn_augment.functional import compose
 from cgn_augment.generators import BigGANConfig, ImageNetCGN, U2Net
 from cgn_augment.generators.biggan import EPSILON
+from cgn_augment.generators.layout import without_memory
 
 RESULTS = Path(__file__).parent / "results"
 MECHANISMS = ("biggan_GT", "f_shape", "f_text", "f_bg")
@@ -97,8 +98,8 @@ def peak() -> float:
 
 def measure_memory(path: str) -> None:
     """Prints the memory of loading and drawing, in MiB; runs in a process of its own."""
-    with torch.device("meta"):
-        ImageNetCGN()  # imports what torch needs for networks without memory
+    with without_memory():
+        ImageNetCGN()  # imports what its parts need
     before = peak()
     cgn = load_cgn(path)
     loaded = peak()

@@ -14,6 +14,7 @@ from cgn_augment.images.imagenet_classes import class_names, find_class, find_cl
 from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
 from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
 from cgn_augment.shards.sampling import (
+    KINDS,
     Kind,
     Mode,
     choose_classes,
@@ -64,17 +65,9 @@ def sample(
         device: where to draw, such as cpu or cuda.
     """
     network = load_cgn(cgn, device=device, truncation=truncation)
-    num_classes = network.num_classes
-    classes = choose_classes(
-        num_classes,
-        num,
-        mode,
-        shape=find_classes(shape, num_classes),
-        texture=find_classes(texture, num_classes),
-        background=find_classes(background, num_classes),
-        same=same,
-        seed=seed,
-    )
+    given = {"shape": shape, "texture": texture, "background": background}
+    kept = {factor: find_classes(y, network.num_classes) for factor, y in given.items()}
+    classes = choose_classes(network.num_classes, num, mode, **kept, same=same, seed=seed)
     write_samples(
         network,
         classes,
@@ -122,24 +115,19 @@ def interpolate(
         device: where to draw, such as cpu or cuda.
     """
     animated = Path(out).suffix in ANIMATIONS
-    check_animation(out) if animated else check_picture(out)  # before anything that takes long
+    (check_animation if animated else check_picture)(out)  # before anything that takes long
     network = load_cgn(cgn, device=device, truncation=truncation)
     way = [find_class(y, network.num_classes) for y in classes]
     given = {"shape": shape, "texture": texture, "background": background}
     others = {f: find_class(y, network.num_classes) for f, y in given.items() if y is not None}
     factors = interpolate_classes(network, way, factor, steps=steps, others=others, seed=seed)
-    kinds: list[Kind] = ([save] if isinstance(save, str) else save) or _default_kinds(animated)
-    shown: dict[str, Tensor] = {
-        kind: images for kind, images in pictures(factors).items() if kind in kinds
-    }
+    every = ["composite"] if animated else KINDS
+    kinds = ([save] if isinstance(save, str) else save) or every
+    shown = {kind: images for kind, images in pictures(factors).items() if kind in kinds}
     if animated:
         print(write_animation(_side_by_side(shown), out, frames_per_second))
     else:
         print(save_figure(_draw_frames(network, shown, way, steps), out))
-
-
-def _default_kinds(animated: bool) -> list[Kind]:
-    return ["composite"] if animated else ["mask", "foreground", "background", "composite"]
 
 
 def _side_by_side(shown: dict[str, Tensor]) -> Tensor:

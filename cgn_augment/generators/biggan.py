@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import check_classes
 from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.generators.mechanisms import check_inputs
 from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, find_rows
 
 EPSILON = 1e-4
@@ -63,11 +62,7 @@ class BigGAN(nn.Module):
             ArgumentError: noise or classes of another shape, or a class that there is not.
             ArgumentTypeError: classes that are not integers.
         """
-        if noise.dim() != 2 or noise.shape[1] != self.config.noise_dim:
-            raise ArgumentError(
-                f"noise must have the shape (N, {self.config.noise_dim}), got {tuple(noise.shape)}"
-            )
-        check_classes(y, len(noise), self.config.num_classes, "noise vectors")
+        check_inputs(noise, y, self.config.noise_dim, self.config.num_classes)
         embedding = self.embeddings.weight[:, y.to(noise.device).long()].t()
         return torch.cat([noise.to(embedding.dtype), embedding], dim=1)
 

@@ -119,15 +119,31 @@ def require_device(device: torch.device | str) -> torch.device:
     return target
 
 
-def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    if str(name_or_path) in bundled_generators():
-        return WEIGHTS / f"{name_or_path}.safetensors"
-    path = Path(name_or_path).expanduser()
+def find_weights(
+    name_or_path: str | os.PathLike[str], folder: Path, what: str, remedy: str
+) -> Path:
+    """Returns the path of a file of weights, or of those that come with the package.
+
+    Args:
+        name_or_path: the name of bundled weights, or a path.
+        folder: of the bundled ones.
+        what: they are, for the error, such as "generator".
+        remedy: what to do instead.
+
+    Raises:
+        FileError: there is no such file and there are no such bundled weights.
+    """
+    bundled = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    path = bundled.get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_file():
         return path
-    what = "is a folder, not a file," if path.is_dir() else "is neither a file"
-    bundled = ", ".join(bundled_generators()) or "none in this version"
+    is_what = "is a folder, not a file," if path.is_dir() else "is neither a file"
     raise FileError(
-        f"{str(name_or_path)!r} {what} nor the name of a bundled generator ({bundled}): pass the "
-        "path of a .pth or .safetensors checkpoint"
+        f"{str(name_or_path)!r} {is_what} nor the name of a bundled {what} "
+        f"({', '.join(bundled) or 'none in this version'}): {remedy}"
     )
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    remedy = "pass the path of a .pth or .safetensors checkpoint"
+    return find_weights(name_or_path, WEIGHTS, "generator", remedy)

@@ -7,7 +7,21 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import check_classes
 from cgn_augment.types import require_factor
+
+
+def check_inputs(noise: Tensor, y: Tensor, noise_dim: int, num_classes: int) -> None:
+    """Refuses noise that is not (N, noise_dim), and classes that are not (N,) or not there.
+
+    Raises:
+        ArgumentError: noise or classes of another shape, or a class that there is not.
+        ArgumentTypeError: classes that are not integers.
+    """
+    if noise.dim() != 2 or noise.shape[1] != noise_dim:
+        raise ArgumentError(f"noise must have the shape (N, {noise_dim}), got {tuple(noise.shape)}")
+    check_classes(y, len(noise), num_classes, "noise vectors")
 
 
 class CGNetwork(nn.Module):

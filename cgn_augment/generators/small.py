@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_choice
-from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import check_classes, roll_randomly
+from cgn_augment.functional import roll_randomly
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.flow import CodeFlow
-from cgn_augment.generators.mechanisms import CGNetwork
+from cgn_augment.generators.mechanisms import CGNetwork, check_inputs
 from cgn_augment.generators.upsampling import UpConv2d
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
@@ -131,11 +130,7 @@ class SmallCGN(CGNetwork):
         return roll_randomly(images, generator)
 
     def _condition(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
-        if noise.dim() != 2 or noise.shape[1] != self.noise_dim:
-            raise ArgumentError(
-                f"noise must have the shape (N, {self.noise_dim}), got {tuple(noise.shape)}"
-            )
-        check_classes(y, len(noise), self.num_classes, "noise vectors")
+        check_inputs(noise, y, self.noise_dim, self.num_classes)
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
 
     def _run(self, factor: str, condition: Tensor) -> Tensor:

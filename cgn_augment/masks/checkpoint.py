@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from cgn_augment.errors import CheckpointError, FileError
+from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line, read_safetensors, save_tensors
-from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.generators.checkpoint import find_weights, require_device
 from cgn_augment.masks.unet import UNetMasker
 
 FORMAT = "cgn_augment_masker/1"
@@ -44,10 +44,9 @@ def load_masker(
         8
     """
     target = require_device(device)
-    path = _find(name_or_path)
-    state, header = read_safetensors(
-        path, what="a masker", remedy="train one with train-generator masker", format=FORMAT
-    )
+    remedy = "train one with train-generator masker"
+    path = find_weights(name_or_path, WEIGHTS, "masker", remedy)
+    state, header = read_safetensors(path, what="a masker", remedy=remedy, format=FORMAT)
     try:
         masker = UNetMasker(**json.loads(header["config"]))
         state = {name: value.float() for name, value in state.items()}
@@ -86,16 +85,3 @@ def save_masker(masker: UNetMasker, path: str | os.PathLike[str], **metadata: ob
 def bundled_maskers() -> list[str]:
     """Returns the names of the generators whose maskers come with the package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-
-
-def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    if str(name_or_path) in bundled_maskers():
-        return WEIGHTS / f"{name_or_path}.safetensors"
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
-    bundled = ", ".join(bundled_maskers()) or "none in this version"
-    raise FileError(
-        f"{str(name_or_path)!r} is neither a file nor the name of a bundled masker ({bundled}): "
-        "train one with train-generator masker --cgn …"
-    )
