@@ -164,22 +164,6 @@ def test_a_new_network_has_true_spectral_norms_and_finite_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "y", "error", "message"),
-    [
-        (torch.zeros(3, 7), torch.arange(3), ArgumentError, r"\(N, 8\), got \(3, 7\)"),
-        (torch.zeros(3, 8), torch.arange(2), ArgumentError, "one class for each of the 3 noise"),
-        (torch.zeros(1, 8), torch.tensor([6]), ArgumentError, "classes of 0 to 5, got 6 to 6"),
-        (torch.zeros(1, 8), torch.ones(1), ArgumentTypeError, "integer classes"),
-    ],
-)
-def test_noise_and_classes_of_another_form_are_errors(
-    noise: torch.Tensor, y: torch.Tensor, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        make_reduced_biggan()(noise, y)
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),

@@ -6,22 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import make_tiny_cgn
-from imagenet_helpers import make_reduced_cgn
+from generator_helpers import FACTORS, MAKERS
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import CGN, SmallCGN
 from cgn_augment.generators.interpolation import interpolate_classes
 from cgn_augment.shards.sampling import draw_numbered
 
-FACTORS = ("shape", "texture", "background")
 
-
-def make_deep_cgn() -> SmallCGN:
-    return make_tiny_cgn(shape_network="deep", texture_network="deep")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("make", [make_tiny_cgn, make_reduced_cgn, make_deep_cgn])
+@pytest.mark.parametrize("make", MAKERS.values())
 @pytest.mark.parametrize("factor", [*FACTORS, "all"])
 def test_only_what_changes_changes_and_classes_are_reached(
     factor: str, make: Callable[[], CGN]

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_cgn
-from imagenet_helpers import make_reduced_cgn
+from generator_helpers import FACTORS, MAKERS
 from PIL import Image
 
 from cgn_augment.errors import ArgumentError
@@ -26,14 +25,6 @@ from cgn_augment.shards.sampling import (
     to_bytes,
     write_samples,
 )
-
-FACTORS = ("shape", "texture", "background")
-CGNS = [make_tiny_cgn, make_reduced_cgn]
-
-
-def make_deep_cgn() -> SmallCGN:
-    return make_tiny_cgn(shape_network="deep", texture_network="deep")  # type: ignore[arg-type]
-
 
 # Classes
 
@@ -103,7 +94,7 @@ def test_classes_that_cannot_be_chosen_are_errors(
 # Images
 
 
-@pytest.mark.parametrize("make", [*CGNS, make_deep_cgn])
+@pytest.mark.parametrize("make", MAKERS.values())
 def test_an_image_follows_its_number_and_not_its_batch(make: Callable[[], CGN]) -> None:
     cgn = make().freeze()
     classes = choose_classes(cgn.num_classes, 5)
@@ -117,7 +108,7 @@ def test_an_image_follows_its_number_and_not_its_batch(make: Callable[[], CGN]) 
     assert torch.equal(pictures(together)["composite"], composed)
 
 
-@pytest.mark.parametrize("make", CGNS)
+@pytest.mark.parametrize("make", MAKERS.values())
 def test_fixed_noise_makes_images_of_one_class_alike(make: Callable[[], CGN]) -> None:
     cgn = make().freeze()
     classes = torch.tensor([[1, 1, 2]]).expand(3, -1)
