@@ -13,7 +13,7 @@ from torch import nn
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import BigGAN, BigGANConfig
-from cgn_augment.generators.biggan import EPSILON
+from cgn_augment.generators.biggan import EPSILON, _make_published
 from cgn_augment.generators.truncation import StatisticsRows, find_rows
 
 CPU = torch.device("cpu")
@@ -22,22 +22,9 @@ OFF_BY_ONE = (0.14, 0.28, 0.56, 0.58, 0.94)
 
 def draw_published(biggan: BigGAN, noise: torch.Tensor, y: torch.Tensor, truncation: float):
     """What the package itself draws with the weights of `biggan`."""
-    config = biggan.config
-    network = pytorch_pretrained_biggan.BigGAN(
-        pytorch_pretrained_biggan.BigGANConfig(
-            output_dim=config.image_size,
-            z_dim=config.noise_dim,
-            class_embed_dim=config.noise_dim,
-            channel_width=config.channel_width,
-            num_classes=config.num_classes,
-            layers=list(config.layers),
-            attention_layer_position=config.attention_at,
-            eps=EPSILON,
-            n_stats=config.num_statistics,
-        )
-    )
+    network = _make_published(biggan.config)
     network.load_state_dict(biggan.state_dict())
-    one_hot = torch.nn.functional.one_hot(y, config.num_classes).float()
+    one_hot = torch.nn.functional.one_hot(y, biggan.config.num_classes).float()
     return network.eval()(noise, one_hot, truncation)
 
 
