@@ -60,11 +60,15 @@ def test_train_generator_draws_data_and_textures(
             ["sheet", "{checkpoint}", "{folder}/sheet.png", "--device=gpu"],
             "not the name of a device",
         ),
-        (train_cli.main, ["textures", "{folder}/t.png", "--folder=no"], "object is missing"),
+        (
+            train_cli.main,
+            ["textures", "{folder}/t.png", "--folder=no"],
+            "there is no folder no/object",
+        ),
         (
             train_cli.main,
             ["data", "colored", "{folder}/d.png", "--textures=no"],
-            "object is missing",
+            "there is no folder no/object",
         ),
     ],
 )
