@@ -323,8 +323,7 @@ class ReducedPriorTraining:
 
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
-        CheckpointError: there is nothing to resume, or it is damaged.
-        CheckpointError: what is there was made with other settings.
+        CheckpointError: there is nothing to resume, it is damaged, or of other settings.
 
     Example:
         >>> from benchmarks.scenes.prior import (

@@ -319,7 +319,7 @@ def run(plan: Plan, out: Path, steps: Sequence[str] = STEPS, rows: Sequence[str]
         rows: of `ROWS`; all by default.
     """
     if "sheet" in steps:
-        save_figure(draw_scenes(), out / "scenes.png")
+        print(save_figure(draw_scenes(), out / "scenes.png"))
     if tuple(steps) == ("sheet",):
         return
     judges = run_judges(plan, out / "judges")

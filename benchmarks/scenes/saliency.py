@@ -156,8 +156,7 @@ class ReducedSaliencyTraining:
 
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
-        CheckpointError: there is nothing to resume, or it is damaged.
-        CheckpointError: what is there was made with other settings.
+        CheckpointError: there is nothing to resume, it is damaged, or of other settings.
 
     Example:
         >>> from benchmarks.scenes.saliency import (

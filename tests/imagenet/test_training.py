@@ -356,13 +356,13 @@ def test_resuming_with_other_targets_or_settings_is_refused(
     with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
         make(folder, files, **same)
     other = {"texture_rate": 1.0, "losses": {"entropy": 3.0}}
-    with pytest.raises(CheckpointError, match=r"settings \(losses.entropy: .*; texture_rate: "):
+    with pytest.raises(CheckpointError, match=r"other settings \(losses.entropy.* texture_rate"):
         make(folder, files, **same, **other, resume=True)
     cgn, target = make_start()
     with torch.no_grad():
         target.embeddings.weight.add_(1)
     monkeypatch.setattr(imagenet_module, "load_networks", lambda _: (cgn, target))
-    with pytest.raises(CheckpointError, match=r"other settings \(target: "):
+    with pytest.raises(CheckpointError, match=r"other settings \(target"):
         make(folder, files, **same, resume=True)
 
 

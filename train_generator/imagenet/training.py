@@ -56,9 +56,9 @@ class ImageNetTraining:
     Raises:
         ArgumentError: the folder holds a training and `resume` is False, or settings that do not
             fit.
-        CheckpointError: there is nothing to resume, or a file is damaged or of another network.
+        CheckpointError: there is nothing to resume, or it was made with other settings; or a file
+            is damaged or of another network.
         FileError: a file of weights is not there.
-        CheckpointError: what is there was made with other settings.
         UsageError: the device is not there.
         DataError: the folder of real images cannot be used.
         MissingPackageError: the metrics need a package that is not installed.
