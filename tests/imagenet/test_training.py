@@ -348,9 +348,7 @@ def test_resuming_with_other_targets_or_settings_is_refused(
     make(folder, files, num_steps=1).train()
     with pytest.raises(ArgumentError, match="holds a training: pass --resume"):
         make(folder, files, num_steps=1)
-    with pytest.raises(
-        CheckpointError, match=r"other settings \(losses.entropy: .*; texture_rate: "
-    ):
+    with pytest.raises(CheckpointError, match=r"other settings \(losses.entropy: .*; texture_rate: "):
         make(folder, files, num_steps=1, texture_rate=1.0, losses={"entropy": 3.0}, resume=True)
     other = make_reduced_biggan()
     with torch.no_grad():
