@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -130,13 +129,9 @@ def test_the_scheduler_goes_through_the_learning_rates(
     ("settings", "message"),
     [
         ({"num_epochs": 0}, "num_epochs must be 1 or more, got 0"),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
         ({"momentum": 1.0}, "momentum must be below 1, got 1.0"),
-        ({"weight_decay": -1.0}, "weight_decay must be 0 or more, got -1.0"),
         ({"warmup_epochs": 45}, "warmup_epochs must be below num_epochs, got 45 of 45"),
         ({"schedule": "exponential"}, "schedule must be one of constant, step, cosine"),
-        ({"batch_norm": "off"}, "batch_norm must be one of eval, real, train, got 'off'"),
-        ({"precision": "fp16"}, "precision must be one of no, bf16, got 'fp16'"),
     ],
 )
 def test_settings_are_checked_when_made(settings: dict[str, Any], message: str) -> None:
@@ -345,8 +340,6 @@ def test_a_cgn_of_other_classes_needs_a_class_map() -> None:
 def test_without_validation_images_there_is_nothing_to_say() -> None:
     with pytest.raises(ArgumentError, match="there are no validation images"):
         make_run(num_epochs=1).train([], progress=False)
-    with pytest.raises(ArgumentError, match="save_every must be 1 or more, got 0"):
-        make_run(save_every=0)
 
 
 # Several processes ------------------------------------------------------------------------------

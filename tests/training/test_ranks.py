@@ -6,17 +6,16 @@ That Ctrl-C on one rank stops all is shown by the ensemble's training too.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from imagenet_rank_helpers import train_rank
 from imagenet_training_helpers import RATE, make_config, tiny_features, write_start
 from safetensors.torch import load_file
+from shard_helpers import PROCESSES
 
 from cgn_augment.errors import ArgumentError
 from train_generator.imagenet import stage as stage_module
@@ -35,87 +34,21 @@ SETTINGS: dict[str, Any] = {
     "metrics": {"every": 2},
 }
 
-# Rank 1 alone gets Ctrl-C, in its second batch of the first step. Both stop, and both go on.
-PROCESS = """
-import json, os, signal, sys
-from pathlib import Path
-import torch, torch.distributed as dist
-from cgn_augment.generators.fingerprint import hash_weights
-from imagenet_training_helpers import make_config, tiny_features
-from train_generator.imagenet import training as imagenet
-
-folder, rank, settings = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-imagenet.make_features = tiny_features
-
-def make(resume):
-    return imagenet.ImageNetTraining(
-        make_config(**settings), folder / "run", resume=resume, progress=False, save_every=1)
-
-training = make(False)
-draw, count, drawn = training.cgn.draw_noise, iter(range(100)), []
-def press(num, generator):
-    noise = draw(num, generator)
-    drawn.append(round(float(noise.sum()), 4))
-    if next(count) == 1 and rank == 1:
-        os.kill(os.getpid(), signal.SIGINT)
-    return noise
-training.cgn.draw_noise = press
-stopped = False
-try:
-    training.train()
-except KeyboardInterrupt:
-    stopped = True
-position = torch.load(folder / "run" / "checkpoint.pt", weights_only=True)["position"]
-again = make(True)
-again.train()
-print(json.dumps({"ranks": again.ranks.num, "stopped": stopped, "position": position,
-                  "drawn": drawn, "hash": hash_weights(again.cgn)}))
-dist.destroy_process_group()
-"""
-
-
-def run_two(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",  # accelerate looks for it; the processes meet in a file
-        "MASTER_PORT": "29500",
-    }
-    processes = []
-    for rank in range(2):
-        command = [sys.executable, "-c", PROCESS, str(folder), str(rank), json.dumps(settings)]
-        ranked = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        processes.append(
-            subprocess.Popen(
-                command, env=ranked, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        )
-    results = []
-    try:
-        for process in processes:
-            output, errors = process.communicate(timeout=900)
-            assert process.returncode == 0, errors
-            results.append(json.loads(output.splitlines()[-1]))
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    return results
-
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_stop_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**write_start(tmp_path / "weights"), **SETTINGS}
-    results = run_two(tmp_path, settings)
-    assert [found["ranks"] for found in results] == [2, 2]
-    assert [found["stopped"] for found in results] == [True, True]
+    processes = [
+        PROCESSES.Process(target=train_rank, args=(rank, tmp_path, settings)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [found["position"] for found in results] == [[0, 0], [0, 0]]
     assert not set(results[0]["drawn"]) & set(results[1]["drawn"])
     assert results[0]["hash"] == results[1]["hash"]

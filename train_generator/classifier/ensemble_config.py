@@ -133,6 +133,18 @@ def make_schedule(
         config: settings.
         optimizer: whose learning rate is that of the settings.
         num_steps: of an epoch: the scheduler counts steps; None: it counts epochs.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier.ensemble_config import EnsembleConfig, make_schedule
+        >>> config = EnsembleConfig(schedule="step", step_epochs=1, learning_rate=1.0)
+        >>> sgd = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
+        >>> schedule = make_schedule(config, sgd, num_steps=2)
+        >>> for step in range(2):
+        ...     sgd.step()
+        ...     schedule.step()
+        >>> schedule.get_last_lr()
+        [0.1]
     """
 
     def share(count: int) -> float:

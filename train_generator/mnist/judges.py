@@ -169,7 +169,9 @@ def fit(
         return F.cross_entropy(judge(images), labels)
 
     judge.train()
-    train_alone("judge", judge, config.num_steps, optimizer, loss, schedule, progress=progress)
+    train_alone(
+        "training a judge", judge, config.num_steps, optimizer, loss, schedule, progress=progress
+    )
     judge.eval().requires_grad_(False)
 
 

@@ -190,6 +190,16 @@ def one_cycle(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps:
         optimizer: whose learning rate it is.
         learning_rate: the highest one.
         num_steps: steps, after each of which the scheduler takes one.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.small.masker import one_cycle
+        >>> adam = torch.optim.Adam([torch.zeros(1)])
+        >>> schedule = one_cycle(adam, 0.5, num_steps=3)
+        >>> adam.step()
+        >>> schedule.step()
+        >>> schedule.get_last_lr()
+        [0.5]
     """
     peak = max(1, num_steps // 3)
     return OneCycleLR(

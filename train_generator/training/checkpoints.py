@@ -76,7 +76,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[st
         before, stages_before = state["settings"], state["stages"]
     except Exception as error:
         raise CheckpointError(
-            f"{path} is no checkpoint of a training, or is cut off: start again in another folder "
+            f"{path} is no checkpoint of a training, or is cut off: delete it and start again "
             f"({first_line(error)})"
         ) from error
     changed = describe_differences(before, settings)

@@ -231,7 +231,7 @@ class Trainer:
         self._save(None)
         self._draw(curves)
         if isinstance(stage, EpochStage) and self.stops():
-            raise KeyboardInterrupt
+            raise self._interrupted()
 
     def _take_steps(self, stage: Stage | EpochStage, curves: Curves | None, progress: bool) -> None:
         number, step = self._position
@@ -252,9 +252,7 @@ class Trainer:
                 if saves:
                     self._save(stage)
                 if stop:
-                    raise KeyboardInterrupt(
-                        "the same command with --resume goes on" if self.checkpoint else ""
-                    )
+                    raise self._interrupted()
                 if step % self.sheet_every == 0:
                     self._draw(curves)
             if losses is not None:
@@ -269,11 +267,16 @@ class Trainer:
                 losses = stage.step(step, torch.Generator().manual_seed(seed))
         except StepAbandonedError:
             self._save(stage)
-            raise KeyboardInterrupt from None
+            raise self._interrupted() from None
         self.seconds += time.perf_counter() - start
         self._steps_before += 1
         self._position = (number, step + 1)
         return losses
+
+    def _interrupted(self) -> KeyboardInterrupt:
+        return KeyboardInterrupt(
+            "the same command with --resume goes on" if self.checkpoint else ""
+        )
 
     def _log(
         self,

@@ -80,7 +80,7 @@ def train_features(
         return F.cross_entropy(classifier(images[drawn]), labels[drawn].long())
 
     try:
-        train_alone("features", classifier, num_steps, optimizer, loss, progress=progress)
+        train_alone("training features", classifier, num_steps, optimizer, loss, progress=progress)
     except CheckpointError as error:
         raise ArgumentError("images must be finite: training on them has diverged") from error
     return PerceptualFeatures(_fold(classifier.eval()))
