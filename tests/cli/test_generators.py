@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from small_helpers import PARTS, write_folders
 
+from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import save_cgn
 from train_generator.cli import generators as commands
 from train_generator.cli import program as cli
@@ -102,3 +103,5 @@ def test_a_masker_learns_from_own_images_too(
         in card
     )
     assert card in capsys.readouterr().out
+    with pytest.raises(ArgumentError, match="give --images FOLDER too"):
+        commands.masker(str(cgn), str(tmp_path / "other"), masks=str(tmp_path / "masks"))

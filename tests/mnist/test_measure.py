@@ -21,11 +21,14 @@ from train_generator.mnist import (
     ShapeJudge,
     load_digits,
     load_shape_judge,
+    make_variant,
     measure_digits,
     measure_generator,
     metrics_table,
+    procedural_textures,
     render_factor,
     train_appearance_judge,
+    training,
 )
 from train_generator.mnist.measure import balanced_digits
 from train_generator.mnist.pictures import draw_generators
@@ -183,6 +186,30 @@ def test_published_generators_draw_the_share_of_digits_that_is_known(
     judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
     metrics = measure_generator(load_cgn(published_paths[variant]), variant, num=300, judges=judges)
     assert metrics.shape_accuracy == pytest.approx(accuracy, abs=0.05)
+
+
+def test_a_card_of_a_variant_has_judges_numbers_and_verdicts(
+    judges: Judges, tiny_cgn: SmallCGN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "load_judges", lambda *_: judges)
+    monkeypatch.setattr(training, "draw_generators", lambda cgns, judge: (cgns, judge))
+    measured = training.measure_for_card("mine", tiny_cgn, "double_colored", num=60)
+    assert [row[0] for row in measured.table] == ["generator", "this generator", "real data"]
+    assert measured.figure == ({"mine": tiny_cgn}, judges.shape)
+    assert "verdict" in measured.caption
+    assert "train-generator measure" in measured.notes
+
+
+def test_the_recipe_gets_images_and_labels_of_a_variant_and_no_masks() -> None:
+    textures = procedural_textures(1)
+    data = make_variant("wildlife", "train", num=60)
+    names = {"procedural": (None, "procedural textures"), "folder": (textures, "photographs")}
+    for kind, (stacks, words) in names.items():
+        known = training.label_variant(data, "wildlife", stacks)
+        assert torch.equal(known.images, data.images)
+        assert known.facts == {"variant": "wildlife", "textures": kind}
+        assert known.description.endswith(words)
+        assert not hasattr(known, "masks")
 
 
 @pytest.fixture

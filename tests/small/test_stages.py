@@ -208,16 +208,11 @@ def test_generator_and_discriminator_leave_each_other_alone(
 
 
 def test_neighbours_share_textures_each_in_another_place(
-    real: RealImages, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+    real: RealImages, accelerator: Accelerator
 ) -> None:
     stage = make_stage(real, accelerator, batch_size=12, images_per_texture=3)
-    embed, asked, generator = stage.cgn._embed, [], seeded()
-
-    def note(noise: Tensor, y: Tensor) -> Tensor:
-        asked.append(y)
-        return embed(noise, y)
-
-    monkeypatch.setattr(stage.cgn, "_embed", note)
+    asked, generator = [], seeded()
+    stage.cgn.label_emb.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0]))
     y = stage._draw_classes(generator)
     assert torch.equal(y.view(4, 3), y[::3, None].expand(-1, 3))
     mask, *textures = stage._draw_factors(y, generator)

@@ -33,7 +33,7 @@ from train_generator.small.training import SmallTraining
 from train_generator.training.checkpoints import check_folder
 
 NUM_MEASURED = 10_000
-"""Real images that masks are measured on."""
+"""Digits that masks are measured on."""
 
 
 @settings_as_options(SmallConfig)
@@ -118,7 +118,7 @@ def masker(
         resume: goes on with the training in the folder.
     """
     data = true = real = None
-    if variant is not None or images is not None:  # what is wrong is known before the training
+    if (variant, images, masks) != (None, None, None):  # what is wrong is known before all else
         num = None if variant is None else NUM_MEASURED
         given = open_images(variant, textures, images, masks, num=num)
         data, true = given.data, given.masks
@@ -187,14 +187,15 @@ def open_images(
 
 def measure_small(training: SmallTraining, path: Path, given: GivenImages) -> Measured:
     """Measures a generator in the way that fits what it was trained on."""
-    cgn, found, overlap = load_cgn(path), None, None
+    cgn, data, found, overlap = load_cgn(path), given.data, None, None
+    variant = data.facts.get("variant")
     if training.config.masker.num_steps:
-        found = training.find_masks(NUM_MEASURED)
+        # Digits come in any order; the images of folders class by class, so all are looked at.
+        found = training.find_masks(None if variant is None else NUM_MEASURED)
     if found is not None and given.masks is not None:
-        overlap = intersection_over_union(found, given.masks[:NUM_MEASURED])
-    variant = given.data.facts.get("variant")
+        overlap = intersection_over_union(found, given.masks[: len(found)])
     if variant is not None:
         return measure_for_card(path.stem, cgn, variant, given.stacks, overlap=overlap)
-    images, labels = (part[:NUM_MEASURED] for part in (given.data.images, given.data.labels))
-    table = measure_drawn(cgn, images, labels, found, training.config.texturing.num_textures)
+    num_textures = training.config.texturing.num_textures
+    table = measure_drawn(cgn, data.images, data.labels, found, num_textures)
     return Measured(table, NOTES, training.draw(cgn), overlap=overlap)
