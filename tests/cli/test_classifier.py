@@ -113,7 +113,7 @@ def test_counterfactuals_may_come_from_shards_or_from_the_cgn_itself(
         ),
         ({"class_map": {"cow": 1}}, ArgumentError, "class_map has 'cow', which is no class of the"),
         ({"class_map": {"cat": 3}}, ArgumentError, "there are the classes 0 to 2, not 3"),
-        ({"batch_size": 13}, ArgumentError, "drop_last leaves nothing: 12 images"),
+        ({"batch_size": 13}, ArgumentError, "has no batch: lower batch_size"),
         ({"resume": True}, CheckpointError, "to resume: start without --resume"),
         ({"classes": 5}, ArgumentError, "says itself which 3 classes it has: leave classes out"),
     ],

@@ -50,7 +50,7 @@ def test_animations_that_cannot_be_written_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = make_frames()
-    with pytest.raises(ArgumentError, match=r"is a \.gif or a \.mp4, got 'a\.avi'"):
+    with pytest.raises(ArgumentError, match=r"one of \.gif, \.mp4, got 'a\.avi'"):
         write_animation(frames, tmp_path / "a.avi")
     with pytest.raises(ArgumentError, match="missing is missing: make it first"):
         write_animation(frames, tmp_path / "missing" / "a.gif")
