@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,45 @@ def test_imports_run_one_way(path: Path) -> None:
         if name.startswith(f"{package}."):
             other = name.split(".")[1]
             assert other == room or levels[other] < levels[room], f"{room} imports {other}"
+
+
+def drawn_arrows() -> set[tuple[str, str]]:
+    """The arrows of the picture, as pairs of full names of rooms."""
+    text = (REPO / "docs" / "architecture.md").read_text().split("```mermaid")[1].split("```")[0]
+    names, package = {}, ""
+    for line in text.splitlines():
+        package = line.split()[1] if "subgraph" in line else package
+        if found := re.match(r" +(\w+)\[", line):
+            names[found[1]] = f"{package}.{found[1].removeprefix('train_')}"
+    pairs = [line.split("-->") for line in text.splitlines() if "-->" in line]
+    arrows = [(source, target) for source, targets in pairs for target in targets.split("&")]
+    return {(names[source.strip()], names[target.strip()]) for source, target in arrows}
+
+
+def real_arrows() -> set[tuple[str, str]]:
+    """Which room imports from which; loose modules are the ground, the package's index no room."""
+    found = set()
+    for path in (path for package in ROOMS for path in sources(package)):
+        origin = full_room(".".join(path.relative_to(REPO).with_suffix("").parts))
+        targets = {full_room(name) for name in imported_modules(path)}
+        found |= {(origin, target) for target in targets if target and target != origin}
+    return {(origin, target) for origin, target in found if origin}
+
+
+def full_room(module: str) -> str | None:
+    package, *rest = module.split(".")
+    if package not in ROOMS or not rest or rest[0] == "__init__":
+        return None
+    return f"{package}.{rest[0] if (REPO / package / rest[0]).is_dir() else 'ground'}"
+
+
+def test_the_picture_of_the_rooms_shows_the_imports() -> None:
+    drawn, real = drawn_arrows(), real_arrows()
+    assert drawn <= real, drawn - real
+    covered = set(drawn)
+    while more := {(a, d) for a, b in covered for c, d in drawn if b == c} - covered:
+        covered |= more
+    assert real <= covered, real - covered
 
 
 def test_the_stream_knows_only_the_protocol_of_sources() -> None:
