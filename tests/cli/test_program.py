@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +143,14 @@ def test_a_folder_that_cannot_be_made_is_named_without_a_number(
     assert capsys.readouterr().err == (
         "cgn-augment: error: /proc/images: No such file or directory\n"
     )
+
+
+@pytest.mark.parametrize("package", ["cgn_augment", "train_generator"])
+def test_a_package_is_its_program_for_launchers_of_modules(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> None:
+        runpy.run_module(f"{package}.cli", run_name="__main__")
+
+    assert run_command(run, monkeypatch, "--help") == 0
+    assert f"usage: {package.replace('_', '-')}" in capsys.readouterr().out
