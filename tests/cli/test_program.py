@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,8 @@ def test_a_folder_that_cannot_be_made_is_named_without_a_number(
 def test_a_package_is_its_program_for_launchers_of_modules(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delitem(sys.modules, f"{package}.cli.__main__", raising=False)
+
     def run() -> None:
         runpy.run_module(f"{package}.cli", run_name="__main__")
 
