@@ -249,14 +249,18 @@ class FactorSource(Source, Protocol):
     """A source that also gives what its images are composed of."""
 
     def sample_factors(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Factors, Tensor]:
-        """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64."""
+        self,
+        num: int,
+        generator: Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+        *,
+        masks: bool = True,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64.
 
-    def sample_textures(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws the foregrounds, backgrounds and classes of `sample_factors`, without a mask."""
+        Without masks there are the same foregrounds and backgrounds alone.
+        """
 
 
 @runtime_checkable

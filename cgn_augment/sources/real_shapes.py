@@ -212,15 +212,11 @@ class RealShapeSource:
         chosen = self._choose(found, num, generator)
         is_real, at = chosen >= 0, chosen.clamp(min=0)
         wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
-        mask = found[here]
-        if bool(is_real.all()):
-            foreground, background, drawn = self.textures.sample_textures(
-                num, generator, step, real
-            )
-        else:
-            factors, drawn = self.textures.sample_factors(num, generator, step, real)
-            foreground, background = factors.foreground, factors.background
-            mask = torch.where(wide, mask, factors.mask)
+        parts, drawn = self.textures.sample_factors(
+            num, generator, step, real, masks=not bool(is_real.all())
+        )
+        foreground, background = parts[-2:]
+        mask = torch.where(wide, found[here], parts[0]) if len(parts) == 3 else found[here]
         if self.keep == "texture":
             foreground = torch.where(wide, images[here], foreground)
         elif self.keep == "background":

@@ -10,7 +10,7 @@ from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.interventions import Interventions
-from cgn_augment.sources.fresh import FreshSource
+from cgn_augment.sources.drawn import FreshSource
 from cgn_augment.types import FACTORS, Mechanisms, RestrictableSource, Source
 
 Label = Literal["shape", "texture", "background", "all"]

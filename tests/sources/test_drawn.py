@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, real_batch, seeded
+from stream_helpers import same
 from torch import nn
 
 from cgn_augment import BankSource, ClassMap, FreshSource, Interventions, Mechanisms, Source, Step
@@ -51,21 +52,18 @@ def test_images_are_composed_of_factors_whose_textures_can_be_had_alone(
 ) -> None:
     source, step = make(tiny_cgn, Interventions(num_per_shape=2)), Step(5)
     drawn = source.sample(9, seeded(), step)
-    factors, classes = source.sample_factors(9, seeded(), step)
-    assert torch.equal(drawn.images, compose(factors.mask, factors.foreground, factors.background))
-    assert torch.equal(classes, labels_of(drawn))
     generators = seeded(), seeded()
-    source.sample_factors(9, generators[0], step)
-    foreground, background, again = source.sample_textures(9, generators[1], step)
-    assert torch.equal(foreground, factors.foreground)
-    assert torch.equal(background, factors.background)
-    assert torch.equal(again, classes)
+    factors, classes = source.sample_factors(9, generators[0], step)
+    assert torch.equal(drawn.images, compose(*factors))
+    assert torch.equal(classes, labels_of(drawn))
+    textures, again = source.sample_factors(9, generators[1], step, masks=False)
+    assert same((textures, again), (factors[1:], classes))
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
 
 
 def test_textures_alone_run_no_shapes() -> None:
     cgn = ReadableCGN()
-    FreshSource(cgn).sample_textures(9, seeded())
+    FreshSource(cgn).sample_factors(9, seeded(), masks=False)
     assert cgn.made == {"texture": 9, "background": 9}
 
 

@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from source_helpers import seeded
+from source_helpers import ReadableCGN, seeded
 from stream_helpers import collect, same
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cgn_augment import (
     CounterfactualDataset,
     Counterfactuals,
-    Factors,
     FreshSource,
-    Interventions,
     RealBatch,
     RealShapeSource,
     Step,
@@ -29,41 +27,17 @@ from cgn_augment.generators import SmallCGN, U2Net
 SIZE = 8
 
 
-class Textures:
-    """Foregrounds, backgrounds and masks that show their classes; `steps` are those asked for."""
+class Greys(ReadableCGN):
+    """A CGN of textures that are the grey of their class and of shapes that are the left half."""
 
-    image_size, num_classes = SIZE, 10
-    fingerprint = "textures"
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        super().shape(noise, y)  # which counts it
+        return (torch.arange(SIZE) < 4).float().expand(len(y), 1, SIZE, SIZE)
 
-    def __init__(self, interventions: Interventions | None = None) -> None:
-        self.interventions = interventions or Interventions()
-        self.steps: list[Step] = []
-        self.masks = 0
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        return grey_of(y)
 
-    def restrict(self, class_map: Any) -> Textures:
-        return Textures(self.interventions.restrict(class_map))
-
-    def sample_textures(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        self.steps.append(step)
-        y = self.interventions.draw(num, self.num_classes, generator)
-        return grey_of(y[1]), grey_of(y[2]), y
-
-    def sample_factors(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Factors, Tensor]:
-        foreground, background, y = self.sample_textures(num, generator, step, real)
-        mask = torch.zeros(num, 1, SIZE, SIZE)
-        mask[..., :4] = 1  # a drawn shape is the left half
-        self.masks += num
-        return Factors(mask, foreground, background), y
-
-    def sample(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> Counterfactuals:
-        factors, y = self.sample_factors(num, generator, step, real)
-        return Counterfactuals(compose(factors.mask, factors.foreground, factors.background), *y)
+    background = texture
 
 
 def blocks(num: int, first: int = 0) -> Tensor:
@@ -85,7 +59,7 @@ def batch(num: int = 6, **parts: Any) -> RealBatch:
 
 
 def make(masker: Any = find_bright, textures: Any = None, **options: Any) -> RealShapeSource:
-    return RealShapeSource(masker, textures or Textures(), **options)
+    return RealShapeSource(masker, textures or FreshSource(Greys()), **options)
 
 
 def grey_of(y: Tensor) -> Tensor:
@@ -223,12 +197,13 @@ def test_or_by_shapes_that_the_generator_draws() -> None:
 
 
 def test_shapes_are_drawn_only_where_they_are_shown() -> None:
-    textures = Textures()
+    cgn = Greys()
+    textures = FreshSource(cgn)
     make(textures=textures).sample(8, seeded(), real=with_blanks(8, 3))
     make(textures=textures, replace="generator").sample(8, seeded(), real=batch(8))
-    assert textures.masks == 0
+    assert cgn.made == {}
     make(textures=textures, replace="generator").sample(8, seeded(), real=with_blanks(8, 3))
-    assert textures.masks == 8
+    assert cgn.made == {"shape": 8}
 
 
 def test_a_batch_without_any_usable_mask_is_an_error_or_drawn() -> None:
@@ -330,9 +305,8 @@ def test_each_counterfactual_knows_the_row_of_its_image(mix: str) -> None:
 
 def test_the_label_is_the_users_even_where_the_class_map_has_none() -> None:
     class_map = {0: 3, 1: [4, 5], 12: 9}
-    textures = Textures()
     labels = []
-    for made in stream(make(textures=textures), class_map=class_map, label="shape"):
+    for made in stream(make(), class_map=class_map, label="shape"):
         is_made = made["is_counterfactual"]
         rows = made["real_index"][is_made]
         assert torch.equal(made["label"][is_made], made["label"][rows])
@@ -365,10 +339,16 @@ def test_ratio_0_asks_nothing_of_the_source() -> None:
 
 
 def test_textures_are_drawn_for_the_step() -> None:
-    textures = Textures()
-    collect(stream(make(textures=textures), rank=1, world_size=3), 2)
-    assert textures.steps == [Step(number, 1, 3) for number in range(len(textures.steps))]
-    assert len(textures.steps) > 1
+    steps: list[Step] = []
+
+    class Spy(FreshSource):
+        def sample_factors(self, num: int, generator: Any, step: Any, *others: Any, **options: Any):
+            steps.append(step)
+            return super().sample_factors(num, generator, step, *others, **options)
+
+    collect(stream(make(textures=Spy(Greys())), rank=1, world_size=3), 2)
+    assert steps == [Step(number, 1, 3) for number in range(len(steps))]
+    assert len(steps) > 1
 
 
 def test_masks_of_the_users_dataset_go_through_the_stream() -> None:
