@@ -284,8 +284,8 @@ class RealShapeSource:
         if self.masker is None:  # pragma: no cover - one of masker and masks is there
             raise RuntimeError("there is no masker")
         masks = find_masks(self.masker, images, self.chunk)
-        look = not self._checked
-        return round_masks(require_masks(masks, len(images), self.image_size, look=look))
+        expected = (len(images), 1, *images.shape[-2:])
+        return round_masks(require_masks(masks, expected, look=not self._checked))
 
     def _run_whole(self, images: Tensor) -> Tensor:
         """Gives the masker full chunks, so that a mask does not depend on what else is missing."""
