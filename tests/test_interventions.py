@@ -38,7 +38,7 @@ def test_listed_classes_are_the_only_ones_drawn(generator: torch.Generator) -> N
 
 
 def test_a_list_may_be_any_sequence_of_integers() -> None:
-    given = Interventions(shape=range(3), texture=(np.int64(4), 4, 5), background=np.int64(6))
+    given = Interventions(shape=range(3), texture=np.array([4, 4, 5]), background=np.int64(6))
     assert given.listed("shape") == (0, 1, 2)
     assert given.listed("texture") == (4, 5)
     assert given.listed("background") == (6,)
@@ -140,11 +140,10 @@ def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
         ({"shape": -1}, ArgumentError, "must list classes of 0 or more, got -1"),
         ({"texture": [3, -1]}, ArgumentError, r"of 0 or more, got \[3, -1\]"),
         ({"background": []}, ArgumentError, r"of 0 or more, got \[\]"),
-        ({"shape": "3"}, ArgumentTypeError, "a class, a list of classes or None, got '3'"),
+        ({"shape": "3"}, ArgumentTypeError, "a class or a list of them, got '3'"),
         ({"texture": 1.5}, ArgumentTypeError, "got 1.5"),
         ({"background": [0, 1.5]}, ArgumentTypeError, r"got \[0, 1.5\]"),
         ({"shape": {1, 2}}, ArgumentTypeError, r"got \{1, 2\}"),
-        ({"shape": np.array([1, 2])}, ArgumentTypeError, r"got array\(\[1, 2\]\)"),
     ],
 )
 def test_what_cannot_be_used_is_an_error(
