@@ -45,9 +45,6 @@ class MaskCache:
         self._kept: dict[int, tuple[Tensor, float]] = {}  # of each item its mask and its mark
         self._weights: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def masks_of(self, images: Tensor, index: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns masks of images, of which those that are not kept are found.
 
@@ -63,7 +60,13 @@ class MaskCache:
             DataError: an item looks different from when its mask was found.
         """
         items, marks = index.tolist(), self._mark(images)
-        self._require_same_looks(items, marks)
+        for item, mark in zip(items, marks, strict=True):
+            if item in self._kept and abs(mark - self._kept[item][1]) > _TOLERANCE:
+                raise DataError(
+                    f"item {item} looks different from when its mask was cached: cache_masks is "
+                    "for datasets without random transforms; move them behind the stream, or leave "
+                    "cache_masks out"
+                )
         unknown = [place for place, item in enumerate(items) if item not in self._kept]
         fresh: dict[int, Tensor] = {}
         if unknown:
@@ -71,7 +74,7 @@ class MaskCache:
             fresh = dict(zip(unknown, found, strict=True))
             room = self.max_bytes // found[0].numel()
             for place, mask in fresh.items():
-                if len(self) < room:
+                if len(self._kept) < room:
                     self._kept.setdefault(items[place], (mask, marks[place]))
         masks = [
             fresh[place] if place in fresh else self._kept[item][0]
@@ -81,18 +84,9 @@ class MaskCache:
 
     def _mark(self, images: Tensor) -> list[float]:
         flat = images.flatten(1)
-        if self._weights is None or self._weights.shape[0] != flat.shape[1]:
+        if self._weights is None:  # all images have one size
             generator = torch.Generator().manual_seed(0)
             weights = torch.randn(flat.shape[1], generator=generator) / flat.shape[1] ** 0.5
             self._weights = weights.to(images.device)
         marks: list[float] = (flat @ self._weights).tolist()
         return marks
-
-    def _require_same_looks(self, items: list[int], marks: list[float]) -> None:
-        for item, mark in zip(items, marks, strict=True):
-            if item in self._kept and abs(mark - self._kept[item][1]) > _TOLERANCE:
-                raise DataError(
-                    f"item {item} looks different from when its mask was cached: cache_masks is "
-                    "for datasets without random transforms; move them behind the stream, or leave "
-                    "cache_masks out"
-                )

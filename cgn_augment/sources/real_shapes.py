@@ -79,6 +79,7 @@ class RealShapeSource:
     Attributes:
         counts: real images by the verdict of the gate on their masks: usable, empty, full, unsure.
             Without a gate all are usable.
+        needs_items: whether `sample` looks at `RealBatch.items`.
 
     Raises:
         ArgumentError: a value that cannot be used, or not one of masker and masks.
@@ -137,9 +138,9 @@ class RealShapeSource:
         self.mean, self.std = require_channels("mean", mean), require_channels("std", std)
         if not (self.std > 0).all():
             raise ArgumentError(f"std must be above 0, got {std}")
-        self.cache_masks, self.cache_bytes = cache_masks, require_count("cache_bytes", cache_bytes)
+        self.cache_masks = self.needs_items = cache_masks
+        self.cache_bytes = require_count("cache_bytes", cache_bytes)
         self.chunk = require_count("chunk", chunk)
-        self._scales = not torch.equal(torch.stack([self.mean, self.std]), torch.full((2, 3), 0.5))
         self.device: torch.device = getattr(textures, "device", torch.device("cpu"))
         self.image_size: int = textures.image_size  # type: ignore[attr-defined]
         self.num_classes: int = textures.num_classes  # type: ignore[attr-defined]
@@ -151,11 +152,6 @@ class RealShapeSource:
     def counts(self) -> dict[str, int]:
         """Real images by the verdict of the gate on their masks."""
         return self._counter.counts
-
-    @property
-    def needs_items(self) -> bool:
-        """Whether `sample` looks at `RealBatch.items`."""
-        return self.cache_masks
 
     @cached_property
     def _masker_key(self) -> str:
@@ -240,10 +236,8 @@ class RealShapeSource:
             DataError: they are not in that range.
         """
         images = images.to(self.device, torch.float32)
-        if self._scales:
-            scale, shift = 2 * self.std.to(self.device), 2 * self.mean.to(self.device) - 1
-            images = images * scale[:, None, None] + shift[:, None, None]
-        images = self._resize(images)
+        scale, shift = 2 * self.std.to(self.device), 2 * self.mean.to(self.device) - 1
+        images = self._resize(images * scale[:, None, None] + shift[:, None, None])
         if not self._checked:
             least, most = float(images.min()), float(images.max())
             if not -1 - _SLACK <= least <= most <= 1 + _SLACK:  # also for NaN
@@ -281,9 +275,7 @@ class RealShapeSource:
         return found
 
     def _run(self, images: Tensor) -> Tensor:
-        if self.masker is None:  # pragma: no cover - one of masker and masks is there
-            raise RuntimeError("there is no masker")
-        masks = find_masks(self.masker, images, self.chunk)
+        masks = find_masks(self.masker, images, self.chunk)  # type: ignore[arg-type]
         expected = (len(images), 1, *images.shape[-2:])
         return round_masks(require_masks(masks, expected, look=not self._checked))
 
@@ -312,9 +304,8 @@ class RealShapeSource:
                     "replace='generator'"
                 )
         shapes = math.ceil(num / self.num_per_shape)
-        rounds = [
-            torch.randperm(len(places), generator=generator) for _ in range(0, shapes, len(places))
-        ]
-        chosen = places[torch.cat([*rounds, torch.empty(0, dtype=torch.int64)])[:shapes]]
+        num_rounds = math.ceil(shapes / len(places))
+        rounds = [torch.randperm(len(places), generator=generator) for _ in range(num_rounds)]
+        chosen = places[torch.cat([*rounds, places[:0]])[:shapes]]
         chosen = torch.where(usable[chosen], chosen, -1)
         return chosen.repeat_interleave(self.num_per_shape)[:num]
