@@ -20,12 +20,6 @@ FACTORS = ("shape", "texture", "background")
 """The three factors of an image, in the order of every `(3, N)` tensor of classes."""
 
 
-def require_factor(factor: str) -> None:
-    """Raises `ArgumentError` unless this is one of the three factors."""
-    if factor not in FACTORS:
-        raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
-
-
 class _Rows:
     """A dataclass of tensors whose rows belong together; some may be None."""
 
@@ -241,25 +235,6 @@ class Source(Protocol):
 
         Returns:
             `num` counterfactuals whose labels are classes of the CGN.
-        """
-
-
-@runtime_checkable
-class FactorSource(Source, Protocol):
-    """A source that also gives what its images are composed of."""
-
-    def sample_factors(
-        self,
-        num: int,
-        generator: Generator,
-        step: Step = Step(),
-        real: RealBatch | None = None,
-        *,
-        masks: bool = True,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64.
-
-        Without masks there are the same foregrounds and backgrounds alone.
         """
 
 

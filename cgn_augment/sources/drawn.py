@@ -85,7 +85,12 @@ class DrawnSource(ABC):
         *,
         masks: bool = True,
     ) -> tuple[list[Tensor], Tensor]:
-        """Draws what the images of `sample` are composed of; see `FactorSource`."""
+        """Draws what the images of `sample` are composed of.
+
+        Returns:
+            Masks, foregrounds and backgrounds, or without `masks` the same without them; and the
+            classes (3, num) int64 on the CPU.
+        """
         if not isinstance(step, Step):
             raise ArgumentTypeError(
                 f"step must be Step(…), got {type(step).__name__}; a real batch goes to real="

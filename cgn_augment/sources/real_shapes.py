@@ -29,15 +29,8 @@ from cgn_augment.masks.finding import (
     require_masks,
 )
 from cgn_augment.masks.trust import GateCounter, MaskGate
-from cgn_augment.types import (
-    FACTORS,
-    Counterfactuals,
-    FactorSource,
-    Masker,
-    RealBatch,
-    RestrictableSource,
-    Step,
-)
+from cgn_augment.sources.drawn import DrawnSource
+from cgn_augment.types import FACTORS, Counterfactuals, Masker, RealBatch, Step
 
 Keep = Literal["texture", "background"]
 Replace = Literal["resample", "generator"]
@@ -102,7 +95,7 @@ class RealShapeSource:
     def __init__(
         self,
         masker: Masker | None = None,
-        textures: FactorSource | None = None,
+        textures: DrawnSource | None = None,
         *,
         masks: str | int | None = None,
         num_per_shape: int = 1,
@@ -124,7 +117,7 @@ class RealShapeSource:
             raise ArgumentTypeError(
                 f"masks must be the key or the position of masks in a batch, got {masks!r}"
             )
-        if not isinstance(textures, FactorSource):
+        if not isinstance(textures, DrawnSource):
             raise ArgumentTypeError(
                 "textures must be a BankSource or a FreshSource, which give foregrounds and "
                 f"backgrounds, got {type(textures).__name__}"
@@ -141,9 +134,8 @@ class RealShapeSource:
         self.cache_masks = self.needs_items = cache_masks
         self.cache_bytes = require_count("cache_bytes", cache_bytes)
         self.chunk = require_count("chunk", chunk)
-        self.device: torch.device = getattr(textures, "device", torch.device("cpu"))
-        self.image_size: int = textures.image_size  # type: ignore[attr-defined]
-        self.num_classes: int = textures.num_classes  # type: ignore[attr-defined]
+        self.device = textures.device
+        self.image_size, self.num_classes = textures.image_size, textures.num_classes
         self._cache = MaskCache(cache_bytes, self.device) if cache_masks else None
         self.gate, self._counter = gate, GateCounter(gate)
         self._checked = False
@@ -160,19 +152,15 @@ class RealShapeSource:
     @property
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
-        textures = getattr(self.textures, "fingerprint", type(self.textures).__name__)
         return (
-            f"real_shapes({self._masker_key}, {textures}, num_per_shape={self.num_per_shape}, "
-            f"keep={self.keep}, {self.gate}, replace={self.replace}, "
-            f"mean={self.mean.tolist()}, std={self.std.tolist()})"
+            f"real_shapes({self._masker_key}, {self.textures.fingerprint}, "
+            f"num_per_shape={self.num_per_shape}, keep={self.keep}, {self.gate}, "
+            f"replace={self.replace}, mean={self.mean.tolist()}, std={self.std.tolist()})"
         )
 
     def restrict(self, class_map: ClassMap) -> RealShapeSource:
         """Returns a source whose textures and backgrounds are of the classes of `class_map`."""
-        textures = self.textures
-        if isinstance(textures, RestrictableSource):
-            textures = textures.restrict(class_map)  # type: ignore[assignment]
-        return self.with_options(textures=textures)
+        return self.with_options(textures=self.textures.restrict(class_map))
 
     def with_options(self, **options: Any) -> RealShapeSource:
         """Returns a source with other values of some of the arguments."""
