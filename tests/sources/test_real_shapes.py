@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from source_helpers import ReadableCGN, seeded
+from source_helpers import Blocks, ReadableCGN, blocks, find_bright, seeded
 from stream_helpers import collect, same
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from cgn_augment import (
     CounterfactualDataset,
@@ -38,19 +38,6 @@ class Greys(ReadableCGN):
         return grey_of(y)
 
     background = texture
-
-
-def blocks(num: int, first: int = 0) -> Tensor:
-    """Images: a bright block whose place says which image it is, on black."""
-    images = torch.full((num, 3, SIZE, SIZE), -1.0)
-    for place in range(num):
-        row, column = divmod(first + place, 6)
-        images[place, :, row % 6 : row % 6 + 3, column : column + 3] = 1.0
-    return images
-
-
-def find_bright(images: Tensor) -> Tensor:
-    return (images[:, :1] > 0).float()
 
 
 def batch(num: int = 6, **parts: Any) -> RealBatch:
@@ -242,23 +229,6 @@ def test_a_real_batch_is_needed() -> None:
 
 
 # In the stream
-
-
-class Blocks(Dataset[Any]):
-    """`num` images of blocks; with `flip`, at random upside down."""
-
-    def __init__(self, num: int = 18, *, flip: bool = False, mask: bool = False) -> None:
-        self.num, self.flip, self.mask = num, flip, mask
-
-    def __len__(self) -> int:
-        return self.num
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        image = blocks(1, index)[0]
-        if self.flip and torch.rand(()) < 0.5:
-            image = image.flip(1)
-        item = image, index % 10
-        return (*item, find_bright(image[None])[0]) if self.mask else item
 
 
 def stream(source: Any = None, real: Any = None, **options: Any) -> CounterfactualDataset:
