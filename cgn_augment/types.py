@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from cgn_augment.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from cgn_augment.class_map import ClassMap
 
 FACTORS = ("shape", "texture", "background")
 """The three factors of an image, in the order of every `(3, N)` tensor of classes."""
@@ -236,11 +233,3 @@ class Source(Protocol):
         Returns:
             `num` counterfactuals whose labels are classes of the CGN.
         """
-
-
-@runtime_checkable
-class RestrictableSource(Source, Protocol):
-    """A source that can keep to the classes of a class map."""
-
-    def restrict(self, class_map: ClassMap) -> Source:
-        """Returns a source that draws only classes that `class_map` has."""

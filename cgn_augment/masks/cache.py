@@ -67,20 +67,16 @@ class MaskCache:
                     "for datasets without random transforms; move them behind the stream, or leave "
                     "cache_masks out"
                 )
-        unknown = [place for place, item in enumerate(items) if item not in self._kept]
-        fresh: dict[int, Tensor] = {}
+        masks = {place: self._kept[y][0] for place, y in enumerate(items) if y in self._kept}
+        unknown = [place for place in range(len(items)) if place not in masks]
         if unknown:
             found = (find(images[unknown]) * LEVELS).round().to(self.device, torch.uint8)
-            fresh = dict(zip(unknown, found, strict=True))
-            room = self.max_bytes // found[0].numel()
-            for place, mask in fresh.items():
-                if len(self._kept) < room:
-                    self._kept.setdefault(items[place], (mask, marks[place]))
-        masks = [
-            fresh[place] if place in fresh else self._kept[item][0]
-            for place, item in enumerate(items)
-        ]
-        return torch.stack(masks).to(images.device).float().div_(LEVELS)
+            masks.update(zip(unknown, found, strict=True))
+            for place in unknown:
+                if len(self._kept) < self.max_bytes // found[0].numel():
+                    self._kept.setdefault(items[place], (masks[place], marks[place]))
+        whole = torch.stack([masks[place] for place in range(len(items))])
+        return whole.to(images.device).float().div_(LEVELS)
 
     def _mark(self, images: Tensor) -> list[float]:
         flat = images.flatten(1)

@@ -162,9 +162,6 @@ class ClassPool:
         images: (N, C, H, W) float32.
         labels: (N,) int64.
 
-    Raises:
-        ArgumentError: another number of labels, or none.
-
     Example:
         >>> import torch
         >>> from cgn_augment.parts.fill import ClassPool
@@ -174,10 +171,6 @@ class ClassPool:
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if len(images) != len(labels) or len(labels) == 0:
-            raise ArgumentError(
-                f"images and labels must be as many, got {len(images)} and {len(labels)}"
-            )
         order = labels.argsort(stable=True)
         self.images = images[order]
         self.counts = labels.cpu().bincount()
@@ -190,14 +183,9 @@ class ClassPool:
         return self.pick(y.cpu(), share).to(y.device)
 
     def pick(self, y: Tensor, share: Tensor) -> Tensor:
-        """Returns an image of each class, by its place among those of the class.
+        """Returns images (B, C, H, W) of classes (B,) on the CPU, by their place in the class.
 
-        Args:
-            y: (B,) int64 classes on the CPU.
-            share: (B,) float64 in [0, 1); 0 is the first image of the class.
-
-        Returns:
-            (B, C, H, W) on the images' device.
+        The places are shares (B,) float64 in [0, 1); 0 is the first image of the class.
 
         Raises:
             ArgumentError: there is no image of a class.

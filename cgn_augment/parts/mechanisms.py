@@ -1,8 +1,4 @@
-"""Three mechanisms without a network: they give what a masker has found in real images.
-
-With a mask, a real image comes apart into a shape, a part of a texture and a part of a background.
-The parts are completed to whole images, and stand in for what a CGN would draw.
-"""
+"""Three mechanisms without a network: they give what a masker has found in real images."""
 
 from __future__ import annotations
 
@@ -132,15 +128,11 @@ class RealMechanisms:
 
 
 def _require_images(images: Tensor, labels: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
+    types = [getattr(given, "dtype", type(given).__name__) for given in (images, labels)]
+    if not (isinstance(images, Tensor) and images.is_floating_point() and types[1] is torch.int64):
         raise ArgumentTypeError(
-            "images must be a floating point tensor (N, 3, H, W) in [-1, 1], got "
-            f"{getattr(images, 'dtype', type(images).__name__)}"
-        )
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise ArgumentTypeError(
-            "labels must be an int64 tensor (N,), got "
-            f"{getattr(labels, 'dtype', type(labels).__name__)}"
+            "images must be a floating point tensor (N, 3, H, W) in [-1, 1] and labels an int64 "
+            f"tensor (N,), got {types[0]} and {types[1]}"
         )
     if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ArgumentError(

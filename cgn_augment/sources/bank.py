@@ -76,7 +76,7 @@ class BankSource(DrawnSource):
         storage: StorageName = "float32",
         chunk: int = 100,
     ) -> None:
-        super().__init__(cgn, interventions, chunk)
+        super().__init__(cgn, interventions, chunk=chunk)
         self.size = require_count("size", size)
         self.refresh = require_count("refresh", refresh, 0)
         self.seed = require_count("seed", seed, 0)
@@ -84,6 +84,7 @@ class BankSource(DrawnSource):
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
         require_choice("storage", storage, get_args(StorageName))
         self.storage = storage
+        self._dtype: torch.dtype = getattr(torch, storage)
         for factor, classes in zip(FACTORS, self._classes, strict=True):
             if size < len(classes):
                 raise ArgumentError(
@@ -97,11 +98,6 @@ class BankSource(DrawnSource):
     def num_bytes(self) -> int:
         """Memory that the filled bank takes, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.storage)
-        return dtype
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)

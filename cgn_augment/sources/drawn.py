@@ -27,7 +27,9 @@ class DrawnSource(ABC):
     _settings: ClassVar[tuple[str, ...]] = ()
     """Further arguments that say what is drawn; the attributes have their names."""
 
-    def __init__(self, cgn: Mechanisms, interventions: Interventions | None, chunk: int) -> None:
+    def __init__(
+        self, cgn: Mechanisms, interventions: Interventions | None = None, *, chunk: int = 64
+    ) -> None:
         if not isinstance(cgn, Mechanisms):
             raise ArgumentTypeError(
                 f"a source needs a CGN (such as load_cgn returns), got {type(cgn).__name__}"
@@ -126,11 +128,6 @@ class FreshSource(DrawnSource):
     """
 
     _name = "fresh"
-
-    def __init__(
-        self, cgn: Mechanisms, interventions: Interventions | None = None, *, chunk: int = 64
-    ) -> None:
-        super().__init__(cgn, interventions, chunk)
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         every = self.interventions.num_per_shape
