@@ -13,12 +13,7 @@ from cgn_augment.types import Masker
 
 
 def require_masker(masker: Masker) -> Masker:
-    """Returns the masker.
-
-    Raises:
-        ArgumentError: it is a network in training mode.
-        ArgumentTypeError: it cannot be called.
-    """
+    """Returns the masker, or raises if it cannot be called or is in training mode."""
     if not callable(masker):
         raise ArgumentTypeError(
             f"masker must take images to masks (such as load_masker returns), got {masker!r}"

@@ -53,10 +53,8 @@ def write_animation(
     factor = -(-_LEAST_HEIGHT // frames.shape[2])
     frames = frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     with replacing(path) as temporary:
-        if path.suffix.lower() == ".gif":
-            _write_gif(frames, temporary, frames_per_second)
-        else:
-            _write_mp4(frames, temporary, frames_per_second)
+        write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+        write(frames, temporary, frames_per_second)
     return path
 
 

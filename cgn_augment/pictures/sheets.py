@@ -79,11 +79,7 @@ def draw_sheet(
 
 
 def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """Returns the path of a picture, if one can be written there.
-
-    Raises:
-        ArgumentError: an unknown suffix, or the folder is missing.
-    """
+    """Returns the path of a picture, if one can be written there, or raises."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ArgumentError(

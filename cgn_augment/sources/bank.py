@@ -1,8 +1,4 @@
-"""Counterfactuals that are recombined from a bank of masks, foregrounds and backgrounds.
-
-A bank is what makes counterfactuals cheap enough for every step: N masks, N foregrounds and N
-backgrounds recombine to N³ images, and composing them costs next to nothing.
-"""
+"""Counterfactuals from a bank: N masks, foregrounds and backgrounds recombine to N³ images."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Counterfactuals of the user's own images: the shape that the camera saw, everything else drawn.
-
-x = m(x_real) f + (1 - m(x_real)) b. The label of the shape is the user's own, so a generator that
-draws wrong shapes costs nothing.
-"""
+"""Counterfactuals of the user's own images: the shape that the camera saw, all else drawn."""
 
 from __future__ import annotations
 
@@ -42,6 +38,8 @@ _SLACK = 0.02
 class RealShapeSource:
     """Keeps the shapes of the step's real images, and draws textures and backgrounds.
 
+    x = m(x_real) f + (1 - m(x_real)) b. The label of the shape is the user's own, so a generator
+    that draws wrong shapes costs nothing.
     Each step takes images of its real batch in random order, each once before one comes again. The
     images are seen as the user's pipeline made them, with its random transforms, so that mask and
     image are aligned; they are brought into [-1, 1] and to the generator's size first.
