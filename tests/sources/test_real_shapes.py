@@ -165,9 +165,14 @@ def test_images_without_a_usable_mask_are_replaced_by_others() -> None:
     assert source.counts == {"usable": 12, "empty": 4, "full": 0, "unsure": 0}
 
 
-def test_or_by_shapes_that_the_generator_draws() -> None:
-    real = with_blanks(8, 3)
-    made = make(replace="generator").sample(8, seeded(), real=real)
+def test_or_by_shapes_that_the_generator_draws_where_they_are_shown() -> None:
+    cgn, real = Greys(), with_blanks(8, 3)
+    source = make(textures=FreshSource(cgn), replace="generator")
+    make(textures=FreshSource(cgn)).sample(8, seeded(), real=real)
+    source.sample(8, seeded(), real=batch(8))
+    assert cgn.made == {}
+    made = source.sample(8, seeded(), real=real)
+    assert cgn.made == {"shape": 8}
     drawn = made.real < 0
     assert int(drawn.sum()) == 3
     assert sorted(made.real[~drawn].tolist()) == [3, 4, 5, 6, 7]
@@ -175,16 +180,6 @@ def test_or_by_shapes_that_the_generator_draws() -> None:
     left = torch.arange(SIZE) < 4
     whole = torch.where(left, grey_of(made.texture), grey_of(made.background))
     torch.testing.assert_close(made.images[drawn], whole[drawn])
-
-
-def test_shapes_are_drawn_only_where_they_are_shown() -> None:
-    cgn = Greys()
-    textures = FreshSource(cgn)
-    make(textures=textures).sample(8, seeded(), real=with_blanks(8, 3))
-    make(textures=textures, replace="generator").sample(8, seeded(), real=batch(8))
-    assert cgn.made == {}
-    make(textures=textures, replace="generator").sample(8, seeded(), real=with_blanks(8, 3))
-    assert cgn.made == {"shape": 8}
 
 
 def test_a_batch_without_any_usable_mask_is_an_error_or_drawn() -> None:
