@@ -66,11 +66,8 @@ def complete(
         >>> torch.equal(again, images)
         True
     """
-    parts = [
-        _complete(image, seen, rounds)
-        for image, seen in zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
-    ]
-    whole, seen = zip(*parts, strict=True)
+    pairs = zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
+    whole, seen = zip(*(_complete(*pair, rounds) for pair in pairs), strict=True)
     return torch.cat(whole), torch.cat(seen)
 
 

@@ -55,10 +55,9 @@ def draw_sheet(
     captions = captions or {}
     _check_rows(rows, captions)
     num_columns = max(len(images) for images in rows.values())
-    inches = _INCHES_PER_IMAGE
-    height = sum(inches * (1.3 if name in captions else 1.05) for name in rows)
+    height = sum(_INCHES_PER_IMAGE * (1.3 if name in captions else 1.05) for name in rows)
     figure = Figure(
-        figsize=(inches * (num_columns + 1.6), height + (0.4 if title else 0.1)),
+        figsize=(_INCHES_PER_IMAGE * (num_columns + 1.6), height + (0.4 if title else 0.1)),
         dpi=160,
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.01, wspace=0.0, hspace=0.0),
     )
