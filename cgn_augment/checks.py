@@ -1,4 +1,8 @@
-"""Checks of arguments and of the settings in dataclasses: each raises, or returns the value."""
+"""Checks of arguments and of the settings in dataclasses.
+
+Each raises `ArgumentTypeError` for a value of another kind, and `ArgumentError` for one that cannot
+be used.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,6 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuses a value that is not one of the choices.
 
-    Raises:
-        ArgumentError: it is none of them.
-
     Example:
         >>> from cgn_augment.checks import require_choice
         >>> require_choice("mix", "append", ("append", "replace"))
@@ -28,10 +29,6 @@ def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def require_count(name: str, value: object, least: int = 1) -> int:
     """Returns an integer of `least` or more; True and False are none.
-
-    Raises:
-        ArgumentError: it is smaller.
-        ArgumentTypeError: it is no integer.
 
     Example:
         >>> from cgn_augment.checks import require_count
@@ -53,9 +50,6 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
 
 def require_part(name: str, value: float) -> float:
     """Returns a number above 0 and at most 1.
-
-    Raises:
-        ArgumentError: it is another one.
 
     Example:
         >>> from cgn_augment.checks import require_part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,9 +48,11 @@ class ClassMap:
                 f"them by label; got {mapping!r}"
             )
         items = plain.items() if isinstance(plain, Mapping) else enumerate(plain)
-        self._classes = {
-            _integer(label, "label"): _classes_of(label, given) for label, given in items
-        }
+        try:
+            given = {index(label): classes for label, classes in items}
+        except TypeError as error:
+            raise ArgumentTypeError(f"labels of class_map must be integers ({error})") from error
+        self._classes = {y: list_classes(f"class_map[{y}]", given[y]) for y in given}
         if not self._classes:
             raise ArgumentError("class_map is empty: give at least one label a class")
         if min(self._classes) < 0:
@@ -99,25 +102,24 @@ class ClassMap:
         return _look_up(self._label_table, classes)
 
 
-def _integer(value: object, what: str) -> int:
+def list_classes(name: str, given: object) -> tuple[int, ...]:
+    """Returns one class of 0 or more, or several, as plain integers, each once."""
+    plain = _plain(given)
+    listed: Sequence[Any] = plain if isinstance(plain, Sequence) else [plain]
     try:
-        return index(value)  # type: ignore[arg-type]
+        classes = tuple(dict.fromkeys(map(index, listed)))
     except TypeError as error:
-        raise ArgumentTypeError(f"class_map: a {what} must be an integer, got {value!r}") from error
+        raise ArgumentTypeError(
+            f"{name} must be a class or a list of them, got {given!r}"
+        ) from error
+    if not classes or min(classes) < 0:
+        raise ArgumentError(f"{name} must list classes of 0 or more, got {given!r}")
+    return classes
 
 
 def _plain(value: object) -> object:
     """Returns a tensor, an array or a number of NumPy as plain numbers; all else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _classes_of(label: int, given: int | Sequence[int]) -> tuple[int, ...]:
-    plain = _plain(given)
-    listed: Sequence[object] = plain if isinstance(plain, Sequence) else [plain]
-    classes = tuple(_integer(y, "class") for y in listed)
-    if not classes or min(classes) < 0:
-        raise ArgumentError(f"class_map[{label}] must be classes of 0 or more, got {given!r}")
-    return tuple(dict.fromkeys(classes))
 
 
 def _table(mapping: Mapping[int, int]) -> Tensor:

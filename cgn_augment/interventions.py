@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import index
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cgn_augment.checks import require_choices, require_counts
-from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.class_map import ClassMap, list_classes
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import permute_classes, sample_interventions
 from cgn_augment.types import FACTORS
 
@@ -54,7 +53,9 @@ class Interventions:
         require_choices(self, kind=Kind)
         require_counts(self, "num_per_shape")
         for factor in FACTORS:
-            object.__setattr__(self, factor, _class_tuple(factor, getattr(self, factor)))
+            given = getattr(self, factor)
+            if given is not None:
+                object.__setattr__(self, factor, list_classes(factor, given))
 
     def restrict(self, class_map: ClassMap) -> Interventions:
         """Keeps the draw to the classes of `class_map`, each label equally often.
@@ -149,17 +150,3 @@ class Interventions:
             if self.listed(factor) is not None:
                 permuted[row] = drawn[row]
         return permuted
-
-
-def _class_tuple(factor: str, given: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    if given is None:
-        return None
-    try:
-        listed = (index(given),) if not isinstance(given, Sequence) else tuple(map(index, given))
-    except TypeError as error:
-        raise ArgumentTypeError(
-            f"{factor} must be a class, a list of classes or None, got {given!r}"
-        ) from error
-    if not listed or min(listed) < 0:
-        raise ArgumentError(f"{factor} must list classes of 0 or more, got {given!r}")
-    return tuple(dict.fromkeys(listed))

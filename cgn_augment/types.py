@@ -6,24 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from cgn_augment.errors import ArgumentError
 
-if TYPE_CHECKING:
-    from cgn_augment.class_map import ClassMap
-
 FACTORS = ("shape", "texture", "background")
 """The three factors of an image, in the order of every `(3, N)` tensor of classes."""
-
-
-def require_factor(factor: str) -> None:
-    """Raises `ArgumentError` unless this is one of the three factors."""
-    if factor not in FACTORS:
-        raise ArgumentError(f"factor must be one of {', '.join(FACTORS)}, got {factor!r}")
 
 
 class _Rows:
@@ -242,26 +233,3 @@ class Source(Protocol):
         Returns:
             `num` counterfactuals whose labels are classes of the CGN.
         """
-
-
-@runtime_checkable
-class FactorSource(Source, Protocol):
-    """A source that also gives what its images are composed of."""
-
-    def sample_factors(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Factors, Tensor]:
-        """Draws masks, foregrounds and backgrounds, and their classes (3, num) int64."""
-
-    def sample_textures(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws the foregrounds, backgrounds and classes of `sample_factors`, without a mask."""
-
-
-@runtime_checkable
-class RestrictableSource(Source, Protocol):
-    """A source that can keep to the classes of a class map."""
-
-    def restrict(self, class_map: ClassMap) -> Source:
-        """Returns a source that draws only classes that `class_map` has."""

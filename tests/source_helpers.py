@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from cgn_augment import Counterfactuals, RealBatch
 
@@ -73,6 +75,38 @@ def read_ids(images: Tensor) -> Tensor:
     first, behind = images[:, 0, 0, 0], images[:, 0, 3, 0]
     mask = (images[:, 0, 7, 0] - behind) / (first - behind)
     return torch.stack([mask.mul(1e4).round() / 1e4, foreground, background])
+
+
+def blocks(num: int, first: int = 0) -> Tensor:
+    """Images: a bright block whose place says which image it is, on black."""
+    images = torch.full((num, 3, 8, 8), -1.0)
+    for place in range(num):
+        row, column = divmod(first + place, 6)
+        images[place, :, row % 6 : row % 6 + 3, column : column + 3] = 1.0
+    return images
+
+
+def find_bright(images: Tensor) -> Tensor:
+    return (images[:, :1] > 0).float()
+
+
+class Blocks(Dataset[Any]):
+    """Images of blocks, with masks; with `flip`, at random upside down; `blank` is left black."""
+
+    def __init__(
+        self, num: int = 18, *, flip: bool = False, mask: bool = False, blank: int = -1
+    ) -> None:
+        self.num, self.flip, self.mask, self.blank = num, flip, mask, blank
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image = blocks(1, index)[0] if index != self.blank else torch.full((3, 8, 8), -1.0)
+        if self.flip and torch.rand(()) < 0.5:
+            image = image.flip(1)
+        item = image, index % 10
+        return (*item, find_bright(image[None])[0]) if self.mask else item
 
 
 def real_batch(classes: list[int]) -> RealBatch:

@@ -11,45 +11,24 @@ import torch
 
 from cgn_augment import ClassMap, Interventions
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.functional import sample_interventions
+from cgn_augment.types import FACTORS
 
 
-def independent(first: torch.Tensor, second: torch.Tensor, num_classes: int = 10) -> bool:
-    """Whether two rows of 20 000 uniform classes look independent (chi-squared)."""
-    counts = torch.bincount(first * num_classes + second, minlength=num_classes**2).double()
-    expected = len(first) / num_classes**2
-    return bool(((counts - expected) ** 2 / expected).sum() < 1.7 * num_classes**2)
-
-
-def test_uniform_draws_every_class_for_every_factor(generator: torch.Generator) -> None:
-    drawn = Interventions().draw(20_000, 10, generator)
-    assert drawn.shape == (3, 20_000)
-    assert drawn.dtype == torch.int64
-    assert independent(drawn[0], drawn[1])
-    assert independent(drawn[0], drawn[2])
-    assert independent(drawn[1], drawn[2])
-    assert not independent(drawn[0], drawn[0])
-
-
-def test_listed_classes_are_the_only_ones_drawn(generator: torch.Generator) -> None:
-    drawn = Interventions(shape=[8, 2], background=4).draw(500, 10, generator)
-    assert drawn[0].unique().tolist() == [2, 8]
-    assert drawn[1].unique().tolist() == list(range(10))
-    assert drawn[2].unique().tolist() == [4]
+def test_a_uniform_draw_is_of_the_choices(generator: torch.Generator) -> None:
+    rule = Interventions(shape=[8, 2], background=4, num_per_shape=5)
+    choices = [rule.choices(factor, 10) for factor in FACTORS]
+    drawn = rule.draw(500, 10, generator)
+    generator.manual_seed(0)
+    assert torch.equal(drawn, sample_interventions(500, choices, generator, 5))
 
 
 def test_a_list_may_be_any_sequence_of_integers() -> None:
-    given = Interventions(shape=range(3), texture=(np.int64(4), 4, 5), background=np.int64(6))
+    given = Interventions(shape=range(3), texture=np.array([4, 4, 5]), background=np.int64(6))
     assert given.listed("shape") == (0, 1, 2)
     assert given.listed("texture") == (4, 5)
     assert given.listed("background") == (6,)
     assert given == Interventions(shape=[0, 1, 2], texture=[4, 5], background=6)
-
-
-def test_neighbours_share_a_shape(generator: torch.Generator) -> None:
-    drawn = Interventions(num_per_shape=5).draw(1000, 1000, generator)
-    assert all(len(group.unique()) == 1 for group in drawn[0].split(5))
-    assert len(drawn[0].unique()) > 150
-    assert all(len(group.unique()) > 1 for group in drawn[1].split(5))
 
 
 # permute
@@ -105,27 +84,14 @@ def test_choices_are_the_list_then_the_map_then_every_class() -> None:
     assert free.class_map is None
 
 
-def test_a_restricted_draw_gives_each_label_equally_often(generator: torch.Generator) -> None:
-    class_map = ClassMap({0: [1, 2, 3], 1: 5})
-    drawn = Interventions().restrict(class_map).draw(10_000, 10, generator)
-    for row in drawn:
-        labels = class_map.to_label(row)
-        assert labels.min() == 0
-        assert labels.float().mean().item() == pytest.approx(0.5, abs=0.03)
-
-
 def test_a_shape_outside_the_class_map_is_an_error() -> None:
     with pytest.raises(ArgumentError, match=r"shape lists the classes \[3\] that are outside"):
         Interventions(shape=[1, 3]).restrict(ClassMap({0: 1}))
-    kept = Interventions(texture=[8], background=9).restrict(ClassMap({0: 1}))
-    assert kept.choices("texture", 10) == ((8,),)
 
 
 def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
     with pytest.raises(ArgumentError, match=r"texture lists class 10 but the CGN has only .* 9"):
         Interventions(texture=[0, 10]).choices("texture", 10)
-    with pytest.raises(ArgumentError, match=r"names the classes \[12\]"):
-        Interventions(class_map=ClassMap([12])).choices("shape", 10)
 
 
 # arguments
@@ -140,11 +106,10 @@ def test_a_class_that_the_cgn_lacks_is_an_error() -> None:
         ({"shape": -1}, ArgumentError, "must list classes of 0 or more, got -1"),
         ({"texture": [3, -1]}, ArgumentError, r"of 0 or more, got \[3, -1\]"),
         ({"background": []}, ArgumentError, r"of 0 or more, got \[\]"),
-        ({"shape": "3"}, ArgumentTypeError, "a class, a list of classes or None, got '3'"),
+        ({"shape": "3"}, ArgumentTypeError, "a class or a list of them, got '3'"),
         ({"texture": 1.5}, ArgumentTypeError, "got 1.5"),
         ({"background": [0, 1.5]}, ArgumentTypeError, r"got \[0, 1.5\]"),
         ({"shape": {1, 2}}, ArgumentTypeError, r"got \{1, 2\}"),
-        ({"shape": np.array([1, 2])}, ArgumentTypeError, r"got array\(\[1, 2\]\)"),
     ],
 )
 def test_what_cannot_be_used_is_an_error(

@@ -7,9 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes
-from cgn_augment.types import require_factor
+from cgn_augment.types import FACTORS
 
 
 def check_inputs(noise: Tensor, y: Tensor, noise_dim: int, num_classes: int) -> None:
@@ -94,7 +95,7 @@ class CGNetwork(nn.Module):
             ArgumentError: there is no such factor; otherwise as for `shape`.
             ArgumentTypeError: classes that are not integers.
         """
-        require_factor(factor)
+        require_choice("factor", factor, FACTORS)
         ends = self._condition(factor, noise, first), self._condition(factor, noise, second)
         return self._run(factor, torch.lerp(*ends, w[:, None].to(ends[0])))
 

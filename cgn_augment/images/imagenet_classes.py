@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
-from cgn_augment.types import require_factor
+from cgn_augment.types import FACTORS
 
 IMAGENET_CLASSES = 1000
 
@@ -101,7 +102,7 @@ def best_classes(factor: str) -> list[int]:
     Raises:
         ArgumentError: there is no such factor.
     """
-    require_factor(factor)
+    require_choice("factor", factor, FACTORS)
     listed: list[int] = tomllib.loads((_FOLDER / "best_classes.toml").read_text())[factor]
     return listed
 

@@ -45,9 +45,6 @@ class MaskCache:
         self._kept: dict[int, tuple[Tensor, float]] = {}  # of each item its mask and its mark
         self._weights: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def masks_of(self, images: Tensor, index: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns masks of images, of which those that are not kept are found.
 
@@ -63,32 +60,6 @@ class MaskCache:
             DataError: an item looks different from when its mask was found.
         """
         items, marks = index.tolist(), self._mark(images)
-        self._require_same_looks(items, marks)
-        unknown = [place for place, item in enumerate(items) if item not in self._kept]
-        fresh: dict[int, Tensor] = {}
-        if unknown:
-            found = (find(images[unknown]) * LEVELS).round().to(self.device, torch.uint8)
-            fresh = dict(zip(unknown, found, strict=True))
-            room = self.max_bytes // found[0].numel()
-            for place, mask in fresh.items():
-                if len(self) < room:
-                    self._kept.setdefault(items[place], (mask, marks[place]))
-        masks = [
-            fresh[place] if place in fresh else self._kept[item][0]
-            for place, item in enumerate(items)
-        ]
-        return torch.stack(masks).to(images.device).float().div_(LEVELS)
-
-    def _mark(self, images: Tensor) -> list[float]:
-        flat = images.flatten(1)
-        if self._weights is None or self._weights.shape[0] != flat.shape[1]:
-            generator = torch.Generator().manual_seed(0)
-            weights = torch.randn(flat.shape[1], generator=generator) / flat.shape[1] ** 0.5
-            self._weights = weights.to(images.device)
-        marks: list[float] = (flat @ self._weights).tolist()
-        return marks
-
-    def _require_same_looks(self, items: list[int], marks: list[float]) -> None:
         for item, mark in zip(items, marks, strict=True):
             if item in self._kept and abs(mark - self._kept[item][1]) > _TOLERANCE:
                 raise DataError(
@@ -96,3 +67,22 @@ class MaskCache:
                     "for datasets without random transforms; move them behind the stream, or leave "
                     "cache_masks out"
                 )
+        masks = {place: self._kept[y][0] for place, y in enumerate(items) if y in self._kept}
+        unknown = [place for place in range(len(items)) if place not in masks]
+        if unknown:
+            found = (find(images[unknown]) * LEVELS).round().to(self.device, torch.uint8)
+            masks.update(zip(unknown, found, strict=True))
+            for place in unknown:
+                if len(self._kept) < self.max_bytes // found[0].numel():
+                    self._kept.setdefault(items[place], (masks[place], marks[place]))
+        whole = torch.stack([masks[place] for place in range(len(items))])
+        return whole.to(images.device).float().div_(LEVELS)
+
+    def _mark(self, images: Tensor) -> list[float]:
+        flat = images.flatten(1)
+        if self._weights is None:  # all images have one size
+            generator = torch.Generator().manual_seed(0)
+            weights = torch.randn(flat.shape[1], generator=generator) / flat.shape[1] ** 0.5
+            self._weights = weights.to(images.device)
+        marks: list[float] = (flat @ self._weights).tolist()
+        return marks

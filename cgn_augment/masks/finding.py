@@ -13,12 +13,7 @@ from cgn_augment.types import Masker
 
 
 def require_masker(masker: Masker) -> Masker:
-    """Returns the masker.
-
-    Raises:
-        ArgumentError: it is a network in training mode.
-        ArgumentTypeError: it cannot be called.
-    """
+    """Returns the masker, or raises if it cannot be called or is in training mode."""
     if not callable(masker):
         raise ArgumentTypeError(
             f"masker must take images to masks (such as load_masker returns), got {masker!r}"
@@ -78,39 +73,28 @@ def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True)
             "mask) or a dict, and pass RealShapeSource masks=, the place of the mask"
         )
     masks = masks[:, None] if masks.dim() == 3 else masks
-    expected = (len(images), 1, *images.shape[-2:])
-    if tuple(masks.shape) != expected:
-        raise DataError(
-            f"masks at {key!r} must be {expected}, as the images are, got {tuple(masks.shape)}"
-        )
-    masks = masks.float()
-    if look:
-        _require_unit_range(masks)
-    return masks
+    return require_masks(masks, (len(images), 1, *images.shape[-2:]), f"masks at {key!r}", look)
 
 
-def require_masks(masks: Tensor, num: int, image_size: int, *, look: bool = True) -> Tensor:
-    """Returns masks (num, 1, image_size, image_size) as float32.
+def require_masks(
+    masks: Tensor, expected: tuple[int, ...], what: str = "the masker's masks", look: bool = True
+) -> Tensor:
+    """Returns masks as float32.
 
     Args:
         masks: what a masker or a dataset gave.
-        num: how many there must be.
-        image_size: height and width that they must have, in pixels.
+        expected: the shape that they must have, (N, 1, H, W).
+        what: they are, for the error.
         look: whether the values are looked at, which makes a GPU wait.
 
     Raises:
         DataError: another shape, or values outside [0, 1].
     """
-    expected = (num, 1, image_size, image_size)
     if tuple(masks.shape) != expected:
-        raise DataError(f"the masker must give masks {expected}, got {tuple(masks.shape)}")
+        raise DataError(f"{what} must be {expected}, as the images are, got {tuple(masks.shape)}")
     masks = masks.float()
     if look:
-        _require_unit_range(masks)
+        least, most = float(masks.min()), float(masks.max())
+        if not 0 <= least <= most <= 1:  # also for NaN
+            raise DataError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")
     return masks
-
-
-def _require_unit_range(masks: Tensor) -> None:
-    least, most = float(masks.min()), float(masks.max())
-    if not 0 <= least <= most <= 1:  # also for NaN
-        raise DataError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")

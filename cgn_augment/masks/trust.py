@@ -102,9 +102,8 @@ class GateCounter:
 
         The answer is on the CPU, wherever the masks are.
         """
-        if self.gate is None:
-            verdicts = torch.zeros(len(masks), dtype=torch.int64)
-        else:
+        verdicts = torch.zeros(len(masks), dtype=torch.int64)
+        if self.gate is not None:
             verdicts = self.gate.judge(masks).cpu()
         self._counts += verdicts.bincount(minlength=len(VERDICTS))
         judged, usable = int(self._counts.sum()), int(self._counts[0])

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators.fingerprint import hash_weights
 
@@ -34,9 +35,7 @@ class UNetMasker(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        if width < 1:
-            raise ArgumentError(f"width must be 1 or more, got {width}")
-        self.width = width
+        self.width = require_count("width", width)
         self.at_full = nn.Sequential(*_block(3, width), *_block(width, width))
         self.at_half = nn.Sequential(*_block(width, 2 * width), *_block(2 * width, 2 * width))
         self.at_quarter = nn.Sequential(

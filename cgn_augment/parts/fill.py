@@ -66,11 +66,8 @@ def complete(
         >>> torch.equal(again, images)
         True
     """
-    parts = [
-        _complete(image, seen, rounds)
-        for image, seen in zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
-    ]
-    whole, seen = zip(*parts, strict=True)
+    pairs = zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
+    whole, seen = zip(*(_complete(*pair, rounds) for pair in pairs), strict=True)
     return torch.cat(whole), torch.cat(seen)
 
 
@@ -102,7 +99,6 @@ def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
         `move_images`; and (N,) bool whether there is any.
     """
-    height, width = images.shape[-2:]
     # Correlations of float64 and rounded errors have the same least element however many threads
     # there are; among equal ones it is the first.
     images, known = images.double(), known.double()
@@ -119,17 +115,20 @@ def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     )
     error = ((error / (images.shape[1] * num).clamp(min=1)) / RESOLUTION).round() * RESOLUTION
     missing = hole.sum(dim=(1, 2, 3), keepdim=True)
+    rows, columns = (
+        torch.cat([torch.arange(side), torch.arange(-side, 0)]).to(images.device)
+        for side in images.shape[-2:]
+    )
     allowed = (
         (num >= LEAST_RING)
         & (filled >= missing.clamp(max=LEAST_FILL))
-        & _far_enough(height, width, images.device)
+        & (rows.abs()[:, None] + columns.abs() >= LEAST_OFFSET)
     )
     score = error + FILL_WEIGHT * (1 - filled / missing.clamp(min=1))
     score = score.masked_fill(~allowed, math.inf).flatten(1)
     least, place = score.min(dim=1)
-    across = 2 * width
-    offsets = torch.stack([place // across, place % across], dim=1)
-    return _signed(offsets, torch.tensor([height, width])), least.isfinite()
+    offsets = torch.stack([rows[place // len(columns)], columns[place % len(columns)]], dim=1)
+    return offsets, least.isfinite()
 
 
 def spectrum(images: Tensor) -> Tensor:
@@ -153,30 +152,12 @@ def correlate(*pairs: tuple[Tensor, Tensor]) -> Tensor:
     return found
 
 
-def _far_enough(height: int, width: int, device: torch.device) -> Tensor:
-    """Returns (2 H, 2 W) bool: offsets that are far enough to copy from."""
-    sides = []
-    for size in (height, width):
-        place = torch.arange(2 * size, device=device)
-        sides.append(torch.minimum(place, 2 * size - place))
-    return sides[0][:, None] + sides[1] >= LEAST_OFFSET
-
-
-def _signed(offsets: Tensor, size: Tensor) -> Tensor:
-    """Maps places in a correlation to offsets."""
-    size = size.to(offsets.device)
-    return torch.where(offsets < size, offsets, offsets - 2 * size)
-
-
 class ClassPool:
     """Images to be drawn by class.
 
     Args:
         images: (N, C, H, W) float32.
         labels: (N,) int64.
-
-    Raises:
-        ArgumentError: another number of labels, or none.
 
     Example:
         >>> import torch
@@ -187,10 +168,6 @@ class ClassPool:
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if len(images) != len(labels) or len(labels) == 0:
-            raise ArgumentError(
-                f"images and labels must be as many, got {len(images)} and {len(labels)}"
-            )
         order = labels.argsort(stable=True)
         self.images = images[order]
         self.counts = labels.cpu().bincount()
@@ -203,14 +180,9 @@ class ClassPool:
         return self.pick(y.cpu(), share).to(y.device)
 
     def pick(self, y: Tensor, share: Tensor) -> Tensor:
-        """Returns an image of each class, by its place among those of the class.
+        """Returns images (B, C, H, W) of classes (B,) on the CPU, by their place in the class.
 
-        Args:
-            y: (B,) int64 classes on the CPU.
-            share: (B,) float64 in [0, 1); 0 is the first image of the class.
-
-        Returns:
-            (B, C, H, W) on the images' device.
+        The places are shares (B,) float64 in [0, 1); 0 is the first image of the class.
 
         Raises:
             ArgumentError: there is no image of a class.
@@ -235,23 +207,28 @@ def whole_textures(
         found: (N, 1, 32, 32) bool masks of the objects.
         num: of each a class, or fewer where fewer can be completed.
     """
-    kinds = {"foreground": (_large, _of_object), "background": (_first, _outside)}
     classes: Tensor = torch.unique(labels)
     pools = []
-    for name, (choose, see) in kinds.items():
+    for name in ("foreground", "background"):
         whole: list[Tensor] = []
         incomplete: list[int] = []
-        counts: list[int] = []
         for y in classes.tolist():
-            chosen = choose((labels == y).nonzero().flatten(), found, num)
-            completed, now_known = complete(images[chosen], see(found[chosen]))
+            chosen = (labels == y).nonzero().flatten()
+            # Twice as many as are wanted, for some cannot be completed.
+            chosen = (_large(chosen, found, num) if name == "foreground" else chosen)[: 2 * num]
+            seen = found[chosen].float()
+            if name == "background":  # not within a pixel of the object: a mask may be too small
+                seen = 1 - F.max_pool2d(seen, 3, stride=1, padding=1)
+            completed, now_known = complete(images[chosen], seen)
             ready = now_known.flatten(1).all(dim=1)
             if ready.any():
-                whole.append(completed[ready][:num])
+                completed = completed[ready]
             else:
-                whole.append(_fill_with_mean(completed, now_known)[:num])
+                of_known = now_known.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+                mean = (completed * now_known).sum(dim=(2, 3), keepdim=True) / of_known
+                completed = completed * now_known + mean * (1 - now_known)
                 incomplete.append(y)
-            counts.append(len(whole[-1]))
+            whole.append(completed[:num])
         if incomplete:
             warnings.warn(
                 f"no {name} of the classes {incomplete} could be completed from the masks that "
@@ -259,34 +236,13 @@ def whole_textures(
                 "stages before this one longer, or with another seed",
                 stacklevel=2,
             )
-        pools.append(ClassPool(torch.cat(whole), classes.repeat_interleave(torch.tensor(counts))))
+        counts = torch.tensor([len(each) for each in whole])
+        pools.append(ClassPool(torch.cat(whole), classes.repeat_interleave(counts)))
     return pools[0], pools[1]
 
 
-def _fill_with_mean(images: Tensor, known: Tensor) -> Tensor:
-    """Gives what is not known the mean of what is known of the same image, or 0."""
-    num = known.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    mean = (images * known).sum(dim=(2, 3), keepdim=True) / num
-    return images * known + mean * (1 - known)
-
-
-def _of_object(found: Tensor) -> Tensor:
-    """Where an object is seen."""
-    return found.float()
-
-
-def _outside(found: Tensor) -> Tensor:
-    """Where a background is seen: not within a pixel of the object, whose mask may be too small."""
-    return 1 - F.max_pool2d(found.float(), 3, stride=1, padding=1)
-
-
-def _first(places: Tensor, found: Tensor, num: int) -> Tensor:
-    """The first images, twice as many as are wanted."""
-    return places[: 2 * num]
-
-
 def _large(places: Tensor, found: Tensor, num: int) -> Tensor:
-    """Of more images those that show most of their object, twice as many as are wanted."""
+    """Returns the places of more images than are wanted by the size of their objects."""
     places = places[: SEARCHED * num]
     order = found[places].flatten(1).sum(dim=1).argsort(descending=True, stable=True)
-    return places[order[round(TOO_LARGE * len(order)) :]][: 2 * num]
+    return places[order[round(TOO_LARGE * len(order)) :]]

@@ -1,8 +1,4 @@
-"""Three mechanisms without a network: they give what a masker has found in real images.
-
-With a mask, a real image comes apart into a shape, a part of a texture and a part of a background.
-The parts are completed to whole images, and stand in for what a CGN would draw.
-"""
+"""Three mechanisms without a network: they give what a masker has found in real images."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks.finding import find_masks, require_masker, require_masks
 from cgn_augment.masks.trust import GateCounter, MaskGate
 from cgn_augment.parts.fill import ClassPool, whole_textures
-from cgn_augment.types import Masker
+from cgn_augment.types import FACTORS, Masker
 
 
 class RealMechanisms:
@@ -42,6 +38,8 @@ class RealMechanisms:
         image_size: height and width, in pixels.
         shared_noise: False, each mechanism draws its own.
         counts: images by the verdict of the gate; without one all are usable.
+        device: where the images are.
+        fingerprint: twelve hexadecimal digits of a hash of all that can be drawn.
 
     Raises:
         ArgumentError: images and labels that do not fit, or a class none of whose images has a
@@ -84,7 +82,7 @@ class RealMechanisms:
             masks = masker.to(images.device)
         else:
             masks = find_masks(require_masker(masker), images, chunk)
-        masks = require_masks(masks, len(images), self.image_size)
+        masks = require_masks(masks, (len(images), 1, *images.shape[-2:]))
         usable = counter.usable(masks)
         self.counts = counter.counts
         labels = labels.cpu()[usable]
@@ -96,21 +94,13 @@ class RealMechanisms:
             )
         at = usable.to(images.device)
         images, found_masks = images[at], masks[at] > 0.5
-        self._masks = ClassPool(found_masks, labels)
-        self._textures = whole_textures(
-            images, labels.to(images.device), found_masks, num_per_class
-        )
-        self._fingerprint = self._hash()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self._masks.images.device
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of a hash of all that can be drawn."""
-        return self._fingerprint
+        textures = whole_textures(images, labels.to(images.device), found_masks, num_per_class)
+        pools = ClassPool(found_masks, labels), *textures
+        self._pools = dict(zip(FACTORS, pools, strict=True))
+        self.device = images.device
+        parts = {f"{name} images": pool.images for name, pool in self._pools.items()}
+        parts |= {f"{name} counts": pool.counts for name, pool in self._pools.items()}
+        self.fingerprint = hash_tensors(parts)
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
         """Draws (num, 1) float32 in [0, 1): which image of its class each one is."""
@@ -118,44 +108,31 @@ class RealMechanisms:
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
         """Returns the masks that were found, (N, 1, H, W) float32, 0 or 1."""
-        return self._pick(self._masks, noise, y).float()
+        return self._pick("shape", noise, y).float()
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
         """Returns completed foregrounds (N, 3, H, W) float32 in [-1, 1]."""
-        return self._pick(self._textures[0], noise, y)
+        return self._pick("texture", noise, y)
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
         """Returns completed backgrounds (N, 3, H, W) float32 in [-1, 1]."""
-        return self._pick(self._textures[1], noise, y)
+        return self._pick("background", noise, y)
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Leaves textures where they are: they are whole, and a move would leave a seam."""
         return images
 
-    def _pick(self, pool: ClassPool, noise: Tensor, y: Tensor) -> Tensor:
+    def _pick(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
         check_classes(y, len(noise), self.num_classes, "noise")
-        return pool.pick(y.cpu().long(), noise[:, 0].cpu().double())
-
-    def _hash(self) -> str:
-        pools = {
-            "shape": self._masks,
-            "texture": self._textures[0],
-            "background": self._textures[1],
-        }
-        parts = {f"{name} images": pool.images for name, pool in pools.items()}
-        return hash_tensors(parts | {f"{name} counts": pool.counts for name, pool in pools.items()})
+        return self._pools[factor].pick(y.cpu().long(), noise[:, 0].cpu().double())
 
 
 def _require_images(images: Tensor, labels: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
+    types = [getattr(given, "dtype", type(given).__name__) for given in (images, labels)]
+    if not (isinstance(images, Tensor) and images.is_floating_point() and types[1] is torch.int64):
         raise ArgumentTypeError(
-            "images must be a floating point tensor (N, 3, H, W) in [-1, 1], got "
-            f"{getattr(images, 'dtype', type(images).__name__)}"
-        )
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise ArgumentTypeError(
-            "labels must be an int64 tensor (N,), got "
-            f"{getattr(labels, 'dtype', type(labels).__name__)}"
+            "images must be a floating point tensor (N, 3, H, W) in [-1, 1] and labels an int64 "
+            f"tensor (N,), got {types[0]} and {types[1]}"
         )
     if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ArgumentError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from types import ModuleType
 
 import torch.nn.functional as F
 from PIL import Image
@@ -54,23 +53,22 @@ def write_animation(
     factor = -(-_LEAST_HEIGHT // frames.shape[2])
     frames = frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     with replacing(path) as temporary:
-        if path.suffix.lower() == ".gif":
-            _write_gif(frames, temporary, frames_per_second)
-        else:
-            _write_mp4(frames, temporary, frames_per_second)
+        write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+        write(frames, temporary, frames_per_second)
     return path
 
 
 def check_animation(path: str | os.PathLike[str]) -> Path:
-    """Returns the path of an animation, if `write_animation` can write one there.
-
-    Raises:
-        ArgumentError: an unknown suffix, or the folder is missing.
-        MissingPackageError: av is not installed, and it is an MP4.
-    """
+    """Returns the path of an animation, if `write_animation` can write one there, or raises."""
     path = check_picture(path, ANIMATIONS)
     if path.suffix.lower() == ".mp4":
-        _import_av()
+        try:
+            importlib.import_module("av")
+        except ImportError as error:
+            raise MissingPackageError(
+                "an MP4 is written by the package av, which is not installed: "
+                "python -m pip install 'cgn-augment[video]', or write a .gif"
+            ) from error
     return path
 
 
@@ -82,7 +80,8 @@ def _write_gif(frames: Tensor, path: Path, frames_per_second: float) -> None:
 
 
 def _write_mp4(frames: Tensor, path: Path, frames_per_second: float) -> None:
-    av = _import_av()
+    import av
+
     height, width = frames.shape[2:]
     frames = F.pad(frames, (0, width % 2, 0, height % 2))  # H.264 wants even sizes
     with av.open(str(path), "w") as container:
@@ -93,13 +92,3 @@ def _write_mp4(frames: Tensor, path: Path, frames_per_second: float) -> None:
             pixels = frame.permute(1, 2, 0).contiguous().numpy()
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-
-
-def _import_av() -> ModuleType:
-    try:
-        return importlib.import_module("av")
-    except ImportError as error:
-        raise MissingPackageError(
-            "an MP4 is written by the package av, which is not installed: "
-            "python -m pip install 'cgn-augment[video]', or write a .gif"
-        ) from error

@@ -55,10 +55,9 @@ def draw_sheet(
     captions = captions or {}
     _check_rows(rows, captions)
     num_columns = max(len(images) for images in rows.values())
-    inches = _INCHES_PER_IMAGE
-    height = sum(inches * (1.3 if name in captions else 1.05) for name in rows)
+    height = sum(_INCHES_PER_IMAGE * (1.3 if name in captions else 1.05) for name in rows)
     figure = Figure(
-        figsize=(inches * (num_columns + 1.6), height + (0.4 if title else 0.1)),
+        figsize=(_INCHES_PER_IMAGE * (num_columns + 1.6), height + (0.4 if title else 0.1)),
         dpi=160,
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.01, wspace=0.0, hspace=0.0),
     )
@@ -79,11 +78,7 @@ def draw_sheet(
 
 
 def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """Returns the path of a picture, if one can be written there.
-
-    Raises:
-        ArgumentError: an unknown suffix, or the folder is missing.
-    """
+    """Returns the path of a picture, if one can be written there, or raises."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ArgumentError(

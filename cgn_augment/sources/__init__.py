@@ -1,7 +1,7 @@
 """Where counterfactuals come from. `ShardSource` reads them from `cgn_augment.sources.shards`."""
 
 from cgn_augment.sources.bank import BankSource
-from cgn_augment.sources.fresh import FreshSource
+from cgn_augment.sources.drawn import FreshSource
 from cgn_augment.sources.real_shapes import RealShapeSource
 
 __all__ = ["BankSource", "FreshSource", "RealShapeSource"]

@@ -1,19 +1,14 @@
-"""Counterfactuals that are recombined from a bank of masks, foregrounds and backgrounds.
-
-A bank is what makes counterfactuals cheap enough for every step: N masks, N foregrounds and N
-backgrounds recombine to N³ images, and composing them costs next to nothing.
-"""
+"""Counterfactuals from a bank: N masks, foregrounds and backgrounds recombine to N³ images."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm import tqdm
 
 from cgn_augment.checks import require_choice, require_count
-from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
@@ -63,6 +58,9 @@ class BankSource(DrawnSource):
         torch.Size([64, 3, 32, 32])
     """
 
+    _name = "bank"
+    _settings = "size", "refresh", "seed", "storage"
+
     def __init__(
         self,
         cgn: Mechanisms,
@@ -74,7 +72,7 @@ class BankSource(DrawnSource):
         storage: StorageName = "float32",
         chunk: int = 100,
     ) -> None:
-        super().__init__(cgn, interventions, chunk)
+        super().__init__(cgn, interventions, chunk=chunk)
         self.size = require_count("size", size)
         self.refresh = require_count("refresh", refresh, 0)
         self.seed = require_count("seed", seed, 0)
@@ -82,59 +80,38 @@ class BankSource(DrawnSource):
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
         require_choice("storage", storage, get_args(StorageName))
         self.storage = storage
-        self._turns = [
-            _Turns(self.interventions.classes(factor, self.num_classes), size, factor)
-            for factor in FACTORS
-        ]
+        self._dtype: torch.dtype = getattr(torch, storage)
+        for factor, classes in zip(FACTORS, self._classes, strict=True):
+            if size < len(classes):
+                raise ArgumentError(
+                    f"a bank of size {size} cannot hold each of the {len(classes)} classes of "
+                    f"{factor}: make size at least {len(classes)}, or list fewer classes"
+                )
         self._bank: list[Tensor] = []
         self._rank, self._number = 0, 0
-
-    @property
-    def fingerprint(self) -> str:
-        """Says of two sources whether they draw the same."""
-        return (
-            f"bank({self.cgn.fingerprint}, size={self.size}, refresh={self.refresh}, "
-            f"seed={self.seed}, storage={self.storage}, {self.interventions})"
-        )
 
     @property
     def num_bytes(self) -> int:
         """Memory that the filled bank takes, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.storage)
-        return dtype
-
-    def restrict(self, class_map: ClassMap) -> BankSource:
-        """Returns a bank, yet to be filled, that draws only the classes of `class_map`."""
-        return BankSource(
-            self.cgn,
-            self.size,
-            self.refresh,
-            self.interventions.restrict(class_map),
-            seed=self.seed,
-            storage=self.storage,
-            chunk=self.chunk,
-        )
-
-    @torch.no_grad()
-    def _draw(
-        self, classes: Tensor, generator: torch.Generator, step: Step, *, masks: bool
-    ) -> list[Tensor]:
+    def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)
         slots = self._draw_slots(classes, generator).to(self.device, non_blocking=True)
         first = 0 if masks else 1
         parts = zip(self._bank[first:], slots[first:], _LOWEST[first:], strict=True)
         return [_unpack(kept.index_select(0, places), low) for kept, places, low in parts]
 
-    def _draw_slots(self, drawn: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw_slots(self, drawn: Tensor, generator: Generator) -> Tensor:
         """Returns for (3, N) classes a random place (3, N) of that class in the bank."""
         place = torch.rand(drawn.shape, generator=generator, dtype=torch.float64)
         every = self.interventions.num_per_shape
         place[0] = place[0, ::every].repeat_interleave(every)[: drawn.shape[1]]
-        slots = [turns.slots(drawn[i], place[i]) for i, turns in enumerate(self._turns)]
+        slots = []
+        for classes, y, share in zip(self._classes, drawn, place, strict=True):
+            turn = torch.searchsorted(classes, y)
+            count = (self.size - 1 - turn) // len(classes) + 1
+            slots.append(turn + len(classes) * (share * count).long())
         return torch.stack(slots)
 
     def _bring_to(self, step: Step) -> None:
@@ -164,7 +141,7 @@ class BankSource(DrawnSource):
             for start in range(0, self.size, _BLOCK):
                 slots = torch.arange(start, min(start + _BLOCK, self.size))
                 if slots[-1] >= number * self.refresh:  # else all of these are replaced below
-                    self._generate(bank, slots, self._generator(Purpose.BANK_FILL, start))
+                    self._generate(bank, slots, Purpose.BANK_FILL, start)
                 bar.update(len(slots))
         if self.refresh:
             # Only the last time round the bank is still there.
@@ -176,43 +153,15 @@ class BankSource(DrawnSource):
     def _refresh(self, bank: list[Tensor], number: int) -> None:
         first = (number - 1) * self.refresh
         slots = torch.arange(first, first + self.refresh) % self.size
-        self._generate(bank, slots, self._generator(Purpose.BANK_REFRESH, number))
+        self._generate(bank, slots, Purpose.BANK_REFRESH, number)
 
-    def _generator(self, purpose: Purpose, key: int) -> torch.Generator:
-        return step_generator(purpose, self.seed, self._rank, key)
-
-    def _generate(self, bank: list[Tensor], slots: Tensor, generator: torch.Generator) -> None:
-        classes = torch.stack([turns.class_of(slots) for turns in self._turns])
+    def _generate(self, bank: list[Tensor], slots: Tensor, purpose: Purpose, key: int) -> None:
+        """Draws what belongs to some places, which the classes share in turns."""
+        generator = step_generator(purpose, self.seed, self._rank, key)
+        classes = torch.stack([y[slots % len(y)] for y in self._classes])
         drawn = run_mechanisms(self.cgn, classes, generator, 1, self.chunk)
         for kept, values, low in zip(bank, drawn, _LOWEST, strict=True):
             kept[slots] = _pack(values, low, kept.dtype)
-
-
-class _Turns:
-    """The classes of one factor taking turns over the places of a bank."""
-
-    def __init__(self, classes: tuple[int, ...], size: int, factor: str) -> None:
-        if size < len(classes):
-            raise ArgumentError(
-                f"a bank of size {size} cannot hold each of the {len(classes)} classes of "
-                f"{factor}: make size at least {len(classes)}, or list fewer classes"
-            )
-        self.classes = torch.tensor(classes)
-        self._turn = torch.full((int(self.classes.max()) + 1,), -1)
-        self._turn[self.classes] = torch.arange(len(classes))
-        self._count = torch.div(
-            size - torch.arange(len(classes)) + len(classes) - 1,
-            len(classes),
-            rounding_mode="floor",
-        )
-
-    def class_of(self, slots: Tensor) -> Tensor:
-        return self.classes[slots % len(self.classes)]
-
-    def slots(self, y: Tensor, place: Tensor) -> Tensor:
-        """Returns the place of class `y` that the number `place` in [0, 1) points to."""
-        turn = self._turn[y]
-        return turn + len(self.classes) * (place * self._count[turn]).long()
 
 
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:

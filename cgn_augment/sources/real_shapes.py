@@ -1,8 +1,4 @@
-"""Counterfactuals of the user's own images: the shape that the camera saw, everything else drawn.
-
-x = m(x_real) f + (1 - m(x_real)) b. The label of the shape is the user's own, so a generator that
-draws wrong shapes costs nothing.
-"""
+"""Counterfactuals of the user's own images: the shape that the camera saw, all else drawn."""
 
 from __future__ import annotations
 
@@ -29,15 +25,8 @@ from cgn_augment.masks.finding import (
     require_masks,
 )
 from cgn_augment.masks.trust import GateCounter, MaskGate
-from cgn_augment.types import (
-    FACTORS,
-    Counterfactuals,
-    FactorSource,
-    Masker,
-    RealBatch,
-    RestrictableSource,
-    Step,
-)
+from cgn_augment.sources.drawn import DrawnSource
+from cgn_augment.types import FACTORS, Counterfactuals, Masker, RealBatch, Step
 
 Keep = Literal["texture", "background"]
 Replace = Literal["resample", "generator"]
@@ -49,6 +38,8 @@ _SLACK = 0.02
 class RealShapeSource:
     """Keeps the shapes of the step's real images, and draws textures and backgrounds.
 
+    x = m(x_real) f + (1 - m(x_real)) b. The label of the shape is the user's own, so a generator
+    that draws wrong shapes costs nothing.
     Each step takes images of its real batch in random order, each once before one comes again. The
     images are seen as the user's pipeline made them, with its random transforms, so that mask and
     image are aligned; they are brought into [-1, 1] and to the generator's size first.
@@ -79,6 +70,7 @@ class RealShapeSource:
     Attributes:
         counts: real images by the verdict of the gate on their masks: usable, empty, full, unsure.
             Without a gate all are usable.
+        needs_items: whether `sample` looks at `RealBatch.items`.
 
     Raises:
         ArgumentError: a value that cannot be used, or not one of masker and masks.
@@ -101,7 +93,7 @@ class RealShapeSource:
     def __init__(
         self,
         masker: Masker | None = None,
-        textures: FactorSource | None = None,
+        textures: DrawnSource | None = None,
         *,
         masks: str | int | None = None,
         num_per_shape: int = 1,
@@ -123,7 +115,7 @@ class RealShapeSource:
             raise ArgumentTypeError(
                 f"masks must be the key or the position of masks in a batch, got {masks!r}"
             )
-        if not isinstance(textures, FactorSource):
+        if not isinstance(textures, DrawnSource):
             raise ArgumentTypeError(
                 "textures must be a BankSource or a FreshSource, which give foregrounds and "
                 f"backgrounds, got {type(textures).__name__}"
@@ -137,12 +129,11 @@ class RealShapeSource:
         self.mean, self.std = require_channels("mean", mean), require_channels("std", std)
         if not (self.std > 0).all():
             raise ArgumentError(f"std must be above 0, got {std}")
-        self.cache_masks, self.cache_bytes = cache_masks, require_count("cache_bytes", cache_bytes)
+        self.cache_masks = self.needs_items = cache_masks
+        self.cache_bytes = require_count("cache_bytes", cache_bytes)
         self.chunk = require_count("chunk", chunk)
-        self._scales = not torch.equal(torch.stack([self.mean, self.std]), torch.full((2, 3), 0.5))
-        self.device: torch.device = getattr(textures, "device", torch.device("cpu"))
-        self.image_size: int = textures.image_size  # type: ignore[attr-defined]
-        self.num_classes: int = textures.num_classes  # type: ignore[attr-defined]
+        self.device = textures.device
+        self.image_size, self.num_classes = textures.image_size, textures.num_classes
         self._cache = MaskCache(cache_bytes, self.device) if cache_masks else None
         self.gate, self._counter = gate, GateCounter(gate)
         self._checked = False
@@ -152,11 +143,6 @@ class RealShapeSource:
         """Real images by the verdict of the gate on their masks."""
         return self._counter.counts
 
-    @property
-    def needs_items(self) -> bool:
-        """Whether `sample` looks at `RealBatch.items`."""
-        return self.cache_masks
-
     @cached_property
     def _masker_key(self) -> str:
         return f"masks={self.masks!r}" if self.masker is None else identify_masker(self.masker)
@@ -164,19 +150,15 @@ class RealShapeSource:
     @property
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
-        textures = getattr(self.textures, "fingerprint", type(self.textures).__name__)
         return (
-            f"real_shapes({self._masker_key}, {textures}, num_per_shape={self.num_per_shape}, "
-            f"keep={self.keep}, {self.gate}, replace={self.replace}, "
-            f"mean={self.mean.tolist()}, std={self.std.tolist()})"
+            f"real_shapes({self._masker_key}, {self.textures.fingerprint}, "
+            f"num_per_shape={self.num_per_shape}, keep={self.keep}, {self.gate}, "
+            f"replace={self.replace}, mean={self.mean.tolist()}, std={self.std.tolist()})"
         )
 
     def restrict(self, class_map: ClassMap) -> RealShapeSource:
         """Returns a source whose textures and backgrounds are of the classes of `class_map`."""
-        textures = self.textures
-        if isinstance(textures, RestrictableSource):
-            textures = textures.restrict(class_map)  # type: ignore[assignment]
-        return self.with_options(textures=textures)
+        return self.with_options(textures=self.textures.restrict(class_map))
 
     def with_options(self, **options: Any) -> RealShapeSource:
         """Returns a source with other values of some of the arguments."""
@@ -212,15 +194,11 @@ class RealShapeSource:
         chosen = self._choose(found, num, generator)
         is_real, at = chosen >= 0, chosen.clamp(min=0)
         wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
-        mask = found[here]
-        if bool(is_real.all()):
-            foreground, background, drawn = self.textures.sample_textures(
-                num, generator, step, real
-            )
-        else:
-            factors, drawn = self.textures.sample_factors(num, generator, step, real)
-            foreground, background = factors.foreground, factors.background
-            mask = torch.where(wide, mask, factors.mask)
+        parts, drawn = self.textures.sample_factors(
+            num, generator, step, real, masks=not bool(is_real.all())
+        )
+        foreground, background = parts[-2:]
+        mask = torch.where(wide, found[here], parts[0]) if len(parts) == 3 else found[here]
         if self.keep == "texture":
             foreground = torch.where(wide, images[here], foreground)
         elif self.keep == "background":
@@ -244,10 +222,8 @@ class RealShapeSource:
             DataError: they are not in that range.
         """
         images = images.to(self.device, torch.float32)
-        if self._scales:
-            scale, shift = 2 * self.std.to(self.device), 2 * self.mean.to(self.device) - 1
-            images = images * scale[:, None, None] + shift[:, None, None]
-        images = self._resize(images)
+        scale, shift = 2 * self.std.to(self.device), 2 * self.mean.to(self.device) - 1
+        images = self._resize(images * scale[:, None, None] + shift[:, None, None])
         if not self._checked:
             least, most = float(images.min()), float(images.max())
             if not -1 - _SLACK <= least <= most <= 1 + _SLACK:  # also for NaN
@@ -285,11 +261,9 @@ class RealShapeSource:
         return found
 
     def _run(self, images: Tensor) -> Tensor:
-        if self.masker is None:  # pragma: no cover - one of masker and masks is there
-            raise RuntimeError("there is no masker")
-        masks = find_masks(self.masker, images, self.chunk)
-        look = not self._checked
-        return round_masks(require_masks(masks, len(images), self.image_size, look=look))
+        masks = find_masks(self.masker, images, self.chunk)  # type: ignore[arg-type]
+        expected = (len(images), 1, *images.shape[-2:])
+        return round_masks(require_masks(masks, expected, look=not self._checked))
 
     def _run_whole(self, images: Tensor) -> Tensor:
         """Gives the masker full chunks, so that a mask does not depend on what else is missing."""
@@ -316,9 +290,8 @@ class RealShapeSource:
                     "replace='generator'"
                 )
         shapes = math.ceil(num / self.num_per_shape)
-        rounds = [
-            torch.randperm(len(places), generator=generator) for _ in range(0, shapes, len(places))
-        ]
-        chosen = places[torch.cat([*rounds, torch.empty(0, dtype=torch.int64)])[:shapes]]
+        num_rounds = math.ceil(shapes / len(places))
+        rounds = [torch.randperm(len(places), generator=generator) for _ in range(num_rounds)]
+        chosen = places[torch.cat([*rounds, places[:0]])[:shapes]]
         chosen = torch.where(usable[chosen], chosen, -1)
         return chosen.repeat_interleave(self.num_per_shape)[:num]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@torch.no_grad()
 def draw_real_shapes(
     source: RealShapeSource, images: Tensor, labels: Tensor, num: int = 4, seed: int = 0
 ) -> Figure:
@@ -47,9 +48,8 @@ def draw_real_shapes(
     require_count("num", num)
     real = RealBatch(images, labels, labels)
     plain = source.with_options(num_per_shape=1, gate=None, cache_masks=False)
-    with torch.no_grad():
-        brought = plain.bring(images)
-        masks = plain.masks_of(brought, real)
+    brought = plain.bring(images)
+    masks = plain.masks_of(brought, real)
     verdicts = source.gate.judge(masks).tolist() if source.gate is not None else [0] * len(masks)
     rows = {"real image": brought, "its mask": masks}
     captions = {

@@ -10,8 +10,8 @@ from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.interventions import Interventions
-from cgn_augment.sources.fresh import FreshSource
-from cgn_augment.types import FACTORS, Mechanisms, RestrictableSource, Source
+from cgn_augment.sources.drawn import FreshSource
+from cgn_augment.types import FACTORS, Mechanisms, Source
 
 Label = Literal["shape", "texture", "background", "all"]
 Output = Literal["same", "dict", "namedtuple"]
@@ -39,9 +39,9 @@ def make_source(
     num_classes = getattr(source, "num_classes", None)
     if num_classes is not None:
         class_map.require_classes(num_classes)
-    if not isinstance(source, RestrictableSource):
+    if not hasattr(source, "restrict"):
         return source
-    restricted = source.restrict(class_map)
+    restricted: Source = source.restrict(class_map)
     interventions = getattr(restricted, "interventions", Interventions())
     for factor in label_factors:
         outside = [y for y in interventions.listed(factor) or () if y not in class_map]

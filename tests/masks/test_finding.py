@@ -47,14 +47,14 @@ def test_what_finds_no_masks_is_refused(masker: Any, error: type[Exception], rem
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        (torch.zeros(6, 3, 8, 8), r"must give masks \(6, 1, 8, 8\), got \(6, 3, 8, 8\)"),
+        (torch.zeros(6, 3, 8, 8), r"masks must be \(6, 1, 8, 8\), .* got \(6, 3, 8, 8\)"),
         (torch.full((6, 1, 8, 8), -1.0), r"masks must be in \[0, 1\], got \[-1, -1\]"),
         (torch.full((6, 1, 8, 8), torch.nan), r"\[nan, nan\]"),
     ],
 )
 def test_masks_that_are_none_are_an_error(masks: Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        require_masks(masks, 6, 8)
+        require_masks(masks, (6, 1, 8, 8))
 
 
 def test_maskers_are_told_apart_by_fingerprint_weights_or_name() -> None:

@@ -53,8 +53,10 @@ def test_every_weight_of_the_masker_learns(generator: torch.Generator) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_size_of_the_masker_is_the_documented_one() -> None:
+def test_the_size_of_the_masker_is_the_documented_one_and_its_width_is_some() -> None:
     assert round(sum(p.numel() for p in UNetMasker().parameters()) / 1000) == 107
+    with pytest.raises(ArgumentError, match="width must be 1 or more, got 0"):
+        UNetMasker(0)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +74,3 @@ def test_images_of_another_kind_are_an_error(
 ) -> None:
     with pytest.raises(error, match=remedy):
         make_masker()(images)
-
-
-def test_a_masker_of_no_width_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="width must be 1 or more, got 0"):
-        UNetMasker(0)

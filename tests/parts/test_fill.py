@@ -1,4 +1,4 @@
-"""Completing textures: where to copy from, and what comes of it."""
+"""Completing textures: where to copy from, what comes of it, and pools to draw it from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import torch
 from source_helpers import seeded
 from torch import Tensor
 
+from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import move_images
 from cgn_augment.parts.fill import (
     LEAST_OFFSET,
+    ClassPool,
     _large,
     best_offsets,
     complete,
@@ -147,7 +149,7 @@ def test_whole_textures_hold_no_pixel_of_the_other_part() -> None:
 def test_foregrounds_are_of_the_large_objects_but_for_the_largest() -> None:
     sizes = torch.randperm(100, generator=seeded()) + 1
     found = torch.arange(1024).expand(100, -1) < sizes[:, None]
-    chosen = _large(torch.arange(100), found.view(100, 1, 32, 32), 3)
+    chosen = _large(torch.arange(100), found.view(100, 1, 32, 32), 3)[:6]
     looked_at = sorted(sizes[:75].tolist(), reverse=True)  # 25 for each of the three
     assert sizes[chosen].tolist() == looked_at[4:10]
 
@@ -162,3 +164,27 @@ def test_textures_that_cannot_be_completed_are_a_warning_and_get_the_mean_colour
     assert foregrounds.counts.tolist() == [2, 2]
     assert foregrounds.images.flatten(1).unique(dim=1).tolist() == [[0.25], [0.25], [0.25], [0.0]]
     torch.testing.assert_close(backgrounds.images, images)
+
+
+def test_images_of_a_pool_are_of_the_class_and_all_of_them_come() -> None:
+    labels = torch.tensor([2, 0, 2, 1, 0, 2])
+    masks = torch.zeros(6, 1, 2, 4)
+    for number in range(6):  # a mask is its number, in binary
+        masks[number, 0, 0] = torch.tensor([float(number >> bit & 1) for bit in range(4)])
+    y = torch.arange(3).repeat(200)
+    drawn = ClassPool(masks, labels).draw(y, seeded())
+    assert drawn.shape == (600, 1, 2, 4)
+    assert drawn.dtype == torch.float32
+    numbers = (drawn[:, 0, 0] * torch.tensor([1, 2, 4, 8])).sum(dim=1).long()
+    assert torch.equal(labels[numbers], y)
+    counts = numbers.bincount(minlength=6)
+    # 200 of each class: deviations of 7 for halves and for thirds.
+    expected = torch.tensor([200 / 3, 100, 200 / 3, 200, 100, 200 / 3])
+    assert (counts - expected).abs().max() < 30
+    assert torch.equal(ClassPool(masks, labels).draw(y, seeded()), drawn)
+
+
+def test_images_that_cannot_be_drawn_are_an_error() -> None:
+    masks, labels = torch.zeros(3, 1, 2, 2), torch.tensor([0, 2, 2])
+    with pytest.raises(ArgumentError, match="no image of one of the classes: use more images"):
+        ClassPool(masks, labels).draw(torch.tensor([0, 1]), seeded())

@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cgn_augment.errors import ArgumentError, MissingPackageError
 from cgn_augment.pictures.animation import write_animation
@@ -23,24 +21,14 @@ def make_frames() -> torch.Tensor:
     return frames
 
 
-def test_a_gif_has_the_frames_and_their_rate(tmp_path: Path) -> None:
-    path = write_animation(make_frames(), tmp_path / "a.gif", frames_per_second=10)
-    with Image.open(path) as image:
-        assert image.n_frames == 3
-        assert image.size == (33 * 8, 256)  # enlarged by a whole number
-        assert image.info["duration"] == 100
-        for colour in range(3):
-            image.seek(colour)
-            pixel = np.asarray(image.convert("RGB"))[100, 100]
-            assert pixel.argmax() == colour
-
-
-def test_an_mp4_has_the_frames_and_their_rate(tmp_path: Path) -> None:
-    path = write_animation(make_frames(), tmp_path / "a.mp4", frames_per_second=5)
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_an_animation_has_the_frames_and_their_rate(suffix: str, tmp_path: Path) -> None:
+    path = write_animation(make_frames(), tmp_path / f"a{suffix}", frames_per_second=10)
     with av.open(str(path)) as container:
-        assert container.streams.video[0].average_rate == 5
+        assert container.streams.video[0].average_rate == 10
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(decoded) == 3
+    # Enlarged by a whole number; H.264 wants even sizes, and has 32 * 8 and 33 * 8.
     assert decoded[0].shape == (256, 264, 3)
     for colour, pixels in enumerate(decoded):
         assert pixels[100, 100].argmax() == colour

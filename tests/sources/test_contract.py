@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from source_helpers import ReadableCGN, seeded
+from source_helpers import Blocks, ReadableCGN, find_bright, seeded
 from stream_helpers import collect, global_state, same
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from cgn_augment import (
     BankSource,
@@ -28,27 +26,7 @@ from cgn_augment.errors import CheckpointError
 from cgn_augment.shards import ShardConfig, render_shards
 
 CGN = ReadableCGN()
-NUM, BATCH = 12, 4
-
-
-def make_item(index: int) -> tuple[Tensor, int, Tensor]:
-    """A bright block on black, at a place of its own, with its label and its mask; one has none."""
-    mask = torch.zeros(1, 8, 8)
-    if index != 5:
-        mask[:, index % 5 : index % 5 + 3, index // 5 : index // 5 + 3] = 1
-    return mask.expand(3, -1, -1) * 1.5 - 0.8, index % 10, mask
-
-
-class Blocks(Dataset[Any]):
-    def __len__(self) -> int:
-        return NUM
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
-        return make_item(index)
-
-
-def find_bright(images: Tensor) -> Tensor:
-    return (images.mean(dim=1, keepdim=True) > 0).float()
+REAL = Blocks(12, mask=True, blank=5)
 
 
 def bank(seed: int = 1) -> BankSource:
@@ -85,12 +63,12 @@ def make(request: pytest.FixtureRequest) -> Callable[[], Source]:
 
 def stream(source: Source, **options: Any) -> CounterfactualDataset:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"batch_size": BATCH, "output": "dict", **options}
-    return CounterfactualDataset(Blocks(), source, **settings)
+    settings: dict[str, Any] = {"batch_size": 4, "output": "dict", **options}
+    return CounterfactualDataset(REAL, source, **settings)
 
 
 def test_a_step_draws_the_same_whatever_was_drawn_before(make: Callable[[], Source]) -> None:
-    batch = torch.utils.data.default_collate([make_item(index) for index in range(3, 9)])
+    batch = torch.utils.data.default_collate([REAL[index] for index in range(3, 9)])
     real = RealBatch(batch[0], batch[1], batch[1], torch.arange(6), batch)
     source, state = make(), global_state()
     steps = [Step(number, rank, 2) for number, rank in ((4, 0), (4, 1), (0, 0), (9, 0), (4, 0))]

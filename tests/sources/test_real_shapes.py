@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from source_helpers import seeded
+from source_helpers import Blocks, ReadableCGN, blocks, find_bright, seeded
 from stream_helpers import collect, same
-from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from cgn_augment import (
     CounterfactualDataset,
     Counterfactuals,
-    Factors,
     FreshSource,
-    Interventions,
     RealBatch,
     RealShapeSource,
     Step,
@@ -29,54 +27,17 @@ from cgn_augment.generators import SmallCGN, U2Net
 SIZE = 8
 
 
-class Textures:
-    """Foregrounds, backgrounds and masks that show their classes; `steps` are those asked for."""
+class Greys(ReadableCGN):
+    """A CGN of textures that are the grey of their class and of shapes that are the left half."""
 
-    image_size, num_classes = SIZE, 10
-    fingerprint = "textures"
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        super().shape(noise, y)  # which counts it
+        return (torch.arange(SIZE) < 4).float().expand(len(y), 1, SIZE, SIZE)
 
-    def __init__(self, interventions: Interventions | None = None) -> None:
-        self.interventions = interventions or Interventions()
-        self.steps: list[Step] = []
-        self.masks = 0
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        return grey_of(y)
 
-    def restrict(self, class_map: Any) -> Textures:
-        return Textures(self.interventions.restrict(class_map))
-
-    def sample_textures(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        self.steps.append(step)
-        y = self.interventions.draw(num, self.num_classes, generator)
-        return grey_of(y[1]), grey_of(y[2]), y
-
-    def sample_factors(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> tuple[Factors, Tensor]:
-        foreground, background, y = self.sample_textures(num, generator, step, real)
-        mask = torch.zeros(num, 1, SIZE, SIZE)
-        mask[..., :4] = 1  # a drawn shape is the left half
-        self.masks += num
-        return Factors(mask, foreground, background), y
-
-    def sample(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
-    ) -> Counterfactuals:
-        factors, y = self.sample_factors(num, generator, step, real)
-        return Counterfactuals(compose(factors.mask, factors.foreground, factors.background), *y)
-
-
-def blocks(num: int, first: int = 0) -> Tensor:
-    """Images: a bright block whose place says which image it is, on black."""
-    images = torch.full((num, 3, SIZE, SIZE), -1.0)
-    for place in range(num):
-        row, column = divmod(first + place, 6)
-        images[place, :, row % 6 : row % 6 + 3, column : column + 3] = 1.0
-    return images
-
-
-def find_bright(images: Tensor) -> Tensor:
-    return (images[:, :1] > 0).float()
+    background = texture
 
 
 def batch(num: int = 6, **parts: Any) -> RealBatch:
@@ -85,7 +46,7 @@ def batch(num: int = 6, **parts: Any) -> RealBatch:
 
 
 def make(masker: Any = find_bright, textures: Any = None, **options: Any) -> RealShapeSource:
-    return RealShapeSource(masker, textures or Textures(), **options)
+    return RealShapeSource(masker, textures or FreshSource(Greys()), **options)
 
 
 def grey_of(y: Tensor) -> Tensor:
@@ -176,12 +137,6 @@ def test_images_in_another_range_are_an_error_at_the_first_step() -> None:
             make().sample(6, seeded(), real=batch(images=images))
 
 
-def test_masks_may_come_with_the_batch() -> None:
-    real = batch(batch={"mask": find_bright(blocks(6))[:, 0] > 0})
-    made = make(None, masks="mask").sample(6, seeded(), real=real)
-    torch.testing.assert_close(made.images, expected(real, made))
-
-
 def test_masks_of_a_batch_are_brought_to_the_generators_size_and_checked() -> None:
     wide = torch.nn.functional.interpolate(blocks(6), scale_factor=4)
     masks = torch.nn.functional.interpolate(find_bright(blocks(6)), scale_factor=4)
@@ -210,9 +165,14 @@ def test_images_without_a_usable_mask_are_replaced_by_others() -> None:
     assert source.counts == {"usable": 12, "empty": 4, "full": 0, "unsure": 0}
 
 
-def test_or_by_shapes_that_the_generator_draws() -> None:
-    real = with_blanks(8, 3)
-    made = make(replace="generator").sample(8, seeded(), real=real)
+def test_or_by_shapes_that_the_generator_draws_where_they_are_shown() -> None:
+    cgn, real = Greys(), with_blanks(8, 3)
+    source = make(textures=FreshSource(cgn), replace="generator")
+    make(textures=FreshSource(cgn)).sample(8, seeded(), real=real)
+    source.sample(8, seeded(), real=batch(8))
+    assert cgn.made == {}
+    made = source.sample(8, seeded(), real=real)
+    assert cgn.made == {"shape": 8}
     drawn = made.real < 0
     assert int(drawn.sum()) == 3
     assert sorted(made.real[~drawn].tolist()) == [3, 4, 5, 6, 7]
@@ -220,15 +180,6 @@ def test_or_by_shapes_that_the_generator_draws() -> None:
     left = torch.arange(SIZE) < 4
     whole = torch.where(left, grey_of(made.texture), grey_of(made.background))
     torch.testing.assert_close(made.images[drawn], whole[drawn])
-
-
-def test_shapes_are_drawn_only_where_they_are_shown() -> None:
-    textures = Textures()
-    make(textures=textures).sample(8, seeded(), real=with_blanks(8, 3))
-    make(textures=textures, replace="generator").sample(8, seeded(), real=batch(8))
-    assert textures.masks == 0
-    make(textures=textures, replace="generator").sample(8, seeded(), real=with_blanks(8, 3))
-    assert textures.masks == 8
 
 
 def test_a_batch_without_any_usable_mask_is_an_error_or_drawn() -> None:
@@ -255,47 +206,24 @@ def test_a_batch_without_any_usable_mask_is_an_error_or_drawn() -> None:
         ({"masker": None}, "takes either a masker, .* got neither"),
         ({"std": 0.0}, "std must be above 0, got 0.0"),
         ({"mean": (1.0, 2.0)}, "mean must be one number or three"),
+        ({"masker": "masker"}, "masker must take images to masks"),
+        ({"textures": SmallCGN(width=4)}, "must be a BankSource or a FreshSource, .* got SmallCGN"),
+        ({"masker": None, "masks": 0.5}, "masks must be the key .* got 0.5"),
+        ({"gate": 0.5}, "gate must be MaskGate"),
     ],
 )
-def test_values_that_cannot_be_used_are_errors(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
+def test_what_cannot_be_used_is_an_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         make(**options)
 
 
-def test_things_of_the_wrong_kind_are_errors() -> None:
-    with pytest.raises(ArgumentTypeError, match="masker must take images to masks"):
-        make("masker")
-    with pytest.raises(ArgumentTypeError, match="textures must be a BankSource or a FreshSource"):
-        make(textures=SmallCGN(width=4))
-    with pytest.raises(ArgumentTypeError, match=r"textures must be .* got NoneType"):
-        RealShapeSource(find_bright)
-    with pytest.raises(ArgumentTypeError, match=r"masks must be the key .* got 0.5"):
-        make(None, masks=0.5)
-    with pytest.raises(ArgumentTypeError, match=r"gate must be MaskGate"):
-        make(gate=0.5)
+def test_a_real_batch_is_needed() -> None:
     for real in (None, batch(0)):
         with pytest.raises(ArgumentError, match="takes shapes from the real batch, and none"):
             make().sample(2, seeded(), real=real)
 
 
 # In the stream
-
-
-class Blocks(Dataset[Any]):
-    """`num` images of blocks; with `flip`, at random upside down."""
-
-    def __init__(self, num: int = 18, *, flip: bool = False, mask: bool = False) -> None:
-        self.num, self.flip, self.mask = num, flip, mask
-
-    def __len__(self) -> int:
-        return self.num
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        image = blocks(1, index)[0]
-        if self.flip and torch.rand(()) < 0.5:
-            image = image.flip(1)
-        item = image, index % 10
-        return (*item, find_bright(image[None])[0]) if self.mask else item
 
 
 def stream(source: Any = None, real: Any = None, **options: Any) -> CounterfactualDataset:
@@ -330,9 +258,8 @@ def test_each_counterfactual_knows_the_row_of_its_image(mix: str) -> None:
 
 def test_the_label_is_the_users_even_where_the_class_map_has_none() -> None:
     class_map = {0: 3, 1: [4, 5], 12: 9}
-    textures = Textures()
     labels = []
-    for made in stream(make(textures=textures), class_map=class_map, label="shape"):
+    for made in stream(make(), class_map=class_map, label="shape"):
         is_made = made["is_counterfactual"]
         rows = made["real_index"][is_made]
         assert torch.equal(made["label"][is_made], made["label"][rows])
@@ -356,19 +283,24 @@ def test_the_u2net_of_an_imagenet_cgn_is_a_masker(tiny_cgn: SmallCGN) -> None:
 
 
 def test_ratio_0_asks_nothing_of_the_source() -> None:
-    def never(images: Tensor) -> Tensor:
-        raise AssertionError
-
-    for made in stream(make(never), ratio=0):
+    calls: list[int] = []
+    for made in stream(make(counting(calls)), ratio=0):
         assert not made["is_counterfactual"].any()
         assert made["real_index"].tolist() == [*range(6)]
+    assert calls == []
 
 
 def test_textures_are_drawn_for_the_step() -> None:
-    textures = Textures()
-    collect(stream(make(textures=textures), rank=1, world_size=3), 2)
-    assert textures.steps == [Step(number, 1, 3) for number in range(len(textures.steps))]
-    assert len(textures.steps) > 1
+    steps: list[Step] = []
+
+    class Spy(FreshSource):
+        def sample_factors(self, num: int, generator: Any, step: Any, *others: Any, **options: Any):
+            steps.append(step)
+            return super().sample_factors(num, generator, step, *others, **options)
+
+    collect(stream(make(textures=Spy(Greys())), rank=1, world_size=3), 2)
+    assert steps == [Step(number, 1, 3) for number in range(len(steps))]
+    assert len(steps) > 1
 
 
 def test_masks_of_the_users_dataset_go_through_the_stream() -> None:
