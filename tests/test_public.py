@@ -14,7 +14,7 @@ NAMES = """
     BankSource CGNError ClassMap CounterfactualDataset Counterfactuals Factors FreshSource
     Interventions MaskGate Masker Mechanisms MixedBatch OffAfter Ramp RealBatch RealMechanisms
     RealShapeSource ShardSource Source Step load_cgn load_masker match_real
-""".split()
+""".split()  # noqa: SIM905
 """At most 24."""
 
 ROOMS = ["generators", "images", "masks", "parts", "pictures", "shards", "sources", "stream"]
