@@ -54,21 +54,23 @@ class Layout:
         if images.device == device and labels.device == device:
             return batch
 
-        def part(value: Any, key: str | int) -> Any:
-            moves = key in (self.image, self.label)
-            return value.to(device, non_blocking=True) if moves else value
+        placed = (part.to(device, non_blocking=True) for part in (images, labels))
+        return self.rebuild(batch, *placed, lambda value: value)
 
-        return self.rebuild(batch, part)
+    def rebuild(
+        self, batch: Any, images: Tensor, labels: Tensor, further: Callable[[Any], Any]
+    ) -> Any:
+        """Returns a batch of the same structure, with `further(value)` for its other values."""
+        given = {self.image: images, self.label: labels}
 
-    def rebuild(self, batch: Any, part: Callable[[Any, str | int], Any]) -> Any:
-        """Returns a batch of the same structure with `part(value, key)` for each of its values."""
+        def part(key: Any, value: Any) -> Any:
+            return given[key] if key in given else further(value)
+
         if isinstance(batch, Mapping):
-            values = {key: part(value, key) for key, value in batch.items()}
+            values = {key: part(key, value) for key, value in batch.items()}
             return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg]
-        values_list = [part(value, index) for index, value in enumerate(batch)]
-        if hasattr(batch, "_fields"):
-            return type(batch)(*values_list)
-        return type(batch)(values_list)
+        parts = [part(index, value) for index, value in enumerate(batch)]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
@@ -128,28 +130,14 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
-    """Raises `DataError` if real images are not in the range that counterfactuals arrive in.
-
-    Outside the range is always an error. Eight images or more that fill hardly half of it are one
-    too: they are nearly always images in [0, 1] beside counterfactuals in [-1, 1].
-    """
-    _require_span("real images", images, value_range, 0.5 if len(images) >= 8 else 0)
-
-
-def check_made_range(images: Tensor, value_range: tuple[float, float]) -> None:
-    """Raises `DataError` if counterfactuals do not arrive in the range of the real images."""
-    _require_span("counterfactuals", images, value_range, 0)
-
-
 _SLACK = 1e-3
 """Share of the range by which rounding may leave it."""
 
 
-def _require_span(
-    what: str, images: Tensor, value_range: tuple[float, float], least_share: float
+def check_range(
+    what: str, images: Tensor, value_range: tuple[float, float], least_share: float = 0
 ) -> None:
-    """Raises unless images lie in the range, and fill more than a share of it."""
+    """Raises `DataError` unless images lie in the range, and fill more than a share of it."""
     low, high = value_range
     slack = _SLACK * (high - low)
     least, most = float(images.min()), float(images.max())

@@ -25,10 +25,14 @@ from cgn_augment.stream.arguments import (
 )
 from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
-from cgn_augment.stream.place import require_no_batching, require_usable_place
 from cgn_augment.stream.reading import ReadConfig, wrap_real
-from cgn_augment.stream.state import STATE_VERSION, require_state
-from cgn_augment.stream.step import Position, StepMaker
+from cgn_augment.stream.state import (
+    STATE_VERSION,
+    Position,
+    require_state,
+    require_usable_place,
+)
+from cgn_augment.stream.step import StepMaker
 from cgn_augment.types import FACTORS, Mechanisms, Source
 
 
@@ -97,6 +101,9 @@ class CounterfactualDataset(IterableDataset[Any]):
     Attributes:
         epoch: the epoch that is under way or comes next; advances when one is complete.
         proportion: ratio, count and fraction, where they follow from each other.
+        dataset: the user's, or None.
+        sampler: of the inner loader, or None.
+        batch_sampler: of the inner loader, or None.
 
     Raises:
         ArgumentError: a value that cannot be used, keywords that exclude each other or that this
@@ -192,6 +199,8 @@ class CounterfactualDataset(IterableDataset[Any]):
             shard_iterable=shard_iterable,
         )
         self._real = wrap_real(real, reading)
+        self.dataset, self.sampler = self._real.dataset, self._real.sampler
+        self.batch_sampler = self._real.batch_sampler
         self.proportion = Proportion(
             ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
         )
@@ -234,21 +243,6 @@ class CounterfactualDataset(IterableDataset[Any]):
         if num_steps is None:
             raise ArgumentTypeError("the real data has no length, so the stream has none either")
         return num_steps
-
-    @property
-    def dataset(self) -> Any:
-        """The user's dataset, where there is one."""
-        return self._real.dataset
-
-    @property
-    def sampler(self) -> Any:
-        """The sampler of the inner loader, where there is one."""
-        return self._real.sampler
-
-    @property
-    def batch_sampler(self) -> Any:
-        """The batch sampler of the inner loader, where there is one."""
-        return self._real.batch_sampler
 
     @property
     def epoch(self) -> int:
@@ -328,7 +322,6 @@ class CounterfactualDataset(IterableDataset[Any]):
         again; one whose last batch was yielded is followed by the next.
         """
         require_usable_place(self.device, self._pid)
-        require_no_batching()
         return self._iterate()
 
     def _iterate(self) -> Iterator[Any]:
@@ -340,7 +333,8 @@ class CounterfactualDataset(IterableDataset[Any]):
             self._start = self._position.next_epoch()
         position = self._position if resume else self._start
         self._position = position
-        items = self._real.items(position.step) if self._maker.needs_items else None
+        needs_items = getattr(self.source, "needs_items", False)
+        items = self._real.items(position.step) if needs_items else None
         batches = self._real.start(position.epoch, position.step, resume and resume["real"])
         self._sampler_epoch = getattr(self.sampler, "epoch", None)
         try:
@@ -350,7 +344,7 @@ class CounterfactualDataset(IterableDataset[Any]):
                 num, carry = self.proportion.split(position.total, num_real, position.carry)
                 chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
-                position = position.advanced(carry)
+                position = Position(position.epoch, position.step + 1, position.total + 1, carry)
                 # An older iterator of this stream no longer says where the stream is.
                 if self._running is token:
                     self._position = position
