@@ -54,8 +54,9 @@ class Layout:
         if images.device == device and labels.device == device:
             return batch
 
-        placed = (part.to(device, non_blocking=True) for part in (images, labels))
-        return self.rebuild(batch, *placed, lambda value: value)
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        return self.rebuild(batch, images, labels, lambda value: value)
 
     def rebuild(
         self, batch: Any, images: Tensor, labels: Tensor, further: Callable[[Any], Any]
