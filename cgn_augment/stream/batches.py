@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import DataError
-from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch
+from cgn_augment.types import FACTORS, MixedBatch
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
@@ -188,22 +188,14 @@ def _pad_tensor(value: Tensor, num: int, keep: Tensor | None) -> Tensor:
     return torch.cat([value, value.new_full((num, *value.shape[1:]), blank)])
 
 
-def real_rows(images: Tensor, labels: Tensor, label: str) -> MixedBatch:
-    """Describes real images: each shows its own class in all three factors."""
-    chosen = labels[:, None].expand(-1, 3) if label == "all" else labels
-    made = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    own = torch.arange(len(images), device=images.device)
-    return MixedBatch(images, chosen, made, labels, labels, labels, own)
-
-
-def made_rows(made: Counterfactuals, dtype: torch.dtype, label: str) -> MixedBatch:
-    """Describes counterfactuals, with labels of the type that the real ones have."""
-    factors = [getattr(made, factor).to(dtype) for factor in FACTORS]
+def describe_rows(
+    images: Tensor, factors: list[Tensor], rows: Tensor, label: str, made: bool
+) -> MixedBatch:
+    """Describes images that show these classes of the factors, and the shapes of these rows."""
     chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
-    truth = torch.ones(len(made), dtype=torch.bool, device=made.images.device)
-    rows = torch.full_like(made.shape, -1) if made.real is None else made.real
+    truth = torch.full((len(images),), made, device=images.device)
     shape, texture, background = factors
-    return MixedBatch(made.images, chosen, truth, shape, texture, background, rows)
+    return MixedBatch(images, chosen, truth, shape, texture, background, rows)
 
 
 def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:

@@ -238,10 +238,8 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is, counted in batches that were yielded; never weights."""
-        if self._resume is not None:
-            real = self._resume["real"]
-        else:
-            real = self._real.state(started=self._running is not None)
+        started = self._running is not None
+        real = self._resume["real"] if self._resume else self._real.state(started)
         return {
             "version": STATE_VERSION,
             **self._position._asdict(),

@@ -22,10 +22,9 @@ from cgn_augment.stream.batches import (
     append_rows,
     check_batch,
     check_range,
+    describe_rows,
     follow_rows,
-    made_rows,
     pad_extra,
-    real_rows,
 )
 from cgn_augment.stream.mixing import Mix
 from cgn_augment.stream.state import Position
@@ -97,15 +96,18 @@ class StepMaker:
                 check_range("real images", images, self.value_range, share)
         key = (self.seed, position.epoch, self.rank, position.step)
         made = self._draw(batch, images, labels, num, position.total, key, items)
-        extra = made_rows(made, labels.dtype, self.label)
+        factors = [getattr(made, factor).to(labels.dtype) for factor in FACTORS]
+        rows = torch.full_like(made.shape, -1) if made.real is None else made.real
         keep = None
         if self.mix == "replace" and num:
             order = torch.randperm(len(images), generator=step_generator(Purpose.MIX, *key))
             keep = order[num:].sort().values
             stay = keep.to(self.device)
-            extra = extra._replace(real_index=follow_rows(extra.real_index, stay, len(images)))
+            rows = follow_rows(rows, stay, len(images))
             images, labels = images[stay], labels[stay]
-        real = real_rows(images, labels, self.label)
+        extra = describe_rows(made.images, factors, rows, self.label, made=True)
+        own = torch.arange(len(images), device=images.device)
+        real = describe_rows(images, [labels] * 3, own, self.label, made=False)
         if self.mix == "separate":
             nothing = torch.zeros(0, dtype=torch.int64)
             return (

@@ -134,11 +134,11 @@ def test_an_iterable_dataset_has_its_own_order(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": range(20), "shuffle": True}, "leave shuffle=True out, or the sampler"),
-        ({"batch_sampler": [[0]], "batch_size": 4}, "leave batch_size out, or the batch_sampler"),
-        ({"batch_sampler": [[0]], "shuffle": True}, "leave shuffle out, or the batch_sampler"),
-        ({"batch_sampler": [[0]], "sampler": [0]}, "leave sampler out, or the batch_sampler"),
-        ({"batch_sampler": [[0]], "drop_last": True}, "leave drop_last out, or the batch_sampler"),
+        ({"sampler": range(20), "shuffle": True}, "sampler option is mutually exclusive with shu"),
+        ({"batch_sampler": [[0]], "batch_size": 4}, "mutually exclusive with batch_size, shuffle"),
+        ({"batch_sampler": [[0]], "shuffle": True}, "mutually exclusive"),
+        ({"batch_sampler": [[0]], "sampler": [0]}, "mutually exclusive"),
+        ({"batch_sampler": [[0]], "drop_last": True}, "mutually exclusive"),
         ({"timeout": 3}, "pass num_workers, or leave timeout out"),
         ({"prefetch_factor": 2}, "num_workers > 0 to enable multiprocessing"),
         ({"persistent_workers": True}, "needs num_workers > 0"),
