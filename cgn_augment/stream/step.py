@@ -64,12 +64,7 @@ class StepMaker:
             ) from error
 
     def make(
-        self,
-        batch: Any,
-        layout: Layout,
-        num: int,
-        position: Position,
-        items: Tensor | None = None,
+        self, batch: Any, layout: Layout, num: int, position: Position, items: Tensor | None
     ) -> Any:
         """Makes the batch of a step.
 
@@ -95,7 +90,8 @@ class StepMaker:
                 share = 0.5 if len(images) >= 8 else 0
                 check_range("real images", images, self.value_range, share)
         key = (self.seed, position.epoch, self.rank, position.step)
-        made = self._draw(batch, images, labels, num, position.total, key, items)
+        step = Step(position.total, self.rank, self.world_size)
+        made = self._draw(num, step, key, RealBatch(images, labels, labels, items, batch))
         factors = [getattr(made, factor).to(labels.dtype) for factor in FACTORS]
         rows = torch.full_like(made.shape, -1) if made.real is None else made.real
         keep = None
@@ -117,17 +113,9 @@ class StepMaker:
         return self._pack(batch, layout, append_rows(real, extra), num, keep)
 
     @torch.no_grad()
-    def _draw(
-        self,
-        batch: Any,
-        images: Tensor,
-        labels: Tensor,
-        num: int,
-        total: int,
-        key: tuple[int, ...],
-        items: Tensor | None,
-    ) -> Counterfactuals:
+    def _draw(self, num: int, step: Step, key: tuple[int, ...], real: RealBatch) -> Counterfactuals:
         """Draws, transforms and checks; the labels that come back are the user's."""
+        images, labels, items = real.images, real.labels, real.items
         if num == 0:
             none = labels.new_zeros(0)
             return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none)
@@ -137,8 +125,7 @@ class StepMaker:
                 f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
                 "each item where it is, for the source looks at which items they are"
             )
-        real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
-        step = Step(total, self.rank, self.world_size)
+        real = real._replace(classes=self._classes_of(labels, generator))
         made = self.source.sample(num, generator, step, real)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")

@@ -190,11 +190,17 @@ def test_the_stream_follows_a_library_that_sets_the_samplers_epoch() -> None:
 
 @pytest.mark.parametrize("kind", [EpochDigits, DigitStream])
 def test_persistent_workers_see_the_new_epoch(kind: type) -> None:
-    options = {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 1}
-    train = stream(kind(8), batch_size=4, **options)
+    options: dict[str, Any] = {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 1}
+    sampler: Any = DistributedSampler(range(8), num_replicas=1, rank=0)
+    if kind is EpochDigits:
+        options["sampler"] = sampler
+    train = stream(kind(8), batch_size=4, ratio=0, **options)
     for epoch in (0, 1, 5):
         train.set_epoch(epoch)
-        assert set().union(*(epochs_shown(images[:4]) for images, _ in train)) == {epoch}
+        images = torch.cat([images for images, _ in train])
+        assert epochs_shown(images) == {epoch}
+        sampler.set_epoch(epoch)
+        assert kind is DigitStream or indices(images) == list(sampler)
 
 
 # What other libraries look at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import pytest
@@ -76,8 +76,12 @@ def test_a_dataset_is_shuffled_unless_told_otherwise() -> None:
 def test_the_length_is_the_exact_number_of_steps(drop_last: bool, order: dict[str, Any]) -> None:
     train = stream(num=19, drop_last=drop_last, **order)
     assert len(train) == len(list(train)) == (4 if drop_last else 5)
-    streamed = stream(SizedDigitStream(19), batch_size=4, drop_last=drop_last)
-    assert len(streamed) == len(list(streamed)) == len(train)
+    for other in (
+        stream(SizedDigitStream(19), batch_size=4, drop_last=drop_last),
+        stream(DataLoader(Digits(19), 4, drop_last=drop_last)),
+        stream(DataLoader(Digits(19), batch_sampler=[[0, 1]] * len(train))),
+    ):
+        assert len(other) == len(list(other)) == len(train)
 
 
 @pytest.mark.slow  # a new process imports torch
@@ -97,26 +101,18 @@ def test_sampler_batch_sampler_and_dataset_are_the_users() -> None:
     assert train.batch_sampler.sampler is train.sampler
     assert train.dataset is digits
     weighted = WeightedRandomSampler([1.0] * 20, 17)
-    train = stream(EpochDigits(20), batch_size=4, sampler=weighted)
-    assert train.sampler is train.batch_sampler.sampler is weighted
     batches = BatchSampler(weighted, 5, drop_last=False)
-    train = stream(digits, batch_sampler=batches, count=5)
-    assert (train.batch_sampler, train.sampler, train.dataset) == (batches, weighted, digits)
-    assert train.proportion.ratio == 1.0
+    assert stream(digits, batch_sampler=batches, count=5).proportion.ratio == 1.0
+    for train in (
+        stream(EpochDigits(20), batch_size=4, sampler=weighted),
+        stream(digits, batch_sampler=batches),
+        stream(DataLoader(digits, batch_sampler=batches)),
+    ):
+        assert train.sampler is train.batch_sampler.sampler is weighted
     streamed = DigitStream(20)
     assert stream(streamed, batch_size=4).dataset is streamed
-
-
-def test_epochs_reach_a_sampler_and_a_dataset_in_workers_that_stay() -> None:
-    sampler: Any = DistributedSampler(range(8), num_replicas=1, rank=0)
-    options = {"sampler": sampler, "num_workers": 1, "persistent_workers": True}
-    train = stream(EpochDigits(8), batch_size=4, ratio=0, **options)
-    for epoch in (0, 1, 5):
-        train.set_epoch(epoch)
-        images = torch.cat([images for images, _ in train])
-        assert set((images[:, 0, 3, 3] * 1000).round().tolist()) == {epoch}
-        sampler.set_epoch(epoch)
-        assert indices(images) == list(sampler)
+    train = stream(list_of_batches())
+    assert train.sampler is train.batch_sampler is train.dataset is None
 
 
 class Asking(StubSource):
@@ -152,3 +148,41 @@ def test_a_source_is_told_the_items_whatever_the_order(options: dict[str, Any]) 
     resumed.load_state_dict(train.state_dict())
     list(resumed)
     check(resumed.source)
+
+
+# A loader of the user's: its length, its epochs, and what it shows of itself
+
+
+def test_workers_that_round_their_own_part_leave_no_exact_length() -> None:
+    # Two workers make batches of 4, 4, 2 and 4, 4, 1 images: six, where 19 / 4 rounds up to five.
+    train = stream(SizedDigitStream(19), batch_size=4, num_workers=2, ratio=0)
+    with pytest.raises(TypeError, match="no length"):
+        len(train)
+    assert len(list(train)) == 6
+
+
+def test_workers_that_get_ready_batches_keep_the_declared_length() -> None:
+    assert len(stream(DataLoader(SizedDigitStream(20), batch_size=None, num_workers=2))) == 20
+
+
+def test_a_jump_counts_what_a_batch_sampler_reads_and_not_the_dataset() -> None:
+    def make() -> CounterfactualDataset:
+        sampler = WeightedRandomSampler([1.0] * 20, 7)
+        loader = DataLoader(Digits(20), batch_sampler=BatchSampler(sampler, 4, drop_last=False))
+        return stream(loader, ratio=0.3, mix="separate")
+
+    epochs = [[len(made[0]) for _, made in epoch] for epoch in [make()] * 3]
+    jumped = make()
+    jumped.set_epoch(2)
+    assert [len(made[0]) for _, made in jumped] == epochs[2]
+    assert sum(chain(*epochs)) == int(0.3 * 7 * 3)
+
+
+def test_persistent_workers_of_a_users_own_loader_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stream(DataLoader(EpochDigits(12), 4, num_workers=1, persistent_workers=True))
+    assert "persistent workers, whose copies of the dataset may not see set_epoch" in caplog.text
+    caplog.clear()
+    stream(DataLoader(Digits(12), 4, num_workers=1, persistent_workers=True))
+    assert caplog.text == ""
