@@ -145,20 +145,6 @@ def test_the_rank_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (told.rank, told.world_size) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rank": 1}, "give rank and world_size together, or neither"),
-        ({"world_size": 2}, "give rank and world_size together, or neither"),
-        ({"rank": 2, "world_size": 2}, "rank must be 0 to 1 of 2, got 2"),
-        ({"rank": -1, "world_size": 2}, "rank must be 0 to 1 of 2, got -1"),
-    ],
-)
-def test_a_rank_that_cannot_be_is_an_error(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        stream(**options)
-
-
 def test_a_plain_loader_on_several_ranks_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     digits = Digits(20)
     for shuffle in (False, True):

@@ -180,6 +180,9 @@ def test_no_range_is_asked_of_real_images_where_none_is_known() -> None:
 
 def test_images_and_labels_arrive_on_the_device_and_other_fields_stay() -> None:
     assert stream(device="cpu").device == stream().device == torch.device("cpu")
+    on_meta = StubSource()
+    on_meta.device = torch.device("meta")  # type: ignore[attr-defined]
+    assert stream(source=on_meta).device.type == "meta"
     images, labels = rows()
     moved = one_batch((images, labels, torch.arange(4)), ratio=0, device="meta")
     assert [value.device.type for value in moved] == ["meta", "meta", "cpu"]
