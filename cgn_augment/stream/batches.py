@@ -75,11 +75,7 @@ class Layout:
 
 
 def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
-    """Finds where images and labels are in a real batch.
-
-    Args:
-        batch: the first batch.
-        keys: where the user says they are, or None to look at the usual places.
+    """Finds where images and labels are in a real batch: at `keys`, or at the usual places.
 
     Raises:
         DataError: the structure is not known.
@@ -157,12 +153,9 @@ def pad_extra(value: Any, num_real: int, num: int, keep: Tensor | None) -> Any:
     Integers get −1 (unsigned ones 0), floats NaN, booleans False, lists None: a counterfactual has
     no such value.
 
-    Args:
-        value: a tensor or list with one entry an image, or a dict, list or tuple of such; anything
-            else stays as it is.
-        num_real: images of the batch.
-        num: counterfactuals.
-        keep: (K,) int64 places of the real images that stay, or None for all.
+    A value is a tensor or list with one entry for each of `num_real` images, or a dict, list or
+    tuple of such; anything else stays as it is. `keep` (K,) int64 are the places of the real images
+    that stay, or None for all.
     """
     if isinstance(value, Tensor):
         return _pad_tensor(value, num, keep) if _has_rows(value, num_real) else value

@@ -66,14 +66,9 @@ class StepMaker:
     def make(
         self, batch: Any, layout: Layout, num: int, position: Position, items: Tensor | None
     ) -> Any:
-        """Makes the batch of a step.
+        """Mixes `num` counterfactuals into a real batch, at the step of this position.
 
-        Args:
-            batch: the real batch.
-            layout: where its images and labels are.
-            num: counterfactuals to mix in.
-            position: of the step.
-            items: (B,) int64 on the CPU, which items of the dataset the batch holds, if known.
+        `items` (B,) int64 on the CPU are those of the dataset that the batch holds, if known.
 
         Raises:
             DataError: the real batch, or what the source or the transform gave, does not fit.

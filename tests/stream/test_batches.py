@@ -12,7 +12,6 @@ from stream_helpers import classes_shown, indices, one_batch, rows, same
 from torch import Tensor
 
 from cgn_augment import MixedBatch
-from cgn_augment.stream.batches import pad_extra
 
 
 class Pair(NamedTuple):
@@ -21,62 +20,49 @@ class Pair(NamedTuple):
     index: Tensor
 
 
-def test_a_batch_keeps_its_structure() -> None:
-    images, labels = rows()
-    index = torch.arange(4)
-    pairs: list[tuple[Any, type]] = [
-        ((images, labels, index), tuple),
-        ([images, labels, index], list),
-        (Pair(images, labels, index), Pair),
-        ({"image": images, "label": labels, "index": index}, dict),
-        (OrderedDict(image=images, label=labels, index=index), OrderedDict),
-    ]
-    for batch, kind in pairs:
-        made = one_batch(batch, ratio=0.5)
-        assert type(made) is kind
-        if isinstance(batch, Mapping):
-            assert list(made) == list(batch)
-            made = tuple(made.values())
-        assert [len(value) for value in made] == [6, 6, 6]
-        assert same(made[0][:4], images)
-        assert same(made[1][:4], labels)
-        assert made[2].tolist() == [0, 1, 2, 3, -1, -1]
+IMAGES, LABELS = rows()
+FIELDS = {"image": IMAGES, "label": LABELS, "index": torch.arange(4)}
 
 
 @pytest.mark.parametrize(
-    ("image", "label"),
-    [
-        ("image", "label"),
-        ("images", "labels"),
-        ("img", "target"),
-        ("pixel_values", "targets"),
-        ("x", "y"),
-    ],
+    "batch",
+    [tuple(FIELDS.values()), [*FIELDS.values()], Pair(**FIELDS), FIELDS, OrderedDict(FIELDS)],
 )
-def test_the_usual_keys_are_found(image: str, label: str) -> None:
-    images, labels = rows()
-    made = one_batch({label: labels, image: images, "other": 3})
+def test_a_batch_keeps_its_structure(batch: Any) -> None:
+    made = one_batch(batch, ratio=0.5)
+    assert type(made) is type(batch)
+    if isinstance(batch, Mapping):
+        assert list(made) == list(batch)
+        made = tuple(made.values())
+    assert [len(value) for value in made] == [6, 6, 6]
+    assert same(made[0][:4], IMAGES)
+    assert same(made[1][:4], LABELS)
+    assert made[2].tolist() == [0, 1, 2, 3, -1, -1]
+
+
+@pytest.mark.parametrize(
+    "names", ["image label", "images labels", "img target", "pixel_values targets", "x y"]
+)
+def test_the_usual_keys_are_found(names: str) -> None:
+    image, label = names.split()
+    made = one_batch({label: LABELS, image: IMAGES, "other": 3})
     assert len(made[image]) == len(made[label]) == 8
     assert made["other"] == 3
 
 
 def test_keys_say_where_images_and_labels_are() -> None:
-    images, labels = rows()
-    made = one_batch((torch.arange(4), labels, images), keys=(2, 1))
+    made = one_batch((torch.arange(4), LABELS, IMAGES), keys=(2, 1))
     assert [len(value) for value in made] == [8, 8, 8]
-    assert same(made[2][:4], images)
-    made = one_batch({"pixels": images, "digit": labels, "label": "no"}, keys=("pixels", "digit"))
+    assert same(made[2][:4], IMAGES)
+    made = one_batch({"pixels": IMAGES, "digit": LABELS, "label": "no"}, keys=("pixels", "digit"))
     assert len(made["pixels"]) == len(made["digit"]) == 8
     assert made["label"] == "no"
 
 
 def test_further_fields_are_padded_with_what_says_that_there_is_none() -> None:
-    images, labels = rows()
     made = one_batch(
         {
-            "image": images,
-            "label": labels,
-            "index": torch.arange(4),
+            **FIELDS,
             "pixels": torch.ones(4, 2, dtype=torch.uint8),
             "weight": torch.ones(4),
             "seen": torch.ones(4, dtype=torch.bool),
@@ -86,6 +72,7 @@ def test_further_fields_are_padded_with_what_says_that_there_is_none() -> None:
             "meta": {"id": torch.arange(4), "split": "train"},
             "scale": torch.tensor(2.0),
             "classes": torch.arange(10),
+            "nested": Pair(*[torch.arange(4)] * 3),
         },
         count=1,
     )
@@ -95,6 +82,8 @@ def test_further_fields_are_padded_with_what_says_that_there_is_none() -> None:
     assert made["weight"][:4].tolist() == [1, 1, 1, 1]
     assert made["weight"][4].isnan()
     assert made["seen"].tolist() == [True] * 4 + [False]
+    assert isinstance(made["nested"], Pair)
+    assert [part.tolist() for part in made["nested"]] == [index] * 3
     assert made["path"] == ["a", "b", "c", "d", None]
     assert made["pair"] == ("a", "b", "c", "d", None)
     assert [column.tolist() for column in made["sizes"]] == [index] * 2
@@ -120,28 +109,18 @@ def test_replaced_images_take_their_further_fields_with_them() -> None:
     assert made["label"][:5].tolist() == kept
 
 
-def test_a_nested_named_tuple_is_padded_as_one() -> None:
-    made = pad_extra(Pair(torch.arange(2), torch.ones(2), torch.arange(2)), 2, 1, None)
-    assert isinstance(made, Pair)
-    assert [len(value) for value in made] == [3, 3, 3]
-
-
 @pytest.mark.parametrize("output", ["dict", "namedtuple"])
 def test_outputs_that_say_what_each_image_shows(output: str) -> None:
-    images, labels = rows()
-    made = one_batch((images, labels, torch.arange(4)), output=output, count=2, label="texture")
+    made = one_batch(FIELDS, output=output, count=2, label="texture")
     assert type(made) is (dict if output == "dict" else MixedBatch)
     made = made if output == "dict" else made._asdict()
     assert tuple(made) == MixedBatch._fields
     assert made["is_counterfactual"].tolist() == [False] * 4 + [True] * 2
     shown = classes_shown(made["image"][4:])
     for factor, expected in zip(("shape", "texture", "background"), shown, strict=True):
-        assert torch.equal(made[factor], torch.cat([labels, expected]))
+        assert torch.equal(made[factor], torch.cat([LABELS, expected]))
         assert made[factor].dtype == torch.int64
     assert torch.equal(made["label"], made["texture"])
-
-
-def test_an_output_without_counterfactuals_has_the_same_fields() -> None:
     made = one_batch(rows(), output="dict", ratio=0)
     assert len(made["image"]) == 4
     assert not made["is_counterfactual"].any()
@@ -149,8 +128,5 @@ def test_an_output_without_counterfactuals_has_the_same_fields() -> None:
 
 
 def test_images_and_labels_keep_their_type() -> None:
-    images, labels = rows()
-    assert [made.dtype for made in one_batch((images.half(), labels.int()))] == [
-        torch.float16,
-        torch.int32,
-    ]
+    made_images, made_labels = one_batch((IMAGES.half(), LABELS.int()))
+    assert (made_images.dtype, made_labels.dtype) == (torch.float16, torch.int32)

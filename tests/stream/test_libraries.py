@@ -139,7 +139,7 @@ def test_a_web_loader_is_mixed_and_resumes(tmp_path: Path) -> None:
     check_resume(make, run, [(0, 3)])
 
 
-def test_a_web_loader_gives_its_length_to_the_stream_which_batches_a_dataset(
+def test_a_web_loader_gives_its_length_and_a_web_dataset_is_batched(
     tmp_path: Path,
 ) -> None:
     with pytest.warns(UserWarning, match="only sets the value of __len__"):
