@@ -153,23 +153,20 @@ def test_a_web_loader_gives_its_length_and_a_web_dataset_is_batched(
 # torchdata
 
 
-def test_a_stateful_loader_around_a_stream_saves_and_restores_the_streams_state() -> None:
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_stateful_loader_around_a_stream_saves_and_restores_its_state(step: int) -> None:
     def make() -> StatefulDataLoader[Any]:
         return StatefulDataLoader(stream(Digits(19), batch_size=4), batch_size=None)
 
-    whole = make()
+    whole, saved, resumed = make(), make(), make()
     epochs = [list(whole) for _ in range(2)]
     check_epoch(epochs[0])
-    for step in (1, 3):
-        saved = make()
-        batches = iter(saved)
-        for _ in range(step):
-            next(batches)
-        resumed = make()
-        resumed.load_state_dict(saved.state_dict())
-        assert same(list(resumed), epochs[0][step:])
-        assert resumed.dataset.epoch == 1
-        assert same(list(resumed), epochs[1])
+    batches = iter(saved)
+    collect(islice(batches, step))
+    resumed.load_state_dict(saved.state_dict())
+    assert same(list(resumed), epochs[0][step:])
+    assert resumed.dataset.epoch == 1
+    assert same(list(resumed), epochs[1])
 
 
 def test_a_dataset_with_a_state_of_its_own_is_restored_by_its_stateful_loader() -> None:

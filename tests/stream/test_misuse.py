@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ from cgn_augment.errors import (
     UsageError,
 )
 from cgn_augment.generators import SmallCGN
+from cgn_augment.stream.reading import ReadConfig
 
 
 class OnMeta(StubSource):
@@ -155,27 +157,14 @@ def test_a_negative_epoch_is_refused() -> None:
         stream().set_epoch(-1)
 
 
-ORDERS: dict[str, Any] = {
-    "shuffle": False,
+READING: dict[str, Any] = {
+    **{field.name: 1 for field in fields(ReadConfig) if field.default is not MISSING},
     "sampler": range(20),
     "batch_sampler": [[0, 1], [2, 3]],
-}
-READING: dict[str, Any] = {
-    "batch_size": 4,
-    **ORDERS,
-    "num_workers": 0,
-    "collate_fn": list,
-    "pin_memory": False,
-    "drop_last": False,
     "timeout": 0,
-    "worker_init_fn": print,
-    "multiprocessing_context": "fork",
     "generator": own(),
-    "prefetch_factor": 1,
-    "persistent_workers": False,
-    "seed_items": True,
-    "shard_iterable": False,
 }
+"""Each keyword that belongs to a dataset, with a value of its kind."""
 
 
 @pytest.mark.parametrize("name", READING)
@@ -189,7 +178,7 @@ def test_how_a_loader_reads_is_said_to_the_loader(name: str) -> None:
             stream(real, **{name: READING[name]})
 
 
-@pytest.mark.parametrize("name", [*ORDERS, "seed_items"])
+@pytest.mark.parametrize("name", ["shuffle", "sampler", "batch_sampler", "seed_items"])
 def test_an_iterable_dataset_has_its_own_order(name: str) -> None:
     options = {} if name == "batch_sampler" else {"batch_size": 4}
     with pytest.raises(ArgumentError, match=f"{name}: for a map-style dataset alone"):
