@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -21,6 +22,9 @@ from torch.utils.data import (
 from cgn_augment import CounterfactualDataset, Counterfactuals, RealBatch, Step
 
 SIZE = 8
+
+Make = Callable[[], CounterfactualDataset]
+Saved = tuple[bytes, Tensor]
 
 
 def picture(index: int) -> Tensor:
@@ -211,12 +215,8 @@ def same(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, Tensor):
-        equal_nan = first.is_floating_point()
-        return (
-            first.dtype == second.dtype
-            and first.shape == second.shape
-            and bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=equal_nan).all())
-        )
+        bits = [part.detach().numpy().tobytes() for part in (first, second)]
+        return (first.dtype, first.shape, bits[0]) == (second.dtype, second.shape, bits[1])
     if isinstance(first, Mapping):
         return list(first) == list(second) and all(same(first[k], second[k]) for k in first)
     if isinstance(first, (list, tuple)):
@@ -235,3 +235,54 @@ def seed_globals(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
+
+
+def save(stream: CounterfactualDataset) -> Saved:
+    """What a trainer saves: the state, through a file without pickled code, and torch's RNG."""
+    file = io.BytesIO()
+    torch.save(stream.state_dict(), file)
+    return file.getvalue(), torch.get_rng_state()
+
+
+def load(make: Make, saved: Saved) -> CounterfactualDataset:
+    """A new stream, as in a new process."""
+    stream = make()
+    file, rng = saved
+    stream.load_state_dict(torch.load(io.BytesIO(file), weights_only=True))
+    torch.set_rng_state(rng)
+    return stream
+
+
+class Run:
+    """An uninterrupted run of two epochs, with what was saved after each number of batches."""
+
+    def __init__(self, make: Make) -> None:
+        seed_globals(5)
+        stream = make()
+        torch.manual_seed(6)
+        self.epochs: list[list[Any]] = []
+        self.saved: dict[tuple[int, int], Saved] = {}
+        while stream.epoch < 2:
+            epoch = len(self.epochs)
+            self.epochs.append([])
+            self.saved[epoch, 0] = save(stream)
+            for batch in stream:
+                self.epochs[-1].append(batch)
+                self.saved[epoch, len(self.epochs[-1])] = save(stream)
+
+    def check(self, resumed: CounterfactualDataset, epoch: int, step: int) -> None:
+        """Whether a stream has the batches that are left after a step of an epoch."""
+        for expected in (self.epochs[epoch][step:], *self.epochs[epoch + 1 :]):
+            assert same(list(resumed), expected), (epoch, step)
+
+
+def check_resume(make: Make, run: Run, points: list[tuple[int, int]]) -> None:
+    """Resumes at each point, and once more one batch later where there is one."""
+    for epoch, step in points:
+        saved = run.saved[epoch, step]
+        run.check(load(make, saved), epoch, step)
+        again = load(make, saved)
+        if step < len(run.epochs[epoch]):
+            assert same(next(iter(again)), run.epochs[epoch][step])
+            step += 1
+        run.check(load(make, save(again)), epoch, step)

@@ -65,16 +65,15 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
         UsageError: the source is elsewhere, or there is no such device.
     """
     at: torch.device | None = getattr(source, "device", None)
-    if device is None:
-        return at if at is not None else torch.device("cpu")
-    wanted = require_device(device)
-    same_type = at is not None and at.type == wanted.type
-    if at is not None and not (same_type and wanted.index in (None, at.index)):
+    wanted = None if device is None else require_device(device)
+    if at is None:
+        return wanted or torch.device("cpu")
+    if wanted is not None and (wanted.type != at.type or wanted.index not in (None, at.index)):
         raise UsageError(
             f"the generator is on {str(at)!r} and device={str(wanted)!r} was asked for: load it "
             f"there with load_cgn(…, device={str(wanted)!r}), or leave device out"
         )
-    return at if at is not None else wanted
+    return at
 
 
 def find_value_range(

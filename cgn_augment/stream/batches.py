@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import DataError
-from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch
+from cgn_augment.types import FACTORS, MixedBatch
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
@@ -54,29 +54,28 @@ class Layout:
         if images.device == device and labels.device == device:
             return batch
 
-        def part(value: Any, key: str | int) -> Any:
-            moves = key in (self.image, self.label)
-            return value.to(device, non_blocking=True) if moves else value
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        return self.rebuild(batch, images, labels, lambda value: value)
 
-        return self.rebuild(batch, part)
+    def rebuild(
+        self, batch: Any, images: Tensor, labels: Tensor, further: Callable[[Any], Any]
+    ) -> Any:
+        """Returns a batch of the same structure, with `further(value)` for its other values."""
+        given = {self.image: images, self.label: labels}
 
-    def rebuild(self, batch: Any, part: Callable[[Any, str | int], Any]) -> Any:
-        """Returns a batch of the same structure with `part(value, key)` for each of its values."""
+        def part(key: Any, value: Any) -> Any:
+            return given[key] if key in given else further(value)
+
         if isinstance(batch, Mapping):
-            values = {key: part(value, key) for key, value in batch.items()}
+            values = {key: part(key, value) for key, value in batch.items()}
             return values if type(batch) is dict else type(batch)(values)  # type: ignore[call-arg]
-        values_list = [part(value, index) for index, value in enumerate(batch)]
-        if hasattr(batch, "_fields"):
-            return type(batch)(*values_list)
-        return type(batch)(values_list)
+        parts = [part(index, value) for index, value in enumerate(batch)]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
-    """Finds where images and labels are in a real batch.
-
-    Args:
-        batch: the first batch.
-        keys: where the user says they are, or None to look at the usual places.
+    """Finds where images and labels are in a real batch: at `keys`, or at the usual places.
 
     Raises:
         DataError: the structure is not known.
@@ -128,28 +127,14 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_range(images: Tensor, value_range: tuple[float, float]) -> None:
-    """Raises `DataError` if real images are not in the range that counterfactuals arrive in.
-
-    Outside the range is always an error. Eight images or more that fill hardly half of it are one
-    too: they are nearly always images in [0, 1] beside counterfactuals in [-1, 1].
-    """
-    _require_span("real images", images, value_range, 0.5 if len(images) >= 8 else 0)
-
-
-def check_made_range(images: Tensor, value_range: tuple[float, float]) -> None:
-    """Raises `DataError` if counterfactuals do not arrive in the range of the real images."""
-    _require_span("counterfactuals", images, value_range, 0)
-
-
 _SLACK = 1e-3
 """Share of the range by which rounding may leave it."""
 
 
-def _require_span(
-    what: str, images: Tensor, value_range: tuple[float, float], least_share: float
+def check_range(
+    what: str, images: Tensor, value_range: tuple[float, float], least_share: float = 0
 ) -> None:
-    """Raises unless images lie in the range, and fill more than a share of it."""
+    """Raises `DataError` unless images lie in the range, and fill more than a share of it."""
     low, high = value_range
     slack = _SLACK * (high - low)
     least, most = float(images.min()), float(images.max())
@@ -168,12 +153,9 @@ def pad_extra(value: Any, num_real: int, num: int, keep: Tensor | None) -> Any:
     Integers get −1 (unsigned ones 0), floats NaN, booleans False, lists None: a counterfactual has
     no such value.
 
-    Args:
-        value: a tensor or list with one entry an image, or a dict, list or tuple of such; anything
-            else stays as it is.
-        num_real: images of the batch.
-        num: counterfactuals.
-        keep: (K,) int64 places of the real images that stay, or None for all.
+    A value is a tensor or list with one entry for each of `num_real` images, or a dict, list or
+    tuple of such; anything else stays as it is. `keep` (K,) int64 are the places of the real images
+    that stay, or None for all.
     """
     if isinstance(value, Tensor):
         return _pad_tensor(value, num, keep) if _has_rows(value, num_real) else value
@@ -199,22 +181,14 @@ def _pad_tensor(value: Tensor, num: int, keep: Tensor | None) -> Tensor:
     return torch.cat([value, value.new_full((num, *value.shape[1:]), blank)])
 
 
-def real_rows(images: Tensor, labels: Tensor, label: str) -> MixedBatch:
-    """Describes real images: each shows its own class in all three factors."""
-    chosen = labels[:, None].expand(-1, 3) if label == "all" else labels
-    made = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    own = torch.arange(len(images), device=images.device)
-    return MixedBatch(images, chosen, made, labels, labels, labels, own)
-
-
-def made_rows(made: Counterfactuals, dtype: torch.dtype, label: str) -> MixedBatch:
-    """Describes counterfactuals, with labels of the type that the real ones have."""
-    factors = [getattr(made, factor).to(dtype) for factor in FACTORS]
+def describe_rows(
+    images: Tensor, factors: list[Tensor], rows: Tensor, label: str, made: bool
+) -> MixedBatch:
+    """Describes images that show these classes of the factors, and the shapes of these rows."""
     chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
-    truth = torch.ones(len(made), dtype=torch.bool, device=made.images.device)
-    rows = torch.full_like(made.shape, -1) if made.real is None else made.real
+    truth = torch.full((len(images),), made, device=images.device)
     shape, texture, background = factors
-    return MixedBatch(made.images, chosen, truth, shape, texture, background, rows)
+    return MixedBatch(images, chosen, truth, shape, texture, background, rows)
 
 
 def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from itertools import chain, repeat
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,11 +26,17 @@ from cgn_augment.stream.arguments import (
 )
 from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
-from cgn_augment.stream.place import require_no_batching, require_usable_place
 from cgn_augment.stream.reading import ReadConfig, wrap_real
-from cgn_augment.stream.state import STATE_VERSION, require_state
-from cgn_augment.stream.step import Position, StepMaker
+from cgn_augment.stream.state import (
+    STATE_VERSION,
+    Position,
+    require_state,
+    require_usable_place,
+)
+from cgn_augment.stream.step import StepMaker
 from cgn_augment.types import FACTORS, Mechanisms, Source
+
+Made = TypeVar("Made", ReadConfig, StepMaker)
 
 
 class CounterfactualDataset(IterableDataset[Any]):
@@ -97,6 +104,9 @@ class CounterfactualDataset(IterableDataset[Any]):
     Attributes:
         epoch: the epoch that is under way or comes next; advances when one is complete.
         proportion: ratio, count and fraction, where they follow from each other.
+        dataset: the user's, or None.
+        sampler: of the inner loader, or None.
+        batch_sampler: of the inner loader, or None.
 
     Raises:
         ArgumentError: a value that cannot be used, keywords that exclude each other or that this
@@ -161,53 +171,24 @@ class CounterfactualDataset(IterableDataset[Any]):
         require_choice("mix", mix, ("append", "replace", "separate"))
         require_choice("label", label, (*FACTORS, "all"))
         require_choice("output", output, ("same", "dict", "namedtuple"))
-        self.mix, self.label = mix, label
-        self.seed = require_count("seed", seed, 0)
-        self.rank, self.world_size = find_rank(rank, world_size)
+        require_count("seed", seed, 0)
+        rank, world_size = find_rank(rank, world_size)
         if class_map is not None and not isinstance(class_map, ClassMap):
             class_map = ClassMap(class_map)
-        self.class_map = class_map
-        self.source = make_source(source, self.class_map, label_factors(label))
-        self.device = find_device(device, self.source)
-        self.keys = keys
-        reading = ReadConfig(
-            self.seed,
-            self.rank,
-            self.world_size,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            num_workers=num_workers,
-            collate_fn=collate_fn,
-            pin_memory=pin_memory,
-            drop_last=drop_last,
-            timeout=timeout,
-            worker_init_fn=worker_init_fn,
-            multiprocessing_context=multiprocessing_context,
-            generator=generator,
-            prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers,
-            seed_items=seed_items,
-            shard_iterable=shard_iterable,
-        )
-        self._real = wrap_real(real, reading)
+        source = make_source(source, class_map, label_factors(label))
+        device = find_device(device, source)
+        value_range = find_value_range(value_range, transform)
+        settings = dict(locals())
+        self._real = wrap_real(real, _pick(ReadConfig, settings))
+        self.dataset, self.sampler = self._real.dataset, self._real.sampler
+        self.batch_sampler = self._real.batch_sampler
         self.proportion = Proportion(
             ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
         )
-        self._maker = StepMaker(
-            source=self.source,
-            mix=mix,
-            label=label,
-            output=output,
-            class_map=self.class_map,
-            transform=transform,
-            device=self.device,
-            value_range=find_value_range(value_range, transform),
-            seed=self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+        self._maker = _pick(StepMaker, settings)
+        self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.device, self.keys = device, keys
         self._layout: Layout | None = None
         self._start = self._position = Position(0, 0, 0, 0)
         self._resume: dict[str, Any] | None = None
@@ -236,21 +217,6 @@ class CounterfactualDataset(IterableDataset[Any]):
         return num_steps
 
     @property
-    def dataset(self) -> Any:
-        """The user's dataset, where there is one."""
-        return self._real.dataset
-
-    @property
-    def sampler(self) -> Any:
-        """The sampler of the inner loader, where there is one."""
-        return self._real.sampler
-
-    @property
-    def batch_sampler(self) -> Any:
-        """The batch sampler of the inner loader, where there is one."""
-        return self._real.batch_sampler
-
-    @property
     def epoch(self) -> int:
         """The epoch that is under way or comes next, counted from 0."""
         return self._position.epoch
@@ -272,10 +238,8 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is, counted in batches that were yielded; never weights."""
-        if self._resume is not None:
-            real = self._resume["real"]
-        else:
-            real = self._real.state(started=self._running is not None)
+        started = self._running is not None
+        real = self._resume["real"] if self._resume else self._real.state(started)
         return {
             "version": STATE_VERSION,
             **self._position._asdict(),
@@ -328,7 +292,6 @@ class CounterfactualDataset(IterableDataset[Any]):
         again; one whose last batch was yielded is followed by the next.
         """
         require_usable_place(self.device, self._pid)
-        require_no_batching()
         return self._iterate()
 
     def _iterate(self) -> Iterator[Any]:
@@ -340,7 +303,8 @@ class CounterfactualDataset(IterableDataset[Any]):
             self._start = self._position.next_epoch()
         position = self._position if resume else self._start
         self._position = position
-        items = self._real.items(position.step) if self._maker.needs_items else None
+        needs_items = getattr(self.source, "needs_items", False)
+        items = self._real.items(position.step) if needs_items else None
         batches = self._real.start(position.epoch, position.step, resume and resume["real"])
         self._sampler_epoch = getattr(self.sampler, "epoch", None)
         try:
@@ -350,7 +314,7 @@ class CounterfactualDataset(IterableDataset[Any]):
                 num, carry = self.proportion.split(position.total, num_real, position.carry)
                 chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
-                position = position.advanced(carry)
+                position = Position(position.epoch, position.step + 1, position.total + 1, carry)
                 # An older iterator of this stream no longer says where the stream is.
                 if self._running is token:
                     self._position = position
@@ -367,3 +331,8 @@ class CounterfactualDataset(IterableDataset[Any]):
         epoch = getattr(self.sampler, "epoch", None)
         if isinstance(epoch, int) and epoch != self._sampler_epoch:
             self.set_epoch(epoch)
+
+
+def _pick(kind: type[Made], settings: Mapping[str, Any]) -> Made:
+    """Makes a dataclass of the settings that have the names of its fields."""
+    return kind(**{field.name: settings[field.name] for field in fields(kind) if field.init})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
 from inspect import isgeneratorfunction
 from itertools import islice
 from typing import Any
@@ -49,7 +48,9 @@ class RealData:
         self.loader = loader
         self.dataset: Any = getattr(loader, "dataset", None)
         self.batch_sampler: Any = getattr(loader, "batch_sampler", None)
-        self.sampler: Any = find_sampler(loader)
+        # A loader with a batch sampler has another, idle sampler.
+        idle = getattr(loader, "sampler", None)
+        self.sampler: Any = getattr(self.batch_sampler, "sampler", idle)
         self.batch_size: int | None = getattr(loader, "batch_size", None)
         self._stateful = _keeps_its_state(loader)
         self._indexed = (
@@ -64,10 +65,17 @@ class RealData:
 
     def num_steps(self) -> int | None:
         """Returns the steps of an epoch, or None if they are unknown."""
-        if not hasattr(self.loader, "__len__") or self._length_is_a_guess():
+        loader = self.loader
+        each_worker_rounds_its_part = (
+            isinstance(loader, DataLoader)
+            and isinstance(loader.dataset, IterableDataset)
+            and loader.num_workers > 1
+            and loader.batch_size is not None
+        )
+        if not hasattr(loader, "__len__") or each_worker_rounds_its_part:
             return None
         try:
-            return len(self.loader)
+            return len(loader)
         except TypeError:
             return None
 
@@ -85,22 +93,22 @@ class RealData:
         """Returns the batches of `epoch` from `step` on; `state` is one of `state()`."""
         self._set_epoch(epoch)
         if state is not None:
-            self._restore(state["random"])
+            self._restore(state)
         if state is None or step == 0:
             self._at_start = self._random_state()
-            if state is not None and self._stateful:
-                self.loader.load_state_dict(copy.deepcopy(state["loader"]))
             return self._from_the_start()
         self._at_start = state["random"]
-        if self._stateful:
-            return self._rest_by_state(state)
-        if self._indexed:
-            return self._rest_by_index(step, state["random"])
-        logger.warning("going on at step %d: reading and dropping the batches before it", step)
-        with _global_rng(state["random"]):
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(state["random"]["global"])
+            if self._indexed:
+                return self._rest_by_index(step)
             batches: Iterator[Any] = iter(self.loader)
-            for _ in islice(batches, step):
-                pass
+            if not self._stateful:
+                logger.warning(
+                    "going on at step %d: reading and dropping the batches before it", step
+                )
+                for _ in islice(batches, step):
+                    pass
         return batches
 
     def items(self, step: int) -> Iterator[list[int]] | None:
@@ -120,15 +128,6 @@ class RealData:
         batches = f"{self.num_steps()} batches of {self.batch_size}"
         return f"{type(self.loader).__name__} of {batches}{stateful}"
 
-    def _length_is_a_guess(self) -> bool:
-        """Whether each worker rounds its own part of an iterable dataset to batches."""
-        return (
-            isinstance(self.loader, DataLoader)
-            and isinstance(self.loader.dataset, IterableDataset)
-            and self.loader.num_workers > 1
-            and self.loader.batch_size is not None
-        )
-
     def _set_epoch(self, epoch: int) -> None:
         for part in (*parts_of(self.loader), getattr(self.loader, "dataset", None)):
             if hasattr(part, "set_epoch"):
@@ -147,8 +146,8 @@ class RealData:
             "seeded": self._seeded,
         }
 
-    def _restore(self, random: State) -> None:
-        generators, saved = self._generators(), random["own"]
+    def _restore(self, state: State) -> None:
+        generators, saved = self._generators(), state["random"]["own"]
         if len(generators) != len(saved):
             raise CheckpointError(
                 f"the state holds {len(saved)} generators of the loader, and this loader has "
@@ -156,7 +155,9 @@ class RealData:
             )
         for generator, value in zip(generators, saved, strict=True):
             generator.set_state(value)
-        self._seeded = random["seeded"]
+        self._seeded = state["random"]["seeded"]
+        if self._stateful:
+            self.loader.load_state_dict(copy.deepcopy(state["loader"]))
 
     def _from_the_start(self) -> Iterator[Any]:
         loader = self.loader
@@ -170,23 +171,17 @@ class RealData:
         finally:
             loader.generator = generator
 
-    def _rest_by_state(self, state: State) -> Iterator[Any]:
-        self.loader.load_state_dict(copy.deepcopy(state["loader"]))
-        with _global_rng(state["random"]):
-            return iter(self.loader)
-
-    def _rest_by_index(self, step: int, random: State) -> Iterator[Any]:
+    def _rest_by_index(self, step: int) -> Iterator[Any]:
         """Draws the epoch's indices once more and reads only those of the later batches."""
         loader = self.loader
         base_seed = torch.zeros((), dtype=torch.int64)
-        with _global_rng(random):
-            # As a DataLoader does it: its workers' seed before a lazy sampler draws, and with
-            # workers a second iterator.
-            order = iter(loader.batch_sampler)
-            if not self._seeded:
-                base_seed.random_(generator=loader.generator)
-                order = iter(loader.batch_sampler) if loader.num_workers else order
-            indices = list(order)[step:]
+        # As a DataLoader does it: its workers' seed before a lazy sampler draws, and with workers a
+        # second iterator.
+        order = iter(loader.batch_sampler)
+        if not self._seeded:
+            base_seed.random_(generator=loader.generator)
+            order = iter(loader.batch_sampler) if loader.num_workers else order
+        indices = list(order)[step:]
         self._seeded = self._seeds_once
         rest: DataLoader[Any] = DataLoader(
             loader.dataset,
@@ -209,12 +204,6 @@ def parts_of(loader: Any) -> list[Any]:
     return parts
 
 
-def find_sampler(loader: Any) -> Any:
-    """Returns what draws the indices: a loader with a batch sampler has another, idle sampler."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    return getattr(batch_sampler, "sampler", getattr(loader, "sampler", None))
-
-
 def _keeps_its_state(loader: Any) -> bool:
     if not hasattr(loader, "state_dict") or not hasattr(loader, "load_state_dict"):
         return False
@@ -230,11 +219,3 @@ def _keeps_its_state(loader: Any) -> bool:
         or hasattr(dataset, "state_dict")
         or not isgeneratorfunction(type(dataset).__iter__)
     )
-
-
-@contextmanager
-def _global_rng(random: State) -> Iterator[None]:
-    """Inside, torch's global generator is as it was when the epoch began."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.set_rng_state(random["global"])
-        yield

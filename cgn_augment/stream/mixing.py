@@ -102,13 +102,13 @@ class Proportion:
         self.fraction: float | None = None
         self._per_image = self._per_step = 0
         if count is not None:
-            self._set_count(_require_share("count", count))
+            self._set_count(_read("count", count))
         elif fraction is not None:
-            self._set_fraction(_require_share("fraction", fraction))
+            self._set_fraction(_read("fraction", fraction))
         elif callable(ratio):
             self.schedule = ratio
         else:
-            self._set_ratio(_require_share("ratio", 1.0 if ratio is None else ratio))
+            self._set_fraction(_read_ratio("ratio", 1.0 if ratio is None else ratio))
 
     def __repr__(self) -> str:
         if self.schedule is not None:
@@ -129,8 +129,8 @@ class Proportion:
         """Returns the number of counterfactuals at `step` and the new carry, in 1/UNIT."""
         per_image = self._per_image
         if self.schedule is not None:
-            ratio = _require_share(f"the ratio's schedule at step {step}", self.schedule(step))
-            per_image = self._share(ratio)
+            name = f"the ratio's schedule at step {step}"
+            per_image = self._share(_read_ratio(name, self.schedule(step)))
         num, carry = split_counts(num_real, per_image, self._per_step, carry)
         if self.mix == "replace" and num > num_real:
             raise ArgumentError(
@@ -148,51 +148,34 @@ class Proportion:
             carry = self.split(step, num_real, carry)[1]
         return carry
 
-    def _share(self, ratio: float) -> int:
+    def _share(self, fraction: Fraction) -> int:
         """Returns counterfactuals per image that is read, in 1/UNIT."""
-        exact = _exact(ratio)
-        return _in_units(exact / (1 + exact) if self.mix == "replace" else exact)
+        return _in_units(fraction if self.mix == "replace" else fraction / (1 - fraction))
 
-    def _set_ratio(self, ratio: float) -> None:
-        self._per_image = self._share(ratio)
-        self.ratio, self.fraction = ratio, ratio / (1 + ratio)
-        if self.batch_size is not None:
-            self.count = self._per_image * self.batch_size / UNIT
-
-    def _set_fraction(self, fraction: float) -> None:
+    def _set_fraction(self, fraction: Fraction) -> None:
         if fraction > 1 or (fraction == 1 and self.mix != "replace"):
             raise ArgumentError(
                 f"fraction must be below 1 with mix={self.mix!r}, which keeps every real image, "
-                f"and at most 1 with mix='replace'; got {fraction}"
+                f"and at most 1 with mix='replace'; got {float(fraction)}"
             )
-        exact = _exact(fraction)
-        self.ratio = float(exact / (1 - exact)) if fraction < 1 else math.inf
-        self._per_image = _in_units(exact if self.mix == "replace" else exact / (1 - exact))
-        self.fraction = fraction
+        self._per_image = self._share(fraction)
+        self.ratio = float(fraction / (1 - fraction)) if fraction < 1 else math.inf
+        self.fraction = float(fraction)
         if self.batch_size is not None:
             self.count = self._per_image * self.batch_size / UNIT
 
-    def _set_count(self, count: float) -> None:
-        self._per_step = _in_units(_exact(count))
-        self.count = count
+    def _set_count(self, count: Fraction) -> None:
+        self.count = float(count)
+        self._per_step = _in_units(count)
         if self.batch_size is None:
             return
-        if self.mix == "replace" and count > self.batch_size:
-            raise ArgumentError(
-                f"mix='replace' cannot put {count:g} counterfactuals into a batch of "
-                f"{self.batch_size}: lower count, or use mix='append'"
-            )
+        self.split(0, self.batch_size, UNIT - 1)  # the most that a batch gets
+        kept = Fraction(self.batch_size)
         if self.mix == "replace":  # a smaller last batch gets its share of them
-            self._per_image = _in_units(_exact(count) / self.batch_size)
-            self._per_step = 0
-        kept = self.batch_size - count if self.mix == "replace" else self.batch_size
-        self.ratio = count / kept if kept else math.inf
-        self.fraction = count / (kept + count)
-
-
-def _exact(value: float) -> Fraction:
-    """Reads 0.1 as one tenth, not as the binary number next to it."""
-    return Fraction(value).limit_denominator(10**6)
+            self._per_image, self._per_step = _in_units(count / self.batch_size), 0
+            kept -= count
+        self.ratio = float(count / kept) if kept else math.inf
+        self.fraction = float(count / (kept + count))
 
 
 def _in_units(share: Fraction) -> int:
@@ -200,9 +183,15 @@ def _in_units(share: Fraction) -> int:
     return math.ceil(share * UNIT)
 
 
-def _require_share(name: str, value: object) -> float:
+def _read(name: str, value: object) -> Fraction:
+    """Reads 0.1 as one tenth, not as the binary number next to it."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value) or value < 0:
         raise ArgumentError(f"{name} must be finite and 0 or more, got {value}")
-    return float(value)
+    return Fraction(float(value)).limit_denominator(10**6)
+
+
+def _read_ratio(name: str, value: object) -> Fraction:
+    ratio = _read(name, value)
+    return ratio / (1 + ratio)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -79,17 +78,6 @@ class ReadConfig:
             raise ArgumentTypeError(f"generator must be a torch.Generator, got {self.generator!r}")
         if self.timeout and not self.num_workers:
             raise ArgumentError("timeout is for workers: pass num_workers, or leave timeout out")
-        if self.sampler is not None and self.shuffle:
-            raise ArgumentError("sampler gives the order: leave shuffle=True out, or the sampler")
-        others = {"batch_size", "sampler"} | {
-            name for name in ("shuffle", "drop_last") if getattr(self, name)
-        }
-        excluded = [name for name in self.given() if name in others]
-        if self.batch_sampler is not None and excluded:
-            raise ArgumentError(
-                f"batch_sampler gives the order and the batches: leave {' and '.join(excluded)} "
-                "out, or the batch_sampler"
-            )
 
     def given(self) -> list[str]:
         """Returns the names of the keywords that were given."""
@@ -97,16 +85,20 @@ class ReadConfig:
         return [field.name for field in optional if getattr(self, field.name) is not field.default]
 
     def make_loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
-        """Returns the inner loader, with what is passed on to it as it is.
+        """Returns a loader with these options.
 
         Raises:
             ArgumentError: a `DataLoader` refuses the keywords.
         """
-        names = {*PASSED_ON, "persistent_workers"}.intersection(self.given())
         try:
-            return DataLoader(dataset, **{name: getattr(self, name) for name in names}, **options)
+            return DataLoader(dataset, **{"generator": self.generator, **options})
         except (TypeError, ValueError) as error:
             raise ArgumentError(f"no DataLoader can be made of these keywords: {error}") from error
+
+    def passed_on(self) -> dict[str, Any]:
+        """Returns the keywords that the inner loader gets as they are."""
+        names = {*PASSED_ON, "persistent_workers"}.intersection(self.given())
+        return {name: getattr(self, name) for name in names}
 
 
 class MapStyleData(RealData):
@@ -117,21 +109,20 @@ class MapStyleData(RealData):
     """
 
     def __init__(self, dataset: Any, config: ReadConfig) -> None:
-        batches = config.batch_sampler
-        if batches is None:
-            sampler = config.sampler
-            if sampler is None and config.shuffle is False:
-                sampler = SequentialSampler(dataset)
-            elif sampler is None:
-                sampler = RandomSampler(dataset, generator=config.generator)
-            batches = BatchSampler(sampler, config.batch_size or 1, bool(config.drop_last))
+        unordered = config.sampler is None and config.batch_sampler is None
+        batches: Any = config.make_loader(
+            dataset,
+            batch_size=config.batch_size or 1,
+            shuffle=unordered if config.shuffle is None else config.shuffle,
+            sampler=config.sampler,
+            batch_sampler=config.batch_sampler,
+            drop_last=bool(config.drop_last),
+        ).batch_sampler
         read = dataset
         if config.seed_items or hasattr(dataset, "set_epoch"):
             read = EpochDataset(dataset, config.seed if config.seed_items else None)
         self.tracked, self.config = TrackedBatches(batches), config
-        super().__init__(
-            config.make_loader(read, batch_sampler=self.tracked, generator=config.generator)
-        )
+        super().__init__(config.make_loader(read, batch_sampler=self.tracked, **config.passed_on()))
         self.dataset, self.batch_sampler = dataset, batches
         self.batch_size = getattr(batches, "batch_size", None)
 
@@ -245,12 +236,12 @@ def _wrap_iterable(real: IterableDataset[Any], config: ReadConfig) -> RealData:
         )
     split = bool(config.shard_iterable) and config.world_size > 1
     parts = (config.rank, config.world_size) if split else (0, 1)
-    generator = config.generator or torch.Generator().manual_seed(config.seed)
     loader = config.make_loader(
         EpochIterableDataset(real, *parts),
         batch_size=config.batch_size,
         drop_last=bool(config.drop_last),
-        generator=generator,
+        generator=config.generator or torch.Generator().manual_seed(config.seed),
+        **config.passed_on(),
     )
     data = RealData(loader)
     data.dataset = real

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,39 +21,14 @@ from cgn_augment.stream.batches import (
     Layout,
     append_rows,
     check_batch,
-    check_made_range,
     check_range,
+    describe_rows,
     follow_rows,
-    made_rows,
     pad_extra,
-    real_rows,
 )
 from cgn_augment.stream.mixing import Mix
+from cgn_augment.stream.state import Position
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
-
-
-class Position(NamedTuple):
-    """Where a stream is.
-
-    Attributes:
-        epoch: counted from 0.
-        step: steps of the epoch that are done.
-        total: steps of all epochs that are done.
-        carry: part of a counterfactual that is left for the next step, in 1/UNIT.
-    """
-
-    epoch: int
-    step: int
-    total: int
-    carry: int
-
-    def advanced(self, carry: int) -> Position:
-        """Returns the position one step further."""
-        return Position(self.epoch, self.step + 1, self.total + 1, carry)
-
-    def next_epoch(self) -> Position:
-        """Returns the start of the epoch after this one, where this one is complete."""
-        return Position(self.epoch + 1, 0, self.total, self.carry)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -88,27 +63,12 @@ class StepMaker:
                 f"as Source.sample does: {error}"
             ) from error
 
-    @property
-    def needs_items(self) -> bool:
-        """Whether the source looks at which items of the dataset a batch holds."""
-        return bool(getattr(self.source, "needs_items", False))
-
     def make(
-        self,
-        batch: Any,
-        layout: Layout,
-        num: int,
-        position: Position,
-        items: Tensor | None = None,
+        self, batch: Any, layout: Layout, num: int, position: Position, items: Tensor | None
     ) -> Any:
-        """Makes the batch of a step.
+        """Mixes `num` counterfactuals into a real batch, at the step of this position.
 
-        Args:
-            batch: the real batch.
-            layout: where its images and labels are.
-            num: counterfactuals to mix in.
-            position: of the step.
-            items: (B,) int64 on the CPU, which items of the dataset the batch holds, if known.
+        `items` (B,) int64 on the CPU are those of the dataset that the batch holds, if known.
 
         Raises:
             DataError: the real batch, or what the source or the transform gave, does not fit.
@@ -120,16 +80,25 @@ class StepMaker:
         if num and not self._checked:
             check_batch(images, labels)
             if self.value_range is not None:
-                check_range(images, self.value_range)
-        made = self._draw(batch, images, labels, num, position, items)
-        extra = made_rows(made, labels.dtype, self.label)
+                # Many images that fill hardly half of the range are nearly always in [0, 1], beside
+                # counterfactuals in [-1, 1].
+                share = 0.5 if len(images) >= 8 else 0
+                check_range("real images", images, self.value_range, share)
+        key = (self.seed, position.epoch, self.rank, position.step)
+        step = Step(position.total, self.rank, self.world_size)
+        made = self._draw(num, step, key, RealBatch(images, labels, labels, items, batch))
+        factors = [getattr(made, factor).to(labels.dtype) for factor in FACTORS]
+        rows = torch.full_like(made.shape, -1) if made.real is None else made.real
         keep = None
         if self.mix == "replace" and num:
-            keep = self._places_to_keep(len(images), num, position)
+            order = torch.randperm(len(images), generator=step_generator(Purpose.MIX, *key))
+            keep = order[num:].sort().values
             stay = keep.to(self.device)
-            extra = extra._replace(real_index=follow_rows(extra.real_index, stay, len(images)))
+            rows = follow_rows(rows, stay, len(images))
             images, labels = images[stay], labels[stay]
-        real = real_rows(images, labels, self.label)
+        extra = describe_rows(made.images, factors, rows, self.label, made=True)
+        own = torch.arange(len(images), device=images.device)
+        real = describe_rows(images, [labels] * 3, own, self.label, made=False)
         if self.mix == "separate":
             nothing = torch.zeros(0, dtype=torch.int64)
             return (
@@ -139,28 +108,19 @@ class StepMaker:
         return self._pack(batch, layout, append_rows(real, extra), num, keep)
 
     @torch.no_grad()
-    def _draw(
-        self,
-        batch: Any,
-        images: Tensor,
-        labels: Tensor,
-        num: int,
-        position: Position,
-        items: Tensor | None,
-    ) -> Counterfactuals:
+    def _draw(self, num: int, step: Step, key: tuple[int, ...], real: RealBatch) -> Counterfactuals:
         """Draws, transforms and checks; the labels that come back are the user's."""
+        images, labels, items = real.images, real.labels, real.items
         if num == 0:
             none = labels.new_zeros(0)
             return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none)
-        key = (self.seed, position.epoch, self.rank, position.step)
         generator = step_generator(Purpose.SOURCE, *key)
         if items is not None and len(items) != len(images):
             raise DataError(
                 f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
                 "each item where it is, for the source looks at which items they are"
             )
-        real = RealBatch(images, labels, self._classes_of(labels, generator), items, batch)
-        step = Step(position.total, self.rank, self.world_size)
+        real = real._replace(classes=self._classes_of(labels, generator))
         made = self.source.sample(num, generator, step, real)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
@@ -175,7 +135,7 @@ class StepMaker:
                 f"{images.shape[-1]}), or resize the real images"
             )
         if self.value_range is not None and not self._checked:
-            check_made_range(pictures, self.value_range)
+            check_range("counterfactuals", pictures, self.value_range)
         rows = None if made.real is None else made.real.to(self.device, non_blocking=True)
         shape, texture, background = (
             self._labels_of(made, factor, rows, labels) for factor in FACTORS
@@ -213,11 +173,6 @@ class StepMaker:
             )
         return labels
 
-    def _places_to_keep(self, num_real: int, num: int, position: Position) -> Tensor:
-        key = (self.seed, position.epoch, self.rank, position.step)
-        order = torch.randperm(num_real, generator=step_generator(Purpose.MIX, *key))
-        return order[num:].sort().values
-
     def _pack(
         self, batch: Any, layout: Layout, rows: MixedBatch, num: int, keep: Tensor | None
     ) -> Any:
@@ -228,11 +183,6 @@ class StepMaker:
             return rows._asdict()
         num_real = len(batch[layout.image])
 
-        def part(value: Any, key: str | int) -> Any:
-            if key == layout.image:
-                return rows.image
-            if key == layout.label:
-                return rows.label
-            return pad_extra(value, num_real, num, keep)
-
-        return layout.rebuild(batch, part)
+        return layout.rebuild(
+            batch, rows.image, rows.label, lambda value: pad_extra(value, num_real, num, keep)
+        )

@@ -11,29 +11,65 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 
 class MatchReal(nn.Module):
-    """From a CGN's images to what the user's pipeline makes of real ones; see `match_real`.
+    """The transform under which counterfactuals arrive as the real images do: `match_real(…)`.
+
+    A module for `CounterfactualDataset(transform=…)` from (N, 3, H, W) float32 in [-1, 1] to
+    (N, 3, crop_size, crop_size) float32 in its `value_range`.
+
+    Args:
+        mean: of the `Normalize` at the end of the real pipeline, one value or three. With the
+            defaults images arrive in [0, 1], as from `ToTensor` alone; 0.5 and 0.5 give [-1, 1].
+        std: of the same `Normalize`.
+        crop_size: height and width of the real images in pixels. Larger counterfactuals are
+            cropped at a random place, smaller ones enlarged.
+        augment: a kornia module for images in [0, 1] (flips, colour jitter,
+            `AugmentationSequential` …), applied first, at the CGN's own size. What it draws depends
+            on (seed, epoch, rank, step) alone, and the global generators stay as they are.
 
     Attributes:
         value_range: least and greatest value that an image can have.
         size: height and width in pixels, or None where the CGN's own size stays.
+
+    Raises:
+        ArgumentError: a mean or std that is not one or three numbers, a std or size not above 0.
+        ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import match_real
+        >>> imagenet = match_real((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_size=224)
+        >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
+        torch.Size([2, 3, 224, 224])
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, mean: Tensor, std: Tensor, size: int | None, augment: nn.Module | None
+        self,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        crop_size: int | None = None,
+        augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-        self.size, self.augment = size, augment
+        self.register_buffer("mean", require_channels("mean", mean), persistent=False)
+        self.register_buffer("std", require_channels("std", std), persistent=False)
+        if not (self.std > 0).all():
+            raise ArgumentError(f"std must be above 0, got {std}")
+        if augment is not None and not callable(augment):
+            raise ArgumentTypeError(
+                "augment must be a module of kornia (several in a Sequential) or None, got "
+                f"{augment!r}"
+            )
+        self.size, self.augment = crop_size, augment
         self._crop = None
-        if size is not None:
+        if crop_size is not None:
             from kornia.augmentation import RandomCrop  # slow to import, and not always needed
 
-            self._crop = RandomCrop((size, size))
-        low, high = (0 - mean) / std, (1 - mean) / std
+            require_count("crop_size", crop_size)
+            self._crop = RandomCrop((crop_size, crop_size))
+        low, high = (0 - self.mean) / self.std, (1 - self.mean) / self.std
         self.value_range = (float(low.min()), float(high.max()))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,46 +95,5 @@ class MatchReal(nn.Module):
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
 
-def match_real(
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
-    crop_size: int | None = None,
-    augment: nn.Module | None = None,
-) -> MatchReal:
-    """Makes the transform under which counterfactuals arrive as the real images do.
-
-    Args:
-        mean: of the `Normalize` at the end of the real pipeline, one value or three. With the
-            defaults images arrive in [0, 1], as from `ToTensor` alone; 0.5 and 0.5 give [-1, 1].
-        std: of the same `Normalize`.
-        crop_size: height and width of the real images in pixels. Larger counterfactuals are
-            cropped at a random place, smaller ones enlarged.
-        augment: a kornia module for images in [0, 1] (flips, colour jitter,
-            `AugmentationSequential` …), applied first, at the CGN's own size. What it draws depends
-            on (seed, epoch, rank, step) alone, and the global generators stay as they are.
-
-    Returns:
-        A module for `CounterfactualDataset(transform=…)` from (N, 3, H, W) float32 in [-1, 1] to
-        (N, 3, crop_size, crop_size) float32 in its `value_range`.
-
-    Raises:
-        ArgumentError: a mean or std that is not one or three numbers, a std or size not above 0.
-        ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
-
-    Example:
-        >>> import torch
-        >>> from cgn_augment import match_real
-        >>> imagenet = match_real((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_size=224)
-        >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
-        torch.Size([2, 3, 224, 224])
-    """
-    mean_tensor, std_tensor = require_channels("mean", mean), require_channels("std", std)
-    if not (std_tensor > 0).all():
-        raise ArgumentError(f"std must be above 0, got {std}")
-    if crop_size is not None:
-        require_count("crop_size", crop_size)
-    if augment is not None and not callable(augment):
-        raise ArgumentTypeError(
-            f"augment must be a module of kornia (several in a Sequential) or None, got {augment!r}"
-        )
-    return MatchReal(mean_tensor, std_tensor, crop_size, augment)
+match_real = MatchReal
+"""Reads as what it is for in `CounterfactualDataset(transform=match_real(…))`."""

@@ -19,6 +19,8 @@ from accelerate.utils import DataLoaderConfiguration
 from stream_helpers import (
     Digits,
     DigitStream,
+    Run,
+    check_resume,
     classes_shown,
     collect,
     indices,
@@ -54,10 +56,6 @@ def accelerators() -> Iterator[Any]:
     assert not PartialState._shared_state
 
 
-def loader(**options: Any) -> DataLoader[Any]:
-    return DataLoader(Digits(19), 4, **{"shuffle": True, **options})
-
-
 stream = partial(stream_helpers.stream, ratio=0.5)
 
 
@@ -78,11 +76,13 @@ def check_epoch(batches: list[Any], num: int = 19) -> None:
 # Accelerate
 
 
-@pytest.mark.parametrize("stateful", [False, True])
-def test_a_loader_that_accelerate_prepared_can_be_wrapped(
-    accelerators: Any, stateful: bool
-) -> None:
-    train = stream(accelerators(stateful).prepare(loader()))
+@pytest.mark.parametrize("kind", ["plain", "stateful", "torchdata"])
+def test_a_loader_of_another_library_can_be_wrapped(accelerators: Any, kind: str) -> None:
+    if kind == "torchdata":
+        loader: Any = StatefulDataLoader(Digits(19), 4, shuffle=True)
+    else:
+        loader = accelerators(kind == "stateful").prepare(DataLoader(Digits(19), 4, shuffle=True))
+    train = stream(loader)
     assert len(train) == 5
     first, second = list(train), list(train)
     check_epoch(first)
@@ -91,10 +91,7 @@ def test_a_loader_that_accelerate_prepared_can_be_wrapped(
 
 
 @pytest.mark.parametrize("stateful", [False, True])
-@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 4), (0, 5), (1, 0), (1, 3)])
-def test_a_stream_over_a_prepared_loader_resumes(
-    accelerators: Any, stateful: bool, epoch: int, step: int
-) -> None:
+def test_a_stream_over_a_prepared_loader_resumes(accelerators: Any, stateful: bool) -> None:
     accelerator = accelerators(stateful)
 
     def make() -> CounterfactualDataset:
@@ -104,21 +101,7 @@ def test_a_stream_over_a_prepared_loader_resumes(
         shuffled = DataLoader(digits, 4, sampler=RandomSampler(digits, generator=own))
         return stream(accelerator.prepare(shuffled))
 
-    torch.manual_seed(4)
-    whole = make()
-    epochs = [list(whole) for _ in range(3)]
-    torch.manual_seed(4)
-    saved = make()
-    collect(saved, epoch)
-    batches = iter(saved)
-    for _ in range(step):
-        next(batches)
-    state, rng = saved.state_dict(), torch.get_rng_state()
-    resumed = make()
-    resumed.load_state_dict(state)
-    torch.set_rng_state(rng)
-    rest = [list(resumed) for _ in range(epoch, 3)]
-    assert same(rest, [epochs[epoch][step:], *epochs[epoch + 1 :]])
+    check_resume(make, Run(make), [(0, 0), (0, 4), (0, 5), (1, 0), (1, 3)])
 
 
 def test_a_prepared_loader_of_a_stream_keeps_the_mixing(accelerators: Any) -> None:
@@ -147,58 +130,43 @@ def web_loader(folder: Path) -> webdataset.WebLoader:
 
 
 def test_a_web_loader_is_mixed_and_resumes(tmp_path: Path) -> None:
-    train = stream(web_loader(tmp_path))
-    whole = list(train)
-    check_epoch(whole)
-    check_epoch(list(train))
-    saved = stream(web_loader(tmp_path))
-    list(islice(saved, 3))
-    resumed = stream(web_loader(tmp_path))
-    resumed.load_state_dict(saved.state_dict())
-    assert same(list(resumed), whole[3:])
-    check_epoch(list(resumed))
+    def make() -> CounterfactualDataset:
+        return stream(web_loader(tmp_path))
+
+    run = Run(make)
+    for epoch in run.epochs:
+        check_epoch(epoch)
+    check_resume(make, run, [(0, 3)])
 
 
-def test_a_web_loader_that_declares_its_length_gives_it_to_the_stream(tmp_path: Path) -> None:
+def test_a_web_loader_gives_its_length_and_a_web_dataset_is_batched(
+    tmp_path: Path,
+) -> None:
     with pytest.warns(UserWarning, match="only sets the value of __len__"):
         real = web_loader(tmp_path).with_length(5)
     train = stream(real)
     assert len(train) == len(list(train)) == 5
-
-
-def test_a_web_dataset_is_batched_by_the_stream(tmp_path: Path) -> None:
-    web_loader(tmp_path)
     samples = webdataset.WebDataset(str(tmp_path / "digits.tar"), shardshuffle=False)
-    train = stream(samples.decode().to_tuple("pth", "cls"), batch_size=4)
-    check_epoch(list(train))
+    check_epoch(list(stream(samples.decode().to_tuple("pth", "cls"), batch_size=4)))
 
 
 # torchdata
 
 
-def test_a_stateful_loader_of_torchdata_is_mixed() -> None:
-    train = stream(StatefulDataLoader(Digits(19), 4, shuffle=True))
-    check_epoch(list(train))
-    check_epoch(list(train))
-
-
-def test_a_stateful_loader_around_a_stream_saves_and_restores_the_streams_state() -> None:
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_stateful_loader_around_a_stream_saves_and_restores_its_state(step: int) -> None:
     def make() -> StatefulDataLoader[Any]:
         return StatefulDataLoader(stream(Digits(19), batch_size=4), batch_size=None)
 
-    whole = make()
+    whole, saved, resumed = make(), make(), make()
     epochs = [list(whole) for _ in range(2)]
     check_epoch(epochs[0])
-    for step in (1, 3):
-        saved = make()
-        batches = iter(saved)
-        for _ in range(step):
-            next(batches)
-        resumed = make()
-        resumed.load_state_dict(saved.state_dict())
-        assert same(list(resumed), epochs[0][step:])
-        assert resumed.dataset.epoch == 1
-        assert same(list(resumed), epochs[1])
+    batches = iter(saved)
+    collect(islice(batches, step))
+    resumed.load_state_dict(saved.state_dict())
+    assert same(list(resumed), epochs[0][step:])
+    assert resumed.dataset.epoch == 1
+    assert same(list(resumed), epochs[1])
 
 
 def test_a_dataset_with_a_state_of_its_own_is_restored_by_its_stateful_loader() -> None:

@@ -52,6 +52,16 @@ def test_the_three_ways_say_the_same(name: str, mix: str, count: int) -> None:
         ({"count": 0}, [64] * 20, [0] * 20),
         ({"fraction": 0.0}, [64] * 20, [0] * 20),
         ({"fraction": 1, "mix": "replace"}, [5], [5]),
+        ({"fraction": 1, "mix": "replace", "batch_size": 8}, [8, 8], [8, 8]),
+        ({"count": 8, "mix": "replace", "batch_size": 8}, [8, 5], [8, 5]),
+        # A smaller last batch gets its share.
+        ({"count": 12, "mix": "replace", "batch_size": 16}, [16, 16, 4, 16], [12, 12, 3, 12]),
+        ({"count": 5, "batch_size": 4}, [3], [5]),
+        ({"ratio": OffAfter(0.5, num_steps=3)}, [4] * 5, [2, 2, 2, 0, 0]),
+        ({"ratio": Ramp(0.0, 1.0, 4)}, [8] * 6, [0, 2, 4, 6, 8, 8]),
+        ({"ratio": Ramp(2.0, 1.0, 2)}, [2] * 4, [4, 3, 2, 2]),
+        ({"ratio": Ramp(0.0, 1.0, 0)}, [2], [2]),
+        ({"ratio": float, "mix": "replace"}, [12] * 4, [0, 6, 8, 9]),
     ],
 )
 def test_numbers_of_any_kind_say_how_many(
@@ -60,24 +70,14 @@ def test_numbers_of_any_kind_say_how_many(
     assert counts_of(Proportion(**given), sizes) == counts
 
 
-def test_what_the_batch_size_would_tell_is_unknown_without_it() -> None:
-    assert Proportion(ratio=0.5).count is None
-    assert Proportion(fraction=0.5).count is None
-    counted = Proportion(count=5)
-    assert counted.ratio is None
-    assert counted.fraction is None
-
-
 def test_replacing_everything_leaves_no_real_image() -> None:
-    by_fraction = Proportion(fraction=1.0, mix="replace", batch_size=8)
-    by_count = Proportion(count=8, mix="replace", batch_size=8)
-    for proportion in (by_fraction, by_count):
-        assert proportion.ratio == math.inf
-        assert counts_of(proportion, [8, 8]) == [8, 8]
+    for given in ({"fraction": 1.0}, {"count": 8}):
+        assert Proportion(**given, mix="replace", batch_size=8).ratio == math.inf
 
 
 def test_a_proportion_shows_what_it_knows() -> None:
     assert repr(Proportion(ratio=0.5)) == "Proportion(ratio=0.5, fraction=0.3333)"
+    assert repr(Proportion(fraction=0.5)) == "Proportion(ratio=1, fraction=0.5)"
     assert repr(Proportion(count=5)) == "Proportion(count=5)"
     assert repr(Proportion(OffAfter(1.0, 5))) == (
         "Proportion(ratio=OffAfter(ratio=1.0, num_steps=5))"
@@ -125,64 +125,10 @@ def test_a_decimal_is_read_as_it_is_written(tenths: int) -> None:
 )
 def test_the_carry_after_steps_is_the_carry_of_taking_them(proportion: Proportion) -> None:
     sizes = [5, 5, 5, 2, 5, 5, 5, 2]
-    for num_steps in range(len(sizes) + 1):
-        carry = 0
-        for step, num_real in enumerate(sizes[:num_steps]):
-            carry = proportion.split(step, num_real, carry)[1]
-        assert proportion.carry_after(sizes[:num_steps]) == carry
-        assert 0 <= carry < UNIT
-
-
-def test_replace_gives_a_smaller_last_batch_its_share_of_the_count() -> None:
-    proportion = Proportion(count=12, mix="replace", batch_size=16)
-    assert counts_of(proportion, [16, 16, 4, 16, 16, 4]) == [12, 12, 3, 12, 12, 3]
-    assert counts_of(Proportion(count=16, mix="replace", batch_size=16), [16, 5]) == [16, 5]
-
-
-def test_replace_refuses_more_counterfactuals_than_the_batch_holds() -> None:
-    with pytest.raises(
-        ArgumentError, match=r"mix='replace' cannot put 5 counterfactuals into a batch of 4: lower"
-    ):
-        Proportion(count=5, mix="replace", batch_size=4)
-    with pytest.raises(ArgumentError, match="cannot put 5 counterfactuals into a batch of 3"):
-        Proportion(count=5, mix="replace").split(0, 3, 0)
-    assert Proportion(count=5, mix="append", batch_size=4).split(0, 3, 0) == (5, 0)
-
-
-# schedules
-
-
-def test_off_after_stops_at_its_step() -> None:
-    schedule = OffAfter(0.5, num_steps=3)
-    assert [schedule(step) for step in range(5)] == [0.5, 0.5, 0.5, 0.0, 0.0]
-    assert counts_of(Proportion(schedule), [4] * 5) == [2, 2, 2, 0, 0]
-
-
-def test_ramp_rises_in_a_straight_line_and_stays() -> None:
-    assert [Ramp(0.0, 1.0, 4)(step) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
-    assert [Ramp(2.0, 1.0, 2)(step) for step in range(4)] == [2.0, 1.5, 1.0, 1.0]
-    assert Ramp(0.0, 1.0, 0)(0) == 1.0
-    assert counts_of(Proportion(Ramp(0.0, 1.0, 4)), [8] * 6) == [0, 2, 4, 6, 8, 8]
-
-
-def test_a_schedule_of_ratios_replaces_the_share_that_belongs_to_them() -> None:
-    replaced = Proportion(lambda step: float(step), mix="replace")
-    assert counts_of(replaced, [12] * 4) == [0, 6, 8, 9]
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "message"),
-    [
-        (math.nan, ArgumentError, "schedule at step 3 must be finite and 0 or more, got nan"),
-        (-0.5, ArgumentError, "schedule at step 3 must be finite and 0 or more, got -0.5"),
-        (None, ArgumentTypeError, "schedule at step 3 must be a number, got None"),
-    ],
-)
-def test_a_schedule_that_returns_nonsense_is_an_error(
-    value: object, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        Proportion(lambda step: value).split(3, 8, 0)
+    carry = 0
+    for step, num_real in enumerate(sizes):
+        assert proportion.carry_after(sizes[:step]) == carry
+        carry = proportion.split(step, num_real, carry)[1]
 
 
 def test_the_key_tells_proportions_apart() -> None:
@@ -209,24 +155,31 @@ def test_the_key_tells_proportions_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "names"),
+    ("given", "message"),
     [
-        ({"count": 5, "fraction": 0.5}, "count and fraction"),
-        ({"ratio": 0.0, "fraction": 0.0}, "ratio and fraction"),
-        ({"ratio": Ramp(0, 1, 5), "count": 5}, "ratio and count"),
-        ({"ratio": 1.0, "count": 5, "fraction": 0.5}, "ratio and count and fraction"),
+        ({"count": 5, "fraction": 0.5}, "got count and fraction: the others follow"),
+        ({"ratio": 0.0, "fraction": 0.0}, "got ratio and fraction: the others follow"),
+        ({"ratio": Ramp(0, 1, 5), "count": 5}, "give one of .* got ratio and count: the"),
+        ({"ratio": 1.0, "count": 5, "fraction": 0.5}, "got ratio and count and fraction: the"),
+        *(
+            ({name: value}, f"{name} must be finite and 0 or more, got {value}")
+            for name in ("ratio", "count", "fraction")
+            for value in (math.nan, math.inf, -0.001)
+        ),
+        *(
+            ({"fraction": value, "mix": mix}, f"must be below 1 with .* at most 1 .* got {value}")
+            for value, mix in [(1.0, "append"), (1, "separate"), (1.5, "replace"), (2, "append")]
+        ),
+        ({"count": 5, "mix": "replace", "batch_size": 4}, "cannot put 5 .* a batch of 4: lower"),
+        ({"count": 4.5, "mix": "replace", "batch_size": 4}, "cannot put 5 .* into a batch of 4"),
+        ({"count": 5, "mix": "replace"}, r"mix='replace' cannot put 5 .* into a batch of 3"),
+        ({"ratio": lambda _: math.nan}, "schedule at step 2 must be finite and 0 or more, got nan"),
+        ({"ratio": lambda _: -0.5}, "schedule at step 2 must be finite and 0 or more, got -0.5"),
     ],
 )
-def test_more_than_one_way_is_an_error(given: dict[str, float], names: str) -> None:
-    with pytest.raises(ArgumentError, match=f"give one of .* got {names}: the others follow"):
-        Proportion(**given)
-
-
-@pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -0.001])
-def test_a_share_that_is_no_share_is_an_error(name: str, value: float) -> None:
-    with pytest.raises(ArgumentError, match=f"{name} must be finite and 0 or more, got {value}"):
-        Proportion(**{name: value})
+def test_a_share_that_cannot_be_is_an_error(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Proportion(**given).split(2, 3, 0)
 
 
 @pytest.mark.parametrize("name", ["ratio", "count", "fraction"])
@@ -236,11 +189,6 @@ def test_a_share_that_is_no_number_is_an_error(name: str, value: object) -> None
         Proportion(**{name: value})
 
 
-@pytest.mark.parametrize(
-    ("fraction", "mix"), [(1.0, "append"), (1, "separate"), (1.5, "replace"), (2, "append")]
-)
-def test_a_fraction_that_leaves_no_room_is_an_error(fraction: float, mix: str) -> None:
-    with pytest.raises(
-        ArgumentError, match=f"fraction must be below 1 with .* at most 1 .* got {fraction}"
-    ):
-        Proportion(fraction=fraction, mix=mix)
+def test_a_schedule_that_returns_no_number_is_an_error() -> None:
+    with pytest.raises(ArgumentTypeError, match="schedule at step 3 must be a number, got None"):
+        Proportion(lambda step: None).split(3, 8, 0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -19,12 +18,15 @@ from stream_helpers import (
     DigitStream,
     EagerBatches,
     EpochDigits,
+    Make,
+    Run,
+    check_resume,
     collect,
     indices,
     list_of_batches,
+    load,
     own,
     same,
-    seed_globals,
 )
 from torch.utils.data import (
     DataLoader,
@@ -35,9 +37,6 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from cgn_augment import BankSource, CounterfactualDataset, Interventions, OffAfter, Ramp
 from cgn_augment.errors import CheckpointError
-
-Make = Callable[[], CounterfactualDataset]
-Saved = tuple[bytes, torch.Tensor]
 
 # torchdata 0.11 makes its loaders with a call that torch 2.14 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
@@ -73,14 +72,6 @@ def large_batches() -> list[Any]:
     return [(x.repeat_interleave(4, -1).repeat_interleave(4, -2), y) for x, y in list_of_batches()]
 
 
-def stream_over_loader(order: Callable[[], dict[str, Any]]) -> CounterfactualDataset:
-    return stream(DataLoader(Digits(19), **order()))
-
-
-def stream_in_order(order: Callable[[], dict[str, Any]]) -> CounterfactualDataset:
-    return stream(Digits(19), **order())
-
-
 CASES: dict[str, Make] = {
     "map-style": lambda: stream(),
     "map-style in order": lambda: stream(shuffle=False, drop_last=True),
@@ -96,8 +87,14 @@ CASES: dict[str, Make] = {
     ),
     "loader": lambda: stream(loader(shuffle=False)),
     "loader with the global generator": lambda: stream(loader()),
-    **{f"loader with {name}": partial(stream_over_loader, make) for name, make in ORDERS.items()},
-    **{f"map-style with {name}": partial(stream_in_order, make) for name, make in ORDERS.items()},
+    **{
+        f"loader with {name}": lambda order=order: stream(DataLoader(Digits(19), **order()))
+        for name, order in ORDERS.items()
+    },
+    **{
+        f"map-style with {name}": lambda order=order: stream(Digits(19), **order())
+        for name, order in ORDERS.items()
+    },
     "map-style with a sampler of epochs": lambda: stream(
         sampler=DistributedSampler(range(19), num_replicas=1, rank=0, seed=2)
     ),
@@ -141,57 +138,6 @@ WITH_WORKERS: dict[str, Make] = {
 }
 
 
-def save(stream: CounterfactualDataset) -> Saved:
-    """What a trainer saves: the state, through a file without pickled code, and torch's RNG."""
-    file = io.BytesIO()
-    torch.save(stream.state_dict(), file)
-    return file.getvalue(), torch.get_rng_state()
-
-
-def load(make: Make, saved: Saved) -> CounterfactualDataset:
-    """A new stream, as in a new process."""
-    stream = make()
-    file, rng = saved
-    stream.load_state_dict(torch.load(io.BytesIO(file), weights_only=True))
-    torch.set_rng_state(rng)
-    return stream
-
-
-class Run:
-    """An uninterrupted run of two epochs, with what was saved after each number of batches."""
-
-    def __init__(self, make: Make) -> None:
-        seed_globals(5)
-        stream = make()
-        torch.manual_seed(6)
-        self.epochs: list[list[Any]] = []
-        self.saved: dict[tuple[int, int], Saved] = {}
-        while stream.epoch < 2:
-            epoch = len(self.epochs)
-            self.epochs.append([])
-            self.saved[epoch, 0] = save(stream)
-            for batch in stream:
-                self.epochs[-1].append(batch)
-                self.saved[epoch, len(self.epochs[-1])] = save(stream)
-
-    def check(self, resumed: CounterfactualDataset, epoch: int, step: int) -> None:
-        """Whether a stream has the batches that are left after a step of an epoch."""
-        for expected in (self.epochs[epoch][step:], *self.epochs[epoch + 1 :]):
-            assert same(list(resumed), expected), (epoch, step)
-
-
-def check_resume(make: Make, run: Run, points: list[tuple[int, int]]) -> None:
-    """Resumes at each point, and once more one batch later where there is one."""
-    for epoch, step in points:
-        saved = run.saved[epoch, step]
-        run.check(load(make, saved), epoch, step)
-        again = load(make, saved)
-        if step < len(run.epochs[epoch]):
-            assert same(next(iter(again)), run.epochs[epoch][step])
-            step += 1
-        run.check(load(make, save(again)), epoch, step)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_is_the_uninterrupted_one(name: str) -> None:
     run = Run(CASES[name])
@@ -209,24 +155,21 @@ def test_a_resumed_run_with_workers_is_the_uninterrupted_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["loader with the global generator", "loader with its own generator"]
+    "name",
+    [
+        "map-style",
+        "loader with the global generator",
+        "loader with its own generator",
+        "loader of an iterable",
+        "StatefulDataLoader",
+    ],
 )
-def test_the_rest_of_an_epoch_needs_no_global_random_state(name: str) -> None:
-    make = CASES[name]
-    run = Run(make)
+def test_the_rest_of_an_epoch_needs_no_global_random_state_and_leaves_it_alone(name: str) -> None:
+    run = Run(CASES[name])
     file, _ = run.saved[1, 2]
-    resumed = load(make, (file, torch.manual_seed(99).get_state()))
-    assert same(list(resumed), run.epochs[1][2:])
-
-
-def test_resuming_a_loader_leaves_the_global_generators_alone() -> None:
-    loaders = ("loader with the global generator", "loader of an iterable", "StatefulDataLoader")
-    for name in ("map-style", *loaders):
-        make = CASES[name]
-        saved = Run(make).saved[0, 2]
-        resumed = load(make, saved)
-        list(resumed)
-        assert torch.equal(torch.get_rng_state(), saved[1]), name
+    rng = torch.manual_seed(99).get_state()
+    assert same(list(load(CASES[name], (file, rng))), run.epochs[1][2:])
+    assert torch.equal(torch.get_rng_state(), rng)
 
 
 def test_a_state_counts_batches_that_were_yielded_and_not_those_that_are_prefetched() -> None:
@@ -240,22 +183,21 @@ def test_a_state_counts_batches_that_were_yielded_and_not_those_that_are_prefetc
     assert (state["epoch"], state["step"], len(later)) == (1, 0, 2)
 
 
-@pytest.mark.parametrize("real", ["dataset", "dataset in an order", "loader"])
-def test_resuming_map_style_data_reads_no_image_again(real: str) -> None:
-    def make(data: Digits) -> CounterfactualDataset:
-        if real == "loader":
-            return stream(DataLoader(data, 4, shuffle=True, generator=own()))
-        return stream(data, batch_size=4, generator=None if real == "dataset" else own())
-
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: stream(data, batch_size=4),
+        lambda data: stream(data, batch_size=4, generator=own()),
+        lambda data: stream(DataLoader(data, 4, shuffle=True, generator=own())),
+    ],
+)
+def test_resuming_map_style_data_reads_no_image_again(make: Any) -> None:
     train = make(Digits(19))
     first = list(islice(train, 3))
     data = Digits(19)
-    resumed = make(data)
-    resumed.load_state_dict(train.state_dict())
-    rest = list(resumed)
+    assert len(list(restored(train.state_dict(), lambda: make(data)))) == 2
     read_before = {i for images, _ in first for i in indices(images[:4])}
     assert sorted(data.reads) == sorted(set(range(19)) - read_before)
-    assert len(rest) == 2
 
 
 def restored(state: dict[str, Any], make: Make = stream) -> CounterfactualDataset:
@@ -321,13 +263,12 @@ def test_loading_twice_takes_the_later_state_and_iterating_twice_begins_the_epoc
 
 @pytest.mark.parametrize("name", ["map-style", "loader with its own generator"])
 def test_set_epoch_after_loading_keeps_the_step_of_its_own_epoch(name: str) -> None:
-    state = state_after(1, 2, CASES[name])
-    resumed = restored(state, CASES[name])
-    resumed.set_epoch(1)
-    assert len(list(resumed)) == 3
-    elsewhere = restored(state, CASES[name])
-    elsewhere.set_epoch(0)
-    assert same(list(elsewhere), list(CASES[name]()))
+    make = CASES[name]
+    state, epochs = state_after(1, 2, make), Run(make).epochs
+    for epoch, step in ((1, 2), (0, 0)):
+        resumed = restored(state, make)
+        resumed.set_epoch(epoch)
+        assert same(list(resumed), epochs[epoch][step:])
 
 
 def test_a_library_that_sets_the_samplers_epoch_after_loading_moves_the_stream() -> None:
@@ -348,15 +289,17 @@ def test_a_state_pickles_and_holds_no_weights() -> None:
     assert len(content) < 10_000 < weights
 
 
-def test_a_state_is_not_changed_by_what_the_stream_does_later() -> None:
-    for name in ("map-style", "loader with its own generator", "StatefulDataLoader"):
-        train = CASES[name]()
-        batches = iter(train)
-        next(batches)
-        state = train.state_dict()
-        before = pickle.loads(pickle.dumps(state))
-        collect(batches)
-        assert same(state, before), name
+@pytest.mark.parametrize(
+    "name", ["map-style", "loader with its own generator", "StatefulDataLoader"]
+)
+def test_a_state_is_not_changed_by_what_the_stream_does_later(name: str) -> None:
+    train = CASES[name]()
+    batches = iter(train)
+    next(batches)
+    state = train.state_dict()
+    before = pickle.loads(pickle.dumps(state))
+    collect(batches)
+    assert same(state, before)
 
 
 @pytest.mark.parametrize(
@@ -379,11 +322,13 @@ def test_a_state_is_not_changed_by_what_the_stream_does_later() -> None:
     ],
 )
 def test_a_state_of_another_configuration_is_refused(key: str, other: dict[str, Any]) -> None:
-    state = stream().state_dict()
+    train = stream(**other)
+    before = train.state_dict()
     with pytest.raises(
         CheckpointError, match=rf"another configuration \(.*\b{key}: .* then, .* now"
     ):
-        stream(**other).load_state_dict(state)
+        train.load_state_dict(stream().state_dict())
+    assert same(train.state_dict(), before)
 
 
 def test_a_state_of_another_source_is_refused() -> None:
@@ -393,41 +338,26 @@ def test_a_state_of_another_source_is_refused() -> None:
             stream(large_batches(), other).load_state_dict(state)
 
 
-def test_a_state_of_another_schedule_is_refused() -> None:
-    state = stream(ratio=Ramp(0, 1, num_steps=4)).state_dict()
-    with pytest.raises(CheckpointError, match=r"proportion: .*num_steps=4.* then, .*num_steps=5"):
-        stream(ratio=Ramp(0, 1, num_steps=5)).load_state_dict(state)
-
-
-@pytest.mark.parametrize("state", [None, [], {}, {"version": 0}, {"version": "1"}])
-def test_what_is_no_state_is_refused(state: Any) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"not a state of this version.*expected version 1, got"
-    ):
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        *(
+            (state, "not a state of this version.*expected version 1, got")
+            for state in (None, [], {}, {"version": 0}, {"version": "1"})
+        ),
+        *(
+            ({k: v for k, v in stream().state_dict().items() if k != key}, f"damaged: .*'{key}' is")
+            for key in ("epoch", "step", "total", "carry", "start", "real", "fingerprint")
+        ),
+    ],
+)
+def test_what_is_no_state_is_refused(state: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         stream().load_state_dict(state)
-
-
-@pytest.mark.parametrize("key", ["epoch", "step", "total", "carry", "start", "real", "fingerprint"])
-def test_a_damaged_state_is_refused(key: str) -> None:
-    state = stream().state_dict()
-    del state[key]
-    with pytest.raises(CheckpointError, match=f"damaged: .*'{key}' is missing"):
-        stream().load_state_dict(state)
-
-
-def test_a_refused_state_changes_nothing() -> None:
-    train = stream()
-    whole = list(train)
-    train = stream()
-    with pytest.raises(CheckpointError):
-        train.load_state_dict({**train.state_dict(), "fingerprint": {}})
-    assert same(list(train), whole)
 
 
 def test_a_loader_with_other_generators_than_the_state_is_an_error() -> None:
-    state = stream(loader(generator=own())).state_dict()
-    resumed = stream(loader())
-    resumed.load_state_dict(state)
+    resumed = restored(stream(loader(generator=own())).state_dict(), lambda: stream(loader()))
     with pytest.raises(
         CheckpointError, match="holds 1 generators of the loader, and this loader has 0"
     ):
@@ -435,9 +365,6 @@ def test_a_loader_with_other_generators_than_the_state_is_an_error() -> None:
 
 
 def test_reading_and_dropping_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    saved = stream(list_of_batches(19))
-    list(islice(saved, 2))
-    resumed = stream(list_of_batches(19))
-    resumed.load_state_dict(saved.state_dict())
-    next(iter(resumed))
+    make = CASES["list of batches"]
+    next(iter(restored(state_after(0, 2, make), make)))
     assert "going on at step 2: reading and dropping the batches before it" in caplog.text

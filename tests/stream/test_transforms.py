@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import kornia.augmentation as K
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
 
 from cgn_augment import match_real
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.stream import MatchReal
 
@@ -52,28 +53,21 @@ def test_images_arrive_as_from_totensor_and_normalize(mean: object, std: object)
     torch.testing.assert_close(arrived, expected, rtol=0, atol=2e-6)
 
 
-def test_the_input_stays_as_it_was() -> None:
-    images = numbered(16, 16)
-    match_real(0.5, 0.5, 8, K.RandomBrightness((0.5, 0.5), p=1.0))(images)
-    assert torch.equal(images, numbered(16, 16))
-
-
 @pytest.mark.parametrize(
-    ("mean", "std", "low", "high"),
+    ("mean", "std", "expected"),
     [
-        (0.0, 1.0, 0.0, 1.0),
-        (0.5, 0.5, -1.0, 1.0),
-        (*IMAGENET, -0.485 / 0.229, (1 - 0.406) / 0.225),
+        (0.0, 1.0, (0.0, 1.0)),
+        (0.5, 0.5, (-1.0, 1.0)),
+        (*IMAGENET, (-0.485 / 0.229, (1 - 0.406) / 0.225)),
     ],
 )
 def test_value_range_is_that_of_black_and_white(
-    mean: object, std: object, low: float, high: float
+    mean: Any, std: Any, expected: tuple[float, float]
 ) -> None:
     transform = match_real(mean, std)
-    assert transform.value_range == pytest.approx((low, high))
-    black_and_white = torch.stack([-torch.ones(3, 4, 4), torch.ones(3, 4, 4)])
-    arrived = transform(black_and_white)
-    assert (arrived.min().item(), arrived.max().item()) == pytest.approx(transform.value_range)
+    assert transform.value_range == pytest.approx(expected)
+    arrived = transform(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4))
+    assert (arrived.min().item(), arrived.max().item()) == pytest.approx(expected)
 
 
 # Sizes
@@ -111,13 +105,6 @@ def test_enlarging_goes_by_the_short_side_and_keeps_the_proportions(axis: int) -
     assert arrived.diff(dim=-3 - axis).abs().max() < 1e-6
 
 
-def test_enlarging_keeps_the_picture() -> None:
-    arrived = match_real(crop_size=32)(numbered(8, 8))
-    shrunk = nn.functional.avg_pool2d(arrived, 4)
-    torch.testing.assert_close(shrunk, numbered(8, 8) / 2 + 0.5, rtol=0, atol=0.1)
-    assert (arrived.diff(dim=-2) > -1e-6).all()  # it rises from top to bottom, as it did
-
-
 def test_images_of_the_right_size_are_not_touched() -> None:
     before = torch.get_rng_state()
     arrived = match_real(crop_size=16)(numbered(16, 16))
@@ -144,11 +131,11 @@ class Recording(nn.Module):
 
 def test_augmentation_sees_images_in_0_to_1_at_the_cgns_size() -> None:
     augment = Recording()
-    arrived = match_real(0.5, 0.5, crop_size=8, augment=augment)(numbered(16, 16, 3))
-    torch.testing.assert_close(augment.seen, numbered(16, 16, 3) / 2 + 0.5)
-    assert arrived.shape == (3, 3, 8, 8)
+    images = numbered(16, 16, 3)
     with isolated_rng(0, CPU):
-        inverted = match_real(0.5, 0.5, crop_size=8, augment=augment)(numbered(16, 16, 3))
+        inverted = match_real(0.5, 0.5, crop_size=8, augment=augment)(images)
+    torch.testing.assert_close(augment.seen, numbered(16, 16, 3) / 2 + 0.5)
+    assert torch.equal(images, numbered(16, 16, 3))
     with isolated_rng(0, CPU):
         plain = match_real(0.5, 0.5, crop_size=8)(numbered(16, 16, 3))
     torch.testing.assert_close(inverted, -plain)
@@ -171,12 +158,9 @@ def test_the_augmentation_is_a_part_of_the_module() -> None:
     transform = match_real(augment=augment)
     assert isinstance(transform, MatchReal)
     assert augment in transform.children()
+    assert transform.state_dict() == {}
     flipped = transform(numbered(4, 4))
     torch.testing.assert_close(flipped, numbered(4, 4).flip(-1) / 2 + 0.5)
-
-
-def test_nothing_of_it_goes_into_a_state_dict() -> None:
-    assert match_real(*IMAGENET, crop_size=8).state_dict() == {}
 
 
 @pytest.mark.gpu
@@ -191,32 +175,26 @@ def test_the_transform_follows_the_images_to_a_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"mean": (0.5, 0.5)}, r"mean must be one number or three, got \(0.5, 0.5\)"),
-        ({"mean": []}, r"mean must be one number or three, got \[\]"),
-        ({"mean": math.nan}, "mean must be one number or three, got nan"),
-        ({"std": (0.5, math.inf, 0.5)}, "std must be one number or three, got"),
-        ({"std": (0.2, 0.0, 0.2)}, r"std must be above 0, got \(0.2, 0.0, 0.2\)"),
-        ({"std": -1.0}, r"std must be above 0, got -1.0"),
-        ({"crop_size": 0}, "crop_size must be 1 or more, got 0"),
+        (
+            {"mean": (0.5, 0.5)},
+            ArgumentError,
+            r"mean must be one number or three, got \(0.5",
+        ),
+        ({"mean": math.nan}, ArgumentError, "mean must be one number or three, got nan"),
+        ({"std": (0.5, math.inf, 0.5)}, ArgumentError, "std must be one number or three, got"),
+        ({"std": (0.2, 0.0, 0.2)}, ArgumentError, r"std must be above 0, got \(0.2, 0.0, 0.2\)"),
+        ({"std": -1.0}, ArgumentError, r"std must be above 0, got -1.0"),
+        ({"crop_size": 0}, ArgumentError, "crop_size must be 1 or more, got 0"),
+        ({"mean": None}, ArgumentTypeError, "mean must be one number or three, got None"),
+        ({"std": [0.1, "0.2", 0.3]}, ArgumentTypeError, "std must be one number or three, got"),
+        ({"crop_size": (16, 16)}, ArgumentTypeError, r"crop_size must be an integer, got \(16, 16"),
+        ({"augment": [K.RandomHorizontalFlip()]}, ArgumentTypeError, "must be a module of kornia"),
     ],
 )
-def test_values_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        match_real(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mean": None}, "mean must be one number or three, got None"),
-        ({"std": [0.1, "0.2", 0.3]}, r"std must be one number or three, got \[0.1, '0.2', 0.3\]"),
-        ({"crop_size": (16, 16)}, r"crop_size must be an integer, got \(16, 16\)"),
-        ({"crop_size": True}, "crop_size must be an integer, got True"),
-        ({"augment": [K.RandomHorizontalFlip()]}, "augment must be a module of kornia"),
-    ],
-)
-def test_kinds_that_cannot_be_used_are_errors(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=message):
+def test_arguments_that_cannot_be_used_are_errors(
+    arguments: dict[str, Any], error: type[CGNError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         match_real(**arguments)
