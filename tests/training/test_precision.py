@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train_generator.small.config import SmallConfig
 from train_generator.training import machine
 from train_generator.training.machine import make_accelerator
 from train_generator.training.precision import Precision, warn_of_slow_precision
@@ -27,7 +26,7 @@ def test_bf16_without_instructions_for_it_is_a_warning(
     cpu = SimpleNamespace(device=torch.device("cpu"))
     monkeypatch.setattr(machine, "Accelerator", lambda **_: cpu)
     with pytest.warns(UserWarning, match=f"{capability}.* ten times as long .* leave the preci"):
-        make_accelerator(SmallConfig(device="cpu", precision="bf16"))
+        make_accelerator("cpu", "bf16")
 
 
 @pytest.mark.parametrize(
