@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.checks import require_choice, require_counts, require_positive
+from cgn_augment.checks import require_choices, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
-from train_generator.training.precision import PRECISIONS, Precision, warn_of_slow_precision
+from train_generator.training.precision import Precision
 from train_generator.training.stages import descend
 
 
@@ -46,7 +46,7 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         require_counts(self, "num_epochs")
         require_positive(self, "learning_rate", "decay")
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choices(self, precision=Precision)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     return num_correct / num_images
 
 
-class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
+class ClassifierRun(EpochRun[EpochResult]):
     """A classifier in training, and all that its checkpoint holds.
 
     Args:
@@ -156,7 +156,6 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
         super().__init__(
             model, optimizer, schedule, stream, config, EpochResult, checkpoint=checkpoint
         )
-        warn_of_slow_precision(config.precision, stream.device)
 
     def _train_batch(
         self, batch: tuple[Tensor, Tensor], epoch: int, step: int
@@ -174,10 +173,5 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
     def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": sums["loss"] / sums["images"]}
 
-    def _finish_epoch(self, sums: Mapping[str, float]) -> EpochResult:
-        return EpochResult(
-            epoch=len(self.results) + 1,
-            train_accuracy=sums["correct"] / sums["images"],
-            test_accuracy=measure_accuracy(self.model, self._test),
-            **self._mean_losses(sums),
-        )
+    def _measure(self) -> dict[str, float]:
+        return {"test_accuracy": measure_accuracy(self.model, self._test)}

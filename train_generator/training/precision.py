@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
 Precision = Literal["no", "bf16"]
 """As accelerate names them: "no" is float32; "bf16" computes in bfloat16 what tolerates it."""
-
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _WITHOUT_BF16 = ("DEFAULT", "AVX2")
 
