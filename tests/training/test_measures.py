@@ -16,7 +16,8 @@ from training_helpers import STEPS, Before, Killed, at, kill, make, nothing, pre
 
 from cgn_augment.errors import CheckpointError
 from train_generator.training.measures import LOSSES, MEASURES, read_measures
-from train_generator.training.trainer import CHECKPOINT, StepAbandonedError, Trainer
+from train_generator.training.stages import StepAbandonedError
+from train_generator.training.trainer import CHECKPOINT, Trainer
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

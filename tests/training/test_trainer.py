@@ -7,10 +7,11 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -41,7 +42,7 @@ from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import isolated_rng
 from train_generator.training import trainer as trainer_module
 from train_generator.training.average import update_average
-from train_generator.training.interrupt import Interrupt, deferred_interrupt
+from train_generator.training.interrupt import deferred_interrupt
 from train_generator.training.trainer import CHECKPOINT, Trainer
 
 ENDS = [place for place in PLACES if place[1] in (0, STEPS[place[0]] - 1)]
@@ -193,25 +194,9 @@ def test_a_stage_of_no_steps_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ctrl_c_between_the_last_look_and_the_end_of_a_step_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Late(Interrupt):
-        """Pressed right after the trainer has looked for the third time."""
-
-        looks = 0
-
-        @property
-        def requested(self) -> bool:
-            self.looks += 1
-            return self.looks > 3
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    @contextmanager
-    def late() -> Iterator[Interrupt]:
-        yield Late()
-
-    monkeypatch.setattr(trainer_module, "deferred_interrupt", late)
+    looks = count(1)  # pressed right after the trainer has looked for the third time
+    late = SimpleNamespace(is_set=lambda: next(looks) > 3)
+    monkeypatch.setattr(trainer_module, "deferred_interrupt", lambda: nullcontext(late))
     trainer = make(tmp_path, save_every=1000)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(progress=False)
@@ -233,9 +218,9 @@ def test_the_second_ctrl_c_raises_at_once(tmp_path: Path) -> None:
 def test_the_first_ctrl_c_is_noted_and_the_handler_is_put_back() -> None:
     handler = signal.getsignal(signal.SIGINT)
     with deferred_interrupt() as interrupt:
-        assert not interrupt.requested
+        assert not interrupt.is_set()
         press()
-        assert interrupt.requested
+        assert interrupt.is_set()
     assert signal.getsignal(signal.SIGINT) is handler
     with pytest.raises(KeyError), deferred_interrupt():
         raise KeyError

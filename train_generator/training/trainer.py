@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line, replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
@@ -29,29 +30,15 @@ from train_generator.training.checkpoints import (
     check_folder,
     read_checkpoint,
 )
-from train_generator.training.interrupt import Interrupt, deferred_interrupt
+from train_generator.training.interrupt import deferred_interrupt
 from train_generator.training.measures import Curves
 from train_generator.training.ranks import Ranks
-from train_generator.training.stages import (
-    EpochStage,
-    Stage,
-    Stateful,
-    StepAbandonedError,
-    descend,
-)
+from train_generator.training.stages import EpochStage, Stage, Stateful, StepAbandonedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CHECKPOINT",
-    "EpochStage",
-    "Stage",
-    "StepAbandonedError",
-    "Trainer",
-    "check_folder",
-    "descend",
-]
+__all__ = ["CHECKPOINT", "Stage", "Trainer", "check_folder"]
 
 
 class Trainer:
@@ -116,7 +103,7 @@ class Trainer:
         self,
         folder: Path | None,
         modules: Mapping[str, nn.Module],
-        stages: Mapping[str, Callable[[], Stage | EpochStage]],
+        stages: Mapping[str, Callable[[], Stage]],
         settings: Mapping[str, Any],
         *,
         seed: int = 0,
@@ -131,23 +118,19 @@ class Trainer:
         state: Mapping[str, Stateful] | None = None,
         checkpoint: Path | None = None,
     ) -> None:
-        for name, every in (
-            ("save_every", 1 if save_every is None else save_every),
-            ("sheet_every", sheet_every),
-            ("log_every", log_every),
-            ("measure_every", measure_every),
-        ):
-            require_count(name, every)
         self.folder, self.modules, self.stages = folder, modules, stages
         self.settings, self.seed, self.draw = dict(settings), seed, draw
         self.save_every, self.sheet_every, self.log_every = save_every, sheet_every, log_every
         self.measure, self.measure_every = measure, measure_every
+        require_counts(self, "sheet_every", "log_every", "measure_every")
+        if save_every is not None:
+            require_count("save_every", save_every)
         self.ranks = ranks or Ranks(alone=True)
         self.checkpoint = checkpoint or (None if folder is None else folder / CHECKPOINT)
         self.seconds = 0.0
         self.results: list[dict[str, Any]] = []
         self._state = state or {}
-        self._interrupt: Interrupt | None = None
+        self._interrupt = Event()
         self._position = (0, 0)  # the stage and the step in it that come next
         self._at_end = False  # of the stage, whose steps are all taken
         self._steps_before = 0  # of all stages, for the curves
@@ -193,11 +176,10 @@ class Trainer:
             self._interrupt = interrupt
             while not self.finished:
                 self._train_stage(curves, progress and self.ranks.is_main)
-        self._interrupt = None
 
     def stops(self) -> bool:
         """Returns whether Ctrl-C was pressed, on any process; all ask at the same place."""
-        return self.ranks.any(self._interrupt is not None and self._interrupt.requested)
+        return self.ranks.any(self._interrupt.is_set())
 
     def _check(self, resume: bool) -> None:
         if self.folder is not None:
@@ -233,7 +215,7 @@ class Trainer:
         if isinstance(stage, EpochStage) and self.stops():
             raise self._interrupted()
 
-    def _take_steps(self, stage: Stage | EpochStage, curves: Curves | None, progress: bool) -> None:
+    def _take_steps(self, stage: Stage, curves: Curves | None, progress: bool) -> None:
         number, step = self._position
         label = f"{number + 1}/{len(self.stages)} {stage.name}"
         losses: Mapping[str, Tensor] | None = None  # that nobody has looked at
@@ -258,7 +240,7 @@ class Trainer:
             if losses is not None:
                 self._log(curves, bar, stage, losses)
 
-    def _step(self, stage: Stage | EpochStage, number: int, step: int) -> Mapping[str, Tensor]:
+    def _step(self, stage: Stage, number: int, step: int) -> Mapping[str, Tensor]:
         seed = step_seed(Purpose.TRAINING, self.seed, number, step)
         device = next(next(iter(self.modules.values())).parameters()).device
         start = time.perf_counter()
@@ -282,7 +264,7 @@ class Trainer:
         self,
         curves: Curves | None,
         bar: tqdm[Any],
-        stage: Stage | EpochStage,
+        stage: Stage,
         losses: Mapping[str, Tensor],
     ) -> None:
         values = self.ranks.mean(losses)
@@ -314,7 +296,7 @@ class Trainer:
             save_figure(figure, folder / f"{self._steps_before:07}.png")
             curves.add_sheet(self._steps_before, figure)
 
-    def _save(self, stage: Stage | EpochStage | None) -> None:
+    def _save(self, stage: Stage | None) -> None:
         if self.checkpoint is None:
             return
         optimizers: Mapping[str, Any] = {} if stage is None else stage.optimizers
@@ -354,5 +336,5 @@ class Trainer:
             ) from error
 
 
-def _has_step(stage: Stage | EpochStage, step: int) -> bool:
-    return stage.fetch() if isinstance(stage, EpochStage) else step < stage.num_steps
+def _has_step(stage: Stage, step: int) -> bool:
+    return stage.fetch() if isinstance(stage, EpochStage) else step < (stage.num_steps or 0)
