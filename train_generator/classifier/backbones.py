@@ -86,15 +86,15 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
     downloads = pretrained and file is None
     network, weights = _build(name, downloads)
     path, layer = _find_classifier(name, network)
-    known = None
+    parent, _, child = path.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    last: Mapping[str, Tensor] = layer.state_dict() if downloads else {}
     if file is not None:
-        known = _fill(network, path, layer, file)
-        weights = f"weights of {file}"
-    else:
-        _take_off(network, path)
-        if downloads:
-            bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
-            known = layer.weight.detach(), bias
+        last, weights = _fill(network, path, layer, file), f"weights of {file}"
+    known = None
+    if "weight" in last:
+        weight = last["weight"].float()
+        known = weight, last.get("bias", torch.zeros(len(weight))).float()
     return Backbone(
         network, layer.in_features, known, find_preprocessing(name), f"{name}, {weights}"
     )
@@ -210,22 +210,18 @@ def _find_classifier(name: str, network: nn.Module) -> tuple[str, nn.Linear]:
     return list(linear.items())[-1]
 
 
-def _take_off(network: nn.Module, path: str) -> None:
-    parent, _, child = path.rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
-
-
-def _fill(
-    network: nn.Module, path: str, layer: nn.Linear, file: Path
-) -> tuple[Tensor, Tensor] | None:
-    """Takes the classifier off, fills the rest from a file, returns the file's classifier."""
+def _fill(network: nn.Module, path: str, layer: nn.Linear, file: Path) -> dict[str, Tensor]:
+    """Fills a network without its last layer from a file; returns what this has of the layer."""
     state = {
         name: value
         for name, value in _read(file).items()
         if not name.startswith(tuple(f"{auxiliary}." for auxiliary in _AUXILIARY))
     }
-    weight, bias = state.pop(f"{path}.weight", None), state.pop(f"{path}.bias", None)
-    _take_off(network, path)
+    last = {
+        name: state.pop(f"{path}.{name}")
+        for name in ("weight", "bias")
+        if f"{path}.{name}" in state
+    }
     try:
         load_state(network, state)
     except (RuntimeError, ValueError) as error:
@@ -234,14 +230,12 @@ def _fill(
             f"{file} holds another network than the backbone ({reason}): pass the file that "
             "belongs to it"
         ) from error
-    if weight is None:
-        return None
-    if weight.dim() != 2 or weight.shape[1] != layer.in_features:
+    if "weight" in last and last["weight"].shape[1:] != (layer.in_features,):
         raise CheckpointError(
-            f"{file}: {path}.weight is {tuple(weight.shape)} and the backbone has "
+            f"{file}: {path}.weight is {tuple(last['weight'].shape)} and the backbone has "
             f"{layer.in_features} features: pass the file that belongs to it"
         )
-    return weight.float(), torch.zeros(len(weight)) if bias is None else bias.float()
+    return last
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:

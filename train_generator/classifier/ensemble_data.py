@@ -173,14 +173,7 @@ def make_stream(
     reading: LoadConfig,
     device: torch.device,
 ) -> CounterfactualDataset:
-    """Makes the stream that an ensemble is trained on.
-
-    Args:
-        settings: of the training.
-        real: training images.
-        preprocessing: how these and counterfactuals arrive.
-        reading: how real images are read.
-        device: where the ensemble and the CGN are.
+    """Makes the stream of training images and counterfactuals on the ensemble's device.
 
     Raises:
         ArgumentError: neither a CGN nor shards, or both.

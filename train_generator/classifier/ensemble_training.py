@@ -1,8 +1,4 @@
-"""Trains the invariant ensemble on real images and counterfactuals.
-
-Published (Sauer and Geiger, ICLR 2021, section 4.2): SGD at learning rate 0.001 with momentum 0.9,
-45 epochs, BatchNorm in eval mode.
-"""
+"""Trains the invariant ensemble on real images and counterfactuals."""
 
 from __future__ import annotations
 

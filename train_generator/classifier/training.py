@@ -1,8 +1,4 @@
-"""Trains the MNIST classifier on any stream of batches; can be interrupted and resumed.
-
-Settings of Sauer and Geiger, ICLR 2021, appendix: Adadelta at learning rate 1, which falls by 0.7
-an epoch; 10 epochs of 50 000 images in batches of 64.
-"""
+"""Trains the MNIST classifier on any stream of batches; can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +21,10 @@ from train_generator.training.stages import descend
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How a classifier is trained.
+    """How a classifier is trained, with Adadelta.
+
+    The defaults are published (Sauer and Geiger, ICLR 2021, appendix), with 50 000 images in
+    batches of 64.
 
     Attributes:
         num_epochs: passes over the stream.

@@ -11,13 +11,7 @@ from typing import Any
 
 
 def changed_flags(config: Any, default: Any, prefix: str = "") -> list[str]:
-    """Returns the flags of the command line for the settings that are not the default's.
-
-    Args:
-        config: a dataclass; a setting of it may be another dataclass.
-        default: another one of the same kind.
-        prefix: of the flags' names.
-    """
+    """Returns the flags, behind a prefix, of a dataclass's settings that are not the default's."""
     words: list[str] = []
     for setting in fields(config):
         name, value = f"{prefix}{setting.name}", getattr(config, setting.name)

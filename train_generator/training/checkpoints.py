@@ -13,16 +13,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Raises unless the folder has what to resume, or is free for a new training.
-
-    Args:
-        folder: of a training.
-        resume: whether to go on with what it holds.
-
-    Raises:
-        ArgumentError: it is a file, or holds a training and `resume` is False.
-        CheckpointError: there is nothing to resume.
-    """
+    """Raises unless a training's folder is one; errors of its checkpoint as below."""
     if folder.is_file():
         raise ArgumentError(f"{folder} is a file: give a folder to write the training to")
     check_checkpoint(folder / CHECKPOINT, resume)

@@ -18,10 +18,6 @@ def warn_of_slow_precision(precision: Precision, device: torch.device) -> None:
 
     Measured on one with AVX2 alone: a training step of the paper's classifier takes ten times as
     long in bf16 as in float32. With AVX-512 it is nearly twice as fast.
-
-    Args:
-        precision: "no" or "bf16".
-        device: where the training runs.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     if precision == "bf16" and device.type == "cpu" and capability in _WITHOUT_BF16:

@@ -66,7 +66,7 @@ class Trainer:
         measure_every: steps between two measurements, the first before the first step.
         ranks: the processes that train together; this one alone by default.
         state: by name, what else a checkpoint must hold beyond the end of a stage.
-        checkpoint: a file for the checkpoint, where it shall not be in the folder.
+        checkpoint: a file for the checkpoint alone, where there is no folder.
 
     Attributes:
         seconds: that the steps took so far, those before a resume too.
@@ -79,6 +79,7 @@ class Trainer:
 
     Example:
         >>> import torch
+        >>> from train_generator.training.stages import descend
         >>> from train_generator.training.trainer import Trainer
         >>> class Line:
         ...     name, num_steps = "line", 3
@@ -87,9 +88,7 @@ class Trainer:
         ...         self.optimizers = {"layer": torch.optim.SGD(layer.parameters(), lr=0.1)}
         ...     def step(self, step, generator):
         ...         loss = self.layer(torch.randn(4, 1, generator=generator)).square().mean()
-        ...         self.optimizers["layer"].zero_grad()
-        ...         loss.backward()
-        ...         self.optimizers["layer"].step()
+        ...         descend(None, self.optimizers["layer"], loss)
         ...         return {"loss": loss.detach()}
         >>> layer = torch.nn.Linear(1, 1)
         >>> folder = getfixture("tmp_path")
@@ -184,7 +183,7 @@ class Trainer:
     def _check(self, resume: bool) -> None:
         if self.folder is not None:
             check_folder(self.folder, resume)
-        if self.checkpoint is not None:
+        elif self.checkpoint is not None:
             check_checkpoint(self.checkpoint, resume)
 
     def _open_curves(self) -> AbstractContextManager[Curves | None]:
