@@ -17,7 +17,6 @@ from torchvision import models
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import (
-    HeadLogits,
     backbones,
     load_ensemble,
     make_ensemble,
@@ -44,21 +43,6 @@ def network() -> torch.nn.Module:
 def weights(network: torch.nn.Module, tmp_path: Path) -> Path:
     torch.save(network.state_dict(), tmp_path / "backbone.pth")
     return tmp_path / "backbone.pth"
-
-
-def test_the_predictions_are_means_of_the_heads() -> None:
-    shape, texture, background = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    logits = HeadLogits(shape, texture, background)
-    torch.testing.assert_close(logits.average(), (shape + texture + background) / 3)
-    torch.testing.assert_close(logits.background_free(), (shape + texture) / 2)
-    assert list(logits.predictions()) == [
-        "shape",
-        "texture",
-        "background",
-        "average",
-        "background_free",
-    ]
-    assert logits.predictions()["texture"] is texture
 
 
 def test_all_heads_see_the_same_features() -> None:
