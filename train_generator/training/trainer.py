@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from train_generator.training.checkpoints import (
     read_checkpoint,
 )
 from train_generator.training.interrupt import deferred_interrupt
-from train_generator.training.measures import Curves
+from train_generator.training.measures import LOSSES, MEASURES, Curves
 from train_generator.training.ranks import Ranks
 from train_generator.training.stages import EpochStage, Stage, Stateful, StepAbandonedError
 
@@ -171,7 +171,11 @@ class Trainer:
         self._begun = True
         if self.finished:
             return
-        with deferred_interrupt() as interrupt, self._open_curves() as curves:
+        folder = self.folder if self.ranks.is_main else None
+        with (
+            deferred_interrupt() as interrupt,
+            closing(Curves(folder, self._steps_before)) as curves,
+        ):
             self._interrupt = interrupt
             while not self.finished:
                 self._train_stage(curves, progress and self.ranks.is_main)
@@ -186,13 +190,7 @@ class Trainer:
         elif self.checkpoint is not None:
             check_checkpoint(self.checkpoint, resume)
 
-    def _open_curves(self) -> AbstractContextManager[Curves | None]:
-        if self.folder is None or not self.ranks.is_main:
-            return nullcontext()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return closing(Curves(self.folder, self._steps_before))
-
-    def _train_stage(self, curves: Curves | None, progress: bool) -> None:
+    def _train_stage(self, curves: Curves, progress: bool) -> None:
         number = self._position[0]
         stage = list(self.stages.values())[number]()
         for name, state in self._optimizers.items():
@@ -204,8 +202,7 @@ class Trainer:
             self._at_end = True
             self._save(stage)  # its end may take long, and a second Ctrl-C breaks it off
             self.results.append(dict(stage.finish()))
-            if curves is not None:
-                curves.add_measures(self._steps_before, self.results[-1])
+            curves.add(MEASURES, self._steps_before, self.results[-1])
         self._position, self._at_end = (number + 1, 0), False
         if self.finished:
             self._measure(curves)
@@ -214,7 +211,7 @@ class Trainer:
         if isinstance(stage, EpochStage) and self.stops():
             raise self._interrupted()
 
-    def _take_steps(self, stage: Stage, curves: Curves | None, progress: bool) -> None:
+    def _take_steps(self, stage: Stage, curves: Curves, progress: bool) -> None:
         number, step = self._position
         label = f"{number + 1}/{len(self.stages)} {stage.name}"
         losses: Mapping[str, Tensor] | None = None  # that nobody has looked at
@@ -261,7 +258,7 @@ class Trainer:
 
     def _log(
         self,
-        curves: Curves | None,
+        curves: Curves,
         bar: tqdm[Any],
         stage: Stage,
         losses: Mapping[str, Tensor],
@@ -274,21 +271,18 @@ class Trainer:
                 f"the losses {broken} of stage {stage.name} are not finite: the training has "
                 f"diverged. {last}lower the learning rate and start again in another folder"
             )
-        if curves is not None:
-            curves.add_losses(self._steps_before, stage.name, values)
+        named = {f"{stage.name}/{name}": value for name, value in values.items()}
+        curves.add(LOSSES, self._steps_before, named)
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
-    def _measure(self, curves: Curves | None) -> None:
+    def _measure(self, curves: Curves) -> None:
         """Measures, unless that was done after as many steps already."""
         step = self._steps_before
-        if self.measure is None or self.ranks.any(curves is not None and curves.is_measured(step)):
-            return
-        values = self.measure()
-        if curves is not None:
-            curves.add_measures(step, values)
+        if self.measure is not None and not self.ranks.any(curves.is_measured(step)):
+            curves.add(MEASURES, step, self.measure())
 
-    def _draw(self, curves: Curves | None) -> None:
-        if self.draw is not None and curves is not None:
+    def _draw(self, curves: Curves) -> None:
+        if self.draw is not None and curves.folder is not None:
             folder = curves.folder / "sheets"
             folder.mkdir(exist_ok=True)
             figure = self.draw()
