@@ -40,11 +40,9 @@ class EpochRun(ABC, Generic[Result]):
             refused.
         result_type: dataclass of plain values that says what an epoch came to.
         folder: see `Trainer`.
-        checkpoint: see `Trainer`.
         settings: further plain values that a checkpoint must agree with.
-        save_every: steps between checkpoints within an epoch; None writes none.
-        log_every: steps between two looks at the losses.
         by_step: whether the schedule counts steps; otherwise epochs.
+        options: of the `Trainer`.
 
     Raises:
         ArgumentError: a number of steps that cannot be used.
@@ -60,11 +58,9 @@ class EpochRun(ABC, Generic[Result]):
         result_type: type[Result],
         folder: Path | None = None,
         *,
-        checkpoint: Path | None = None,
         settings: Mapping[str, Any] | None = None,
-        save_every: int | None = None,
-        log_every: int = 20,
         by_step: bool = False,
+        **options: Any,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.stream, self.config = stream, config
@@ -80,11 +76,9 @@ class EpochRun(ABC, Generic[Result]):
             {f"epoch {n + 1}": partial(_Epoch, self, n) for n in range(config.num_epochs)},
             self.settings,
             seed=stream.seed,
-            save_every=save_every,
-            log_every=log_every,
             ranks=self.ranks,
             state={"stream": stream, "optimizer": optimizer, "schedule": schedule},
-            checkpoint=checkpoint,
+            **options,
         )
         warn_of_slow_precision(config.precision, stream.device)
 
