@@ -126,19 +126,6 @@ def test_the_scheduler_goes_through_the_learning_rates(
     assert rates == [learning_rate_at(config, n / (num_steps or 1)) for n in range(18)]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"momentum": 1.0}, "momentum must be below 1, got 1.0"),
-        ({"warmup_epochs": 45}, "warmup_epochs must be below num_epochs, got 45 of 45"),
-        ({"schedule": "exponential"}, "schedule must be one of constant, step, cosine"),
-    ],
-)
-def test_settings_are_checked_when_made(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        EnsembleConfig(**settings)
-
-
 # BatchNorm -----------------------------------------------------------------------------------
 
 

@@ -141,12 +141,8 @@ def make_schedule(
         >>> schedule.get_last_lr()
         [0.1]
     """
-
-    def share(count: int) -> float:
-        epochs, steps = divmod(count, num_steps or 1)
-        return _share_at(config, epochs + steps / (num_steps or 1))
-
-    return LambdaLR(optimizer, share)
+    num = num_steps or 1
+    return LambdaLR(optimizer, lambda count: _share_at(config, count // num + count % num / num))
 
 
 def _share_at(config: EnsembleConfig, epoch: float) -> float:
