@@ -24,12 +24,7 @@ from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line, replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.training.checkpoints import (
-    CHECKPOINT,
-    check_checkpoint,
-    check_folder,
-    read_checkpoint,
-)
+from train_generator.training.checkpoints import CHECKPOINT, check_folder, read_checkpoint
 from train_generator.training.interrupt import deferred_interrupt
 from train_generator.training.measures import LOSSES, MEASURES, Curves
 from train_generator.training.ranks import Ranks
@@ -151,7 +146,7 @@ class Trainer:
         """
         if self.checkpoint is None:
             raise CheckpointError("this training keeps no checkpoint to resume: give it a folder")
-        self._check(True)
+        check_folder(self.checkpoint.parent, True, self.checkpoint.name)
         self._load(self.checkpoint)
         self._begun = True
 
@@ -166,8 +161,8 @@ class Trainer:
             CheckpointError: the training has diverged.
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
         """
-        if not self._begun:
-            self._check(False)
+        if not self._begun and self.checkpoint is not None:
+            check_folder(self.checkpoint.parent, False, self.checkpoint.name)
         self._begun = True
         if self.finished:
             return
@@ -183,12 +178,6 @@ class Trainer:
     def stops(self) -> bool:
         """Returns whether Ctrl-C was pressed, on any process; all ask at the same place."""
         return self.ranks.any(self._interrupt.is_set())
-
-    def _check(self, resume: bool) -> None:
-        if self.folder is not None:
-            check_folder(self.folder, resume)
-        elif self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, resume)
 
     def _train_stage(self, curves: Curves, progress: bool) -> None:
         number = self._position[0]
