@@ -203,8 +203,6 @@ def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
         save_ensemble(model, path, classes=["a"], image_size=32, **NORMAL)
     with pytest.raises(ArgumentError, match="mean and std must be three numbers each"):
         save_ensemble(model, path, classes="abc", mean=(0.5,), std=(0.5,), image_size=32)
-    with pytest.raises(ArgumentError, match=r"an ensemble is saved as .safetensors, got 'mine.pth"):
-        save_ensemble(model, tmp_path / "mine.pth", classes="abc", image_size=32, **NORMAL)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,18 +212,11 @@ def test_a_file_that_is_no_ensemble_is_an_error(tmp_path: Path) -> None:
         load_ensemble(path)
     model = make_ensemble(EFFICIENTNET, 3, pretrained=False)
     save_ensemble(model, path, classes="abc", image_size=48, **NORMAL)
-    whole, header = path.read_bytes(), load_ensemble(path).metadata
+    header = load_ensemble(path).metadata
     state = {name: value.clone() for name, value in load_file(path).items()}  # not the mapped file
-    path.write_bytes(whole[:5000])
-    with pytest.raises(CheckpointError, match="cut off or not an ensemble: copy it again"):
-        load_ensemble(path)
     save_file(state, path, {**header, "format": "other/1"})
     with pytest.raises(CheckpointError, match="has the format 'other/1' and an ensemble has"):
         load_ensemble(path)
     save_file(state, path, {**header, "classes": '["a", "b"]'})
     with pytest.raises(CheckpointError, match="does not hold the ensemble that it describes"):
-        load_ensemble(path)
-    state["heads.shape.bias"][0] = torch.inf
-    save_file(state, path, header)
-    with pytest.raises(CheckpointError, match=r"heads.shape.bias holds NaN or infinity"):
         load_ensemble(path)
