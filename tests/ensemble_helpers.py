@@ -18,6 +18,7 @@ from training_helpers import press
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators.fingerprint import hash_weights
 from train_generator.classifier import EnsembleConfig, EnsembleRun, InvariantEnsemble
 from train_generator.classifier.backbones import Backbone, Preprocessing
 
@@ -93,7 +94,7 @@ def train_rank(rank: int, folder: Path) -> None:
     options: dict[str, Any] = {"real": real, "batch_norm": "real", "batch_size": 4, "seed": rank}
     run = make_run(folder / "whole", **options)
     found["whole"] = [result.__dict__ for result in run.train(test, progress=False)]
-    found["weights"] = weights_of(run)
+    found["weights"] = hash_weights(run.model)
     run = make_run(folder / "stopped", **options)
     if rank == 1:
         press_in_step(run, 9)  # the real pass of the fifth step, of two passes each
@@ -105,13 +106,6 @@ def train_rank(rank: int, folder: Path) -> None:
     run = make_run(folder / "stopped", **options)
     run.resume()
     found["resumed"] = [result.__dict__ for result in run.train(test, progress=False)]
-    found["resumed weights"] = weights_of(run)
+    found["resumed weights"] = hash_weights(run.model)
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
-
-
-def weights_of(run: EnsembleRun) -> list[float]:
-    """All weights and statistics in a row."""
-    return torch.cat(
-        [value.flatten().double() for value in run.model.state_dict().values()]
-    ).tolist()
