@@ -12,12 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from stream_helpers import SIZE, StubSource
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
 from training_helpers import press
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators.fingerprint import hash_weights
 from train_generator.classifier import EnsembleConfig, EnsembleRun, InvariantEnsemble
 from train_generator.classifier.backbones import Backbone, Preprocessing
 
@@ -39,24 +40,17 @@ def make_tiny(num_classes: int = 10, dropout: float = 0.0, seed: int = 0) -> Inv
         return InvariantEnsemble(backbone, "tiny", num_classes)
 
 
-class Shown(Dataset[tuple[Tensor, int]]):
+def show(num: int = 40) -> TensorDataset:
     """Images of noise whose three channels all show the class, as `StubSource` shows three."""
-
-    def __init__(self, num: int = 40) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.noise = 0.02 * torch.randn(num, 3, SIZE, SIZE, generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.noise)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        y = index % 10
-        return (y / 5 - 1 + self.noise[index]).clamp(-1, 1), y
+    generator = torch.Generator().manual_seed(1)
+    noise = 0.02 * torch.randn(num, 3, SIZE, SIZE, generator=generator)
+    labels = torch.arange(num) % 10
+    return TensorDataset((labels.view(-1, 1, 1, 1) / 5 - 1 + noise).clamp(-1, 1), labels)
 
 
 def make_stream(real: Dataset[Any] | None = None, **options: Any) -> CounterfactualDataset:
     arguments = {"batch_size": 8, "mix": "separate", "label": "all", **options}
-    return CounterfactualDataset(real or Shown(), StubSource(), **arguments)
+    return CounterfactualDataset(real or show(), StubSource(), **arguments)
 
 
 def make_run(
@@ -65,27 +59,14 @@ def make_run(
     num_epochs: int = 2,
     dropout: float = 0.5,
     batch_norm: str = "train",
-    save_every: int = 500,
-    log_every: int = 2,
     seed: int = 0,
     **options: Any,
 ) -> EnsembleRun:
     config = EnsembleConfig(
         num_epochs=num_epochs, learning_rate=0.05, schedule="cosine", batch_norm=batch_norm
     )
-    return EnsembleRun(
-        make_tiny(dropout=dropout, seed=seed),
-        make_stream(**options),
-        config,
-        folder,
-        save_every=save_every,
-        log_every=log_every,
-    )
-
-
-def make_test(num: int = 20) -> list[tuple[Tensor, Tensor]]:
-    pairs = [Shown(num)[i] for i in range(num)]
-    return [(torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs]))]
+    model = make_tiny(dropout=dropout, seed=seed)
+    return EnsembleRun(model, make_stream(**options), config, folder, log_every=2)
 
 
 def press_in_step(run: EnsembleRun, step: int) -> None:
@@ -108,13 +89,12 @@ def train_rank(rank: int, folder: Path) -> None:
     limit = timedelta(seconds=120)  # where the other one has died
     dist.init_process_group("gloo", init_method=place, timeout=limit, rank=rank, world_size=2)
     found: dict[str, Any] = {}
-    batches = make_test()
-    test = [(images[rank::2], labels[rank::2]) for images, labels in batches]
-    real = Subset(Shown(), range(24))  # three steps of four for each rank
+    test = [show(20)[rank::2]]
+    real = TensorDataset(*show()[:24])  # three steps of four for each rank
     options: dict[str, Any] = {"real": real, "batch_norm": "real", "batch_size": 4, "seed": rank}
     run = make_run(folder / "whole", **options)
     found["whole"] = [result.__dict__ for result in run.train(test, progress=False)]
-    found["weights"] = weights_of(run)
+    found["weights"] = hash_weights(run.model)
     run = make_run(folder / "stopped", **options)
     if rank == 1:
         press_in_step(run, 9)  # the real pass of the fifth step, of two passes each
@@ -126,13 +106,6 @@ def train_rank(rank: int, folder: Path) -> None:
     run = make_run(folder / "stopped", **options)
     run.resume()
     found["resumed"] = [result.__dict__ for result in run.train(test, progress=False)]
-    found["resumed weights"] = weights_of(run)
+    found["resumed weights"] = hash_weights(run.model)
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
-
-
-def weights_of(run: EnsembleRun) -> list[float]:
-    """All weights and statistics in a row."""
-    return torch.cat(
-        [value.flatten().double() for value in run.model.state_dict().values()]
-    ).tolist()

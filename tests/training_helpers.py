@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from cgn_augment.functional import isolated_rng
+from train_generator.training.stages import descend
 from train_generator.training.trainer import Trainer
 
 STEPS = {"first": 4, "second": 3, "third": 5}
@@ -62,9 +64,7 @@ class Toy:
         inputs = torch.randn(8, 2, generator=generator) + torch.rand(8, 2)
         loss = (self.layer(inputs) - random.random() - draw_numpy()).square().mean()
         loss = loss * (1.0 if factor is None else factor)
-        self.optimizers["adam"].zero_grad()
-        loss.backward()
-        self.optimizers["adam"].step()
+        descend(None, self.optimizers["adam"], loss)
         self.schedule.step()
         return {"loss": loss.detach(), "size": self.layer.weight.detach().norm()}
 
@@ -135,6 +135,15 @@ def make_epochs(folder: Path | None, before: Before = nothing, **arguments: Any)
 def weights(trainer: Trainer) -> Tensor:
     values = [v for module in trainer.modules.values() for v in module.state_dict().values()]
     return torch.cat([value.flatten() for value in values])
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows, by name: steps and values."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
 
 
 def train_until_killed(folder: Path, name: str, step: int) -> None:

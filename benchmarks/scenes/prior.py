@@ -47,7 +47,8 @@ from train_generator.losses.discriminators import PatchDiscriminator
 from train_generator.small.adversary import Adversary
 from train_generator.small.batches import RealImages
 from train_generator.training.average import update_average
-from train_generator.training.trainer import Stage, Trainer, check_folder, descend
+from train_generator.training.stages import descend
+from train_generator.training.trainer import Stage, Trainer, check_folder
 
 PRIOR_FILE = "biggan.bin"
 

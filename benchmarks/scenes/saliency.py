@@ -40,7 +40,8 @@ from cgn_augment.generators.truncation import draw_truncated
 from cgn_augment.pictures.sheets import draw_sheet
 from train_generator.small.batches import RealImages
 from train_generator.small.masker import one_cycle
-from train_generator.training.trainer import Stage, Trainer, check_folder, descend
+from train_generator.training.stages import descend
+from train_generator.training.trainer import Stage, Trainer, check_folder
 
 SALIENCY_FILE = "u2net.bin"
 

@@ -17,7 +17,6 @@ from torchvision import models
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import (
-    HeadLogits,
     backbones,
     load_ensemble,
     make_ensemble,
@@ -44,21 +43,6 @@ def network() -> torch.nn.Module:
 def weights(network: torch.nn.Module, tmp_path: Path) -> Path:
     torch.save(network.state_dict(), tmp_path / "backbone.pth")
     return tmp_path / "backbone.pth"
-
-
-def test_the_predictions_are_means_of_the_heads() -> None:
-    shape, texture, background = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    logits = HeadLogits(shape, texture, background)
-    torch.testing.assert_close(logits.average(), (shape + texture + background) / 3)
-    torch.testing.assert_close(logits.background_free(), (shape + texture) / 2)
-    assert list(logits.predictions()) == [
-        "shape",
-        "texture",
-        "background",
-        "average",
-        "background_free",
-    ]
-    assert logits.predictions()["texture"] is texture
 
 
 def test_all_heads_see_the_same_features() -> None:
@@ -219,8 +203,6 @@ def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
         save_ensemble(model, path, classes=["a"], image_size=32, **NORMAL)
     with pytest.raises(ArgumentError, match="mean and std must be three numbers each"):
         save_ensemble(model, path, classes="abc", mean=(0.5,), std=(0.5,), image_size=32)
-    with pytest.raises(ArgumentError, match=r"an ensemble is saved as .safetensors, got 'mine.pth"):
-        save_ensemble(model, tmp_path / "mine.pth", classes="abc", image_size=32, **NORMAL)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,18 +212,11 @@ def test_a_file_that_is_no_ensemble_is_an_error(tmp_path: Path) -> None:
         load_ensemble(path)
     model = make_ensemble(EFFICIENTNET, 3, pretrained=False)
     save_ensemble(model, path, classes="abc", image_size=48, **NORMAL)
-    whole, header = path.read_bytes(), load_ensemble(path).metadata
+    header = load_ensemble(path).metadata
     state = {name: value.clone() for name, value in load_file(path).items()}  # not the mapped file
-    path.write_bytes(whole[:5000])
-    with pytest.raises(CheckpointError, match="cut off or not an ensemble: copy it again"):
-        load_ensemble(path)
     save_file(state, path, {**header, "format": "other/1"})
     with pytest.raises(CheckpointError, match="has the format 'other/1' and an ensemble has"):
         load_ensemble(path)
     save_file(state, path, {**header, "classes": '["a", "b"]'})
     with pytest.raises(CheckpointError, match="does not hold the ensemble that it describes"):
-        load_ensemble(path)
-    state["heads.shape.bias"][0] = torch.inf
-    save_file(state, path, header)
-    with pytest.raises(CheckpointError, match=r"heads.shape.bias holds NaN or infinity"):
         load_ensemble(path)

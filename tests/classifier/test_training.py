@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 from training_helpers import Killed, kill, press
 
@@ -16,10 +17,12 @@ from cgn_augment.generators import SmallCGN
 from train_generator.classifier import (
     ClassifierConfig,
     ClassifierRun,
+    EnsembleConfig,
     MNISTClassifier,
     measure_accuracy,
     train_step,
 )
+from train_generator.classifier.ensemble_data import ImagesConfig, SourceConfig
 from train_generator.mnist import make_variant
 from train_generator.robustness.predictors import load_predictor
 
@@ -60,19 +63,10 @@ def test_a_step_lowers_the_loss_of_its_own_batch() -> None:
     assert losses[-1] < losses[0]
 
 
-class Constant(nn.Module):
-    """Answers class 3 always."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scores = nn.Parameter(torch.eye(10)[3])
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.scores.expand(len(images), -1)
-
-
 def test_accuracy_counts_images_not_batches_and_puts_the_mode_back() -> None:
-    model = Constant().train()
+    model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 10))
+    with torch.no_grad():
+        model[2].bias.copy_(9 * torch.eye(10)[3])  # class 3, whatever it sees
     batches = [
         (torch.zeros(3, 3, 8, 8), torch.tensor([3, 3, 3])),
         (torch.zeros(1, 3, 8, 8), torch.tensor([0])),
@@ -132,13 +126,20 @@ def test_an_interrupted_run_goes_on_bit_for_bit_and_is_never_written_over(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("kind", "settings", "message"),
     [
-        ({"num_epochs": 0}, "num_epochs must be 1 or more, got 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
-        ({"decay": -1.0}, "decay must be above 0, got -1.0"),
+        (ClassifierConfig, {"num_epochs": 0}, "num_epochs must be 1 or more, got 0"),
+        (ClassifierConfig, {"learning_rate": float("nan")}, "learning_rate must be above 0, got"),
+        (ClassifierConfig, {"decay": -1.0}, "decay must be above 0, got -1.0"),
+        (EnsembleConfig, {"momentum": 1.0}, "momentum must be below 1, got 1.0"),
+        (EnsembleConfig, {"warmup_epochs": 45}, "must be below num_epochs, got 45 of 45"),
+        (EnsembleConfig, {"schedule": "exponential"}, "must be one of constant, step, cosine"),
+        (ImagesConfig, {"image_size": 0}, "image_size must be 1 or more, got 0"),
+        (ImagesConfig, {"test_crop": 1.5}, "test_crop must be above 0 and at most 1, got 1.5"),
+        (SourceConfig, {"bank": -1}, "bank must be 0 or more, got -1"),
+        (SourceConfig, {"chunk": 0}, "chunk must be 1 or more, got 0"),
     ],
 )
-def test_settings_are_checked_when_made(settings: dict[str, float], message: str) -> None:
+def test_settings_are_checked_when_made(kind: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        ClassifierConfig(**settings)
+        kind(**settings)

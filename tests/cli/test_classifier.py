@@ -105,7 +105,7 @@ def test_counterfactuals_may_come_from_shards_or_from_the_cgn_itself(
         ({"cgn": None}, ArgumentError, "from a CGN or from shards: pass one of --cgn and --shards"),
         ({"shards": "folder"}, ArgumentError, "pass one of --cgn and --shards"),
         ({"batch_size": 0}, ArgumentError, "batch_size must be 1 or more, got 0"),
-        ({"ratio": -1.0}, ArgumentError, "ratio must be finite and 0 or more, got -1.0"),
+        ({"ratio": -1.0}, ArgumentError, "ratio must be 0 or more, got -1.0"),
         (
             {"cgn": "colored-mnist", "source": SourceConfig(bank=20)},
             ArgumentError,
@@ -154,17 +154,3 @@ def test_classes_are_joined_by_name() -> None:
         ArgumentError, match=r"class_map has '3', .* cat, dog, owl, or the labels 0"
     ):
         resolve_class_map({"3": 1}, CLASSES, 10)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ImagesConfig(image_size=0), "image_size must be 1 or more, got 0"),
-        (lambda: ImagesConfig(test_crop=1.5), "test_crop must be above 0 and at most 1, got 1.5"),
-        (lambda: SourceConfig(bank=-1), "bank must be 0 or more, got -1"),
-        (lambda: SourceConfig(chunk=0), "chunk must be 1 or more, got 0"),
-    ],
-)
-def test_settings_are_checked_when_made(make: Any, message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        make()

@@ -8,36 +8,34 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from train_generator.small.config import SmallConfig
 from train_generator.training import machine
 from train_generator.training.machine import make_accelerator
-from train_generator.training.precision import Precision, warn_of_slow_precision
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-
-
-@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
-def test_bf16_without_instructions_for_it_is_a_warning(
-    capability: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, capability)
-    # A process has one precision in accelerate, and other tests have chosen it.
-    cpu = SimpleNamespace(device=torch.device("cpu"))
-    monkeypatch.setattr(machine, "Accelerator", lambda **_: cpu)
-    with pytest.warns(UserWarning, match=f"{capability}.* ten times as long .* leave the preci"):
-        make_accelerator(SmallConfig(device="cpu", precision="bf16"))
+from train_generator.training.precision import Precision
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "capability"),
-    [("no", "cpu", "AVX2"), ("bf16", "cuda", "AVX2"), ("bf16", "cpu", "AVX512")],
+    ("precision", "device", "capability", "is_slow"),
+    [
+        ("bf16", "cpu", "DEFAULT", True),
+        ("bf16", "cpu", "AVX2", True),
+        ("bf16", "cpu", "AVX512", False),
+        ("bf16", "cuda", "AVX2", False),
+        ("no", "cpu", "AVX2", False),
+    ],
 )
-def test_what_is_fast_is_no_warning(
-    precision: Precision, device: str, capability: str, monkeypatch: pytest.MonkeyPatch
+def test_bf16_without_instructions_for_it_is_a_warning(
+    precision: Precision,
+    device: str,
+    capability: str,
+    is_slow: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pretend(monkeypatch, capability)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_of_slow_precision(precision, torch.device(device))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    # A process has one precision in accelerate, and other tests have chosen it.
+    made = SimpleNamespace(device=torch.device(device))
+    monkeypatch.setattr(machine, "Accelerator", lambda **_: made)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_accelerator("auto", precision)
+    assert len(caught) == is_slow
+    assert all("leave the precision at no" in str(each.message) for each in caught)

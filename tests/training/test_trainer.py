@@ -7,10 +7,11 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -33,6 +34,7 @@ from training_helpers import (
     make_epochs,
     nothing,
     press,
+    read_scalars,
     train_until_killed,
     weights,
 )
@@ -41,7 +43,7 @@ from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.functional import isolated_rng
 from train_generator.training import trainer as trainer_module
 from train_generator.training.average import update_average
-from train_generator.training.interrupt import Interrupt, deferred_interrupt
+from train_generator.training.measures import LOSSES
 from train_generator.training.trainer import CHECKPOINT, Trainer
 
 ENDS = [place for place in PLACES if place[1] in (0, STEPS[place[0]] - 1)]
@@ -125,36 +127,33 @@ def test_a_training_whose_process_is_killed_goes_on_bit_for_bit(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert torch.equal(weights(resume(tmp_path)), weights(whole))
-    assert (tmp_path / "train.jsonl").read_bytes() == (whole.folder / "train.jsonl").read_bytes()
+    assert (tmp_path / LOSSES).read_bytes() == (whole.folder / LOSSES).read_bytes()
 
 
-@pytest.mark.parametrize(("name", "step"), ENDS)
-def test_a_killed_training_ends_as_if_nothing_was(
-    name: str, step: int, whole: Trainer, tmp_path: Path
+@pytest.mark.parametrize("stop", [kill, press])
+@pytest.mark.parametrize("place", ENDS)
+def test_a_stopped_training_ends_and_is_shown_as_if_nothing_was(
+    place: tuple[str, int], stop: Callable[[], None], whole: Trainer, tmp_path: Path
 ) -> None:
-    with pytest.raises(Killed):
-        make(tmp_path, at(name, step, kill)).train(progress=False)
-    if (name, step) == PLACES[0]:  # before the first checkpoint
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises((Killed, KeyboardInterrupt)):
+        make(tmp_path, at(*place, stop)).train(progress=False)
+    assert signal.getsignal(signal.SIGINT) is handler
+    if (place, stop) == (PLACES[0], kill):  # before the first checkpoint
         assert not (tmp_path / CHECKPOINT).exists()
         return
-    assert torch.equal(weights(resume(tmp_path, save_every=7, log_every=5)), weights(whole))
-
-
-@pytest.mark.parametrize(("name", "step"), ENDS)
-def test_ctrl_c_ends_the_step_leaves_a_checkpoint_and_changes_nothing(
-    name: str, step: int, whole: Trainer, tmp_path: Path
-) -> None:
+    for path in tmp_path.glob("*tfevents*"):  # two files of one second are read in any order
+        path.rename(path.with_name("events.out.tfevents.0000000001"))
     taken: list[tuple[str, int]] = []
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, at(name, step, press), save_every=None).train(progress=False)
-    assert signal.getsignal(signal.SIGINT) is handler
-    trainer = make(tmp_path, lambda *place: taken.append(place), resume=True)
+    trainer = make(tmp_path, lambda *place: taken.append(place), resume=True, save_every=7)
     before = trainer.seconds
     trainer.train(progress=False)
-    assert taken == PLACES[PLACES.index((name, step)) + 1 :]
+    if stop is press:
+        assert taken == PLACES[PLACES.index(place) + 1 :]
     assert torch.equal(weights(trainer), weights(whole))
     assert trainer.seconds > before > 0 or not taken
+    assert read_scalars(tmp_path) == read_scalars(whole.folder)
+    assert (tmp_path / LOSSES).read_bytes() == (whole.folder / LOSSES).read_bytes()
 
 
 @pytest.mark.slow
@@ -193,25 +192,9 @@ def test_a_stage_of_no_steps_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ctrl_c_between_the_last_look_and_the_end_of_a_step_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Late(Interrupt):
-        """Pressed right after the trainer has looked for the third time."""
-
-        looks = 0
-
-        @property
-        def requested(self) -> bool:
-            self.looks += 1
-            return self.looks > 3
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    @contextmanager
-    def late() -> Iterator[Interrupt]:
-        yield Late()
-
-    monkeypatch.setattr(trainer_module, "deferred_interrupt", late)
+    looks = count(1)  # pressed right after the trainer has looked for the third time
+    late = SimpleNamespace(is_set=lambda: next(looks) > 3)
+    monkeypatch.setattr(trainer_module, "deferred_interrupt", lambda: nullcontext(late))
     trainer = make(tmp_path, save_every=1000)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(progress=False)
@@ -230,18 +213,6 @@ def test_the_second_ctrl_c_raises_at_once(tmp_path: Path) -> None:
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (0, 2)
 
 
-def test_the_first_ctrl_c_is_noted_and_the_handler_is_put_back() -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with deferred_interrupt() as interrupt:
-        assert not interrupt.requested
-        press()
-        assert interrupt.requested
-    assert signal.getsignal(signal.SIGINT) is handler
-    with pytest.raises(KeyError), deferred_interrupt():
-        raise KeyError
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
 def test_a_training_in_a_thread_trains(whole: Trainer) -> None:
     trainer = make(None)
     thread = threading.Thread(target=trainer.train, kwargs={"progress": False})
@@ -251,14 +222,6 @@ def test_a_training_in_a_thread_trains(whole: Trainer) -> None:
 
 
 # Epochs
-
-
-def test_an_epoch_ends_with_its_stream_and_has_a_result(tmp_path: Path) -> None:
-    trainer = make_epochs(tmp_path)
-    trainer.train(progress=False)
-    assert trainer.results == [{"weight": 6.0}, {"weight": 12.0}]
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert lines == ['{"step": 3, "weight": 6.0}', '{"step": 6, "weight": 12.0}']
 
 
 @pytest.mark.parametrize("stop", [kill, press])
@@ -273,7 +236,8 @@ def test_an_epoch_that_is_stopped_in_a_step_or_at_its_end_counts_once(
     trainer = make_epochs(tmp_path, resume=True)
     trainer.train(progress=False)
     assert trainer.results == [{"weight": 6.0}, {"weight": 12.0}]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 3, "weight": 6.0}', '{"step": 6, "weight": 12.0}']
 
 
 # What is refused

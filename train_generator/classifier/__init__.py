@@ -21,11 +21,11 @@ from train_generator.classifier.ensemble_losses import (
     use_batch_statistics,
 )
 from train_generator.classifier.ensemble_training import EnsembleRun
-from train_generator.classifier.models import MNISTClassifier
 from train_generator.classifier.training import (
     ClassifierConfig,
     ClassifierRun,
     EpochResult,
+    MNISTClassifier,
     measure_accuracy,
     train_step,
 )

@@ -7,6 +7,7 @@ import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,7 @@ from cgn_augment.files import first_line, require_finite, unpickle
 
 TIMM = "timm/"
 
-_IMAGENET_CLASSES = 1000
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_IMAGE_SIZE = 224
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")  # second classifiers of Inception, for training alone
-_OTHER_TASKS = (
-    models.detection,
-    models.segmentation,
-    models.video,
-    models.optical_flow,
-    models.quantization,
-)
 
 
 @dataclass(frozen=True)
@@ -44,9 +35,9 @@ class Preprocessing:
         image_size: height and width in pixels that the weights were trained with.
     """
 
-    mean: tuple[float, float, float] = _MEAN
-    std: tuple[float, float, float] = _STD
-    image_size: int = _IMAGE_SIZE
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    image_size: int = 224
 
 
 @dataclass(frozen=True)
@@ -93,18 +84,17 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
         1024
     """
     downloads = pretrained and file is None
-    is_timm = name.startswith(TIMM)
-    network, weights = (_build_timm if is_timm else _build)(name, downloads)
-    path, layer = _find_classifier(name, network, is_timm)
-    known = None
+    network, weights = _build(name, downloads)
+    path, layer = _find_classifier(name, network)
+    parent, _, child = path.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    last: Mapping[str, Tensor] = layer.state_dict() if downloads else {}
     if file is not None:
-        known = _fill(network, path, layer, file)
-        weights = f"weights of {file}"
-    else:
-        _take_off(network, path)
-        if downloads:
-            bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
-            known = layer.weight.detach(), bias
+        last, weights = _fill(network, path, layer, file), f"weights of {file}"
+    known = None
+    if "weight" in last:
+        weight = last["weight"].float()
+        known = weight, last.get("bias", torch.zeros(len(weight))).float()
     return Backbone(
         network, layer.in_features, known, find_preprocessing(name), f"{name}, {weights}"
     )
@@ -140,8 +130,7 @@ def find_preprocessing(name: str) -> Preprocessing:
 def _find_weights(full_name: str) -> Any:
     """Returns torchvision's weights of a name, or None where it has none."""
     name, _, tag = full_name.partition(".")
-    others = {other for module in _OTHER_TASKS for other in models.list_models(module=module)}
-    known = [model for model in models.list_models() if model not in others]
+    known = models.list_models(module=models)  # of images alone, not of the packages in it
     if name not in known:
         raise ArgumentError(
             f"torchvision has no image classifier {name!r}{_suggest(name, known)}: a backbone is "
@@ -157,39 +146,39 @@ def _find_weights(full_name: str) -> Any:
 
 
 def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
-    """Builds a classifier of torchvision, and says where its weights are from."""
-    name, weights = full_name.partition(".")[0], _find_weights(full_name)
+    """Builds a classifier, and says where its weights are from."""
+    build: Callable[[], Any]
+    if full_name.startswith(TIMM):
+        library, name = _import_timm(full_name), full_name.removeprefix(TIMM)
+        build = partial(library.create_model, name, pretrained=pretrained)
+        known = library.models.is_model_pretrained(name)
+        place = f"https://huggingface.co/timm/{name}"
+    else:
+        library, name, weights = torchvision, full_name.partition(".")[0], _find_weights(full_name)
+        build = partial(models.get_model, name, weights=weights if pretrained else None)
+        known, place = weights is not None, str(getattr(weights, "url", ""))
     if not pretrained:
-        network, described = models.get_model(name, weights=None), "new weights"
-    elif weights is None:
+        network, described = build(), "new weights"
+    elif not known:
         raise ArgumentError(
-            f"torchvision has no weights for {name}: pass pretrained=False, or a file"
+            f"{library.__name__} has no weights for {name}: pass pretrained=False, or a file"
         )
     else:
-        network = _download(
-            lambda: models.get_model(name, weights=weights), full_name, str(weights.url)
-        )
-        described = f"torchvision {torchvision.__version__}'s weights {weights.name}"
+        try:
+            network = build()
+        except Exception as error:  # each library and its transport have errors of their own
+            raise FileError(
+                f"the weights of {full_name} cannot be had here ({first_line(error)}): repeat "
+                f"where there is a network; or get them ({place}) and pass the file as "
+                "backbone_file; or say pretrained=False for new ones"
+            ) from error
+        tag = weights.name if library is torchvision else network.pretrained_cfg.get("tag")
+        described = f"{library.__name__} {library.__version__}'s weights {tag or 'of its default'}"
     for auxiliary in _AUXILIARY:
-        if hasattr(network, auxiliary):
+        if library is torchvision and hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
             network.aux_logits = False
     return network, described
-
-
-def _build_timm(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
-    """Builds a classifier of timm, and says where its weights are from."""
-    timm, name = _import_timm(full_name), full_name.removeprefix(TIMM)
-    if not pretrained:
-        return timm.create_model(name), "new weights"
-    if not timm.models.is_model_pretrained(name):
-        raise ArgumentError(f"timm has no weights for {name}: pass pretrained=False, or a file")
-    network = _download(
-        lambda: timm.create_model(name, pretrained=True),
-        full_name,
-        f"https://huggingface.co/timm/{name}",
-    )
-    return network, f"timm {timm.__version__}'s weights {_tag(network)}"
 
 
 def _import_timm(full_name: str) -> Any:
@@ -207,26 +196,10 @@ def _import_timm(full_name: str) -> Any:
     return timm
 
 
-def _tag(network: Any) -> str:
-    return network.pretrained_cfg.get("tag") or "of its default"
-
-
-def _download(build: Callable[[], Any], name: str, place: str) -> Any:
-    """Builds a network; what goes wrong meanwhile is that its weights cannot be had."""
-    try:
-        return build()
-    except Exception as error:  # each library and its transport have errors of their own
-        raise FileError(
-            f"the weights of {name} cannot be had here ({first_line(error)}): repeat where there "
-            f"is a network; or get them ({place}) and pass the file as backbone_file; or say "
-            "pretrained=False for new ones"
-        ) from error
-
-
-def _find_classifier(name: str, network: nn.Module, is_timm: bool) -> tuple[str, nn.Linear]:
+def _find_classifier(name: str, network: nn.Module) -> tuple[str, nn.Linear]:
     """Returns path and layer of the last linear layer, which gives the scores."""
     linear = {path: part for path, part in network.named_modules() if isinstance(part, nn.Linear)}
-    if is_timm:
+    if name.startswith(TIMM):
         last = network.get_classifier()  # type: ignore[operator]
         linear = {path: part for path, part in linear.items() if part is last}
     if not linear:
@@ -234,26 +207,21 @@ def _find_classifier(name: str, network: nn.Module, is_timm: bool) -> tuple[str,
             f"{name} does not end in one linear layer, whose place the three heads could take: "
             "take another backbone"
         )
-    path = list(linear)[-1]
-    return path, linear[path]
+    return list(linear.items())[-1]
 
 
-def _take_off(network: nn.Module, path: str) -> None:
-    parent, _, child = path.rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
-
-
-def _fill(
-    network: nn.Module, path: str, layer: nn.Linear, file: Path
-) -> tuple[Tensor, Tensor] | None:
-    """Takes the classifier off, fills the rest from a file, returns the file's classifier."""
+def _fill(network: nn.Module, path: str, layer: nn.Linear, file: Path) -> dict[str, Tensor]:
+    """Fills a network without its last layer from a file; returns what this has of the layer."""
     state = {
         name: value
         for name, value in _read(file).items()
         if not name.startswith(tuple(f"{auxiliary}." for auxiliary in _AUXILIARY))
     }
-    weight, bias = state.pop(f"{path}.weight", None), state.pop(f"{path}.bias", None)
-    _take_off(network, path)
+    last = {
+        name: state.pop(f"{path}.{name}")
+        for name in ("weight", "bias")
+        if f"{path}.{name}" in state
+    }
     try:
         load_state(network, state)
     except (RuntimeError, ValueError) as error:
@@ -262,14 +230,12 @@ def _fill(
             f"{file} holds another network than the backbone ({reason}): pass the file that "
             "belongs to it"
         ) from error
-    if weight is None:
-        return None
-    if weight.dim() != 2 or weight.shape[1] != layer.in_features:
+    if "weight" in last and last["weight"].shape[1:] != (layer.in_features,):
         raise CheckpointError(
-            f"{file}: {path}.weight is {tuple(weight.shape)} and the backbone has "
+            f"{file}: {path}.weight is {tuple(last['weight'].shape)} and the backbone has "
             f"{layer.in_features} features: pass the file that belongs to it"
         )
-    return weight.float(), torch.zeros(len(weight)) if bias is None else bias.float()
+    return last
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:

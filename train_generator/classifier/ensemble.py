@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line, read_safetensors, save_tensors
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
@@ -148,8 +149,7 @@ def make_ensemble(
         >>> model(torch.zeros(2, 3, 32, 32)).average().shape
         torch.Size([2, 10])
     """
-    if num_classes < 2:
-        raise ArgumentError(f"num_classes must be 2 or more, got {num_classes}")
+    require_count("num_classes", num_classes, least=2)
     file = None if backbone_file is None else Path(backbone_file)
     with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
         parts = make_backbone(backbone, pretrained=pretrained, file=file)
@@ -249,12 +249,6 @@ def load_ensemble(
     target, path = require_device(device), Path(path).expanduser()
     remedy = "train one with train-generator classifier"
     state, header = read_safetensors(path, what="an ensemble", remedy=remedy, format=FORMAT)
-    return _build_loaded(path, header, state, target)
-
-
-def _build_loaded(
-    path: Path, header: dict[str, str], state: dict[str, Tensor], device: torch.device
-) -> LoadedEnsemble:
     try:
         classes = tuple(json.loads(header["classes"]))
         mean, std = (tuple(json.loads(header[name])) for name in ("mean", "std"))
@@ -267,5 +261,5 @@ def _build_loaded(
         ) from error
     model.preprocessing = Preprocessing(mean, std, image_size)
     model.origin = header["origin"]
-    model.to(device).eval().requires_grad_(False)
+    model.to(target).eval().requires_grad_(False)
     return LoadedEnsemble(model, classes, mean, std, image_size, header)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from cgn_augment.checks import require_choice, require_counts, require_positive, require_weights
+from cgn_augment.checks import require_choices, require_counts, require_positive, require_weights
 from cgn_augment.errors import ArgumentError
-from train_generator.training.precision import PRECISIONS, Precision
+from train_generator.training.precision import Precision
 
 Schedule = Literal["constant", "step", "cosine"]
 BatchNormPolicy = Literal["eval", "real", "train"]
-
-SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
-POLICIES: tuple[BatchNormPolicy, ...] = get_args(BatchNormPolicy)
 
 _FIRST_FACTOR = 0.01  # of the learning rate, where the warm-up begins
 
@@ -73,9 +70,7 @@ class EnsembleConfig:
                 f"warmup_epochs must be below num_epochs, got {self.warmup_epochs} of "
                 f"{self.num_epochs}"
             )
-        require_choice("schedule", self.schedule, SCHEDULES)
-        require_choice("batch_norm", self.batch_norm, POLICIES)
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choices(self, schedule=Schedule, batch_norm=BatchNormPolicy, precision=Precision)
 
 
 @dataclass(frozen=True)
@@ -146,12 +141,8 @@ def make_schedule(
         >>> schedule.get_last_lr()
         [0.1]
     """
-
-    def share(count: int) -> float:
-        epochs, steps = divmod(count, num_steps or 1)
-        return _share_at(config, epochs + steps / (num_steps or 1))
-
-    return LambdaLR(optimizer, share)
+    num = num_steps or 1
+    return LambdaLR(optimizer, lambda count: _share_at(config, count // num + count % num / num))
 
 
 def _share_at(config: EnsembleConfig, epoch: float) -> float:

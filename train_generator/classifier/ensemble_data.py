@@ -1,11 +1,11 @@
-"""What an ensemble is trained on: real images and counterfactuals that arrive alike."""
+"""The settings of an ensemble's training, and the stream of images that they describe."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import astuple, dataclass, field
+from typing import Literal
 
 import torch
 from kornia.augmentation import RandomHorizontalFlip
@@ -18,7 +18,7 @@ from cgn_augment import (
     load_cgn,
     match_real,
 )
-from cgn_augment.checks import require_count, require_counts, require_part
+from cgn_augment.checks import require_count, require_counts, require_part, require_weights
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.datasets import (
     ImageSet,
@@ -30,6 +30,7 @@ from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.loading import LoadConfig
 from cgn_augment.sources.bank import StorageName
 from train_generator.classifier.backbones import Preprocessing
+from train_generator.classifier.ensemble_config import EnsembleConfig
 
 Class = int | str
 ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
@@ -88,61 +89,60 @@ class SourceConfig:
         require_counts(self, "chunk")
 
 
-Source = BankSource | FreshSource | ShardSource
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """All settings of a training, as they are written beside it.
 
-
-def make_source(
-    cgn: str | None,
-    shards: str | list[str] | None,
-    config: SourceConfig,
-    *,
-    num: int,
-    device: torch.device,
-    num_workers: int = 0,
-    seed: int = 0,
-) -> Source:
-    """Makes the source of an ensemble's counterfactuals.
-
-    Args:
-        cgn: path of a CGN or name of a bundled one.
-        shards: instead, folder or URLs of a set that `cgn-augment shards` rendered.
-        config: settings.
-        num: counterfactuals of a step.
-        device: where the CGN runs.
-        num_workers: processes that decode shards.
-        seed: of the bank, or of the order of the shards.
+    Attributes:
+        train: real images to train on: a folder with one folder for each class, WebDataset shards
+            (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
+        validation: real images to test on after each epoch; likewise.
+        cgn: path of a CGN or name of a bundled one, whose counterfactuals are streamed.
+        shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
+        backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1, or timm/NAME.
+        backbone_file: state dict with the backbone's weights, instead of a download.
+        pretrained: false starts from new weights.
+        classes: where the images do not say: how many classes, or their names by label.
+        num_train: shards only: images of an epoch.
+        class_map: classes of the images to those of the CGN, where they are not the same:
+            '{cat: [281, 282], dog: golden_retriever}'; or names, if they are called alike.
+        batch_size: real images of a step, of each process.
+        ratio: counterfactuals per real image.
+        source: the bank of the CGN's masks, foregrounds and backgrounds.
+        images: how images are cropped.
+        training: optimizer, schedule, BatchNorm, precision.
+        seed: of everything that is drawn.
+        device: auto takes a GPU if there is one; or cpu or cuda.
 
     Raises:
-        ArgumentError: neither a CGN nor shards, or both.
+        ArgumentError: a value that cannot be used.
     """
-    if (cgn is None) == (shards is None):
-        raise ArgumentError(
-            "counterfactuals come from a CGN or from shards: pass one of --cgn and --shards"
-        )
-    if shards is not None:
-        workers = 1 << (num_workers.bit_length() - 1) if num_workers else 0  # a power of two
-        return ShardSource(shards, refresh=max(1, num), seed=seed, num_workers=workers)
-    network = load_cgn(str(cgn), device=device, truncation=config.truncation)
-    if config.bank == 0:
-        return FreshSource(network, chunk=config.chunk)
-    return BankSource(
-        network,
-        config.bank,
-        config.refresh,
-        seed=seed,
-        storage=config.storage,
-        chunk=config.chunk,
-    )
+
+    train: str
+    validation: str
+    cgn: str | None = None
+    shards: str | list[str] | None = None
+    backbone: str = "resnet50"
+    backbone_file: str | None = None
+    pretrained: bool = True
+    classes: int | list[str] | None = None
+    num_train: int | None = None
+    class_map: dict[str, Class | list[Class]] | Literal["names"] | None = None
+    batch_size: int = 64
+    ratio: float = 1.0
+    source: SourceConfig = field(default_factory=SourceConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    training: EnsembleConfig = field(default_factory=EnsembleConfig)
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch_size")
+        require_weights(self, "ratio")
 
 
 def open_both(
-    train: str,
-    validation: str,
-    preprocessing: Preprocessing,
-    config: ImagesConfig,
-    *,
-    classes: int | Sequence[str] | None = None,
-    num_train: int | None = None,
+    settings: EnsembleSettings, preprocessing: Preprocessing
 ) -> tuple[ImageSet, ImageSet]:
     """Opens training and validation images; see `open_images`.
 
@@ -150,16 +150,12 @@ def open_both(
         ArgumentError: the two have other classes.
         DataError: one is missing or laid out differently.
     """
-    mean, std, size = preprocessing.mean, preprocessing.std, preprocessing.image_size
-    real = open_images(
-        train,
-        training_transform(mean, std, size, config.min_scale, config.flip),
-        classes=classes,
-        num_images=num_train,
-    )
-    tests = open_images(
-        validation, evaluation_transform(mean, std, size, config.test_crop), classes=classes
-    )
+    (mean, std, size), config = astuple(preprocessing), settings.images
+    train, validation, classes = settings.train, settings.validation, settings.classes
+    transform = training_transform(mean, std, size, config.min_scale, config.flip)
+    real = open_images(train, transform, classes=classes, num_images=settings.num_train)
+    transform = evaluation_transform(mean, std, size, config.test_crop)
+    tests = open_images(validation, transform, classes=classes)
     if tests.classes != real.classes:
         odd = sorted(set(tests.classes) ^ set(real.classes))
         raise ArgumentError(
@@ -168,6 +164,58 @@ def open_both(
             "mean the same"
         )
     return real, tests
+
+
+def make_stream(
+    settings: EnsembleSettings,
+    real: ImageSet,
+    preprocessing: Preprocessing,
+    reading: LoadConfig,
+    device: torch.device,
+) -> CounterfactualDataset:
+    """Makes the stream of training images and counterfactuals on the ensemble's device.
+
+    Raises:
+        ArgumentError: neither a CGN nor shards, or both.
+    """
+    mean, std, size = astuple(preprocessing)
+    flip = RandomHorizontalFlip() if settings.images.flip else None
+    source = _make_source(settings, device, reading.num_workers)
+    data, arguments = real.training(reading)
+    arguments["class_map"] = resolve_class_map(settings.class_map, real.classes, source.num_classes)
+    return CounterfactualDataset(
+        data,
+        source,
+        ratio=settings.ratio,
+        mix="separate",
+        label="all",
+        transform=match_real(mean, std, size, flip),
+        device=device,
+        seed=reading.seed,
+        rank=reading.rank,
+        world_size=reading.world_size,
+        **arguments,
+    )
+
+
+def _make_source(
+    settings: EnsembleSettings, device: torch.device, num_workers: int
+) -> BankSource | FreshSource | ShardSource:
+    if (settings.cgn is None) == (settings.shards is None):
+        raise ArgumentError(
+            "counterfactuals come from a CGN or from shards: pass one of --cgn and --shards"
+        )
+    config, seed = settings.source, settings.seed
+    if settings.shards is not None:
+        num = math.ceil(settings.batch_size * settings.ratio)  # of a step
+        workers = 1 << (num_workers.bit_length() - 1) if num_workers else 0  # a power of two
+        return ShardSource(settings.shards, refresh=max(1, num), seed=seed, num_workers=workers)
+    cgn = load_cgn(str(settings.cgn), device=device, truncation=config.truncation)
+    if config.bank == 0:
+        return FreshSource(cgn, chunk=config.chunk)
+    return BankSource(
+        cgn, config.bank, config.refresh, seed=seed, storage=config.storage, chunk=config.chunk
+    )
 
 
 def resolve_class_map(
@@ -213,60 +261,3 @@ def _label(text: str, classes: Sequence[str]) -> int:
         f"{', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}, or the labels 0 to "
         f"{len(classes) - 1}"
     )
-
-
-def make_stream(
-    real: ImageSet,
-    source: Source,
-    preprocessing: Preprocessing,
-    config: ImagesConfig,
-    reading: LoadConfig,
-    *,
-    ratio: float,
-    device: torch.device,
-    class_map: Mapping[int, Sequence[int]] | None = None,
-) -> CounterfactualDataset:
-    """Makes the stream that an ensemble is trained on.
-
-    Args:
-        real: training images.
-        source: of counterfactuals.
-        preprocessing: how both arrive.
-        config: flips.
-        reading: how real images are read.
-        ratio: counterfactuals per real image.
-        device: where the ensemble is.
-        class_map: by label the classes of the CGN.
-    """
-    data, options = real.training(reading)
-    arguments: dict[str, Any] = {**options, "class_map": class_map}
-    return CounterfactualDataset(
-        data,
-        source,
-        ratio=ratio,
-        mix="separate",
-        label="all",
-        transform=match_real(
-            preprocessing.mean,
-            preprocessing.std,
-            preprocessing.image_size,
-            RandomHorizontalFlip() if config.flip else None,
-        ),
-        device=device,
-        seed=reading.seed,
-        rank=reading.rank,
-        world_size=reading.world_size,
-        **arguments,
-    )
-
-
-def counterfactuals_of_a_step(batch_size: int, ratio: float) -> int:
-    """Returns how many counterfactuals a step has at most.
-
-    Raises:
-        ArgumentError: a value that cannot be used.
-    """
-    require_count("batch_size", batch_size)
-    if not (math.isfinite(ratio) and ratio >= 0):
-        raise ArgumentError(f"ratio must be finite and 0 or more, got {ratio}")
-    return math.ceil(batch_size * ratio)

@@ -1,8 +1,4 @@
-"""A step of the ensemble's training: forward passes, losses, and what is counted in tests.
-
-After Sauer and Geiger, ICLR 2021, section 4.2: real images train the average of the three heads on
-their class, counterfactuals train each head on the class of its factor, and the losses are summed.
-"""
+"""A step of the ensemble's training: forward passes, losses, and what is counted in tests."""
 
 from __future__ import annotations
 
@@ -42,7 +38,9 @@ class EnsembleLosses(NamedTuple):
 def ensemble_loss(
     real_logits: HeadLogits, real_labels: Tensor, cf_logits: HeadLogits, cf_labels: Tensor
 ) -> EnsembleLosses:
-    """Returns the mean cross-entropies of a step (paper, section 4.2).
+    """Returns the mean cross-entropies of a step (Sauer and Geiger, ICLR 2021, section 4.2).
+
+    Real images train the average of the three heads, counterfactuals each head on its factor.
 
     Args:
         real_logits: of real images, each head (B, C) float32.

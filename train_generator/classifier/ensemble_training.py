@@ -1,14 +1,9 @@
-"""Trains the invariant ensemble on real images and counterfactuals.
-
-Published (Sauer and Geiger, ICLR 2021, section 4.2): SGD at learning rate 0.001 with momentum 0.9,
-45 epochs, BatchNorm in eval mode.
-"""
+"""Trains the invariant ensemble on real images and counterfactuals."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,21 +31,11 @@ from train_generator.classifier.ensemble_config import (
 )
 from train_generator.classifier.ensemble_losses import count_correct, ensemble_loss, forward_parts
 from train_generator.classifier.epochs import EpochRun, count_steps
-from train_generator.training.precision import warn_of_slow_precision
 from train_generator.training.stages import descend
 
 CLASSIFIER_FILE = "classifier.safetensors"
 RESULTS_FILE = "results.json"
 CURVES_FILE = "curves.png"
-
-_COLORS = {
-    "real": "C0",
-    "average": "C0",
-    "shape": "C1",
-    "texture": "C2",
-    "background": "C3",
-    "background free": "C4",
-}
 
 
 def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
@@ -58,14 +43,15 @@ def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     epochs = [result.epoch for result in results]
-    for axes, names, suffix, scale in (
-        (losses, ("real", *FACTORS), "_loss", 1),
-        (accuracies, ("", "background_free_", *(f"{name}_" for name in FACTORS)), "accuracy", 100),
+    heads = [f"{name}_" for name in FACTORS]
+    for axes, names, colors, suffix, scale in (
+        (losses, ["real_", *heads], "0123", "loss", 1),
+        (accuracies, ["", "background_free_", *heads], "04123", "accuracy", 100),
     ):
-        for name in names:
+        for name, color in zip(names, colors, strict=True):
             values = [scale * getattr(result, f"{name}{suffix}") for result in results]
             label = name.replace("_", " ").strip() or "average"
-            axes.plot(epochs, values, marker="o", ms=3, color=_COLORS[label], label=label)
+            axes.plot(epochs, values, marker="o", ms=3, color=f"C{color}", label=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=7)
     losses.set(xlabel="epoch", ylabel="loss in training", ylim=(0, None))
@@ -73,7 +59,7 @@ def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
     return figure
 
 
-class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
+class EnsembleRun(EpochRun[EnsembleResult]):
     """An ensemble in training.
 
     The folder gets `classifier.safetensors` (`load_ensemble` reads it), `results.json` and
@@ -156,25 +142,6 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         if self.ranks.num > 1:
             at = [stream.device] if stream.device.type == "cuda" else None
             self._parts = DistributedDataParallel(self._parts, device_ids=at)
-        self._announce: Callable[[EnsembleResult], None] | None = None
-        warn_of_slow_precision(config.precision, stream.device)
-
-    def train(
-        self,
-        test: Iterable[tuple[Tensor, Tensor]],
-        *,
-        progress: bool = True,
-        announce: Callable[[EnsembleResult], None] | None = None,
-    ) -> list[EnsembleResult]:
-        """Trains the epochs that are left; see `EpochRun.train`.
-
-        Args:
-            test: batches to test the model on after each epoch; of this process alone.
-            progress: shows bars on standard error.
-            announce: called with what each epoch came to.
-        """
-        self._announce = announce
-        return super().train(test, progress=progress)
 
     def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
         (real, labels), (made, made_labels) = (
@@ -183,8 +150,9 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         labels = labels[:, 0]  # a real image shows its class in all three factors
         device = self.stream.device
         seed = step_seed(Purpose.TRAINING, self.stream.seed, epoch, step, self.ranks.rank)
+        is_half = self.config.precision == "bf16"
         with isolated_rng(seed, device):  # for dropout, which knows the global generators alone
-            with self._autocast():
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
                 real_logits, made_logits = self._parts(real, made)
             losses = ensemble_loss(real_logits, labels, made_logits, made_labels)
             descend(None, self.optimizer, losses.total())
@@ -198,18 +166,13 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
             **{name: getattr(losses, name).detach() * len(made) for name in FACTORS},
         }
 
-    def _autocast(self) -> Any:
-        if self.config.precision == "no":
-            return nullcontext()
-        return torch.autocast(self.stream.device.type, torch.bfloat16)
-
     def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the losses as means over images; `loss` is the sum of the other four."""
         real = sums["real"] / sums["images"]
         heads = {f"{name}_loss": sums[name] / max(sums["made images"], 1) for name in FACTORS}
         return {"loss": real + sum(heads.values()), "real_loss": real, **heads}
 
-    def _finish_epoch(self, sums: Mapping[str, float]) -> EnsembleResult:
+    def _measure(self) -> dict[str, float]:
         if self.ranks.num > 1:
             for buffer in self.model.buffers():  # each process has seen other images
                 dist.broadcast(buffer, src=0)
@@ -218,38 +181,29 @@ class EnsembleRun(EpochRun[EnsembleConfig, EnsembleResult]):
         num = right.pop("images")
         if num == 0:
             raise ArgumentError("there are no validation images to measure the accuracy on")
-        names = {"average": "accuracy", **{n: f"{n}_accuracy" for n in right if n != "average"}}
-        result = EnsembleResult(
-            epoch=len(self.results) + 1,
-            train_accuracy=sums["correct"] / sums["images"],
-            **self._mean_losses(sums),
-            **{names[name]: value / num for name, value in right.items()},
-        )
-        if self.folder is not None and self.ranks.is_main:
-            self._write(self.folder, result)
-        if self._announce is not None:
-            self._announce(result)
-        return result
+        right[""] = right.pop("average")
+        return {f"{name}_accuracy".strip("_"): value / num for name, value in right.items()}
 
-    def _write(self, folder: Path, result: EnsembleResult) -> None:
+    def _write(self, result: EnsembleResult) -> None:
+        if self.folder is None or not self.ranks.is_main:
+            return
         results = [*self.results, result]
-        preprocessing = asdict(self.model.preprocessing)
         save_ensemble(
             self.model,
-            folder / CLASSIFIER_FILE,
+            self.folder / CLASSIFIER_FILE,
             classes=self.classes,
-            **preprocessing,
+            **asdict(self.model.preprocessing),
             settings=self.settings,
             result=asdict(result),
         )
-        with replacing(folder / RESULTS_FILE) as temporary:
-            record = {
-                "backbone": self.model.name,
-                "origin": self.model.origin,
-                "epochs": [asdict(each) for each in results],
-            }
+        record = {
+            "backbone": self.model.name,
+            "origin": self.model.origin,
+            "epochs": [asdict(each) for each in results],
+        }
+        with replacing(self.folder / RESULTS_FILE) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
-        save_figure(draw_curves(results), folder / CURVES_FILE)
+        save_figure(draw_curves(results), self.folder / CURVES_FILE)
 
 
 class _TwoParts(nn.Module):

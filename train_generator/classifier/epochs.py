@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cgn_augment import CounterfactualDataset
+from train_generator.training.precision import warn_of_slow_precision
 from train_generator.training.ranks import Ranks
 from train_generator.training.trainer import Trainer
 
@@ -21,19 +22,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-class EpochConfig(Protocol):
-    """Settings of a run: a frozen dataclass of plain values, with a number of epochs."""
-
-    @property
-    def num_epochs(self) -> int:
-        """Passes over the stream."""
-
-
-Config = TypeVar("Config", bound=EpochConfig)
 Result = TypeVar("Result", bound="DataclassInstance")
 
 
-class EpochRun(ABC, Generic[Config, Result]):
+class EpochRun(ABC, Generic[Result]):
     """A network in training, and all that its checkpoint holds; a subclass says what a step is.
 
     Under torch.distributed all processes go through the same steps and stop at the same one, and
@@ -44,14 +36,13 @@ class EpochRun(ABC, Generic[Config, Result]):
         optimizer: of its parameters.
         schedule: of the learning rate.
         stream: what it is trained on.
-        config: settings; a checkpoint of others is refused.
+        config: dataclass of settings, with `num_epochs` and `precision`; a checkpoint of others is
+            refused.
         result_type: dataclass of plain values that says what an epoch came to.
         folder: see `Trainer`.
-        checkpoint: see `Trainer`.
         settings: further plain values that a checkpoint must agree with.
-        save_every: steps between checkpoints within an epoch; None writes none.
-        log_every: steps between two looks at the losses.
         by_step: whether the schedule counts steps; otherwise epochs.
+        options: of the `Trainer`.
 
     Raises:
         ArgumentError: a number of steps that cannot be used.
@@ -63,22 +54,21 @@ class EpochRun(ABC, Generic[Config, Result]):
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
         stream: CounterfactualDataset,
-        config: Config,
+        config: Any,
         result_type: type[Result],
         folder: Path | None = None,
         *,
-        checkpoint: Path | None = None,
         settings: Mapping[str, Any] | None = None,
-        save_every: int | None = None,
-        log_every: int = 20,
         by_step: bool = False,
+        **options: Any,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.stream, self.config = stream, config
-        self.settings = {**asdict(config), **(settings or {})}  # type: ignore[call-overload]
+        self.settings = {**asdict(config), **(settings or {})}
         self.ranks = Ranks()
         self._result_type = result_type
         self._test: Any = ()
+        self._announce: Callable[[Result], None] | None = None
         self._progress, self._by_step = False, by_step
         self._trainer = Trainer(
             folder,
@@ -86,12 +76,11 @@ class EpochRun(ABC, Generic[Config, Result]):
             {f"epoch {n + 1}": partial(_Epoch, self, n) for n in range(config.num_epochs)},
             self.settings,
             seed=stream.seed,
-            save_every=save_every,
-            log_every=log_every,
             ranks=self.ranks,
             state={"stream": stream, "optimizer": optimizer, "schedule": schedule},
-            checkpoint=checkpoint,
+            **options,
         )
+        warn_of_slow_precision(config.precision, stream.device)
 
     @property
     def results(self) -> list[Result]:
@@ -111,12 +100,19 @@ class EpochRun(ABC, Generic[Config, Result]):
         """
         self._trainer.resume()
 
-    def train(self, test: Any, *, progress: bool = True) -> list[Result]:
+    def train(
+        self,
+        test: Iterable[tuple[Tensor, Tensor]],
+        *,
+        progress: bool = True,
+        announce: Callable[[Result], None] | None = None,
+    ) -> list[Result]:
         """Trains the epochs that are left.
 
         Args:
             test: batches to test the model on after each epoch; of this process alone.
-            progress: shows a bar on standard error.
+            progress: shows bars on standard error.
+            announce: called with what each epoch came to.
 
         Returns:
             The results of all epochs, those before a resume too.
@@ -126,7 +122,8 @@ class EpochRun(ABC, Generic[Config, Result]):
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
             CheckpointError: the training has diverged.
         """
-        self._test, self._progress = test, progress and self.ranks.is_main
+        self._test, self._announce = test, announce
+        self._progress = progress and self.ranks.is_main
         self._trainer.train(progress=progress)
         return self.results
 
@@ -135,7 +132,7 @@ class EpochRun(ABC, Generic[Config, Result]):
         """Trains on one batch of the stream; `epoch` and `step` of it are counted from 0.
 
         Returns:
-            Sums over the images of the batch by name, scalars.
+            Sums over the images of the batch by name, scalars; of "images" and "correct" ones too.
         """
 
     @abstractmethod
@@ -143,8 +140,11 @@ class EpochRun(ABC, Generic[Config, Result]):
         """Returns the means over images, numbers or scalars, of such sums."""
 
     @abstractmethod
-    def _finish_epoch(self, sums: Mapping[str, float]) -> Result:
-        """Tests the model after an epoch, of which `sums` are the sums over all its images."""
+    def _measure(self) -> dict[str, float]:
+        """Tests the model after an epoch; returns accuracies by their names in the result."""
+
+    def _write(self, result: Result) -> None:
+        """Writes what an epoch came to."""
 
 
 def count_steps(stream: CounterfactualDataset) -> int | None:
@@ -160,11 +160,11 @@ class _Epoch:
 
     name = "train"
 
-    def __init__(self, run: EpochRun[Any, Any], number: int) -> None:
+    def __init__(self, run: EpochRun[Any], number: int) -> None:
         self.run, self.number = run, number
         self.num_steps = count_steps(run.stream)
-        self.sums = _Sums(run.ranks)
-        self.optimizers = {"sums": self.sums}  # that of the run outlives the epoch
+        self.optimizers = {"sums": self}  # that of the run outlives the epoch
+        self._sums: dict[str, Tensor | float] = {}  # over its images so far, on this process
         self._batches: Iterator[Any] | None = None
         self._batch: Any = None
 
@@ -181,32 +181,29 @@ class _Epoch:
         sums = run._train_batch(self._batch, self.number, step)
         if run._by_step:
             run.schedule.step()
-        self.sums.add(sums)
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.double()
         return {**run._mean_losses(sums), "learning_rate": torch.tensor(rate)}
 
     def finish(self) -> dict[str, Any]:
-        run = self.run
-        result = asdict(run._finish_epoch(self.sums.state_dict()))
+        run, sums = self.run, self.state_dict()
+        result = run._result_type(
+            epoch=self.number + 1,
+            train_accuracy=sums["correct"] / sums["images"],
+            **run._mean_losses(sums),
+            **run._measure(),
+        )
+        run._write(result)
+        if run._announce is not None:
+            run._announce(result)
         if not run._by_step:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of no step yet, if this is where it was resumed
                 run.schedule.step()
-        return result
-
-
-class _Sums:
-    """Sums over the images of an epoch so far, of all processes together."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self._values: dict[str, Tensor | float] = {}
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self._values[name] = self._values.get(name, 0.0) + value.double()
+        return asdict(result)
 
     def state_dict(self) -> dict[str, float]:
-        return self.ranks.sum(self._values)
+        return self.run.ranks.sum(self._sums)
 
     def load_state_dict(self, state: Any, /) -> None:
-        self._values = {k: v if self.ranks.is_main else 0.0 for k, v in state.items()}
+        self._sums = {k: v if self.run.ranks.is_main else 0.0 for k, v in state.items()}

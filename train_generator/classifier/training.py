@@ -1,8 +1,4 @@
-"""Trains the MNIST classifier on any stream of batches; can be interrupted and resumed.
-
-Settings of Sauer and Geiger, ICLR 2021, appendix: Adadelta at learning rate 1, which falls by 0.7
-an epoch; 10 epochs of 50 000 images in batches of 64.
-"""
+"""The classifier of the MNIST experiments, and its training on any stream of batches."""
 
 from __future__ import annotations
 
@@ -16,16 +12,59 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.checks import require_choice, require_counts, require_positive
+from cgn_augment.checks import require_choices, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
-from train_generator.training.precision import PRECISIONS, Precision, warn_of_slow_precision
+from train_generator.training.precision import Precision
 from train_generator.training.stages import descend
+
+
+class MNISTClassifier(nn.Sequential):
+    """A small CNN for 32x32 images, after Kim et al., Learning Not to Learn, CVPR 2019.
+
+    Takes images (B, 3, 32, 32) float32 in [-1, 1] and returns (B, num_classes) float32 log
+    probabilities. 70 thousand parameters.
+
+    Args:
+        num_classes: labels.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier import MNISTClassifier
+        >>> MNISTClassifier()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(
+            nn.BatchNorm2d(3),
+            nn.Conv2d(3, 32, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(7),
+            nn.Flatten(),
+            nn.Linear(64, num_classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns log probabilities (B, num_classes) of images (B, 3, 32, 32)."""
+        scores: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        # In float32 under autocast too: bfloat16 keeps two digits of a log probability.
+        return F.log_softmax(scores, dim=1, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How a classifier is trained.
+    """How a classifier is trained, with Adadelta.
+
+    The defaults are published (Sauer and Geiger, ICLR 2021, appendix), with 50 000 images in
+    batches of 64.
 
     Attributes:
         num_epochs: passes over the stream.
@@ -46,7 +85,7 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         require_counts(self, "num_epochs")
         require_positive(self, "learning_rate", "decay")
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choices(self, precision=Precision)
 
 
 @dataclass(frozen=True)
@@ -117,7 +156,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     return num_correct / num_images
 
 
-class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
+class ClassifierRun(EpochRun[EpochResult]):
     """A classifier in training, and all that its checkpoint holds.
 
     Args:
@@ -153,10 +192,8 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
         config = config or ClassifierConfig()
         optimizer = torch.optim.Adadelta(model.parameters(), lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: config.decay**epoch)
-        super().__init__(
-            model, optimizer, schedule, stream, config, EpochResult, checkpoint=checkpoint
-        )
-        warn_of_slow_precision(config.precision, stream.device)
+        options: dict[str, Any] = {"checkpoint": checkpoint, "save_every": None}
+        super().__init__(model, optimizer, schedule, stream, config, EpochResult, **options)
 
     def _train_batch(
         self, batch: tuple[Tensor, Tensor], epoch: int, step: int
@@ -174,10 +211,5 @@ class ClassifierRun(EpochRun[ClassifierConfig, EpochResult]):
     def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": sums["loss"] / sums["images"]}
 
-    def _finish_epoch(self, sums: Mapping[str, float]) -> EpochResult:
-        return EpochResult(
-            epoch=len(self.results) + 1,
-            train_accuracy=sums["correct"] / sums["images"],
-            test_accuracy=measure_accuracy(self.model, self._test),
-            **self._mean_losses(sums),
-        )
+    def _measure(self) -> dict[str, float]:
+        return {"test_accuracy": measure_accuracy(self.model, self._test)}

@@ -81,7 +81,9 @@ class ImageNetTraining:
         parallel = DistributedDataParallelKwargs(
             broadcast_buffers=False, gradient_as_bucket_view=True
         )
-        self.accelerator = make_accelerator(config, kwargs_handlers=[parallel])
+        self.accelerator = make_accelerator(
+            config.device, config.precision, kwargs_handlers=[parallel]
+        )
         self.ranks = Ranks()
         self.progress = progress and self.ranks.is_main
         cgn, target = load_networks(config)

@@ -27,7 +27,7 @@ from train_generator.small.blobs import weights_outside_flow
 from train_generator.small.config import FactorsConfig
 from train_generator.small.initialization import BATCH_NORMS
 from train_generator.training.average import update_average
-from train_generator.training.trainer import descend
+from train_generator.training.stages import descend
 
 
 class FactorsStage:

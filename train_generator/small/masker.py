@@ -24,7 +24,7 @@ from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.fill import ClassPool, whole_textures
 from train_generator.small.config import MaskerConfig
-from train_generator.training.trainer import descend
+from train_generator.training.stages import descend
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import ShapesConfig
 from train_generator.small.masker import rise_and_fall, set_learning_rate
 from train_generator.training.average import update_average
-from train_generator.training.trainer import descend
+from train_generator.training.stages import descend
 
 
 class MaskEncoder(CodeEncoder):

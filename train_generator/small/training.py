@@ -87,7 +87,7 @@ class SmallTraining:
         check_folder(folder, resume)  # before anything that takes long
         _check_batches(config, len(data.labels))
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
-        self.accelerator = make_accelerator(config)
+        self.accelerator = make_accelerator(config.device, config.precision)
         device, num_classes = self.accelerator.device, data.num_classes
         self.real = RealImages(data.images, data.labels, config.seed, device)
         self.cgn = make_cgn(config, num_classes)

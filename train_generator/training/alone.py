@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,22 +48,13 @@ def train_alone(
         >>> loss().item() < 1e-6
         True
     """
-    stage = _LossStage(name, num_steps, optimizer, loss, schedule)
+
+    def step(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        value = loss()
+        descend(None, optimizer, value)
+        if schedule is not None:
+            schedule.step()
+        return {"loss": value.detach()}
+
+    stage: Any = SimpleNamespace(name=name, num_steps=num_steps, optimizers={}, step=step)
     Trainer(None, {name: network}, {name: lambda: stage}, {}).train(progress=progress)
-
-
-@dataclass
-class _LossStage:
-    name: str
-    num_steps: int
-    optimizer: torch.optim.Optimizer
-    loss: Callable[[], Tensor]
-    schedule: torch.optim.lr_scheduler.LRScheduler | None
-    optimizers: Mapping[str, Any] = field(default_factory=dict)
-
-    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        loss = self.loss()
-        descend(None, self.optimizer, loss)
-        if self.schedule is not None:
-            self.schedule.step()
-        return {"loss": loss.detach()}

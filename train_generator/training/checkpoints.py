@@ -12,29 +12,16 @@ from cgn_augment.files import first_line, unpickle
 CHECKPOINT = "checkpoint.pt"
 
 
-def check_folder(folder: Path, resume: bool) -> None:
-    """Raises unless the folder has what to resume, or is free for a new training.
-
-    Args:
-        folder: of a training.
-        resume: whether to go on with what it holds.
-
-    Raises:
-        ArgumentError: it is a file, or holds a training and `resume` is False.
-        CheckpointError: there is nothing to resume.
-    """
-    if folder.is_file():
-        raise ArgumentError(f"{folder} is a file: give a folder to write the training to")
-    check_checkpoint(folder / CHECKPOINT, resume)
-
-
-def check_checkpoint(path: Path, resume: bool) -> None:
+def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
     """Raises unless there is a checkpoint to resume, or none that would be written over.
 
     Raises:
-        ArgumentError: there is one, and `resume` is False.
+        ArgumentError: the folder is a file, or holds a checkpoint and `resume` is False.
         CheckpointError: there is nothing to resume.
     """
+    path = folder / name
+    if folder.is_file():
+        raise ArgumentError(f"{folder} is a file: give a folder to write the training to")
     if resume and not path.is_file():
         raise CheckpointError(f"there is no {path} to resume: start without --resume")
     if not resume and path.exists():

@@ -9,30 +9,20 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupt:
-    """Whether Ctrl-C was pressed."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-
 @contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
-    """Notes the first Ctrl-C instead of raising; the second one raises at once.
+def deferred_interrupt() -> Iterator[threading.Event]:
+    """Sets an event at the first Ctrl-C instead of raising; the second one raises at once.
 
-    The block looks at `requested` where it can stop. Outside the main thread, which alone gets
+    The block looks at the event where it can stop. Outside the main thread, which alone gets
     signals, nothing changes.
-
-    Yields:
-        An `Interrupt`.
     """
-    interrupt = Interrupt()
+    interrupt = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
     def note(signum: int, frame: FrameType | None) -> None:
-        interrupt.requested = True
+        interrupt.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, note)

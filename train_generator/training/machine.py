@@ -7,7 +7,7 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,35 +20,24 @@ CGN_FILE = "cgn.safetensors"
 """Name of a trained CGN in the folder of its training."""
 
 
-class MachineSettings(Protocol):
-    """What the settings of a training say of the machine."""
-
-    @property
-    def device(self) -> str:
-        """Says "auto", "cpu" or a GPU's name."""
-        ...
-
-    @property
-    def precision(self) -> Precision:
-        """Says what is computed in."""
-        ...
-
-
-def make_accelerator(config: MachineSettings, **options: Any) -> Accelerator:
-    """Returns the accelerator of the settings' device and precision.
+def make_accelerator(device: str, precision: Precision, **options: Any) -> Accelerator:
+    """Returns the accelerator of a training.
 
     Args:
-        config: settings.
+        device: "auto", "cpu" or a GPU's name.
+        precision: what is computed in.
         options: of the accelerator, beside these.
+
+    Raises:
+        ArgumentError: another kind of device.
+        UsageError: the device is not there.
     """
-    if config.device not in ("auto", "cpu"):
-        require_device(config.device)
-        if not config.device.startswith("cuda"):
-            raise ArgumentError(f"device must be auto, cpu or cuda, got {config.device!r}")
-    accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision=config.precision, **options
-    )
-    warn_of_slow_precision(config.precision, accelerator.device)
+    if device not in ("auto", "cpu"):
+        require_device(device)
+        if not device.startswith("cuda"):
+            raise ArgumentError(f"device must be auto, cpu or cuda, got {device!r}")
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
+    warn_of_slow_precision(precision, accelerator.device)
     return accelerator
 
 

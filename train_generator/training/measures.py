@@ -48,7 +48,7 @@ class Curves:
     Without TensorBoard there are JSON lines alone, and a log entry says how to get it.
 
     Args:
-        folder: that exists.
+        folder: is made if it is missing; None writes nothing.
         step: steps that the training has taken. What is there of later ones is dropped: it is from
             before the training was killed and resumed.
 
@@ -61,30 +61,37 @@ class Curves:
         >>> folder = getfixture("tmp_path")
         >>> for start, step in ((0, 0), (0, 10), (0, 20), (10, 10)):
         ...     curves = Curves(folder, start)
-        ...     curves.add_measures(step, {"mean mask": step / 100})
+        ...     curves.add(MEASURES, step, {"mean mask": step / 100})
         ...     curves.close()
         >>> [line["step"] for line in read_measures(folder / MEASURES)]
         [0, 10]
     """
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
+    def __init__(self, folder: Path | None, step: int = 0) -> None:
         self.folder = folder
-        for name in (LOSSES, MEASURES):
-            _drop_later(folder / name, step)
-        self._events = _open_events(folder, step)
+        self._events: SummaryWriter | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (LOSSES, MEASURES):
+                _drop_later(folder / name, step)
+            self._events = _open_events(folder, step)
 
     def is_measured(self, step: int) -> bool:
         """Returns whether there are measures of a step."""
-        return any(line["step"] == step for line in read_measures(self.folder / MEASURES))
+        lines = [] if self.folder is None else read_measures(self.folder / MEASURES)
+        return any(line["step"] == step for line in lines)
 
-    def add_losses(self, step: int, stage: str, losses: Mapping[str, float]) -> None:
-        """Adds the losses of a step; those of all stages have names of their own."""
-        values = {f"{stage}/{name}": value for name, value in losses.items()}
-        self._add(LOSSES, step, values, values)
-
-    def add_measures(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds what was measured after so many steps."""
-        self._add(MEASURES, step, values, {f"metrics/{name}": v for name, v in values.items()})
+    def add(self, file: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values after so many steps to `LOSSES` or `MEASURES`."""
+        if self.folder is None:
+            return
+        with (self.folder / file).open("a") as lines:
+            lines.write(json.dumps({"step": step, **values}) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                tag = f"metrics/{name}" if file == MEASURES else name
+                self._events.add_scalar(tag, value, step)
+            self._events.flush()  # so that a kill loses no entry that a checkpoint is past
 
     def add_sheet(self, step: int, figure: Figure) -> None:
         """Adds a sheet to TensorBoard."""
@@ -95,16 +102,6 @@ class Curves:
         """Ends TensorBoard's file."""
         if self._events is not None:
             self._events.close()
-
-    def _add(
-        self, name: str, step: int, values: Mapping[str, float], scalars: Mapping[str, float]
-    ) -> None:
-        with (self.folder / name).open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._events is not None:
-            for tag, value in scalars.items():
-                self._events.add_scalar(tag, value, step)
-            self._events.flush()  # so that a kill loses no entry that a checkpoint is past
 
 
 def _drop_later(path: Path, step: int) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
 Precision = Literal["no", "bf16"]
 """As accelerate names them: "no" is float32; "bf16" computes in bfloat16 what tolerates it."""
-
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _WITHOUT_BF16 = ("DEFAULT", "AVX2")
 
@@ -20,10 +18,6 @@ def warn_of_slow_precision(precision: Precision, device: torch.device) -> None:
 
     Measured on one with AVX2 alone: a training step of the paper's classifier takes ten times as
     long in bf16 as in float32. With AVX-512 it is nearly twice as fast.
-
-    Args:
-        precision: "no" or "bf16".
-        device: where the training runs.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     if precision == "bf16" and device.type == "cpu" and capability in _WITHOUT_BF16:

@@ -60,8 +60,7 @@ class Ranks:
 
     def mean(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Returns the means of scalars over the processes, which all give the same names."""
-        num = self.num if self._group is not None else 1
-        return {name: value / num for name, value in self.sum(values).items()}
+        return {name: value / self.num for name, value in self.sum(values).items()}
 
     def wait(self) -> None:
         """Waits until all processes are here."""

@@ -26,10 +26,17 @@ class Stateful(Protocol):
         ...
 
 
-class _Part(Protocol):
+class Stage(Protocol):
+    """One part of a training, such as the adversarial one."""
+
     @property
     def name(self) -> str:
         """A word, shown before the losses."""
+        ...
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps it takes; 0 leaves it out."""
         ...
 
     @property
@@ -54,26 +61,13 @@ class _Part(Protocol):
         ...
 
 
-class Stage(_Part, Protocol):
-    """One part of a training, such as the adversarial one."""
-
-    @property
-    def num_steps(self) -> int:
-        """How many steps it takes; 0 leaves it out."""
-        ...
-
-
 @runtime_checkable
-class EpochStage(_Part, Protocol):
-    """A pass over a stream, whose length need not be known, with a result at its end.
+class EpochStage(Stage, Protocol):
+    """A pass over a stream, with a result at its end.
 
-    The stream's own state is among what `Trainer` is given to keep.
+    Its number of steps is for the bar alone, and None where nobody knows it. The stream's own state
+    is among what `Trainer` is given to keep.
     """
-
-    @property
-    def num_steps(self) -> int | None:
-        """How many steps it probably takes, for the bar."""
-        ...
 
     def fetch(self) -> bool:
         """Gets what the next step is trained on; returns False where nothing is left."""

@@ -10,48 +10,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line, replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.training.checkpoints import (
-    CHECKPOINT,
-    check_checkpoint,
-    check_folder,
-    read_checkpoint,
-)
-from train_generator.training.interrupt import Interrupt, deferred_interrupt
-from train_generator.training.measures import Curves
+from train_generator.training.checkpoints import CHECKPOINT, check_folder, read_checkpoint
+from train_generator.training.interrupt import deferred_interrupt
+from train_generator.training.measures import LOSSES, MEASURES, Curves
 from train_generator.training.ranks import Ranks
-from train_generator.training.stages import (
-    EpochStage,
-    Stage,
-    Stateful,
-    StepAbandonedError,
-    descend,
-)
+from train_generator.training.stages import EpochStage, Stage, Stateful, StepAbandonedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CHECKPOINT",
-    "EpochStage",
-    "Stage",
-    "StepAbandonedError",
-    "Trainer",
-    "check_folder",
-    "descend",
-]
+__all__ = ["CHECKPOINT", "Stage", "Trainer", "check_folder"]
 
 
 class Trainer:
@@ -79,7 +61,7 @@ class Trainer:
         measure_every: steps between two measurements, the first before the first step.
         ranks: the processes that train together; this one alone by default.
         state: by name, what else a checkpoint must hold beyond the end of a stage.
-        checkpoint: a file for the checkpoint, where it shall not be in the folder.
+        checkpoint: a file for the checkpoint alone, where there is no folder.
 
     Attributes:
         seconds: that the steps took so far, those before a resume too.
@@ -92,6 +74,7 @@ class Trainer:
 
     Example:
         >>> import torch
+        >>> from train_generator.training.stages import descend
         >>> from train_generator.training.trainer import Trainer
         >>> class Line:
         ...     name, num_steps = "line", 3
@@ -100,9 +83,7 @@ class Trainer:
         ...         self.optimizers = {"layer": torch.optim.SGD(layer.parameters(), lr=0.1)}
         ...     def step(self, step, generator):
         ...         loss = self.layer(torch.randn(4, 1, generator=generator)).square().mean()
-        ...         self.optimizers["layer"].zero_grad()
-        ...         loss.backward()
-        ...         self.optimizers["layer"].step()
+        ...         descend(None, self.optimizers["layer"], loss)
         ...         return {"loss": loss.detach()}
         >>> layer = torch.nn.Linear(1, 1)
         >>> folder = getfixture("tmp_path")
@@ -116,7 +97,7 @@ class Trainer:
         self,
         folder: Path | None,
         modules: Mapping[str, nn.Module],
-        stages: Mapping[str, Callable[[], Stage | EpochStage]],
+        stages: Mapping[str, Callable[[], Stage]],
         settings: Mapping[str, Any],
         *,
         seed: int = 0,
@@ -131,23 +112,19 @@ class Trainer:
         state: Mapping[str, Stateful] | None = None,
         checkpoint: Path | None = None,
     ) -> None:
-        for name, every in (
-            ("save_every", 1 if save_every is None else save_every),
-            ("sheet_every", sheet_every),
-            ("log_every", log_every),
-            ("measure_every", measure_every),
-        ):
-            require_count(name, every)
         self.folder, self.modules, self.stages = folder, modules, stages
         self.settings, self.seed, self.draw = dict(settings), seed, draw
         self.save_every, self.sheet_every, self.log_every = save_every, sheet_every, log_every
         self.measure, self.measure_every = measure, measure_every
+        require_counts(self, "sheet_every", "log_every", "measure_every")
+        if save_every is not None:
+            require_count("save_every", save_every)
         self.ranks = ranks or Ranks(alone=True)
         self.checkpoint = checkpoint or (None if folder is None else folder / CHECKPOINT)
         self.seconds = 0.0
         self.results: list[dict[str, Any]] = []
         self._state = state or {}
-        self._interrupt: Interrupt | None = None
+        self._interrupt = Event()
         self._position = (0, 0)  # the stage and the step in it that come next
         self._at_end = False  # of the stage, whose steps are all taken
         self._steps_before = 0  # of all stages, for the curves
@@ -169,7 +146,7 @@ class Trainer:
         """
         if self.checkpoint is None:
             raise CheckpointError("this training keeps no checkpoint to resume: give it a folder")
-        self._check(True)
+        check_folder(self.checkpoint.parent, True, self.checkpoint.name)
         self._load(self.checkpoint)
         self._begun = True
 
@@ -184,34 +161,25 @@ class Trainer:
             CheckpointError: the training has diverged.
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
         """
-        if not self._begun:
-            self._check(False)
+        if not self._begun and self.checkpoint is not None:
+            check_folder(self.checkpoint.parent, False, self.checkpoint.name)
         self._begun = True
         if self.finished:
             return
-        with deferred_interrupt() as interrupt, self._open_curves() as curves:
+        folder = self.folder if self.ranks.is_main else None
+        with (
+            deferred_interrupt() as interrupt,
+            closing(Curves(folder, self._steps_before)) as curves,
+        ):
             self._interrupt = interrupt
             while not self.finished:
                 self._train_stage(curves, progress and self.ranks.is_main)
-        self._interrupt = None
 
     def stops(self) -> bool:
         """Returns whether Ctrl-C was pressed, on any process; all ask at the same place."""
-        return self.ranks.any(self._interrupt is not None and self._interrupt.requested)
+        return self.ranks.any(self._interrupt.is_set())
 
-    def _check(self, resume: bool) -> None:
-        if self.folder is not None:
-            check_folder(self.folder, resume)
-        if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, resume)
-
-    def _open_curves(self) -> AbstractContextManager[Curves | None]:
-        if self.folder is None or not self.ranks.is_main:
-            return nullcontext()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return closing(Curves(self.folder, self._steps_before))
-
-    def _train_stage(self, curves: Curves | None, progress: bool) -> None:
+    def _train_stage(self, curves: Curves, progress: bool) -> None:
         number = self._position[0]
         stage = list(self.stages.values())[number]()
         for name, state in self._optimizers.items():
@@ -223,8 +191,7 @@ class Trainer:
             self._at_end = True
             self._save(stage)  # its end may take long, and a second Ctrl-C breaks it off
             self.results.append(dict(stage.finish()))
-            if curves is not None:
-                curves.add_measures(self._steps_before, self.results[-1])
+            curves.add(MEASURES, self._steps_before, self.results[-1])
         self._position, self._at_end = (number + 1, 0), False
         if self.finished:
             self._measure(curves)
@@ -233,7 +200,7 @@ class Trainer:
         if isinstance(stage, EpochStage) and self.stops():
             raise self._interrupted()
 
-    def _take_steps(self, stage: Stage | EpochStage, curves: Curves | None, progress: bool) -> None:
+    def _take_steps(self, stage: Stage, curves: Curves, progress: bool) -> None:
         number, step = self._position
         label = f"{number + 1}/{len(self.stages)} {stage.name}"
         losses: Mapping[str, Tensor] | None = None  # that nobody has looked at
@@ -258,7 +225,7 @@ class Trainer:
             if losses is not None:
                 self._log(curves, bar, stage, losses)
 
-    def _step(self, stage: Stage | EpochStage, number: int, step: int) -> Mapping[str, Tensor]:
+    def _step(self, stage: Stage, number: int, step: int) -> Mapping[str, Tensor]:
         seed = step_seed(Purpose.TRAINING, self.seed, number, step)
         device = next(next(iter(self.modules.values())).parameters()).device
         start = time.perf_counter()
@@ -280,9 +247,9 @@ class Trainer:
 
     def _log(
         self,
-        curves: Curves | None,
+        curves: Curves,
         bar: tqdm[Any],
-        stage: Stage | EpochStage,
+        stage: Stage,
         losses: Mapping[str, Tensor],
     ) -> None:
         values = self.ranks.mean(losses)
@@ -293,28 +260,25 @@ class Trainer:
                 f"the losses {broken} of stage {stage.name} are not finite: the training has "
                 f"diverged. {last}lower the learning rate and start again in another folder"
             )
-        if curves is not None:
-            curves.add_losses(self._steps_before, stage.name, values)
+        named = {f"{stage.name}/{name}": value for name, value in values.items()}
+        curves.add(LOSSES, self._steps_before, named)
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
-    def _measure(self, curves: Curves | None) -> None:
+    def _measure(self, curves: Curves) -> None:
         """Measures, unless that was done after as many steps already."""
         step = self._steps_before
-        if self.measure is None or self.ranks.any(curves is not None and curves.is_measured(step)):
-            return
-        values = self.measure()
-        if curves is not None:
-            curves.add_measures(step, values)
+        if self.measure is not None and not self.ranks.any(curves.is_measured(step)):
+            curves.add(MEASURES, step, self.measure())
 
-    def _draw(self, curves: Curves | None) -> None:
-        if self.draw is not None and curves is not None:
+    def _draw(self, curves: Curves) -> None:
+        if self.draw is not None and curves.folder is not None:
             folder = curves.folder / "sheets"
             folder.mkdir(exist_ok=True)
             figure = self.draw()
             save_figure(figure, folder / f"{self._steps_before:07}.png")
             curves.add_sheet(self._steps_before, figure)
 
-    def _save(self, stage: Stage | EpochStage | None) -> None:
+    def _save(self, stage: Stage | None) -> None:
         if self.checkpoint is None:
             return
         optimizers: Mapping[str, Any] = {} if stage is None else stage.optimizers
@@ -354,5 +318,5 @@ class Trainer:
             ) from error
 
 
-def _has_step(stage: Stage | EpochStage, step: int) -> bool:
-    return stage.fetch() if isinstance(stage, EpochStage) else step < stage.num_steps
+def _has_step(stage: Stage, step: int) -> bool:
+    return stage.fetch() if isinstance(stage, EpochStage) else step < (stage.num_steps or 0)
