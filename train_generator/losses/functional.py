@@ -283,18 +283,7 @@ def require_floats(name: str, values: Tensor) -> None:
 def require_images(
     images: Tensor, channels: int = 3, least: int = 1, size: int | None = None
 ) -> None:
-    """Raises unless these are floating-point images (B, channels, H, W).
-
-    Args:
-        images: to look at.
-        channels: that they must have.
-        least: what H and W must be or more.
-        size: what H and W must be; any by default.
-
-    Raises:
-        ArgumentError: another shape.
-        ArgumentTypeError: they are not floating point.
-    """
+    """Raises unless these are floating-point images (B, channels, H, W) of a size that fits."""
     if size is None:
         wanted = f"(B, {channels}, H, W) with H and W of {least} or more"
         fits = images.dim() == 4 and images.shape[1] == channels and min(images.shape[2:]) >= least

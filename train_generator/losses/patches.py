@@ -114,32 +114,11 @@ def make_sheets(
     """
     config = config or PatchConfig()
     _check(images, mask, picks, config)
-    rows, columns = find_places(mask, config)
-    picks = picks.to(images.device)
-    patches = read_patches(
-        _resize(images, config.resolution),
-        rows.gather(1, picks),
-        columns.gather(1, picks),
-        config.size,
-    )
-    return _resize(tile(patches), *images.shape[2:])
-
-
-def find_places(mask: Tensor, config: PatchConfig) -> tuple[Tensor, Tensor]:
-    """Finds the windows with the highest mean mask.
-
-    Args:
-        mask: (B, 1, H, W) float.
-        config: how patches are taken.
-
-    Returns:
-        Rows and columns of their upper left corners at the config's resolution, each (B, num_best)
-        int64, the highest mean first.
-    """
     means = F.avg_pool2d(_resize(mask, config.resolution), config.size, stride=1)
-    best = means.flatten(1).topk(config.num_best, dim=1).indices
-    num_columns = means.shape[3]
-    return best.div(num_columns, rounding_mode="floor"), best % num_columns
+    best = means.flatten(1).topk(config.num_best, dim=1).indices.gather(1, picks.to(images.device))
+    rows, columns = best.div(means.shape[3], rounding_mode="floor"), best % means.shape[3]
+    patches = read_patches(_resize(images, config.resolution), rows, columns, config.size)
+    return _resize(tile(patches), *images.shape[2:])
 
 
 def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:

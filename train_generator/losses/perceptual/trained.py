@@ -148,9 +148,8 @@ def _fold(classifier: _Classifier) -> list[nn.Module]:
 def _check_arguments(images: Tensor, labels: Tensor, num_steps: int, batch_size: int) -> int:
     """Returns the number of classes."""
     require_images(images, least=2 ** (len(WIDTHS) - 1))
-    for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
-        if count < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {count}")
+    require_count("num_steps", num_steps)
+    require_count("batch_size", batch_size)
     if labels.shape != (len(images),):
         raise ArgumentError(
             f"labels must be one for each of the {len(images)} images, got the shape "
