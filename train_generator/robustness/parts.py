@@ -14,7 +14,7 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.images.finding import LabelledPaths
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
-from cgn_augment.types import FACTORS, Mechanisms
+from cgn_augment.types import Mechanisms
 from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
 from train_generator.robustness.bias import ShapeBias, background_gap
 from train_generator.robustness.folders import (
@@ -115,7 +115,7 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         class_map = find_class_map(predictor, data.cgn, data.class_map)
         add(
             FACTOR,
-            partial(_measure_factors, predictor, data.cgn, class_map, data.num, data.seed, config),
+            partial(_measure_factors, predictor, data.cgn, class_map, data, config),
             cgn=data.cgn.fingerprint,
             class_map=None if data.class_map is None else repr(class_map),
             num=data.num,
@@ -164,9 +164,8 @@ def _measure_bias(predictor: Predictor, images: ImageFiles, config: EvaluationCo
 
 
 def _bias_row(counts: ShapeBias) -> dict[str, object]:
-    per_category = zip(
-        counts.num_images, counts.num_shape, counts.num_texture, counts.category_biases, strict=True
-    )
+    names, num = cue_conflict_categories().names, (counts.num_images, counts.num_shape)
+    categories = zip(names, *num, counts.num_texture, counts.category_biases, strict=True)
     return {
         "shape_bias": _number(counts.bias),
         "shape_accuracy": counts.shape_accuracy,
@@ -180,9 +179,7 @@ def _bias_row(counts: ShapeBias) -> dict[str, object]:
                 "num_texture": texture,
                 "shape_bias": _number(bias),
             }
-            for name, (images, shape, texture, bias) in zip(
-                cue_conflict_categories().names, per_category, strict=True
-            )
+            for name, images, shape, texture, bias in categories
         },
     }
 
@@ -206,28 +203,23 @@ def _measure_factors(
     predictor: Predictor,
     cgn: Mechanisms,
     class_map: ClassMap,
-    num: int,
-    seed: int,
+    data: EvaluationData,
     config: EvaluationConfig,
 ) -> Rows:
-    accuracies, sensitivities = measure_factors(
+    measured = measure_factors(
         predictor.see,
         cgn,
-        num,
-        step_generator(Purpose.MEASURE, seed),
+        data.num,
+        step_generator(Purpose.MEASURE, data.seed),
         to_label=class_map.to_label,
         choices=class_map.choices,
         chunk=config.batch_size,
         progress=config.progress,
     )
-    pairs = zip(accuracies.shares, sensitivities.shares, strict=True)
+    accuracies, flips = (shares.rows for shares in measured)
     return {
-        name: {
-            "accuracy": dict(zip(FACTORS, accuracy, strict=True)),
-            "sensitivity": dict(zip(FACTORS, sensitivity, strict=True)),
-            "num_images": num,
-        }
-        for name, (accuracy, sensitivity) in zip(accuracies.outputs, pairs, strict=True)
+        name: {"accuracy": accuracies[name], "sensitivity": flips[name], "num_images": data.num}
+        for name in accuracies
     }
 
 
