@@ -138,13 +138,8 @@ def imagenet9_classes() -> ClassGroups:
 
 def _expand(listed: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
     """Returns the classes of a list in which a pair stands for all classes from one to another."""
-    classes: list[int] = []
-    for each in listed:
-        if isinstance(each, int):
-            classes.append(each)
-            continue
-        first, last = each
+    pairs = [(each, each) if isinstance(each, int) else each for each in listed]
+    for first, last in pairs:
         if first > last:
             raise ValueError(f"[{first}, {last}] goes backwards")
-        classes.extend(range(first, last + 1))
-    return tuple(classes)
+    return tuple(y for first, last in pairs for y in range(first, last + 1))

@@ -158,18 +158,9 @@ def plain_predictor(
     )
 
 
-def ensemble_predictor(
-    model: InvariantEnsemble,
-    *,
-    classes: Iterable[str] | None,
-    mean: Iterable[float],
-    std: Iterable[float],
-    image_size: int,
-) -> Predictor:
-    """Makes a predictor of an invariant ensemble; arguments as for `plain_predictor`."""
-    plain = plain_predictor(
-        model, model.num_classes, classes=classes, mean=mean, std=std, image_size=image_size
-    )
+def ensemble_predictor(model: InvariantEnsemble, **settings: Any) -> Predictor:
+    """Makes a predictor of an invariant ensemble; settings as for `plain_predictor`."""
+    plain = plain_predictor(model, model.num_classes, **settings)
     outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
     return replace(plain, outputs=outputs, name_scores=HeadLogits.predictions)
 
