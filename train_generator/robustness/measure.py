@@ -113,13 +113,8 @@ def measure_real(
 ) -> dict[str, float]:
     """Measures the accuracy of each output on images with the classifier's own labels.
 
-    Args:
-        predictor: a classifier.
-        images: see `label_images`. They are resized and cropped as ImageNet's are.
-        config: how images are read.
-
-    Raises:
-        DataError: an image cannot be read.
+    The images are those of `label_images`, resized and cropped as ImageNet's are. `DataError` says
+    which cannot be read.
     """
 
     def decide(logits: Tensor) -> Tensor:

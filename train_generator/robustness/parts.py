@@ -95,9 +95,15 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         DataError: nobody knows which classes the folders of the real images are.
     """
     parts = []
+    described = {
+        "weights": predictor.fingerprint,
+        "mean": list(predictor.mean),
+        "std": list(predictor.std),
+        "image_size": predictor.image_size,
+    }
 
     def add(name: str, measure: Callable[[], Rows], **settings: object) -> None:
-        parts.append(Part(name, {**_describe(predictor), **settings}, measure))
+        parts.append(Part(name, {**described, **settings}, measure))
 
     if data.cue_conflict is not None:
         category_decision(predictor)
@@ -105,8 +111,8 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         add(CUE_CONFLICT, measure, images=_describe_images(data.cue_conflict))
     if data.imagenet9 is not None:
         imagenet9_decision(predictor)
-        described = {name: _describe_images(images) for name, images in data.imagenet9.items()}
-        add(IMAGENET9, partial(_measure_gap, predictor, data.imagenet9, config), **described)
+        folders = {name: _describe_images(images) for name, images in data.imagenet9.items()}
+        add(IMAGENET9, partial(_measure_gap, predictor, data.imagenet9, config), **folders)
     if data.real is not None:
         images = label_images(*data.real, predictor.classes, predictor.num_classes)
         measure = partial(_measure_accuracy, predictor, images, config)
@@ -220,15 +226,6 @@ def _measure_factors(
     return {
         name: {"accuracy": accuracies[name], "sensitivity": flips[name], "num_images": data.num}
         for name in accuracies
-    }
-
-
-def _describe(predictor: Predictor) -> dict[str, object]:
-    return {
-        "weights": predictor.fingerprint,
-        "mean": list(predictor.mean),
-        "std": list(predictor.std),
-        "image_size": predictor.image_size,
     }
 
 
