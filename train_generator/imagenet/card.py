@@ -58,15 +58,11 @@ def repeat_imagenet(config: ImageNetConfig) -> str:
         >>> repeat_imagenet(ImageNetConfig("biggan.bin", "u2net.pth", batch_size=2))
         'train-generator imagenet --biggan biggan.bin --u2net u2net.pth --batch_size 2'
     """
-    default = ImageNetConfig("", "")
-    if config.u2net is None:
-        default = ImageNetConfig("", start="")
+    default = ImageNetConfig("", "") if config.start is None else ImageNetConfig("", start="")
     return " ".join(["train-generator imagenet", *changed_flags(config, default)])
 
 
 def _format(measures: list[dict[str, float]]) -> str:
     """Returns a table of the first and the last measures."""
-    if not measures:
-        return ""
-    rows = [measures[0], measures[-1]] if len(measures) > 1 else measures
-    return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n"
+    rows = measures[:1] + measures[1:][-1:]
+    return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n" if rows else ""

@@ -95,7 +95,16 @@ class ImageNetTraining:
             modules["average"] = self.average
         if self.features is not None:
             modules["features"] = self._place(self.features)
-        measures = self._make_measures(network)
+        measures = None
+        if config.metrics.every:
+            measures = CGNMeasures(
+                config.metrics,
+                self.kept,
+                seed=config.seed,
+                ranks=self.ranks,
+                network=network,
+                progress=self.progress,
+            )
         self.trainer = Trainer(
             folder,
             modules,
@@ -160,19 +169,6 @@ class ImageNetTraining:
             progress=self.progress,
         )
 
-    def _make_measures(self, network: nn.Module | None) -> CGNMeasures | None:
-        metrics = self.config.metrics
-        if not metrics.every:
-            return None
-        return CGNMeasures(
-            metrics,
-            self.kept,
-            seed=self.config.seed,
-            ranks=self.ranks,
-            network=network,
-            progress=self.progress,
-        )
-
     def _place(self, module: Any) -> Any:
         device = self.accelerator.device
         layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
@@ -180,17 +176,8 @@ class ImageNetTraining:
 
 
 def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
-    """Reads the CGN that the training starts from, and the BigGAN of the target images.
-
-    Raises:
-        ArgumentError: the two do not fit each other.
-        CheckpointError: a file is damaged or of another network.
-        FileError: a file is not there.
-    """
-    settings: dict[str, Any] = {
-        "truncation": config.truncation,
-        "truncation_lookup": config.truncation_lookup,
-    }
+    """Reads the CGN that the training starts from, and the BigGAN of the target images."""
+    settings: Any = {"truncation": config.truncation, "truncation_lookup": config.truncation_lookup}
     target = load_biggan(config.biggan).requires_grad_(False)
     if config.start is not None:
         cgn = continue_imagenet_cgn(config.start, **settings)
@@ -210,10 +197,6 @@ def make_config_features(
     """Returns the features of the settings; None where no loss needs any.
 
     Those that are "trained" learn the classes of images that the target BigGAN draws.
-
-    Raises:
-        CheckpointError: VGG-16's weights cannot be had.
-        FileError: their file is not there.
     """
     losses = config.losses
     if not losses.needs_features:
@@ -235,23 +218,11 @@ def make_config_features(
 def draw_targets(
     cgn: ImageNetCGN, target: BigGAN, num: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Draws target images of the classes in turn.
-
-    Args:
-        cgn: whose noise it is.
-        target: draws.
-        num: images.
-        seed: of the noise.
-
-    Returns:
-        Images (num, 3, H, W) float32 in [-1, 1] and classes (num,) int64, on the CGN's device.
-    """
+    """Draws target images (num, 3, H, W) float32 in [-1, 1] of the classes (num,) in turn."""
     noise = cgn.draw_noise(num, step_generator(Purpose.WEIGHTS, seed))
     y = torch.arange(num, device=noise.device) % cgn.num_classes
-    images = [
-        target(noise[i : i + _AT_ONCE], y[i : i + _AT_ONCE], cgn.truncation, cgn.truncation_lookup)
-        for i in range(0, num, _AT_ONCE)
-    ]
+    batches = zip(torch.split(noise, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True)
+    images = [target(*batch, cgn.truncation, cgn.truncation_lookup) for batch in batches]
     return torch.cat(images), y
 
 
