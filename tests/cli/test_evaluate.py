@@ -11,7 +11,6 @@ import torch
 from conftest import make_tiny_cgn, run_command
 from matplotlib.figure import Figure
 from robustness_helpers import (
-    NINE,
     make_cue_conflicts,
     make_imagenet9,
     save_image,
@@ -190,13 +189,3 @@ def test_a_folder_of_other_classes_is_refused_before_any_work(
     with pytest.raises(DataError, match=r"1 of the 1 folders of .* are not named after a class"):
         evaluate(ensemble, real=str(tmp_path / "real"), out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_small_classifiers_of_the_groups_themselves_are_evaluated(tmp_path: Path) -> None:
-    path = save_tiny_ensemble(tmp_path / "nine.safetensors", list(NINE))
-    make_imagenet9(tmp_path / "nine")
-    folder = str(tmp_path / "nine" / "original" / "val")
-    evaluate(str(path), in9=str(tmp_path / "nine"), real=folder, out=str(tmp_path / "out"))
-    parts = json.loads((tmp_path / "out" / "evaluation.json").read_text())["classifiers"]
-    rows = parts["nine.safetensors"]
-    assert rows["imagenet9"]["rows"].keys() == rows["real"]["rows"].keys() == set(OUTPUTS)
