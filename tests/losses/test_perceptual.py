@@ -539,7 +539,7 @@ def test_each_kind_is_what_its_function_makes(
     expected = random_features.state_dict()
     assert all(torch.equal(made[name], expected[name]) for name in expected)
     train = Mock()
-    monkeypatch.setattr("train_generator.losses.perceptual.choice.train_features", train)
+    monkeypatch.setattr("train_generator.losses.perceptual.train_features", train)
     make_features("trained", seed=5, images=images, labels=labels, progress=False)
     train.assert_called_once_with(images, labels, 5, progress=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -92,13 +93,9 @@ class _Classifier(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        dim_in = 3
-        for width in WIDTHS:
-            if layers:
-                layers.append(nn.MaxPool2d(2))
-            layers += [*_conv(dim_in, width), *_conv(width, width)]
-            dim_in = width
-        self.blocks = nn.ModuleList(split_blocks(layers))
+        for dim_in, width in pairwise((3, *WIDTHS)):
+            layers += [nn.MaxPool2d(2), *_conv(dim_in, width), *_conv(width, width)]
+        self.blocks = nn.ModuleList(split_blocks(layers[1:]))
         self.head = nn.Linear(sum(WIDTHS), num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
