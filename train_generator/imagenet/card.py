@@ -15,15 +15,7 @@ from train_generator.training.measures import MEASURES, read_measures
 
 
 def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:
-    """Writes a card and a picture beside a CGN's file.
-
-    Args:
-        path: of the CGN, a `.safetensors` file.
-        training: that made it.
-
-    Returns:
-        The card, a Markdown file.
-    """
+    """Writes a card, which it returns, and a picture beside the `.safetensors` of a CGN."""
     picture = save_figure(training.draw(), path.with_suffix(".png"))
     card = path.with_suffix(".md")
     cgn, config, seconds = training.kept, training.config, training.trainer.seconds

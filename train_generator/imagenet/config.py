@@ -218,11 +218,7 @@ class ImageNetConfig:
 
 
 def preset_path(name: str) -> Path:
-    """Returns the YAML file of a preset.
-
-    Raises:
-        ArgumentError: there is no such preset.
-    """
+    """Returns the YAML file of a preset; raises `ArgumentError` where there is no such preset."""
     require_choice("preset", name, tuple(sorted(path.stem for path in PRESETS.glob("*.yaml"))))
     return PRESETS / f"{name}.yaml"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,9 @@ class ImageNetTraining:
         self.cgn, self.target = self._place(cgn), self._place(target)
         self.average = copy.deepcopy(self.cgn).requires_grad_(False) if config.average else None
         self.features = make_config_features(config, self.cgn, self.target, self.progress)
-        modules: dict[str, nn.Module] = {"cgn": self.cgn}
-        if self.average is not None:
-            modules["average"] = self.average
         if self.features is not None:
-            modules["features"] = self._place(self.features)
+            self._place(self.features)
+        modules = {"cgn": self.cgn, "average": self.average, "features": self.features}
         measures = None
         if config.metrics.every:
             measures = CGNMeasures(
@@ -107,7 +106,7 @@ class ImageNetTraining:
             )
         self.trainer = Trainer(
             folder,
-            modules,
+            {name: module for name, module in modules.items() if module is not None},
             {"mechanisms": self._stage},
             {**compared_settings(config), "target": fingerprint},
             seed=config.seed,
@@ -229,9 +228,6 @@ def draw_targets(
 def compared_settings(config: ImageNetConfig) -> dict[str, Any]:
     """Returns the settings that must be the same when a training is resumed, as plain values."""
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_COMPARED}
-    settings["losses"] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in settings["losses"].items()
-        if name != "features_file"
-    }
-    return settings
+    del settings["losses"]["features_file"]
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

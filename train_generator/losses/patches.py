@@ -122,16 +122,9 @@ def make_sheets(
 
 
 def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """Reads square patches of each image.
+    """Reads patches (B, K, C, size, size) of images (B, C, H, W).
 
-    Args:
-        images: (B, C, H, W).
-        rows: (B, K) int64, first row of each patch.
-        columns: (B, K) int64, first column of each patch.
-        size: pixels in each direction.
-
-    Returns:
-        (B, K, C, size, size).
+    Rows and columns (B, K) int64 are the first ones of each patch.
 
     Example:
         >>> import torch

@@ -30,9 +30,8 @@ class ClassGroups:
         classes: of each group, one or more.
 
     Raises:
-        ArgumentError: a name that comes twice, other numbers of names and of groups, or a class
-            above 999.
-        ArgumentError: a group without classes, a negative class, or one in two groups.
+        ArgumentError: a name that comes twice, other numbers of names and of groups, a group
+            without classes, or a class below 0, above 999 or in two groups.
 
     Example:
         >>> import torch
