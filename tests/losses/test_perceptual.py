@@ -130,21 +130,6 @@ def test_a_block_ends_before_each_max_pool() -> None:
     assert features.num_blocks == 3
 
 
-def test_the_first_blocks_alone_are_computed() -> None:
-    features = small_features()
-    images = draw_images(seeded())
-    ran = []
-    for k, block in enumerate(features.blocks):
-        block.register_forward_hook(lambda *_args, k=k: ran.append(k))
-    all_maps = features(images)
-    assert ran == [0, 1, 2]
-    for num_blocks in (1, 2):
-        ran.clear()
-        assert all(map(torch.equal, features(images, num_blocks), all_maps))
-        assert ran == list(range(num_blocks))
-        assert len(features(images, num_blocks)) == num_blocks
-
-
 def test_features_are_frozen_and_images_get_the_gradient() -> None:
     features = small_features()
     images = draw_images(seeded()).requires_grad_()
@@ -284,7 +269,7 @@ def test_released_weights_are_squared_and_multiplied_by_5000() -> None:
 # VGG-16 from a file
 
 
-@pytest.mark.parametrize("kind", ["full", "features", "legacy"])
+@pytest.mark.parametrize("kind", ["full", "features", "legacy", "double"])
 def test_maps_are_those_of_torchvisions_vgg16(
     kind: str,
     vgg: nn.Sequential,
@@ -296,6 +281,8 @@ def test_maps_are_those_of_torchvisions_vgg16(
     path = vgg_path if kind == "full" else tmp_path / "vgg16.pth"
     if kind == "features":
         torch.save(vgg.state_dict(), path)
+    elif kind == "double":
+        torch.save({name: value.double() for name, value in state.items()}, path)
     elif kind == "legacy":  # the format of torchvision's own file
         torch.save(state, path, _use_new_zipfile_serialization=False)
     images = draw_images(seeded(3), num=1)
@@ -313,15 +300,9 @@ def test_maps_are_those_of_torchvisions_vgg16(
     features = load_vgg16_features(str(path))
     assert torch.equal(torch.get_rng_state(), before)
     assert not hub.exists()
+    assert all(parameter.dtype == torch.float32 for parameter in features.parameters())
     maps = features(images)
     torch.testing.assert_close(maps, [expected[index] for index in RELUS])
-
-
-def test_half_precision_weights_become_float32(state: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "half.pth"
-    torch.save({name: value.half() for name, value in state.items()}, path)
-    features = load_vgg16_features(path)
-    assert all(parameter.dtype == torch.float32 for parameter in features.parameters())
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, hub: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from cgn_augment.functional import isolated_rng
 from train_generator.losses.functional import require_images
 from train_generator.losses.perceptual.features import (
     PerceptualFeatures,
@@ -118,13 +119,9 @@ def _conv(dim_in: int, dim_out: int) -> list[nn.Module]:
 
 def _make_classifier(num_classes: int, generator: torch.Generator) -> _Classifier:
     """Returns it with weights from the generator alone, and a head of zeros."""
-    with torch.device("meta"):
+    with isolated_rng(0, torch.device("cpu")):
         classifier = _Classifier(num_classes)
-    classifier = classifier.to_empty(device="cpu")
     draw_he_normal(classifier, generator)
-    for part in classifier.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.reset_parameters()
     nn.init.zeros_(classifier.head.weight)
     nn.init.zeros_(classifier.head.bias)
     return classifier
