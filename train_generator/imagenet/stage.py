@@ -116,15 +116,9 @@ class ImageNetStage:
     step's generator and the batch's number. The processes share the batches out, so their number
     changes a step by rounding alone. A step that an interrupt ends leaves all as it was.
 
-    Args:
-        config: settings.
-        cgn: what is trained, in place.
-        average: a copy that gets the running average of the weights; None keeps none.
-        target: see `MechanismLosses`.
-        features: see `MechanismLosses`.
-        accelerator: knows devices, precision and processes.
-        stops: says on all processes at once whether to give up; see `Trainer.stops`.
-        progress: shows a bar for the batches of long steps.
+    Arguments are those of `MechanismLosses`; and `average`, a copy of the CGN that gets the running
+    average of the weights, `stops`, which says on all processes at once whether to give up (see
+    `Trainer.stops`), and `progress` for a bar where steps are long.
 
     Raises:
         ArgumentError: the number of processes does not divide `accumulation`.
@@ -206,10 +200,7 @@ class ImageNetStage:
 
 
 def trained_groups(config: ImageNetConfig, cgn: ImageNetCGN) -> list[dict[str, Any]]:
-    """Returns the weights of each mechanism with its learning rate.
-
-    A mechanism that no loss reaches gets no gradients, in place, and is left out.
-    """
+    """Returns the mechanisms' weights with their learning rates; freezes what no loss reaches."""
     losses, groups = config.losses, []
     for mechanism, rate, own in (
         (cgn.f_shape, config.shape_rate, losses.entropy or losses.size),

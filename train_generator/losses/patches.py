@@ -61,15 +61,10 @@ class PatchConfig:
 
 
 def draw_picks(num: int, config: PatchConfig, generator: torch.Generator) -> Tensor:
-    """Draws which of the best places the patches of each sheet come from.
+    """Draws, on the CPU, which of the best places the patches of `num` sheets come from.
 
-    Args:
-        num: sheets.
-        config: how patches are taken.
-        generator: a CPU generator.
-
-    Returns:
-        (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest mask.
+    Returns (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest
+    mask.
 
     Example:
         >>> import torch

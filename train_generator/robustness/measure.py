@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -116,11 +117,7 @@ def measure_real(
     The images are those of `label_images`, resized and cropped as ImageNet's are. `DataError` says
     which cannot be read.
     """
-
-    def decide(logits: Tensor) -> Tensor:
-        return logits.argmax(dim=1)
-
-    cropping = predictor.cropping
+    decide, cropping = partial(torch.argmax, dim=1), predictor.cropping
     decided = _decide_images(predictor, images, decide, cropping, config, "real images")
     return {name: accuracy(each, images.labels[:, 0]) for name, each in decided.items()}
 

@@ -133,14 +133,8 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
 def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | None) -> ClassMap:
     """Returns the classes of a CGN for each label of a classifier.
 
-    Args:
-        predictor: a classifier.
-        cgn: a CGN.
-        given: the class map, where there is one; see `resolve_class_map`.
-
-    Returns:
-        That one's; else label = class where both have as many; else, for a CGN of ImageNet's 1000
-        classes, the class of each label's name.
+    They are those of the given class map, see `resolve_class_map`; else label = class where both
+    have as many; else, for a CGN of ImageNet's 1000 classes, the class of each label's name.
 
     Raises:
         ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
