@@ -50,9 +50,10 @@ def slow_sheet(image: Tensor, mask: Tensor, picks: list[int], config: PatchConfi
 def test_all_images_at_once_are_the_sheets_of_a_loop(
     config: PatchConfig, shape: tuple[int, int], generator: torch.Generator
 ) -> None:
-    images = torch.rand(3, 3, *shape, generator=generator, dtype=torch.float64) * 2 - 1
-    mask = torch.rand(3, 1, *shape, generator=generator, dtype=torch.float64)
-    picks = draw_picks(3, config, generator)
+    num = 1 if config == PatchConfig() else 3  # whose loop takes long
+    images = torch.rand(num, 3, *shape, generator=generator, dtype=torch.float64) * 2 - 1
+    mask = torch.rand(num, 1, *shape, generator=generator, dtype=torch.float64)
+    picks = draw_picks(num, config, generator)
     expected = [
         slow_sheet(*each, config) for each in zip(images, mask, picks.tolist(), strict=True)
     ]

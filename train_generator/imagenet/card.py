@@ -21,7 +21,9 @@ def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:
     cgn, config, seconds = training.kept, training.config, training.trainer.seconds
     parameters = sum(weight.numel() for weight in cgn.parameters())
     images = config.num_steps * config.batch_size * config.accumulation
-    measures = _format(read_measures(path.parent / MEASURES))
+    measures = read_measures(path.parent / MEASURES)
+    rows = measures[:1] + measures[1:][-1:]  # the first and the last
+    table = tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n" if rows else ""
     card.write_text(f"""# {path.stem}
 
 An ImageNet CGN of {parameters / 1e6:.1f} million parameters: {cgn.image_size}x{cgn.image_size}
@@ -35,7 +37,7 @@ drew, and no others.
 - versions: {read_metadata(path).get("versions", "")}
 - fingerprint: {cgn.fingerprint}
 
-{measures}
+{table}
 ![What it draws, one noise and a class in each column]({picture.name})
 """)
     return card
@@ -52,9 +54,3 @@ def repeat_imagenet(config: ImageNetConfig) -> str:
     """
     default = ImageNetConfig("", "") if config.start is None else ImageNetConfig("", start="")
     return " ".join(["train-generator imagenet", *changed_flags(config, default)])
-
-
-def _format(measures: list[dict[str, float]]) -> str:
-    """Returns a table of the first and the last measures."""
-    rows = measures[:1] + measures[1:][-1:]
-    return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n" if rows else ""

@@ -113,7 +113,7 @@ def make_sheets(
     best = means.flatten(1).topk(config.num_best, dim=1).indices.gather(1, picks.to(images.device))
     rows, columns = best.div(means.shape[3], rounding_mode="floor"), best % means.shape[3]
     patches = read_patches(_resize(images, config.resolution), rows, columns, config.size)
-    return _resize(tile(patches), *images.shape[2:])
+    return _resize(tile(patches), images.shape[2:])
 
 
 def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
@@ -145,8 +145,7 @@ def tile(patches: Tensor) -> Tensor:
     return grid.reshape(num, num_channels, side * size, side * size)
 
 
-def _resize(images: Tensor, height: int, width: int | None = None) -> Tensor:
-    size = (height, height if width is None else width)
+def _resize(images: Tensor, size: int | torch.Size) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", align_corners=False)
 
 

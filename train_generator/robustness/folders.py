@@ -15,11 +15,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import DataError
-from cgn_augment.images.finding import (
-    LabelledPaths,
-    find_labelled_images,
-    name_some,
-)
+from cgn_augment.images.finding import LabelledPaths, find_labelled_images, name_some
 from train_generator.robustness.groups import cue_conflict_categories, imagenet9_classes
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")

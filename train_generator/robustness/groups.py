@@ -66,13 +66,9 @@ class ClassGroups:
         return self._map.to_label(classes)
 
     def columns(self, classes: Sequence[str]) -> list[int] | None:
-        """Finds the groups among the classes of a classifier that knows nothing else.
+        """Returns for each group the class of its name, or None if others or fewer are named.
 
-        Args:
-            classes: its names; a number in front, as in 00_dog, does not count.
-
-        Returns:
-            For each group the class of its name; None unless each class is one of the groups.
+        A number in front of a name, as in 00_dog, does not count.
 
         Example:
             >>> from train_generator.robustness import ClassGroups

@@ -76,8 +76,7 @@ def measure_cue_conflict(
         DataError: an image cannot be read.
     """
     decide = category_decision(predictor)
-    cropping = predictor.cropping
-    decided = _decide_images(predictor, images, decide, cropping, config, "cue conflict")
+    decided = _decide_images(predictor, images, decide, predictor.cropping, config, "cue conflict")
     shapes, textures = images.labels.unbind(1)
     return {name: shape_bias(each, shapes, textures) for name, each in decided.items()}
 
@@ -117,8 +116,8 @@ def measure_real(
     The images are those of `label_images`, resized and cropped as ImageNet's are. `DataError` says
     which cannot be read.
     """
-    decide, cropping = partial(torch.argmax, dim=1), predictor.cropping
-    decided = _decide_images(predictor, images, decide, cropping, config, "real images")
+    best = partial(torch.argmax, dim=1)
+    decided = _decide_images(predictor, images, best, predictor.cropping, config, "real images")
     return {name: accuracy(each, images.labels[:, 0]) for name, each in decided.items()}
 
 

@@ -17,10 +17,7 @@ from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
 from cgn_augment.types import Mechanisms
 from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
 from train_generator.robustness.bias import ShapeBias, background_gap
-from train_generator.robustness.folders import (
-    ImageFiles,
-    label_images,
-)
+from train_generator.robustness.folders import ImageFiles, label_images
 from train_generator.robustness.groups import cue_conflict_categories
 from train_generator.robustness.measure import (
     EvaluationConfig,

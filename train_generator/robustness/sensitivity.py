@@ -215,8 +215,7 @@ def change_factors(
     classes = sample_interventions(num, (groups, groups, groups), generator)
     new_classes = _draw_others(classes, groups, generator)
     noise = [cgn.draw_noise(num, generator)]
-    for _ in FACTORS[1:]:
-        noise.append(noise[0] if cgn.shared_noise else cgn.draw_noise(num, generator))
+    noise += [noise[0] if cgn.shared_noise else cgn.draw_noise(num, generator) for _ in FACTORS[1:]]
     new_noise = [cgn.draw_noise(num, generator) for _ in FACTORS]
     first = _Drawn(classes, noise, (_split(generator), _split(generator)))
     other = _Drawn(new_classes, new_noise, (_split(generator), _split(generator)))
