@@ -23,8 +23,6 @@ from cgn_augment.types import FACTORS, Mechanisms
 Predict = Callable[[Tensor], Mapping[str, Tensor]]
 Choices = Sequence[Sequence[int]]
 
-_SEED_LIMIT = 2**62
-
 
 @dataclass(frozen=True)
 class ChangedImages:
@@ -273,7 +271,7 @@ def _draw_others(classes: Tensor, groups: Choices, generator: torch.Generator) -
 
 def _split(generator: torch.Generator) -> torch.Generator:
     """Returns a generator of its own for a part of the draw, so that chunks do not matter."""
-    seed = int(torch.randint(_SEED_LIMIT, (1,), generator=generator))
+    seed = int(torch.randint(2**62, (1,), generator=generator))
     return torch.Generator().manual_seed(seed)
 
 
