@@ -13,11 +13,7 @@ from torch import nn
 
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import BigGAN, ImageNetCGN
-from train_generator.imagenet.config import (
-    ImageNetConfig,
-    LossesConfig,
-    MetricsConfig,
-)
+from train_generator.imagenet.config import ImageNetConfig, LossesConfig, MetricsConfig
 from train_generator.losses.perceptual import PerceptualFeatures
 
 RATE = 1e-3

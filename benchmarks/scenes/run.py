@@ -54,7 +54,6 @@ from train_generator.imagenet.sheet import draw_training
 from train_generator.imagenet.training import ImageNetTraining
 from train_generator.mnist.judges import JudgeConfig
 from train_generator.robustness import (
-    FactorShares,
     draw_shares,
     ensemble_predictor,
     measure_changes,
@@ -229,7 +228,7 @@ def measure_ensemble(model: InvariantEnsemble, cgn: Mechanisms, plan: Plan) -> d
         "real scenes": measure_changes(predictor.see, change_scenes(plan.num_measured)),
     }
     return {
-        images: {kind: _as_rows(shares) for kind, shares in measured._asdict().items()}
+        images: {kind: shares.rows for kind, shares in measured._asdict().items()}
         for images, measured in found.items()
     }
 
@@ -359,11 +358,6 @@ def _load_cgn(path: Path) -> ImageNetCGN:
     if not isinstance(cgn, ImageNetCGN):
         raise CheckpointError(f"{path} is not an ImageNet CGN: delete it")
     return cgn
-
-
-def _as_rows(shares: FactorShares) -> dict[str, dict[str, float]]:
-    rows = zip(shares.outputs, shares.shares, strict=True)
-    return {output: dict(zip(FACTORS, row, strict=True)) for output, row in rows}
 
 
 def _started(folder: Path) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_command
 from imagenet_helpers import LAYERS
 from imagenet_training_helpers import make_start, write_start
 from PIL import Image
@@ -46,14 +46,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+def command(monkeypatch: pytest.MonkeyPatch, program: str, *words: object) -> None:
     """Runs a command line of one of the two programs."""
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    programs = {
-        "train-generator": train_generator.cli.program,
-        "cgn-augment": cgn_augment.cli.program,
-    }
-    programs[sys.argv[0]].main()
+    package = {"train-generator": train_generator, "cgn-augment": cgn_augment}[program]
+    assert run_command(package.cli.program.main, monkeypatch, *words) == 0
 
 
 TRAINING = (

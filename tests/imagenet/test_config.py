@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import run_command
 
 from cgn_augment.errors import ArgumentError
 from train_generator.cli import imagenet as commands
@@ -26,6 +27,8 @@ from train_generator.imagenet.config import (
 from train_generator.imagenet.training import compared_settings
 from train_generator.losses.patches import PatchConfig
 
+NO_LOSS = dict.fromkeys(("reconstruction", "entropy", "size", "background"), 0.0)
+NO_LOSS |= dict.fromkeys(("perceptual", "texture"), (0.0,) * 4)
 FILES = ["--biggan=biggan.bin", "--u2net=u2net.pth"]
 
 
@@ -71,12 +74,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["train-generator", "imagenet", *arguments])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return run_command(cli.main, monkeypatch, "imagenet", *arguments)
 
 
 def test_the_command_trains_with_the_settings_of_the_code(
@@ -177,61 +175,39 @@ def test_the_command_on_a_card_trains_with_the_same_settings(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("kind", "settings", "message"),
     [
-        ({"num_steps": 0}, "num_steps must be 1 or more, got 0"),
-        ({"accumulation": 0}, "accumulation must be 1 or more"),
-        ({"shape_rate": 0.0}, "shape_rate must be above 0"),
-        ({"epsilon": float("nan")}, "epsilon must be above 0"),
-        ({"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1"),
-        ({"average": -0.1}, "average must be in"),
-        ({"truncation": 1.5}, "truncation must be above 0 and at most 1"),
-        ({"precision": "fp64"}, "precision must be one of no, bf16"),
-        ({"truncation_lookup": "near"}, "truncation_lookup must be one of"),
-        ({"norm_iterations": -1}, "norm_iterations must be 0 or more"),
-        ({"u2net": None}, "give u2net"),
+        (ImageNetConfig, {"num_steps": 0}, "num_steps must be 1 or more, got 0"),
+        (ImageNetConfig, {"accumulation": 0}, "accumulation must be 1 or more"),
+        (ImageNetConfig, {"shape_rate": 0.0}, "shape_rate must be above 0"),
+        (ImageNetConfig, {"epsilon": float("nan")}, "epsilon must be above 0"),
+        (ImageNetConfig, {"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1"),
+        (ImageNetConfig, {"average": -0.1}, "average must be in"),
+        (ImageNetConfig, {"truncation": 1.5}, "truncation must be above 0 and at most 1"),
+        (ImageNetConfig, {"precision": "fp64"}, "precision must be one of no, bf16"),
+        (ImageNetConfig, {"truncation_lookup": "near"}, "truncation_lookup must be one of"),
+        (ImageNetConfig, {"norm_iterations": -1}, "norm_iterations must be 0 or more"),
+        (ImageNetConfig, {"u2net": None}, "give u2net"),
+        (LossesConfig, {"reconstruction": -1.0}, "reconstruction must be 0 or more"),
+        (LossesConfig, {"perceptual": (1.0, 1.0)}, "perceptual must be four of 0 or more"),
+        (LossesConfig, {"texture": (0, 0, -1, 0)}, "texture must be four of 0 or more"),
+        (LossesConfig, {"size_low": 0.95}, "size_low <= size_high"),
+        (LossesConfig, {"features": "resnet"}, "features must be one of vgg16, random, trained"),
+        (LossesConfig, {"features": "random", "features_file": "a.pth"}, "is of VGG-16's weights"),
+        (LossesConfig, {"num_feature_images": 1}, "num_feature_images must be 2 or more"),
+        (LossesConfig, NO_LOSS, "all losses have the weight 0"),
+        (MetricsConfig, {"real": "images"}, "the FID needs Inception-v3: give metrics.inception"),
+        (MetricsConfig, {"inception": "download", "num_images": 19}, "twice as many as splits"),
+        (MetricsConfig, {"every": -1}, "every must be 0 or more"),
+        (MetricsConfig, {"num_images": 0}, "num_images must be 1 or more"),
     ],
 )
-def test_settings_that_cannot_be_are_errors(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_be_are_errors(
+    kind: type[Any], settings: dict[str, Any], message: str
+) -> None:
+    files = {"biggan": "biggan.bin", "u2net": "u2net.pth"} if kind is ImageNetConfig else {}
     with pytest.raises(ArgumentError, match=message):
-        ImageNetConfig(**{"biggan": "biggan.bin", "u2net": "u2net.pth"} | settings)
-
-
-@pytest.mark.parametrize(
-    ("losses", "message"),
-    [
-        ({"reconstruction": -1.0}, "reconstruction must be 0 or more"),
-        ({"perceptual": (1.0, 1.0)}, "perceptual must be four of 0 or more"),
-        ({"texture": (0, 0, -1, 0)}, "texture must be four of 0 or more"),
-        ({"size_low": 0.95}, "size_low <= size_high"),
-        ({"features": "resnet"}, "features must be one of vgg16, random, trained"),
-        ({"features": "random", "features_file": "vgg.pth"}, "features_file is of VGG-16's"),
-        ({"num_feature_images": 1}, "num_feature_images must be 2 or more"),
-    ],
-)
-def test_losses_that_cannot_be_are_errors(losses: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        LossesConfig(**losses)
-
-
-def test_a_training_on_nothing_is_an_error() -> None:
-    zeros = dict.fromkeys(("perceptual", "texture"), (0.0,) * 4)
-    with pytest.raises(ArgumentError, match="all losses have the weight 0"):
-        LossesConfig(reconstruction=0, entropy=0, size=0, background=0, **zeros)
-
-
-@pytest.mark.parametrize(
-    ("metrics", "message"),
-    [
-        ({"real": "images"}, "the FID needs Inception-v3: give metrics.inception"),
-        ({"inception": "download", "num_images": 19}, "twice as many as splits"),
-        ({"every": -1}, "every must be 0 or more"),
-        ({"num_images": 0}, "num_images must be 1 or more"),
-    ],
-)
-def test_metrics_that_cannot_be_are_errors(metrics: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        MetricsConfig(**metrics)
+        kind(**files | settings)
 
 
 def test_a_training_may_be_resumed_with_other_paths_and_metrics_and_no_other_settings() -> None:

@@ -69,7 +69,7 @@ def test_gradients_are_those_of_finite_differences(generator: torch.Generator) -
     assert torch.autograd.gradcheck(mask_entropy_loss, mask)
     assert torch.autograd.gradcheck(lambda m: mask_border_loss(m, 1), mask)
     # The means are about 0.5, so every image is away from the corners of the loss.
-    for low, high in ((0.1, 0.2), (0.8, 0.9)):
+    for low, high in ((0.1, 0.2), (0.1, 0.9), (0.8, 0.9)):
         assert torch.autograd.gradcheck(lambda m, a=low, b=high: mask_size_loss(m, a, b), mask)
     assert torch.autograd.gradcheck(gram_matrix, draw(generator, 2, 3, 2, 2))
 
@@ -94,26 +94,26 @@ def test_real_and_generated_count_the_same_however_many_there_are() -> None:
     assert lsgan_discriminator_loss(few, many).item() == (4 + 1) / 2
 
 
-@pytest.mark.parametrize(("name", "position"), [("real_scores", 0), ("generated_scores", 1)])
-@pytest.mark.parametrize("loss", [lsgan_discriminator_loss, hinge_discriminator_loss])
+@pytest.mark.parametrize(
+    ("loss", "names"),
+    [
+        (lsgan_generator_loss, ["scores"]),
+        (hinge_generator_loss, ["scores"]),
+        (lsgan_discriminator_loss, ["real_scores", "generated_scores"]),
+        (hinge_discriminator_loss, ["real_scores", "generated_scores"]),
+    ],
+)
+@pytest.mark.parametrize("position", [0, -1])
 def test_scores_that_cannot_be_used_are_errors(
-    loss: Callable[..., Tensor], name: str, position: int
+    loss: Callable[..., Tensor], names: list[str], position: int
 ) -> None:
-    scores = [torch.zeros(2, 1), torch.zeros(2, 1)]
+    scores, name = [torch.zeros(2, 1) for _ in names], names[position]
     scores[position] = torch.zeros(0, 1)
     with pytest.raises(ArgumentError, match=rf"^{name} must not be empty, got the shape \(0, 1\)"):
         loss(*scores)
     scores[position] = torch.zeros(2, 1, dtype=torch.int64)
     with pytest.raises(ArgumentTypeError, match=f"^{name} must be floating point, got torch.int64"):
         loss(*scores)
-
-
-@pytest.mark.parametrize("loss", [lsgan_generator_loss, hinge_generator_loss])
-def test_a_generators_scores_are_checked_too(loss: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(ArgumentError, match=r"^scores must not be empty"):
-        loss(torch.zeros(0, 1))
-    with pytest.raises(ArgumentTypeError, match=r"^scores must be floating point"):
-        loss(torch.zeros(2, 1).long())
 
 
 # hinge
@@ -160,13 +160,6 @@ def test_the_border_loss_is_the_mean_of_the_pixels_near_the_edge(
     torch.testing.assert_close(mask.grad.max().item(), 1 / (3 * near.sum().item()))
 
 
-def test_the_border_loss_is_zero_for_the_centre_and_one_for_the_edge() -> None:
-    mask = torch.zeros(2, 1, 8, 8)
-    mask[..., 2:6, 2:6] = 1
-    assert mask_border_loss(mask, 2).item() == 0
-    assert mask_border_loss(1 - mask, 2).item() == 1
-
-
 @pytest.mark.parametrize("border", [0, -1, 2, 3])
 def test_a_border_that_does_not_fit_is_an_error(border: int) -> None:
     with pytest.raises(ArgumentError, match=f"1 or more and less than half of 4, got {border}"):
@@ -202,15 +195,6 @@ def test_a_decided_mask_has_no_entropy_and_a_finite_gradient(dtype: torch.dtype)
     assert mask.grad.tolist() == pytest.approx([slope, -slope], rel=1e-6)
 
 
-def test_the_slope_of_mask_entropy_is_that_of_its_closed_form() -> None:
-    values = [1e-4, 0.2, 0.5, 0.9, 0.9999]
-    mask = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    (5 * mask_entropy_loss(mask)).backward()
-    expected = [math.log2((1 - m) / m) for m in values]
-    assert mask.grad is not None
-    assert mask.grad.tolist() == pytest.approx(expected, abs=1e-9)
-
-
 # mask size
 
 
@@ -232,25 +216,10 @@ def test_mask_size_is_judged_for_each_image_by_its_mean() -> None:
     assert mask_size_loss(masks, low=0.3, high=0.6).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_masks_outside_the_bounds_alone_get_a_gradient() -> None:
-    mask = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2).clone()
-    mask.requires_grad_()
-    mask_size_loss(mask).backward()
-    assert mask.grad is not None
-    each = 1 / (3 * 4)
-    expected = torch.tensor([-each, 0.0, each]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    torch.testing.assert_close(mask.grad, expected)
-
-
 @pytest.mark.parametrize(("low", "high"), [(0.6, 0.4), (-0.1, 0.9), (0.1, 1.1), (math.nan, 0.9)])
 def test_bounds_that_do_not_fit_are_an_error(low: float, high: float) -> None:
     with pytest.raises(ArgumentError, match=f"0 <= low <= high <= 1, got {low} and {high}"):
         mask_size_loss(torch.rand(1, 1, 2, 2), low, high)
-
-
-def test_equal_bounds_ask_for_one_size() -> None:
-    masks = torch.tensor([0.25, 0.5]).view(2, 1, 1, 1)
-    assert mask_size_loss(masks, 0.5, 0.5).item() == 0.125
 
 
 @pytest.mark.parametrize("loss", [mask_size_loss, lambda mask: mask_border_loss(mask, 1)])
@@ -285,20 +254,8 @@ def test_a_gram_matrix_sums_products_of_channels_over_positions(
     generator: torch.Generator,
 ) -> None:
     features = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
-    gram = gram_matrix(features)
-    assert gram.shape == (2, 3, 3)
-    for b in range(2):
-        for i in range(3):
-            for j in range(3):
-                expected = (features[b, i] * features[b, j]).sum().item() / (3 * 4 * 5)
-                assert gram[b, i, j].item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_gram_matrix_knows_no_positions(generator: torch.Generator) -> None:
-    features = torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
-    moved = features.flatten(2)[..., torch.randperm(16, generator=generator)].view_as(features)
-    assert not torch.equal(moved, features)
-    torch.testing.assert_close(gram_matrix(moved), gram_matrix(features))
+    expected = torch.einsum("bihw,bjhw->bij", features, features) / (3 * 4 * 5)
+    torch.testing.assert_close(gram_matrix(features), expected)
 
 
 def test_a_gram_matrix_needs_feature_maps() -> None:

@@ -40,28 +40,24 @@ def slow_sheet(image: Tensor, mask: Tensor, picks: list[int], config: PatchConfi
 
 @pytest.mark.parametrize(
     ("config", "shape"),
-    [(SMALL, (16, 16)), (SMALL, (24, 30)), (PatchConfig(40, 5, 50, 4), (32, 32))],
+    [
+        (SMALL, (16, 16)),
+        (SMALL, (24, 30)),
+        (PatchConfig(40, 5, 50, 4), (32, 32)),
+        (PatchConfig(), (64, 64)),
+    ],
 )
 def test_all_images_at_once_are_the_sheets_of_a_loop(
     config: PatchConfig, shape: tuple[int, int], generator: torch.Generator
 ) -> None:
-    images = torch.rand(3, 3, *shape, generator=generator, dtype=torch.float64) * 2 - 1
-    mask = torch.rand(3, 1, *shape, generator=generator, dtype=torch.float64)
-    picks = draw_picks(3, config, generator)
+    num = 1 if config == PatchConfig() else 3  # whose loop takes long
+    images = torch.rand(num, 3, *shape, generator=generator, dtype=torch.float64) * 2 - 1
+    mask = torch.rand(num, 1, *shape, generator=generator, dtype=torch.float64)
+    picks = draw_picks(num, config, generator)
     expected = [
         slow_sheet(*each, config) for each in zip(images, mask, picks.tolist(), strict=True)
     ]
     assert torch.equal(make_sheets(images, mask, picks, config), torch.stack(expected))
-
-
-def test_the_published_sizes_agree_with_the_loop(generator: torch.Generator) -> None:
-    config = PatchConfig()
-    assert (config.resolution, config.size, config.num_best, config.num_drawn) == (128, 15, 100, 36)
-    images = torch.rand(1, 3, 64, 64, generator=generator, dtype=torch.float64) * 2 - 1
-    mask = torch.rand(1, 1, 64, 64, generator=generator, dtype=torch.float64)
-    picks = draw_picks(1, config, generator)
-    expected = slow_sheet(images[0], mask[0], picks[0].tolist(), config)
-    assert torch.equal(make_sheets(images, mask, picks), expected[None])
 
 
 def test_patches_come_from_where_the_mask_is(generator: torch.Generator) -> None:

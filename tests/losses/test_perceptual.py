@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import pickle
-import urllib.error
 from collections.abc import Callable
-from http.client import IncompleteRead
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -36,16 +34,6 @@ from train_generator.losses.perceptual.features import draw_he_normal
 
 VGG_FILE = "vgg16-397923af.pth"
 RELUS = (3, 8, 15, 22)  # before the max-pools 4, 9, 16 and 23 of torchvision's features
-
-
-class Runs:
-    """Unpickled, it writes a file: code that a checkpoint must not run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.write_text, (self.path, "ran")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -128,17 +116,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # features
 
 
-def test_features_are_one_map_for_each_block(random_features: PerceptualFeatures) -> None:
-    maps = random_features(draw_images(seeded()))
-    assert [tuple(block.shape) for block in maps] == [
-        (2, 64, 32, 32),
-        (2, 128, 16, 16),
-        (2, 256, 8, 8),
-        (2, 512, 4, 4),
-    ]
-    assert all(block.dtype == torch.float32 and block.min() == 0 for block in maps)
-
-
 def test_a_block_ends_before_each_max_pool() -> None:
     features = small_features()
     images = draw_images(seeded())
@@ -151,21 +128,6 @@ def test_a_block_ends_before_each_max_pool() -> None:
         expected.append(hidden)
     torch.testing.assert_close(features(images), expected)
     assert features.num_blocks == 3
-
-
-def test_the_first_blocks_alone_are_computed() -> None:
-    features = small_features()
-    images = draw_images(seeded())
-    ran = []
-    for k, block in enumerate(features.blocks):
-        block.register_forward_hook(lambda *_args, k=k: ran.append(k))
-    all_maps = features(images)
-    assert ran == [0, 1, 2]
-    for num_blocks in (1, 2):
-        ran.clear()
-        assert all(map(torch.equal, features(images, num_blocks), all_maps))
-        assert ran == list(range(num_blocks))
-        assert len(features(images, num_blocks)) == num_blocks
 
 
 def test_features_are_frozen_and_images_get_the_gradient() -> None:
@@ -204,10 +166,6 @@ def test_images_that_cannot_be_used_are_errors() -> None:
             features(torch.zeros(2, 3, 8, 8), num_blocks)
     with pytest.raises(ArgumentError, match=r"^layers must not be empty"):
         PerceptualFeatures([])
-
-
-def test_the_smallest_images_can_be_used(random_features: PerceptualFeatures) -> None:
-    assert random_features(torch.zeros(1, 3, 8, 8))[3].shape == (1, 512, 1, 1)
 
 
 # loss
@@ -272,7 +230,8 @@ def test_the_real_images_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected"), [((1, 0, 0), [0]), ((0, 1, 0), [0, 1]), ((1, 0, 1), [0, 1, 2])]
+    ("weights", "expected"),
+    [((0, 0, 0), []), ((1, 0, 0), [0]), ((0, 1, 0), [0, 1]), ((1, 0, 1), [0, 1, 2])],
 )
 def test_blocks_after_the_last_weight_are_not_computed(
     weights: tuple[float, ...], expected: list[int]
@@ -281,20 +240,10 @@ def test_blocks_after_the_last_weight_are_not_computed(
     ran = []
     for k, block in enumerate(features.blocks):
         block.register_forward_hook(lambda *_args, k=k: ran.append(k))
-    perceptual_loss(features, draw_images(seeded(1)), draw_images(seeded(2)), weights)
+    images, larger = draw_images(seeded(1)), draw_images(seeded(2), size=48)
+    loss = perceptual_loss(features, images, larger, weights)
     assert sorted(ran) == sorted(2 * expected)
-
-
-def test_weights_of_zero_are_a_loss_of_zero_without_features() -> None:
-    features = small_features()
-    features.register_forward_hook(lambda *_args: pytest.fail("no features are needed"))
-    images = draw_images(seeded())
-    assert perceptual_loss(features, images, images, (0, 0, 0)).item() == 0
-
-
-def test_real_images_may_be_of_another_size() -> None:
-    small, large = draw_images(seeded(1)), draw_images(seeded(2), size=48)
-    assert perceptual_loss(small_features(), small, large, (1, 1, 1)).isfinite()
+    assert bool(loss > 0) == bool(expected)
 
 
 def test_losses_that_cannot_be_computed_are_errors() -> None:
@@ -320,13 +269,20 @@ def test_released_weights_are_squared_and_multiplied_by_5000() -> None:
 # VGG-16 from a file
 
 
-@pytest.mark.parametrize("kind", ["full", "features", "legacy"])
+@pytest.mark.parametrize("kind", ["full", "features", "legacy", "double"])
 def test_maps_are_those_of_torchvisions_vgg16(
-    kind: str, vgg: nn.Sequential, state: dict[str, Tensor], vgg_path: Path, tmp_path: Path
+    kind: str,
+    vgg: nn.Sequential,
+    state: dict[str, Tensor],
+    vgg_path: Path,
+    tmp_path: Path,
+    hub: Path,
 ) -> None:
     path = vgg_path if kind == "full" else tmp_path / "vgg16.pth"
     if kind == "features":
         torch.save(vgg.state_dict(), path)
+    elif kind == "double":
+        torch.save({name: value.double() for name, value in state.items()}, path)
     elif kind == "legacy":  # the format of torchvision's own file
         torch.save(state, path, _use_new_zipfile_serialization=False)
     images = draw_images(seeded(3), num=1)
@@ -340,31 +296,13 @@ def test_maps_are_those_of_torchvisions_vgg16(
         vgg(images)
     for handle in handles:
         handle.remove()
-    maps = load_vgg16_features(path)(images)
-    torch.testing.assert_close(maps, [expected[index] for index in RELUS])
-
-
-def test_loaded_weights_are_the_files_and_frozen(
-    vgg_path: Path, state: dict[str, Tensor], hub: Path
-) -> None:
     before = torch.get_rng_state()
-    features = load_vgg16_features(str(vgg_path))
+    features = load_vgg16_features(str(path))
     assert torch.equal(torch.get_rng_state(), before)
-    convs = [part for part in features.modules() if isinstance(part, nn.Conv2d)]
-    names = [f"features.{index}" for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)]
-    assert len(convs) == len(names)
-    for name, conv in zip(names, convs, strict=True):
-        assert torch.equal(conv.weight, state[f"{name}.weight"])
-        assert torch.equal(conv.bias, state[f"{name}.bias"])
-        assert not conv.weight.requires_grad
     assert not hub.exists()
-
-
-def test_half_precision_weights_become_float32(state: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "half.pth"
-    torch.save({name: value.half() for name, value in state.items()}, path)
-    features = load_vgg16_features(path)
     assert all(parameter.dtype == torch.float32 for parameter in features.parameters())
+    maps = features(images)
+    torch.testing.assert_close(maps, [expected[index] for index in RELUS])
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, hub: Path) -> None:
@@ -373,32 +311,6 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, hub: Path) -> None
     with pytest.raises(FileError, match="no file"):
         load_vgg16_features(tmp_path)
     assert not hub.exists()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("share", [0.5, 0.0])
-def test_a_file_that_is_cut_off_is_an_error(
-    zipped: bool, share: float, state: dict[str, Tensor], tmp_path: Path
-) -> None:
-    path = tmp_path / "cut.pth"
-    torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(CheckpointError, match=r"cut.pth cannot be read; it is cut off"):
-        load_vgg16_features(path)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_not_run(zipped: bool, tmp_path: Path) -> None:
-    path, trace = tmp_path / "code.pth", tmp_path / "trace"
-    if zipped:
-        torch.save({"features.0.weight": Runs(trace)}, path)
-    else:
-        path.write_bytes(pickle.dumps(Runs(trace)))
-    with pytest.raises(CheckpointError, match=r"would run code|not a checkpoint") as caught:
-        load_vgg16_features(path)
-    assert "weights_only" not in str(caught.value)  # torch's advice to run the code after all
-    assert not trace.exists()
 
 
 def test_weights_of_another_network_are_an_error(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -412,24 +324,11 @@ def test_weights_of_another_network_are_an_error(state: dict[str, Tensor], tmp_p
         torch.save(changed, path)
         with pytest.raises(CheckpointError, match=f"not a VGG-16: features.17.weight {message}"):
             load_vgg16_features(path)
-    for wrong in ([torch.zeros(1)], {**state, "features.17.weight": "text"}):
-        torch.save(wrong, path)
-        with pytest.raises(CheckpointError, match="not a state dict"):
-            load_vgg16_features(path)
+    path.write_bytes(path.read_bytes()[:99])  # all else of it is proved where CGNs are read
+    with pytest.raises(CheckpointError, match=r"other.pth cannot be read; it is cut off"):
+        load_vgg16_features(path)
     torch.save({}, path)
     with pytest.raises(CheckpointError, match=r"not a VGG-16: 0.weight .* got nothing"):
-        load_vgg16_features(path)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_an_error(
-    value: float, state: dict[str, Tensor], tmp_path: Path
-) -> None:
-    path = tmp_path / "damaged.pth"
-    bias = state["features.7.bias"].clone()
-    bias[3] = value
-    torch.save({**state, "features.7.bias": bias}, path)
-    with pytest.raises(CheckpointError, match=r"features.7.bias"):
         load_vgg16_features(path)
 
 
@@ -454,17 +353,11 @@ def test_weights_are_downloaded_once_and_checked_by_hash(
     assert [path.name for path in hub.iterdir()] == [VGG_FILE]
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        urllib.error.URLError("Name or service not known"),
-        IncompleteRead(b"", 100),
-        RuntimeError('invalid hash value (expected "397923af", got "00000000")'),
-    ],
-)
 def test_a_download_that_fails_says_how_to_get_the_file(
-    failure: Exception, hub: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    failure = RuntimeError('invalid hash value (expected "397923af", got "00000000")')
+
     def fail(*_args: object) -> None:
         raise failure
 
@@ -477,12 +370,6 @@ def test_a_download_that_fails_says_how_to_get_the_file(
     assert f"save it as {hub / VGG_FILE}" in message
     assert "random_vgg16_features or train_features" in message
     assert caught.value.__cause__ is failure
-
-
-def test_a_folder_that_cannot_be_written_is_told_too(hub: Path) -> None:
-    hub.parent.write_text("a file where a folder should be")
-    with pytest.raises(CheckpointError, match="could not be downloaded"):
-        load_vgg16_features()
 
 
 # VGG-16 with random weights
@@ -524,28 +411,16 @@ def test_random_features_tell_textures_apart(random_features: PerceptualFeatures
 # trained
 
 
-def test_trained_features_have_four_blocks_at_vggs_resolutions() -> None:
-    before = torch.get_rng_state()
-    features = train_quickly()
-    assert torch.equal(torch.get_rng_state(), before)
-    maps = features(draw_images(seeded()))
-    assert [tuple(block.shape) for block in maps] == [
-        (2, 16, 32, 32),
-        (2, 32, 16, 16),
-        (2, 64, 8, 8),
-        (2, 128, 4, 4),
-    ]
-    assert all(block.dtype == torch.float32 and block.min() == 0 for block in maps)
-    assert not any(parameter.requires_grad for parameter in features.parameters())
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in features.modules())
-
-
 def test_trained_features_follow_the_seed_alone() -> None:
     torch.manual_seed(1)
-    first = train_quickly(0).state_dict()
+    features = train_quickly(0)
     torch.manual_seed(2)
+    before = torch.get_rng_state()
     again, other = train_quickly(0).state_dict(), train_quickly(1).state_dict()
-    assert len(first) == 16
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+    first = features.state_dict()
+    assert len(first) == 16  # weights and biases of eight convolutions; no normalisation
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
@@ -591,14 +466,6 @@ def test_folding_the_normalisation_keeps_the_features() -> None:
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_training_leaves_its_arguments_alone() -> None:
-    images, labels = draw_two_classes()
-    kept = images.clone(), labels.clone()
-    train_features(images, labels.int(), num_steps=2, batch_size=4, progress=False)
-    assert torch.equal(images, kept[0])
-    assert torch.equal(labels, kept[1])
-
-
 def test_progress_is_a_bar_on_standard_error_or_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -639,14 +506,6 @@ def test_training_data_that_cannot_be_used_are_errors() -> None:
         train(images * math.nan, num_steps=2)
 
 
-@pytest.mark.parametrize("make", [random_vgg16_features, train_quickly])
-def test_a_seed_that_cannot_be_used_is_an_error(make: Callable[[object], object]) -> None:
-    with pytest.raises(ArgumentError, match="seed must be 0 or more, got -1"):
-        make(-1)
-    with pytest.raises(ArgumentTypeError, match=r"seed must be an integer, got 0\.5"):
-        make(0.5)
-
-
 # choice
 
 
@@ -660,17 +519,10 @@ def test_each_kind_is_what_its_function_makes(
     made = make_features("random", seed=0, images=images, labels=labels).state_dict()
     expected = random_features.state_dict()
     assert all(torch.equal(made[name], expected[name]) for name in expected)
-    calls = []
-    monkeypatch.setattr(
-        "train_generator.losses.perceptual.choice.train_features",
-        lambda *args, **settings: calls.append((args, settings)),
-    )
+    train = Mock()
+    monkeypatch.setattr("train_generator.losses.perceptual.train_features", train)
     make_features("trained", seed=5, images=images, labels=labels, progress=False)
-    ((arguments, settings),) = calls
-    assert arguments[0] is images
-    assert arguments[1] is labels
-    assert arguments[2:] == (5,)
-    assert settings == {"progress": False}
+    train.assert_called_once_with(images, labels, 5, progress=False)
 
 
 def test_choices_that_cannot_be_made_are_errors(vgg_path: Path) -> None:

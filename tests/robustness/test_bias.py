@@ -119,11 +119,6 @@ def test_the_best_class_may_be_of_another_group_than_the_decision() -> None:
     assert group_predictions(logits, groups).tolist() == [0]
 
 
-def test_equal_scores_give_every_group_a_thousandth() -> None:
-    probabilities = group_probabilities(torch.zeros(2, 1000), cue_conflict_categories())
-    torch.testing.assert_close(probabilities, torch.full((2, 16), 1e-3, dtype=torch.float64))
-
-
 def test_a_class_of_none_of_the_nine_is_no_prediction() -> None:
     table = imagenet9_classes().to_group(torch.arange(1000))
     assert torch.equal(group_predictions(torch.eye(1000), imagenet9_classes()), table)

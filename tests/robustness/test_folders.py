@@ -22,7 +22,6 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import find_labelled_images
 from train_generator.robustness import (
     EvaluationConfig,
-    ImageFiles,
     cue_conflict_categories,
     find_cue_conflicts,
     find_imagenet9,
@@ -177,13 +176,6 @@ def test_folders_of_unknown_classes_are_refused(
     folder = make_real(tmp_path, ["ant", "bee", "cat"])
     with pytest.raises(DataError, match=rf"(?s){message}.*Expected:\n.*FOLDER/CLASS"):
         label_images(folder, find_labelled_images(folder), classes, num)
-
-
-def test_images_need_labels() -> None:
-    with pytest.raises(ArgumentError, match="got 0 images and labels of the shape"):
-        ImageFiles(Path("x"), (), torch.zeros(0, 1))
-    with pytest.raises(ArgumentError, match=r"got 1 images and labels of the shape \(2, 1\)"):
-        ImageFiles(Path("x"), (Path("a"),), torch.zeros(2, 1))
 
 
 def test_other_processes_can_read_the_images(tmp_path: Path) -> None:

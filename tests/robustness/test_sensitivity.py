@@ -13,7 +13,6 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.types import FACTORS
 from train_generator.robustness import (
-    FactorShares,
     change_factors,
     factor_sensitivity,
     measure_factors,
@@ -185,10 +184,3 @@ def test_sensitivity_refuses_what_cannot_be_drawn(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         factor_sensitivity(read_factors, StubCGN(), num, seeded(), chunk=chunk, choices=choices)
-
-
-def test_shares_are_a_row_for_each_output() -> None:
-    with pytest.raises(ArgumentError, match="a row of 3 shares for each of the outputs"):
-        FactorShares(("logits",), ((0.5, 0.5),), 4)
-    with pytest.raises(ArgumentError, match="a row of 3 shares for each of the outputs"):
-        FactorShares(("logits", "other"), ((0.5, 0.5, 0.5),), 4)

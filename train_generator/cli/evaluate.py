@@ -109,39 +109,28 @@ def load_predictors(classifiers: list[str] | str, device: str = "cpu") -> dict[s
 
 
 def run_parts(parts: dict[str, list[Part]], record: EvaluationRecord) -> dict[str, dict[str, Rows]]:
-    """Measures what the record does not have, and adds it.
+    """Measures the parts of each classifier that the record lacks, and adds them.
 
-    Args:
-        parts: of each classifier.
-        record: what was measured before; it is complete afterwards.
-
-    Returns:
-        By part and classifier what was measured.
+    Returns by part and classifier what was measured.
 
     Raises:
         CheckpointError: the record has a part with other settings; nothing is measured then.
         KeyboardInterrupt: Ctrl-C; the message says where the next call goes on.
     """
-    known = {
-        (classifier, part.name): record.find(classifier, part.name, part.settings)
+    known = [
+        (classifier, part, record.find(classifier, part.name, part.settings))
         for classifier, each in parts.items()
         for part in each
-    }
+    ]
     measured: dict[str, dict[str, Rows]] = {}
-    for classifier, each in parts.items():
-        for part in each:
-            rows = known[classifier, part.name]
-            if rows is None:
-                rows = _measure(part, classifier)
-                record.add(classifier, part.name, part.settings, rows)
-            measured.setdefault(part.name, {})[classifier] = rows
+    for classifier, part, rows in known:
+        if rows is None:
+            try:
+                rows = part.measure()
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"the same command goes on with {part.name} of {classifier}"
+                ) from None
+            record.add(classifier, part.name, part.settings, rows)
+        measured.setdefault(part.name, {})[classifier] = rows
     return measured
-
-
-def _measure(part: Part, classifier: str) -> Rows:
-    try:
-        return part.measure()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the same command goes on with {part.name} of {classifier}"
-        ) from None

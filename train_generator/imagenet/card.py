@@ -15,21 +15,15 @@ from train_generator.training.measures import MEASURES, read_measures
 
 
 def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:
-    """Writes a card and a picture beside a CGN's file.
-
-    Args:
-        path: of the CGN, a `.safetensors` file.
-        training: that made it.
-
-    Returns:
-        The card, a Markdown file.
-    """
+    """Writes a card, which it returns, and a picture beside the `.safetensors` of a CGN."""
     picture = save_figure(training.draw(), path.with_suffix(".png"))
     card = path.with_suffix(".md")
     cgn, config, seconds = training.kept, training.config, training.trainer.seconds
     parameters = sum(weight.numel() for weight in cgn.parameters())
     images = config.num_steps * config.batch_size * config.accumulation
-    measures = _format(read_measures(path.parent / MEASURES))
+    measures = read_measures(path.parent / MEASURES)
+    rows = measures[:1] + measures[1:][-1:]  # the first and the last
+    table = tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n" if rows else ""
     card.write_text(f"""# {path.stem}
 
 An ImageNet CGN of {parameters / 1e6:.1f} million parameters: {cgn.image_size}x{cgn.image_size}
@@ -43,7 +37,7 @@ drew, and no others.
 - versions: {read_metadata(path).get("versions", "")}
 - fingerprint: {cgn.fingerprint}
 
-{measures}
+{table}
 ![What it draws, one noise and a class in each column]({picture.name})
 """)
     return card
@@ -58,15 +52,5 @@ def repeat_imagenet(config: ImageNetConfig) -> str:
         >>> repeat_imagenet(ImageNetConfig("biggan.bin", "u2net.pth", batch_size=2))
         'train-generator imagenet --biggan biggan.bin --u2net u2net.pth --batch_size 2'
     """
-    default = ImageNetConfig("", "")
-    if config.u2net is None:
-        default = ImageNetConfig("", start="")
+    default = ImageNetConfig("", "") if config.start is None else ImageNetConfig("", start="")
     return " ".join(["train-generator imagenet", *changed_flags(config, default)])
-
-
-def _format(measures: list[dict[str, float]]) -> str:
-    """Returns a table of the first and the last measures."""
-    if not measures:
-        return ""
-    rows = [measures[0], measures[-1]] if len(measures) > 1 else measures
-    return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".4g") + "\n"

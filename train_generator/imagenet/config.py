@@ -7,7 +7,7 @@ files, which `--preset` names and `--config` reads too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,11 +218,7 @@ class ImageNetConfig:
 
 
 def preset_path(name: str) -> Path:
-    """Returns the YAML file of a preset.
-
-    Raises:
-        ArgumentError: there is no such preset.
-    """
+    """Returns the YAML file of a preset; raises `ArgumentError` where there is no such preset."""
     require_choice("preset", name, tuple(sorted(path.stem for path in PRESETS.glob("*.yaml"))))
     return PRESETS / f"{name}.yaml"
 
@@ -237,14 +233,8 @@ def preset_settings(name: PresetName) -> dict[str, Any]:
         ArgumentError: there is no such preset.
     """
     settings: dict[str, Any] = yaml.safe_load(preset_path(name).read_text())
-    for part in fields(ImageNetConfig):
-        kind = part.default_factory
-        if part.name in settings and isinstance(kind, type) and is_dataclass(kind):
-            settings[part.name] = kind(**_tuples(settings[part.name]))
-    return settings
-
-
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-    }
+    losses: dict[str, Any] = settings["losses"]
+    for gram in ("perceptual", "texture"):
+        losses[gram] = tuple(losses[gram])
+    parts = {"losses": LossesConfig(**losses), "patches": PatchConfig(**settings["patches"])}
+    return settings | parts

@@ -63,7 +63,7 @@ class CGNMeasures:
         self.ranks = ranks or Ranks()
         # What is wrong with the files is known before the training.
         self._real = None if config.real is None else find_images(Path(config.real), least=2)
-        least = min(config.num_images, config.num_images if self._real is None else len(self._real))
+        least = min(config.num_images, len(self._real or range(config.num_images)))
         if self.ranks.num > least:
             raise ArgumentError(
                 f"{self.ranks.num} processes cannot share {least} images out: give num_images, and "
@@ -71,10 +71,9 @@ class CGNMeasures:
             )
         if network is None and config.inception is not None:
             network = load_inception(config.inception, progress=progress)
-        self.inception: InceptionMeasures | None = None
         if network is not None:
             network = network.to(cgn.device)
-            self.inception = InceptionMeasures(network, config.splits)
+        self.inception = None if network is None else InceptionMeasures(network, config.splits)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -86,9 +85,8 @@ class CGNMeasures:
             total += float(mask.double().mean((1, 2, 3)).sum())
             if self.inception is not None:
                 self.inception.update(images)
-        sums = self.ranks.mean(
-            {"mask": torch.tensor(total), "num": torch.tensor(float(len(numbers)))}
-        )
+        drawn = {"mask": torch.tensor(total), "num": torch.tensor(float(len(numbers)))}
+        sums = self.ranks.mean(drawn)
         values = {"mean mask": sums["mask"] / sums["num"]}
         if self.inception is not None:
             values |= self.inception.compute(step_seed(Purpose.MEASURE, self.seed))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -15,7 +16,6 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators import BigGAN, ImageNetCGN
 from train_generator.imagenet.config import ImageNetConfig
-from train_generator.imagenet.losses import background_loss, reconstruction_loss
 from train_generator.losses.functional import mask_entropy_loss, mask_size_loss
 from train_generator.losses.patches import draw_picks, make_sheets
 from train_generator.losses.perceptual import (
@@ -29,16 +29,6 @@ from train_generator.training.stages import StepAbandonedError
 
 _LONG = 20
 """Batches from which on a step has a bar of its own."""
-
-
-class Drawn(NamedTuple):
-    """What the networks draw of a noise and a class; None where no loss looks at it."""
-
-    mask: Tensor | None
-    foreground: Tensor | None
-    background: Tensor | None
-    saliency: Tensor | None
-    target: Tensor | None
 
 
 class MechanismLosses(nn.Module):
@@ -63,78 +53,59 @@ class MechanismLosses(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.cgn = config, cgn
-        self._frozen = (target, features)
+        self._frozen: tuple[Any, Any] = (target, features)
         self.perceptual = released_gram_weights(config.losses.perceptual)
         self.texture = released_gram_weights(config.losses.texture)
 
     def forward(
         self, noise: Tensor, y: Tensor, picks: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Returns the losses with their weights, and the mean mask.
+        """Returns the losses with their weights, and the mean mask; runs no network without need.
 
         Args:
             noise: (B, noise_dim) float32.
             y: (B,) int64 classes.
             picks: (B, num_drawn) int64; see `draw_picks`.
         """
-        drawn = self.draw(noise, y)
+        weights, cgn = self.config.losses, self.cgn
+        target, features = self._frozen
+        drawn: dict[str, Tensor] = {}
+        if weights.compares or weights.background:
+            drawn["background"] = cgn.background(noise, y)
+        if weights.needs_target or weights.entropy or weights.size:
+            drawn["mask"] = cgn.shape(noise, y)
+        if weights.needs_target:
+            drawn["foreground"] = cgn.texture(noise, y)
+        if weights.background:
+            drawn["saliency"] = cgn.u2net(drawn["background"]).float()
+        if weights.needs_target:
+            with torch.no_grad():
+                drawn["target"] = target(noise, y, cgn.truncation, cgn.truncation_lookup)
         with torch.autocast(noise.device.type, enabled=False):
-            losses = self._judge(drawn, picks)
-        return losses, None if drawn.mask is None else drawn.mask.detach().mean()
+            losses = self._judge(drawn, picks, features)
+        return losses, drawn["mask"].detach().mean() if "mask" in drawn else None
 
-    def draw(self, noise: Tensor, y: Tensor) -> Drawn:
-        """Runs the networks that a loss needs, and no other."""
-        losses, cgn = self.config.losses, self.cgn
-        textured, compared = any(losses.texture), losses.compares
-        masked = compared or textured or losses.entropy or losses.size
-        background = cgn.background(noise, y) if compared or losses.background else None
-        return Drawn(
-            cgn.shape(noise, y) if masked else None,
-            cgn.texture(noise, y) if compared or textured else None,
-            background,
-            cgn.u2net(background).float() if losses.background else None,
-            self._draw_target(noise, y) if losses.needs_target else None,
-        )
-
-    @torch.no_grad()
-    def _draw_target(self, noise: Tensor, y: Tensor) -> Tensor:
-        target, _ = self._frozen
-        images: Tensor = _there(target, "target images")(
-            noise, y, self.cgn.truncation, self.cgn.truncation_lookup
-        )
-        return images
-
-    def _judge(self, drawn: Drawn, picks: Tensor) -> dict[str, Tensor]:
-        weights, losses = self.config.losses, {}
-        if drawn.mask is not None and weights.entropy:
-            losses["entropy"] = weights.entropy * mask_entropy_loss(drawn.mask)
-        if drawn.mask is not None and weights.size:
-            size = mask_size_loss(drawn.mask, weights.size_low, weights.size_high)
-            losses["size"] = weights.size * size
-        if drawn.saliency is not None:
-            losses["background"] = weights.background * background_loss(drawn.saliency)
-        return {**losses, **self._compare(drawn, picks)}
-
-    def _compare(self, drawn: Drawn, picks: Tensor) -> dict[str, Tensor]:
-        """Returns the losses that look at the target images."""
-        mask, foreground, background, _, target = drawn
-        if mask is None or foreground is None or target is None:
-            return {}
-        _, features = self._frozen
-        losses, config = {}, self.config.losses
-        if background is not None and config.compares:
-            images = compose(mask, foreground, background)
+    def _judge(self, drawn: dict[str, Tensor], picks: Tensor, features: Any) -> dict[str, Tensor]:
+        config, losses = self.config.losses, {}
+        if config.entropy:
+            losses["entropy"] = config.entropy * mask_entropy_loss(drawn["mask"])
+        if config.size:
+            size = mask_size_loss(drawn["mask"], config.size_low, config.size_high)
+            losses["size"] = config.size * size
+        if config.background:
+            losses["background"] = config.background * drawn["saliency"].mean()
+        if config.compares:
+            images = compose(drawn["mask"], drawn["foreground"], drawn["background"])
             if config.reconstruction:
-                losses["reconstruction"] = config.reconstruction * reconstruction_loss(
-                    images, target
-                )
+                distance = F.l1_loss(images, drawn["target"])
+                losses["reconstruction"] = config.reconstruction * distance
             if any(self.perceptual):
-                network = _there(features, "features")
-                losses["perceptual"] = perceptual_loss(network, images, target, self.perceptual)
+                losses["perceptual"] = perceptual_loss(
+                    features, images, drawn["target"], self.perceptual
+                )
         if any(self.texture):
-            network = _there(features, "features")
-            sheets = make_sheets(target, mask, picks, self.config.patches)
-            losses["texture"] = perceptual_loss(network, foreground, sheets, self.texture)
+            sheets = make_sheets(drawn["target"], drawn["mask"], picks, self.config.patches)
+            losses["texture"] = perceptual_loss(features, drawn["foreground"], sheets, self.texture)
         return losses
 
 
@@ -145,15 +116,9 @@ class ImageNetStage:
     step's generator and the batch's number. The processes share the batches out, so their number
     changes a step by rounding alone. A step that an interrupt ends leaves all as it was.
 
-    Args:
-        config: settings.
-        cgn: what is trained, in place.
-        average: a copy that gets the running average of the weights; None keeps none.
-        target: see `MechanismLosses`.
-        features: see `MechanismLosses`.
-        accelerator: knows devices, precision and processes.
-        stops: says on all processes at once whether to give up; see `Trainer.stops`.
-        progress: shows a bar for the batches of long steps.
+    Arguments are those of `MechanismLosses`; and `average`, a copy of the CGN that gets the running
+    average of the weights, `stops`, which says on all processes at once whether to give up (see
+    `Trainer.stops`), and `progress` for a bar where steps are long.
 
     Raises:
         ArgumentError: the number of processes does not divide `accumulation`.
@@ -225,19 +190,17 @@ class ImageNetStage:
 
     def _settle(self, step: int) -> None:
         """Brings up to date what follows from the new weights."""
-        for mechanism in _trained(self.cgn):
-            mechanism.settle_norms(self.config.norm_iterations)
+        for mechanism in _mechanisms(self.cgn):
+            if mechanism.embeddings.weight.requires_grad:
+                mechanism.settle_norms(self.config.norm_iterations)
         if self.average is not None:
             update_average(self.average, self.cgn, self.config.average, step)
-            for mechanism in (self.average.f_shape, self.average.f_text, self.average.f_bg):
+            for mechanism in _mechanisms(self.average):
                 mechanism.settle_norms()  # an average of unit vectors is shorter than 1
 
 
 def trained_groups(config: ImageNetConfig, cgn: ImageNetCGN) -> list[dict[str, Any]]:
-    """Returns the weights of each mechanism with its learning rate.
-
-    A mechanism that no loss reaches gets no gradients, in place, and is left out.
-    """
+    """Returns the mechanisms' weights with their learning rates; freezes what no loss reaches."""
     losses, groups = config.losses, []
     for mechanism, rate, own in (
         (cgn.f_shape, config.shape_rate, losses.entropy or losses.size),
@@ -251,12 +214,5 @@ def trained_groups(config: ImageNetConfig, cgn: ImageNetCGN) -> list[dict[str, A
     return groups
 
 
-def _trained(cgn: ImageNetCGN) -> list[BigGAN]:
-    mechanisms = (cgn.f_shape, cgn.f_text, cgn.f_bg)
-    return [each for each in mechanisms if each.embeddings.weight.requires_grad]
-
-
-def _there(network: Any, what: str) -> Any:
-    if network is None:
-        raise ArgumentError(f"the losses need {what}, and none were given")
-    return network
+def _mechanisms(cgn: ImageNetCGN) -> tuple[BigGAN, BigGAN, BigGAN]:
+    return cgn.f_shape, cgn.f_text, cgn.f_bg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,15 +93,22 @@ class ImageNetTraining:
         self.cgn, self.target = self._place(cgn), self._place(target)
         self.average = copy.deepcopy(self.cgn).requires_grad_(False) if config.average else None
         self.features = make_config_features(config, self.cgn, self.target, self.progress)
-        modules: dict[str, nn.Module] = {"cgn": self.cgn}
-        if self.average is not None:
-            modules["average"] = self.average
         if self.features is not None:
-            modules["features"] = self._place(self.features)
-        measures = self._make_measures(network)
+            self._place(self.features)
+        modules = {"cgn": self.cgn, "average": self.average, "features": self.features}
+        measures = None
+        if config.metrics.every:
+            measures = CGNMeasures(
+                config.metrics,
+                self.kept,
+                seed=config.seed,
+                ranks=self.ranks,
+                network=network,
+                progress=self.progress,
+            )
         self.trainer = Trainer(
             folder,
-            modules,
+            {name: module for name, module in modules.items() if module is not None},
             {"mechanisms": self._stage},
             {**compared_settings(config), "target": fingerprint},
             seed=config.seed,
@@ -162,19 +170,6 @@ class ImageNetTraining:
             progress=self.progress,
         )
 
-    def _make_measures(self, network: nn.Module | None) -> CGNMeasures | None:
-        metrics = self.config.metrics
-        if not metrics.every:
-            return None
-        return CGNMeasures(
-            metrics,
-            self.kept,
-            seed=self.config.seed,
-            ranks=self.ranks,
-            network=network,
-            progress=self.progress,
-        )
-
     def _place(self, module: Any) -> Any:
         device = self.accelerator.device
         layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
@@ -182,17 +177,8 @@ class ImageNetTraining:
 
 
 def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
-    """Reads the CGN that the training starts from, and the BigGAN of the target images.
-
-    Raises:
-        ArgumentError: the two do not fit each other.
-        CheckpointError: a file is damaged or of another network.
-        FileError: a file is not there.
-    """
-    settings: dict[str, Any] = {
-        "truncation": config.truncation,
-        "truncation_lookup": config.truncation_lookup,
-    }
+    """Reads the CGN that the training starts from, and the BigGAN of the target images."""
+    settings: Any = {"truncation": config.truncation, "truncation_lookup": config.truncation_lookup}
     target = load_biggan(config.biggan).requires_grad_(False)
     if config.start is not None:
         cgn = continue_imagenet_cgn(config.start, **settings)
@@ -212,10 +198,6 @@ def make_config_features(
     """Returns the features of the settings; None where no loss needs any.
 
     Those that are "trained" learn the classes of images that the target BigGAN draws.
-
-    Raises:
-        CheckpointError: VGG-16's weights cannot be had.
-        FileError: their file is not there.
     """
     losses = config.losses
     if not losses.needs_features:
@@ -237,32 +219,17 @@ def make_config_features(
 def draw_targets(
     cgn: ImageNetCGN, target: BigGAN, num: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Draws target images of the classes in turn.
-
-    Args:
-        cgn: whose noise it is.
-        target: draws.
-        num: images.
-        seed: of the noise.
-
-    Returns:
-        Images (num, 3, H, W) float32 in [-1, 1] and classes (num,) int64, on the CGN's device.
-    """
+    """Draws target images (num, 3, H, W) float32 in [-1, 1] of the classes (num,) in turn."""
     noise = cgn.draw_noise(num, step_generator(Purpose.WEIGHTS, seed))
     y = torch.arange(num, device=noise.device) % cgn.num_classes
-    images = [
-        target(noise[i : i + _AT_ONCE], y[i : i + _AT_ONCE], cgn.truncation, cgn.truncation_lookup)
-        for i in range(0, num, _AT_ONCE)
-    ]
+    batches = zip(torch.split(noise, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True)
+    images = [target(*batch, cgn.truncation, cgn.truncation_lookup) for batch in batches]
     return torch.cat(images), y
 
 
 def compared_settings(config: ImageNetConfig) -> dict[str, Any]:
     """Returns the settings that must be the same when a training is resumed, as plain values."""
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_COMPARED}
-    settings["losses"] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in settings["losses"].items()
-        if name != "features_file"
-    }
-    return settings
+    del settings["losses"]["features_file"]
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

@@ -102,15 +102,9 @@ def fetch(file: WeightFile, folder: Path, *, progress: bool = False) -> Path:
 
 
 def fetch_all(names: Sequence[str], folder: Path, *, progress: bool = False) -> list[str]:
-    """Fetches several files, and goes on with the next where one cannot be had.
+    """Fetches several of `WEIGHT_FILES`, and goes on with the next where one cannot be had.
 
-    Args:
-        names: keys of `WEIGHT_FILES`.
-        folder: where to.
-        progress: show bars.
-
-    Returns:
-        A line for each file that is there now: its path, whether its checksum is known, and that.
+    Returns a line for each file that is there now: path, checksum, and whether that one is known.
 
     Raises:
         ArgumentError: a name that is not one of `WEIGHT_FILES`, or none.

@@ -126,19 +126,7 @@ class ConvDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor, y: Tensor) -> Tensor:
-        """Scores each image, given its class.
-
-        Args:
-            images: (B, 3, 32, 32) float32 in [-1, 1].
-            y: (B,) integer classes.
-
-        Returns:
-            (B, 1) float32 scores; LSGAN trains them towards 1 for real, 0 for generated images.
-
-        Raises:
-            ArgumentError: images or classes of another shape, or a class that there is not.
-            ArgumentTypeError: images that are not floating point, or classes that are not integers.
-        """
+        """Scores each image, given its class; as `LinearDiscriminator.forward`."""
         y = _check_arguments(images, y, self.label_embedding.num_embeddings)
         class_map = self.label_embedding(y).view(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
         scores: Tensor = self.layers(torch.cat([images, class_map], dim=1))
@@ -183,15 +171,13 @@ class PatchDiscriminator(nn.Module):
         self.channels, self.num_classes, self.image_size = channels, num_classes, image_size
         num_halvings = image_size.bit_length() - IMAGE_SIZE.bit_length() + 1
         self.patches = nn.Sequential(
-            spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1)),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
-            nn.LeakyReLU(SLOPE, inplace=True),
+            *_halving(channels, width),
+            *_halving(width, 2 * width),
             spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
         self.whole = nn.Sequential(
-            *(part for _ in range(num_halvings) for part in _halving(2 * width)),
+            *(part for _ in range(num_halvings) for part in _halving(2 * width, 2 * width)),
             nn.Flatten(),
             spectral_norm(nn.Linear(2 * width * 16, 128)),
             nn.LeakyReLU(SLOPE, inplace=True),
@@ -204,16 +190,8 @@ class PatchDiscriminator(nn.Module):
     def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Scores each place of a quarter of the resolution, and each image, given its class.
 
-        Args:
-            images: (B, channels, image_size, image_size) float32.
-            y: (B,) integer classes.
-
-        Returns:
-            (B, (image_size / 4)²) and (B, 1) float32 scores.
-
-        Raises:
-            ArgumentError: images or classes of another shape, or a class that there is not.
-            ArgumentTypeError: images that are not floating point, or classes that are not integers.
+        Returns (B, (image_size / 4)²) and (B, 1) float32 scores of images (B, channels, image_size,
+        image_size); else as `LinearDiscriminator.forward`.
         """
         y = _check_arguments(images, y, self.num_classes, self.channels, self.image_size)
         features = self.patches(images)
@@ -224,8 +202,8 @@ class PatchDiscriminator(nn.Module):
         return patches.flatten(1), self.score_whole(features) + fits
 
 
-def _halving(width: int) -> list[nn.Module]:
-    convolution = spectral_norm(nn.Conv2d(width, width, 4, stride=2, padding=1))
+def _halving(dim_in: int, dim_out: int) -> list[nn.Module]:
+    convolution = spectral_norm(nn.Conv2d(dim_in, dim_out, 4, stride=2, padding=1))
     return [convolution, nn.LeakyReLU(SLOPE, inplace=True)]
 
 

@@ -44,7 +44,7 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     """How far a discriminator's scores are from 1 for real and from 0 for generated images.
 
     The mean of two terms, of which each is a mean over its own images, so that both kinds count
-    the same however many there are. Source as for `lsgan_generator_loss`.
+    the same however many there are. Source and errors as for `lsgan_generator_loss`.
 
     Args:
         real_scores: (B, 1) float scores of real images.
@@ -52,10 +52,6 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
 
     Returns:
         Scalar of 0 or more.
-
-    Raises:
-        ArgumentError: there are no scores.
-        ArgumentTypeError: scores that are not floating point.
 
     Example:
         >>> import torch
@@ -71,15 +67,13 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
 def hinge_generator_loss(scores: Tensor) -> Tensor:
     """Rewards a generator for high scores: minus their mean (Miyato et al., ICLR 2018, eq. 17).
 
+    Errors as for `lsgan_generator_loss`.
+
     Args:
         scores: (B, 1) float scores of generated images; other shapes work too.
 
     Returns:
         Scalar, of either sign.
-
-    Raises:
-        ArgumentError: there are no scores.
-        ArgumentTypeError: scores that are not floating point.
 
     Example:
         >>> import torch
@@ -95,7 +89,8 @@ def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     """Wants scores of real images above 1 and of generated ones below -1; beyond costs nothing.
 
     The sum of mean max(0, 1 - real) and mean max(0, 1 + generated) (Miyato et al., Spectral
-    Normalization for Generative Adversarial Networks, ICLR 2018, eq. 16).
+    Normalization for Generative Adversarial Networks, ICLR 2018, eq. 16). Errors as for
+    `lsgan_generator_loss`.
 
     Args:
         real_scores: (B, 1) float scores of real images.
@@ -103,10 +98,6 @@ def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
 
     Returns:
         Scalar of 0 or more; 2 if the discriminator cannot tell them apart.
-
-    Raises:
-        ArgumentError: there are no scores.
-        ArgumentTypeError: scores that are not floating point.
 
     Example:
         >>> import torch
@@ -283,18 +274,7 @@ def require_floats(name: str, values: Tensor) -> None:
 def require_images(
     images: Tensor, channels: int = 3, least: int = 1, size: int | None = None
 ) -> None:
-    """Raises unless these are floating-point images (B, channels, H, W).
-
-    Args:
-        images: to look at.
-        channels: that they must have.
-        least: what H and W must be or more.
-        size: what H and W must be; any by default.
-
-    Raises:
-        ArgumentError: another shape.
-        ArgumentTypeError: they are not floating point.
-    """
+    """Raises unless these are floating-point images (B, channels, H, W) of a size that fits."""
     if size is None:
         wanted = f"(B, {channels}, H, W) with H and W of {least} or more"
         fits = images.dim() == 4 and images.shape[1] == channels and min(images.shape[2:]) >= least

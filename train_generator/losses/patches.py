@@ -61,15 +61,10 @@ class PatchConfig:
 
 
 def draw_picks(num: int, config: PatchConfig, generator: torch.Generator) -> Tensor:
-    """Draws which of the best places the patches of each sheet come from.
+    """Draws, on the CPU, which of the best places the patches of `num` sheets come from.
 
-    Args:
-        num: sheets.
-        config: how patches are taken.
-        generator: a CPU generator.
-
-    Returns:
-        (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest mask.
+    Returns (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest
+    mask.
 
     Example:
         >>> import torch
@@ -114,45 +109,17 @@ def make_sheets(
     """
     config = config or PatchConfig()
     _check(images, mask, picks, config)
-    rows, columns = find_places(mask, config)
-    picks = picks.to(images.device)
-    patches = read_patches(
-        _resize(images, config.resolution),
-        rows.gather(1, picks),
-        columns.gather(1, picks),
-        config.size,
-    )
-    return _resize(tile(patches), *images.shape[2:])
-
-
-def find_places(mask: Tensor, config: PatchConfig) -> tuple[Tensor, Tensor]:
-    """Finds the windows with the highest mean mask.
-
-    Args:
-        mask: (B, 1, H, W) float.
-        config: how patches are taken.
-
-    Returns:
-        Rows and columns of their upper left corners at the config's resolution, each (B, num_best)
-        int64, the highest mean first.
-    """
     means = F.avg_pool2d(_resize(mask, config.resolution), config.size, stride=1)
-    best = means.flatten(1).topk(config.num_best, dim=1).indices
-    num_columns = means.shape[3]
-    return best.div(num_columns, rounding_mode="floor"), best % num_columns
+    best = means.flatten(1).topk(config.num_best, dim=1).indices.gather(1, picks.to(images.device))
+    rows, columns = best.div(means.shape[3], rounding_mode="floor"), best % means.shape[3]
+    patches = read_patches(_resize(images, config.resolution), rows, columns, config.size)
+    return _resize(tile(patches), images.shape[2:])
 
 
 def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """Reads square patches of each image.
+    """Reads patches (B, K, C, size, size) of images (B, C, H, W).
 
-    Args:
-        images: (B, C, H, W).
-        rows: (B, K) int64, first row of each patch.
-        columns: (B, K) int64, first column of each patch.
-        size: pixels in each direction.
-
-    Returns:
-        (B, K, C, size, size).
+    Rows and columns (B, K) int64 are the first ones of each patch.
 
     Example:
         >>> import torch
@@ -178,8 +145,7 @@ def tile(patches: Tensor) -> Tensor:
     return grid.reshape(num, num_channels, side * size, side * size)
 
 
-def _resize(images: Tensor, height: int, width: int | None = None) -> Tensor:
-    size = (height, height if width is None else width)
+def _resize(images: Tensor, size: int | torch.Size) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", align_corners=False)
 
 

@@ -14,12 +14,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, DataError
-from cgn_augment.images.finding import (
-    LabelledPaths,
-    find_labelled_images,
-    name_some,
-)
+from cgn_augment.errors import DataError
+from cgn_augment.images.finding import LabelledPaths, find_labelled_images, name_some
 from train_generator.robustness.groups import cue_conflict_categories, imagenet9_classes
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")
@@ -54,21 +50,11 @@ class ImageFiles:
         folder: that they are in.
         paths: (N) files.
         labels: (N, K) int64; what the K labels are, the function that made this says.
-
-    Raises:
-        ArgumentError: no images, or other numbers of images and of labels.
     """
 
     folder: Path
     paths: tuple[Path, ...]
     labels: Tensor
-
-    def __post_init__(self) -> None:
-        if not self.paths or self.labels.dim() != 2 or len(self.labels) != len(self.paths):
-            raise ArgumentError(
-                f"there must be images, and a row of labels for each; got {len(self.paths)} images "
-                f"and labels of the shape {tuple(self.labels.shape)}"
-            )
 
     def __len__(self) -> int:
         return len(self.paths)

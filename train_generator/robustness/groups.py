@@ -30,9 +30,8 @@ class ClassGroups:
         classes: of each group, one or more.
 
     Raises:
-        ArgumentError: a name that comes twice, other numbers of names and of groups, or a class
-            above 999.
-        ArgumentError: a group without classes, a negative class, or one in two groups.
+        ArgumentError: a name that comes twice, other numbers of names and of groups, a group
+            without classes, or a class below 0, above 999 or in two groups.
 
     Example:
         >>> import torch
@@ -67,13 +66,9 @@ class ClassGroups:
         return self._map.to_label(classes)
 
     def columns(self, classes: Sequence[str]) -> list[int] | None:
-        """Finds the groups among the classes of a classifier that knows nothing else.
+        """Returns for each group the class of its name, or None if others or fewer are named.
 
-        Args:
-            classes: its names; a number in front, as in 00_dog, does not count.
-
-        Returns:
-            For each group the class of its name; None unless each class is one of the groups.
+        A number in front of a name, as in 00_dog, does not count.
 
         Example:
             >>> from train_generator.robustness import ClassGroups
@@ -138,13 +133,8 @@ def imagenet9_classes() -> ClassGroups:
 
 def _expand(listed: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
     """Returns the classes of a list in which a pair stands for all classes from one to another."""
-    classes: list[int] = []
-    for each in listed:
-        if isinstance(each, int):
-            classes.append(each)
-            continue
-        first, last = each
+    pairs = [(each, each) if isinstance(each, int) else each for each in listed]
+    for first, last in pairs:
         if first > last:
             raise ValueError(f"[{first}, {last}] goes backwards")
-        classes.extend(range(first, last + 1))
-    return tuple(classes)
+    return tuple(y for first, last in pairs for y in range(first, last + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def measure_cue_conflict(
         DataError: an image cannot be read.
     """
     decide = category_decision(predictor)
-    decided = decide_images(predictor, images, decide, config, what="cue conflict")
+    decided = _decide_images(predictor, images, decide, predictor.cropping, config, "cue conflict")
     shapes, textures = images.labels.unbind(1)
     return {name: shape_bias(each, shapes, textures) for name, each in decided.items()}
 
@@ -101,7 +102,7 @@ def measure_imagenet9(
     decide = imagenet9_decision(predictor)
     rows: dict[str, dict[str, float]] = {name: {} for name in predictor.outputs}
     for variant, images in variants.items():
-        decided = decide_images(predictor, images, decide, config, what=variant, whole=True)
+        decided = _decide_images(predictor, images, decide, predictor.fitting, config, variant)
         for name, each in decided.items():
             rows[name][variant] = accuracy(each, images.labels[:, 0])
     return rows
@@ -112,76 +113,26 @@ def measure_real(
 ) -> dict[str, float]:
     """Measures the accuracy of each output on images with the classifier's own labels.
 
-    Args:
-        predictor: a classifier.
-        images: see `label_images`. They are resized and cropped as ImageNet's are.
-        config: how images are read.
-
-    Raises:
-        DataError: an image cannot be read.
+    The images are those of `label_images`, resized and cropped as ImageNet's are. `DataError` says
+    which cannot be read.
     """
-    decided = decide_images(predictor, images, _best, config, what="real images")
+    best = partial(torch.argmax, dim=1)
+    decided = _decide_images(predictor, images, best, predictor.cropping, config, "real images")
     return {name: accuracy(each, images.labels[:, 0]) for name, each in decided.items()}
 
 
 def category_decision(predictor: Predictor) -> Decide:
-    """Returns how a classifier's scores become one of the 16 categories.
+    """Returns how a classifier's scores become one of the 16 categories; else `ArgumentError`."""
 
-    Raises:
-        ArgumentError: the classifier knows neither ImageNet's classes nor the categories.
-    """
-    groups = cue_conflict_categories()
-    if predictor.num_classes == IMAGENET_CLASSES:
-        return lambda logits: group_probabilities(logits, groups).argmax(dim=1)
-    return _named_decision(predictor, groups, "the shape bias")
+    def likeliest(logits: Tensor, groups: ClassGroups) -> Tensor:
+        return group_probabilities(logits, groups).argmax(dim=1)
+
+    return _decision(predictor, cue_conflict_categories(), likeliest, "the shape bias")
 
 
 def imagenet9_decision(predictor: Predictor) -> Decide:
-    """Returns how a classifier's scores become one of ImageNet-9's classes, or -1 for none.
-
-    Raises:
-        ArgumentError: the classifier knows neither ImageNet's classes nor the nine.
-    """
-    groups = imagenet9_classes()
-    if predictor.num_classes == IMAGENET_CLASSES:
-        return lambda logits: group_predictions(logits, groups)
-    return _named_decision(predictor, groups, "the background gap")
-
-
-def decide_images(
-    predictor: Predictor,
-    images: ImageFiles,
-    decide: Decide,
-    config: EvaluationConfig | None = None,
-    *,
-    what: str = "images",
-    whole: bool = False,
-) -> dict[str, Tensor]:
-    """Returns by output the decisions (N,) int64 on all images, in their order.
-
-    Args:
-        predictor: a classifier.
-        images: N of them.
-        decide: makes decisions of scores.
-        config: how images are read.
-        what: name of the bar.
-        whole: use `Predictor.fitting`, not `Predictor.cropping`.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    config = config or EvaluationConfig()
-    prepare = predictor.fitting if whole else predictor.cropping
-    loader: DataLoader[Tensor] = DataLoader(
-        OpenedImages(images, prepare), config.batch_size, num_workers=config.num_workers
-    )
-    parts: dict[str, list[Tensor]] = {name: [] for name in predictor.outputs}
-    with tqdm(total=len(images), desc=what, disable=not config.progress) as bar:
-        for batch in loader:
-            for name, scores in predictor(batch).items():
-                parts[name].append(decide(scores.cpu()))
-            bar.update(len(batch))
-    return {name: torch.cat(each) for name, each in parts.items()}
+    """Returns how scores become one of ImageNet-9's classes, or -1 for none."""
+    return _decision(predictor, imagenet9_classes(), group_predictions, "the background gap")
 
 
 class OpenedImages(Dataset[Tensor]):
@@ -197,11 +148,36 @@ class OpenedImages(Dataset[Tensor]):
         return self.prepare(read_image(self.images.paths[index]))
 
 
-def _best(logits: Tensor) -> Tensor:
-    return logits.argmax(dim=1)
+def _decide_images(
+    predictor: Predictor,
+    images: ImageFiles,
+    decide: Decide,
+    prepare: Cropping,
+    config: EvaluationConfig | None,
+    what: str,
+) -> dict[str, Tensor]:
+    """Returns by output the decisions (N,) int64 on all images, in their order."""
+    config = config or EvaluationConfig()
+    loader: DataLoader[Tensor] = DataLoader(
+        OpenedImages(images, prepare), config.batch_size, num_workers=config.num_workers
+    )
+    parts: dict[str, list[Tensor]] = {name: [] for name in predictor.outputs}
+    with tqdm(total=len(images), desc=what, disable=not config.progress) as bar:
+        for batch in loader:
+            for name, scores in predictor(batch).items():
+                parts[name].append(decide(scores.cpu()))
+            bar.update(len(batch))
+    return {name: torch.cat(each) for name, each in parts.items()}
 
 
-def _named_decision(predictor: Predictor, groups: ClassGroups, what: str) -> Decide:
+def _decision(
+    predictor: Predictor,
+    groups: ClassGroups,
+    of_imagenet: Callable[[Tensor, ClassGroups], Tensor],
+    what: str,
+) -> Decide:
+    if predictor.num_classes == IMAGENET_CLASSES:
+        return lambda logits: of_imagenet(logits, groups)
     columns = None if predictor.classes is None else groups.columns(predictor.classes)
     if columns is None:
         raise ArgumentError(

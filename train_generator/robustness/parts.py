@@ -14,13 +14,10 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.images.finding import LabelledPaths
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, find_class
-from cgn_augment.types import FACTORS, Mechanisms
+from cgn_augment.types import Mechanisms
 from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
 from train_generator.robustness.bias import ShapeBias, background_gap
-from train_generator.robustness.folders import (
-    ImageFiles,
-    label_images,
-)
+from train_generator.robustness.folders import ImageFiles, label_images
 from train_generator.robustness.groups import cue_conflict_categories
 from train_generator.robustness.measure import (
     EvaluationConfig,
@@ -95,9 +92,15 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         DataError: nobody knows which classes the folders of the real images are.
     """
     parts = []
+    described = {
+        "weights": predictor.fingerprint,
+        "mean": list(predictor.mean),
+        "std": list(predictor.std),
+        "image_size": predictor.image_size,
+    }
 
     def add(name: str, measure: Callable[[], Rows], **settings: object) -> None:
-        parts.append(Part(name, {**_describe(predictor), **settings}, measure))
+        parts.append(Part(name, {**described, **settings}, measure))
 
     if data.cue_conflict is not None:
         category_decision(predictor)
@@ -105,8 +108,8 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         add(CUE_CONFLICT, measure, images=_describe_images(data.cue_conflict))
     if data.imagenet9 is not None:
         imagenet9_decision(predictor)
-        described = {name: _describe_images(images) for name, images in data.imagenet9.items()}
-        add(IMAGENET9, partial(_measure_gap, predictor, data.imagenet9, config), **described)
+        folders = {name: _describe_images(images) for name, images in data.imagenet9.items()}
+        add(IMAGENET9, partial(_measure_gap, predictor, data.imagenet9, config), **folders)
     if data.real is not None:
         images = label_images(*data.real, predictor.classes, predictor.num_classes)
         measure = partial(_measure_accuracy, predictor, images, config)
@@ -115,7 +118,7 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         class_map = find_class_map(predictor, data.cgn, data.class_map)
         add(
             FACTOR,
-            partial(_measure_factors, predictor, data.cgn, class_map, data.num, data.seed, config),
+            partial(_measure_factors, predictor, data.cgn, class_map, data, config),
             cgn=data.cgn.fingerprint,
             class_map=None if data.class_map is None else repr(class_map),
             num=data.num,
@@ -127,14 +130,8 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
 def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | None) -> ClassMap:
     """Returns the classes of a CGN for each label of a classifier.
 
-    Args:
-        predictor: a classifier.
-        cgn: a CGN.
-        given: the class map, where there is one; see `resolve_class_map`.
-
-    Returns:
-        That one's; else label = class where both have as many; else, for a CGN of ImageNet's 1000
-        classes, the class of each label's name.
+    They are those of the given class map, see `resolve_class_map`; else label = class where both
+    have as many; else, for a CGN of ImageNet's 1000 classes, the class of each label's name.
 
     Raises:
         ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
@@ -164,9 +161,8 @@ def _measure_bias(predictor: Predictor, images: ImageFiles, config: EvaluationCo
 
 
 def _bias_row(counts: ShapeBias) -> dict[str, object]:
-    per_category = zip(
-        counts.num_images, counts.num_shape, counts.num_texture, counts.category_biases, strict=True
-    )
+    names, num = cue_conflict_categories().names, (counts.num_images, counts.num_shape)
+    categories = zip(names, *num, counts.num_texture, counts.category_biases, strict=True)
     return {
         "shape_bias": _number(counts.bias),
         "shape_accuracy": counts.shape_accuracy,
@@ -180,9 +176,7 @@ def _bias_row(counts: ShapeBias) -> dict[str, object]:
                 "num_texture": texture,
                 "shape_bias": _number(bias),
             }
-            for name, (images, shape, texture, bias) in zip(
-                cue_conflict_categories().names, per_category, strict=True
-            )
+            for name, images, shape, texture, bias in categories
         },
     }
 
@@ -206,37 +200,23 @@ def _measure_factors(
     predictor: Predictor,
     cgn: Mechanisms,
     class_map: ClassMap,
-    num: int,
-    seed: int,
+    data: EvaluationData,
     config: EvaluationConfig,
 ) -> Rows:
-    accuracies, sensitivities = measure_factors(
+    measured = measure_factors(
         predictor.see,
         cgn,
-        num,
-        step_generator(Purpose.MEASURE, seed),
+        data.num,
+        step_generator(Purpose.MEASURE, data.seed),
         to_label=class_map.to_label,
         choices=class_map.choices,
         chunk=config.batch_size,
         progress=config.progress,
     )
-    pairs = zip(accuracies.shares, sensitivities.shares, strict=True)
+    accuracies, flips = (shares.rows for shares in measured)
     return {
-        name: {
-            "accuracy": dict(zip(FACTORS, accuracy, strict=True)),
-            "sensitivity": dict(zip(FACTORS, sensitivity, strict=True)),
-            "num_images": num,
-        }
-        for name, (accuracy, sensitivity) in zip(accuracies.outputs, pairs, strict=True)
-    }
-
-
-def _describe(predictor: Predictor) -> dict[str, object]:
-    return {
-        "weights": predictor.fingerprint,
-        "mean": list(predictor.mean),
-        "std": list(predictor.std),
-        "image_size": predictor.image_size,
+        name: {"accuracy": accuracies[name], "sensitivity": flips[name], "num_images": data.num}
+        for name in accuracies
     }
 
 

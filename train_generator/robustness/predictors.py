@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,7 @@ class Cropping:
     shorter: int
 
     def __call__(self, images: Tensor | Image.Image) -> Tensor:
-        """Returns (3, size, size) of an image of PIL, or (N, 3, size, size); float32 in [0, 1].
-
-        Args:
-            images: one of PIL, or (N, 3, H, W) float32 in [0, 1].
-        """
+        """Returns (3, size, size) of an image of PIL, or N of them of (N, 3, H, W); in [0, 1]."""
         resized = transforms.resize(images, [self.shorter], antialias=True)
         cropped = transforms.center_crop(resized, [self.size, self.size])
         if isinstance(cropped, Tensor):
@@ -158,18 +154,9 @@ def plain_predictor(
     )
 
 
-def ensemble_predictor(
-    model: InvariantEnsemble,
-    *,
-    classes: Iterable[str] | None,
-    mean: Iterable[float],
-    std: Iterable[float],
-    image_size: int,
-) -> Predictor:
-    """Makes a predictor of an invariant ensemble; arguments as for `plain_predictor`."""
-    plain = plain_predictor(
-        model, model.num_classes, classes=classes, mean=mean, std=std, image_size=image_size
-    )
+def ensemble_predictor(model: InvariantEnsemble, **settings: Any) -> Predictor:
+    """Makes a predictor of an invariant ensemble; settings as for `plain_predictor`."""
+    plain = plain_predictor(model, model.num_classes, **settings)
     outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
     return replace(plain, outputs=outputs, name_scores=HeadLogits.predictions)
 
@@ -268,12 +255,9 @@ def _load_pretrained(name: str, file: Path | None, device: torch.device) -> Pred
         )
     model = _Whole(backbone.network, *backbone.classifier).requires_grad_(False).to(device)
     num_classes = len(model.bias)
-    wanted = backbone.preprocessing
     return plain_predictor(
         model,
         num_classes,
         classes=imagenet_names() if num_classes == IMAGENET_CLASSES else None,
-        mean=wanted.mean,
-        std=wanted.std,
-        image_size=wanted.image_size,
+        **asdict(backbone.preprocessing),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cgn_augment.class_map import ClassMap
@@ -31,7 +33,20 @@ TITLES = {
     "sensitivity": "Counterfactuals: predictions that flip when one factor alone changes",
 }
 
-_COLUMNS = 8
+_COLUMNS = {
+    CUE_CONFLICT: {
+        "shape bias": "shape_bias",
+        "decided for the shape": "shape_accuracy",
+        "decided for the texture": "texture_accuracy",
+        "for either": "num_cue_decisions",
+        "images": "num_images",
+    },
+    IMAGENET9: {**{name: name for name in VARIANTS}, "background gap": "background_gap"},
+    REAL: {"accuracy": "accuracy", "images": "num_images"},
+}
+"""Of a part's table, by header the name of the measure."""
+
+_NUM_CHANGES = 8
 _INK = 0.55  # from this share on a cell is dark, and its number white
 
 
@@ -48,16 +63,17 @@ def make_tables(part: str, measured: Measured) -> dict[str, Table]:
         >>> make_tables("real", {"resnet50": rows})["Real images"][1]
         ['resnet50', 'logits', '75.0 %', '8']
     """
-    if part == CUE_CONFLICT:
-        return {TITLES[part]: _table(measured, _BIAS_HEADER, _bias_cells)}
-    if part == IMAGENET9:
-        header = (*VARIANTS, "background gap")
-        return {TITLES[part]: _table(measured, header, _gap_cells)}
-    if part == REAL:
-        return {TITLES[part]: _table(measured, ("accuracy", "images"), _real_cells)}
+    if part == FACTOR:
+        header = (*FACTORS, "images")
+        return {
+            TITLES[title]: _table(measured, header, partial(_factor_cells, what))
+            for what, title in (("accuracy", FACTOR), ("sensitivity", "sensitivity"))
+        }
+    columns = _COLUMNS[part]
     return {
-        TITLES[FACTOR]: _table(measured, (*FACTORS, "images"), _factor_cells("accuracy")),
-        TITLES["sensitivity"]: _table(measured, (*FACTORS, "images"), _factor_cells("sensitivity")),
+        TITLES[part]: _table(
+            measured, columns, lambda row: [_cell(row, name) for name in columns.values()]
+        )
     }
 
 
@@ -66,11 +82,10 @@ def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
     if part == CUE_CONFLICT:
         return {"shape_bias": draw_shape_bias(measured)}
     if part == FACTOR:
+        rows = _named_rows(measured)
         return {
-            "accuracy": draw_shares(_factor_rows(measured, "accuracy"), TITLES[FACTOR]),
-            "sensitivity": draw_shares(
-                _factor_rows(measured, "sensitivity"), TITLES["sensitivity"]
-            ),
+            what: draw_shares({name: row[what] for name, row in rows.items()}, TITLES[title])
+            for what, title in (("accuracy", FACTOR), ("sensitivity", "sensitivity"))
         }
     return {}
 
@@ -129,7 +144,7 @@ def draw_shape_bias(measured: Measured) -> Figure:
     figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
     axes = figure.subplots()
     for number, (label, row) in enumerate(_named_rows(measured).items()):
-        biases = [_or_nan(row["categories"][name]["shape_bias"]) for name in names]
+        biases = np.array([row["categories"][name]["shape_bias"] for name in names], float)
         color = f"C{number % 10}"
         axes.plot(biases, range(len(names)), "o", ms=4, color=color, alpha=0.8, label=label)
         if row["shape_bias"] is not None:
@@ -159,7 +174,7 @@ def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
     """
     generator = step_generator(Purpose.MEASURE, seed)
     choices = class_map.choices
-    (part,) = change_factors(cgn, _COLUMNS, generator, choices=choices, chunk=_COLUMNS)
+    (part,) = change_factors(cgn, _NUM_CHANGES, generator, choices=choices, chunk=_NUM_CHANGES)
     first = "image of\nshape, texture\nand background"
     rows = {first: part.images}
     captions = {first: [", ".join(map(str, y)) for y in part.classes.t().tolist()]}
@@ -169,17 +184,8 @@ def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
     return draw_sheet(rows, captions)
 
 
-_BIAS_HEADER = (
-    "shape bias",
-    "decided for the shape",
-    "decided for the texture",
-    "for either",
-    "images",
-)
-
-
 def _table(
-    measured: Measured, header: Sequence[str], cells: Callable[[Mapping[str, Any]], list[str]]
+    measured: Measured, header: Iterable[str], cells: Callable[[Mapping[str, Any]], list[str]]
 ) -> Table:
     table = [["classifier", "output", *header]]
     for classifier, rows in measured.items():
@@ -187,35 +193,21 @@ def _table(
     return table
 
 
-def _bias_cells(row: Mapping[str, Any]) -> list[str]:
-    bias = row["shape_bias"]
-    return [
-        NOTHING if bias is None else format_share(bias),
-        format_share(row["shape_accuracy"]),
-        format_share(row["texture_accuracy"]),
-        str(row["num_cue_decisions"]),
-        str(row["num_images"]),
-    ]
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if name == "background_gap":
+        return f"{100 * value:.1f} points"
+    if name.startswith("num_"):
+        return str(value)
+    return NOTHING if value is None else format_share(value)
 
 
-def _gap_cells(row: Mapping[str, Any]) -> list[str]:
-    gap = f"{100 * row['background_gap']:.1f} points"
-    return [*(format_share(row[variant]) for variant in VARIANTS), gap]
-
-
-def _real_cells(row: Mapping[str, Any]) -> list[str]:
-    return [format_share(row["accuracy"]), str(row["num_images"])]
-
-
-def _factor_cells(what: str) -> Callable[[Mapping[str, Any]], list[str]]:
-    def cells(row: Mapping[str, Any]) -> list[str]:
-        num = row["num_images"]
-        shares = [row[what][factor] for factor in FACTORS]
-        errors = [math.sqrt(share * (1 - share) / num) for share in shares]
-        pairs = zip(shares, errors, strict=True)
-        return [*(f"{format_share(share)} ± {100 * error:.1f}" for share, error in pairs), str(num)]
-
-    return cells
+def _factor_cells(what: str, row: Mapping[str, Any]) -> list[str]:
+    num = row["num_images"]
+    shares = [row[what][factor] for factor in FACTORS]
+    errors = [100 * math.sqrt(share * (1 - share) / num) for share in shares]
+    pairs = zip(shares, errors, strict=True)
+    return [*(f"{format_share(share)} ± {error:.1f}" for share, error in pairs), str(num)]
 
 
 def _named_rows(measured: Measured) -> dict[str, dict[str, Any]]:
@@ -226,11 +218,3 @@ def _named_rows(measured: Measured) -> dict[str, dict[str, Any]]:
             both = f"{classifier}: {output}" if len(measured) > 1 else output
             named[classifier if len(rows) == 1 else both] = row
     return named
-
-
-def _factor_rows(measured: Measured, what: str) -> dict[str, dict[str, float]]:
-    return {name: row[what] for name, row in _named_rows(measured).items()}
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value

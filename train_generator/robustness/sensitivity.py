@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import choice_table, compose, sample_interventions
-from cgn_augment.types import FACTORS, Factors, Mechanisms
+from cgn_augment.types import FACTORS, Mechanisms
 
 Predict = Callable[[Tensor], Mapping[str, Tensor]]
 Choices = Sequence[Sequence[int]]
-
-_SEED_LIMIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,17 @@ class FactorShares:
         shares: a row for each output, a column for each of shape, texture and background; in
             [0, 1].
         num: images that each share is of.
-
-    Raises:
-        ArgumentError: not a row for each output, or not a share for each factor.
     """
 
     outputs: tuple[str, ...]
     shares: tuple[tuple[float, ...], ...]
     num: int
 
-    def __post_init__(self) -> None:
-        if len(self.shares) != len(self.outputs) or {len(x) for x in self.shares} != {len(FACTORS)}:
-            raise ArgumentError(
-                f"there must be a row of {len(FACTORS)} shares for each of the outputs "
-                f"{self.outputs}, got {self.shares}"
-            )
+    @property
+    def rows(self) -> dict[str, dict[str, float]]:
+        """The shares by output and factor."""
+        named = zip(self.outputs, self.shares, strict=True)
+        return {output: dict(zip(FACTORS, row, strict=True)) for output, row in named}
 
     @property
     def standard_errors(self) -> tuple[tuple[float, ...], ...]:
@@ -145,18 +140,9 @@ def measure_factors(
     """Measures the sensitivity and, on the unchanged images, the accuracy on each factor's label.
 
     The three classes of an image are drawn independently, so an output that knows one factor alone
-    has the accuracy of a guess on the other two.
-
-    Args:
-        predict: as for `factor_sensitivity`, as are the other arguments and the errors.
-        cgn: a frozen CGN.
-        num: images.
-        generator: a CPU generator.
-        to_label: takes classes (N,) int64 of the CGN to labels of the classifier; they are the
-            same by default.
-        choices: groups of classes.
-        chunk: images drawn at once.
-        progress: shows a bar on standard error.
+    has the accuracy of a guess on the other two. Arguments and errors are those of
+    `factor_sensitivity`; `to_label` takes classes (N,) int64 of the CGN to labels of the
+    classifier, which are the same by default.
     """
     changes = change_factors(cgn, num, generator, choices=choices, chunk=chunk)
     with tqdm(total=num, desc="changing factors", disable=not progress) as bar:
@@ -181,24 +167,24 @@ def measure_changes(
     Raises:
         ArgumentError: there are no images.
     """
-    correct: dict[str, list[int]] = {}
-    flips: dict[str, list[int]] = {}
+    counts: dict[str, Tensor] = {}  # (2, 3): right and flipped, by factor
     num = 0
     for part in changes:
         before = _decide(predict, part.images)
-        for column, (factor, classes) in enumerate(zip(FACTORS, part.classes, strict=True)):
-            labels = classes if to_label is None else to_label(classes)
-            after = _decide(predict, part.changed[factor])
-            for name, decisions in before.items():
-                row = correct.setdefault(name, [0] * len(FACTORS))
-                row[column] += int((decisions == labels).sum())
-                row = flips.setdefault(name, [0] * len(FACTORS))
-                row[column] += int((decisions != after[name]).sum())
+        after = [_decide(predict, part.changed[factor]) for factor in FACTORS]
+        labels = torch.stack([y if to_label is None else to_label(y) for y in part.classes])
+        for name, decisions in before.items():
+            flipped = torch.stack([decisions != changed[name] for changed in after])
+            found = torch.stack([decisions == labels, flipped]).sum(dim=2)
+            counts[name] = counts.get(name, 0) + found
         num += len(part.images)
         announce(len(part.images))
     if num == 0:
         raise ArgumentError("there are no images to measure on")
-    return FactorMeasures(_to_shares(correct, num), _to_shares(flips, num))
+    shares = zip(*((each.double() / num).tolist() for each in counts.values()), strict=True)
+    return FactorMeasures(
+        *(FactorShares(tuple(counts), tuple(map(tuple, rows)), num) for rows in shares)
+    )
 
 
 def change_factors(
@@ -219,17 +205,15 @@ def change_factors(
     Raises:
         ArgumentError: `num` or `chunk` below 1, or fewer than two groups of classes.
     """
-    for name, value in (("num", num), ("chunk", chunk)):
-        if value < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {value}")
+    require_count("num", num)
+    require_count("chunk", chunk)
     groups = [[y] for y in range(cgn.num_classes)] if choices is None else choices
     if len(groups) < 2:
         raise ArgumentError("a factor changes between two classes or more: list more of them")
     classes = sample_interventions(num, (groups, groups, groups), generator)
     new_classes = _draw_others(classes, groups, generator)
     noise = [cgn.draw_noise(num, generator)]
-    for _ in FACTORS[1:]:
-        noise.append(noise[0] if cgn.shared_noise else cgn.draw_noise(num, generator))
+    noise += [noise[0] if cgn.shared_noise else cgn.draw_noise(num, generator) for _ in FACTORS[1:]]
     new_noise = [cgn.draw_noise(num, generator) for _ in FACTORS]
     first = _Drawn(classes, noise, (_split(generator), _split(generator)))
     other = _Drawn(new_classes, new_noise, (_split(generator), _split(generator)))
@@ -242,13 +226,14 @@ def _change(
 ) -> Iterator[ChangedImages]:
     for start in range(0, num, chunk):
         at = slice(start, min(start + chunk, num))
-        factors, others = first.run(cgn, at), other.run(cgn, at)
+        mask, foreground, background = first.run(cgn, at)
+        other_mask, other_foreground, other_background = other.run(cgn, at)
         changed = {
-            "shape": compose(others.mask, factors.foreground, factors.background),
-            "texture": compose(factors.mask, others.foreground, factors.background),
-            "background": compose(factors.mask, factors.foreground, others.background),
+            "shape": compose(other_mask, foreground, background),
+            "texture": compose(mask, other_foreground, background),
+            "background": compose(mask, foreground, other_background),
         }
-        images = compose(factors.mask, factors.foreground, factors.background)
+        images = compose(mask, foreground, background)
         yield ChangedImages(images, changed, first.classes[:, at], other.classes[:, at])
 
 
@@ -260,11 +245,12 @@ class _Drawn:
     noise: Sequence[Tensor]
     shuffles: tuple[torch.Generator, torch.Generator]
 
-    def run(self, cgn: Mechanisms, at: slice) -> Factors:
+    def run(self, cgn: Mechanisms, at: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns mask, foreground and background."""
         shape, texture, background = self.classes[:, at].to(cgn.device)
         foreground = cgn.texture(self.noise[1][at], texture)
         behind = cgn.background(self.noise[2][at], background)
-        return Factors(
+        return (
             cgn.shape(self.noise[0][at], shape),
             cgn.shuffle(foreground, self.shuffles[0]),
             cgn.shuffle(behind, self.shuffles[1]),
@@ -285,14 +271,9 @@ def _draw_others(classes: Tensor, groups: Choices, generator: torch.Generator) -
 
 def _split(generator: torch.Generator) -> torch.Generator:
     """Returns a generator of its own for a part of the draw, so that chunks do not matter."""
-    seed = int(torch.randint(_SEED_LIMIT, (1,), generator=generator))
+    seed = int(torch.randint(2**62, (1,), generator=generator))
     return torch.Generator().manual_seed(seed)
 
 
 def _decide(predict: Predict, images: Tensor) -> dict[str, Tensor]:
     return {name: scores.argmax(dim=1).cpu() for name, scores in predict(images).items()}
-
-
-def _to_shares(counts: Mapping[str, Sequence[int]], num: int) -> FactorShares:
-    shares = tuple(tuple(count / num for count in row) for row in counts.values())
-    return FactorShares(tuple(counts), shares, num)

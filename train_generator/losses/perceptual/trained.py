@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from cgn_augment.functional import isolated_rng
 from train_generator.losses.functional import require_images
 from train_generator.losses.perceptual.features import (
     PerceptualFeatures,
@@ -92,13 +94,9 @@ class _Classifier(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        dim_in = 3
-        for width in WIDTHS:
-            if layers:
-                layers.append(nn.MaxPool2d(2))
-            layers += [*_conv(dim_in, width), *_conv(width, width)]
-            dim_in = width
-        self.blocks = nn.ModuleList(split_blocks(layers))
+        for dim_in, width in pairwise((3, *WIDTHS)):
+            layers += [nn.MaxPool2d(2), *_conv(dim_in, width), *_conv(width, width)]
+        self.blocks = nn.ModuleList(split_blocks(layers[1:]))
         self.head = nn.Linear(sum(WIDTHS), num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -121,13 +119,9 @@ def _conv(dim_in: int, dim_out: int) -> list[nn.Module]:
 
 def _make_classifier(num_classes: int, generator: torch.Generator) -> _Classifier:
     """Returns it with weights from the generator alone, and a head of zeros."""
-    with torch.device("meta"):
+    with isolated_rng(0, torch.device("cpu")):
         classifier = _Classifier(num_classes)
-    classifier = classifier.to_empty(device="cpu")
     draw_he_normal(classifier, generator)
-    for part in classifier.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.reset_parameters()
     nn.init.zeros_(classifier.head.weight)
     nn.init.zeros_(classifier.head.bias)
     return classifier
@@ -148,9 +142,8 @@ def _fold(classifier: _Classifier) -> list[nn.Module]:
 def _check_arguments(images: Tensor, labels: Tensor, num_steps: int, batch_size: int) -> int:
     """Returns the number of classes."""
     require_images(images, least=2 ** (len(WIDTHS) - 1))
-    for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
-        if count < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {count}")
+    require_count("num_steps", num_steps)
+    require_count("batch_size", batch_size)
     if labels.shape != (len(images),):
         raise ArgumentError(
             f"labels must be one for each of the {len(images)} images, got the shape "
