@@ -18,7 +18,7 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.biggan_config import BigGANConfig
 from cgn_augment.generators.fingerprint import hash_weights
-from cgn_augment.generators.layout import put_channels_last, without_memory
+from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.mechanisms import CGNetwork
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
@@ -88,30 +88,6 @@ class ImageNetCGN(CGNetwork):
         self._folded = False
         if folded:
             self._fold()
-
-    @classmethod
-    def of_parts(
-        cls, shape: BigGAN, texture: BigGAN, background: BigGAN, u2net: U2Net, **settings: Any
-    ) -> Self:
-        """Makes a CGN of three generators of the same sizes and a U2-Net, copying none of them.
-
-        Args:
-            shape: becomes the shape mechanism; likewise `texture` and `background`.
-            texture: another generator.
-            background: another generator.
-            u2net: finds the masks.
-            settings: `truncation` and `truncation_lookup`, as for the class.
-
-        Raises:
-            ArgumentError: the generators differ in size.
-        """
-        if not shape.config == texture.config == background.config:
-            raise ArgumentError("the three generators must have the same sizes")
-        with without_memory():  # its own weights are replaced at once
-            cgn = cls(shape.config, unet_width=u2net.width, **settings)
-        cgn.f_shape, cgn.f_text, cgn.f_bg = shape, texture, background
-        cgn.u2net = u2net.eval().requires_grad_(False)
-        return cgn
 
     @property
     def config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.generators.assembly import build_biggan, build_cgn, build_u2net
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.imagenet import ImageNetCGN
+from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.state_dicts import read_checkpoint, read_state_dict
 from cgn_augment.generators.truncation import TruncationLookup
 from cgn_augment.generators.u2net import U2Net
@@ -78,9 +79,12 @@ def start_imagenet_cgn(
         ArgumentError: a truncation outside (0, 1].
     """
     shape, found = load_biggan(biggan), load_u2net(u2net)
-    texture, background = copy.deepcopy(shape), copy.deepcopy(shape)
-    settings = {"truncation": truncation, "truncation_lookup": truncation_lookup}
-    return ImageNetCGN.of_parts(shape, texture, background, found, **settings)
+    with without_memory():  # its own weights are replaced at once
+        cgn = ImageNetCGN(shape.config, unet_width=found.width, truncation=truncation)
+    cgn.set_truncation(truncation, truncation_lookup)
+    cgn.f_shape, cgn.f_text, cgn.f_bg = shape, copy.deepcopy(shape), copy.deepcopy(shape)
+    cgn.u2net = found
+    return cgn
 
 
 def continue_imagenet_cgn(

@@ -27,7 +27,6 @@ from cgn_augment.functional import compose
 from cgn_augment.generators import (
     BigGANConfig,
     ImageNetCGN,
-    U2Net,
     load_biggan,
     load_u2net,
     read_metadata,
@@ -153,10 +152,6 @@ def test_arguments_that_cannot_be_used_are_errors() -> None:
     layers = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
     with pytest.raises(ArgumentError, match="images of 16 pixels, and U2-Net needs 32"):
         ImageNetCGN(BigGANConfig(6, 8, 4, layers, 2))
-    other = make_reduced_biggan(BigGANConfig(7, 8, 4, REDUCED.layers, 4))
-    ours = make_reduced_biggan()
-    with pytest.raises(ArgumentError, match="three generators must have the same sizes"):
-        ImageNetCGN.of_parts(ours, ours, other, U2Net(4))
 
 
 def test_a_cgn_of_bfloat16_returns_float32_factors(reduced: ImageNetCGN) -> None:
