@@ -98,17 +98,16 @@ class BigGAN(nn.Module):
         """
         return self.draw(self.condition(noise, y), truncation, lookup)
 
-    @torch.no_grad()
     def fold(self) -> None:
-        """Divides each weight by its spectral norm, in place, and stops computing the norms.
+        """Divides each weight by its spectral norm, and stops computing the norms.
 
         The images differ by rounding alone. Names in the state dict change: `weight` takes the
         place of `weight_orig`, `weight_u` and `weight_v`.
         """
-        for parent in list(self.modules()):
-            for name, part in list(parent.named_children()):
-                if hasattr(part, "weight_orig"):
-                    setattr(parent, name, _fold_part(part))
+        for part in self.modules():
+            if hasattr(part, "weight_orig"):
+                nn.utils.remove_spectral_norm(part).weight.requires_grad_(False)
+                part._load_state_dict_pre_hooks.clear()  # torch leaves that of the norm behind
 
     @torch.no_grad()
     def settle_norms(self, num_iterations: int = 1) -> None:
@@ -212,18 +211,3 @@ def _replace_parts(generator: nn.Module, channel_width: int) -> None:
                 part.inplace = True  # what comes in is always a normalisation's fresh result
     last = ColourConv(channel_width, channel_width, 3, padding=1)
     generator.conv_to_rgb = nn.utils.spectral_norm(last, eps=EPSILON)
-
-
-def _fold_part(part: Any) -> nn.Module:
-    """Returns the layer with the spectral norm in its weight, whose memory it takes."""
-    weight, with_bias = part.weight_orig.data, part.bias is not None
-    weight.div_(part.weight_u @ (weight.flatten(1) @ part.weight_v))
-    plain: nn.Linear | nn.Conv2d
-    if isinstance(part, nn.Linear):
-        plain = nn.Linear(part.in_features, part.out_features, with_bias, device="meta")
-    else:
-        sizes = (part.in_channels, part.out_channels, part.kernel_size)
-        plain = type(part)(*sizes, padding=part.padding, bias=with_bias, device="meta")
-    plain.weight = nn.Parameter(weight, requires_grad=False)
-    plain.bias = part.bias
-    return plain.eval()

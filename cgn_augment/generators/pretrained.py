@@ -80,7 +80,7 @@ def start_imagenet_cgn(
     """
     shape, found = load_biggan(biggan), load_u2net(u2net)
     with without_memory():  # its own weights are replaced at once
-        cgn = ImageNetCGN(shape.config, unet_width=found.width, truncation=truncation)
+        cgn = ImageNetCGN(shape.config, unet_width=found.width)
     cgn.set_truncation(truncation, truncation_lookup)
     cgn.f_shape, cgn.f_text, cgn.f_bg = shape, copy.deepcopy(shape), copy.deepcopy(shape)
     cgn.u2net = found

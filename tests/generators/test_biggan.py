@@ -100,14 +100,12 @@ def test_the_128_pixel_layers_are_the_packages_default() -> None:
 
 
 @torch.no_grad()
-def test_folding_changes_rounding_alone_works_once_and_stays_in_place() -> None:
+def test_folding_changes_rounding_alone_and_works_once() -> None:
     biggan, (noise, y) = make_reduced_biggan(), make_inputs()
     expected = biggan(noise, y, 0.4)
-    at = biggan.generator.layers[0].conv_1.weight_orig.data_ptr()
     for _ in range(2):
         biggan.fold()
         torch.testing.assert_close(biggan(noise, y, 0.4), expected, rtol=1e-5, atol=1e-5)
-    assert biggan.generator.layers[0].conv_1.weight.data_ptr() == at
     assert not [name for name in biggan.state_dict() if name.endswith(("_orig", "_u", "_v"))]
 
 

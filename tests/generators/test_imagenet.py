@@ -69,13 +69,11 @@ def test_the_mask_is_u2net_of_the_premask_within_its_bounds() -> None:
         assert cgn.shape(noise, y).unique().item() == pytest.approx(bound)
 
 
-def test_folding_changes_rounding_alone_and_lays_weights_channels_last_in_place() -> None:
+def test_folding_changes_rounding_alone_and_lays_weights_channels_last() -> None:
     cgn = make_reduced_cgn().freeze(fold=False)
     expected = draw(cgn)
-    at = cgn.f_bg.generator.layers[0].conv_1.weight_orig.data_ptr()
     cgn.freeze()
     require_close(draw(cgn), expected)
-    assert cgn.f_bg.generator.layers[0].conv_1.weight.data_ptr() == at
     kernels = [part.weight for part in cgn.modules() if isinstance(part, nn.Conv2d)]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
 
