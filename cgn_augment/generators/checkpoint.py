@@ -10,9 +10,8 @@ import torch
 
 from cgn_augment.errors import ArgumentError, FileError, UsageError
 from cgn_augment.files import read_safetensors_header, save_tensors
-from cgn_augment.generators.assembly import CGN, build_cgn
+from cgn_augment.generators.assembly import CGN, FORMAT, REMEDY, read_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.state_dicts import FORMAT, REMEDY, read_checkpoint
 from cgn_augment.generators.truncation import TruncationLookup
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -59,7 +58,7 @@ def load_cgn(
     """
     target = require_device(device)
     path = _find(name_or_path)
-    cgn = build_cgn(path, *read_checkpoint(path))
+    cgn = read_cgn(path)
     if isinstance(cgn, ImageNetCGN):
         cgn.set_truncation(cgn.truncation if truncation is None else truncation, truncation_lookup)
         return cgn.freeze(fold=fold).to(target)

@@ -17,7 +17,7 @@ from imagenet_helpers import (
 
 from cgn_augment import load_cgn
 from cgn_augment.generators import BigGAN, BigGANConfig, ImageNetCGN
-from cgn_augment.generators.assembly import infer_biggan_sizes
+from cgn_augment.generators.assembly import infer_biggan
 from cgn_augment.generators.layout import without_memory
 
 CLASSES = torch.tensor([207, 340])
@@ -65,7 +65,7 @@ def test_the_sizes_of_a_full_size_file_are_read_off_its_tensors(
 ) -> None:
     with without_memory():
         state = {name: torch.empty(shape) for name, shape in shapes.items()}
-    assert BigGANConfig(**infer_biggan_sizes(Path("cgn.pth"), state)) == BigGANConfig()
+    assert infer_biggan(Path("cgn.pth"), state) == BigGANConfig()
 
 
 def write_published(path: Path, biggan: State, u2net: State) -> None:
