@@ -1,10 +1,9 @@
-"""The pure functions: composing, drawing, counting, seeding."""
+"""The pure functions: composing, drawing, rolling, seeding."""
 
 from __future__ import annotations
 
 import random
 from contextlib import nullcontext
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import (
-    UNIT,
     Purpose,
     compose,
     draw_choices,
@@ -20,7 +18,6 @@ from cgn_augment.functional import (
     permute_classes,
     roll_images,
     sample_interventions,
-    split_counts,
     step_generator,
     step_seed,
 )
@@ -150,30 +147,6 @@ def test_permuting_with_shared_shapes_gives_each_shape_a_group(generator: torch.
     assert len(permuted[0].unique()) == 3
     for row in permuted[1:]:
         assert row.sort().values.tolist() == permuted[0].sort().values.tolist()
-
-
-# counts
-
-
-@pytest.mark.parametrize("num_real", [1, 5, 64])
-@pytest.mark.parametrize("share", [Fraction(1, 10), Fraction(3, 10), Fraction(9, 8), Fraction(0)])
-def test_counts_never_drift_from_the_exact_share(num_real: int, share: Fraction) -> None:
-    carry = total = 0
-    for step in range(1, 2001):
-        num, carry = split_counts(num_real, int(share * UNIT), 0, carry)
-        total += num
-        assert 0 <= carry < UNIT
-        assert 0 <= share * num_real * step - total < 1
-    assert total == (share * num_real * 2000) // 1
-
-
-def test_counts_per_step_do_not_depend_on_the_batch() -> None:
-    carry, counts = 0, []
-    for num_real in (1, 100, 3, 50):
-        num, carry = split_counts(num_real, 0, 5 * UNIT // 2, carry)
-        counts.append(num)
-    assert counts == [2, 3, 2, 3]
-    assert carry == 0
 
 
 # rolling
