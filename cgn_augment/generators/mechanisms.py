@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.types import require_factor
 
 
@@ -40,6 +41,11 @@ class CGNetwork(nn.Module):
     def frozen(self) -> bool:
         """Whether `freeze` was called."""
         return self._hash is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of the weights; taken once a network is frozen."""
+        return self._hash or hash_weights(self)
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode, unless the network is frozen."""
