@@ -71,7 +71,7 @@ def test_between_two_rows_the_nearer_one_counts_more() -> None:
     assert find_rows(0.75, num_rows=3) == (1, 2, pytest.approx(0.5))
 
 
-@pytest.mark.parametrize("truncation", [0, -0.5, 1.01, True, float("nan")])
+@pytest.mark.parametrize("truncation", [0, -0.5, 1.01, float("nan")])
 def test_a_truncation_out_of_range_is_an_error(truncation: float) -> None:
     with pytest.raises(ArgumentError, match=f"above 0 and at most 1, got {truncation!r}"):
         find_rows(truncation)
@@ -153,17 +153,17 @@ def test_a_new_network_has_true_spectral_norms_and_finite_weights() -> None:
     [
         ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
         ({"channel_width": 6}, "channel_width must be a multiple of 4, got 6"),
-        ({"layers": ((False, 8, 4),)}, "from 16 channel widths to 1"),
+        ({"layers": ((False, 8, 4),)}, "block 0 goes from 8 .* must begin at 16"),
         ({"layers": ()}, "from 16 channel widths to 1"),
         ({"layers": ((False, 16, 4), (True, 4, 1))}, "block 0 goes from 16 to 4 channel widths"),
         (
             {"layers": ((False, 16, 8), (True, 4, 4), (True, 4, 2), (True, 2, 1))},
-            "block 1 takes 4 channel widths and the one before gives 8",
+            "block 1 goes from 4 to 4 channel widths: it must begin at 8",
         ),
-        ({"attention_at": 6}, "one of the blocks 0 to 5, got 6"),
+        ({"attention_at": 6}, "one of the blocks 0 to 5 that takes .*, got 6"),
         (
             {"layers": (*REDUCED.layers, (False, 1, 1)), "attention_at": 6},
-            "a multiple of 8 channels; block 6 has 4",
+            "that takes a multiple of 8 channels, got 6",
         ),
     ],
 )
