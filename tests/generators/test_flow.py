@@ -27,7 +27,7 @@ def draw(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("num_layers", [1, 2, 7, 8])
+@pytest.mark.parametrize("num_layers", [1, 8])
 def test_invert_is_the_inverse(num_layers: int, generator: torch.Generator) -> None:
     flow, inputs = make_flow(num_layers=num_layers), draw(generator, 50, 9)
     codes = flow(inputs)
@@ -62,15 +62,14 @@ def test_a_new_flow_changes_nothing(generator: torch.Generator) -> None:
 
 def test_the_embedding_passes_through_and_matters(generator: torch.Generator) -> None:
     flow, inputs = make_flow(), draw(generator, 4, 9)
-    other = inputs.clone()
+    kept, other = inputs.clone(), inputs.clone()
     other[:, 6:] += 1
-    for output, changed in (
-        (flow(inputs), flow(other)),
-        (flow.invert(inputs)[0], flow.invert(other)[0]),
-    ):
+    for run in (flow, lambda numbers: flow.invert(numbers)[0]):
+        output, changed = run(inputs), run(other)
         assert torch.equal(output[:, 6:], inputs[:, 6:])
         assert torch.equal(changed[:, 6:], other[:, 6:])
         assert ((output - changed)[:, :6].abs() > 1e-6).any(dim=1).all()
+    assert torch.equal(inputs, kept)
 
 
 def test_every_number_of_a_code_depends_on_every_number_of_the_noise(
@@ -79,14 +78,6 @@ def test_every_number_of_a_code_depends_on_every_number_of_the_noise(
     flow, inputs = make_flow(), draw(generator, 1, 9)
     jacobian = torch.autograd.functional.jacobian(lambda x: flow(x)[0, :6], inputs)[:, 0, :6]
     assert (jacobian != 0).all()
-
-
-def test_inputs_are_left_as_they_are(generator: torch.Generator) -> None:
-    flow, inputs = make_flow(), draw(generator, 4, 9)
-    kept = inputs.clone()
-    flow(inputs)
-    flow.invert(inputs)
-    assert torch.equal(inputs, kept)
 
 
 def test_a_layer_stretches_by_a_bounded_factor(generator: torch.Generator) -> None:
@@ -129,13 +120,9 @@ def test_a_flow_learns_a_correlated_gaussian_of_each_class(generator: torch.Gene
     assert torch.corrcoef(codes.T)[0, 1].item() == pytest.approx(correlation, abs=0.05)
 
 
-@pytest.mark.parametrize("noise_dim", [1, 7])
-def test_an_odd_noise_is_an_error(noise_dim: int) -> None:
-    with pytest.raises(ArgumentError, match=f"noise_dim must be even, .*; got {noise_dim}"):
-        CodeFlow(noise_dim, 3)
-
-
 @pytest.mark.parametrize("name", ["noise_dim", "embedding_dim", "num_layers", "hidden_dim"])
-def test_a_flow_of_no_size_is_an_error(name: str) -> None:
+def test_a_flow_of_no_size_or_of_odd_noise_is_an_error(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be 1 or more, got 0"):
         CodeFlow(**{"noise_dim": 4, "embedding_dim": 3, name: 0})
+    with pytest.raises(ArgumentError, match="noise_dim must be even, .*; got 7"):
+        CodeFlow(7, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from imagenet_helpers import (
     make_reduced_cgn,
 )
 from safetensors.torch import save_file
-from torch import nn
 
 from cgn_augment import BankSource, FreshSource, load_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
@@ -69,15 +67,6 @@ def test_the_mask_is_u2net_of_the_premask_within_its_bounds() -> None:
         assert cgn.shape(noise, y).unique().item() == pytest.approx(bound)
 
 
-def test_folding_changes_rounding_alone_and_lays_weights_channels_last() -> None:
-    cgn = make_reduced_cgn().freeze(fold=False)
-    expected = draw(cgn)
-    cgn.freeze()
-    require_close(draw(cgn), expected)
-    kernels = [part.weight for part in cgn.modules() if isinstance(part, nn.Conv2d)]
-    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
-
-
 def test_a_cgn_in_training_trains_its_mechanisms_and_not_u2net() -> None:
     cgn = make_reduced_cgn().train()
     statistics = {name: value.clone() for name, value in cgn.named_buffers()}
@@ -91,9 +80,7 @@ def test_a_cgn_in_training_trains_its_mechanisms_and_not_u2net() -> None:
 def test_noise_is_truncated_and_follows_its_generator_alone(reduced: ImageNetCGN) -> None:
     noise = reduced.draw_noise(5000, torch.Generator().manual_seed(4))
     assert noise.shape == (5000, 8)
-    assert noise.dtype == torch.float32
-    assert noise.abs().max() <= 2
-    assert noise.abs().max() > 1.99
+    assert 1.99 < noise.abs().max() <= 2
     assert noise.mean().item() == pytest.approx(0, abs=0.02)
     # The standard deviation of a standard normal variable that is cut off at ±2.
     assert noise.std().item() == pytest.approx(0.8796, abs=0.01)
@@ -123,13 +110,9 @@ def test_truncation_decides_the_images_and_the_fingerprint() -> None:
     assert cgn.truncation == 1
 
 
-def test_the_fingerprint_does_not_depend_on_folding() -> None:
-    folded, unfolded = make_reduced_cgn().freeze(), make_reduced_cgn().freeze(fold=False)
-    assert folded.fingerprint == unfolded.fingerprint == make_reduced_cgn().fingerprint
-
-
-def test_textures_stay_where_they_are(reduced: ImageNetCGN) -> None:
-    images = torch.rand(2, 3, 32, 32)
+def test_the_fingerprint_does_not_depend_on_folding_and_textures_stay(reduced: ImageNetCGN) -> None:
+    unfolded, images = make_reduced_cgn().freeze(fold=False), torch.rand(2, 3, 32, 32)
+    assert reduced.fingerprint == unfolded.fingerprint == make_reduced_cgn().fingerprint
     assert reduced.shuffle(images, torch.Generator()) is images
 
 
@@ -182,6 +165,9 @@ def test_a_published_state_dict_is_read_without_its_targets(
     # Folding writes to the weights, and not to the file that they may be mapped from.
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
     assert read_metadata(path) == {}
+    (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(CheckpointError, match="cut off or not a checkpoint: copy it again"):
+        load_cgn(tmp_path / "cut.pth")
 
 
 def test_weights_that_share_memory_in_a_file_are_folded_once_each(tmp_path: Path) -> None:
@@ -198,30 +184,24 @@ def test_weights_that_share_memory_in_a_file_are_folded_once_each(tmp_path: Path
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_a_saved_cgn_comes_back_whole(fold: bool, tmp_path: Path) -> None:
-    cgn, path = make_reduced_cgn(truncation=0.6, truncation_lookup="published"), tmp_path / "c"
-    path = path.with_suffix(".safetensors")
+    # Which blocks double the size, the tensors do not say.
+    layers = ((True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1))
+    settings = {"truncation": 0.6, "truncation_lookup": "published"}
+    cgn = make_reduced_cgn(BigGANConfig(6, 8, 4, layers, 2), **settings)
     expected = draw(cgn.eval())
     if fold:
         cgn.freeze()
-    save_cgn(cgn, path, recipe="reduced")
+    path = tmp_path / "cgn.safetensors"
+    save_cgn(cgn, path)
     assert read_metadata(path)["architecture"] == "imagenet"
-    assert json.loads(read_metadata(path)["config"])["folded"] == fold
     loaded = load_cgn(path, fold=fold)
     assert isinstance(loaded, ImageNetCGN)
     assert loaded.config == {**cgn.config, "folded": fold}
+    assert loaded.config["biggan"]["layers"] == layers
     assert (loaded.truncation, loaded.truncation_lookup) == (0.6, "published")
     states = cgn.state_dict(), loaded.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     require_close(draw(loaded), expected)
-
-
-def test_layers_that_double_at_other_blocks_are_kept_in_the_metadata(tmp_path: Path) -> None:
-    layers = ((True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1))
-    cgn = make_reduced_cgn(BigGANConfig(6, 8, 4, layers, 2))
-    save_cgn(cgn, tmp_path / "cgn.safetensors")
-    loaded = load_cgn(tmp_path / "cgn.safetensors", fold=False)
-    assert loaded.config["biggan"]["layers"] == layers
-    require_close(draw(loaded), draw(cgn.eval()))
 
 
 def test_truncation_is_chosen_when_loading(tmp_path: Path) -> None:
@@ -234,15 +214,6 @@ def test_truncation_is_chosen_when_loading(tmp_path: Path) -> None:
     save_cgn(make_tiny_cgn(), tmp_path / "small.safetensors")
     with pytest.raises(ArgumentError, match="is a small CGN, which has no truncation: leave it"):
         load_cgn(tmp_path / "small.safetensors", truncation=0.5)
-
-
-def test_weights_of_half_precision_become_float32(tmp_path: Path) -> None:
-    path = tmp_path / "cgn.pth"
-    torch.save(published_state(make_reduced_cgn().to(torch.bfloat16)), path)
-    loaded = load_cgn(path)
-    kinds = {value.dtype for value in loaded.state_dict().values()}
-    assert kinds == {torch.float32}
-    assert draw(loaded)["shape"].dtype == torch.float32
 
 
 def without(*prefixes: str) -> Callable[[State], State]:
@@ -280,11 +251,7 @@ def test_a_state_dict_of_something_else_is_one_clear_error(
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ('{"biggan": {"depth": 3}}', "describes no network: .*depth"),
-        ('{"unet_width": 6}', "describes no network: .*multiple of 4, got 6"),
-    ],
+    ("config", "message"), [('{"biggan": {"depth": 3}}', "depth"), ('{"unet_width": 6}', "got 6")]
 )
 def test_a_config_of_something_else_is_one_clear_error(
     config: str, message: str, tmp_path: Path
@@ -292,18 +259,7 @@ def test_a_config_of_something_else_is_one_clear_error(
     path = tmp_path / "bad.safetensors"
     metadata = {"format": FORMAT, "architecture": "imagenet", "config": config}
     save_file({"anything": torch.zeros(1)}, path, metadata=metadata)
-    with pytest.raises(CheckpointError, match=message):
-        load_cgn(path)
-
-
-def test_a_truncated_large_file_is_one_clear_error(
-    reduced_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(assembly, "_MAPPED_FROM", 0)
-    path = tmp_path / "cgn.pth"
-    torch.save(reduced_state, path)
-    path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(CheckpointError, match="cut off or not a checkpoint: copy it again"):
+    with pytest.raises(CheckpointError, match=f"describes no network: .*{message}"):
         load_cgn(path)
 
 
