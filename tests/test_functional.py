@@ -57,14 +57,6 @@ def test_compose_is_the_papers_blend_and_changes_no_argument(generator: torch.Ge
 # draws
 
 
-def test_choices_of_one_class_each_are_uniform(generator: torch.Generator) -> None:
-    drawn = draw_choices(TEN, 20_000, generator)
-    assert drawn.dtype == torch.int64
-    counts = torch.bincount(drawn, minlength=10).double()
-    # Nine degrees of freedom: 35 is beyond six standard deviations.
-    assert ((counts - 2000) ** 2 / 2000).sum() < 35
-
-
 def test_each_group_is_equally_frequent_however_many_members(generator: torch.Generator) -> None:
     drawn = draw_choices([[7], [1, 2, 3, 4]], 20_000, generator)
     counts = torch.bincount(drawn, minlength=8)
@@ -128,9 +120,9 @@ def test_permuting_keeps_the_class_counts_of_the_batch(
 def test_permuting_fewer_than_the_batch_takes_a_part_without_repeats(
     generator: torch.Generator,
 ) -> None:
-    permuted = permute_classes(torch.arange(20), 6, generator)
-    assert all(len(row.unique()) == 6 for row in permuted)
-    assert permuted[0].sort().values.tolist() == permuted[1].sort().values.tolist()
+    rows = permute_classes(torch.arange(20), 6, generator).tolist()
+    assert len({frozenset(row) for row in rows}) == 1
+    assert len(set(rows[0])) == 6
 
 
 def test_permuted_factors_are_in_orders_of_their_own(generator: torch.Generator) -> None:
@@ -157,13 +149,7 @@ def test_rolling_is_tiling_two_by_two_and_cropping(
     height: int, width: int, generator: torch.Generator
 ) -> None:
     images = torch.randn(12, 3, height, width, generator=generator)
-    offsets = torch.stack(
-        [
-            torch.randint(height + 1, (12,), generator=generator),
-            torch.randint(width + 1, (12,), generator=generator),
-        ],
-        dim=1,
-    )
+    offsets = torch.randint(min(height, width) + 1, (12, 2), generator=generator)
     offsets[0], offsets[1] = torch.tensor([0, 0]), torch.tensor([height, width])
     rolled = roll_images(images, offsets)
     tiled = images.repeat(1, 1, 2, 2)
@@ -190,15 +176,12 @@ def test_seeds_are_the_same_in_every_version() -> None:
     ]
 
 
-def test_a_key_with_a_negative_part_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match=r"must be 0 or more, got \(0, -1\)"):
-        step_seed(Purpose.ITEM, 0, -1)
-
-
 def test_a_step_generator_is_seeded_by_its_key() -> None:
     first, again = (step_generator(Purpose.MIX, 1, 2).initial_seed() for _ in range(2))
     assert first == again == step_seed(Purpose.MIX, 1, 2)
     assert step_generator(Purpose.MIX, 2, 1).initial_seed() != first
+    with pytest.raises(ArgumentError, match=r"must be 0 or more, got \(0, -1\)"):
+        step_seed(Purpose.ITEM, 0, -1)
 
 
 def global_draws() -> tuple[float, float, float]:
@@ -222,8 +205,9 @@ def test_isolated_rng_seeds_inside_and_leaves_no_trace(fails: bool) -> None:
     assert all(a != b for a, b in zip(inner[0], after, strict=True))
 
 
-def test_isolated_rng_takes_the_largest_seed() -> None:
-    with isolated_rng(2**63 - 1, CPU):
-        first = global_draws()
-    with isolated_rng(2**63 - 2, CPU):
-        assert global_draws() != first
+def test_isolated_rng_takes_the_largest_seeds() -> None:
+    draws = []
+    for seed in (2**63 - 1, 2**63 - 2):
+        with isolated_rng(seed, CPU):
+            draws.append(global_draws())
+    assert draws[0] != draws[1]

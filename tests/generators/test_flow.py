@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -86,43 +84,9 @@ def test_a_layer_stretches_by_a_bounded_factor(generator: torch.Generator) -> No
     assert flow.invert(codes)[1].tolist() == pytest.approx([3 * MAX_LOG_SCALE] * 50)
 
 
-def log_likelihood(flow: CodeFlow, codes: Tensor) -> Tensor:
-    noise, log_determinant = flow.invert(codes)
-    energy = noise[:, :2].square().sum(dim=1) / 2 + math.log(2 * math.pi)
-    return (log_determinant - energy).mean()
-
-
-def test_a_flow_learns_a_correlated_gaussian_of_each_class(generator: torch.Generator) -> None:
-    with isolated_rng(0, torch.device("cpu")):
-        flow = CodeFlow(2, 1, num_layers=4, hidden_dim=16)
-    scale, correlation = 2.0, 0.9
-    root = scale * torch.linalg.cholesky(torch.tensor([[1.0, correlation], [correlation, 1.0]]))
-
-    def sample(num: int) -> Tensor:
-        y = torch.arange(num)[:, None] % 2 * 2.0 - 1  # the mean is that of the class
-        return torch.cat([torch.randn(num, 2, generator=generator) @ root.T + y, y], dim=1)
-
-    optimizer, held_out = torch.optim.Adam(flow.parameters(), 1e-2), sample(2000)
-    before = log_likelihood(flow, held_out).item()
-    for _ in range(150):
-        loss = -log_likelihood(flow, sample(128))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    # Minus the entropy of the Gaussian: log(2 pi e) + log of the determinant of its root.
-    best = -(1 + math.log(2 * math.pi)) - math.log(scale**2 * math.sqrt(1 - correlation**2))
-    assert before < best - 1
-    assert log_likelihood(flow, held_out).item() == pytest.approx(best, abs=0.15)
-    with torch.no_grad():
-        noise = torch.randn(4000, 2, generator=generator)
-        codes = flow(torch.cat([noise, torch.ones(4000, 1)], dim=1))[:, :2]
-    assert codes.mean(dim=0).tolist() == pytest.approx([1, 1], abs=0.25)
-    assert torch.corrcoef(codes.T)[0, 1].item() == pytest.approx(correlation, abs=0.05)
-
-
 @pytest.mark.parametrize("name", ["noise_dim", "embedding_dim", "num_layers", "hidden_dim"])
 def test_a_flow_of_no_size_or_of_odd_noise_is_an_error(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be 1 or more, got 0"):
         CodeFlow(**{"noise_dim": 4, "embedding_dim": 3, name: 0})
-    with pytest.raises(ArgumentError, match="noise_dim must be even, .*; got 7"):
+    with pytest.raises(ArgumentError, match=r"noise_dim must be even, .*; got 7"):
         CodeFlow(7, 3)
