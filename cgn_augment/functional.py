@@ -175,12 +175,7 @@ def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def roll_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each image around the torus by an offset of 0 to its size in each direction.
-
-    Args:
-        images: (N, C, H, W) with H = W.
-        generator: on the CPU.
-    """
+    """Moves each image (N, C, H, H) around the torus by 0 to H pixels in each direction."""
     offsets = torch.randint(images.shape[-1] + 1, (len(images), 2), generator=generator)
     return roll_images(images, offsets)
 

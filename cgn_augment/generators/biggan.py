@@ -216,8 +216,7 @@ class BigGAN(nn.Module):
 class StatisticsNorm(nn.Module):
     """Batch normalisation with given statistics, and gain and shift given by the condition.
 
-    Args:
-        published: the layer whose place it takes; names and sizes are its own.
+    Names and sizes are those of the published layer whose place it takes.
     """
 
     running_means: Tensor

@@ -14,12 +14,7 @@ from cgn_augment.types import require_factor
 
 
 def check_inputs(noise: Tensor, y: Tensor, noise_dim: int, num_classes: int) -> None:
-    """Refuses noise that is not (N, noise_dim), and classes that are not (N,) or not there.
-
-    Raises:
-        ArgumentError: noise or classes of another shape, or a class that there is not.
-        ArgumentTypeError: classes that are not integers.
-    """
+    """Refuses noise that is not (N, noise_dim), and what `check_classes` refuses."""
     if noise.dim() != 2 or noise.shape[1] != noise_dim:
         raise ArgumentError(f"noise must have the shape (N, {noise_dim}), got {tuple(noise.shape)}")
     check_classes(y, len(noise), num_classes, "noise vectors")
