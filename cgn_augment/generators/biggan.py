@@ -197,11 +197,9 @@ class BigGAN(nn.Module):
     def settle_norms(self, num_iterations: int = 1) -> None:
         """Brings the singular vectors of the spectral norms up to date with the weights, in place.
 
-        A forward pass reads them and never changes them, so a training calls this after its steps.
-        A folded network has none.
-
-        Args:
-            num_iterations: of the power iteration (Miyato et al., ICLR 2018, algorithm 1).
+        By so many power iterations (Miyato et al., ICLR 2018, algorithm 1). A forward pass reads
+        them and never changes them, so a training calls this after its steps. A folded network has
+        none.
         """
         parts: list[Any] = [part for part in self.modules() if hasattr(part, "weight_orig")]
         if not parts or parts[0].weight_orig.is_meta:

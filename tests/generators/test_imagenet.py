@@ -19,7 +19,7 @@ from imagenet_helpers import (
 )
 from safetensors.torch import save_file
 
-from cgn_augment import BankSource, FreshSource, load_cgn
+from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import compose
 from cgn_augment.generators import (
@@ -114,15 +114,6 @@ def test_the_fingerprint_does_not_depend_on_folding_and_textures_stay(reduced: I
     unfolded, images = make_reduced_cgn().freeze(fold=False), torch.rand(2, 3, 32, 32)
     assert reduced.fingerprint == unfolded.fingerprint == make_reduced_cgn().fingerprint
     assert reduced.shuffle(images, torch.Generator()) is images
-
-
-def test_sources_draw_from_it_with_one_noise_for_all_three(reduced: ImageNetCGN) -> None:
-    sample = FreshSource(reduced).sample(5, torch.Generator().manual_seed(0))
-    assert sample.images.shape == (5, 3, 32, 32)
-    again = FreshSource(reduced, chunk=2).sample(5, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(sample.images, again.images, **CLOSE)
-    bank = BankSource(reduced, size=6)
-    assert bank.sample(4, torch.Generator()).images.std() > 0
 
 
 def test_arguments_that_cannot_be_used_are_errors() -> None:

@@ -70,13 +70,6 @@ def test_enlarging_aligns_the_corners() -> None:
     assert enlarge_to(image, image) is image
 
 
-def test_gradients_reach_the_images() -> None:
-    images = torch.rand(1, 3, 32, 32, requires_grad=True)
-    make_reduced().requires_grad_(False)(images).sum().backward()
-    assert images.grad is not None
-    assert images.grad.abs().sum() > 0
-
-
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 3, 31, 32)])
 def test_images_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(ArgumentError, match=r"\(B, 3, H, W\), H and W 32 or more, got \("):
