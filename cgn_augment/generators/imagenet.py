@@ -136,10 +136,7 @@ class ImageNetCGN(CGNetwork):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the training mode, unless the network is frozen; U2-Net always stays in eval mode.
-
-        So do the three generators, whose statistics are given.
-        """
+        """Sets the training mode, unless frozen; U2-Net and the generators stay in eval mode."""
         super().train(mode)
         self.u2net.eval()
         return self
