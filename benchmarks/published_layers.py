@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgn_augment.generators import SmallCGN
-from cgn_augment.generators.upsampling import UpConv2d
+from cgn_augment.generators.small import UpConv2d
 
 
 class PlainUpConv2d(UpConv2d):

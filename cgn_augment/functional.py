@@ -1,4 +1,4 @@
-"""The pure functions: compose, draw, count, seed. Everything else is a thin class around these."""
+"""The pure functions: compose, draw, roll, seed. Everything else is a thin class around these."""
 
 from __future__ import annotations
 
@@ -155,31 +155,6 @@ def permute_classes(
     return torch.stack([shape, texture, background])
 
 
-def split_counts(num_real: int, per_image: int, per_step: int, carry: int) -> tuple[int, int]:
-    """Says how many counterfactuals a step gets, and what is left for the next step.
-
-    Args:
-        num_real: real images of this step.
-        per_image: counterfactuals per real image, in 1/UNIT.
-        per_step: counterfactuals per step, in 1/UNIT.
-        carry: what earlier steps left over, in 1/UNIT, below UNIT.
-
-    Returns:
-        The number of counterfactuals and the new carry. Over many steps the sum of the numbers
-        differs by less than one image from the exact share.
-
-    Example:
-        >>> from cgn_augment.functional import UNIT, split_counts
-        >>> carry, counts = 0, []
-        >>> for _ in range(4):
-        ...     num, carry = split_counts(5, round(0.3 * UNIT), 0, carry)
-        ...     counts.append(num)
-        >>> counts
-        [1, 2, 1, 2]
-    """
-    return divmod(carry + per_image * num_real + per_step, UNIT)
-
-
 def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
     """Moves each image around the torus: what tiling 2x2 and cropping one tile does.
 
@@ -200,12 +175,7 @@ def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def roll_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each image around the torus by an offset of 0 to its size in each direction.
-
-    Args:
-        images: (N, C, H, W) with H = W.
-        generator: on the CPU.
-    """
+    """Moves each image (N, C, H, H) around the torus by 0 to H pixels in each direction."""
     offsets = torch.randint(images.shape[-1] + 1, (len(images), 2), generator=generator)
     return roll_images(images, offsets)
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import CGN, SmallCGN
+from cgn_augment.types import FACTORS
 
-FACTORS = ("shape", "texture", "background")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 

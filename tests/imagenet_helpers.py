@@ -84,11 +84,6 @@ def _normalize(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return vector / np.linalg.norm(vector)
 
 
-def golden_noise() -> torch.Tensor:
-    """(2, 128) float32 in [-2, 2], before it is multiplied by the truncation."""
-    return torch.from_numpy(named_randn("input.noise", (2, 128))).clamp(-2, 2)
-
-
 def fill_by_rule(module: torch.nn.Module) -> None:
     """Gives a module, in place, weights that do something in every layer."""
     shapes = {name: list(value.shape) for name, value in module.state_dict().items()}

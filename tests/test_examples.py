@@ -138,16 +138,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(
 
 
 @pytest.mark.parametrize("name", ["drop_in.py", "invariant_mnist.py"])
-def test_examples_explain_themselves_and_refuse_bad_paths(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_examples_explain_themselves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, "--help") == 0
     assert "--variant" in capsys.readouterr().out
-    out = tmp_path / "run"
-    arguments = ["nothing.pth"] if name == "drop_in.py" else ["--cgn", "nothing.pth", "--out", out]
-    refused = run(name, *arguments, "--variant", "colored")
-    assert str(refused).startswith("error: 'nothing.pth' is neither a file nor")
-    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +148,7 @@ def test_examples_explain_themselves_and_refuse_bad_paths(
     [
         (("--epochs", 0), "num_epochs must be 1 or more, got 0"),
         (("--bank", 5), "refresh (8) must not be larger than size (5)"),
+        (("--cgn", "nothing.pth"), "'nothing.pth' is neither a file nor"),
     ],
 )
 def test_a_wrong_argument_is_known_before_anything_is_written(
@@ -162,8 +156,9 @@ def test_a_wrong_argument_is_known_before_anything_is_written(
 ) -> None:
     out = tmp_path / "run"
     refused = run("invariant_mnist.py", "--cgn", checkpoint, *SMALL, "--out", out, *arguments)
-    assert str(refused) == f"error: {message}"
+    assert str(refused).startswith(f"error: {message}")
     assert not out.exists()
+    assert str(run("drop_in.py", "nothing.pth")).startswith("error: 'nothing.pth' is neither")
 
 
 SET = ("--num", 32, "--shard-size", 16)

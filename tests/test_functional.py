@@ -1,10 +1,9 @@
-"""The pure functions: composing, drawing, counting, seeding."""
+"""The pure functions: composing, drawing, rolling, seeding."""
 
 from __future__ import annotations
 
 import random
 from contextlib import nullcontext
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import (
-    UNIT,
     Purpose,
     compose,
     draw_choices,
@@ -20,7 +18,6 @@ from cgn_augment.functional import (
     permute_classes,
     roll_images,
     sample_interventions,
-    split_counts,
     step_generator,
     step_seed,
 )
@@ -58,14 +55,6 @@ def test_compose_is_the_papers_blend_and_changes_no_argument(generator: torch.Ge
 
 
 # draws
-
-
-def test_choices_of_one_class_each_are_uniform(generator: torch.Generator) -> None:
-    drawn = draw_choices(TEN, 20_000, generator)
-    assert drawn.dtype == torch.int64
-    counts = torch.bincount(drawn, minlength=10).double()
-    # Nine degrees of freedom: 35 is beyond six standard deviations.
-    assert ((counts - 2000) ** 2 / 2000).sum() < 35
 
 
 def test_each_group_is_equally_frequent_however_many_members(generator: torch.Generator) -> None:
@@ -131,9 +120,9 @@ def test_permuting_keeps_the_class_counts_of_the_batch(
 def test_permuting_fewer_than_the_batch_takes_a_part_without_repeats(
     generator: torch.Generator,
 ) -> None:
-    permuted = permute_classes(torch.arange(20), 6, generator)
-    assert all(len(row.unique()) == 6 for row in permuted)
-    assert permuted[0].sort().values.tolist() == permuted[1].sort().values.tolist()
+    rows = permute_classes(torch.arange(20), 6, generator).tolist()
+    assert len({frozenset(row) for row in rows}) == 1
+    assert len(set(rows[0])) == 6
 
 
 def test_permuted_factors_are_in_orders_of_their_own(generator: torch.Generator) -> None:
@@ -152,30 +141,6 @@ def test_permuting_with_shared_shapes_gives_each_shape_a_group(generator: torch.
         assert row.sort().values.tolist() == permuted[0].sort().values.tolist()
 
 
-# counts
-
-
-@pytest.mark.parametrize("num_real", [1, 5, 64])
-@pytest.mark.parametrize("share", [Fraction(1, 10), Fraction(3, 10), Fraction(9, 8), Fraction(0)])
-def test_counts_never_drift_from_the_exact_share(num_real: int, share: Fraction) -> None:
-    carry = total = 0
-    for step in range(1, 2001):
-        num, carry = split_counts(num_real, int(share * UNIT), 0, carry)
-        total += num
-        assert 0 <= carry < UNIT
-        assert 0 <= share * num_real * step - total < 1
-    assert total == (share * num_real * 2000) // 1
-
-
-def test_counts_per_step_do_not_depend_on_the_batch() -> None:
-    carry, counts = 0, []
-    for num_real in (1, 100, 3, 50):
-        num, carry = split_counts(num_real, 0, 5 * UNIT // 2, carry)
-        counts.append(num)
-    assert counts == [2, 3, 2, 3]
-    assert carry == 0
-
-
 # rolling
 
 
@@ -184,13 +149,7 @@ def test_rolling_is_tiling_two_by_two_and_cropping(
     height: int, width: int, generator: torch.Generator
 ) -> None:
     images = torch.randn(12, 3, height, width, generator=generator)
-    offsets = torch.stack(
-        [
-            torch.randint(height + 1, (12,), generator=generator),
-            torch.randint(width + 1, (12,), generator=generator),
-        ],
-        dim=1,
-    )
+    offsets = torch.randint(min(height, width) + 1, (12, 2), generator=generator)
     offsets[0], offsets[1] = torch.tensor([0, 0]), torch.tensor([height, width])
     rolled = roll_images(images, offsets)
     tiled = images.repeat(1, 1, 2, 2)
@@ -217,15 +176,12 @@ def test_seeds_are_the_same_in_every_version() -> None:
     ]
 
 
-def test_a_key_with_a_negative_part_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match=r"must be 0 or more, got \(0, -1\)"):
-        step_seed(Purpose.ITEM, 0, -1)
-
-
 def test_a_step_generator_is_seeded_by_its_key() -> None:
     first, again = (step_generator(Purpose.MIX, 1, 2).initial_seed() for _ in range(2))
     assert first == again == step_seed(Purpose.MIX, 1, 2)
     assert step_generator(Purpose.MIX, 2, 1).initial_seed() != first
+    with pytest.raises(ArgumentError, match=r"must be 0 or more, got \(0, -1\)"):
+        step_seed(Purpose.ITEM, 0, -1)
 
 
 def global_draws() -> tuple[float, float, float]:
@@ -249,8 +205,9 @@ def test_isolated_rng_seeds_inside_and_leaves_no_trace(fails: bool) -> None:
     assert all(a != b for a, b in zip(inner[0], after, strict=True))
 
 
-def test_isolated_rng_takes_the_largest_seed() -> None:
-    with isolated_rng(2**63 - 1, CPU):
-        first = global_draws()
-    with isolated_rng(2**63 - 2, CPU):
-        assert global_draws() != first
+def test_isolated_rng_takes_the_largest_seeds() -> None:
+    draws = []
+    for seed in (2**63 - 1, 2**63 - 2):
+        with isolated_rng(seed, CPU):
+            draws.append(global_draws())
+    assert draws[0] != draws[1]

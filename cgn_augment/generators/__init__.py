@@ -1,8 +1,7 @@
 """Frozen generators: the small CGN, the ImageNet CGN, and the reading of checkpoints."""
 
 from cgn_augment.generators.assembly import CGN
-from cgn_augment.generators.biggan import BigGAN
-from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.generators.biggan import BigGAN, BigGANConfig
 from cgn_augment.generators.checkpoint import (
     bundled_generators,
     load_cgn,

@@ -1,21 +1,23 @@
-"""Makes a network of a state dict: finds its sizes, checks every tensor, and copies none."""
+"""Makes networks of the tensors in files. Nothing is unpickled that could run code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line
-from cgn_augment.generators.biggan import BigGAN
-from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
+from cgn_augment.generators.biggan import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.small import SmallCGN
-from cgn_augment.generators.u2net import U2Net
 
 StateDict = dict[str, Tensor]
 Config = dict[str, Any]
@@ -23,94 +25,101 @@ Network = TypeVar("Network", bound=nn.Module)
 
 CGN = SmallCGN | ImageNetCGN
 
-ARCHITECTURES = (SmallCGN.architecture, ImageNetCGN.architecture)
+FORMAT = "cgn_augment/1"
+REMEDY = "write it with save_cgn"
 
-_NAMES: dict[type[nn.Module], str] = {
-    SmallCGN: "a small CGN",
-    ImageNetCGN: "an ImageNet CGN",
-    BigGAN: "a BigGAN-deep generator",
-    U2Net: "a U2-Net",
-}
+_ARCHITECTURES: dict[str, Callable[..., CGN]] = {"small": SmallCGN, "imagenet": ImageNetCGN}
 
+_WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
+"""Each stands in a reason that torch gives for refusing a pickle with more than weights."""
 
-def find_architecture(state: StateDict) -> str:
-    """Says which CGN a state dict without metadata is of; "small" if it looks like none."""
-    of_imagenet = any(
-        name.startswith(("f_shape.generator.", "f_text.", "u2net.")) for name in state
-    )
-    return ImageNetCGN.architecture if of_imagenet else SmallCGN.architecture
+_MAPPED_FROM = 2**26
+"""A file of this many bytes is mapped into memory and not read, so that there is no copy of it."""
+
+_TARGETS_ONLY = "biggan_GT."
+"""Prefix of the fourth BigGAN of the published checkpoint, which only its training needs."""
 
 
-def build_cgn(path: Path, state: StateDict, architecture: str, config: Config | None) -> CGN:
-    """Makes a CGN of the tensors of a file; its weights are float32, whatever the file has.
-
-    Args:
-        path: of the file, for messages.
-        state: what it holds, without prefixes.
-        architecture: one of `ARCHITECTURES`.
-        config: the arguments of the network; found out from the tensors if there are none.
+def read_cgn(path: Path) -> CGN:
+    """Reads a CGN, not frozen; its weights are float32, whatever the file has.
 
     Raises:
-        CheckpointError: the tensors are of another network.
+        CheckpointError: the file is cut off, wants to run code, is of another network, or holds
+            NaN.
     """
-    if architecture == ImageNetCGN.architecture:
-        if config is None:
-            config = _infer_imagenet_config(path, state)
-        return build(path, state, ImageNetCGN, config)
-    return build(path, state, SmallCGN, config or _infer_small_config(path, state))
+    if path.suffix != ".safetensors":
+        state = read_state_dict(path)
+        if any(name.startswith(("f_shape.generator.", "f_text.", "u2net.")) for name in state):
+            return build(path, state, ImageNetCGN, _infer_imagenet_config(path, state))
+        return build(path, state, SmallCGN, _infer_small_config(path, state))
+    state, header = read_safetensors(path, what="a CGN", remedy=REMEDY, format=FORMAT)
+    kind = _ARCHITECTURES.get(header.get("architecture", ""))
+    if kind is None:
+        raise CheckpointError(
+            f"{path} holds the architecture {header.get('architecture')!r}; this version knows "
+            f"{' and '.join(map(repr, _ARCHITECTURES))}"
+        )
+    try:
+        config = json.loads(header["config"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
+    return build(path, state, kind, config)
 
 
-def build_biggan(path: Path, state: StateDict) -> BigGAN:
-    """Makes a BigGAN of its published tensors; errors as for `build_cgn`."""
-    # Early versions of torch also saved the weight that the spectral norm makes.
-    state = {name: value for name, value in state.items() if f"{name}_orig" not in state}
-    return build(path, state, BigGAN, {"config": BigGANConfig(**infer_biggan_sizes(path, state))})
+def read_state_dict(path: Path) -> StateDict:
+    """Returns the tensors of a pickled state dict, without prefixes; errors as above.
 
-
-def build_u2net(path: Path, state: StateDict) -> U2Net:
-    """Makes a U2-Net of its published tensors; errors as for `build_cgn`."""
-    return build(path, state, U2Net, {"width": _infer_unet_width(path, state)})
+    Those of the fourth BigGAN are left out; in a file that is mapped they are never read.
+    """
+    try:
+        state = unpickle(path, lazily=path.stat().st_size >= _MAPPED_FROM)
+    except ValueError as error:
+        if any(sign in str(error) for sign in _WANTS_CODE):
+            raise CheckpointError(
+                f"{path} holds more than weights and would run code when it is read; it was not "
+                "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
+            ) from error
+        raise CheckpointError(
+            f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
+            f"({first_line(error)})"
+        ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise CheckpointError(
+            f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
+            "model.state_dict() alone"
+        )
+    tensors = dict(state)
+    consume_prefix_in_state_dict_if_present(tensors, "module.")  # of DataParallel
+    tensors = {name: v for name, v in tensors.items() if not name.startswith(_TARGETS_ONLY)}
+    require_finite(tensors, path)
+    return tensors
 
 
 def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Config) -> Network:
     """Makes a network that has the tensors of `state` as its own, after all checks."""
-    name = _NAMES[kind]  # type: ignore[index]
     try:
         with without_memory():  # weights are replaced below
             network = kind(**config)
     except (TypeError, RuntimeError, ValueError) as error:
-        kind_name = name.split(" ", 1)[1]
         raise CheckpointError(
-            f"{path} describes no {kind_name}: {config} ({first_line(error)})"
+            f"{path} describes no network: {config} ({first_line(error)})"
         ) from error
-    _require_same_tensors(path, name, state, network.state_dict())
-    # `assign` keeps the tensors that were read, so that there is never a second copy.
-    network.load_state_dict(_untie(state), assign=True)
-    return network.float()
-
-
-def _require_same_tensors(
-    path: Path, name: str, state: StateDict, network: Mapping[str, Tensor]
-) -> None:
-    missing = sorted(network.keys() - state.keys())
-    unknown = sorted(state.keys() - network.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path} is not {name}: {len(missing)} names are missing {missing[:3]} and "
-            f"{len(unknown)} are unknown {unknown[:3]}"
-        )
-    wrong = [name for name, value in network.items() if value.shape != state[name].shape]
-    if wrong:
-        raise CheckpointError(
-            f"{path}: {len(wrong)} tensors have another shape than the network, the first is "
-            f"{wrong[0]}: {tuple(state[wrong[0]].shape)} where {tuple(network[wrong[0]].shape)} "
-            "is needed"
-        )
-    for name, value in state.items():
-        if value.is_floating_point() != network[name].is_floating_point():
+    expected = network.state_dict()
+    for name in state.keys() & expected.keys():
+        if state[name].is_floating_point() != expected[name].is_floating_point():
             raise CheckpointError(
-                f"{path}: {name} holds {value.dtype}, which is no weight of a CGN"
+                f"{path}: {name} holds {state[name].dtype}, which is no weight of a CGN"
             )
+    try:
+        # `assign` keeps the tensors that were read, so that there is never a second copy.
+        network.load_state_dict(_untie(state), assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} is of another network: {shorten(str(error), 400)}"
+        ) from error
+    return network.float()
 
 
 def _untie(state: StateDict) -> StateDict:
@@ -123,36 +132,46 @@ def _untie(state: StateDict) -> StateDict:
     return own
 
 
-def _infer_small_config(path: Path, state: StateDict) -> Config:
-    """Reads the sizes of a small CGN off the shapes of its tensors."""
+@contextmanager
+def _reading_sizes(path: Path, state: StateDict, what: str) -> Iterator[None]:
+    """Says what a file is not, where the block misses a tensor or finds one of another shape."""
     try:
-        num_classes, embedding_dim = state["label_emb.weight"].shape
-        width = state["f_shape.4.weight"].shape[0]
-        dim_in = state["f_shape.0.weight"].shape[1]
-    except (KeyError, ValueError, IndexError) as error:
+        yield
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        advice = ""
+        if "generator.bn.weight" in state:
+            advice = "; it is a BigGAN alone, from which a training starts: load_biggan reads it"
+        elif "side1.weight" in state:
+            advice = "; it is a U2-Net alone, from which a training starts: load_u2net reads it"
         raise CheckpointError(
-            f"{path} is not a small CGN: it lacks label_emb.weight (classes, embedding) or the "
-            f"weights of f_shape; it has {sorted(state)[:3]}{_advice(state)}"
+            f"{path} is not {what}: its tensors do not say the sizes of one ({error!r}); it has "
+            f"{sorted(state)[:3]}{advice}"
         ) from error
-    return {
-        "num_classes": num_classes,
-        "noise_dim": dim_in - embedding_dim,
-        "embedding_dim": embedding_dim,
-        "width": width,
-    }
+
+
+def _infer_small_config(path: Path, state: StateDict) -> Config:
+    with _reading_sizes(path, state, "a small CGN"):
+        num_classes, embedding_dim = state["label_emb.weight"].shape
+        noise_dim = state["f_shape.0.weight"].shape[1] - embedding_dim
+        sizes = {"num_classes": num_classes, "noise_dim": noise_dim}
+        sizes |= {"embedding_dim": embedding_dim, "width": state["f_shape.4.weight"].shape[0]}
+    return sizes
 
 
 def _infer_imagenet_config(path: Path, state: StateDict) -> Config:
-    sizes = infer_biggan_sizes(path, _part(state, "f_shape."))
-    return {"biggan": sizes, "unet_width": _infer_unet_width(path, _part(state, "u2net."))}
+    parts: list[StateDict] = [
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        for prefix in ("f_shape.", "u2net.")
+    ]
+    return {"biggan": infer_biggan(path, parts[0]), "unet_width": infer_unet_width(path, parts[1])}
 
 
-def infer_biggan_sizes(path: Path, state: StateDict) -> Config:
+def infer_biggan(path: Path, state: StateDict) -> BigGANConfig:
     """Reads the sizes of a BigGAN off the shapes of its tensors.
 
     Which blocks double the size cannot be seen; it is every second one, as in all published ones.
     """
-    try:
+    with _reading_sizes(path, state, "a BigGAN-deep generator"):
         noise_dim, num_classes = state["embeddings.weight"].shape
         num_statistics, width = state["generator.bn.running_means"].shape
         gammas = [name for name in state if name.endswith(".gamma")]
@@ -164,39 +183,12 @@ def infer_biggan_sizes(path: Path, state: StateDict) -> Config:
             dim_in = state[f"{block}.bn_0.running_means"].shape[1]
             dim_out = state[f"{block}.conv_3.bias"].shape[0]
             layers.append((len(layers) % 2 == 1, dim_in // width, dim_out // width))
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{path} holds no BigGAN-deep generator: it lacks embeddings.weight, the statistics of "
-            f"generator.bn or the blocks of generator.layers; it has {sorted(state)[:3]}"
-        ) from error
-    return {
-        "num_classes": num_classes,
-        "noise_dim": noise_dim,
-        "channel_width": width,
-        "layers": tuple(layers),
-        "attention_at": attention_at,
-        "num_statistics": num_statistics,
-    }
+        return BigGANConfig(
+            num_classes, noise_dim, width, tuple(layers), attention_at, num_statistics
+        )
 
 
-def _infer_unet_width(path: Path, state: StateDict) -> int:
-    try:
+def infer_unet_width(path: Path, state: StateDict) -> int:
+    """Reads the width of a U2-Net off the shapes of its tensors."""
+    with _reading_sizes(path, state, "a U2-Net"):
         return int(state["side1.weight"].shape[1])
-    except (KeyError, IndexError) as error:
-        raise CheckpointError(
-            f"{path} holds no U2-Net: it lacks side1.weight; it has {sorted(state)[:3]}"
-        ) from error
-
-
-def _part(state: StateDict, prefix: str) -> StateDict:
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
-
-
-def _advice(state: StateDict) -> str:
-    if "generator.bn.weight" in state:
-        return "; it is a BigGAN alone, from which a training starts: load_biggan reads it"
-    if "side1.weight" in state:
-        return "; it is a U2-Net alone, from which a training starts: load_u2net reads it"
-    return ""

@@ -8,13 +8,15 @@ which three are kept, normalisation in one pass, and weights with the spectral n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.checks import require_count, require_counts
+from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.mechanisms import check_inputs
 from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, find_rows
 
@@ -23,6 +25,88 @@ EPSILON = 1e-4
 
 SETTLING = 10
 """Power iterations that new weights get, which a training would find in time."""
+
+
+Layer = tuple[bool, int, int]
+
+_TO_64: tuple[Layer, ...] = ((False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8))
+PUBLISHED_LAYERS: dict[int, tuple[Layer, ...]] = {
+    128: (*_TO_64, (False, 8, 8), (True, 8, 4), (False, 4, 4), (True, 4, 2), (False, 2, 2),
+          (True, 2, 1)),
+    256: (*_TO_64, (False, 8, 8), (True, 8, 8), (False, 8, 8), (True, 8, 4), (False, 4, 4),
+          (True, 4, 2), (False, 2, 2), (True, 2, 1)),
+    512: (*_TO_64, (False, 8, 8), (True, 8, 8), (False, 8, 8), (True, 8, 4), (False, 4, 4),
+          (True, 4, 2), (False, 2, 2), (True, 2, 1), (False, 1, 1), (True, 1, 1)),
+}  # fmt: skip
+"""By image size: whether a block doubles the size, and its channels in and out, in widths."""
+
+
+@dataclass(frozen=True)
+class BigGANConfig:
+    """The sizes of a BigGAN-deep generator; the published one of 256 pixels by default.
+
+    Args:
+        num_classes: classes.
+        noise_dim: length of a noise vector, and of a class's embedding.
+        channel_width: channels of the last block; a multiple of 4.
+        layers: for each block whether it doubles the size, and its channels in and out, in
+            multiples of `channel_width`: from 16 at the first down to 1 at the last, each as many
+            as before or half as many.
+        attention_at: the block before which self-attention stands; its channels must be a multiple
+            of 8.
+        num_statistics: rows of batch statistics, for truncations from 0 to 1.
+
+    Raises:
+        ArgumentError: sizes that fit no generator.
+        ArgumentTypeError: a size that is not an integer.
+
+    Example:
+        >>> from cgn_augment.generators import BigGANConfig
+        >>> BigGANConfig.published(512).image_size
+        512
+    """
+
+    num_classes: int = 1000
+    noise_dim: int = 128
+    channel_width: int = 128
+    layers: tuple[Layer, ...] = PUBLISHED_LAYERS[256]
+    attention_at: int = 8
+    num_statistics: int = 51
+
+    def __post_init__(self) -> None:
+        layers = tuple((bool(up), int(dim_in), int(out)) for up, dim_in, out in self.layers)
+        object.__setattr__(self, "layers", layers)
+        require_counts(self, "num_classes", "noise_dim")
+        require_count("channel_width", self.channel_width, least=4)
+        require_count("num_statistics", self.num_statistics, least=2)
+        if self.channel_width % 4:
+            raise ArgumentError(f"channel_width must be a multiple of 4, got {self.channel_width}")
+        _check_layers(layers)
+        at, channels = self.attention_at, self.channel_width
+        if not 0 <= at < len(layers) or layers[at][1] * channels % 8:
+            raise ArgumentError(
+                f"attention_at must be one of the blocks 0 to {len(layers) - 1} that takes a "
+                f"multiple of 8 channels, got {at}"
+            )
+
+    @classmethod
+    def published(cls, image_size: int) -> Self:
+        """Returns the sizes of the published generator of 128, 256 or 512 pixels.
+
+        Raises:
+            ArgumentError: another size.
+        """
+        if image_size not in PUBLISHED_LAYERS:
+            raise ArgumentError(
+                f"BigGAN-deep was published at {', '.join(map(str, PUBLISHED_LAYERS))} pixels, not "
+                f"at {image_size}: give BigGANConfig the layers of another size"
+            )
+        return cls(layers=PUBLISHED_LAYERS[image_size])
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(4 * 2 ** sum(up for up, _, _ in self.layers))
 
 
 class BigGAN(nn.Module):
@@ -98,27 +182,24 @@ class BigGAN(nn.Module):
         """
         return self.draw(self.condition(noise, y), truncation, lookup)
 
-    @torch.no_grad()
     def fold(self) -> None:
-        """Divides each weight by its spectral norm, in place, and stops computing the norms.
+        """Divides each weight by its spectral norm, and stops computing the norms.
 
         The images differ by rounding alone. Names in the state dict change: `weight` takes the
         place of `weight_orig`, `weight_u` and `weight_v`.
         """
-        for parent in list(self.modules()):
-            for name, part in list(parent.named_children()):
-                if hasattr(part, "weight_orig"):
-                    setattr(parent, name, _fold_part(part))
+        for part in self.modules():
+            if hasattr(part, "weight_orig"):
+                nn.utils.remove_spectral_norm(part).weight.requires_grad_(False)
+                part._load_state_dict_pre_hooks.clear()  # torch leaves that of the norm behind
 
     @torch.no_grad()
     def settle_norms(self, num_iterations: int = 1) -> None:
         """Brings the singular vectors of the spectral norms up to date with the weights, in place.
 
-        A forward pass reads them and never changes them, so a training calls this after its steps.
-        A folded network has none.
-
-        Args:
-            num_iterations: of the power iteration (Miyato et al., ICLR 2018, algorithm 1).
+        By so many power iterations (Miyato et al., ICLR 2018, algorithm 1). A forward pass reads
+        them and never changes them, so a training calls this after its steps. A folded network has
+        none.
         """
         parts: list[Any] = [part for part in self.modules() if hasattr(part, "weight_orig")]
         if not parts or parts[0].weight_orig.is_meta:
@@ -133,8 +214,7 @@ class BigGAN(nn.Module):
 class StatisticsNorm(nn.Module):
     """Batch normalisation with given statistics, and gain and shift given by the condition.
 
-    Args:
-        published: the layer whose place it takes; names and sizes are its own.
+    Names and sizes are those of the published layer whose place it takes.
     """
 
     running_means: Tensor
@@ -214,16 +294,14 @@ def _replace_parts(generator: nn.Module, channel_width: int) -> None:
     generator.conv_to_rgb = nn.utils.spectral_norm(last, eps=EPSILON)
 
 
-def _fold_part(part: Any) -> nn.Module:
-    """Returns the layer with the spectral norm in its weight, whose memory it takes."""
-    weight, with_bias = part.weight_orig.data, part.bias is not None
-    weight.div_(part.weight_u @ (weight.flatten(1) @ part.weight_v))
-    plain: nn.Linear | nn.Conv2d
-    if isinstance(part, nn.Linear):
-        plain = nn.Linear(part.in_features, part.out_features, with_bias, device="meta")
-    else:
-        sizes = (part.in_channels, part.out_channels, part.kernel_size)
-        plain = type(part)(*sizes, padding=part.padding, bias=with_bias, device="meta")
-    plain.weight = nn.Parameter(weight, requires_grad=False)
-    plain.bias = part.bias
-    return plain.eval()
+def _check_layers(layers: tuple[Layer, ...]) -> None:
+    before = 16
+    for number, (_, dim_in, dim_out) in enumerate(layers):
+        if dim_in != before or dim_out not in (dim_in, dim_in // 2):
+            raise ArgumentError(
+                f"block {number} goes from {dim_in} to {dim_out} channel widths: it must begin at "
+                f"{before}, and keep or halve them"
+            )
+        before = dim_out
+    if before != 1:
+        raise ArgumentError(f"layers must go from 16 channel widths to 1, not to {before}")

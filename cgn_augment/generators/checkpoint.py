@@ -10,9 +10,8 @@ import torch
 
 from cgn_augment.errors import ArgumentError, FileError, UsageError
 from cgn_augment.files import read_safetensors_header, save_tensors
-from cgn_augment.generators.assembly import CGN, build_cgn
+from cgn_augment.generators.assembly import CGN, FORMAT, REMEDY, read_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.state_dicts import FORMAT, REMEDY, read_checkpoint
 from cgn_augment.generators.truncation import TruncationLookup
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -58,8 +57,8 @@ def load_cgn(
         10
     """
     target = require_device(device)
-    path = _find(name_or_path)
-    cgn = build_cgn(path, *read_checkpoint(path))
+    path = find_weights(name_or_path)
+    cgn = read_cgn(path)
     if isinstance(cgn, ImageNetCGN):
         cgn.set_truncation(cgn.truncation if truncation is None else truncation, truncation_lookup)
         return cgn.freeze(fold=fold).to(target)
@@ -92,7 +91,7 @@ def save_cgn(cgn: CGN, path: str | os.PathLike[str], **metadata: object) -> None
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """Returns the metadata of a `.safetensors` checkpoint; a published `.pth` has none."""
-    path = _find(path)
+    path = find_weights(path)
     if path.suffix != ".safetensors":
         return {}
     return read_safetensors_header(path, what="a CGN", remedy=REMEDY)
@@ -120,20 +119,13 @@ def require_device(device: torch.device | str) -> torch.device:
 
 
 def find_weights(
-    name_or_path: str | os.PathLike[str], folder: Path, what: str, remedy: str
+    name_or_path: str | os.PathLike[str],
+    folder: Path | None = None,
+    what: str = "generator",
+    remedy: str = "pass the path of a .pth or .safetensors checkpoint",
 ) -> Path:
-    """Returns the path of a file of weights, or of those that come with the package.
-
-    Args:
-        name_or_path: the name of bundled weights, or a path.
-        folder: of the bundled ones.
-        what: they are, for the error, such as "generator".
-        remedy: what to do instead.
-
-    Raises:
-        FileError: there is no such file and there are no such bundled weights.
-    """
-    bundled = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    """Returns the path of a file, or of what the package brings under this name, or raises."""
+    bundled = {path.stem: path for path in sorted((folder or WEIGHTS).glob("*.safetensors"))}
     path = bundled.get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_file():
         return path
@@ -142,8 +134,3 @@ def find_weights(
         f"{str(name_or_path)!r} {is_what} nor the name of a bundled {what} "
         f"({', '.join(bundled) or 'none in this version'}): {remedy}"
     )
-
-
-def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    remedy = "pass the path of a .pth or .safetensors checkpoint"
-    return find_weights(name_or_path, WEIGHTS, "generator", remedy)

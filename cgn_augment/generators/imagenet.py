@@ -14,11 +14,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.generators.biggan import BigGAN
-from cgn_augment.generators.biggan_config import BigGANConfig
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.biggan import BigGAN, BigGANConfig
 from cgn_augment.generators.fingerprint import hash_weights
-from cgn_augment.generators.layout import put_channels_last, without_memory
+from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.mechanisms import CGNetwork
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
@@ -40,7 +39,6 @@ class ImageNetCGN(CGNetwork):
 
     Raises:
         ArgumentError: sizes that fit no network, a truncation outside (0, 1], an unknown lookup.
-        ArgumentTypeError: `biggan` is neither a config nor a mapping.
 
     Attributes:
         shared_noise: True; one noise vector goes to all three mechanisms, as in the paper.
@@ -69,7 +67,7 @@ class ImageNetCGN(CGNetwork):
         folded: bool = False,
     ) -> None:
         super().__init__()
-        self.biggan = _make_config(biggan)
+        self.biggan = biggan if isinstance(biggan, BigGANConfig) else BigGANConfig(**(biggan or {}))
         if self.biggan.image_size < LEAST_SIZE:
             raise ArgumentError(
                 f"the layers make images of {self.biggan.image_size} pixels, and U2-Net needs "
@@ -89,30 +87,6 @@ class ImageNetCGN(CGNetwork):
         if folded:
             self._fold()
 
-    @classmethod
-    def of_parts(
-        cls, shape: BigGAN, texture: BigGAN, background: BigGAN, u2net: U2Net, **settings: Any
-    ) -> Self:
-        """Makes a CGN of three generators of the same sizes and a U2-Net, copying none of them.
-
-        Args:
-            shape: becomes the shape mechanism; likewise `texture` and `background`.
-            texture: another generator.
-            background: another generator.
-            u2net: finds the masks.
-            settings: `truncation` and `truncation_lookup`, as for the class.
-
-        Raises:
-            ArgumentError: the generators differ in size.
-        """
-        if not shape.config == texture.config == background.config:
-            raise ArgumentError("the three generators must have the same sizes")
-        with without_memory():  # its own weights are replaced at once
-            cgn = cls(shape.config, unet_width=u2net.width, **settings)
-        cgn.f_shape, cgn.f_text, cgn.f_bg = shape, texture, background
-        cgn.u2net = u2net.eval().requires_grad_(False)
-        return cgn
-
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make this network again."""
@@ -131,7 +105,7 @@ class ImageNetCGN(CGNetwork):
         The weights' part is taken once the network is frozen, before they are folded: so it is the
         same on every machine.
         """
-        weights = self._hash or hash_weights(self)
+        weights = super().fingerprint
         if (self.truncation, self.truncation_lookup) == (1.0, "exact"):
             return weights
         return f"{weights}-{self.truncation_lookup}-{self.truncation}"
@@ -162,10 +136,7 @@ class ImageNetCGN(CGNetwork):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the training mode, unless the network is frozen; U2-Net always stays in eval mode.
-
-        So do the three generators, whose statistics are given.
-        """
+        """Sets the training mode, unless frozen; U2-Net and the generators stay in eval mode."""
         super().train(mode)
         self.u2net.eval()
         return self
@@ -216,18 +187,8 @@ class ImageNetCGN(CGNetwork):
     def _fold(self) -> None:
         if self._folded:
             return
-        for biggan in (self.f_shape, self.f_text, self.f_bg):
-            biggan.fold()
-        for part in self.u2net.modules():
-            if isinstance(part, ConvNormReLU):
+        for part in self.modules():
+            if isinstance(part, BigGAN | ConvNormReLU):
                 part.fold()
         put_channels_last(self)
         self._folded = True
-
-
-def _make_config(biggan: BigGANConfig | Mapping[str, Any] | None) -> BigGANConfig:
-    if biggan is None or isinstance(biggan, BigGANConfig):
-        return biggan or BigGANConfig()
-    if not isinstance(biggan, Mapping):
-        raise ArgumentTypeError(f"biggan must be a BigGANConfig or its arguments, got {biggan!r}")
-    return BigGANConfig(**biggan)

@@ -76,7 +76,6 @@ def interpolate_classes(
         drawn[name] = _draw(cgn, name, noise, ends, chunk)
         if not cgn.shared_noise:
             noise = cgn.draw_noise(1, generator)
-    num = way.shape[1]
     after = generator.get_state()  # every frame is moved as the first one is
     for name in FACTORS[1:]:
         moved = []
@@ -84,11 +83,7 @@ def interpolate_classes(
             generator.set_state(after)
             moved.append(cgn.shuffle(image[None], generator))
         drawn[name] = torch.cat(moved)
-    mask, foreground, background = (
-        drawn[name].expand(num, -1, -1, -1) if len(drawn[name]) == 1 else drawn[name]
-        for name in FACTORS
-    )
-    return Factors(mask, foreground, background)
+    return Factors(*(drawn[name].expand(way.shape[1], -1, -1, -1) for name in FACTORS))
 
 
 def _way(classes: Sequence[int], steps: int) -> Tensor:

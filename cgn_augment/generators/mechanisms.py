@@ -10,16 +10,12 @@ from torch import Tensor, nn
 from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import check_classes
+from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.types import FACTORS
 
 
 def check_inputs(noise: Tensor, y: Tensor, noise_dim: int, num_classes: int) -> None:
-    """Refuses noise that is not (N, noise_dim), and classes that are not (N,) or not there.
-
-    Raises:
-        ArgumentError: noise or classes of another shape, or a class that there is not.
-        ArgumentTypeError: classes that are not integers.
-    """
+    """Refuses noise that is not (N, noise_dim), and what `check_classes` refuses."""
     if noise.dim() != 2 or noise.shape[1] != noise_dim:
         raise ArgumentError(f"noise must have the shape (N, {noise_dim}), got {tuple(noise.shape)}")
     check_classes(y, len(noise), num_classes, "noise vectors")
@@ -41,6 +37,11 @@ class CGNetwork(nn.Module):
     def frozen(self) -> bool:
         """Whether `freeze` was called."""
         return self._hash is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of the weights; taken once a network is frozen."""
+        return self._hash or hash_weights(self)
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode, unless the network is frozen."""

@@ -7,10 +7,16 @@ import os
 from pathlib import Path
 
 from cgn_augment.errors import CheckpointError, FileError
-from cgn_augment.generators.assembly import build_biggan, build_cgn, build_u2net
+from cgn_augment.generators.assembly import (
+    build,
+    infer_biggan,
+    infer_unet_width,
+    read_cgn,
+    read_state_dict,
+)
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.imagenet import ImageNetCGN
-from cgn_augment.generators.state_dicts import read_checkpoint, read_state_dict
+from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.truncation import TruncationLookup
 from cgn_augment.generators.u2net import U2Net
 
@@ -39,7 +45,10 @@ def load_biggan(path: str | os.PathLike[str]) -> BigGAN:
         16
     """
     path = _find_file(path)
-    return build_biggan(path, read_state_dict(path))
+    state = read_state_dict(path)
+    # Early versions of torch also saved the weight that the spectral norm makes.
+    state = {name: value for name, value in state.items() if f"{name}_orig" not in state}
+    return build(path, state, BigGAN, {"config": infer_biggan(path, state)})
 
 
 def load_u2net(path: str | os.PathLike[str]) -> U2Net:
@@ -49,7 +58,9 @@ def load_u2net(path: str | os.PathLike[str]) -> U2Net:
         The network on the CPU, in eval mode and without gradients.
     """
     path = _find_file(path)
-    return build_u2net(path, read_state_dict(path)).eval().requires_grad_(False)
+    state = read_state_dict(path)
+    network = build(path, state, U2Net, {"width": infer_unet_width(path, state)})
+    return network.eval().requires_grad_(False)
 
 
 def start_imagenet_cgn(
@@ -78,9 +89,12 @@ def start_imagenet_cgn(
         ArgumentError: a truncation outside (0, 1].
     """
     shape, found = load_biggan(biggan), load_u2net(u2net)
-    texture, background = copy.deepcopy(shape), copy.deepcopy(shape)
-    settings = {"truncation": truncation, "truncation_lookup": truncation_lookup}
-    return ImageNetCGN.of_parts(shape, texture, background, found, **settings)
+    with without_memory():  # its own weights are replaced at once
+        cgn = ImageNetCGN(shape.config, unet_width=found.width)
+    cgn.set_truncation(truncation, truncation_lookup)
+    cgn.f_shape, cgn.f_text, cgn.f_bg = shape, copy.deepcopy(shape), copy.deepcopy(shape)
+    cgn.u2net = found
+    return cgn
 
 
 def continue_imagenet_cgn(
@@ -115,7 +129,7 @@ def continue_imagenet_cgn(
         False
     """
     path = _find_file(path)
-    cgn = build_cgn(path, *read_checkpoint(path))
+    cgn = read_cgn(path)
     if not isinstance(cgn, ImageNetCGN):
         raise CheckpointError(f"{path} is a small CGN: give the file of an ImageNet CGN")
     if cgn.config["folded"]:

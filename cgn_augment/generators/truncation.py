@@ -8,8 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from cgn_augment.checks import require_choice
-from cgn_augment.errors import ArgumentError
+from cgn_augment.checks import require_choice, require_part
 
 NOISE_LIMIT = 2.0
 """Noise is cut off at this many standard deviations, before it is multiplied by the truncation."""
@@ -78,24 +77,15 @@ def find_rows(
         >>> find_rows(0.14, lookup="published").upper
         8
     """
-    check_truncation(truncation)
+    require_part("truncation", truncation)
     require_choice("truncation_lookup", lookup, get_args(TruncationLookup))
     if lookup == "published":
         fraction, whole = math.modf(truncation / (1.0 / (num_rows - 1)))
-        lower = int(whole)
-        return StatisticsRows(lower, lower + 1, 1 - fraction) if fraction else _one_row(lower)
-    position = truncation * (num_rows - 1)
-    if abs(position - round(position)) < 1e-9 * num_rows:
-        return _one_row(round(position))
-    lower = math.floor(position)
-    return StatisticsRows(lower, lower + 1, position - lower)
-
-
-def check_truncation(truncation: float) -> None:
-    """Raises `ArgumentError` unless the truncation is in (0, 1]."""
-    if isinstance(truncation, bool) or not 0 < truncation <= 1:
-        raise ArgumentError(f"truncation must be above 0 and at most 1, got {truncation!r}")
-
-
-def _one_row(row: int) -> StatisticsRows:
-    return StatisticsRows(row, row, 0.0)
+        lower, fraction = int(whole), 1 - fraction if fraction else 0.0
+    else:
+        position = truncation * (num_rows - 1)
+        if abs(position - round(position)) < 1e-9 * num_rows:
+            position = float(round(position))
+        lower = math.floor(position)
+        fraction = position - lower
+    return StatisticsRows(lower, lower + (fraction > 0), fraction)

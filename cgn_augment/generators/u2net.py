@@ -8,12 +8,13 @@ published weights. A U of eleven stages, each of them a small U itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError
 
 LEAST_SIZE = 32
 """Of the images, in pixels: they are halved five times."""
@@ -71,15 +72,12 @@ class U2Net(nn.Module):
 
         Raises:
             ArgumentError: images of another shape.
-            ArgumentTypeError: images that are not floating point.
         """
         if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
             raise ArgumentError(
                 f"images must have the shape (B, 3, H, W), H and W {LEAST_SIZE} or more, got "
                 f"{tuple(images.shape)}"
             )
-        if not images.is_floating_point():
-            raise ArgumentTypeError(f"images must be floating point, got {images.dtype}")
         encoders = (self.stage1, self.stage2, self.stage3, self.stage4, self.stage5, self.stage6)
         encoded = _descend(encoders, images)
         decoders = (self.stage5d, self.stage4d, self.stage3d, self.stage2d, self.stage1d)
@@ -92,12 +90,8 @@ class U2Net(nn.Module):
 class RSU(nn.Module):
     """A residual U-block (section 3.1 of the paper); its result has the input's resolution.
 
-    Args:
-        height: levels; each is pooled but the lowest, which is dilated.
-        dim_in: channels of the input.
-        dim_mid: channels inside.
-        dim_out: channels of the result.
-        dilated: none of its four levels is pooled, all are dilated: the paper's RSU-4F.
+    Each of its levels is pooled but the lowest, which is dilated. With `dilated`, none of the four
+    is pooled and all are dilated: the paper's RSU-4F.
     """
 
     def __init__(
@@ -128,13 +122,7 @@ class RSU(nn.Module):
 
 
 class ConvNormReLU(nn.Module):
-    """A 3x3 convolution that keeps the resolution, batch normalisation and ReLU.
-
-    Args:
-        dim_in: channels of the input.
-        dim_out: channels of the result.
-        dilation: of the convolution.
-    """
+    """A 3x3 convolution that keeps the resolution, batch normalisation and ReLU."""
 
     def __init__(self, dim_in: int, dim_out: int, dilation: int = 1) -> None:
         super().__init__()
@@ -148,16 +136,13 @@ class ConvNormReLU(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Puts the batch statistics into the convolution, in place; for eval mode alone."""
-        conv, norm = self.conv_s1, self.bn_s1
-        if not isinstance(norm, nn.BatchNorm2d):
+        conv: Any = self.conv_s1
+        norm: Any = self.bn_s1
+        if isinstance(norm, nn.Identity):
             return
-        # For the type checker: a BatchNorm2d with statistics and affine has all of these.
-        mean, var, bias = norm.running_mean, norm.running_var, conv.bias
-        if mean is None or var is None or bias is None:  # pragma: no cover
-            raise ArgumentError("a normalisation without statistics cannot be folded")
-        scale = norm.weight * (var + norm.eps).rsqrt()
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         conv.weight.mul_(scale[:, None, None, None])
-        bias.sub_(mean).mul_(scale).add_(norm.bias)
+        conv.bias.sub_(norm.running_mean).mul_(scale).add_(norm.bias)
         self.bn_s1 = nn.Identity()
 
 

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Literal
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import UNIT, split_counts
+from cgn_augment.functional import UNIT
 
 Mix = Literal["append", "replace", "separate"]
 Schedule = Callable[[int], float]
@@ -131,7 +131,7 @@ class Proportion:
         if self.schedule is not None:
             name = f"the ratio's schedule at step {step}"
             per_image = self._share(_read_ratio(name, self.schedule(step)))
-        num, carry = split_counts(num_real, per_image, self._per_step, carry)
+        num, carry = divmod(carry + per_image * num_real + self._per_step, UNIT)
         if self.mix == "replace" and num > num_real:
             raise ArgumentError(
                 f"mix='replace' cannot put {num} counterfactuals into a batch of {num_real}: lower "

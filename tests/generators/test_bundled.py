@@ -35,11 +35,8 @@ NAMES = {
 }
 
 
-def test_these_generators_come_with_the_package() -> None:
+def test_these_generators_come_with_the_package_and_it_takes_their_files_along() -> None:
     assert bundled_generators() == sorted(NAMES)
-
-
-def test_the_package_takes_their_files_along() -> None:
     setup = ConfigParser()
     setup.read(REPO / "setup.cfg")
     patterns = setup["options.package_data"]["cgn_augment.generators"].split(", ")
@@ -61,11 +58,14 @@ def test_a_bundled_generator_draws_the_digits_that_it_is_asked_for(name: str) ->
 
 
 @pytest.mark.parametrize(("name", "variant"), NAMES.items())
-def test_a_card_names_the_command_and_the_weights(name: str, variant: str) -> None:
+def test_a_card_names_command_and_weights_of_half_precision(name: str, variant: str) -> None:
     card = (WEIGHTS / f"{name}.md").read_text()
     metadata = read_metadata(name)
     assert metadata["variant"] == variant
     assert load_cgn(name).fingerprint in card
+    state = load_file(WEIGHTS / f"{name}.safetensors")
+    floats = {value.dtype for value in state.values() if value.is_floating_point()}
+    assert floats == {torch.float16}
     assert (WEIGHTS / f"{name}.png").stat().st_size > 10_000
     assert f"({name}.png)" in card
     recipe = json.loads(metadata["recipe"])
@@ -87,10 +87,3 @@ def test_a_card_names_the_command_and_the_weights(name: str, variant: str) -> No
     assert "- recipe: an earlier one" not in card
     flags = {flag: recipe.pop(flag) for flag in ("variant", "textures", "num_train")}
     assert command[1] == repeat_command(SmallConfig(**recipe), flags)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_generator_is_stored_in_half_precision(name: str) -> None:
-    state = load_file(WEIGHTS / f"{name}.safetensors")
-    kinds = {value.dtype for value in state.values() if value.is_floating_point()}
-    assert kinds == {torch.float16}

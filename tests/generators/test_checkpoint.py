@@ -48,10 +48,8 @@ def test_a_file_from_before_there_were_two_networks_is_of_the_published_one(
     tmp_path: Path,
 ) -> None:
     cgn, path = make_tiny_cgn().freeze(), tmp_path / "old.safetensors"
-    networks = ("shape_network", "texture_network")
-    config = {name: value for name, value in cgn.config.items() if name not in networks}
-    state = {name: value.contiguous() for name, value in cgn.state_dict().items()}
-    save_file(state, path, metadata=header(config=json.dumps(config)))
+    config = {name: value for name, value in cgn.config.items() if "network" not in name}
+    tensors(config=json.dumps(config))(path)
     require_same(cgn, load_cgn(path))
 
 
@@ -98,26 +96,15 @@ def test_a_saved_cgn_may_be_read_by_others_and_leaves_no_temporary_file(tmp_path
     path = tmp_path / "cgn.safetensors"
     path.write_text("what was here before")
     save_cgn(make_tiny_cgn(), path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["cgn.safetensors"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert load_cgn(path).width == 4
-
-
-def test_what_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"saved as \.safetensors, got 'cgn\.pth'"):
         save_cgn(make_tiny_cgn(), tmp_path / "cgn.pth")
     with pytest.raises(ArgumentError, match=r"metadata must not have .*\[\'config\'\], which"):
-        save_cgn(make_tiny_cgn(), tmp_path / "cgn.safetensors", config="mine")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_missing_leaves_nothing_behind(tmp_path: Path) -> None:
+        save_cgn(make_tiny_cgn(), path, config="mine")
     with pytest.raises(FileNotFoundError):
         save_cgn(make_tiny_cgn(), tmp_path / "missing" / "cgn.safetensors")
-    (tmp_path / "file").write_text("a file, not a folder")
-    with pytest.raises(NotADirectoryError):
-        save_cgn(make_tiny_cgn(), tmp_path / "file" / "cgn.safetensors")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cgn.safetensors"]
 
 
 def test_a_write_that_fails_keeps_the_old_file(
@@ -164,47 +151,32 @@ class RunsCode:
         return Path.touch, (self.witness,)
 
 
-def state_of(path: Path) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in make_tiny_cgn().state_dict().items()}
+TINY = make_tiny_cgn()
+STATE = TINY.state_dict()
+HEADER = {"format": FORMAT, "architecture": "small", "config": json.dumps(TINY.config)}
 
 
-def with_nan(path: Path) -> None:
-    state = state_of(path)
-    state["f_text1.0.bias"][7] = torch.nan
-    torch.save(state, path)
+def saving(value: object, legacy: bool = False, cut: int | None = None) -> Callable[[Path], None]:
+    """Writes a pickle, or what is left of it after a cut."""
+
+    def write(path: Path) -> None:
+        torch.save(value, path, _use_new_zipfile_serialization=not legacy)
+        path.write_bytes(path.read_bytes()[:cut])
+
+    return write
 
 
-def with_infinity(path: Path) -> None:
-    state = state_of(path)
-    state["f_shape.5.running_var"][0] = torch.inf
-    save_file(state, path, metadata=header())
+def tensors(
+    state: dict[str, torch.Tensor] = STATE, cut: int | None = None, **header: str
+) -> Callable[[Path], None]:
+    """Writes safetensors with what a CGN's header says, or something else; or a part of them."""
 
+    def write(path: Path) -> None:
+        texts = {name: text for name, text in {**HEADER, **header}.items() if text}
+        save_file(state, path, metadata=texts)
+        path.write_bytes(path.read_bytes()[:cut])
 
-def without_some(path: Path) -> None:
-    state = state_of(path)
-    del state["f_text2.10.bias"], state["f_text1.0.weight"]
-    torch.save({**state, "discriminator.weight": torch.zeros(2)}, path)
-
-
-def with_other_shapes(path: Path) -> None:
-    state = state_of(path)
-    state["f_text1.0.bias"] = torch.zeros(7)
-    torch.save(state, path)
-
-
-def truncated_pth(path: Path) -> None:
-    torch.save(state_of(path), path)
-    path.write_bytes(path.read_bytes()[:-3000])
-
-
-def truncated_legacy(path: Path) -> None:
-    torch.save(state_of(path), path, _use_new_zipfile_serialization=False)
-    path.write_bytes(path.read_bytes()[:-3000])
-
-
-def truncated_safetensors(path: Path) -> None:
-    save_cgn(make_tiny_cgn(), path)
-    path.write_bytes(path.read_bytes()[:-3000])
+    return write
 
 
 def scripted(path: Path) -> None:
@@ -213,59 +185,33 @@ def scripted(path: Path) -> None:
             archive.writestr(f"archive/{name}", "3")
 
 
-def header(**changes: str) -> dict[str, str]:
-    return {
-        "format": FORMAT,
-        "architecture": "small",
-        "config": json.dumps(make_tiny_cgn().config),
-        **changes,
-    }
-
-
-def safetensors_with(**changes: str) -> Callable[[Path], None]:
-    return lambda path: save_file(state_of(path), path, metadata=header(**changes))
-
-
-def safetensors_without_config(path: Path) -> None:
-    save_file(state_of(path), path, metadata={"format": FORMAT, "architecture": "small"})
-
-
-def saving(value: object) -> Callable[[Path], None]:
-    return lambda path: torch.save(value, path)
-
-
-def config(text: str) -> Callable[[Path], None]:
-    return safetensors_with(config=text)
-
-
+LESS = {k: v for k, v in STATE.items() if k not in ("f_text2.10.bias", "f_text1.0.weight")}
 CUT_OFF = "cannot be read; it is cut off or not a (checkpoint|CGN): copy it again"
 NO_CODE = "holds more than weights and would run code .* it was not read"
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "truncated pth": (".pth", truncated_pth, CUT_OFF),
-    "truncated old pth": (".pth", truncated_legacy, CUT_OFF),
-    "truncated safetensors": (".safetensors", truncated_safetensors, CUT_OFF),
+    "truncated pth": (".pth", saving(STATE, cut=-3000), CUT_OFF),
+    "truncated old pth": (".pth", saving(STATE, legacy=True, cut=-3000), CUT_OFF),
+    "truncated safetensors": (".safetensors", tensors(cut=-3000), CUT_OFF),
     "empty pth": (".pth", Path.touch, CUT_OFF),
     "empty safetensors": (".safetensors", Path.touch, CUT_OFF),
     "web page": (".pth", lambda path: path.write_text("<!doctype html><html>no"), CUT_OFF),
     "zip": (".pth", lambda path: zipfile.ZipFile(path, "w").close(), CUT_OFF),
-    "pth in disguise": (".safetensors", lambda path: torch.save(state_of(path), path), CUT_OFF),
+    "pth in disguise": (".safetensors", saving(STATE), CUT_OFF),
     "other network": (
         ".pth",
         saving(nn.Linear(3, 3).state_dict()),
-        r"not a small CGN: it lacks label_emb\.weight .* it has \['bias', 'weight'\]",
+        r"not a small CGN: .*label_emb\.weight.* it has \['bias', 'weight'\]",
     ),
-    "empty state dict": (".pth", saving({}), "not a small CGN: it lacks"),
+    "empty state dict": (".pth", saving({}), "not a small CGN: its tensors do not say"),
     "missing and unknown names": (
         ".pth",
-        without_some,
-        r"2 names are missing \['f_text1\.0\.weight', 'f_text2\.10\.bias'\] and 1 are unknown "
-        r"\['discriminator\.weight'\]",
+        saving({**LESS, "discriminator.weight": torch.zeros(2)}),
+        r'Missing key.* "f_text1\.0\.weight", "f_text2\.10\.bias"\. Unexpected .*"discr',
     ),
     "other shapes": (
         ".pth",
-        with_other_shapes,
-        r"1 tensors have another shape than the network, the first is f_text1\.0\.bias: \(7,\) "
-        r"where \(512,\) is needed",
+        saving({**STATE, "f_text1.0.bias": torch.zeros(7)}),
+        r"size mismatch for f_text1\.0\.bias: .*\[7\].* the shape in current model is .*\[512\]",
     ),
     "whole module": (".pth", saving(nn.Linear(2, 2)), NO_CODE),
     "TorchScript": (".pth", scripted, NO_CODE),
@@ -276,31 +222,35 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "one tensor": (".pth", saving(torch.zeros(3)), "not a state dict .* but a Tensor"),
     "names that are no text": (".pth", saving({3: torch.zeros(3)}), "not a state dict"),
-    "NaN": (".pth", with_nan, r"f_text1\.0\.bias holds NaN or infinity; its training diverged"),
-    "infinity": (".safetensors", with_infinity, r"f_shape\.5\.running_var holds NaN or infinity"),
+    "NaN": (".pth", saving({"f": torch.tensor(torch.nan)}), "f holds NaN .* training diverged"),
+    "infinity": (".safetensors", tensors({"f": torch.tensor(torch.inf)}), "f holds NaN or inf"),
     "whole numbers": (
         ".pth",
-        lambda path: torch.save({k: v.long() for k, v in state_of(path).items()}, path),
+        saving({name: value.long() for name, value in STATE.items()}),
         "holds torch.int64, which is no weight of a CGN",
     ),
     "no format": (
         ".safetensors",
-        lambda path: save_file(state_of(path), path),
+        tensors(format=""),
         f"has the format None and a CGN has '{FORMAT}': write it with save_cgn",
     ),
     "other architecture": (
         ".safetensors",
-        safetensors_with(architecture="biggan"),
+        tensors(architecture="biggan"),
         "holds the architecture 'biggan'; this version knows 'small'",
     ),
-    "no config": (".safetensors", safetensors_without_config, "no readable config in its metadata"),
-    "config that is no JSON": (".safetensors", config("{width: 4"), "no readable config"),
-    "config that is a list": (".safetensors", config("[4]"), r"no small CGN: \[4\]"),
-    "unknown setting": (".safetensors", config('{"depth": 4}'), "no small CGN: .*'depth'"),
-    "unknown network": (".safetensors", config('{"shape_network": "x"}'), "no small CGN: .*'x'"),
-    "impossible size": (".safetensors", config('{"width": -4}'), "no small CGN: .*-4"),
-    "size that is text": (".safetensors", config('{"width": "4"}'), "no small CGN: .*'4'"),
-    "other size": (".safetensors", config('{"width": 5}'), "another shape than the network"),
+    "no config": (".safetensors", tensors(config=""), "no readable config in its metadata"),
+    "config that is no JSON": (".safetensors", tensors(config="{width: 4"), "no readable config"),
+    "config that is a list": (".safetensors", tensors(config="[4]"), r"no network: \[4\]"),
+    "unknown setting": (".safetensors", tensors(config='{"depth": 4}'), "no network: .*'depth'"),
+    "unknown network": (
+        ".safetensors",
+        tensors(config='{"shape_network": "x"}'),
+        "no network: .*'x'",
+    ),
+    "impossible size": (".safetensors", tensors(config='{"width": -4}'), "no network: .*-4"),
+    "size that is text": (".safetensors", tensors(config='{"width": "4"}'), "no network: .*'4'"),
+    "other size": (".safetensors", tensors(config='{"width": 5}'), "size mismatch for "),
 }
 
 
@@ -324,7 +274,7 @@ def test_a_pickle_that_wants_to_run_code_does_not(
     witness, path = tmp_path / "code was run", tmp_path / "cgn.pth"
     wants: object = RunsCode(witness)
     if wrapped:
-        wants = OrderedDict({**state_of(path), "extra": wants})
+        wants = OrderedDict({**STATE, "extra": wants})
     torch.save(wants, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=NO_CODE) as caught:
         load_cgn(path)
@@ -347,7 +297,7 @@ def test_a_plain_pickle_that_wants_to_run_code_does_not(protocol: int, tmp_path:
     assert witness.exists()
 
 
-def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_clear_errors_for_metadata_too(tmp_path: Path) -> None:
     with pytest.raises(
         FileError, match=r"nothing\.pth' is neither a file nor the name of a bundled"
     ) as caught:
@@ -357,10 +307,7 @@ def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
         load_cgn(tmp_path)
     with pytest.raises(FileError, match="is neither a file"):
         read_metadata(tmp_path / "nothing.safetensors")
-
-
-def test_metadata_of_a_damaged_file_is_a_clear_error(tmp_path: Path) -> None:
-    truncated_safetensors(tmp_path / "bad.safetensors")
+    tensors(cut=-3000)(tmp_path / "bad.safetensors")
     with pytest.raises(CheckpointError, match=CUT_OFF):
         read_metadata(tmp_path / "bad.safetensors")
 

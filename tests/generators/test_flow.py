@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +25,7 @@ def draw(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("num_layers", [1, 2, 7, 8])
+@pytest.mark.parametrize("num_layers", [1, 8])
 def test_invert_is_the_inverse(num_layers: int, generator: torch.Generator) -> None:
     flow, inputs = make_flow(num_layers=num_layers), draw(generator, 50, 9)
     codes = flow(inputs)
@@ -62,15 +60,14 @@ def test_a_new_flow_changes_nothing(generator: torch.Generator) -> None:
 
 def test_the_embedding_passes_through_and_matters(generator: torch.Generator) -> None:
     flow, inputs = make_flow(), draw(generator, 4, 9)
-    other = inputs.clone()
+    kept, other = inputs.clone(), inputs.clone()
     other[:, 6:] += 1
-    for output, changed in (
-        (flow(inputs), flow(other)),
-        (flow.invert(inputs)[0], flow.invert(other)[0]),
-    ):
+    for run in (flow, lambda numbers: flow.invert(numbers)[0]):
+        output, changed = run(inputs), run(other)
         assert torch.equal(output[:, 6:], inputs[:, 6:])
         assert torch.equal(changed[:, 6:], other[:, 6:])
         assert ((output - changed)[:, :6].abs() > 1e-6).any(dim=1).all()
+    assert torch.equal(inputs, kept)
 
 
 def test_every_number_of_a_code_depends_on_every_number_of_the_noise(
@@ -81,61 +78,15 @@ def test_every_number_of_a_code_depends_on_every_number_of_the_noise(
     assert (jacobian != 0).all()
 
 
-def test_inputs_are_left_as_they_are(generator: torch.Generator) -> None:
-    flow, inputs = make_flow(), draw(generator, 4, 9)
-    kept = inputs.clone()
-    flow(inputs)
-    flow.invert(inputs)
-    assert torch.equal(inputs, kept)
-
-
 def test_a_layer_stretches_by_a_bounded_factor(generator: torch.Generator) -> None:
     flow, codes = make_flow(num_layers=1), draw(generator, 50, 9)
     torch.nn.init.constant_(flow.layers[0][-1].bias, -1e6)
     assert flow.invert(codes)[1].tolist() == pytest.approx([3 * MAX_LOG_SCALE] * 50)
 
 
-def log_likelihood(flow: CodeFlow, codes: Tensor) -> Tensor:
-    noise, log_determinant = flow.invert(codes)
-    energy = noise[:, :2].square().sum(dim=1) / 2 + math.log(2 * math.pi)
-    return (log_determinant - energy).mean()
-
-
-def test_a_flow_learns_a_correlated_gaussian_of_each_class(generator: torch.Generator) -> None:
-    with isolated_rng(0, torch.device("cpu")):
-        flow = CodeFlow(2, 1, num_layers=4, hidden_dim=16)
-    scale, correlation = 2.0, 0.9
-    root = scale * torch.linalg.cholesky(torch.tensor([[1.0, correlation], [correlation, 1.0]]))
-
-    def sample(num: int) -> Tensor:
-        y = torch.arange(num)[:, None] % 2 * 2.0 - 1  # the mean is that of the class
-        return torch.cat([torch.randn(num, 2, generator=generator) @ root.T + y, y], dim=1)
-
-    optimizer, held_out = torch.optim.Adam(flow.parameters(), 1e-2), sample(2000)
-    before = log_likelihood(flow, held_out).item()
-    for _ in range(150):
-        loss = -log_likelihood(flow, sample(128))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    # Minus the entropy of the Gaussian: log(2 pi e) + log of the determinant of its root.
-    best = -(1 + math.log(2 * math.pi)) - math.log(scale**2 * math.sqrt(1 - correlation**2))
-    assert before < best - 1
-    assert log_likelihood(flow, held_out).item() == pytest.approx(best, abs=0.15)
-    with torch.no_grad():
-        noise = torch.randn(4000, 2, generator=generator)
-        codes = flow(torch.cat([noise, torch.ones(4000, 1)], dim=1))[:, :2]
-    assert codes.mean(dim=0).tolist() == pytest.approx([1, 1], abs=0.25)
-    assert torch.corrcoef(codes.T)[0, 1].item() == pytest.approx(correlation, abs=0.05)
-
-
-@pytest.mark.parametrize("noise_dim", [1, 7])
-def test_an_odd_noise_is_an_error(noise_dim: int) -> None:
-    with pytest.raises(ArgumentError, match=f"noise_dim must be even, .*; got {noise_dim}"):
-        CodeFlow(noise_dim, 3)
-
-
 @pytest.mark.parametrize("name", ["noise_dim", "embedding_dim", "num_layers", "hidden_dim"])
-def test_a_flow_of_no_size_is_an_error(name: str) -> None:
+def test_a_flow_of_no_size_or_of_odd_noise_is_an_error(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be 1 or more, got 0"):
         CodeFlow(**{"noise_dim": 4, "embedding_dim": 3, name: 0})
+    with pytest.raises(ArgumentError, match=r"noise_dim must be even, .*; got 7"):
+        CodeFlow(7, 3)

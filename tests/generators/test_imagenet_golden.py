@@ -9,7 +9,7 @@ import pytest
 import torch
 from imagenet_helpers import (
     State,
-    golden_noise,
+    named_randn,
     read_shapes,
     require_golden,
     weights_by_rule,
@@ -17,10 +17,11 @@ from imagenet_helpers import (
 
 from cgn_augment import load_cgn
 from cgn_augment.generators import BigGAN, BigGANConfig, ImageNetCGN
-from cgn_augment.generators.assembly import infer_biggan_sizes
+from cgn_augment.generators.assembly import infer_biggan
 from cgn_augment.generators.layout import without_memory
 
 CLASSES = torch.tensor([207, 340])
+NOISE = torch.from_numpy(named_randn("input.noise", (2, 128))).clamp(-2, 2)
 TRUNCATIONS = (0.5, 0.71, 1.0)
 
 
@@ -55,7 +56,7 @@ def test_biggan_draws_what_the_published_one_draws_of_the_same_weights(
     assert {name: list(value.shape) for name, value in network.state_dict().items()} == shapes
     network.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
     for truncation, one in zip(TRUNCATIONS, (0, 1, 0), strict=True):
-        noise, y = golden_noise()[[one]] * truncation, CLASSES[[one]]
+        noise, y = NOISE[[one]] * truncation, CLASSES[[one]]
         require_near(network(noise, y, truncation), images[truncation][[one]])
         network.fold()  # the second and third are drawn with folded weights
 
@@ -65,7 +66,7 @@ def test_the_sizes_of_a_full_size_file_are_read_off_its_tensors(
 ) -> None:
     with without_memory():
         state = {name: torch.empty(shape) for name, shape in shapes.items()}
-    assert BigGANConfig(**infer_biggan_sizes(Path("cgn.pth"), state)) == BigGANConfig()
+    assert infer_biggan(Path("cgn.pth"), state) == BigGANConfig()
 
 
 def write_published(path: Path, biggan: State, u2net: State) -> None:
@@ -91,7 +92,7 @@ def test_a_full_size_published_file_draws_the_golden_images(
         path.unlink(missing_ok=True)  # on Linux the tensors keep what is mapped
     assert isinstance(cgn, ImageNetCGN)
     assert (cgn.image_size, cgn.num_classes, cgn.noise_dim) == (256, 1000, 128)
-    noise, y = golden_noise()[:1], CLASSES[:1]
+    noise, y = NOISE[:1], CLASSES[:1]
     for truncation in TRUNCATIONS:
         cgn.set_truncation(truncation)
         require_near(cgn.texture(noise * truncation, y), images[truncation][:1])

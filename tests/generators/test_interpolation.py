@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from generator_helpers import FACTORS, MAKERS
+from generator_helpers import MAKERS
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import CGN, SmallCGN
 from cgn_augment.generators.interpolation import interpolate_classes
 from cgn_augment.shards.sampling import draw_numbered
+from cgn_augment.types import FACTORS
 
 
 @pytest.mark.parametrize("make", MAKERS.values())

@@ -8,13 +8,14 @@ from functools import lru_cache
 
 import pytest
 import torch
-from generator_helpers import FACTORS, MAKERS, draw, require_close
+from generator_helpers import MAKERS, draw, require_close
 from torch import nn
 
 from cgn_augment import Mechanisms
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators import CGN
 from cgn_augment.generators.layout import without_memory
+from cgn_augment.types import FACTORS
 
 LAYERS = {"imagenet": ("f_shape", "u2net", "f_text", "f_bg")}
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import VARIANT_NAMES, make_tiny_cgn
-from generator_helpers import draw, make_deep_cgn
+from generator_helpers import draw, make_deep_cgn, require_close
 from published_layers import use_published_layers
 
 from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import roll_images
 from cgn_augment.generators import SmallCGN
-from cgn_augment.generators.upsampling import UpConv2d
+from cgn_augment.generators.small import UpConv2d
 
 
 @pytest.mark.parametrize("variant", VARIANT_NAMES)
@@ -48,26 +48,20 @@ def test_a_cgn_in_training_trains() -> None:
     assert cgn.f_shape[0].weight.grad is None
 
 
-def test_noise_follows_the_generator_and_is_standard_normal(tiny_cgn: SmallCGN) -> None:
+def test_noise_is_standard_normal(tiny_cgn: SmallCGN) -> None:
     noise = tiny_cgn.draw_noise(1000, torch.Generator().manual_seed(4))
-    assert noise.shape == (1000, 32)
-    assert noise.dtype == torch.float32
-    assert noise.mean().item() == pytest.approx(0, abs=0.03)
-    assert noise.std().item() == pytest.approx(1, abs=0.03)
     assert torch.equal(noise, torch.randn(1000, 32, generator=torch.Generator().manual_seed(4)))
 
 
-def test_shuffling_is_a_crop_from_two_by_two_tiles(
+def test_shuffling_rolls_each_published_texture_by_its_own_offset_and_no_deep_one(
     tiny_cgn: SmallCGN, generator: torch.Generator
 ) -> None:
     images = torch.rand(300, 3, 32, 32, generator=generator)
     shuffled = tiny_cgn.shuffle(images, torch.Generator().manual_seed(6))
-    again = tiny_cgn.shuffle(images, torch.Generator().manual_seed(6))
     offsets = torch.randint(33, (300, 2), generator=torch.Generator().manual_seed(6))
-    assert torch.equal(shuffled, again)
     assert torch.equal(shuffled, roll_images(images, offsets))
-    assert len(offsets.unique(dim=0)) > 200  # each image moves by its own offset
-    assert torch.equal(shuffled.flatten(2).sort().values, images.flatten(2).sort().values)
+    assert len(offsets.unique(dim=0)) > 200
+    assert torch.equal(make_deep_cgn().shuffle(images, generator), images)
 
 
 def test_a_deep_mask_reaches_the_bounds_and_no_further() -> None:
@@ -79,39 +73,20 @@ def test_a_deep_mask_reaches_the_bounds_and_no_further() -> None:
     assert mask.max().item() == pytest.approx(0.9999)
 
 
-def test_the_deep_mechanisms_have_the_documented_sizes() -> None:
-    for part, expected in (
-        ("f_shape", [0.9, 0.2]),
-        ("f_text1", [1.4, 0.2]),
-        ("f_text2", [1.4, 0.2]),
-    ):
-        networks = [
-            getattr(SmallCGN(shape_network=name, texture_network=name), part)
-            for name in ("deep", "published")
-        ]
-        sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in networks]
-        assert [round(size, 1) for size in sizes] == expected
-
-
-def test_deep_textures_stay_where_they_are() -> None:
-    images = torch.rand(4, 3, 32, 32)
-    generator = torch.Generator().manual_seed(0)
-    assert torch.equal(make_deep_cgn().shuffle(images, generator), images)
-    moved = make_tiny_cgn().shuffle(images, generator)
-    assert not torch.equal(moved, images)
-    assert torch.equal(moved.flatten(2).sort().values, images.flatten(2).sort().values)
+@pytest.mark.parametrize(("network", "expected"), [("deep", (0.9, 1.4)), ("published", (0.2, 0.2))])
+def test_the_mechanisms_have_the_documented_sizes(network: str, expected: object) -> None:
+    cgn = SmallCGN(shape_network=network, texture_network=network)  # type: ignore[arg-type]
+    sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (cgn.f_shape, cgn.f_text1)]
+    assert tuple(round(size, 1) for size in sizes) == expected
 
 
 @pytest.mark.parametrize("name", ["shape_network", "texture_network"])
-def test_there_is_no_other_network(name: str) -> None:
+def test_there_is_no_other_network_and_a_flow_takes_even_noise(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be one of published, deep, got 'deeper'"):
         SmallCGN(**{name: "deeper"})
-
-
-def test_an_odd_noise_is_for_the_published_network_alone() -> None:
     make_tiny_cgn(noise_dim=7)
     with pytest.raises(ArgumentError, match="noise_dim must be even"):
-        make_tiny_cgn(noise_dim=7, shape_network="deep")
+        make_tiny_cgn(noise_dim=7, **{name: "deep"})
 
 
 def test_an_upsampling_convolution_is_that_of_the_published_layers() -> None:
@@ -131,6 +106,4 @@ def test_the_benchmarks_published_layers_draw_the_same() -> None:
     cgn = make_tiny_cgn().eval()
     plain = use_published_layers(copy.deepcopy(cgn))
     assert any(type(part) is not UpConv2d for part in plain.modules() if isinstance(part, UpConv2d))
-    noise, y = cgn.draw_noise(4, torch.Generator().manual_seed(0)), torch.arange(4)
-    for name in ("shape", "texture", "background"):
-        torch.testing.assert_close(getattr(plain, name)(noise, y), getattr(cgn, name)(noise, y))
+    require_close(draw(plain), draw(cgn))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generator_helpers import FACTORS, MAKERS
+from generator_helpers import MAKERS
 from PIL import Image
 
 from cgn_augment.errors import ArgumentError
@@ -25,6 +25,7 @@ from cgn_augment.shards.sampling import (
     to_bytes,
     write_samples,
 )
+from cgn_augment.types import FACTORS
 
 # Classes
 

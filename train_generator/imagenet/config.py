@@ -17,12 +17,13 @@ from cgn_augment.checks import (
     require_choice,
     require_choices,
     require_counts,
+    require_part,
     require_positive,
     require_shares,
     require_weights,
 )
 from cgn_augment.errors import ArgumentError
-from cgn_augment.generators.truncation import TruncationLookup, check_truncation
+from cgn_augment.generators.truncation import TruncationLookup
 from train_generator.losses.patches import PatchConfig
 from train_generator.losses.perceptual import FeatureKind
 from train_generator.training.precision import Precision
@@ -209,7 +210,7 @@ class ImageNetConfig:
         require_positive(self, "shape_rate", "texture_rate", "background_rate", "epsilon")
         require_shares(self, "beta1", "beta2", "average")
         require_choices(self, precision=Precision, truncation_lookup=TruncationLookup)
-        check_truncation(self.truncation)
+        require_part("truncation", self.truncation)
         if (self.start is None) == (self.u2net is None):
             raise ArgumentError(
                 "give u2net, the file of U2-Net's weights, to start from BigGAN; or start, the "
