@@ -31,7 +31,6 @@ from train_generator.mnist import (
     procedural_textures,
     run_downstream,
 )
-from train_generator.mnist.downstream import DownstreamData
 
 CONFIG = DownstreamConfig(num_epochs=2, batch_size=16, bank=20, num_train=64, num_test=40)
 
@@ -143,8 +142,8 @@ def train_and_count(
         if model.training and len(steps) == stop_after:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def make_and_hook(self: DownstreamRun, data: object) -> object:
-        classifier = make(self, data)
+    def make_and_hook(self: DownstreamRun, *data: object) -> object:
+        classifier = make(self, *data)
         classifier.model.register_forward_hook(look)
         return classifier
 
@@ -193,7 +192,7 @@ def test_a_damaged_checkpoint_is_told(tiny_cgn: SmallCGN, tmp_path: Path) -> Non
 def test_a_run_is_that_of_the_example(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
     data = make_variant("double_colored", "train", num=64)
     state = torch.random.get_rng_state()
-    run = make_run(tmp_path, tiny_cgn, 3)._make_classifier(DownstreamData(data, data, None))
+    run = make_run(tmp_path, tiny_cgn, 3)._make_classifier(data, None)
     assert torch.equal(torch.random.get_rng_state(), state)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -268,7 +267,7 @@ def test_images_are_made_once_for_runs_that_share_them(
 def test_a_folder_that_cannot_be_written_is_known_before_images_are_made(
     tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downstream, "make_variant", None)
+    monkeypatch.setattr(downstream, "make_variant", lambda *_, **__: pytest.fail("made"))
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(FileExistsError):
         train(make_run(tmp_path / "file", tiny_cgn))
