@@ -22,7 +22,6 @@ from train_generator.small.masker import (
     drawn_parts,
     find_masks,
     one_cycle,
-    set_learning_rate,
 )
 
 CPU = torch.device("cpu")
@@ -232,10 +231,3 @@ def test_the_learning_rate_of_a_step_is_that_of_the_cycle(accelerator: Accelerat
         rates.append(stage.optimizers["masker"].param_groups[0]["lr"])
         step(stage, number)
     assert rates == pytest.approx([0.01 * share(number, 30) for number in range(3)])
-
-
-def test_a_learning_rate_is_set_for_all_parameters() -> None:
-    layers = [torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)]
-    optimizer = torch.optim.SGD([{"params": layer.parameters()} for layer in layers], lr=1.0)
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
