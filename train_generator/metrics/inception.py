@@ -76,9 +76,7 @@ def load_inception(inception: str, *, progress: bool = True) -> InceptionFeature
         progress: shows a bar on standard error while downloading.
 
     Raises:
-        CheckpointError: the download failed, or the file is damaged or of another network.
-        FileError: there is no file at the path.
-        MissingPackageError: torch-fidelity is not installed.
+        CheckpointError: the download failed, or as for `InceptionFeatures`.
     """
     require_metrics("torch_fidelity")
     if inception == "download":

@@ -45,12 +45,9 @@ class Parts:
 
 @torch.no_grad()
 def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
-    """Draws binarised masks, foregrounds and backgrounds from a generator.
+    """Draws `num` binarised masks, foregrounds and backgrounds, or a few more, from a generator.
 
-    Args:
-        cgn: in eval mode and left as it is.
-        num: of each; rounded up to as many of each class.
-        seed: of the noise.
+    There are as many of each class. The generator is in eval mode and left as it is.
     """
     classes = torch.arange(cgn.num_classes).repeat(3, math.ceil(num / cgn.num_classes))
     drawn = draw_factors(cgn, classes, step_generator(Purpose.BANK_FILL, seed), 1, 100)

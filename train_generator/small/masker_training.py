@@ -25,7 +25,7 @@ from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
-from train_generator.metrics.masks import measure_masker
+from train_generator.metrics.masks import intersection_over_union
 from train_generator.small.card import describe_overlap
 from train_generator.small.config import MaskerConfig
 from train_generator.small.images import LabelledImages
@@ -54,8 +54,8 @@ class MaskerTraining:
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
             rounds and no real images.
-        CheckpointError: there is nothing to resume, or it is damaged.
-        CheckpointError: what is there was made with other settings or another generator.
+        CheckpointError: there is nothing to resume, it is damaged, or it was made with other
+            settings or another generator.
 
     Example:
         >>> from cgn_augment.generators import SmallCGN
@@ -90,9 +90,10 @@ class MaskerTraining:
         self.accelerator = Accelerator(cpu=cgn.device.type == "cpu")
         with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
             maskers = UNetMasker(width), UNetMasker(width)
-        for masker in maskers:
-            masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.maskers = maskers  # a round trains one with the other's masks
+        for each in maskers:
+            each.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A round trains one with the other's masks, so this is what the last round trains.
+        self.masker = maskers[config.rounds % 2]
         drawn = partial(drawn_parts, cgn, config.num_factors, seed)
         settings = {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint}
         if config.rounds and real is not None:
@@ -106,11 +107,6 @@ class MaskerTraining:
             draw=lambda: draw_masks(maskers[0], cgn, seed),
             resume=resume,
         )
-
-    @property
-    def masker(self) -> UNetMasker:
-        """The network that the last round trains."""
-        return self.maskers[self.config.rounds % 2]
 
     def train(self) -> Path:
         """Takes all steps that are left and writes the masker, which `load_masker` reads."""
@@ -197,7 +193,9 @@ def write_masker_card(
     ]
     if data is not None:
         if true is not None:
-            overlap = measure_masker(network, data.images, true)
+            parts = torch.split(data.images, 500)
+            found = torch.cat([network(part) > 0.5 for part in parts])
+            overlap = intersection_over_union(found, true)
             lines.append(f"- masks found in {data.description}: {describe_overlap(overlap, data)}")
         picture = save_figure(draw_found(network, data, true), path.with_suffix(".png"))
         lines += ["", f"![Real images and their masks]({picture.name})"]
