@@ -16,13 +16,7 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
 from train_generator.small.blobs import draw_blobs
 from train_generator.small.config import MaskerConfig
-from train_generator.small.masker import (
-    MaskerStage,
-    Parts,
-    drawn_parts,
-    find_masks,
-    one_cycle,
-)
+from train_generator.small.masker import MaskerStage, Parts, drawn_parts, find_masks, one_cycle
 
 CPU = torch.device("cpu")
 
