@@ -169,10 +169,6 @@ def test_a_judge_of_colours_learns_them() -> None:
 def test_a_factor_without_classes_has_no_judge() -> None:
     with pytest.raises(ArgumentError, match="the background of colored is the same"):
         train_appearance_judge("colored", "background")
-    with pytest.raises(ArgumentError, match="variant must be one of colored, double_colored"):
-        train_appearance_judge("grey", "texture")
-    with pytest.raises(ArgumentError, match="textures are for wildlife only; colored has colours"):
-        load_appearance_judge("colored", "texture", procedural_textures())
 
 
 @pytest.fixture

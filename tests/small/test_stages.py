@@ -504,12 +504,3 @@ def test_encoders_see_class_and_image(make: Any) -> None:
         encoder.head[-1].weight.mul_(1e4)
     extremes = encoder(images, y)[1]
     assert (extremes.min().item(), extremes.max().item()) == encoder.log_variances
-
-
-def test_the_classifier_sees_masks() -> None:
-    with isolated_rng(0, CPU):
-        classifier = MaskClassifier(num_classes=3, width=4).eval()
-    masks = torch.rand(3, 1, 32, 32, generator=seeded())
-    scores = classifier(masks)
-    assert scores.shape == (3, 3)
-    assert ((classifier(1 - masks) - scores).abs().amax(dim=1) > 1e-5).all()
