@@ -496,13 +496,6 @@ def test_wildlife_uses_procedural_textures_unless_told_otherwise(textures: Textu
     )
 
 
-def test_render_without_a_full_last_chunk_is_complete(textures: Textures) -> None:
-    classes = torch.zeros(513, dtype=torch.int64)
-    images = render_wildlife(full_masks(513), classes, classes, textures, generator())
-    assert images.shape == (513, 3, 32, 32)
-    assert images.abs().max() <= 1
-
-
 def test_unknown_variants_splits_and_seeds_are_errors() -> None:
     with pytest.raises(ArgumentError, match=r"variant must be one of colored, .* got 'mnist'"):
         make_variant("mnist", "train")

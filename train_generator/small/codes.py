@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.small.adversary import draw_normal
 
-SLOPE = 0.2
+SLOPE, CODE_DIM = 0.2, 32
 
 
 class CodeEncoder(nn.Module):
@@ -18,7 +18,6 @@ class CodeEncoder(nn.Module):
         features: maps images (B, C, 32, 32) to (B, num_features).
         num_features: what it returns.
         log_variances: least and largest logarithm of a variance.
-        code_dim: length of a code.
         num_classes: classes.
 
     Example:
@@ -35,7 +34,6 @@ class CodeEncoder(nn.Module):
         features: nn.Module,
         num_features: int,
         log_variances: tuple[float, float],
-        code_dim: int = 32,
         num_classes: int = 10,
     ) -> None:
         super().__init__()
@@ -45,11 +43,11 @@ class CodeEncoder(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(num_features + 64, 256),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Linear(256, 2 * code_dim),
+            nn.Linear(256, 2 * CODE_DIM),
         )
 
     def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes (B, C, 32, 32) and (B,) classes; returns two tensors (B, code_dim) float32."""
+        """Takes (B, C, 32, 32) and (B,) classes; returns two tensors (B, 32) float32."""
         codes = self.head(torch.cat([self.features(images), self.classes(y)], dim=1)).float()
         mean, log_variance = codes.chunk(2, dim=1)
         return mean, log_variance.clamp(*self.log_variances)

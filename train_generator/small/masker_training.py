@@ -24,6 +24,7 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
+from cgn_augment.masks.finding import find_masks
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.metrics.masks import intersection_over_union
 from train_generator.small.card import describe_overlap
@@ -132,22 +133,18 @@ def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
     classes[0] = labels
     factors = draw_factors(cgn, classes, generator, 1, cgn.num_classes)
     images = compose(factors.mask, factors.foreground, factors.background)
-    rows = {"drawn": images, "its mask": factors.mask, "mask found": _find(masker, images)}
-    return draw_sheet(rows)
+    found = masker.eval()(images)  # a step puts it into training mode again
+    return draw_sheet({"drawn": images, "its mask": factors.mask, "mask found": found})
 
 
-@torch.no_grad()
 def draw_found(masker: UNetMasker, data: LabelledImages, true: Tensor | None = None) -> Figure:
     """Draws a real image of each class, its mask, the mask that is found, and where they differ.
 
-    Args:
-        masker: finds masks.
-        data: the images.
-        true: their masks (N, 1, 32, 32) bool, if these are known.
+    The masker is frozen; true masks are (N, 1, 32, 32) bool, if these are known.
     """
     first = data.first_of_each()[:20]
     images = data.images[first]
-    found = _find(masker, images).cpu()
+    found = masker(images)
     if true is None:
         return draw_sheet({"real image": images, "mask found": found})
     mask = true[first].float()
@@ -193,8 +190,7 @@ def write_masker_card(
     ]
     if data is not None:
         if true is not None:
-            parts = torch.split(data.images, 500)
-            found = torch.cat([network(part) > 0.5 for part in parts])
+            found = find_masks(network, data.images, 500) > 0.5
             overlap = intersection_over_union(found, true)
             lines.append(f"- masks found in {data.description}: {describe_overlap(overlap, data)}")
         picture = save_figure(draw_found(network, data, true), path.with_suffix(".png"))
@@ -202,10 +198,3 @@ def write_masker_card(
     card = path.with_suffix(".md")
     card.write_text("\n".join(lines) + "\n")
     return card
-
-
-def _find(masker: UNetMasker, images: Tensor) -> Tensor:
-    training = masker.training
-    found: Tensor = masker.eval()(images)
-    masker.train(training)
-    return found
