@@ -17,7 +17,6 @@ from cgn_augment.errors import CheckpointError, DataError, FileError, MissingPac
 from train_generator.imagenet.config import MetricsConfig
 from train_generator.imagenet.metrics import CGNMeasures
 from train_generator.metrics import inception as inception_module
-from train_generator.metrics.folders import read_batches
 from train_generator.metrics.inception import URL, InceptionMeasures, load_inception
 
 pytest.importorskip("torchmetrics")
@@ -115,22 +114,6 @@ def test_real_images_are_read_once(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         path.unlink()
     assert measures() == first
-
-
-# Folders
-
-
-def test_images_of_a_folder_are_its_middle_squares(tmp_path: Path) -> None:
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    wide = Image.new("RGB", (12, 4), (255, 0, 0))
-    wide.paste((0, 0, 255), (4, 0, 8, 4))
-    wide.save(tmp_path / "deep" / "er" / "b.PNG")
-    Image.new("L", (5, 5), 7).save(tmp_path / "a.png")
-    paths = [tmp_path / "a.png", tmp_path / "deep" / "er" / "b.PNG"]
-    (batch,) = read_batches(paths, size=4, batch_size=3)
-    assert batch.dtype == torch.uint8
-    assert batch[0].unique().tolist() == [7]
-    assert batch[1].flatten(1).unique(dim=1).tolist() == [[0], [0], [255]]
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_before_anything_is_loaded(tmp_path: Path) -> None:

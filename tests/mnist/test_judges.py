@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from train_generator.mnist import (
     AppearanceJudge,
     JudgeConfig,
-    ShapeJudge,
     Textures,
     appearance,
     cache_folder,
@@ -92,18 +92,13 @@ def test_digits_are_drawn_moved_by_up_to_two_pixels_with_their_labels() -> None:
     assert len(shifts) > 8
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_steps": 0}, "num_steps must be 1 or more, got 0"),
+def test_settings_are_checked_when_made() -> None:
+    for settings, message in (
         ({"batch_size": 1}, "batch_size must be 2 or more, got 1"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"learning_rate": float("nan")}, r"learning_rate must be in \(0, 1\), got nan"),
-    ],
-)
-def test_settings_are_checked_when_made(settings: dict[str, float], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        JudgeConfig(**settings)
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            JudgeConfig(**settings)
 
 
 def test_a_judge_comes_back_from_its_file_and_a_bad_file_is_refused(tmp_path: Path) -> None:
@@ -122,17 +117,11 @@ def test_a_judge_comes_back_from_its_file_and_a_bad_file_is_refused(tmp_path: Pa
     write_weights(AppearanceJudge(), path, {})
     with pytest.raises(CheckpointError, match="no weights of ShapeJudge"):
         load_shape_judge(path)
-    with pytest.raises(ArgumentError, match=r"saved as .safetensors, got 'judge.pt'"):
-        save_shape_judge(judge, tmp_path / "judge.pt", TINY, 0.5)
-
-
-def test_a_file_that_is_not_a_judge_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    path = tmp_path / "judge.safetensors"
-    save_file(ShapeJudge().state_dict(), path)
+    save_file(judge.state_dict(), path)
     with pytest.raises(CheckpointError, match="has the format None and a judge has"):
         load_shape_judge(path)
+    with pytest.raises(ArgumentError, match=r"saved as .safetensors, got 'judge.pt'"):
+        save_shape_judge(judge, tmp_path / "judge.pt", TINY, 0.5)
 
 
 def test_true_factors_fill_the_image_with_their_own_colour_or_texture() -> None:
@@ -169,10 +158,6 @@ def test_a_judge_of_colours_learns_them() -> None:
 def test_a_factor_without_classes_has_no_judge() -> None:
     with pytest.raises(ArgumentError, match="the background of colored is the same"):
         train_appearance_judge("colored", "background")
-    with pytest.raises(ArgumentError, match="variant must be one of colored, double_colored"):
-        train_appearance_judge("grey", "texture")
-    with pytest.raises(ArgumentError, match="textures are for wildlife only; colored has colours"):
-        load_appearance_judge("colored", "texture", procedural_textures())
 
 
 @pytest.fixture

@@ -69,10 +69,6 @@ def full_masks(num: int) -> torch.Tensor:
     return torch.ones(num, 1, 32, 32, dtype=torch.bool)
 
 
-def empty_masks(num: int) -> torch.Tensor:
-    return torch.zeros(num, 1, 32, 32, dtype=torch.bool)
-
-
 def colors_of(images: torch.Tensor) -> torch.Tensor:
     """The colours `(N, 3) in [0, 1]` of images of one colour each."""
     assert torch.equal(images, images[:, :, :1, :1].expand_as(images))
@@ -168,10 +164,10 @@ def test_packing_stops_on_missing_and_damaged_files(
             pack_digits.read_idx(damaged)
 
 
-@pytest.mark.parametrize("num", [0, -1, 10_001])
+@pytest.mark.parametrize("num", [0, 10_001])
 def test_a_number_of_digits_that_the_split_lacks_is_an_error(num: int) -> None:
     with pytest.raises(ArgumentError, match=f"num must be 1 to 10000 .* got {num}"):
-        load_digits("test", num=num)
+        make_variant("colored", "test", num=num)
 
 
 def test_a_missing_digits_file_says_how_to_write_it(
@@ -230,7 +226,10 @@ def test_textures_have_structure_and_not_only_a_colour(textures: Textures) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"seed": -1}, "seed must be 0 or more; got -1"), ({"size": 31}, "size must be 32 .* got 31")],
+    [
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"size": 31}, "size must be 32 or more, got 31"),
+    ],
 )
 def test_procedural_textures_refuse_bad_arguments(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
@@ -264,18 +263,12 @@ def test_a_texture_folder_is_read_by_name_and_resized(tmp_path: Path) -> None:
     assert not torch.equal(loaded.object[0], loaded.object[1])
 
 
-def test_a_missing_texture_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_texture_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no folder .*object"):
         load_textures(tmp_path)
-
-
-def test_a_texture_folder_with_another_number_of_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds 9 images .*, and 10 or more are needed"):
-        load_textures(make_folder(tmp_path, numbered(9)))
-
-
-def test_an_unreadable_texture_is_an_error(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path, numbered())
+        load_textures(make_folder(tmp_path / "few", numbered(9)))
+    folder = make_folder(tmp_path / "damaged", numbered())
     (folder / "object" / "3_object.png").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"3_object\.png cannot be read as an image: replace"):
         load_textures(folder)
@@ -306,17 +299,15 @@ def test_the_names_of_the_papers_textures_are_those_of_its_release() -> None:
     assert load_textures(PHOTOGRAPHS).object.shape == (10, 3, 150, 150)
 
 
-def test_missing_dtd_says_how_to_get_it(tmp_path: Path) -> None:
+def test_dtd_that_is_missing_or_cannot_be_fetched_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DataError, match="is missing: pass download=True"):
         dtd_textures(tmp_path)
     (tmp_path / "dtd" / "dtd" / "images").mkdir(parents=True)
     with pytest.raises(DataError, match=r"striped_0001\.jpg cannot be read as an image"):
         dtd_textures(tmp_path)
 
-
-def test_a_failed_download_of_dtd_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def refuse(root: str, download: bool) -> None:
         raise OSError("no route to host")
 
@@ -375,11 +366,10 @@ def test_in_the_test_set_factors_are_uniform_and_independent(
         assert ((counts - expected) ** 2 / expected).sum() < 150
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_decorrelated_overrides_the_splits_default(variant: str) -> None:
-    free = make_variant(variant, "train", num=2000, decorrelated=True)
+def test_decorrelated_overrides_the_splits_default() -> None:
+    free = make_variant("double_colored", "train", num=2000, decorrelated=True)
     assert 0.05 < (free.object_class == free.labels).float().mean() < 0.15
-    bound = make_variant(variant, "test", num=50, decorrelated=False)
+    bound = make_variant("double_colored", "test", num=50, decorrelated=False)
     assert torch.equal(bound.object_class, bound.labels)
 
 
@@ -427,7 +417,7 @@ def test_double_colored_jitters_both_colours_with_variance_0_01() -> None:
     # Background 9 (#6495ed) has red at 100 and green at 149; object 5 wears the same colour.
     background = torch.full((5000,), 9)
     objects = (background + 6) % 10
-    for masks in (full_masks(5000), empty_masks(5000)):
+    for masks in (full_masks(5000), ~full_masks(5000)):
         colors = colors_of(render_double_colored(masks, objects, background, generator()))
         assert colors[:, 0].var().item() == pytest.approx(0.01, rel=0.07)
         assert colors[:, 1].var().item() == pytest.approx(0.01, rel=0.07)
@@ -499,12 +489,6 @@ def test_wildlife_takes_object_and_background_from_their_own_stacks() -> None:
     torch.testing.assert_close(data.images, expected)
 
 
-def test_wildlife_crops_vary_within_a_class() -> None:
-    data = make_variant("wildlife", "train", num=300)
-    corners = data.images[data.labels == 3][:, :, :2, :].flatten(1)  # above any digit
-    assert len(corners.unique(dim=0)) == len(corners)
-
-
 def test_wildlife_uses_procedural_textures_unless_told_otherwise(textures: Textures) -> None:
     assert torch.equal(
         make_variant("wildlife", "test", num=20).images,
@@ -512,22 +496,13 @@ def test_wildlife_uses_procedural_textures_unless_told_otherwise(textures: Textu
     )
 
 
-def test_render_without_a_full_last_chunk_is_complete(textures: Textures) -> None:
-    classes = torch.zeros(513, dtype=torch.int64)
-    images = render_wildlife(full_masks(513), classes, classes, textures, generator())
-    assert images.shape == (513, 3, 32, 32)
-    assert images.abs().max() <= 1
-
-
-def test_unknown_variants_splits_and_seeds_are_errors(textures: Textures) -> None:
+def test_unknown_variants_splits_and_seeds_are_errors() -> None:
     with pytest.raises(ArgumentError, match=r"variant must be one of colored, .* got 'mnist'"):
         make_variant("mnist", "train")
     with pytest.raises(ArgumentError, match="split must be one of train, test, got 'val'"):
         make_variant("colored", "val")
     with pytest.raises(ArgumentError, match="seed must be 0 or more, got -2"):
         make_variant("colored", "train", seed=-2)
-    with pytest.raises(ArgumentError, match="num must be 1 to 50000"):
-        make_variant("colored", "train", num=50_001)
 
 
 @pytest.mark.parametrize("variant", ["colored", "double_colored"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,11 +34,10 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (FactorsConfig, {"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
     (FactorsConfig, {"discriminator": "mlp"}, "must be one of patch, linear, conv, got 'mlp'"),
     (FactorsConfig, {"initialization": "he"}, "initialization must be one of .*, got 'he'"),
-    (
-        FactorsConfig,
-        {"features": "random", "gram_weights": (1, 0, 0)},
-        "gram_weights must be four",
-    ),
+    (FactorsConfig, {"features": "random", "gram_weights": (1, 0)}, "gram_weights must be four"),
+    (FactorsConfig, {"gram_weights": (0, 1, 0, 0)}, r"features 'none' do not fit .*\(0, 1, 0, 0\)"),
+    (FactorsConfig, {"features": "random"}, r"'random' do not fit gram_weights \(0.0, 0.0"),
+    (FactorsConfig, {"images_per_texture": 5}, r"images_per_texture \(5\) must divide batch_size"),
     (FactorsConfig, {"size_low": 0.5, "size_high": 0.4}, "size_low and size_high must be .* 0.4"),
     (FactorsConfig, {"border": 16}, "border must be less than 16, got 16"),
     (TexturesConfig, {"batch_size": 1}, "batch_size must be 2 or more, got 1"),
@@ -47,7 +45,6 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (MaskerConfig, {"rounds": -1}, "rounds must be 0 or more, got -1"),
     (MaskerConfig, {"noise": math.inf}, "noise must be 0 or more, got inf"),
     (ShapesConfig, {"codes_per_mask": 0}, "codes_per_mask must be 1 or more, got 0"),
-    (ShapesConfig, {"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
     (SmallConfig, {"shape_network": "big"}, "must be one of published, deep, got 'big'"),
     (SmallConfig, {"precision": "fp64"}, "precision must be one of no, bf16, got 'fp64'"),
     (SmallConfig, {"seed": -1}, "seed must be 0 or more, got -1"),
@@ -60,80 +57,42 @@ def test_settings_are_checked_when_made(kind: type, settings: dict[str, Any], me
         kind(**settings)
 
 
-@pytest.mark.parametrize("kind", [FactorsConfig, TexturesConfig, MaskerConfig, ShapesConfig])
-def test_a_number_of_steps_may_be_zero(kind: Any) -> None:
-    assert kind(num_steps=0).num_steps == 0
-
-
-def test_textures_are_shared_by_equal_parts_of_a_batch() -> None:
-    with pytest.raises(ArgumentError, match=r"images_per_texture \(5\) must divide batch_size"):
-        FactorsConfig(batch_size=48, images_per_texture=5)
-    FactorsConfig(batch_size=48, images_per_texture=48)
-
-
-def test_features_and_their_weights_come_together() -> None:
-    weights = (0.0, 0.1, 0.0, 0.0)
-    with pytest.raises(ArgumentError, match=r"features 'none' do not fit gram_weights \(0.0, 0.1"):
-        FactorsConfig(gram_weights=weights)
-    with pytest.raises(ArgumentError, match=r"features 'random' do not fit gram_weights \(0.0, 0."):
-        FactorsConfig(features="random")
-    FactorsConfig(features="random", gram_weights=weights)
-
-
 def test_later_stages_need_earlier_ones() -> None:
     none, shapes = MaskerConfig(num_steps=0), ShapesConfig(num_steps=0)
     untextured = TexturesConfig(num_steps=0)
-    for settings in ({"texturing": untextured}, {"shapes": shapes}):
-        with pytest.raises(
-            ArgumentError, match=r"later stages need masks .* give masker.num_steps"
-        ):
-            SmallConfig(masker=none, **settings)
     SmallConfig(masker=none, texturing=untextured, shapes=shapes)
-    with pytest.raises(ArgumentError, match=r"shapes .* give 'deep', or set shapes.num"):
-        SmallConfig(shape_network="published")
     SmallConfig(shape_network="published", shapes=shapes)
-    with pytest.raises(ArgumentError, match=r"textures .* give 'deep', or set texturing.num"):
-        SmallConfig(texture_network="published")
     SmallConfig(texture_network="published", texturing=untextured)
-
-
-def test_settings_cannot_be_changed_and_are_checked_again_when_replaced() -> None:
-    config = SmallConfig()
-    with pytest.raises(FrozenInstanceError):
-        config.seed = 3
-    with pytest.raises(ArgumentError, match="seed"):
-        replace(config, seed=-1)
-    assert config == SmallConfig(factors=FactorsConfig(), shapes=ShapesConfig())
+    for settings, message in (
+        ({"masker": none, "texturing": untextured}, "later stages need masks .* give masker.num_s"),
+        ({"masker": none, "shapes": shapes}, "later stages need masks .* give masker.num_steps"),
+        ({"shape_network": "published"}, "shapes .* give 'deep', or set shapes.num"),
+        ({"texture_network": "published"}, "textures .* give 'deep', or set texturing.num"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            SmallConfig(**settings)
 
 
 # The command line
 
 
-@dataclass
-class Asked:
-    """What the command would have trained."""
-
-    config: SmallConfig
-    images: tuple[object, ...]
-    folder: Path
-    options: dict[str, object]
-
-
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    calls: list[Asked] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the command would have trained."""
+    calls: list[Any] = []
 
     def note(config: SmallConfig, data: Any, folder: Path, **options: object) -> SimpleNamespace:
-        calls.append(Asked(config, data, folder, options))
+        calls.append(SimpleNamespace(config=config, images=data, folder=folder, options=options))
         return SimpleNamespace(train=lambda: folder, trainer=SimpleNamespace(seconds=1.0))
 
-    def name(*arguments: object) -> SimpleNamespace:
-        return SimpleNamespace(data=arguments, flags={})
-
-    monkeypatch.setattr(commands, "SmallTraining", note)
-    monkeypatch.setattr(commands, "open_images", name)
-    for function in ("measure_small", "write_card"):
-        monkeypatch.setattr(commands, function, lambda *_: "left out")
+    stubs = {
+        "SmallTraining": note,
+        "open_images": lambda *arguments: SimpleNamespace(data=arguments, flags={}),
+        "measure_small": lambda *_: "left out",
+        "write_card": lambda *_: "left out",
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(commands, name, stub)
     return calls
 
 
@@ -142,7 +101,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_the_command_alone_has_the_recipe(
-    asked: list[Asked], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch) == 0
@@ -154,7 +113,7 @@ def test_the_command_alone_has_the_recipe(
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(
-    asked: list[Asked], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.yaml").write_text(
         "variant: double_colored\n"
@@ -176,7 +135,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(
 
 @pytest.mark.parametrize("variant", ["colored", "double_colored", "wildlife"])
 def test_the_papers_settings_are_files(
-    variant: str, asked: list[Asked], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    variant: str, asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert run(monkeypatch, f"--config={PAPER}/{variant}.yaml", f"--out={tmp_path}") == 0
     [call] = asked
@@ -192,16 +151,14 @@ def test_the_papers_settings_are_files(
     ("text", "message"),
     [
         ("factors: {num_step: 3}", "num_step"),
-        ("colour: red", "colour"),
         ("variant: purple", "variant"),
-        ("factors: {num_steps: many}", "num_steps"),
         ("factors: {batch_size: 0}", "batch_size must be 1 or more, got 0"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_the_setting(
     text: str,
     message: str,
-    asked: list[Asked],
+    asked: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -233,7 +190,7 @@ def test_a_wrong_file_is_an_error_that_names_the_setting(
 def test_the_command_on_a_card_trains_with_the_same_settings(
     config: SmallConfig,
     flags: dict[str, object],
-    asked: list[Asked],
+    asked: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:

@@ -50,33 +50,27 @@ def test_the_small_generator_has_one_size(tmp_path: Path) -> None:
         read_class_folders(tmp_path, 64)
 
 
-def remove(file: Path) -> None:
-    file.unlink()
-
-
-def blacken(file: Path) -> None:
-    Image.new("L", (32, 32), 1).save(file)  # as of a mask of 0 and 1
-
-
-def enlarge(file: Path) -> None:
-    Image.new("L", (64, 64), 255).save(file)
-
-
-def damage(file: Path) -> None:
-    file.write_bytes(b"nonsense")
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove, r"no mask .*00\.png of .*: give one for each image, or leave masks out"),
-        (blacken, "shows no object at 32x32 pixels: it must be white, above 127"),
-        (enlarge, r"has \(64, 64\) pixels and .* \(32, 32\): fit them"),
-        (damage, r"00\.png cannot be read"),
+        (
+            lambda file: file.unlink(),
+            r"no mask .*00\.png of .*: give one for each image, or leave masks out",
+        ),
+        # As of a mask of 0 and 1.
+        (
+            lambda file: Image.new("L", (32, 32), 1).save(file),
+            "shows no object at 32x32 pixels: it must be white, above 127",
+        ),
+        (
+            lambda file: Image.new("L", (64, 64), 255).save(file),
+            r"has \(64, 64\) pixels and .* \(32, 32\): fit them",
+        ),
+        (lambda file: file.write_bytes(b"nonsense"), r"00\.png cannot be read"),
     ],
 )
 def test_masks_that_cannot_be_compared_are_refused(
-    spoil: Callable[[Path], None], message: str, tmp_path: Path
+    spoil: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
     write_folders(tmp_path, 3)
     spoil(tmp_path / "masks" / "box" / "00.png")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
-from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
 from train_generator.losses.discriminators import ConvDiscriminator, LinearDiscriminator
@@ -86,12 +82,8 @@ def test_a_network_is_a_function_of_the_generator_alone(kind: type[nn.Module], n
     drawn = [key for key in first if key.endswith("weight")]
     assert drawn
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
-
-
-def test_each_layer_draws_numbers_of_its_own() -> None:
-    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    initialize(module, "normal", 0.1, generator=seeded())
-    assert not torch.equal(module[0].weight, module[1].weight)
+    numbers = [first[key].flatten()[:4].tolist() for key in drawn]
+    assert all(numbers.count(each) == 1 for each in numbers)  # each layer has its own
 
 
 def test_weights_of_another_dtype_get_the_same_numbers() -> None:
@@ -109,20 +101,6 @@ def test_parts_without_weights_and_running_statistics_stay_as_they_are() -> None
     module[1].running_mean.fill_(7)
     initialize(module, "normal", 0.1, generator=seeded())
     assert module[1].running_mean.tolist() == [7, 7, 7]
-
-
-def test_settings_that_cannot_be_used_are_errors_and_change_nothing() -> None:
-    module = nn.Linear(4, 4)
-    kept = module.weight.clone()
-    with pytest.raises(ArgumentError, match="one of orthogonal, normal, got 'xavier'"):
-        initialize(module, "xavier", 0.1, generator=seeded())
-    for gain in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ArgumentError, match=f"gain must be above 0, got {gain}"):
-            initialize(module, "normal", gain, generator=seeded())
-    elsewhere = SimpleNamespace(device=torch.device("cuda:0"))  # a generator that needs no GPU
-    with pytest.raises(ArgumentError, match="generator must be on the CPU, got one on 'cuda:0'"):
-        initialize(module, "normal", 0.1, generator=elsewhere)
-    assert torch.equal(module.weight, kept)
 
 
 @pytest.mark.gpu

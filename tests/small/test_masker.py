@@ -16,14 +16,7 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
 from train_generator.small.blobs import draw_blobs
 from train_generator.small.config import MaskerConfig
-from train_generator.small.masker import (
-    MaskerStage,
-    Parts,
-    drawn_parts,
-    find_masks,
-    one_cycle,
-    set_learning_rate,
-)
+from train_generator.small.masker import MaskerStage, Parts, drawn_parts, find_masks, one_cycle
 
 CPU = torch.device("cpu")
 
@@ -183,27 +176,20 @@ def test_noise_is_as_strong_as_asked(accelerator: Accelerator) -> None:
 
 
 def test_masks_move_by_as_many_pixels_as_asked(accelerator: Accelerator) -> None:
-    found = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    found[0, 0, 10, 20] = True
+    found = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+    found[0, 0, 10, 20] = found[1, 0, 25, 5] = True  # both are drawn
     stage = make_stage(with_masks(found), accelerator, shift=2)
     places = {
         tuple(mask.nonzero().tolist()[0])
-        for seed in range(150)
+        for seed in range(200)
         for mask in stage._draw(torch.Generator().manual_seed(seed))[1][:, 0]
     }
-    assert places == {(row, column) for row in range(8, 13) for column in range(18, 23)}
-    stage = make_stage(with_masks(found), accelerator, shift=0)
+    moves = range(-2, 3)
+    centres = ((10, 20), (25, 5))
+    assert places == {(y + dy, x + dx) for y, x in centres for dy in moves for dx in moves}
+    stage = make_stage(with_masks(found[:1]), accelerator, shift=0)
     mask = stage._draw(torch.Generator().manual_seed(0))[1]
-    assert torch.equal(mask, found.float().expand(8, -1, -1, -1))
-
-
-def test_all_masks_are_drawn(accelerator: Accelerator) -> None:
-    found = torch.zeros(5, 1, 32, 32, dtype=torch.bool)
-    for number in range(5):
-        found[number, 0, 15, number * 2 : number * 2 + 1 + number] = True
-    stage = make_stage(with_masks(found), accelerator, shift=0, batch_size=100)
-    mask = stage._draw(torch.Generator().manual_seed(0))[1]
-    assert {int(size) for size in mask.sum(dim=(1, 2, 3))} == {1, 2, 3, 4, 5}
+    assert torch.equal(mask, found[:1].float().expand(8, -1, -1, -1))
 
 
 def share(step: int, num_steps: int) -> float:
@@ -232,10 +218,3 @@ def test_the_learning_rate_of_a_step_is_that_of_the_cycle(accelerator: Accelerat
         rates.append(stage.optimizers["masker"].param_groups[0]["lr"])
         step(stage, number)
     assert rates == pytest.approx([0.01 * share(number, 30) for number in range(3)])
-
-
-def test_a_learning_rate_is_set_for_all_parameters() -> None:
-    layers = [torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)]
-    optimizer = torch.optim.SGD([{"params": layer.parameters()} for layer in layers], lr=1.0)
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

@@ -146,7 +146,8 @@ def test_losses_are_those_of_the_paper_written_down_plainly(variant: str) -> Non
     plain = Plainly(config, use_published_layers(parts[0]), parts[1], real, vgg)
     average = copy.deepcopy(cgn).requires_grad_(False)
     features = PerceptualFeatures(list(vgg)[:-1])
-    ours = FactorsStage(config, cgn, average, discriminator, real, features, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    ours = FactorsStage(config, cgn, average, accelerator, discriminator, real, features)
     for step in range(3):
         # From the same weights: Adam's first steps turn a gradient of any size, and so rounding
         # too, into a step of the learning rate.

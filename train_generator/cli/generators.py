@@ -17,16 +17,8 @@ from train_generator.mnist.textures import Textures, load_textures
 from train_generator.mnist.training import label_variant, measure_for_card
 from train_generator.mnist.variants import Variant, make_variant
 from train_generator.small.card import Measured, assumptions, write_card
-from train_generator.small.config import (
-    MaskerConfig,
-    SmallConfig,
-)
-from train_generator.small.images import (
-    IMAGE_SIZE,
-    LabelledImages,
-    read_class_folders,
-    read_masks,
-)
+from train_generator.small.config import MaskerConfig, SmallConfig
+from train_generator.small.images import IMAGE_SIZE, LabelledImages, read_class_folders, read_masks
 from train_generator.small.masker_training import MaskerTraining, write_masker_card
 from train_generator.small.measure import NOTES, measure_drawn
 from train_generator.small.training import SmallTraining

@@ -46,7 +46,7 @@ def judge(out: str, seed: int = 0) -> None:
         shape_judge = train_shape_judge(config, progress=True)
         accuracy = judge_accuracy(shape_judge)
         save_shape_judge(shape_judge, temporary, config, accuracy)
-    _show(f"{out}: {100 * accuracy:.2f} % of the clean test digits")
+    print(f"{out}: {100 * accuracy:.2f} % of the clean test digits")
 
 
 def measure(
@@ -84,10 +84,10 @@ def measure(
         for name, cgn in networks.items()
     }
     rows["real data"] = measure_digits(variant, stacks, num=num, seed=seed, judges=judges)
-    _show(format_table(metrics_table(rows), table))
+    print(format_table(metrics_table(rows), table))
     if out is not None:
         figure = draw_generators(networks, judges.shape, seed)
-        _show(f"picture: {save_figure(figure, out)}")
+        print(f"picture: {save_figure(figure, out)}")
 
 
 def downstream(
@@ -135,41 +135,35 @@ def downstream(
         if unknown:
             raise ArgumentError(f"{name} has {unknown}: its keys must be of {', '.join(VARIANTS)}")
 
-    def load(variant: Variant, row: Row) -> Mechanisms | None:
-        if row == "published":
-            if published is None:
-                raise ArgumentError(
-                    "the row published needs its checkpoints: name their folder with "
-                    "--published, or leave the row out with --rows '[ours, decorrelated]'"
-                )
-            return load_cgn(Path(published) / f"cgn_{variant}_mnist.pth", device=device)
+    def load(variant: Variant, row: Row) -> tuple[Mechanisms | None, UNetMasker | None]:
+        finder = None
+        if row in ("real_shapes", "real_parts"):
+            finder = load_masker(masker_paths[variant], device=device)
         if row in ("real_parts", "decorrelated"):
-            return None
-        return load_cgn(paths[variant], device=device)
+            return None, finder
+        if row != "published":
+            return load_cgn(paths[variant], device=device), finder
+        if published is None:
+            raise ArgumentError(
+                "the row published needs its checkpoints: name their folder with "
+                "--published, or leave the row out with --rows '[ours, decorrelated]'"
+            )
+        return load_cgn(Path(published) / f"cgn_{variant}_mnist.pth", device=device), None
 
-    def load_finder(variant: Variant, row: Row) -> UNetMasker | None:
-        if row not in ("real_shapes", "real_parts"):
-            return None
-        return load_masker(masker_paths[variant], device=device)
+    def announce(run: DownstreamRun) -> None:
+        print(f"training {run.path.stem}", file=sys.stderr)
 
+    given_textures = {"wildlife": stacks}.get
     runs = [
         DownstreamRun(
-            Path(out),
-            variant,
-            row,
-            cgn,
-            seed,
-            training,
-            stacks if variant == "wildlife" else None,
-            device,
-            finder,
+            Path(out), variant, row, cgn, seed, training, given_textures(variant), device, finder
         )
         for variant in variants
         for row in rows
-        for cgn, finder in [(load(variant, row), load_finder(variant, row))]
+        for cgn, finder in [load(variant, row)]
         for seed in seeds
     ]
-    _show(format_table(downstream_table(run_downstream(runs, announce=_announce)), table))
+    print(format_table(downstream_table(run_downstream(runs, announce=announce)), table))
 
 
 def default_generators(has_photographs: bool) -> dict[str, str]:
@@ -189,11 +183,3 @@ def _short_names(paths: list[str]) -> list[str]:
     """Returns the files' names without their folders, where that tells them apart."""
     short = [Path(path).name for path in paths]
     return short if len(set(short)) == len(short) else paths
-
-
-def _announce(run: DownstreamRun) -> None:
-    print(f"training {run.path.stem}", file=sys.stderr)
-
-
-def _show(text: str) -> None:
-    print(text)

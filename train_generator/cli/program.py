@@ -15,9 +15,9 @@ from train_generator.cli.evaluate import evaluate
 from train_generator.cli.generators import masker, small
 from train_generator.cli.imagenet import expand_preset, fetch_weights, imagenet
 from train_generator.cli.mnist import downstream, judge, measure
-from train_generator.mnist.render import render_wildlife
-from train_generator.mnist.textures import Textures, load_textures, procedural_textures
-from train_generator.mnist.variants import Variant, VariantData, make_variant
+from train_generator.mnist.appearance import Factor, render_factor
+from train_generator.mnist.textures import load_textures, procedural_textures
+from train_generator.mnist.variants import Variant, make_variant
 
 ROWS = 3
 
@@ -41,7 +41,8 @@ def data(
     for split in ("train", "test"):
         images = make_variant(variant, split, textures=stacks, seed=seed, num=1000)
         for number in range(ROWS):
-            rows[f"{split} {number + 1}"] = images.images[_nth_of_each_class(images, number)]
+            chosen = [int((images.labels == y).nonzero()[number]) for y in range(10)]
+            rows[f"{split} {number + 1}"] = images.images[chosen]
     captions = {f"train {ROWS}": [f"class {y}" for y in range(10)]}
     print(save_figure(draw_sheet(rows, captions, f"{variant} MNIST"), out))
 
@@ -55,10 +56,13 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
         seed: of the patterns and crops.
     """
     stacks = procedural_textures(seed) if folder is None else load_textures(folder)
+    factors: dict[str, Factor] = {"object": "texture", "background": "background"}
     rows = {}
-    for kind, full in (("object", True), ("background", False)):
+    for kind, factor in factors.items():
         for number in range(ROWS):
-            rows[f"{kind} {number + 1}"] = _crop_textures(stacks, full, seed + number)
+            generator = torch.Generator().manual_seed(seed + number)
+            crops = render_factor("wildlife", factor, torch.arange(10), generator, stacks)
+            rows[f"{kind} {number + 1}"] = crops
     captions = {f"object {ROWS}": [f"class {y}" for y in range(10)]}
     print(save_figure(draw_sheet(rows, captions), out))
 
@@ -79,14 +83,3 @@ def main() -> None:
         "fetch-weights": fetch_weights,
     }
     run_commands("train-generator", commands, expand_preset(sys.argv[1:]))
-
-
-def _nth_of_each_class(images: VariantData, number: int) -> list[int]:
-    return [int((images.labels == y).nonzero()[number]) for y in range(10)]
-
-
-def _crop_textures(stacks: Textures, full_mask: bool, seed: int) -> torch.Tensor:
-    """Returns a crop (10, 3, 32, 32) in [-1, 1] of each object or each background texture."""
-    masks = torch.full((10, 1, 32, 32), full_mask)
-    classes, generator = torch.arange(10), torch.Generator().manual_seed(seed)
-    return render_wildlife(masks, classes, classes, stacks, generator)

@@ -133,8 +133,6 @@ def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) 
         >>> diversity(masks, labels, masks, labels)
         1.0
     """
-    _require_labels(masks, labels)
-    _require_labels(real, real_labels)
     return _mean_ratio(pairwise_distance, masks, labels, real, real_labels)
 
 
@@ -165,8 +163,6 @@ def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: 
         >>> tone_diversity(textures, labels, textures, labels)
         1.0
     """
-    _require_labels(textures, labels)
-    _require_labels(real, real_labels)
     return _mean_ratio(_tone_spread, textures, labels, real, real_labels)
 
 
@@ -174,6 +170,8 @@ def _mean_ratio(
     spread: Callable[[Tensor], float], values: Tensor, labels: Tensor, real: Tensor, known: Tensor
 ) -> float:
     """Returns the mean over the classes of `labels` of how much more values vary than real ones."""
+    _require_labels(values, labels)
+    _require_labels(real, known)
     ratios = []
     for y in set(labels.tolist()):
         of_real = spread(real[known == y])

@@ -27,68 +27,49 @@ URL = (
 )
 
 
-class InceptionFeatures(nn.Module):
-    """Inception-v3 as both measures want it: pooled features and logits without their bias.
+def load_inception(inception: str, *, progress: bool = True) -> nn.Module:
+    """Returns Inception-v3 as both measures want it: pooled features and logits without their bias.
+
+    It takes images (N, 3, H, W) uint8 to features (N, 2048) and logits (N, 1008).
 
     Args:
-        path: of torch-fidelity's weights; read without running any code in it.
-
-    Raises:
-        FileError: there is no file at the path.
-        CheckpointError: the file is damaged, wants to run code, or is of another network.
-        MissingPackageError: torch-fidelity is not installed.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        super().__init__()
-        fidelity = require_metrics("torch_fidelity.feature_extractor_inceptionv3")
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise FileError(
-                f"there is no file {path}: pass torch-fidelity's weights of Inception-v3 ({URL}), "
-                "or 'download'"
-            )
-        try:
-            unpickle(path)  # so that the next line, which would run any code, finds none
-            network: nn.Module = fidelity.FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048", "logits_unbiased"],
-                feature_extractor_weights_path=str(path),
-            )
-        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path} does not hold torch-fidelity's weights of Inception-v3: fetch {URL} "
-                f"({first_line(error)})"
-            ) from error
-        self.network = network.eval().requires_grad_(False)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns features (N, 2048) and logits (N, 1008) of images (N, 3, H, W) uint8."""
-        features, logits = self.network(images)
-        return features, logits
-
-
-def load_inception(inception: str, *, progress: bool = True) -> InceptionFeatures:
-    """Returns Inception-v3.
-
-    Args:
-        inception: "download", or the path of torch-fidelity's weights.
+        inception: "download", or the path of torch-fidelity's weights, which are read without
+            running any code in the file.
         progress: shows a bar on standard error while downloading.
 
     Raises:
-        CheckpointError: the download failed, or the file is damaged or of another network.
+        CheckpointError: the download failed, or the file is damaged, wants to run code, or is of
+            another network.
         FileError: there is no file at the path.
         MissingPackageError: torch-fidelity is not installed.
     """
-    require_metrics("torch_fidelity")
+    fidelity = require_metrics("torch_fidelity.feature_extractor_inceptionv3")
+    path = Path(inception).expanduser()
     if inception == "download":
         remedy = (
             "leave metrics.inception out, which measures the mean mask alone; or fetch "
             f"{URL} where there is a network and pass its path"
         )
         what = "the weights of Inception-v3"
-        return InceptionFeatures(download(URL, what, remedy=remedy, progress=progress))
-    return InceptionFeatures(inception)
+        path = download(URL, what, remedy=remedy, progress=progress)
+    elif not path.is_file():
+        raise FileError(
+            f"there is no file {path}: pass torch-fidelity's weights of Inception-v3 ({URL}), "
+            "or 'download'"
+        )
+    try:
+        unpickle(path)  # so that the next line, which would run any code, finds none
+        network: nn.Module = fidelity.FeatureExtractorInceptionV3(
+            "inception-v3-compat",
+            ["2048", "logits_unbiased"],
+            feature_extractor_weights_path=str(path),
+        )
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold torch-fidelity's weights of Inception-v3: fetch {URL} "
+            f"({first_line(error)})"
+        ) from error
+    return network.eval().requires_grad_(False)
 
 
 class InceptionMeasures:
@@ -176,15 +157,12 @@ class InceptionMeasures:
         self.distance.to(features.device).update(features, real=real)
 
 
-class _Given(nn.Module):
+class _Given(nn.Identity):
     """Stands for a network whose features are given in place of images."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
 
 
 def require_metrics(name: str) -> ModuleType:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.types import Masker
 
 
 def intersection_over_union(found: Tensor, true: Tensor) -> Tensor:
@@ -38,19 +37,3 @@ def intersection_over_union(found: Tensor, true: Tensor) -> Tensor:
     both = (found & true).flatten(1).sum(dim=1)
     either = (found | true).flatten(1).sum(dim=1)
     return torch.where(either == 0, 1.0, both / either.clamp(min=1))
-
-
-@torch.no_grad()
-def measure_masker(masker: Masker, images: Tensor, true: Tensor, chunk: int = 500) -> Tensor:
-    """Returns the intersection over union of each image's mask, binarised at 1/2, (N,) float32.
-
-    Args:
-        masker: in eval mode.
-        images: (N, 3, H, W) float32 in [-1, 1].
-        true: (N, 1, H, W) bool.
-        chunk: images at a time.
-    """
-    parts = zip(torch.split(images, chunk), torch.split(true, chunk), strict=True)
-    return torch.cat(
-        [intersection_over_union(masker(part).cpu() > 0.5, mask) for part, mask in parts]
-    )

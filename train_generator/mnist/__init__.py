@@ -8,10 +8,7 @@ from train_generator.mnist.appearance import (
     train_appearance_judge,
 )
 from train_generator.mnist.digits import Digits, load_digits
-from train_generator.mnist.downstream import (
-    DownstreamRun,
-    run_downstream,
-)
+from train_generator.mnist.downstream import DownstreamRun, run_downstream
 from train_generator.mnist.judges import (
     JudgeConfig,
     ShapeJudge,
@@ -29,27 +26,15 @@ from train_generator.mnist.measure import (
     measure_generator,
 )
 from train_generator.mnist.records import DownstreamConfig, DownstreamResult
-from train_generator.mnist.render import (
-    render_colored,
-    render_double_colored,
-    render_wildlife,
-)
-from train_generator.mnist.tables import (
-    downstream_table,
-    metrics_table,
-)
+from train_generator.mnist.render import render_colored, render_double_colored, render_wildlife
+from train_generator.mnist.tables import downstream_table, metrics_table
 from train_generator.mnist.textures import (
     Textures,
     dtd_textures,
     load_textures,
     procedural_textures,
 )
-from train_generator.mnist.variants import (
-    VARIANTS,
-    Variant,
-    VariantData,
-    make_variant,
-)
+from train_generator.mnist.variants import VARIANTS, Variant, VariantData, make_variant
 
 __all__ = [
     "VARIANTS",

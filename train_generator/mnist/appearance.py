@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
 from train_generator.mnist.digits import IMAGE_SIZE
-from train_generator.mnist.judges import NUM_CLASSES, JudgeConfig, fit
+from train_generator.mnist.judges import NUM_CLASSES, JudgeConfig, convolve, fit
 from train_generator.mnist.render import render_colored, render_double_colored, render_wildlife
 from train_generator.mnist.textures import Textures, procedural_textures
 from train_generator.mnist.variants import check_variant
@@ -48,15 +48,9 @@ class AppearanceJudge(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 16, 5, stride=2, bias=False),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
+            *convolve(3, 16, 5, stride=2),
+            *convolve(16, 32, 3, stride=2),
+            *convolve(32, 32, 3),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(32, NUM_CLASSES),
@@ -128,7 +122,6 @@ def train_appearance_judge(
         >>> judge.training
         False
     """
-    check_variant(variant, textures)
     if not has_classes(variant, factor):
         raise ArgumentError(f"the {factor} of {variant} is the same for every class: nothing to do")
     if variant == "wildlife":
@@ -175,7 +168,6 @@ def load_appearance_judge(
         >>> len(list(folder.iterdir()))
         1
     """
-    check_variant(variant, textures)
     folder = cache_folder() if cache is None else cache
     key = _hash_training(variant, factor, textures, config)
     path = folder / f"{variant}-{factor}-{key}.safetensors"

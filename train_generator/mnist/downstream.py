@@ -9,9 +9,9 @@ where it was; one that is complete is never repeated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -131,26 +131,26 @@ class DownstreamRun:
         """
         return read_record(self.path, self.settings)
 
-    def begin(self) -> None:
-        """Writes the file, without results; so what cannot be written is known before all else.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        write_record(self.path, self.settings, None, self._device)
-
-    def train(self, data: DownstreamData, *, progress: bool) -> DownstreamResult:
+    def train(
+        self,
+        data: VariantData,
+        test: VariantData,
+        parts: RealMechanisms | None,
+        *,
+        progress: bool,
+    ) -> DownstreamResult:
         """Trains from the start or from where it was stopped, and writes the results.
 
         Args:
-            data: what `prepare` makes for this run.
+            data: the biased training images or the decorrelated ones; see `is_biased`.
+            test: decorrelated test images.
+            parts: of the training images, where counterfactuals are recombined from them.
             progress: shows a bar on standard error.
 
         Raises:
-            CheckpointError: the run's checkpoint is damaged.
-            CheckpointError: the checkpoint is of other settings.
+            CheckpointError: the run's checkpoint is damaged, or of other settings.
         """
-        run, test = self._make_classifier(data), data.test
+        run = self._make_classifier(data, parts)
         checkpoint = self.path.with_suffix(".pt")
         if checkpoint.is_file():
             run.resume()
@@ -166,27 +166,27 @@ class DownstreamRun:
             ),
             epochs=tuple(epochs),
         )
-        write_record(self.path, self.settings, result, self._device)
+        self.write(result)
         checkpoint.unlink(missing_ok=True)
         return result
 
-    @property
-    def _device(self) -> str:
-        return str(self.device if self.cgn is None else self.cgn.device)
+    def write(self, result: DownstreamResult | None) -> None:
+        """Writes the file, without results while the run is under way."""
+        device = self.device if self.cgn is None else self.cgn.device
+        write_record(self.path, self.settings, result, str(device))
 
-    def _make_classifier(self, data: DownstreamData) -> ClassifierRun:
+    def _make_classifier(self, data: VariantData, parts: RealMechanisms | None) -> ClassifierRun:
         config = self.config
         with isolated_rng(self.seed, torch.device("cpu")):
             model = MNISTClassifier()
         source: Source = RealOnly()
-        cgn = data.parts if self.cgn is None else self.cgn
+        cgn = parts if self.cgn is None else self.cgn
         if cgn is not None:
-            bank = BankSource(cgn, config.bank, config.refresh, seed=self.seed)
-            source = bank
+            source = bank = BankSource(cgn, config.bank, config.refresh, seed=self.seed)
             if self.masker is not None:
                 source = RealShapeSource(self.masker, bank, cache_masks=True)
         stream = CounterfactualDataset(
-            data.train.dataset(),
+            data.dataset(),
             source,
             batch_size=config.batch_size,
             fraction=1.0 if self.is_biased else 0.0,
@@ -201,21 +201,6 @@ class DownstreamRun:
             self._classifier_config,
             self.path.with_suffix(".pt"),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class DownstreamData:
-    """What a classifier of the table is trained and tested on.
-
-    Attributes:
-        train: the biased training images or the decorrelated ones; see `DownstreamRun.is_biased`.
-        test: decorrelated test images.
-        parts: of the training images, where counterfactuals are recombined from them.
-    """
-
-    train: VariantData
-    test: VariantData
-    parts: RealMechanisms | None
 
 
 class RealOnly:
@@ -256,44 +241,32 @@ def run_downstream(
     if len(set(paths)) < len(paths):
         raise ArgumentError("two runs have the same variant, row and seed: list each once")
     complete = {run.path: result for run in runs if (result := run.read()) is not None}
-    data = prepare([run for run in runs if run.path not in complete])
+    # What the next run has in common with this one is kept for it, and nothing else.
+    render, take_apart = lru_cache(maxsize=2)(make_variant), lru_cache(maxsize=1)(_take_apart)
     for run in runs:
-        if run.path not in complete:
-            run.begin()
-            if announce is not None:
-                announce(run)
-            complete[run.path] = run.train(next(data), progress=progress)
+        if run.path in complete:
+            continue
+        run.write(None)  # what cannot be written is known before all else
+        if announce is not None:
+            announce(run)
+        config, textures = run.config, run.textures
+        data, test = (
+            render(run.variant, split, textures=textures, decorrelated=decorrelated, num=num)
+            for split, decorrelated, num in (
+                ("train", not run.is_biased, config.num_train),
+                ("test", True, config.num_test),
+            )
+        )
+        parts = None
+        if run.cgn is None and run.masker is not None:
+            parts = take_apart(data, run.masker, run.device)
+        else:
+            take_apart.cache_clear()
+        complete[run.path] = run.train(data, test, parts, progress=progress)
     return [complete[path] for path in paths]
 
 
-def prepare(runs: Sequence[DownstreamRun]) -> Iterator[DownstreamData]:
-    """Yields what each run is trained and tested on, in turn.
-
-    What the next run has in common with this one is kept for it, and nothing else.
-
-    Args:
-        runs: in the order in which they are trained.
-    """
-    made: dict[tuple[object, ...], VariantData] = {}
-    parts: dict[tuple[object, ...], RealMechanisms] = {}
-    for run in runs:
-        textures = run.settings["textures"]
-        keys = [
-            (run.variant, textures, "train", run.config.num_train, not run.is_biased),
-            (run.variant, textures, "test", run.config.num_test, True),
-        ]
-        made = {key: made.get(key) or _make_data(run, *key[2:]) for key in keys}
-        train, test = made.values()
-        key = (*keys[0], run.settings["masker"], str(run.device))
-        if run.cgn is None and run.masker is not None:
-            images, labels = (part.to(run.device) for part in (train.images, train.labels))
-            parts = {key: parts.get(key) or RealMechanisms(images, labels, run.masker)}
-        else:
-            parts = {}
-        yield DownstreamData(train, test, parts.get(key))
-
-
-def _make_data(run: DownstreamRun, split: str, num: int, decorrelated: bool) -> VariantData:
-    return make_variant(
-        run.variant, split, textures=run.textures, decorrelated=decorrelated, num=num
-    )
+def _take_apart(
+    data: VariantData, masker: UNetMasker, device: torch.device | str
+) -> RealMechanisms:
+    return RealMechanisms(data.images.to(device), data.labels.to(device), masker)

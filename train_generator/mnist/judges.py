@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng, roll_images
 from train_generator.mnist.digits import Digits, load_digits
@@ -50,10 +52,15 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("num_steps", 1), ("batch_size", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ArgumentError(f"{name} must be {least} or more, got {getattr(self, name)}")
+            require_count(name, getattr(self, name), least)
         if not 0 < self.learning_rate < 1:
             raise ArgumentError(f"learning_rate must be in (0, 1), got {self.learning_rate}")
+
+
+def convolve(num_in: int, num_out: int, size: int, **options: Any) -> list[nn.Module]:
+    """Returns a convolution with batch normalisation and ReLU."""
+    convolution = nn.Conv2d(num_in, num_out, size, bias=False, **options)
+    return [convolution, nn.BatchNorm2d(num_out), nn.ReLU()]
 
 
 class ShapeJudge(nn.Module):
@@ -71,16 +78,10 @@ class ShapeJudge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
+            *convolve(1, 16, 5, stride=2, padding=2),
+            *convolve(16, 32, 3, padding=1),
             nn.MaxPool2d(2),
-            nn.Conv2d(32, 48, 3, padding=1, bias=False),
-            nn.BatchNorm2d(48),
-            nn.ReLU(),
+            *convolve(32, 48, 3, padding=1),
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(48 * 4 * 4, 64),
@@ -129,11 +130,7 @@ def train_shape_judge(
 
 
 def draw_digits(digits: Digits, config: JudgeConfig) -> Iterable[tuple[Tensor, Tensor]]:
-    """Yields batches of digits without end: epochs in random order, each digit moved at random.
-
-    Yields:
-        Masks (B, 1, 32, 32) float32 of zeros and ones, and labels (B,) int64.
-    """
+    """Yields batches of digits without end: epochs in random order, each digit moved at random."""
     generator = torch.Generator().manual_seed(config.seed)
     size = min(config.batch_size, len(digits))
     while True:
@@ -150,14 +147,7 @@ def fit(
     *,
     progress: bool = False,
 ) -> None:
-    """Trains a judge for `config.num_steps` batches, and freezes it.
-
-    Args:
-        judge: returns scores (B, classes).
-        batches: at least that many pairs of images and labels.
-        config: settings.
-        progress: shows a bar on standard error.
-    """
+    """Trains a judge for `config.num_steps` batches of images and labels, and freezes it."""
     optimizer = torch.optim.Adam(judge.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.num_steps + 1

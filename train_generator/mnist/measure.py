@@ -194,14 +194,9 @@ def measure_digits(
 def draw_real_factors(
     variant: str, textures: Textures | None, split: str, num: int, seed: int
 ) -> Factors:
-    """Returns real digits, and true textures and backgrounds over the whole image.
+    """Returns real digits, and true textures and backgrounds, as many of each.
 
-    Args:
-        variant: "colored", "double_colored" or "wildlife".
-        textures: for wildlife; None takes the procedural ones.
-        split: of the digits: "train" or "test".
-        num: of each; the classes take turns.
-        seed: of colours and crops.
+    The classes take turns; the seed is of colours and crops.
     """
     generator = step_generator(Purpose.SOURCE, seed)
     masks, labels = balanced_digits(split, num)
@@ -213,10 +208,9 @@ def draw_real_factors(
 
 
 def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
-    """Returns the first real digits of each class, the classes taking turns.
+    """Returns the first real digits (num, 1, 32, 32) bool of each class, and the labels (num,).
 
-    Returns:
-        Masks (num, 1, 32, 32) bool and labels (num,) int64: 0, 1, …, 9, 0, 1, …
+    The classes take turns: 0, 1, …, 9, 0, 1, …
 
     Raises:
         ArgumentError: the split has fewer digits of a class.

@@ -152,18 +152,15 @@ def draw(textures: tuple[Stripes | Veins, ...], seed: int, size: int) -> npt.NDA
     drawn = []
     for index, texture in enumerate(textures):
         rng = np.random.default_rng([seed, index, int(isinstance(texture, Veins))])
-        image = _draw_one(texture, rng, size)
+        if isinstance(texture, Stripes):
+            image = _draw_stripes(texture, rng, size)
+        else:
+            image = _draw_veins(texture, rng, size)
         image *= (
             1 + 0.06 * _noise(rng, size, _blur(size, 30)) + 0.03 * rng.normal(size=(size, size))
         )
         drawn.append(np.clip(image, 0, 1).astype(np.float32))
     return np.stack(drawn)
-
-
-def _draw_one(texture: Stripes | Veins, rng: np.random.Generator, size: int) -> Array:
-    if isinstance(texture, Stripes):
-        return _draw_stripes(texture, rng, size)
-    return _draw_veins(texture, rng, size)
 
 
 def _draw_stripes(stripes: Stripes, rng: np.random.Generator, size: int) -> Array:

@@ -79,17 +79,7 @@ class DownstreamResult:
 def write_record(
     path: Path, settings: Mapping[str, object], result: DownstreamResult | None, device: str
 ) -> None:
-    """Writes a run's file, whole or not at all; its folder is made if it is missing.
-
-    Args:
-        path: a .json file.
-        settings: all that the results depend on.
-        result: None while the run is under way.
-        device: where it runs.
-
-    Raises:
-        OSError: the folder cannot be written; nothing is left behind.
-    """
+    """Writes a run's .json file, whole or not at all; its folder is made if it is missing."""
     record = {
         "settings": settings,
         "result": None if result is None else asdict(result),
@@ -103,14 +93,7 @@ def write_record(
 
 
 def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult | None:
-    """Reads a run's file.
-
-    Args:
-        path: written by `write_record`.
-        settings: those that are asked for now.
-
-    Returns:
-        The result; None where there is no file, or the run is under way.
+    """Reads the result of a run; None where there is no file, or the run is under way.
 
     Raises:
         CheckpointError: the file is of other settings, or is damaged.

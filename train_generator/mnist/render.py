@@ -56,32 +56,20 @@ def draw_colors(
     variance: float,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Give each image its class colour with Gaussian jitter per channel, clipped.
+    """Colours `(N, 3) float32 in [0, 1]` of classes `(N,)`, with Gaussian jitter, clipped.
 
-    Args:
-        palette: RGB in 0 to 255, by class.
-        classes: `(N,) int64`.
-        variance: Of the jitter, with colours in [0, 1].
-        generator: On the CPU.
-
-    Returns:
-        `(N, 3) float32 in [0, 1]`.
+    The palette is RGB in 0 to 255, by class; the variance is that of colours in [0, 1].
     """
-    colors = (torch.tensor(palette, dtype=torch.float32) / 255)[classes]
-    jitter = torch.randn(colors.shape, generator=generator) * variance**0.5
-    jittered: torch.Tensor = (colors + jitter).clamp(0, 1)
-    return jittered
+    colors = torch.tensor(palette, dtype=torch.float32) / 255
+    deviation: float = variance**0.5
+    jitter = torch.randn((len(classes), 3), generator=generator) * deviation
+    return (colors[classes] + jitter).clamp(0, 1)
 
 
 def draw_crops(
     textures: torch.Tensor, classes: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose a 32x32 crop of a reflect-padded texture for each image.
-
-    Args:
-        textures: `(10, 3, H, W) float32`.
-        classes: `(N,) int64`.
-        generator: On the CPU.
+    """Choose a 32x32 crop of a reflect-padded texture `(10, 3, H, W)` for each image.
 
     Returns:
         Top rows and left columns in the padded texture, each `(N,) int64`.
@@ -152,11 +140,9 @@ def render_wildlife(
         `(N, 3, 32, 32) float32 in [-1, 1]`.
     """
     objects, backgrounds = _windows(textures.object), _windows(textures.background)
-    object_at = (object_class, *draw_crops(textures.object, object_class, generator))
-    background_at = (
-        background_class,
-        *draw_crops(textures.background, background_class, generator),
-    )
+    object_at = object_class, *draw_crops(textures.object, object_class, generator)
+    behind = textures.background
+    background_at = background_class, *draw_crops(behind, background_class, generator)
     images = torch.empty(len(masks), 3, IMAGE_SIZE, IMAGE_SIZE)
     for start in range(0, len(masks), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from train_generator.metrics.tables import NOTHING, Table, format_share
 from train_generator.mnist.measure import GeneratorMetrics
 from train_generator.mnist.records import DownstreamResult
 
-METRICS_HEADER = (
-    "generator",
-    "shape",
-    "worst classes",
-    "texture",
-    "background",
-    "mask entropy",
-    "mask area",
-    "diversity",
-    "coverage",
-    "texture diversity",
-    "background diversity",
-)
 DOWNSTREAM_HEADER = ("variant", "trained on", "test accuracy", "of visible images", "seeds")
 
 
@@ -39,7 +26,8 @@ def metrics_table(rows: Mapping[str, GeneratorMetrics]) -> Table:
         >>> metrics_table({"mine": metrics})[1][:5]
         ['mine', '50.0 %', '0: 40 %, 1: 60 %', '100.0 %', '-']
     """
-    return [list(METRICS_HEADER), *([name, *_metrics_cells(row)] for name, row in rows.items())]
+    cells = {name: [cell(row) for cell in _COLUMNS.values()] for name, row in rows.items()}
+    return [["generator", *_COLUMNS], *([name, *row] for name, row in cells.items())]
 
 
 def downstream_table(results: Sequence[DownstreamResult]) -> Table:
@@ -79,22 +67,28 @@ def summarize(shares: Sequence[float]) -> str:
     return mean if len(shares) == 1 else f"{mean} ± {100 * statistics.stdev(shares):.1f}"
 
 
-def _metrics_cells(metrics: GeneratorMetrics) -> list[str]:
-    background, varied = metrics.background_accuracy, metrics.background_diversity
-    return [
-        format_share(metrics.shape_accuracy),
-        _worst_classes(metrics.class_shape_accuracies),
-        format_share(metrics.texture_accuracy),
-        NOTHING if background is None else format_share(background),
-        f"{metrics.mask_entropy:.3f}",
-        f"{metrics.mask_area:.3f}",
-        f"{metrics.diversity:.2f}",
-        f"{metrics.coverage:.2f}",
-        f"{metrics.texture_diversity:.2f}",
-        NOTHING if varied is None else f"{varied:.2f}",
-    ]
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else format_share(value)
+
+
+def _ratio(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
 
 
 def _worst_classes(accuracies: Sequence[float], num: int = 2) -> str:
     known = [(share, y) for y, share in enumerate(accuracies) if not math.isnan(share)]
     return ", ".join(f"{y}: {100 * share:.0f} %" for share, y in sorted(known)[:num])
+
+
+_COLUMNS: dict[str, Callable[[GeneratorMetrics], str]] = {
+    "shape": lambda metrics: _share(metrics.shape_accuracy),
+    "worst classes": lambda metrics: _worst_classes(metrics.class_shape_accuracies),
+    "texture": lambda metrics: _share(metrics.texture_accuracy),
+    "background": lambda metrics: _share(metrics.background_accuracy),
+    "mask entropy": lambda metrics: f"{metrics.mask_entropy:.3f}",
+    "mask area": lambda metrics: f"{metrics.mask_area:.3f}",
+    "diversity": lambda metrics: _ratio(metrics.diversity),
+    "coverage": lambda metrics: _ratio(metrics.coverage),
+    "texture diversity": lambda metrics: _ratio(metrics.texture_diversity),
+    "background diversity": lambda metrics: _ratio(metrics.background_diversity),
+}

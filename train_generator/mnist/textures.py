@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.datasets import DTD
+from torchvision.transforms.functional import pil_to_tensor
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import find_images, read_image
 from train_generator.mnist.digits import IMAGE_SIZE
@@ -24,29 +25,11 @@ from train_generator.mnist.procedural import STRIPED, VEINED, draw
 NUM_CLASSES = 10
 TEXTURE_SIZE = 150
 
-DTD_OBJECT_FILES = (
-    "striped_0001.jpg",
-    "striped_0091.jpg",
-    "striped_0008.jpg",
-    "striped_0043.jpg",
-    "striped_0092.jpg",
-    "striped_0028.jpg",
-    "striped_0097.jpg",
-    "striped_0004.jpg",
-    "striped_0125.jpg",
-    "striped_0033.jpg",
+DTD_OBJECT_FILES = tuple(
+    f"striped_{number:04}.jpg" for number in (1, 91, 8, 43, 92, 28, 97, 4, 125, 33)
 )
-DTD_BACKGROUND_FILES = (
-    "veined_0066.jpg",
-    "veined_0067.jpg",
-    "veined_0073.jpg",
-    "veined_0180.jpg",
-    "veined_0131.jpg",
-    "veined_0157.jpg",
-    "veined_0158.jpg",
-    "veined_0104.jpg",
-    "veined_0188.jpg",
-    "veined_0189.jpg",
+DTD_BACKGROUND_FILES = tuple(
+    f"veined_{number:04}.jpg" for number in (66, 67, 73, 180, 131, 157, 158, 104, 188, 189)
 )
 
 
@@ -87,10 +70,8 @@ def procedural_textures(seed: int = 0, size: int = TEXTURE_SIZE) -> Textures:
         >>> procedural_textures().object.shape
         torch.Size([10, 3, 150, 150])
     """
-    if seed < 0:
-        raise ArgumentError(f"seed must be 0 or more; got {seed}")
-    if size < IMAGE_SIZE:
-        raise ArgumentError(f"size must be {IMAGE_SIZE} pixels or more; got {size}")
+    require_count("seed", seed, least=0)
+    require_count("size", size, least=IMAGE_SIZE)
     striped, veined = draw(STRIPED, seed, size), draw(VEINED, seed, size)
     return Textures(torch.from_numpy(striped.copy()), torch.from_numpy(veined.copy()))
 
@@ -153,14 +134,12 @@ def _list_images(folder: Path) -> list[Path]:
 
 def _read_images(paths: Sequence[Path]) -> torch.Tensor:
     """Read images as `(N, 3, 150, 150) float32 in [0, 1]`."""
-    return torch.stack([_read_image(path) for path in paths])
-
-
-def _read_image(path: Path) -> torch.Tensor:
-    # PIL's nearest neighbour, as the protocol's resize worked on PIL images.
-    resized = read_image(path).resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.NEAREST)
-    pixels = np.array(resized, dtype=np.float32) / 255
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    size, images = (TEXTURE_SIZE, TEXTURE_SIZE), []
+    for path in paths:
+        # PIL's nearest neighbour, as the protocol's resize worked on PIL images.
+        resized = read_image(path).resize(size, Image.Resampling.NEAREST)
+        images.append(pil_to_tensor(resized))
+    return torch.stack(images).float() / 255
 
 
 def _check_stack(name: str, stack: torch.Tensor) -> None:

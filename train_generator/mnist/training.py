@@ -54,16 +54,7 @@ def measure_for_card(
     overlap: Tensor | None = None,
     num: int = 5000,
 ) -> Measured:
-    """Measures a generator as `train-generator measure` does.
-
-    Args:
-        name: of the generator.
-        cgn: a frozen CGN.
-        variant: that it was trained on.
-        textures: of wildlife; None takes the procedural ones.
-        overlap: see `Measured`.
-        num: images to measure.
-    """
+    """Measures a generator of a variant as `train-generator measure` does; see `Measured`."""
     judges = load_judges(variant, textures)
     rows = {
         "this generator": measure_generator(cgn, variant, textures, num=num, judges=judges),

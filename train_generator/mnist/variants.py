@@ -110,13 +110,7 @@ def make_variant(
 def draw_classes(
     labels: torch.Tensor, decorrelated: bool, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose object and background classes, both `(N,) int64`.
-
-    Args:
-        labels: `(N,) int64`.
-        decorrelated: True draws both uniformly; False copies the labels.
-        generator: On the CPU; used only if decorrelated.
-    """
+    """Choose object and background classes, both `(N,) int64`: the labels, or any classes."""
     if not decorrelated:
         return labels.clone(), labels.clone()
     drawn = torch.randint(NUM_CLASSES, (2, len(labels)), generator=generator)

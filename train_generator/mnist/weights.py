@@ -17,12 +17,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object]) -> None:
-    """Writes the weights of a module with a description of what made them.
+    """Writes the weights of a module with a description of what made them, kept as text.
 
-    Args:
-        module: of any kind.
-        path: ends in `.safetensors`; its folder is made if it is missing.
-        metadata: kept as text in the file.
+    The folder of the path is made if it is missing.
 
     Raises:
         ArgumentError: another suffix, or metadata named format.
@@ -34,11 +31,7 @@ def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object])
 
 
 def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
-    """Fills a module with the weights of a file, and makes it one to judge with.
-
-    Args:
-        module: of the kind that was written.
-        path: written by `write_weights`.
+    """Fills a module with the weights that `write_weights` wrote, and makes it one to judge with.
 
     Returns:
         The module in eval mode and without gradients, and the file's metadata.

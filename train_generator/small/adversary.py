@@ -107,9 +107,6 @@ def draw_normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def make_discriminator(config: FactorsConfig, num_classes: int = 10) -> nn.Module:
     """Returns the discriminator of the settings, with weights from the global generator."""
-    width = config.discriminator_width
-    if config.discriminator == "patch":
-        return PatchDiscriminator(num_classes=num_classes, width=width)
-    if config.discriminator == "linear":
-        return LinearDiscriminator(num_classes, width=width)
-    return ConvDiscriminator(num_classes, width=width)
+    kinds = {"patch": PatchDiscriminator, "linear": LinearDiscriminator, "conv": ConvDiscriminator}
+    kind: Callable[..., nn.Module] = kinds[config.discriminator]
+    return kind(num_classes=num_classes, width=config.discriminator_width)

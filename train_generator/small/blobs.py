@@ -40,14 +40,7 @@ def draw_blobs(noise: Tensor, size: int = 32) -> Tensor:
 def teach_blobs(
     cgn: SmallCGN, num_steps: int, generator: torch.Generator, batch_size: int = 64
 ) -> None:
-    """Trains the shape mechanism to draw blobs whatever the class, in place.
-
-    Args:
-        cgn: on the CPU.
-        num_steps: steps.
-        generator: a CPU generator.
-        batch_size: blobs a step.
-    """
+    """Trains the shape mechanism of a CGN on the CPU to draw blobs whatever the class, in place."""
     optimizer = torch.optim.Adam(weights_outside_flow(cgn.f_shape), 2e-3)
 
     def loss() -> Tensor:
@@ -59,11 +52,7 @@ def teach_blobs(
 
 
 def weights_outside_flow(network: nn.Module) -> list[nn.Parameter]:
-    """Returns all weights but those of a `CodeFlow`, which stays without effect until it is fitted.
-
-    Args:
-        network: a CGN or a part of it.
-    """
+    """Returns all weights but those of a `CodeFlow`, which has no effect until it is fitted."""
     flows = [part for part in network.modules() if isinstance(part, CodeFlow)]
     inside = {id(weight) for flow in flows for weight in flow.parameters()}
     return [weight for weight in network.parameters() if id(weight) not in inside]

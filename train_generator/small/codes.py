@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cgn_augment.generators.flow import CodeFlow
 from train_generator.small.adversary import draw_normal
 
-SLOPE = 0.2
+SLOPE, CODE_DIM = 0.2, 32
 
 
 class CodeEncoder(nn.Module):
@@ -18,7 +18,6 @@ class CodeEncoder(nn.Module):
         features: maps images (B, C, 32, 32) to (B, num_features).
         num_features: what it returns.
         log_variances: least and largest logarithm of a variance.
-        code_dim: length of a code.
         num_classes: classes.
 
     Example:
@@ -35,7 +34,6 @@ class CodeEncoder(nn.Module):
         features: nn.Module,
         num_features: int,
         log_variances: tuple[float, float],
-        code_dim: int = 32,
         num_classes: int = 10,
     ) -> None:
         super().__init__()
@@ -45,11 +43,11 @@ class CodeEncoder(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(num_features + 64, 256),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Linear(256, 2 * code_dim),
+            nn.Linear(256, 2 * CODE_DIM),
         )
 
     def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes (B, C, 32, 32) and (B,) classes; returns two tensors (B, code_dim) float32."""
+        """Takes (B, C, 32, 32) and (B,) classes; returns two tensors (B, 32) float32."""
         codes = self.head(torch.cat([self.features(images), self.classes(y)], dim=1)).float()
         mean, log_variance = codes.chunk(2, dim=1)
         return mean, log_variance.clamp(*self.log_variances)
@@ -69,30 +67,6 @@ def draw_codes(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -
     return mean + draw_normal(mean, generator) * (log_variance / 2).exp()
 
 
-def flow_loss(flow: CodeFlow, codes: Tensor, embedding: Tensor) -> Tensor:
-    """The mean negative log likelihood of codes under a flow, but for a constant.
-
-    Args:
-        flow: maps standard normal noise to codes.
-        codes: (B, code_dim) float32; they get no gradients.
-        embedding: (B, embedding_dim) float32 of their classes; gets no gradients.
-
-    Returns:
-        Scalar.
-
-    Example:
-        >>> import torch
-        >>> from cgn_augment.generators.flow import CodeFlow
-        >>> from train_generator.small.codes import flow_loss
-        >>> flow_loss(CodeFlow(4, 2), torch.ones(3, 4), torch.zeros(3, 2)).item()  # 4 * 1 / 2
-        2.0
-    """
-    inputs = torch.cat([codes.detach(), embedding.detach()], dim=1)
-    noise, log_determinant = flow.invert(inputs)
-    energy = noise[:, : flow.noise_dim].square().sum(dim=1) / 2
-    return (energy - log_determinant).mean()
-
-
 def fit_flow(
     flow: CodeFlow,
     mean: Tensor,
@@ -101,11 +75,33 @@ def fit_flow(
     num: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """The loss of a flow on `num` codes of each normal distribution; see `draw_codes`.
+    """The mean negative log likelihood of codes under a flow, but for a constant.
 
     Gradients reach the flow alone.
+
+    Args:
+        flow: maps standard normal noise to codes.
+        mean: (B, code_dim) float32; see `draw_codes`.
+        log_variance: (B, code_dim) float32.
+        embedding: (B, embedding_dim) float32 of their classes.
+        num: codes of each normal distribution.
+        generator: a CPU generator.
+
+    Returns:
+        Scalar.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.generators.flow import CodeFlow
+        >>> from train_generator.small.codes import fit_flow
+        >>> mean, sure, embedding = torch.ones(3, 4), torch.full((3, 4), -99.0), torch.zeros(3, 2)
+        >>> fit_flow(CodeFlow(4, 2), mean, sure, embedding, 2, torch.Generator()).item()  # 4 / 2
+        2.0
     """
     mean, log_variance, embedding = (
         values.detach().repeat(num, 1) for values in (mean, log_variance, embedding)
     )
-    return flow_loss(flow, draw_codes(mean, log_variance, generator), embedding)
+    codes = draw_codes(mean, log_variance, generator)
+    noise, log_determinant = flow.invert(torch.cat([codes, embedding], dim=1))
+    energy = noise[:, : flow.noise_dim].square().sum(dim=1) / 2
+    return (energy - log_determinant).mean()

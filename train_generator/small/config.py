@@ -255,13 +255,12 @@ class SmallConfig:
                 "the later stages need masks that were found: give masker.num_steps above 0, or "
                 "set shapes.num_steps and texturing.num_steps to 0"
             )
-        if self.shapes.num_steps and self.shape_network != "deep":
-            raise ArgumentError(
-                "the shapes stage trains no shape_network but 'deep': give 'deep', or set "
-                "shapes.num_steps to 0"
-            )
-        if self.texturing.num_steps and self.texture_network != "deep":
-            raise ArgumentError(
-                "the textures stage trains no texture_network but 'deep': give 'deep', or set "
-                "texturing.num_steps to 0"
-            )
+        for stage, part, network in (
+            ("shapes", "shapes", self.shape_network),
+            ("textures", "texturing", self.texture_network),
+        ):
+            if getattr(self, part).num_steps and network != "deep":
+                raise ArgumentError(
+                    f"the {stage} stage trains no {stage.removesuffix('s')}_network but 'deep': "
+                    f"give 'deep', or set {part}.num_steps to 0"
+                )

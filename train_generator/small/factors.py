@@ -6,6 +6,8 @@ With the settings in `paper/` this is the whole training of Sauer and Geiger, IC
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from train_generator.training.average import update_average
 from train_generator.training.stages import descend
 
 
+@dataclass(eq=False)
 class FactorsStage:
     """Trains `cgn` and `discriminator`, and keeps `average` up to date; see `Stage`.
 
@@ -40,42 +43,32 @@ class FactorsStage:
         config: settings.
         cgn: what is trained.
         average: a copy of it that gets the running average of the weights.
+        accelerator: knows device and precision.
         discriminator: see `make_discriminator`.
         real: the biased images.
         features: of the Gram loss; None leaves it out.
-        accelerator: knows device and precision.
     """
+
+    config: FactorsConfig
+    cgn: SmallCGN
+    average: SmallCGN
+    accelerator: Accelerator
+    discriminator: nn.Module
+    real: RealImages
+    features: PerceptualFeatures | None
 
     name = "factors"
 
-    def __init__(
-        self,
-        config: FactorsConfig,
-        cgn: SmallCGN,
-        average: SmallCGN,
-        discriminator: nn.Module,
-        real: RealImages,
-        features: PerceptualFeatures | None,
-        accelerator: Accelerator,
-    ) -> None:
-        self.config, self.num_steps = config, config.num_steps
-        self.cgn, self.average, self.discriminator = cgn, average, discriminator
-        self.real, self.features, self.accelerator = real, features, accelerator
-        self.adversary = Adversary(discriminator, config.adversarial, accelerator)
+    def __post_init__(self) -> None:
+        config, prepare = self.config, self.accelerator.prepare
+        self.num_steps = config.num_steps
+        self.adversary = Adversary(self.discriminator, config.adversarial, self.accelerator)
         self.gram_weights = released_gram_weights(config.gram_weights)
-        betas = (0.5, config.beta2)
-        groups = {
-            "generator": self._generator_groups(),
-            "discriminator": [
-                {
-                    "params": list(discriminator.parameters()),
-                    "lr": config.discriminator_learning_rate,
-                }
-            ],
-        }
+        adam = partial(torch.optim.Adam, betas=(0.5, config.beta2), fused=True)
+        judge = adam(self.discriminator.parameters(), config.discriminator_learning_rate)
         self.optimizers: Mapping[str, Any] = {
-            name: accelerator.prepare(torch.optim.Adam(weights, betas=betas, fused=True))
-            for name, weights in groups.items()
+            "generator": prepare(adam(self._generator_groups())),
+            "discriminator": prepare(judge),
         }
 
     def _generator_groups(self) -> list[dict[str, Any]]:

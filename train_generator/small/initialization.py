@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from cgn_augment.checks import require_choice
-from cgn_augment.errors import ArgumentError
 
 Initialization = Literal["orthogonal", "normal"]
 
@@ -52,10 +49,6 @@ def initialize(
             0.03 (wildlife, normal).
         generator: a CPU generator.
 
-    Raises:
-        ArgumentError: there is no such kind, the gain is not above 0, or the generator is not on
-            the CPU.
-
     Example:
         >>> import torch
         >>> from train_generator.small.initialization import initialize
@@ -64,33 +57,20 @@ def initialize(
         >>> torch.allclose(layer.weight @ layer.weight.T, 0.25 * torch.eye(4), atol=1e-6)
         True
     """
-    require_choice("kind", kind, get_args(Initialization))
-    if not (math.isfinite(gain) and gain > 0):
-        raise ArgumentError(f"gain must be above 0, got {gain}")
-    if generator.device.type != "cpu":
-        raise ArgumentError(f"generator must be on the CPU, got one on {str(generator.device)!r}")
-
-    def draw_weight(weight: Tensor) -> None:
-        if kind == "orthogonal":
-            nn.init.orthogonal_(weight, gain, generator=generator)
-        else:
-            nn.init.normal_(weight, 0.0, gain, generator=generator)
-
-    def draw_scale(weight: Tensor) -> None:
-        nn.init.normal_(weight, 1.0, gain, generator=generator)
-
-    def draw_embedding(weight: Tensor) -> None:
-        nn.init.normal_(weight, generator=generator)
-
+    normal = partial(nn.init.normal_, generator=generator)
+    draw_weight: dict[Initialization, Callable[[Tensor], object]] = {
+        "orthogonal": partial(nn.init.orthogonal_, gain=gain, generator=generator),
+        "normal": partial(normal, std=gain),
+    }
     for part in module.modules():
         if isinstance(part, WEIGHTED):
-            _fill(part.weight, draw_weight)
+            _fill(part.weight, draw_weight[kind])
             _fill(part.bias, nn.init.zeros_)
         elif isinstance(part, BATCH_NORMS):
-            _fill(part.weight, draw_scale)
+            _fill(part.weight, partial(normal, mean=1.0, std=gain))
             _fill(part.bias, nn.init.zeros_)
         elif isinstance(part, nn.Embedding):
-            _fill(part.weight, draw_embedding)
+            _fill(part.weight, normal)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.fill import ClassPool, whole_textures
+from train_generator.small.adversary import draw_normal
 from train_generator.small.config import MaskerConfig
 from train_generator.training.stages import descend
 
@@ -44,12 +45,9 @@ class Parts:
 
 @torch.no_grad()
 def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
-    """Draws binarised masks, foregrounds and backgrounds from a generator.
+    """Draws `num` binarised masks, foregrounds and backgrounds, or a few more, from a generator.
 
-    Args:
-        cgn: in eval mode and left as it is.
-        num: of each; rounded up to as many of each class.
-        seed: of the noise.
+    There are as many of each class. The generator is in eval mode and left as it is.
     """
     classes = torch.arange(cgn.num_classes).repeat(3, math.ceil(num / cgn.num_classes))
     drawn = draw_factors(cgn, classes, step_generator(Purpose.BANK_FILL, seed), 1, 100)
@@ -59,6 +57,7 @@ def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
     return Parts(drawn.mask > 0.5, foregrounds, backgrounds)
 
 
+@dataclass(eq=False)
 class MaskerStage:
     """Trains `masker` on recombinations of parts; see `Stage`.
 
@@ -74,24 +73,20 @@ class MaskerStage:
         start: whose weights the masker gets in the first step; None leaves it as it is.
     """
 
+    config: MaskerConfig
+    masker: UNetMasker
+    parts: Parts
+    accelerator: Accelerator
+    start: UNetMasker | None = None
+
     name = "masker"
 
-    def __init__(
-        self,
-        config: MaskerConfig,
-        masker: UNetMasker,
-        parts: Parts,
-        accelerator: Accelerator,
-        start: UNetMasker | None = None,
-    ) -> None:
-        self.config, self.num_steps = config, config.num_steps
-        self.masker, self.start, self.accelerator = masker, start, accelerator
-        self.masks = parts.masks.to(accelerator.device)
-        self.foregrounds, self.backgrounds = parts.foregrounds, parts.backgrounds
-        self.num_classes = len(self.foregrounds.counts)
-        adam = torch.optim.Adam(masker.parameters(), config.learning_rate)
-        self.schedule = one_cycle(adam, config.learning_rate, config.num_steps)
-        self.optimizers = {"masker": accelerator.prepare(adam), "schedule": self.schedule}
+    def __post_init__(self) -> None:
+        self.num_steps, rate = self.config.num_steps, self.config.learning_rate
+        self.masks = self.parts.masks.to(self.accelerator.device)
+        adam = torch.optim.Adam(self.masker.parameters(), rate)
+        self.schedule = one_cycle(adam, rate, self.num_steps)
+        self.optimizers = {"masker": self.accelerator.prepare(adam), "schedule": self.schedule}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the masker on one batch; see `Stage.step`."""
@@ -107,21 +102,18 @@ class MaskerStage:
         return {"cross entropy": loss.detach()}
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        config, num = self.config, self.config.batch_size
-        classes = torch.randint(self.num_classes, (2, num), generator=generator)
+        config, num, parts = self.config, self.config.batch_size, self.parts
+        classes = torch.randint(len(parts.foregrounds.counts), (2, num), generator=generator)
         classes[1, : num // 2] = classes[0, : num // 2]
         classes = classes.to(self.accelerator.device)
         masks = self.masks[torch.randint(len(self.masks), (num,), generator=generator)].float()
         if config.shift:
-            top, left = torch.randint(
-                -config.shift, config.shift + 1, (2,), generator=generator
-            ).tolist()
-            masks = masks.roll((top, left), dims=(2, 3))
-        foregrounds = self.foregrounds.draw(classes[0], generator)
-        backgrounds = self.backgrounds.draw(classes[1], generator)
+            shifts = torch.randint(-config.shift, config.shift + 1, (2,), generator=generator)
+            masks = masks.roll(shifts.tolist(), dims=(2, 3))
+        foregrounds = parts.foregrounds.draw(classes[0], generator)
+        backgrounds = parts.backgrounds.draw(classes[1], generator)
         images = compose(masks, foregrounds, backgrounds)
-        noise = torch.randn(images.shape, generator=generator).to(images.device)
-        return images + config.noise * noise, masks
+        return images + config.noise * draw_normal(images, generator), masks
 
 
 def masker_stages(
@@ -141,16 +133,13 @@ def masker_stages(
         accelerator: knows device and precision.
     """
 
-    def begin() -> MaskerStage:
-        return MaskerStage(config, maskers[0], drawn(), accelerator)
-
     def go_on(number: int, images: Tensor, labels: Tensor) -> MaskerStage:
         masker, before = maskers[number % 2], maskers[(number - 1) % 2]
         found = find_masks(before, images, accelerator)
         parts = Parts(found, *whole_textures(images, labels, found, config.num_textures))
         return MaskerStage(config, masker, parts, accelerator, before)
 
-    stages: dict[str, Callable[[], MaskerStage]] = {"masker": begin}
+    stages = {"masker": lambda: MaskerStage(config, maskers[0], drawn(), accelerator)}
     if real is not None:
         for number in range(1, config.rounds + 1):
             stages[f"masker {number}"] = partial(go_on, number, *real)
@@ -212,13 +201,10 @@ def one_cycle(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps:
     )
 
 
-def rise_and_fall(step: int, num_steps: int) -> float:
-    """Returns the share of a learning rate: up for 100 steps, and down to 0 in the second half."""
+def rise_and_fall(
+    optimizer: torch.optim.Optimizer, highest: float, step: int, num_steps: int
+) -> None:
+    """Sets the learning rate: up for 100 steps, and down to 0 in the second half."""
     left = (num_steps - step) / max(1, num_steps / 2)
-    return min(1.0, (step + 1) / 100, left)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets the learning rate of all parameters."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = highest * min(1.0, (step + 1) / 100, left)

@@ -24,8 +24,9 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
+from cgn_augment.masks.finding import find_masks
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
-from train_generator.metrics.masks import measure_masker
+from train_generator.metrics.masks import intersection_over_union
 from train_generator.small.card import describe_overlap
 from train_generator.small.config import MaskerConfig
 from train_generator.small.images import LabelledImages
@@ -54,8 +55,8 @@ class MaskerTraining:
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
             rounds and no real images.
-        CheckpointError: there is nothing to resume, or it is damaged.
-        CheckpointError: what is there was made with other settings or another generator.
+        CheckpointError: there is nothing to resume, it is damaged, or it was made with other
+            settings or another generator.
 
     Example:
         >>> from cgn_augment.generators import SmallCGN
@@ -90,9 +91,10 @@ class MaskerTraining:
         self.accelerator = Accelerator(cpu=cgn.device.type == "cpu")
         with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
             maskers = UNetMasker(width), UNetMasker(width)
-        for masker in maskers:
-            masker.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.maskers = maskers  # a round trains one with the other's masks
+        for each in maskers:
+            each.to(cgn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A round trains one with the other's masks, so this is what the last round trains.
+        self.masker = maskers[config.rounds % 2]
         drawn = partial(drawn_parts, cgn, config.num_factors, seed)
         settings = {**asdict(config), "width": width, "seed": seed, "cgn": cgn.fingerprint}
         if config.rounds and real is not None:
@@ -106,11 +108,6 @@ class MaskerTraining:
             draw=lambda: draw_masks(maskers[0], cgn, seed),
             resume=resume,
         )
-
-    @property
-    def masker(self) -> UNetMasker:
-        """The network that the last round trains."""
-        return self.maskers[self.config.rounds % 2]
 
     def train(self) -> Path:
         """Takes all steps that are left and writes the masker, which `load_masker` reads."""
@@ -136,22 +133,18 @@ def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
     classes[0] = labels
     factors = draw_factors(cgn, classes, generator, 1, cgn.num_classes)
     images = compose(factors.mask, factors.foreground, factors.background)
-    rows = {"drawn": images, "its mask": factors.mask, "mask found": _find(masker, images)}
-    return draw_sheet(rows)
+    found = masker.eval()(images)  # a step puts it into training mode again
+    return draw_sheet({"drawn": images, "its mask": factors.mask, "mask found": found})
 
 
-@torch.no_grad()
 def draw_found(masker: UNetMasker, data: LabelledImages, true: Tensor | None = None) -> Figure:
     """Draws a real image of each class, its mask, the mask that is found, and where they differ.
 
-    Args:
-        masker: finds masks.
-        data: the images.
-        true: their masks (N, 1, 32, 32) bool, if these are known.
+    The masker is frozen; true masks are (N, 1, 32, 32) bool, if these are known.
     """
     first = data.first_of_each()[:20]
     images = data.images[first]
-    found = _find(masker, images).cpu()
+    found = masker(images)
     if true is None:
         return draw_sheet({"real image": images, "mask found": found})
     mask = true[first].float()
@@ -197,17 +190,11 @@ def write_masker_card(
     ]
     if data is not None:
         if true is not None:
-            overlap = measure_masker(network, data.images, true)
+            found = find_masks(network, data.images, 500) > 0.5
+            overlap = intersection_over_union(found, true)
             lines.append(f"- masks found in {data.description}: {describe_overlap(overlap, data)}")
         picture = save_figure(draw_found(network, data, true), path.with_suffix(".png"))
         lines += ["", f"![Real images and their masks]({picture.name})"]
     card = path.with_suffix(".md")
     card.write_text("\n".join(lines) + "\n")
     return card
-
-
-def _find(masker: UNetMasker, images: Tensor) -> Tensor:
-    training = masker.training
-    found: Tensor = masker.eval()(images)
-    masker.train(training)
-    return found

@@ -10,6 +10,7 @@ classifier of found masks, trained beside it, tells drawn masks of another digit
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from train_generator.losses.functional import kl_loss
 from train_generator.small.batches import RealImages
 from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import ShapesConfig
-from train_generator.small.masker import rise_and_fall, set_learning_rate
+from train_generator.small.masker import rise_and_fall
 from train_generator.training.average import update_average
 from train_generator.training.stages import descend
 
@@ -102,6 +103,7 @@ def sharpen(cgn: SmallCGN, factor: float) -> None:
         weight.mul_(factor)
 
 
+@dataclass(eq=False)
 class ShapesStage:
     """Trains the shape mechanism of `cgn`, its encoder and the classifier; see `Stage`.
 
@@ -111,33 +113,31 @@ class ShapesStage:
         config: settings.
         cgn: whose shape mechanism is trained; its `shape_network` is "deep".
         average: a copy of it that gets the running average of the weights.
+        accelerator: knows device and precision.
         encoder: of masks.
         classifier: of masks.
         found: masks found in real images, as images, with their labels.
-        accelerator: knows device and precision.
     """
+
+    config: ShapesConfig
+    cgn: SmallCGN
+    average: SmallCGN
+    accelerator: Accelerator
+    encoder: MaskEncoder
+    classifier: MaskClassifier
+    found: RealImages
 
     name = "shapes"
 
-    def __init__(
-        self,
-        config: ShapesConfig,
-        cgn: SmallCGN,
-        average: SmallCGN,
-        encoder: MaskEncoder,
-        classifier: MaskClassifier,
-        found: RealImages,
-        accelerator: Accelerator,
-    ) -> None:
-        self.config, self.num_steps = config, config.num_steps
-        self.cgn, self.average, self.encoder = cgn, average, encoder
-        self.classifier, self.found, self.accelerator = classifier, found, accelerator
-        self.flow = cast(CodeFlow, cgn.f_shape[0])
-        self.decoder = cgn.f_shape[1:-1]  # without the sigmoid
-        trained = [*cgn.f_shape.parameters(), *encoder.parameters()]
+    def __post_init__(self) -> None:
+        shape, prepare = self.cgn.f_shape, self.accelerator.prepare
+        self.num_steps = self.config.num_steps
+        self.flow = cast(CodeFlow, shape[0])
+        self.decoder = shape[1:-1]  # without the sigmoid
+        trained = [*shape.parameters(), *self.encoder.parameters()]
         self.optimizers: Mapping[str, Any] = {
-            "shapes": accelerator.prepare(torch.optim.Adam(trained, config.learning_rate)),
-            "classifier": accelerator.prepare(torch.optim.Adam(classifier.parameters(), 1e-3)),
+            "shapes": prepare(torch.optim.Adam(trained, self.config.learning_rate)),
+            "classifier": prepare(torch.optim.Adam(self.classifier.parameters(), 1e-3)),
         }
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -145,9 +145,7 @@ class ShapesStage:
         config = self.config
         for network in (self.cgn, self.encoder, self.classifier):
             network.train()
-        set_learning_rate(
-            self.optimizers["shapes"], config.learning_rate * rise_and_fall(step, self.num_steps)
-        )
+        rise_and_fall(self.optimizers["shapes"], config.learning_rate, step, self.num_steps)
         found, labels = self.found.batch(step, config.batch_size)
         mask = found.float()
 
@@ -176,15 +174,11 @@ class ShapesStage:
             scores: Tensor = self.classifier(mask - 0.5)
         return scores.float()
 
-    def _decode(self, codes: Tensor, embedding: Tensor) -> Tensor:
-        """Returns the logits of masks."""
-        with self.accelerator.autocast():
-            logits: Tensor = self.decoder(torch.cat([codes, embedding], dim=1))
-        return logits.float()
-
     def _reconstruct(self, codes: Tensor, embedding: Tensor, mask: Tensor) -> Tensor:
-        logits = self._decode(codes, embedding)
-        return F.binary_cross_entropy_with_logits(logits, mask, reduction="sum") / len(mask)
+        with self.accelerator.autocast():
+            logits = self.decoder(torch.cat([codes, embedding], dim=1))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="sum")
+        return loss / len(mask)
 
     def _class_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """The cross entropy of drawn masks, once the classifier knows something."""
@@ -198,6 +192,5 @@ class ShapesStage:
         self.classifier.requires_grad_(False).eval()
         loss = F.cross_entropy(self._classify(mask.float()), y)
         self.classifier.requires_grad_(True)
-        return (
-            loss * min(1.0, step / self.config.class_warmup) if self.config.class_warmup else loss
-        )
+        warmup = self.config.class_warmup
+        return loss * min(1.0, step / warmup) if warmup else loss

@@ -10,6 +10,7 @@ maximum likelihood (as in Dai and Wipf, Diagnosing and Enhancing VAE Models, ICL
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from cgn_augment.parts.fill import ClassPool
 from train_generator.losses.functional import kl_loss
 from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import TexturesConfig
-from train_generator.small.masker import rise_and_fall, set_learning_rate
+from train_generator.small.masker import rise_and_fall
 from train_generator.training.average import update_average
 from train_generator.training.stages import descend
 
@@ -57,6 +58,7 @@ class TextureEncoder(CodeEncoder):
         super().__init__(features, 4 * width * 16, (-10.0, 2.0), num_classes=num_classes)
 
 
+@dataclass(eq=False)
 class TexturesStage:
     """Trains the texture mechanisms of `cgn` and two encoders; see `Stage`.
 
@@ -67,30 +69,27 @@ class TexturesStage:
         config: settings.
         cgn: whose texture and background mechanisms are trained; its `texture_network` is "deep".
         average: a copy of it that gets the running average of the weights.
+        accelerator: knows device and precision.
         encoders: of foregrounds and of backgrounds.
         textures: whole foregrounds and whole backgrounds.
-        accelerator: knows device and precision.
     """
+
+    config: TexturesConfig
+    cgn: SmallCGN
+    average: SmallCGN
+    accelerator: Accelerator
+    encoders: tuple[TextureEncoder, TextureEncoder]
+    textures: tuple[ClassPool, ClassPool]
 
     name = "textures"
 
-    def __init__(
-        self,
-        config: TexturesConfig,
-        cgn: SmallCGN,
-        average: SmallCGN,
-        encoders: tuple[TextureEncoder, TextureEncoder],
-        textures: tuple[ClassPool, ClassPool],
-        accelerator: Accelerator,
-    ) -> None:
-        self.config, self.num_steps = config, config.num_steps
-        self.cgn, self.average, self.encoders = cgn, average, encoders
-        self.textures, self.accelerator = textures, accelerator
-        self.mechanisms = cgn.f_text1, cgn.f_text2
-        networks = (*self.mechanisms, *encoders)
+    def __post_init__(self) -> None:
+        self.num_steps = self.config.num_steps
+        self.mechanisms = self.cgn.f_text1, self.cgn.f_text2
+        networks = (*self.mechanisms, *self.encoders)
         trained = [weight for network in networks for weight in network.parameters()]
-        adam = torch.optim.Adam(trained, config.learning_rate, fused=True)
-        self.optimizers: Mapping[str, Any] = {"textures": accelerator.prepare(adam)}
+        adam = torch.optim.Adam(trained, self.config.learning_rate, fused=True)
+        self.optimizers: Mapping[str, Any] = {"textures": self.accelerator.prepare(adam)}
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains autoencoders and flows on one batch of each; see `Stage.step`."""
@@ -99,9 +98,7 @@ class TexturesStage:
         config = self.config
         for network in (self.cgn, *self.encoders):
             network.train()
-        set_learning_rate(
-            self.optimizers["textures"], config.learning_rate * rise_and_fall(step, self.num_steps)
-        )
+        rise_and_fall(self.optimizers["textures"], config.learning_rate, step, self.num_steps)
         y = torch.randint(self.cgn.num_classes, (config.batch_size,), generator=generator)
         y = y.to(self.cgn.device)
         embedding = self.cgn.label_emb(y).detach()
@@ -114,17 +111,11 @@ class TexturesStage:
                 mean, log_variance = encoder(images, y)
                 codes = draw_codes(mean, log_variance, generator)
                 again = mechanism[1:](torch.cat([codes, embedding], dim=1))
+            flow, num = cast(CodeFlow, mechanism[0]), CODES_PER_TEXTURE
             losses = {
                 "reconstruction": config.reconstruction_weight * F.mse_loss(again.float(), images),
                 "kl": config.kl_weight * kl_loss(mean, log_variance),
-                "flow": fit_flow(
-                    cast(CodeFlow, mechanism[0]),
-                    mean,
-                    log_variance,
-                    embedding,
-                    CODES_PER_TEXTURE,
-                    generator,
-                ),
+                "flow": fit_flow(flow, mean, log_variance, embedding, num, generator),
             }
             sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
         descend(self.accelerator, self.optimizers["textures"], sum(sums.values(), torch.zeros(())))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -95,12 +96,8 @@ class SmallTraining:
         with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 1), torch.device("cpu")):
             self.discriminator = make_discriminator(config.factors, num_classes)
             self.maskers = UNetMasker(), UNetMasker()  # a round trains one with the other's masks
-            self.encoder = MaskEncoder(num_classes)
-            self.classifier = MaskClassifier(num_classes)
-            self.texture_encoders = (
-                TextureEncoder(num_classes),
-                TextureEncoder(num_classes),
-            )
+            self.encoder, self.classifier = MaskEncoder(num_classes), MaskClassifier(num_classes)
+            self.texture_encoders = TextureEncoder(num_classes), TextureEncoder(num_classes)
         self.features = self._make_features()
         modules: dict[str, nn.Module] = {
             "cgn": self.cgn,
@@ -122,7 +119,7 @@ class SmallTraining:
             folder,
             modules,
             self._stages(),
-            {**asdict(config), "factors": _plain(config.factors), "images": data.fingerprint},
+            {**json.loads(json.dumps(asdict(config))), "images": data.fingerprint},  # plain values
             seed=config.seed,
             draw=self.draw,
             resume=resume,
@@ -146,9 +143,8 @@ class SmallTraining:
         cgn = copy.deepcopy(self.average)
         if self.config.shapes.num_steps:
             sharpen(cgn, self.config.shapes.sharpness)
-        cgn = cgn.half()
         save_cgn(
-            cgn,
+            cgn.half(),
             path,
             recipe=asdict(self.config),
             seconds=round(self.trainer.seconds),
@@ -187,50 +183,34 @@ class SmallTraining:
             progress=self.progress,
         )
 
-    def _stages(self) -> dict[str, Any]:
-        config = self.config
-        stages: dict[str, Any] = {"factors": self._factors_stage}
+    def _stages(self) -> dict[str, Callable[[], Stage]]:
+        config, data = self.config, self.data
+        shared = self.cgn, self.average, self.accelerator
+
+        def factors() -> Stage:
+            others = self.discriminator, self.real, self.features
+            return FactorsStage(config.factors, *shared, *others)
+
+        def textures() -> Stage:
+            masks, num = self.find_masks(), config.texturing.num_textures
+            whole = whole_textures(data.images, data.labels, masks, num)
+            return TexturesStage(config.texturing, *shared, self.texture_encoders, whole)
+
+        def shapes() -> Stage:
+            masks, device = self.find_masks(), self.accelerator.device
+            found = RealImages(masks, data.labels, config.seed, device)
+            return ShapesStage(config.shapes, *shared, self.encoder, self.classifier, found)
+
+        stages: dict[str, Callable[[], Stage]] = {"factors": factors}
         if config.masker.num_steps:
-            real = self.data.images, self.data.labels
+            real = data.images, data.labels
             drawn = partial(drawn_parts, self.average, config.masker.num_factors, config.seed)
             stages |= masker_stages(config.masker, self.maskers, drawn, real, self.accelerator)
         if config.texturing.num_steps:
-            stages["textures"] = self._textures_stage
+            stages["textures"] = textures
         if config.shapes.num_steps:
-            stages["shapes"] = self._shapes_stage
+            stages["shapes"] = shapes
         return stages
-
-    def _factors_stage(self) -> Stage:
-        return FactorsStage(
-            self.config.factors,
-            self.cgn,
-            self.average,
-            self.discriminator,
-            self.real,
-            self.features,
-            self.accelerator,
-        )
-
-    def _textures_stage(self) -> Stage:
-        config = self.config.texturing
-        images, labels = self.data.images, self.data.labels
-        textures = whole_textures(images, labels, self.find_masks(), config.num_textures)
-        return TexturesStage(
-            config, self.cgn, self.average, self.texture_encoders, textures, self.accelerator
-        )
-
-    def _shapes_stage(self) -> Stage:
-        masks, labels = self.find_masks(), self.data.labels
-        found = RealImages(masks, labels, self.config.seed, self.accelerator.device)
-        return ShapesStage(
-            self.config.shapes,
-            self.cgn,
-            self.average,
-            self.encoder,
-            self.classifier,
-            found,
-            self.accelerator,
-        )
 
 
 def make_cgn(config: SmallConfig, num_classes: int) -> SmallCGN:
@@ -259,11 +239,3 @@ def _check_batches(config: SmallConfig, num_images: int) -> None:
                 f"{name}.batch_size ({stage.batch_size}) must not be above the number of images "
                 f"({num_images}): lower it, or give more images"
             )
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Returns settings as values that a checkpoint can be compared by."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(config).items()
-    }
