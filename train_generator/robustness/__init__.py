@@ -1,41 +1,99 @@
 """How a classifier decides: by shape or texture, by the background, by which factor of an image."""
 
-from train_generator.robustness.bias import ShapeBias as ShapeBias
-from train_generator.robustness.bias import background_gap as background_gap
-from train_generator.robustness.bias import group_predictions as group_predictions
-from train_generator.robustness.bias import group_probabilities as group_probabilities
-from train_generator.robustness.bias import shape_bias as shape_bias
-from train_generator.robustness.folders import ImageFiles as ImageFiles
-from train_generator.robustness.folders import find_cue_conflicts as find_cue_conflicts
-from train_generator.robustness.folders import find_imagenet9 as find_imagenet9
-from train_generator.robustness.folders import label_images as label_images
-from train_generator.robustness.groups import ClassGroups as ClassGroups
-from train_generator.robustness.groups import cue_conflict_categories as cue_conflict_categories
-from train_generator.robustness.groups import imagenet9_classes as imagenet9_classes
-from train_generator.robustness.groups import read_groups as read_groups
-from train_generator.robustness.measure import EvaluationConfig as EvaluationConfig
-from train_generator.robustness.measure import measure_cue_conflict as measure_cue_conflict
-from train_generator.robustness.measure import measure_imagenet9 as measure_imagenet9
-from train_generator.robustness.measure import measure_real as measure_real
-from train_generator.robustness.parts import EvaluationData as EvaluationData
-from train_generator.robustness.parts import Part as Part
-from train_generator.robustness.parts import find_class_map as find_class_map
-from train_generator.robustness.parts import make_parts as make_parts
-from train_generator.robustness.predictors import Cropping as Cropping
-from train_generator.robustness.predictors import Predictor as Predictor
-from train_generator.robustness.predictors import ensemble_predictor as ensemble_predictor
-from train_generator.robustness.predictors import load_predictor as load_predictor
-from train_generator.robustness.predictors import plain_predictor as plain_predictor
-from train_generator.robustness.record import EvaluationRecord as EvaluationRecord
-from train_generator.robustness.report import draw_changes as draw_changes
-from train_generator.robustness.report import draw_pictures as draw_pictures
-from train_generator.robustness.report import draw_shape_bias as draw_shape_bias
-from train_generator.robustness.report import draw_shares as draw_shares
-from train_generator.robustness.report import make_tables as make_tables
-from train_generator.robustness.sensitivity import ChangedImages as ChangedImages
-from train_generator.robustness.sensitivity import FactorMeasures as FactorMeasures
-from train_generator.robustness.sensitivity import FactorShares as FactorShares
-from train_generator.robustness.sensitivity import change_factors as change_factors
-from train_generator.robustness.sensitivity import factor_sensitivity as factor_sensitivity
-from train_generator.robustness.sensitivity import measure_changes as measure_changes
-from train_generator.robustness.sensitivity import measure_factors as measure_factors
+from train_generator.robustness.bias import (
+    ShapeBias,
+    background_gap,
+    group_predictions,
+    group_probabilities,
+    shape_bias,
+)
+from train_generator.robustness.folders import (
+    ImageFiles,
+    find_cue_conflicts,
+    find_imagenet9,
+    label_images,
+)
+from train_generator.robustness.groups import (
+    ClassGroups,
+    cue_conflict_categories,
+    imagenet9_classes,
+    read_groups,
+)
+from train_generator.robustness.measure import (
+    EvaluationConfig,
+    measure_cue_conflict,
+    measure_imagenet9,
+    measure_real,
+)
+from train_generator.robustness.parts import (
+    EvaluationData,
+    Part,
+    find_class_map,
+    make_parts,
+)
+from train_generator.robustness.predictors import (
+    Cropping,
+    Predictor,
+    ensemble_predictor,
+    load_predictor,
+    plain_predictor,
+)
+from train_generator.robustness.record import EvaluationRecord
+from train_generator.robustness.report import (
+    draw_changes,
+    draw_pictures,
+    draw_shape_bias,
+    draw_shares,
+    make_tables,
+)
+from train_generator.robustness.sensitivity import (
+    ChangedImages,
+    FactorMeasures,
+    FactorShares,
+    change_factors,
+    factor_sensitivity,
+    measure_changes,
+    measure_factors,
+)
+
+__all__ = [
+    "ChangedImages",
+    "ClassGroups",
+    "Cropping",
+    "EvaluationConfig",
+    "EvaluationData",
+    "EvaluationRecord",
+    "FactorMeasures",
+    "FactorShares",
+    "ImageFiles",
+    "Part",
+    "Predictor",
+    "ShapeBias",
+    "background_gap",
+    "change_factors",
+    "cue_conflict_categories",
+    "draw_changes",
+    "draw_pictures",
+    "draw_shape_bias",
+    "draw_shares",
+    "ensemble_predictor",
+    "factor_sensitivity",
+    "find_class_map",
+    "find_cue_conflicts",
+    "find_imagenet9",
+    "group_predictions",
+    "group_probabilities",
+    "imagenet9_classes",
+    "label_images",
+    "load_predictor",
+    "make_parts",
+    "make_tables",
+    "measure_changes",
+    "measure_cue_conflict",
+    "measure_factors",
+    "measure_imagenet9",
+    "measure_real",
+    "plain_predictor",
+    "read_groups",
+    "shape_bias",
+]
