@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cgn_augment.errors import ArgumentError, FileError, UsageError
-from cgn_augment.files import read_safetensors_header, save_tensors
+from cgn_augment.files import read_safetensors, save_tensors
 from cgn_augment.generators.assembly import CGN, build_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.state_dicts import FORMAT, REMEDY, read_checkpoint
@@ -95,7 +95,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     path = _find(path)
     if path.suffix != ".safetensors":
         return {}
-    return read_safetensors_header(path, what="a CGN", remedy=REMEDY)
+    return read_safetensors(path, what="a CGN", remedy=REMEDY, only_header=True)[1]
 
 
 def bundled_generators() -> list[str]:
