@@ -101,7 +101,7 @@ def render_shards(
     rank, world_size = find_rank(rank, world_size)
     for factor in FACTORS:
         config.interventions.choices(factor, cgn.num_classes)
-    own = config.shards_of(rank, world_size)
+    own = range(rank, config.num_shards, world_size)
     store = Store(out)
     try:
         versions = find_versions(str(cgn.device.type))

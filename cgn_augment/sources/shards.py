@@ -17,6 +17,7 @@ from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.images.tar import expand_urls
+from cgn_augment.shards.encode import to_images
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.store import Store
@@ -312,6 +313,4 @@ def _gather(chunks: deque[Chunk], places: Tensor) -> tuple[Tensor, Tensor]:
             images[here] = chunk.images[places[here] - start]
             classes[:, here] = chunk.classes[:, places[here] - start]
         start += length
-    if images.dtype == torch.uint8:
-        images = images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
-    return images, classes
+    return to_images(images), classes
