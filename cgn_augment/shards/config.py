@@ -9,6 +9,7 @@ which a pixel here and there is a grey level off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -63,7 +64,7 @@ class ShardConfig:
     format: ImageFormat = "png"
     quality: int = 95
     label: Label = "shape"
-    members: tuple[Member, ...] = ()
+    members: Sequence[Member] = ()
     shard_size: int = 10_000
     block_size: int = 64
     interventions: Interventions = field(default_factory=Interventions)

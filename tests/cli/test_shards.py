@@ -97,7 +97,7 @@ def test_ctrl_c_keeps_complete_shards_and_says_how_to_go_on(
 
 def test_the_command_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--num", 5) == 2
-    assert "shards needs --cgn, --out: see" in capsys.readouterr().err
+    assert "are required: cgn, out" in capsys.readouterr().err
     assert run("--help") == 0
     assert "--resume" in capsys.readouterr().out
     assert run("verify", "nowhere") == 2
