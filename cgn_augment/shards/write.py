@@ -107,7 +107,9 @@ def render_shards(
         versions = find_versions(str(cgn.device.type))
         open_set(store, config.describe(cgn), versions, resume=resume, own=own)
         if resume:
-            store.remove_leftovers(_names(own, with_common=rank == 0))
+            names = [name(shard) for shard in own for name in (shard_name, record_name)]
+            common = [SETTINGS, INFO, MANIFEST] if rank == 0 else []
+            store.remove_leftovers([*names, *common])
         complete = find_complete(store, own)
         missing = [shard for shard in own if shard not in complete]
         num_left = sum(len(config.samples_of(shard)) for shard in missing)
@@ -119,8 +121,6 @@ def render_shards(
                     _write_shard(store, config, cgn.num_classes, shard, of_shard, bar.update)
         return close_set(store)
     except OSError as error:
-        if isinstance(error, FileError):  # pragma: no cover
-            raise
         reason = error.strerror or str(error)
         raise FileError(
             f"{store.url} cannot be written ({reason}): complete shards stay; when that is mended, "
@@ -173,11 +173,6 @@ def _one_thread() -> Iterator[Executor]:
             yield executor
     finally:
         torch.set_num_threads(before)
-
-
-def _names(shards: range, *, with_common: bool) -> list[str]:
-    names = [name(shard) for shard in shards for name in (shard_name, record_name)]
-    return [*names, SETTINGS, INFO, MANIFEST] if with_common else names
 
 
 def _write_shard(

@@ -17,6 +17,7 @@ from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.images.tar import expand_urls
+from cgn_augment.ranks import find_rank
 from cgn_augment.shards.encode import to_images
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
@@ -216,9 +217,7 @@ class ShardSource:
             self._held.append(self._next_chunk(self._chunks))
 
     def _require_ranks(self, step: Step) -> None:
-        _, rank, world_size = step
-        if not 0 <= rank < world_size:
-            raise ArgumentError(f"rank must be 0 to {world_size - 1} of {world_size}, got {rank}")
+        _, world_size = find_rank(step.rank, step.world_size)
         if self.world_size not in (None, world_size):
             raise ArgumentError(
                 f"a step of {world_size} ranks asks for its shards and the ShardSource was made "
