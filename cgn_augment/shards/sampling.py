@@ -103,7 +103,7 @@ def numbered_classes(
         (3, N) int64 classes of shape, texture and background.
 
     Raises:
-        ArgumentError: other interventions than uniform ones, or a class that the CGN lacks.
+        ArgumentError: a class that the CGN lacks.
 
     Example:
         >>> from cgn_augment import Interventions
@@ -112,11 +112,6 @@ def numbered_classes(
         >>> bool((numbered_classes(Interventions(), 10, [3])[:, 0] == both[:, 3]).all())
         True
     """
-    if interventions.kind != "uniform":
-        raise ArgumentError(
-            f"numbered images are drawn without a real batch, whose classes "
-            f"Interventions({interventions.kind!r}) would permute: use 'uniform'"
-        )
     every = interventions.num_per_shape
     own = _draw_shares(numbers, seed)
     leaders = own if every == 1 else _draw_shares([n - n % every for n in numbers], seed)

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -137,42 +137,28 @@ def encode_ahead(
 ) -> Generator[list[Sample], None, None]:
     """Yields the encoded samples of each job, in order, and works ahead meanwhile.
 
-    Args:
-        cgn: a frozen CGN.
-        config: of the set.
-        jobs: which blocks of which shards.
-        num_encoders: threads or processes that encode.
-        executor: makes these; benchmarks/shards.py compares threads and processes.
+    `executor` makes the encoders; benchmarks/shards.py compares threads and processes.
     """
     under_way: deque[Future[Future[list[Sample]]]] = deque()
-    with _one_thread() as drawer, executor(num_encoders) as encoders:
+    before = torch.get_num_threads()
+    one_thread = partial(torch.set_num_threads, 1)
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, before)
+        drawer = stack.enter_context(ThreadPoolExecutor(1, initializer=one_thread))
+        encoders = stack.enter_context(executor(num_encoders))
 
         def draw(job: Job) -> Future[list[Sample]]:
             shard, number = job
             block = draw_block(cgn, config, number)
             return encoders.submit(encode_block, block, config, config.samples_of(shard))
 
-        try:
-            for job in jobs:
-                under_way.append(drawer.submit(draw, job))
-                if len(under_way) > 2 * num_encoders + 2:
-                    yield under_way.popleft().result().result()
-            while under_way:
+        stack.callback(lambda: [drawn.cancel() for drawn in under_way])
+        for job in jobs:
+            under_way.append(drawer.submit(draw, job))
+            if len(under_way) > 2 * num_encoders + 2:
                 yield under_way.popleft().result().result()
-        finally:
-            for drawn in under_way:
-                drawn.cancel()
-
-
-@contextmanager
-def _one_thread() -> Iterator[Executor]:
-    """Gives a thread in which torch uses one thread of the CPU."""
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, 1)) as executor:
-            yield executor
-    finally:
-        torch.set_num_threads(before)
+        while under_way:
+            yield under_way.popleft().result().result()
 
 
 def _write_shard(
