@@ -29,24 +29,19 @@ class HashingFile:
 
     Attributes:
         num_bytes: bytes written.
-        sha256: of these bytes, as hexadecimal digits.
+        digest: their SHA-256.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._digest = file, hashlib.sha256()
-        self.num_bytes = 0
+        self._file = file
+        self.num_bytes, self.digest = 0, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         """Writes all of `data`."""
         self._file.write(data)
-        self._digest.update(data)
+        self.digest.update(data)
         self.num_bytes += len(data)
         return len(data)
-
-    @property
-    def sha256(self) -> str:
-        """The hash so far."""
-        return self._digest.hexdigest()
 
 
 class Store:

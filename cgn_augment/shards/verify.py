@@ -229,8 +229,7 @@ def _check_picture(data: bytes, suffix: str, size: int) -> str | None:
         shape = decode_picture(data, kind).shape
     except Exception as error:  # Pillow and NumPy raise whatever the bytes make them raise
         return f"has a {suffix} that cannot be decoded ({type(error).__name__}: {error})"
-    channels = 1 if member == "mask" else 3
-    wanted: tuple[int, ...] = (size, size, 3) if channels == 3 else (size, size)
+    wanted: tuple[int, ...] = (size, size) if member == "mask" else (size, size, 3)
     if kind == "npy":
-        wanted = (channels, size, size)
+        wanted = (1 if member == "mask" else 3, size, size)
     return None if shape == wanted else f"has a {suffix} of the size {shape}, not {wanted}"

@@ -183,5 +183,5 @@ def _write_shard(
                     counts[factor][y] += 1
                 tar.write(sample)
             advance(len(samples))
-    record = Record(name, indices[0], len(indices), file.num_bytes, file.sha256, counts)
+    record = Record(name, indices[0], len(indices), file.num_bytes, file.digest.hexdigest(), counts)
     write_record(store, record)
