@@ -292,8 +292,10 @@ def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Te
 def _gather(chunks: deque[Chunk], places: Tensor) -> tuple[Tensor, Tensor]:
     """Returns images (N, 3, H, W) float32 in [-1, 1] and classes (3, N) of the places."""
     classes = torch.cat([chunk.classes for chunk in chunks], dim=1)[:, places]
-    held = [image for chunk in chunks for image in chunk.images.unbind()]
-    images = held[0].new_empty(len(places), *held[0].shape)
+    held = [(chunk.images, i) for chunk in chunks for i in range(len(chunk.images))]
+    some, _ = held[0]
+    images = some.new_empty(len(places), *some.shape[1:])
     for image, place in zip(images, places.tolist(), strict=True):
-        image.copy_(held[place])
+        of_chunk, i = held[place]
+        image.copy_(of_chunk[i])
     return to_images(images), classes
