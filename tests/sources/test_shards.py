@@ -25,7 +25,6 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.encode import draw_block
-from cgn_augment.sources.shards import _draw_places
 
 NUM = 96
 CONFIG = ShardConfig(num=NUM, shard_size=12, block_size=32, format="npy")
@@ -127,14 +126,6 @@ def test_a_step_that_needs_more_draws_from_all_that_is_held(
     sample = source.sample(32, seeded())
     assert len(set(indices_of(sample.images, drawn))) == 32
     assert len(source.sample(80, seeded())) == 80
-
-
-def test_places_of_the_oldest_come_first_and_without_repeats() -> None:
-    assert _draw_places([4, 4], 3, seeded()).max() < 4
-    assert sorted(_draw_places([4, 4], 6, seeded()).tolist())[:4] == [0, 1, 2, 3]
-    assert sorted(_draw_places([0, 4], 4, seeded()).tolist()) == [0, 1, 2, 3]
-    assert len(_draw_places([1, 1], 9, seeded())) == 9
-    assert _draw_places([0, 0], 1, seeded()) is None
 
 
 @pytest.mark.parametrize("shuffle", [0, 5, 256])
@@ -322,15 +313,11 @@ def test_arguments_that_cannot_be_are_errors(
         (2, Step(), r"a step of 1 ranks .* made for 2: pass it world_size=1, or leave it out"),
         (None, Step(0, 2, 2), "rank must be 0 to 1 of 2, got 2"),
         (None, Step(0, 0, 9), "8 shards are too few for 9 ranks"),
+        (None, torch.zeros(1), "a real batch goes to real="),
     ],
 )
-def test_a_step_of_other_ranks_is_an_error(
-    world_size: int | None, step: Step, message: str, shards: Path
+def test_another_step_is_an_error(
+    world_size: int | None, step: Any, message: str, shards: Path
 ) -> None:
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         ShardSource(shards, world_size=world_size).sample(1, seeded(), step)
-
-
-def test_a_real_batch_in_the_place_of_the_step_is_an_error(shards: Path) -> None:
-    with pytest.raises(ArgumentTypeError, match="a real batch goes to real="):
-        ShardSource(shards).sample(1, seeded(), torch.zeros(1))  # type: ignore[arg-type]
