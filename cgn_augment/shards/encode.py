@@ -61,9 +61,7 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
 def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Sample]:
     """Encodes those images of a block whose index is in `indices`.
 
-    Returns:
-        For each image a dict of bytes by suffix, with its key in `__key__` and its classes (not
-        written to the tar) in `__classes__`.
+    The classes of a sample lie in `__classes__` too, which is not written to the tar.
     """
     samples = []
     for index, row in enumerate(block.classes.T.tolist(), start=block.first):
@@ -124,11 +122,7 @@ def to_images(decoded: Tensor) -> Tensor:
 
 
 def image_kind(sample: Sample) -> ImageFormat:
-    """Returns the format of a sample's image.
-
-    Raises:
-        KeyError: it has none.
-    """
+    """Returns the format of a sample's image, or raises a KeyError if it has none."""
     for kind in IMAGE_FORMATS:
         if kind in sample:
             return kind

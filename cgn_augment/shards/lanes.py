@@ -1,11 +1,9 @@
 """The order in which a set of shards is read: a function of (seed, rank) alone.
 
-webdataset deals shards out to the workers of a loader, so that the order of the samples depends on
-how many workers there are. Here each rank deals its shards out to a fixed number of lanes, and each
-worker reads some of the lanes; chunk j of the stream comes from lane j modulo their number, whoever
-reads it. A lane goes through its shards in an order of each pass's own, and a shard through
-webdataset's shuffle with a seed of its own, so that any place can be found again without reading
-what comes before it, but for the beginning of one shard.
+Each rank deals its shards out to a fixed number of lanes, and each worker reads some of the lanes;
+chunk j of the stream comes from lane j modulo their number, whoever reads it. Passes and shards are
+shuffled with seeds of their own, so that a place is found without reading what comes before it, but
+for the beginning of one shard.
 """
 
 from __future__ import annotations

@@ -113,12 +113,7 @@ def open_set(
 ) -> None:
     """Writes the settings of a new set, or checks them against those that are there.
 
-    Args:
-        store: where the set goes.
-        settings: what was asked for.
-        versions: of this process.
-        resume: whether to go on with a set that was begun.
-        own: the shards that this process writes.
+    `own` are the shards that this process writes; `resume` goes on with a set that was begun.
 
     Raises:
         DataError: there is another set, or one that was begun and `resume` is off.

@@ -172,20 +172,17 @@ def _check_samples(
 ) -> str | None:
     """Returns the first thing that is wrong with the samples of a shard, or None."""
     counts = {factor: [0] * begun.settings["num_classes"] for factor in FACTORS}
-    belonging = begun.config.samples_of(shard)
-    expected, num = iter(belonging), 0
-    for sample in samples:
-        index = next(expected, None)
-        if index is None:
-            return f"has more than {record.num_samples} samples"
-        what = _check_sample(sample, begun, index)
+    belonging, num = begun.config.samples_of(shard), 0
+    for num, sample in enumerate(samples, start=1):
+        if num > len(belonging):
+            return f"has more than {len(belonging)} samples"
+        what = _check_sample(sample, begun, belonging[num - 1])
         if what is not None:
             return f"sample {sample['__key__']} {what}"
         found = json.loads(sample["json"])
         for factor in FACTORS:
             counts[factor][found[factor]] += 1
-        num += 1
-    if num != record.num_samples or num != len(belonging):
+    if not num == record.num_samples == len(belonging):
         return f"has {num} samples where {len(belonging)} belong"
     return None if counts == record.class_counts else "has other classes than its record counts"
 
