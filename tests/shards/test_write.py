@@ -62,15 +62,12 @@ def test_encoders_and_threads_do_not_change_the_bytes(
 def test_a_sample_depends_neither_on_the_shard_size_nor_on_how_many_there_are(
     whole: Path, tiny_cgn: SmallCGN, tmp_path: Path
 ) -> None:
-    def samples(folder: Path) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-        for path in sorted(folder.glob("*.tar")):
-            found |= members(path)
-        return found
-
     render(tiny_cgn, tmp_path / "set", ShardConfig(num=33, shard_size=5, block_size=8))
-    expected = {name: data for name, data in samples(whole).items() if int(name[:9]) < 33}
-    assert samples(tmp_path / "set") == expected
+    expected, found = (
+        {name: data for path in folder.glob("*.tar") for name, data in members(path).items()}
+        for folder in (whole, tmp_path / "set")
+    )
+    assert found == {name: data for name, data in expected.items() if int(name[:9]) < 33}
 
 
 def test_another_seed_is_another_set(whole: Path, tiny_cgn: SmallCGN, tmp_path: Path) -> None:
