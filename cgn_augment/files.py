@@ -8,10 +8,9 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.request import Request, urlopen
 from zipfile import is_zipfile
 
@@ -130,19 +129,15 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
-            with _mapping() if lazily else nullcontext():
-                mapped = lazily and is_zipfile(path)
+            mapped = lazily and is_zipfile(path)
+            # Also where the user wants writing to reach the file; on Windows torch never writes.
+            private = mapped and hasattr(mmap, "MAP_PRIVATE")
+            options = torch.serialization.set_default_mmap_options
+            with options(mmap.MAP_PRIVATE) if private else nullcontext():
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # the bytes of another file can make an unpickler raise anything
         reason = error.__context__ or error
         raise ValueError(str(reason) or type(reason).__name__) from error
-
-
-def _mapping() -> AbstractContextManager[None]:
-    """Keeps what is written to mapped tensors out of the file, also where the user wants it in."""
-    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, where torch never writes to the file
-        return nullcontext()
-    return torch.serialization.set_default_mmap_options(mmap.MAP_PRIVATE)
 
 
 def first_line(error: BaseException) -> str:
@@ -156,6 +151,7 @@ def read_safetensors(
     what: str,
     remedy: str,
     format: str | None = None,  # noqa: A002 - as the file's header calls it
+    only_header: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the tensors of a `.safetensors` file, and what it says of itself.
 
@@ -164,6 +160,7 @@ def read_safetensors(
         what: it should be, for the errors, such as "a masker".
         remedy: how to get such a file, such as "train one with …".
         format: the `format` that its header must name; None takes any.
+        only_header: leaves the tensors alone.
 
     Returns:
         The tensors by name, on the CPU, mapped into memory; and the header.
@@ -180,22 +177,25 @@ def read_safetensors(
         >>> state["bias"].shape, header
         (torch.Size([2]), {'format': 'mine/1'})
     """
-    with _opened_safetensors(path, what, remedy, format) as (file, header):
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not path.is_file():
+        raise FileError(f"there is no file {path}, which should be {what}: {remedy}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            names = [] if only_header else list(file.keys())
+            state = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read; it is cut off or not {what}: copy it again, or {remedy} "
+            f"({first_line(error)})"
+        ) from error
+    found = header.get("format")
+    if format is not None and found != format:
+        raise CheckpointError(
+            f"{path} has the format {found!r} and {what} has {format!r}: {remedy}"
+        )
     require_finite(state, path)
     return state, header
-
-
-def read_safetensors_header(
-    path: Path,
-    *,
-    what: str,
-    remedy: str,
-    format: str | None = None,  # noqa: A002 - as the file's header calls it
-) -> dict[str, str]:
-    """Reads what a `.safetensors` file says of itself; arguments and errors as above."""
-    with _opened_safetensors(path, what, remedy, format) as (_, header):
-        return header
 
 
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
@@ -207,28 +207,6 @@ def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
-
-
-@contextmanager
-def _opened_safetensors(
-    path: Path, what: str, remedy: str, file_format: str | None
-) -> Iterator[tuple[Any, dict[str, str]]]:
-    if not path.is_file():
-        raise FileError(f"there is no file {path}, which should be {what}: {remedy}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            found = header.get("format")
-            if file_format is not None and found != file_format:
-                raise CheckpointError(
-                    f"{path} has the format {found!r} and {what} has {file_format!r}: {remedy}"
-                )
-            yield file, header
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read; it is cut off or not {what}: copy it again, or {remedy} "
-            f"({first_line(error)})"
-        ) from error
 
 
 def save_tensors(

@@ -1,11 +1,9 @@
-"""Sets of shards for tests, and processes that render them and are killed."""
+"""Sets of shards for tests, and processes that render them."""
 
 from __future__ import annotations
 
 import multiprocessing
-import random
 import tarfile
-import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -40,58 +38,14 @@ def render(cgn: SmallCGN, out: Path, config: ShardConfig = FIFTY, **kwargs: Any)
         render_shards(cgn, out, config, rank=rank, world_size=world_size, **kwargs)
 
 
-def render_rank(
-    checkpoint: Path, out: Path, settings: dict[str, Any], rank: int, world_size: int = 2
-) -> None:
-    """Renders the shards of a rank, of a set that may have been begun."""
-    render(
-        load_cgn(checkpoint),
-        out,
-        ShardConfig(**settings),
-        ranks=[rank],
-        world_size=world_size,
-        resume=True,
-    )
+def render_rank(checkpoint: Path, out: Path, config: ShardConfig, rank: int) -> None:
+    """Renders the shards of one of two ranks, of a set that may have been begun."""
+    render(load_cgn(checkpoint), out, config, ranks=[rank], world_size=2, resume=True)
 
 
-def start_rank(*arguments: Any) -> BaseProcess:
-    """Starts `render_rank` in a process of its own."""
-    process = PROCESSES.Process(target=render_rank, args=arguments)
-    process.start()
-    return process
-
-
-def finish(checkpoint: Path, out: Path, settings: dict[str, Any]) -> None:
-    """Completes a set with two ranks."""
-    for process in [start_rank(checkpoint, out, settings, rank) for rank in (0, 1)]:
-        process.join()
-        assert process.exitcode == 0
-
-
-def kill_and_resume(
-    checkpoint: Path, folder: Path, settings: dict[str, Any], num_kills: int, seed: int
-) -> list[Path]:
-    """Renders sets with two ranks, killing both at random moments; returns the sets, complete.
-
-    A set is resumed until it is complete, and then the next is begun, until so many kills have met
-    a rank at work.
-    """
-    chance = random.Random(seed)
-    finish(checkpoint, folder / "starting", settings)  # and the server with it
-    start = time.monotonic()
-    finish(checkpoint, folder / "timing", settings)
-    duration = time.monotonic() - start
-    kills, sets = 0, [folder / "set0"]
-    while kills < num_kills:
-        processes = [start_rank(checkpoint, sets[-1], settings, rank) for rank in (0, 1)]
-        for process in chance.sample(processes, 2):
-            time.sleep(chance.uniform(0, duration / 2))
-            kills += process.is_alive()
-            process.kill()
-        for process in processes:
-            process.join()
-        if (sets[-1] / "manifest.json").exists() and kills < num_kills:
-            sets.append(folder / f"set{len(sets)}")
-    for begun in sets:  # those before the last were killed after their manifest was written
-        finish(checkpoint, begun, settings)
-    return sets
+def start_ranks(*arguments: Any) -> list[BaseProcess]:
+    """Starts `render_rank` in two processes."""
+    processes = [PROCESSES.Process(target=render_rank, args=(*arguments, r)) for r in (0, 1)]
+    for process in processes:
+        process.start()
+    return processes

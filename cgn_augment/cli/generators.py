@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
-from torch import Tensor
 
-from cgn_augment.generators import CGN, load_cgn
+from cgn_augment.generators import load_cgn
 from cgn_augment.generators.interpolation import Change, interpolate_classes
 from cgn_augment.images.imagenet_classes import class_names, find_class, find_classes
 from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
@@ -125,21 +123,11 @@ def interpolate(
     kinds = ([save] if isinstance(save, str) else save) or every
     shown = {kind: images for kind, images in pictures(factors).items() if kind in kinds}
     if animated:
-        print(write_animation(_side_by_side(shown), out, frames_per_second))
-    else:
-        print(save_figure(_draw_frames(network, shown, way, steps), out))
-
-
-def _side_by_side(shown: dict[str, Tensor]) -> Tensor:
-    """Returns (N, 3, H, W · kinds) uint8."""
-    return torch.cat([to_bytes(x).expand(-1, 3, -1, -1) for x in shown.values()], dim=3)
-
-
-def _draw_frames(network: CGN, shown: dict[str, Tensor], way: list[int], steps: int) -> Figure:
-    """Draws a sheet with a column a frame; the frames that show a class are named after it."""
+        parts = [to_bytes(images).expand(-1, 3, -1, -1) for images in shown.values()]
+        print(write_animation(torch.cat(parts, dim=3), out, frames_per_second))
+        return
     names = class_names(network.num_classes)
-    num = len(next(iter(shown.values())))
-    captions = [""] * num
+    captions = [""] * len(factors)
     for stop, y in enumerate(way):
         captions[stop * steps] = f"class {y}" if names is None else names[y]
-    return draw_sheet(shown, {list(shown)[-1]: captions})
+    print(save_figure(draw_sheet(shown, {list(shown)[-1]: captions}), out))

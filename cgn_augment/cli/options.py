@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from inspect import Parameter, Signature, getdoc, signature
 from typing import Any, get_type_hints
@@ -12,7 +12,7 @@ from cgn_augment.errors import ArgumentError
 
 
 def settings_as_options(
-    kind: type[Any], **optional: str
+    kind: type[Any], without: Collection[str] = (), **optional: str
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Lets a command have an option for each setting of a dataclass, beside its own arguments.
 
@@ -20,7 +20,8 @@ def settings_as_options(
     in its place, with their types, defaults and descriptions; `run_commands` takes it.
 
     Args:
-        kind: a dataclass with an "Attributes:" section.
+        kind: a dataclass with an "Attributes:" or an "Args:" section.
+        without: settings with a default that are no options.
         optional: settings without a default that are options too, and not positions, by name; the
             text says what to give where one is missing.
 
@@ -56,7 +57,7 @@ def settings_as_options(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         first, *own = signature(command, eval_str=True).parameters.values()
-        options = _options(kind, optional)
+        options = [each for each in _options(kind, optional) if each.name not in without]
         names = [option.name for option in options]
 
         def run(**given: Any) -> None:
@@ -95,7 +96,9 @@ def _options(kind: type[Any], optional: Mapping[str, str]) -> list[Parameter]:
 
 def _describe(command: Callable[..., None], kind: type[Any], argument: str) -> str:
     """Puts what the settings are in the place of what the argument is that they come from."""
-    section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", getdoc(kind) or "", flags=re.MULTILINE)
+    section = re.search(
+        r"^(?:Attributes|Args):\n((?: .*\n?|\n)+)", getdoc(kind) or "", flags=re.MULTILINE
+    )
     settings = f"{section[1].rstrip()}\n" if section else ""
     told = re.compile(rf"^    {argument}:.*\n(?:      .*\n)*", flags=re.MULTILINE)
     return told.sub(lambda _: settings, f"{getdoc(command)}\n")

@@ -80,7 +80,7 @@ def run_commands(
             function, all of whose arguments are options.
         arguments: of the command line by default.
     """
-    given = complete_switches(plain_names(sys.argv[1:] if arguments is None else arguments))
+    given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         auto_cli(
             commands,
@@ -108,36 +108,25 @@ def _stop(status: int, message: str) -> NoReturn:
     sys.exit(status)
 
 
-def plain_names(arguments: Sequence[str]) -> list[str]:
-    """Lets `--world-size` stand for `--world_size`, the only name that jsonargparse takes.
+def plain_arguments(arguments: Sequence[str]) -> list[str]:
+    """Lets `--world-size` stand for `--world_size`, and `--resume` stand alone.
+
+    jsonargparse takes the one name, and wants a value after every option.
 
     Example:
-        >>> from cgn_augment.cli.program import plain_names
-        >>> plain_names(["--world-size=2", "--out", "my-set"])
-        ['--world_size=2', '--out', 'my-set']
+        >>> from cgn_augment.cli.program import plain_arguments
+        >>> plain_arguments(["--world-size=2", "--resume", "--out", "my-set"])
+        ['--world_size=2', '--resume=true', '--out', 'my-set']
     """
     plain = []
-    for argument in arguments:
+    for argument, after in zip(arguments, [*arguments, "--"][1:], strict=True):
         name, equals, value = argument.partition("=")
+        if argument == "--resume" and after.startswith("--"):
+            equals, value = "=", "true"
         if name.startswith("--"):
             argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
         plain.append(argument)
     return plain
-
-
-def complete_switches(arguments: Sequence[str]) -> list[str]:
-    """Lets `--resume` stand alone; jsonargparse wants a value after every option.
-
-    Example:
-        >>> from cgn_augment.cli.program import complete_switches
-        >>> complete_switches(["small", "--resume", "--seed", "1"])
-        ['small', '--resume=true', '--seed', '1']
-    """
-    following = [*arguments, "--"][1:]
-    return [
-        f"{argument}=true" if argument == "--resume" and after.startswith("--") else argument
-        for argument, after in zip(arguments, following, strict=True)
-    ]
 
 
 def _places(commands: Commands | Callable[..., Any], given: Sequence[str]) -> str | None:

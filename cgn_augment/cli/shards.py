@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from tqdm import tqdm
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.cli.options import settings_as_options
 from cgn_augment.generators import load_cgn
 from cgn_augment.interventions import Interventions
 from cgn_augment.pictures.sheets import check_picture, save_figure
-from cgn_augment.shards.config import ImageFormat, Member, ShardConfig
+from cgn_augment.shards.config import ShardConfig
 from cgn_augment.shards.summary import draw_shards, summarize_shards
 from cgn_augment.shards.verify import advice, verify_shards
 from cgn_augment.shards.write import render_shards
 
 
+@settings_as_options(ShardConfig, without=("interventions",))
 def render(
-    cgn: str = "",
-    num: int = 0,
-    out: str = "",
-    seed: int = 0,
-    format: ImageFormat = "png",  # noqa: A002 - the name of the option
-    quality: int = 95,
-    label: str = "shape",
-    members: list[Member] = [],  # noqa: B006 - jsonargparse shows the default, and it stays empty
+    config: ShardConfig,
+    cgn: str,
+    out: str,
     shape: list[int] | None = None,
     texture: list[int] | None = None,
     background: list[int] | None = None,
     num_per_shape: int = 1,
-    shard_size: int = 10_000,
-    block_size: int = 64,
     rank: int | None = None,
     world_size: int | None = None,
     num_encoders: int = 1,
@@ -43,42 +38,23 @@ def render(
     the --world-size. After an interruption the same command with --resume completes the set.
 
     Args:
+        config: of the set.
         cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
-        num: images.
         out: folder or URL (such as s3://bucket/folder) of the set.
-        seed: of classes and noise.
-        format: png, jpg, webp, or npy (float32, as drawn).
-        quality: of jpg and webp, 1 to 100.
-        label: the factor that becomes the label: shape, texture or background.
-        members: further files of a sample: mask, foreground, background.
         shape: classes that shapes are drawn from (default: all).
         texture: classes that textures are drawn from (default: all).
         background: classes that backgrounds are drawn from (default: all).
         num_per_shape: this many neighbours show the same shape.
-        shard_size: images of a shard.
-        block_size: images that go through the network together; another number changes last digits.
         rank: which of the processes this is (default: torchrun's).
         world_size: how many processes there are (default: torchrun's).
         num_encoders: threads that encode.
         device: where to draw, such as cpu or cuda.
         resume: go on with what is in OUT.
     """
-    missing = [f"--{n}" for n, given in {"cgn": cgn, "num": num, "out": out}.items() if not given]
-    if missing:
-        raise ArgumentError(f"shards needs {', '.join(missing)}: see cgn-augment shards --help")
-    config = ShardConfig(
-        num=num,
-        seed=seed,
-        format=format,
-        quality=quality,
-        label=label,  # type: ignore[arg-type]
-        members=tuple(members),
-        shard_size=shard_size,
-        block_size=block_size,
-        interventions=Interventions(
-            shape=shape, texture=texture, background=background, num_per_shape=num_per_shape
-        ),
+    rules = Interventions(
+        shape=shape, texture=texture, background=background, num_per_shape=num_per_shape
     )
+    config = replace(config, interventions=rules)
     try:
         manifest = render_shards(
             load_cgn(cgn, device=device),

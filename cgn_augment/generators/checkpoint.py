@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cgn_augment.errors import ArgumentError, FileError, UsageError
-from cgn_augment.files import read_safetensors_header, save_tensors
+from cgn_augment.files import read_safetensors, save_tensors
 from cgn_augment.generators.assembly import CGN, FORMAT, REMEDY, read_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.truncation import TruncationLookup
@@ -94,7 +94,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     path = find_weights(path)
     if path.suffix != ".safetensors":
         return {}
-    return read_safetensors_header(path, what="a CGN", remedy=REMEDY)
+    return read_safetensors(path, what="a CGN", remedy=REMEDY, only_header=True)[1]
 
 
 def bundled_generators() -> list[str]:

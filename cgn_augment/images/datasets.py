@@ -7,7 +7,7 @@ testing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,16 @@ def open_images(
         >>> images.classes, images.dataset[1][0].shape
         (('cat', 'dog'), torch.Size([3, 32, 32]))
     """
-    names = _names(classes)
+    if isinstance(classes, int):
+        classes = class_names(classes) or [str(label) for label in range(classes)]
+    names = None if classes is None else tuple(classes)
     if place.startswith(HUGGING_FACE):
-        images: ImageSet = open_hugging_face(place.removeprefix(HUGGING_FACE), transform, names)
+        images: ImageSet = _open_hugging_face(place.removeprefix(HUGGING_FACE), transform, names)
     elif place.endswith(".tar"):
-        images = open_shards(place, transform, names, num_images)
-    else:
-        images = open_folder(Path(place), transform)
+        images = _open_shards(place, transform, names, num_images)
+    else:  # labels go by the order of the folders' names
+        found = find_labelled_images(Path(place))
+        images = MapImages(_FolderImages(found, transform), found.classes)
     if names is not None and images.classes != names:
         raise ArgumentError(
             f"{place} says itself which {len(images.classes)} classes it has: leave classes out"
@@ -107,25 +110,9 @@ def open_images(
     return images
 
 
-def open_folder(path: Path, transform: Transform) -> MapImages:
-    """Opens a folder with one folder of images for each class; labels go by their names' order.
-
-    Raises:
-        DataError: it is missing, or laid out differently.
-    """
-    found = find_labelled_images(path)
-    return MapImages(_FolderImages(found, transform), found.classes)
-
-
-def open_shards(
+def _open_shards(
     urls: str, transform: Transform, classes: tuple[str, ...] | None, num_images: int | None
 ) -> ShardImages:
-    """Opens WebDataset shards.
-
-    Raises:
-        ArgumentError: no classes, or a number of images that cannot be.
-        DataError: a shard on this machine is missing.
-    """
     if classes is None:
         raise ArgumentError(
             "shards do not say which classes there are: pass classes, their number or their names"
@@ -142,22 +129,9 @@ def open_shards(
     return ShardImages(shards, classes, transform, num_images)
 
 
-def open_hugging_face(
+def _open_hugging_face(
     name_and_split: str, transform: Transform, classes: tuple[str, ...] | None
 ) -> MapImages:
-    """Opens a split of a dataset of Hugging Face.
-
-    Args:
-        name_and_split: `NAME@SPLIT`. The name is that of a folder, as `save_to_disk` wrote it or as
-            `load_dataset` reads it, or one of the hub.
-        transform: of an image.
-        classes: names of the classes, where the labels are plain integers.
-
-    Raises:
-        ArgumentError: no split, or no classes.
-        DataError: it cannot be loaded, or has no images and labels.
-        MissingPackageError: the package datasets is not installed.
-    """
     name, at, split = name_and_split.rpartition("@")
     if not at:
         raise ArgumentError(
@@ -224,10 +198,7 @@ def training_transform(
     crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
     resize = transforms.Resize((size, size))
     flips = [transforms.RandomHorizontalFlip()] if flip else []
-    made: Transform = transforms.Compose(
-        [resize if min_scale == 1 else crop, *flips, *_to_tensor(mean, std)]
-    )
-    return made
+    return _normalised([resize if min_scale == 1 else crop, *flips], mean, std)
 
 
 def evaluation_transform(
@@ -248,15 +219,13 @@ def evaluation_transform(
 
     size = require_count("image_size", image_size)
     resize = transforms.Resize(round(size / require_part("crop", crop)))
-    made: Transform = transforms.Compose(
-        [resize, transforms.CenterCrop(size), *_to_tensor(mean, std)]
-    )
-    return made
+    return _normalised([resize, transforms.CenterCrop(size)], mean, std)
 
 
+@dataclass(frozen=True)
 class _FolderImages(Dataset[tuple[Tensor, int]]):
-    def __init__(self, found: LabelledPaths, transform: Transform) -> None:
-        self.found, self.transform = found, transform
+    found: LabelledPaths
+    transform: Transform
 
     def __len__(self) -> int:
         return len(self.found.paths)
@@ -265,9 +234,12 @@ class _FolderImages(Dataset[tuple[Tensor, int]]):
         return self.transform(read_image(self.found.paths[index])), self.found.labels[index]
 
 
+@dataclass(frozen=True)
 class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
-    def __init__(self, rows: Any, image: str, label: str, transform: Transform) -> None:
-        self.rows, self.image, self.label, self.transform = rows, image, label, transform
+    rows: Any
+    image: str
+    label: str
+    transform: Transform
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -277,15 +249,9 @@ class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
         return self.transform(row[self.image].convert("RGB")), int(row[self.label])
 
 
-def _to_tensor(mean: Sequence[float], std: Sequence[float]) -> list[Callable[[Any], Any]]:
+def _normalised(steps: list[Any], mean: Sequence[float], std: Sequence[float]) -> Transform:
     from torchvision import transforms  # imports much
 
-    return [transforms.ToTensor(), transforms.Normalize(list(mean), list(std))]
-
-
-def _names(classes: int | Sequence[str] | None) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
-    if isinstance(classes, int):
-        return class_names(classes) or tuple(map(str, range(classes)))
-    return tuple(classes)
+    last = [transforms.ToTensor(), transforms.Normalize(list(mean), list(std))]
+    made: Transform = transforms.Compose([*steps, *last])
+    return made

@@ -37,13 +37,7 @@ class LoadConfig:
 
 
 def make_loader(dataset: Any, config: LoadConfig, batch_size: int | None) -> DataLoader[Any]:
-    """Returns a loader that leaves the global generators alone.
-
-    Args:
-        dataset: of pairs, or of ready batches.
-        config: how it is read.
-        batch_size: images of a batch; None for ready batches.
-    """
+    """Returns a loader that leaves the global generators alone; None is for ready batches."""
     return DataLoader(
         dataset,
         batch_size,

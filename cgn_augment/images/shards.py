@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -94,40 +94,35 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        config, trains = self.config, self.num_steps is not None
+        config, shards = self.config, list(self.images.shards)
+        if self.num_steps is not None:
+            generator = step_generator(Purpose.SHARD_ORDER, config.seed, self.epoch)
+            shards = [shards[i] for i in torch.randperm(len(shards), generator=generator).tolist()]
         reader = config.rank * num_workers + worker
-        num_readers = config.world_size * num_workers
-        samples = self._samples(self._order(trains)[reader::num_readers], trains)
+        samples = self._samples(shards[reader :: config.world_size * num_workers])
         made = (self._decode(sample, (worker, place)) for place, sample in enumerate(samples))
-        share = None if self.num_steps is None else len(range(worker, self.num_steps, num_workers))
-        for _ in range(share) if share is not None else cycle([0]):
+        turns = count() if self.num_steps is None else range(worker, self.num_steps, num_workers)
+        for _ in turns:
             batch = list(islice(made, config.batch_size))
             if not batch:
                 return
             images, labels = zip(*batch, strict=True)
             yield torch.stack(images), torch.tensor(labels)
 
-    def _order(self, shuffled: bool) -> list[str]:
-        shards = list(self.images.shards)
-        if not shuffled:
-            return shards
-        generator = step_generator(Purpose.SHARD_ORDER, self.config.seed, self.epoch)
-        return [shards[i] for i in torch.randperm(len(shards), generator=generator).tolist()]
-
-    def _samples(self, shards: list[str], again: bool) -> Iterator[Sample]:
+    def _samples(self, shards: list[str]) -> Iterator[Sample]:
         """Yields the samples of shards; in training without an end, each shard shuffled."""
+        again = self.num_steps is not None
         found = True
         while found:
             found = False
             for number, url in enumerate(shards):
                 seed = step_seed(Purpose.SHARD_SHUFFLE, self.config.seed, self.epoch, number)
-                shuffle = _SHUFFLED_OVER if again else 0
-                for sample in read_shard(url, shuffle=shuffle, seed=seed):
+                for sample in read_shard(url, shuffle=_SHUFFLED_OVER if again else 0, seed=seed):
                     found = True
                     yield sample
-            if again and not found:
-                raise DataError(f"{', '.join(shards)}: there is no sample in them")
-            found = found and again
+            if not again:
+                return
+        raise DataError(f"{', '.join(shards)}: there is no sample in them")
 
     def _decode(self, sample: Sample, key: tuple[int, int]) -> tuple[Tensor, int]:
         kind = next((suffix for suffix in SUFFIXES if suffix in sample), None)

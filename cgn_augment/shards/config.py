@@ -9,10 +9,11 @@ which a pixel here and there is a grey level off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from cgn_augment.checks import require_choice, require_counts
+from cgn_augment.checks import require_choice, require_choices, require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.interventions import Interventions
@@ -20,6 +21,8 @@ from cgn_augment.types import FACTORS, Mechanisms
 
 ImageFormat = Literal["png", "jpg", "webp", "npy"]
 Member = Literal["mask", "foreground", "background"]
+
+Label = Literal["shape", "texture", "background"]
 
 MEMBERS = get_args(Member)
 MANIFEST, INFO, SETTINGS = "manifest.json", "_info.json", "_settings.json"
@@ -60,8 +63,8 @@ class ShardConfig:
     seed: int = 0
     format: ImageFormat = "png"
     quality: int = 95
-    label: Literal["shape", "texture", "background"] = "shape"
-    members: tuple[Member, ...] = ()
+    label: Label = "shape"
+    members: Sequence[Member] = ()
     shard_size: int = 10_000
     block_size: int = 64
     interventions: Interventions = field(default_factory=Interventions)
@@ -71,8 +74,7 @@ class ShardConfig:
         require_counts(self, "seed", least=0)
         if self.quality > 100:
             raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
-        require_choice("format", self.format, get_args(ImageFormat))
-        require_choice("label", self.label, FACTORS)
+        require_choices(self, format=ImageFormat, label=Label)
         if isinstance(self.members, str):
             raise ArgumentTypeError(f"members must be a list of names, got {self.members!r}")
         for member in self.members:
@@ -101,10 +103,6 @@ class ShardConfig:
         """Returns the blocks that hold the images of `shard`; its ends may be parts of blocks."""
         samples = self.samples_of(shard)
         return range(samples[0] // self.block_size, samples[-1] // self.block_size + 1)
-
-    def shards_of(self, rank: int, world_size: int) -> range:
-        """Returns the shards that `rank` writes: no two ranks write the same."""
-        return range(rank, self.num_shards, world_size)
 
     def place(self, index: int) -> dict[str, int]:
         """Returns the index of an image and the seed of the generator of its noise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
-from cgn_augment.shards.sampling import draw_numbered, numbered_classes, pictures, to_bytes
+from cgn_augment.shards.sampling import draw_numbered, numbered_classes, pictures, to_pixels
 from cgn_augment.types import FACTORS, Mechanisms
 
 Array = npt.NDArray[Any]
 
-IMAGE_FORMATS = ("png", "jpg", "webp", "npy")
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,7 @@ class Block:
 
 @torch.no_grad()
 def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
-    """Draws a block, always whole.
-
-    Args:
-        cgn: a frozen CGN.
-        config: of the set.
-        block: its number.
-    """
+    """Draws the block of this number, always whole."""
     first = block * config.block_size
     rules, numbers = config.interventions, range(first, first + config.block_size)
     classes = numbered_classes(rules, cgn.num_classes, numbers, config.seed)
@@ -59,23 +53,21 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
     for suffix in config.suffixes:
         member, _, kind = suffix.rpartition(".")
         if kind in IMAGE_FORMATS:
-            arrays[suffix] = _to_array(drawn[member or "composite"].float(), kind)
+            images = drawn[member or "composite"].float()
+            arrays[suffix] = images.cpu().numpy() if kind == "npy" else to_pixels(images)
     return Block(first, classes.numpy(), arrays)
 
 
 def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Sample]:
     """Encodes those images of a block whose index is in `indices`.
 
-    Returns:
-        For each image a dict of bytes by suffix, with its key in `__key__` and its classes (not
-        written to the tar) in `__classes__`.
+    The classes of a sample lie in `__classes__` too, which is not written to the tar.
     """
     samples = []
-    for place in range(len(block.classes[0])):
-        index = block.first + place
+    for index, row in enumerate(block.classes.T.tolist(), start=block.first):
         if index not in indices:
             continue
-        classes = dict(zip(FACTORS, block.classes[:, place].tolist(), strict=True))
+        classes = dict(zip(FACTORS, row, strict=True))
         sample: Sample = {
             "__key__": sample_key(index),
             "__classes__": classes,
@@ -84,7 +76,7 @@ def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Samp
         }
         for suffix, arrays in block.pictures.items():
             kind = suffix.rpartition(".")[2]
-            sample[suffix] = encode_picture(arrays[place], kind, config.quality)
+            sample[suffix] = encode_picture(arrays[index - block.first], kind, config.quality)
         samples.append(sample)
     return samples
 
@@ -99,10 +91,8 @@ def encode_picture(array: Array, kind: str, quality: int = 95) -> bytes:
     if kind == "jpg":
         # Without subsampling: at 32x32 it would halve the colours' resolution to 16x16.
         picture.save(file, "JPEG", quality=quality, subsampling=0)
-    elif kind == "webp":
-        picture.save(file, "WEBP", quality=quality)
     else:
-        picture.save(file, "PNG")
+        picture.save(file, kind, quality=quality)
     return file.getvalue()
 
 
@@ -122,32 +112,18 @@ def decode_picture(data: bytes, kind: str) -> Array:
         return np.asarray(picture)
 
 
-def to_images(arrays: list[Array]) -> Tensor:
+def to_images(decoded: Tensor) -> Tensor:
     """Returns decoded images as (N, 3, H, W) float32 in [-1, 1]; masks (N, 1, H, W) in [0, 1]."""
-    stacked = np.stack(arrays)
-    if stacked.dtype != np.uint8:
-        return torch.from_numpy(stacked)
-    if stacked.ndim == 3:
-        return torch.from_numpy(stacked)[:, None].float().div_(255)
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
+    if decoded.dtype != torch.uint8:
+        return decoded
+    if decoded.dim() == 3:
+        return decoded[:, None].float().div_(255)
+    return decoded.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
 
 
 def image_kind(sample: Sample) -> ImageFormat:
-    """Returns the format of a sample's image.
-
-    Raises:
-        KeyError: it has none.
-    """
+    """Returns the format of a sample's image, or raises a KeyError if it has none."""
     for kind in IMAGE_FORMATS:
         if kind in sample:
-            return kind  # type: ignore[return-value]
+            return kind
     raise KeyError(f"no image of the kinds {', '.join(IMAGE_FORMATS)}")
-
-
-def _to_array(images: Tensor, kind: str) -> Array:
-    if kind == "npy":
-        return images.cpu().numpy()
-    pixels = to_bytes(images)
-    return (
-        (pixels[:, 0] if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).contiguous().numpy()
-    )

@@ -1,11 +1,9 @@
 """The order in which a set of shards is read: a function of (seed, rank) alone.
 
-webdataset deals shards out to the workers of a loader, so that the order of the samples depends on
-how many workers there are. Here each rank deals its shards out to a fixed number of lanes, and each
-worker reads some of the lanes; chunk j of the stream comes from lane j modulo their number, whoever
-reads it. A lane goes through its shards in an order of each pass's own, and a shard through
-webdataset's shuffle with a seed of its own, so that any place can be found again without reading
-what comes before it, but for the beginning of one shard.
+Each rank deals its shards out to a fixed number of lanes, and each worker reads some of the lanes;
+chunk j of the stream comes from lane j modulo their number, whoever reads it. Passes and shards are
+shuffled with seeds of their own, so that a place is found without reading what comes before it, but
+for the beginning of one shard.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, count, islice, repeat
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -91,19 +89,6 @@ class ReadPlan:
             order = torch.randperm(len(order), generator=generator).tolist()
         return order[self.rank :: self.world_size][lane :: self.num_lanes]
 
-    def locate(self, lane: int, place: int) -> tuple[int, int, int]:
-        """Finds a sample of a lane.
-
-        Returns:
-            The pass, how many shards of it come before, and how many samples of the next.
-        """
-        for number in count():
-            for position, shard in enumerate(self.shards_of(lane, number)):
-                if place < self.shards[shard].length:
-                    return number, position, place
-                place -= self.shards[shard].length
-        raise AssertionError  # pragma: no cover - count() has no end
-
 
 class ChunkDataset(IterableDataset[Chunk]):
     """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes."""
@@ -127,21 +112,21 @@ class ChunkDataset(IterableDataset[Chunk]):
 
 def read_lane(plan: ReadPlan, lane: int, place: int) -> Iterator[Sample | str]:
     """Yields the samples of a lane from `place` on, or for a sample that is lost what is wrong."""
-    number, position, offset = plan.locate(lane, place)
-    while True:
-        for shard in plan.shards_of(lane, number)[position:]:
-            yield from islice(read_slots(plan, shard, number), offset, None)
-            offset = 0
-        number, position = number + 1, 0
+    for number in count():
+        for shard in plan.shards_of(lane, number):
+            length = plan.shards[shard].length
+            if place < length:
+                yield from islice(read_slots(plan, shard, number), place, None)
+            place = max(0, place - length)
 
 
 def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str]:
     """Yields exactly as many samples of a shard as it should have, in the order of the pass."""
     url, length = plan.shards[shard]
-    errors: list[str] = []
+    lost = [f"{url} has fewer samples than {length}"]
 
     def stop(error: Exception) -> bool:
-        errors.append(f"{url} cannot be read further: {type(error).__name__}: {error}")
+        lost.append(f"{url} cannot be read further: {type(error).__name__}: {error}")
         return False
 
     shapes = plan.shapes
@@ -152,9 +137,7 @@ def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str
         keep=None if shapes is None else lambda sample: _shape(sample) in shapes,
         handler=stop,
     )
-    missing = f"{url} has fewer samples than {length}"
-    lost = (errors[0] if errors else missing for _ in repeat(0))
-    yield from islice(chain(samples, lost), length)
+    yield from islice(chain(samples, (lost[-1] for _ in count())), length)
 
 
 def decode_chunk(samples: list[Sample | str]) -> Chunk:

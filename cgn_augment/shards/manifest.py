@@ -26,13 +26,12 @@ from cgn_augment.shards.config import (
     shard_name,
     shard_number,
 )
-from cgn_augment.shards.store import Store, require_set
+from cgn_augment.shards.store import Store
 from cgn_augment.types import FACTORS
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "cgn_augment_shards/1"
-SPLIT = "train"
 
 ClassCounts = dict[str, list[int]]
 
@@ -80,11 +79,8 @@ class Manifest:
     @property
     def class_counts(self) -> ClassCounts:
         """For each factor the images of each class, over all shards."""
-        return {
-            factor: [sum(column) for column in zip(*rows, strict=True)]
-            for factor in FACTORS
-            for rows in [[record.class_counts[factor] for record in self.shards]]
-        }
+        counts = {factor: [r.class_counts[factor] for r in self.shards] for factor in FACTORS}
+        return {f: [sum(column) for column in zip(*counts[f], strict=True)] for f in FACTORS}
 
     @property
     def num_samples(self) -> int:
@@ -117,12 +113,7 @@ def open_set(
 ) -> None:
     """Writes the settings of a new set, or checks them against those that are there.
 
-    Args:
-        store: where the set goes.
-        settings: what was asked for.
-        versions: of this process.
-        resume: whether to go on with a set that was begun.
-        own: the shards that this process writes.
+    `own` are the shards that this process writes; `resume` goes on with a set that was begun.
 
     Raises:
         DataError: there is another set, or one that was begun and `resume` is off.
@@ -214,12 +205,14 @@ def close_set(store: Store) -> Manifest | None:
     if len(manifest.shards) < manifest.config.num_shards:
         return None
     store.write(INFO, to_json(make_info(manifest)))
-    facts = asdict(manifest)
-    shards = facts.pop("shards")
-    counts = manifest.class_counts
-    store.write(
-        MANIFEST, to_json({"format": FORMAT, **facts, "class_counts": counts, "shards": shards})
-    )
+    facts = {
+        "format": FORMAT,
+        "settings": manifest.settings,
+        "versions": manifest.versions,
+        "class_counts": manifest.class_counts,
+        "shards": [asdict(record) for record in manifest.shards],
+    }
+    store.write(MANIFEST, to_json(facts))
     return manifest
 
 
@@ -241,21 +234,22 @@ def read_manifest(store: Store) -> Manifest:
 
 def make_info(manifest: Manifest) -> dict[str, Any]:
     """Returns the index of the set in the layout that timm's WebDataset reader takes."""
-    return {
-        "splits": {
-            SPLIT: {
-                "name": SPLIT,
-                "num_samples": manifest.num_samples,
-                "filenames": [record.name for record in manifest.shards],
-                "shard_lengths": [record.num_samples for record in manifest.shards],
-            }
-        }
+    split = {
+        "name": "train",
+        "num_samples": manifest.num_samples,
+        "filenames": [record.name for record in manifest.shards],
+        "shard_lengths": [record.num_samples for record in manifest.shards],
     }
+    return {"splits": {"train": split}}
 
 
 def _read_json(store: Store, name: str) -> Any:
-    text = require_set(store, name)
     try:
-        return json.loads(text)
+        return json.loads(store.read(name))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{store.url} has no {name}, so it is not a complete set of shards: give the folder or "
+            "URL that 'cgn-augment shards' wrote to, or complete the set with --resume"
+        ) from error
     except ValueError as error:
         raise DataError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -68,24 +70,20 @@ def choose_classes(
     require_count("num", num)
     if same and (texture is not None or background is not None):
         raise ArgumentError("with same, all factors get the class of the shape: give shape alone")
+    kept: dict[str, Any] = {"shape": shape, "texture": texture, "background": background}
     if mode == "best":
         if num_classes != IMAGENET_CLASSES:
             raise ArgumentError(
                 f"best classes are known of ImageNet's 1000 classes, and this CGN has "
                 f"{num_classes}: take the mode random, or list classes"
             )
-        shape = best_classes("shape") if shape is None else shape
-        texture = best_classes("texture") if texture is None else texture
-        background = best_classes("background") if background is None else background
-    interventions = Interventions(shape=shape, texture=texture, background=background)
-    if mode == "per-class":
-        # Each once, in the order given.
-        shapes = [y for (y,) in interventions.choices("shape", num_classes) for _ in range(num)]
-    else:
-        shapes = [-1] * num
-    drawn = numbered_classes(interventions, num_classes, range(len(shapes)), seed)
-    given = torch.tensor(shapes)
-    drawn[0] = torch.where(given >= 0, given, drawn[0])
+        kept = {factor: best_classes(factor) if y is None else y for factor, y in kept.items()}
+    interventions = Interventions(**kept)
+    shapes = [y for (y,) in interventions.choices("shape", num_classes) for _ in range(num)]
+    num = len(shapes) if mode == "per-class" else num
+    drawn = numbered_classes(interventions, num_classes, range(num), seed)
+    if mode == "per-class":  # each once, in the order given
+        drawn[0] = torch.tensor(shapes)
     return drawn[:1].repeat(3, 1) if same else drawn
 
 
@@ -105,7 +103,7 @@ def numbered_classes(
         (3, N) int64 classes of shape, texture and background.
 
     Raises:
-        ArgumentError: other interventions than uniform ones, or a class that the CGN lacks.
+        ArgumentError: a class that the CGN lacks.
 
     Example:
         >>> from cgn_augment import Interventions
@@ -114,11 +112,6 @@ def numbered_classes(
         >>> bool((numbered_classes(Interventions(), 10, [3])[:, 0] == both[:, 3]).all())
         True
     """
-    if interventions.kind != "uniform":
-        raise ArgumentError(
-            f"numbered images are drawn without a real batch, whose classes "
-            f"Interventions({interventions.kind!r}) would permute: use 'uniform'"
-        )
     every = interventions.num_per_shape
     own = _draw_shares(numbers, seed)
     leaders = own if every == 1 else _draw_shares([n - n % every for n in numbers], seed)
@@ -231,17 +224,38 @@ def write_samples(
     if not save:
         raise ArgumentError(f"save must name one or more of {', '.join(KINDS)}")
     require_count("chunk", chunk)
-    _make_folder(folder, save)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(
+            f"{folder} is there already and is not an empty folder: name another, so that images "
+            "of two runs are not mixed"
+        )
+    for kind in save:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
     written = {**(settings or {}), "fingerprint": cgn.fingerprint, "seed": seed}
     (folder / "settings.json").write_text(json.dumps(written, indent=2) + "\n")
-    rows = _Rows(folder, class_names(cgn.num_classes))
-    num = classes.shape[1]
-    with tqdm(total=num, desc="drawing", delay=2, disable=None) as bar:
+    names, num = class_names(cgn.num_classes), classes.shape[1]
+    with (
+        tqdm(total=num, desc="drawing", delay=2, disable=None) as bar,
+        (folder / "labels.csv").open("w", buffering=1, newline="") as table,
+        (folder / "labels.jsonl").open("w", buffering=1) as lines,
+    ):
         for first in range(0, num, chunk):
             drawn = classes[:, first : first + chunk]
             factors = draw_numbered(cgn, drawn, first, seed=seed, fixed_noise=fixed_noise)
-            for number, files in enumerate(_save(factors, folder, save, first), start=first):
-                rows.add(number, classes[:, number].tolist(), files)
+            drawn_pictures = pictures(factors)
+            stacks = {kind: to_pixels(drawn_pictures[kind]) for kind in save}
+            for number, own in enumerate(drawn.T.tolist(), start=first):
+                row: dict[str, Any] = {"number": number, **dict(zip(FACTORS, own, strict=True))}
+                if names is not None:
+                    row |= {f"{f}_name": names[y] for f, y in zip(FACTORS, own, strict=True)}
+                for kind, stack in stacks.items():
+                    row[f"{kind}_file"] = f"{kind}/{number:06d}.png"
+                    Image.fromarray(stack[number - first]).save(folder / row[f"{kind}_file"])
+                rows = csv.DictWriter(table, list(row))
+                if number == 0:
+                    rows.writeheader()
+                rows.writerow(row)
+                lines.write(json.dumps(row) + "\n")
             bar.update(drawn.shape[1])
 
 
@@ -249,6 +263,12 @@ def to_bytes(images: Tensor) -> Tensor:
     """Takes images (…, 3, H, W) in [-1, 1] or masks (…, 1, H, W) in [0, 1] to uint8, on the CPU."""
     images = images if images.shape[-3] == 1 else (images + 1) / 2
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def to_pixels(images: Tensor) -> npt.NDArray[np.uint8]:
+    """Takes a batch of the ranges of `to_bytes` to (N, H, W, 3), masks to (N, H, W) uint8."""
+    pixels: npt.NDArray[np.uint8] = to_bytes(images).permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 def pictures(factors: Factors) -> dict[str, Tensor]:
@@ -259,50 +279,3 @@ def pictures(factors: Factors) -> dict[str, Tensor]:
         "background": factors.background,
         "composite": compose(factors.mask, factors.foreground, factors.background),
     }
-
-
-class _Rows:
-    """The two files of labels, which grow together."""
-
-    def __init__(self, folder: Path, names: Sequence[str] | None) -> None:
-        self._csv, self._lines = folder / "labels.csv", folder / "labels.jsonl"
-        self._names = names
-        self._started = False
-
-    def add(self, number: int, classes: Sequence[int], files: dict[str, str]) -> None:
-        row: dict[str, int | str] = {"number": number}
-        row |= dict(zip(FACTORS, classes, strict=True))
-        if self._names is not None:
-            row |= {f"{f}_name": self._names[y] for f, y in zip(FACTORS, classes, strict=True)}
-        row |= {f"{kind}_file": name for kind, name in files.items()}
-        with self._csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if not self._started:
-                writer.writeheader()
-            writer.writerow(row)
-        with self._lines.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._started = True
-
-
-def _save(
-    factors: Factors, folder: Path, save: Sequence[Kind], first: int
-) -> Iterator[dict[str, str]]:
-    """Writes the images, and gives for each its files by kind, relative to the folder."""
-    stacks = {kind: to_bytes(images) for kind, images in pictures(factors).items() if kind in save}
-    for place in range(len(factors)):
-        files: dict[str, str] = {kind: f"{kind}/{first + place:06d}.png" for kind in save}
-        for kind, name in files.items():
-            pixels = stacks[kind][place].permute(1, 2, 0).numpy()
-            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(folder / name)
-        yield files
-
-
-def _make_folder(folder: Path, save: Sequence[Kind]) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(
-            f"{folder} is there already and is not an empty folder: name another, so that images "
-            "of two runs are not mixed"
-        )
-    for kind in save:
-        (folder / kind).mkdir(parents=True, exist_ok=True)

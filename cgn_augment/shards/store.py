@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows: leftovers are not told from files in use
     fcntl = None  # type: ignore[assignment]
 
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 
 _SPOOL = ".cgn-augment-shard."
@@ -28,24 +29,19 @@ class HashingFile:
 
     Attributes:
         num_bytes: bytes written.
-        sha256: of these bytes, as hexadecimal digits.
+        digest: their SHA-256.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._digest = file, hashlib.sha256()
-        self.num_bytes = 0
+        self._file = file
+        self.num_bytes, self.digest = 0, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         """Writes all of `data`."""
         self._file.write(data)
-        self._digest.update(data)
+        self.digest.update(data)
         self.num_bytes += len(data)
         return len(data)
-
-    @property
-    def sha256(self) -> str:
-        """The hash so far."""
-        return self._digest.hexdigest()
 
 
 class Store:
@@ -74,11 +70,8 @@ class Store:
             self._files, self._root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise ArgumentError(f"{self.url!r} cannot be used: {error}") from error
-        self.is_local = "file" in _protocols(self._files)
+        self.is_local = isinstance(self._files, LocalFileSystem)
         self._root = self._root.rstrip("/")
-
-    def __repr__(self) -> str:
-        return f"Store({self.url!r})"
 
     def path(self, name: str) -> str:
         """Returns the path or URL of a file, for others to open."""
@@ -133,7 +126,12 @@ class Store:
         if self.is_local:
             path = Path(self._root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield from self._write_beside(path)
+            with ExitStack() as held, replacing(path) as temporary:
+                _hold(held.enter_context(temporary.open("rb")))  # until after the renaming
+                with temporary.open("wb") as file:
+                    yield HashingFile(file)
+                    file.flush()
+                    os.fsync(file.fileno())  # or the name may reach the disk before the contents
             return
         with tempfile.NamedTemporaryFile(prefix=_SPOOL) as spool:
             _hold(spool)
@@ -143,12 +141,17 @@ class Store:
 
     def remove_leftovers(self, names: list[str]) -> None:
         """Removes what killed writers of `names` left behind, but nothing that is being written."""
-        if not self.is_local:
-            _remove_unheld(Path(tempfile.gettempdir()), {_SPOOL.strip(".")})
+        if fcntl is None:
             return
-        root = Path(self._root)
-        for folder in {(root / name).parent for name in names}:
-            _remove_unheld(folder, {Path(name).stem for name in names})
+        folders, stems = {Path(tempfile.gettempdir())}, {_SPOOL.strip(".")}
+        if self.is_local:
+            folders = {(Path(self._root) / name).parent for name in names}
+            stems = {Path(name).stem for name in names}
+        for path in (path for folder in folders for path in folder.glob(".*.*")):
+            if path.name[1:].partition(".")[0] in stems:
+                with suppress(OSError), path.open("rb") as file:  # in use, or already gone
+                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
 
     def leftovers(self) -> list[str]:
         """Returns the temporary files that lie in a local folder."""
@@ -157,50 +160,9 @@ class Store:
         root = Path(self._root)
         return sorted(path.relative_to(root).as_posix() for path in root.rglob(".*.*"))
 
-    @staticmethod
-    def _write_beside(path: Path) -> Iterator[HashingFile]:
-        with ExitStack() as held, replacing(path) as temporary:
-            _hold(held.enter_context(temporary.open("rb")))  # until after the renaming
-            with temporary.open("wb") as file:
-                yield HashingFile(file)
-                file.flush()
-                os.fsync(file.fileno())  # or the name could reach the disk before the contents
-
-
-def require_set(store: Store, name: str) -> bytes:
-    """Returns a file that every set of shards has.
-
-    Raises:
-        DataError: there is none, so this is no (complete) set.
-    """
-    try:
-        return store.read(name)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{store.url} has no {name}, so it is not a complete set of shards: give the folder or "
-            "URL that 'cgn-augment shards' wrote to, or complete the set with --resume"
-        ) from error
-
-
-def _protocols(files: Any) -> tuple[str, ...]:
-    protocol = files.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
 
 def _hold(file: Any) -> None:
     """Marks a temporary file as in use; the mark goes with the process, also when it is killed."""
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks: its leftovers stay
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _remove_unheld(folder: Path, stems: set[str]) -> None:
-    """Removes the temporary files of `folder` whose name begins with one of `stems`."""
-    if fcntl is None or not folder.is_dir():
-        return
-    for path in folder.glob(".*.*"):
-        if path.name[1:].partition(".")[0] not in stems:
-            continue
-        with suppress(OSError), path.open("rb") as file:  # in use, or already gone
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)

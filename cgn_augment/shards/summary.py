@@ -6,6 +6,8 @@ import json
 import os
 from itertools import islice
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -79,4 +81,5 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
 
 def _decode(samples: list[Sample], suffix: str) -> Tensor:
     kind = suffix.rpartition(".")[2]
-    return to_images([decode_picture(sample[suffix], kind) for sample in samples])
+    arrays = [decode_picture(sample[suffix], kind) for sample in samples]
+    return to_images(torch.from_numpy(np.stack(arrays)))

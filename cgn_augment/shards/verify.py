@@ -32,8 +32,6 @@ from cgn_augment.shards.sampling import numbered_classes
 from cgn_augment.shards.store import Store
 from cgn_augment.types import FACTORS
 
-_BYTES = 1 << 20
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -82,20 +80,22 @@ def verify_shards(
     store = Store(url)
     begun, sizes = read_begun(store), store.sizes()
     problems = [*_check_names(store, begun.config, sizes)]
-    manifest = None
-    if MANIFEST in sizes:
-        manifest = _read_manifest(store, problems)
-    else:
+    records = {shard_number(record.name): record for record in begun.shards}
+    if MANIFEST not in sizes:
         problems.append(Problem(MANIFEST, "is missing: not every shard was rendered yet"))
-    if manifest is None:
-        records = {shard_number(record.name): record for record in begun.shards}
     else:
-        problems += _check_manifest(store, manifest, begun, sizes)
-        records = dict(enumerate(manifest.shards))
+        try:
+            manifest = read_manifest(store)
+        except DataError as error:
+            problems.append(Problem(MANIFEST, str(error)))
+        else:
+            problems += _check_manifest(store, manifest, begun, sizes)
+            records = dict(enumerate(manifest.shards))
     for shard in range(begun.config.num_shards):
-        if shard in records and shard_name(shard) in sizes:
-            problems += _check_shard(store, begun, shard, records[shard])
-        elif shard_name(shard) in sizes:
+        size = sizes.get(shard_name(shard))
+        if size is not None and shard in records:
+            problems += _check_shard(store, begun, shard, size, records[shard])
+        elif size is not None:
             what = f"has no {record_name(shard)} of its size, so it is not known to be complete"
             problems.append(Problem(shard_name(shard), what, shard))
         advance(1)
@@ -137,14 +137,6 @@ def _check_names(store: Store, config: ShardConfig, sizes: dict[str, int]) -> It
         yield Problem(name, "was left by a process that was killed: --resume removes it")
 
 
-def _read_manifest(store: Store, problems: list[Problem]) -> Manifest | None:
-    try:
-        return read_manifest(store)
-    except DataError as error:
-        problems.append(Problem(MANIFEST, str(error)))
-        return None
-
-
 def _check_manifest(
     store: Store, manifest: Manifest, begun: Manifest, sizes: dict[str, int]
 ) -> Iterator[Problem]:
@@ -158,17 +150,14 @@ def _check_manifest(
         yield Problem(INFO, "is missing or does not list what the manifest lists")
 
 
-def _check_shard(store: Store, begun: Manifest, shard: int, record: Record) -> Iterator[Problem]:
+def _check_shard(
+    store: Store, begun: Manifest, shard: int, size: int, record: Record
+) -> Iterator[Problem]:
     name = shard_name(shard)
-    digest, num_bytes = hashlib.sha256(), 0
     with store.open(name) as file:
-        while part := file.read(_BYTES):
-            digest.update(part)
-            num_bytes += len(part)
-    if (num_bytes, digest.hexdigest()) != (record.num_bytes, record.sha256):
-        yield Problem(
-            name, f"has {num_bytes} bytes that are not the {record.num_bytes} written", shard
-        )
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    if (size, digest) != (record.num_bytes, record.sha256):
+        yield Problem(name, f"has {size} bytes that are not the {record.num_bytes} written", shard)
     try:
         with store.open(name) as file:
             what = _check_samples(read_samples(file, name), begun, shard, record)
@@ -183,20 +172,17 @@ def _check_samples(
 ) -> str | None:
     """Returns the first thing that is wrong with the samples of a shard, or None."""
     counts = {factor: [0] * begun.settings["num_classes"] for factor in FACTORS}
-    belonging = begun.config.samples_of(shard)
-    expected, num = iter(belonging), 0
-    for sample in samples:
-        index = next(expected, None)
-        if index is None:
-            return f"has more than {record.num_samples} samples"
-        what = _check_sample(sample, begun, index)
+    belonging, num = begun.config.samples_of(shard), 0
+    for num, sample in enumerate(samples, start=1):
+        if num > len(belonging):
+            return f"has more than {len(belonging)} samples"
+        what = _check_sample(sample, begun, belonging[num - 1])
         if what is not None:
             return f"sample {sample['__key__']} {what}"
         found = json.loads(sample["json"])
         for factor in FACTORS:
             counts[factor][found[factor]] += 1
-        num += 1
-    if num != record.num_samples or num != len(belonging):
+    if not num == record.num_samples == len(belonging):
         return f"has {num} samples where {len(belonging)} belong"
     return None if counts == record.class_counts else "has other classes than its record counts"
 
@@ -240,8 +226,7 @@ def _check_picture(data: bytes, suffix: str, size: int) -> str | None:
         shape = decode_picture(data, kind).shape
     except Exception as error:  # Pillow and NumPy raise whatever the bytes make them raise
         return f"has a {suffix} that cannot be decoded ({type(error).__name__}: {error})"
-    channels = 1 if member == "mask" else 3
-    wanted: tuple[int, ...] = (size, size, 3) if channels == 3 else (size, size)
+    wanted: tuple[int, ...] = (size, size) if member == "mask" else (size, size, 3)
     if kind == "npy":
-        wanted = (channels, size, size)
+        wanted = (1 if member == "mask" else 3, size, size)
     return None if shape == wanted else f"has a {suffix} of the size {shape}, not {wanted}"

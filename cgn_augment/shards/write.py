@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -101,13 +101,15 @@ def render_shards(
     rank, world_size = find_rank(rank, world_size)
     for factor in FACTORS:
         config.interventions.choices(factor, cgn.num_classes)
-    own = config.shards_of(rank, world_size)
+    own = range(rank, config.num_shards, world_size)
     store = Store(out)
     try:
         versions = find_versions(str(cgn.device.type))
         open_set(store, config.describe(cgn), versions, resume=resume, own=own)
         if resume:
-            store.remove_leftovers(_names(own, with_common=rank == 0))
+            names = [name(shard) for shard in own for name in (shard_name, record_name)]
+            common = [SETTINGS, INFO, MANIFEST] if rank == 0 else []
+            store.remove_leftovers([*names, *common])
         complete = find_complete(store, own)
         missing = [shard for shard in own if shard not in complete]
         num_left = sum(len(config.samples_of(shard)) for shard in missing)
@@ -119,8 +121,6 @@ def render_shards(
                     _write_shard(store, config, cgn.num_classes, shard, of_shard, bar.update)
         return close_set(store)
     except OSError as error:
-        if isinstance(error, FileError):  # pragma: no cover
-            raise
         reason = error.strerror or str(error)
         raise FileError(
             f"{store.url} cannot be written ({reason}): complete shards stay; when that is mended, "
@@ -137,47 +137,28 @@ def encode_ahead(
 ) -> Generator[list[Sample], None, None]:
     """Yields the encoded samples of each job, in order, and works ahead meanwhile.
 
-    Args:
-        cgn: a frozen CGN.
-        config: of the set.
-        jobs: which blocks of which shards.
-        num_encoders: threads or processes that encode.
-        executor: makes these; benchmarks/shards.py compares threads and processes.
+    `executor` makes the encoders; benchmarks/shards.py compares threads and processes.
     """
     under_way: deque[Future[Future[list[Sample]]]] = deque()
-    with _one_thread() as drawer, executor(num_encoders) as encoders:
+    before = torch.get_num_threads()
+    one_thread = partial(torch.set_num_threads, 1)
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, before)
+        drawer = stack.enter_context(ThreadPoolExecutor(1, initializer=one_thread))
+        encoders = stack.enter_context(executor(num_encoders))
 
         def draw(job: Job) -> Future[list[Sample]]:
             shard, number = job
             block = draw_block(cgn, config, number)
             return encoders.submit(encode_block, block, config, config.samples_of(shard))
 
-        try:
-            for job in jobs:
-                under_way.append(drawer.submit(draw, job))
-                if len(under_way) > 2 * num_encoders + 2:
-                    yield under_way.popleft().result().result()
-            while under_way:
+        stack.callback(lambda: [drawn.cancel() for drawn in under_way])
+        for job in jobs:
+            under_way.append(drawer.submit(draw, job))
+            if len(under_way) > 2 * num_encoders + 2:
                 yield under_way.popleft().result().result()
-        finally:
-            for drawn in under_way:
-                drawn.cancel()
-
-
-@contextmanager
-def _one_thread() -> Iterator[Executor]:
-    """Gives a thread in which torch uses one thread of the CPU."""
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, 1)) as executor:
-            yield executor
-    finally:
-        torch.set_num_threads(before)
-
-
-def _names(shards: range, *, with_common: bool) -> list[str]:
-    names = [name(shard) for shard in shards for name in (shard_name, record_name)]
-    return [*names, SETTINGS, INFO, MANIFEST] if with_common else names
+        while under_way:
+            yield under_way.popleft().result().result()
 
 
 def _write_shard(
@@ -202,5 +183,5 @@ def _write_shard(
                     counts[factor][y] += 1
                 tar.write(sample)
             advance(len(samples))
-    record = Record(name, indices[0], len(indices), file.num_bytes, file.sha256, counts)
+    record = Record(name, indices[0], len(indices), file.num_bytes, file.digest.hexdigest(), counts)
     write_record(store, record)

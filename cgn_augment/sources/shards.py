@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.images.tar import expand_urls
+from cgn_augment.ranks import find_rank
+from cgn_augment.shards.encode import to_images
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
 from cgn_augment.shards.manifest import Manifest, Record, read_manifest
 from cgn_augment.shards.store import Store
@@ -204,36 +207,26 @@ class ShardSource:
         num_held = -(-self.size // self.refresh)
         ahead = step.number - self._step.number
         if self._chunks is None or step[1:] != self._step[1:] or not 0 <= ahead <= num_held:
-            self._require_ranks(step)
+            _, world_size = find_rank(step.rank, step.world_size)
+            if self.world_size not in (None, world_size):
+                raise ArgumentError(
+                    f"a step of {world_size} ranks asks for its shards and the ShardSource was "
+                    f"made for {self.world_size}: pass it world_size={world_size}, or leave it out"
+                )
+            self._require_enough_shards(world_size)
             self.close()
-            self._chunks = self._start(step)
+            # With a generator of its own the loader leaves the global one alone.
+            generator = torch.Generator().manual_seed(self.seed)
+            dataset = ChunkDataset(self._plan(step), step.number)
+            self._chunks = iter(
+                DataLoader(dataset, None, num_workers=self.num_workers, generator=generator)
+            )
             ahead = 0
         self._step = step
         for _ in range(ahead):
             self._held.popleft()
         while len(self._held) < num_held:
             self._held.append(self._next_chunk(self._chunks))
-
-    def _require_ranks(self, step: Step) -> None:
-        _, rank, world_size = step
-        if not 0 <= rank < world_size:
-            raise ArgumentError(f"rank must be 0 to {world_size - 1} of {world_size}, got {rank}")
-        if self.world_size not in (None, world_size):
-            raise ArgumentError(
-                f"a step of {world_size} ranks asks for its shards and the ShardSource was made "
-                f"for {self.world_size}: pass it world_size={world_size}, or leave it out"
-            )
-        self._require_enough_shards(world_size)
-
-    def _start(self, step: Step) -> Iterator[Chunk]:
-        dataset = ChunkDataset(self._plan(step), step.number)
-        if self.num_workers == 0:
-            return iter(dataset)
-        # With a generator of its own the loader leaves the global one alone.
-        generator = torch.Generator().manual_seed(self.seed)
-        return iter(
-            DataLoader(dataset, batch_size=None, num_workers=self.num_workers, generator=generator)
-        )
 
     def _next_chunk(self, chunks: Iterator[Chunk]) -> Chunk:
         chunk = next(chunks)
@@ -254,10 +247,12 @@ def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]
     listed = [urls] if isinstance(urls, (str, os.PathLike)) else list(urls)
     if not listed:
         raise ArgumentError("urls is empty: give the folder or URL of a set, or a list of shards")
-    names = [name for url in listed for name in _expand(os.fspath(url))]
+    paths = [os.fspath(url) for url in listed]
+    # Braces stand in a list of shards; a folder may have any name.
+    expanded = [expand_urls(p) if p.endswith(".tar") else [p.rstrip("/") or "/"] for p in paths]
     manifests: dict[str, tuple[Store, Manifest]] = {}
     records = []
-    for name in names:
+    for name in chain.from_iterable(expanded):
         folder, _, file = name.rpartition("/") if name.endswith(".tar") else (name, "", "")
         folder = folder or "."
         if folder not in manifests:
@@ -273,11 +268,6 @@ def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]
     if len(kinds) > 1:
         raise DataError(f"the sets differ in {', '.join(common)} and do not mix: {sorted(kinds)}")
     return records, dict(zip(common, kinds.pop(), strict=True))
-
-
-def _expand(url: str) -> list[str]:
-    """Expands braces in a list of shards; a folder may have any name."""
-    return expand_urls(url) if url.endswith(".tar") else [url.rstrip("/") or "/"]
 
 
 def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Tensor | None:
@@ -301,17 +291,11 @@ def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Te
 
 def _gather(chunks: deque[Chunk], places: Tensor) -> tuple[Tensor, Tensor]:
     """Returns images (N, 3, H, W) float32 in [-1, 1] and classes (3, N) of the places."""
-    some = next(chunk for chunk in chunks if chunk.images.dim() == 4)
-    images = some.images.new_empty(len(places), *some.images.shape[1:])
-    classes = torch.empty(3, len(places), dtype=torch.int64)
-    start = 0
-    for chunk in chunks:
-        length = len(chunk.classes[0])
-        here = (places >= start) & (places < start + length)
-        if bool(here.any()):
-            images[here] = chunk.images[places[here] - start]
-            classes[:, here] = chunk.classes[:, places[here] - start]
-        start += length
-    if images.dtype == torch.uint8:
-        images = images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
-    return images, classes
+    classes = torch.cat([chunk.classes for chunk in chunks], dim=1)[:, places]
+    held = [(chunk.images, i) for chunk in chunks for i in range(len(chunk.images))]
+    some, _ = held[0]
+    images = some.new_empty(len(places), *some.shape[1:])
+    for image, place in zip(images, places.tolist(), strict=True):
+        of_chunk, i = held[place]
+        image.copy_(of_chunk[i])
+    return to_images(images), classes

@@ -16,6 +16,7 @@ from cgn_augment.cli import shards as commands
 from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.shards import ShardConfig, verify_shards
 
+CONFIG = ShardConfig(num=40, shard_size=10, members=("mask",))
 SETTINGS = ("--num", "4_0", "--shard-size", 10, "--members", "[mask]")
 
 
@@ -24,7 +25,7 @@ def place(tiny_cgn: SmallCGN, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CGN and four shards of ten images with a mask."""
     folder = tmp_path_factory.mktemp("tools")
     save_cgn(tiny_cgn, folder / "tiny.safetensors")
-    render(tiny_cgn, folder / "set", ShardConfig(num=40, shard_size=10, members=("mask",)))
+    render(tiny_cgn, folder / "set", CONFIG)
     return folder
 
 
@@ -76,13 +77,7 @@ def test_ctrl_c_keeps_complete_shards_and_says_how_to_go_on(
     given = ("--cgn", place / "tiny.safetensors", "--out", out, *SETTINGS)
 
     def press(*args: object, **kwargs: object) -> None:
-        render(
-            tiny_cgn,
-            out,
-            ShardConfig(40, shard_size=10, members=("mask",)),
-            ranks=[0, 1],
-            world_size=3,
-        )
+        render(tiny_cgn, out, CONFIG, ranks=[0, 1], world_size=3)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -97,7 +92,7 @@ def test_ctrl_c_keeps_complete_shards_and_says_how_to_go_on(
 
 def test_the_command_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--num", 5) == 2
-    assert "shards needs --cgn, --out: see" in capsys.readouterr().err
+    assert "are required: cgn, out" in capsys.readouterr().err
     assert run("--help") == 0
     assert "--resume" in capsys.readouterr().out
     assert run("verify", "nowhere") == 2

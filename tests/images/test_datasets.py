@@ -162,25 +162,24 @@ def test_each_image_of_shards_is_tested_once(
 
 
 @pytest.mark.parametrize(
-    ("reading", "num_images", "message"),
+    ("options", "reading", "message"),
     [
-        (LoadConfig(4, 3, 0, 2), 24, "4 shards are too few for 2 processes with 3 workers each"),
-        (LoadConfig(4), None, "shards do not say how many images there are: pass num_train"),
-        (LoadConfig(4, 0, 0, 2), 7, "num_train must fill a batch of 4 in each of 2 processes"),
+        ({}, LoadConfig(4, 3, 0, 2), "4 shards are too few for 2 processes with 3 workers each"),
+        ({"num_images": None}, LoadConfig(4), "do not say how many images there are: pass num_tr"),
+        ({"num_images": 7}, LoadConfig(4, 0, 0, 2), "must fill a batch of 4 in each of 2 processe"),
+        ({"num_images": 0}, LoadConfig(4), "num_train must be 1 or more, got 0"),
+        ({"classes": None}, LoadConfig(4), "shards do not say which classes there are: pass cla"),
     ],
 )
 def test_shards_that_cannot_be_shared_out_are_an_error(
-    tmp_path: Path, reading: LoadConfig, num_images: int | None, message: str
+    tmp_path: Path, options: dict[str, Any], reading: LoadConfig, message: str
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
-        open_shards(tmp_path, num_images=num_images).training(reading)
+        open_shards(tmp_path, **options).training(reading)
 
 
-def test_shards_that_are_not_described_or_not_there_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="shards do not say which classes there are: pass cla"):
-        open_shards(tmp_path, classes=None)
-    with pytest.raises(ArgumentError, match="num_train must be 1 or more, got 0"):
-        open_shards(tmp_path, num_images=0)
+def test_a_shard_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    make_shards(tmp_path)
     with pytest.raises(DataError, match=r"no shard .*real-4.tar, and 2 of 6 are missing: expected"):
         open_images(f"{tmp_path}/real-{{0..5}}.tar", WHOLE, classes=3)
 

@@ -19,7 +19,7 @@ from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.shards import ShardConfig, verify_shards
-from cgn_augment.shards.sampling import draw_numbered, numbered_classes
+from cgn_augment.shards.sampling import draw_numbered, numbered_classes, pictures
 
 FIRST = "counterfactuals-000000.tar"
 
@@ -61,28 +61,25 @@ def test_formats_keep_the_image_and_further_members(
     suffixes += [f"background.{kind}"]
     assert sorted(files) == sorted(f"{i:09d}.{suffix}" for i in range(3) for suffix in suffixes)
 
-    def read(suffix: str) -> np.ndarray:
+    def read(member: str = "") -> np.ndarray:
+        """Images in [-1, 1] and masks in [0, 1], of what other libraries read."""
+        suffix = f"{member}.{mask_kind if member == 'mask' else kind}".lstrip(".")
         data = io.BytesIO(files[f"000000001.{suffix}"])
-        return np.load(data) if suffix.endswith("npy") else np.asarray(Image.open(data))
+        if kind == "npy":
+            return np.load(data)
+        pixels = np.asarray(Image.open(data)).astype(float)
+        return pixels[None] / 255 if member == "mask" else pixels.transpose(2, 0, 1) / 127.5 - 1
 
     drawn = numbered_classes(Interventions(), 10, range(64))
-    factors = draw_numbered(tiny_cgn, drawn)
-    image = compose(factors.mask, factors.foreground, factors.background)[1]
+    image = pictures(draw_numbered(tiny_cgn, drawn))["composite"][1].numpy()
     assert files["000000001.cls"] == str(int(drawn[1, 1])).encode()
-    if kind == "npy":
-        assert np.array_equal(read("npy"), image.numpy())
-        assert read("mask.npy").shape == (1, 32, 32)
-    else:
-        expected = (image.permute(1, 2, 0).numpy() + 1) * 127.5
-        assert np.abs(read(kind) - expected).max() <= tolerance
-        assert read("mask.png").shape == (32, 32)
+    assert np.abs(read() - image).max() <= tolerance / 127.5
+    assert read("mask").shape == (1, 32, 32)
     # The image is the foreground where the mask is 1 and the background where it is 0.
-    scale = 1.0 if kind == "npy" else 1 / 255
-    mask = read(f"mask.{mask_kind}").astype(float) * scale
-    mask = mask if kind == "npy" else mask[:, :, None]
-    composed = mask * read(f"foreground.{kind}") + (1 - mask) * read(f"background.{kind}")
-    limit = 1e-5 if kind == "npy" else 2 * tolerance + 1.5
-    assert np.abs(composed - read(kind)).max() <= limit
+    composed = read("mask") * read("foreground") + (1 - read("mask")) * read("background")
+    assert np.abs(composed - read()).max() <= (
+        1e-5 if kind == "npy" else (2 * tolerance + 1.5) / 127.5
+    )
     assert verify_shards(tmp_path / "set") == []
 
 
@@ -124,14 +121,12 @@ def test_another_block_size_draws_the_same_images(tiny_cgn: SmallCGN, tmp_path: 
 
 
 def test_neighbours_share_a_shape(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
-    config = ShardConfig(
-        num=12, members=("mask",), block_size=5, interventions=Interventions(num_per_shape=3)
-    )
+    rules = Interventions(num_per_shape=3)
+    config = ShardConfig(12, format="npy", members=("mask",), block_size=5, interventions=rules)
     render(tiny_cgn, tmp_path / "set", config)
     files = members(tmp_path / "set" / FIRST)
-    masks = [np.asarray(Image.open(io.BytesIO(files[f"{i:09d}.mask.png"]))) for i in range(12)]
-    masks = [mask.astype(int) for mask in masks]
+    masks = [np.load(io.BytesIO(files[f"{i:09d}.mask.npy"])) for i in range(12)]
     for i in range(12):
-        assert np.abs(masks[i] - masks[i - i % 3]).max() <= 1
-        assert i % 3 or i == 0 or np.abs(masks[i] - masks[i - 1]).max() > 1
+        assert np.abs(masks[i] - masks[i - i % 3]).max() <= 1e-5
+        assert i % 3 or i == 0 or np.abs(masks[i] - masks[i - 1]).max() > 0.01
     assert verify_shards(tmp_path / "set") == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,15 +27,28 @@ def labels_by_key(folder: Path) -> dict[str, dict[str, int]]:
     return {name[:-5]: json.loads(data) for name, data in files.items() if name.endswith(".json")}
 
 
-def test_a_plain_webdataset_pipeline_reads_a_set(masked: Path) -> None:
-    urls = str(masked / "counterfactuals-{000000..000003}.tar")
-    pipeline = webdataset.WebDataset(urls, shardshuffle=False).decode("torchrgb")
+def read_plainly(folder: Path) -> Any:
+    urls = str(folder / "counterfactuals-{000000..000003}.tar")
+    return webdataset.WebDataset(urls, shardshuffle=False).decode("pil")
+
+
+def read_by_hugging_face(folder: Path) -> Any:
+    datasets = pytest.importorskip("datasets")
+    files = {"train": [str(path) for path in sorted(folder.glob("*.tar"))]}
+    return datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+
+
+@pytest.mark.parametrize("read", [read_plainly, read_by_hugging_face])
+def test_readers_of_webdataset_read_a_set(
+    read: Callable[[Path], Any], masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
     expected, seen = labels_by_key(masked), set()
-    for sample in pipeline:
+    for sample in read(masked):
         assert sample["json"] == expected[sample["__key__"]]
         assert sample["cls"] == sample["json"]["shape"]
-        assert sample["png"].shape == (3, 32, 32)
-        assert sample["mask.png"].shape[-2:] == (32, 32)
+        assert sample["png"].size == sample["mask.png"].size == (32, 32)
         seen.add(sample["__key__"])
     assert seen == set(expected)
     assert len(seen) == NUM
@@ -51,22 +66,3 @@ def test_timms_reader_reads_a_set(is_training: bool, masked: Path) -> None:
         assert len(read) >= NUM
     else:
         assert sorted(target for _, target in read) == labels
-
-
-def test_hugging_face_datasets_reads_a_set(
-    masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    datasets = pytest.importorskip("datasets")
-    paths = [str(path) for path in sorted(masked.glob("*.tar"))]
-    dataset = datasets.load_dataset(
-        "webdataset", data_files={"train": paths}, split="train", streaming=True
-    )
-    expected, seen = labels_by_key(masked), set()
-    for sample in dataset:
-        assert sample["json"] == expected[sample["__key__"]]
-        assert sample["cls"] == sample["json"]["shape"]
-        assert sample["png"].size == (32, 32)
-        seen.add(sample["__key__"])
-    assert seen == set(expected)

@@ -35,25 +35,18 @@ def test_leftovers_of_killed_processes_are_removed_and_files_in_use_are_not(
     assert contents(out) == contents(whole)
 
 
-def test_a_set_in_memory_has_the_same_files(whole: Path, tiny_cgn: SmallCGN) -> None:
-    files = fsspec.filesystem("memory")
-    render_shards(tiny_cgn, "memory://bucket/set", FIFTY, rank=1, world_size=2)
-    assert len(files.find("/bucket/set")) < len(contents(whole))
-    render_shards(tiny_cgn, "memory://bucket/set", FIFTY, resume=True)
-    found = files.find("/bucket/set")
-    assert {p.removeprefix("/bucket/set/"): files.cat(p) for p in found} == contents(whole)
-    assert verify_shards("memory://bucket/set") == []
-    files.rm("/bucket", recursive=True)
-
-
 def test_unknown_protocols_are_an_error(tiny_cgn: SmallCGN) -> None:
     with pytest.raises(ArgumentError, match="'nowhere://set' cannot be used: Protocol not known"):
         render_shards(tiny_cgn, "nowhere://set", FIFTY)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a local server that speaks S3; fsspec finds it by the environment."""
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket in memory, or of a local server that speaks S3 and is found by the environment."""
+    if request.param == "memory":
+        yield "memory://shards"
+        fsspec.filesystem("memory").rm("/shards", recursive=True)
+        return
     server_module = pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
     server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -75,22 +68,19 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     "ignore::DeprecationWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
-def test_a_set_is_rendered_to_s3_resumed_checked_and_read(
+def test_a_set_in_a_bucket_is_rendered_resumed_checked_and_read(
     bucket: str, whole: Path, tiny_cgn: SmallCGN
 ) -> None:
     url = f"{bucket}/some/set"
     assert render_shards(tiny_cgn, url, FIFTY, rank=1, world_size=2) is None
-    files = fsspec.filesystem("s3")
-    files.rm("shards/some/set/counterfactuals-000003.tar")
+    files, root = fsspec.core.url_to_fs(url)
+    files.rm(f"{root}/counterfactuals-000003.tar")
     render_shards(tiny_cgn, url, FIFTY, resume=True)
     files.invalidate_cache()
-    found = files.find("shards/some/set")
-    prefix = "shards/some/set/"
-    assert {p.removeprefix(prefix): files.cat(p) for p in found} == contents(whole)
+    found = files.find(root)
+    assert {p.removeprefix(f"{root}/"): files.cat(p) for p in found} == contents(whole)
     assert verify_shards(url) == []
-    local, remote = ShardSource(whole, refresh=8), ShardSource(url, refresh=8)
+    local, remote = (ShardSource(place, refresh=8) for place in (whole, url))
     assert remote.fingerprint == local.fingerprint
-    step, seeded = Step(2), torch.Generator().manual_seed
-    assert torch.equal(
-        remote.sample(8, seeded(2), step).images, local.sample(8, seeded(2), step).images
-    )
+    drawn = [s.sample(8, torch.Generator().manual_seed(2), Step(2)) for s in (local, remote)]
+    assert torch.equal(drawn[0].images, drawn[1].images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.encode import draw_block
-from cgn_augment.sources.shards import _draw_places
 
 NUM = 96
 CONFIG = ShardConfig(num=NUM, shard_size=12, block_size=32, format="npy")
@@ -129,14 +127,6 @@ def test_a_step_that_needs_more_draws_from_all_that_is_held(
     assert len(source.sample(80, seeded())) == 80
 
 
-def test_places_of_the_oldest_come_first_and_without_repeats() -> None:
-    assert _draw_places([4, 4], 3, seeded()).max() < 4
-    assert sorted(_draw_places([4, 4], 6, seeded()).tolist())[:4] == [0, 1, 2, 3]
-    assert sorted(_draw_places([0, 4], 4, seeded()).tolist()) == [0, 1, 2, 3]
-    assert len(_draw_places([1, 1], 9, seeded())) == 9
-    assert _draw_places([0, 0], 1, seeded()) is None
-
-
 @pytest.mark.parametrize("shuffle", [0, 5, 256])
 def test_what_a_step_draws_is_a_function_of_seed_rank_and_step(shuffle: int, shards: Path) -> None:
     make = lambda: ShardSource(shards, refresh=8, size=24, shuffle=shuffle)  # noqa: E731
@@ -173,7 +163,7 @@ def test_ranks_read_disjoint_shards(shards: Path, drawn: Counterfactuals) -> Non
 
 
 def test_a_restricted_source_keeps_to_shapes_of_the_map(
-    shards: Path, drawn: Counterfactuals
+    shards: Path, drawn: Counterfactuals, tiny_cgn: SmallCGN, tmp_path: Path
 ) -> None:
     source = ShardSource(shards, refresh=4, size=12, shuffle=6)
     restricted = source.restrict(ClassMap({0: [8, 1], 1: 4}))
@@ -186,11 +176,8 @@ def test_a_restricted_source_keeps_to_shapes_of_the_map(
     assert same(draw(source.restrict(ClassMap({0: [8, 1], 1: 4})), [23], 4)[0], walked[23])
     with pytest.raises(ArgumentError, match=r"names the classes \[11\]"):
         source.restrict(ClassMap([11]))
-
-
-def test_no_image_of_the_map_is_an_error(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
-    config = ShardConfig(num=20, interventions=Interventions(shape=[1, 2]))
-    render_shards(tiny_cgn, tmp_path / "set", config)
+    two = ShardConfig(num=20, interventions=Interventions(shape=[1, 2]))
+    render_shards(tiny_cgn, tmp_path / "set", two)
     with pytest.raises(ArgumentError, match=r"no image .* a shape of the classes \[3, 5\]"):
         ShardSource(tmp_path / "set").restrict(ClassMap([3, 5]))
 
@@ -201,27 +188,22 @@ def test_no_image_of_the_map_is_an_error(tiny_cgn: SmallCGN, tmp_path: Path) -> 
 def damage_image(folder: Path, shard: int) -> None:
     """Overwrites the header of the first array of a shard."""
     path = folder / f"counterfactuals-{shard:06d}.tar"
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"\x93NUMPY", b"\x00BROKEN"[:6], 1))
+    path.write_bytes(path.read_bytes().replace(b"\x93NUMPY", b"BROKEN", 1))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_damaged_sample_is_skipped_with_one_warning_and_a_count(
-    num_workers: int, copied: Path, drawn: Counterfactuals
+    num_workers: int, copied: Path
 ) -> None:
     for shard in (1, 6):
         damage_image(copied, shard)
     source = ShardSource(copied, refresh=12, size=12, num_workers=num_workers)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        samples = draw(source, range(9), 1)
+    told = r"a damaged sample is skipped .* sample 0000.* ShardSource.num_skipped"
+    with pytest.warns(UserWarning, match=told) as warned:
+        assert len(draw(source, range(9), 1)) == 9
     source.close()
-    assert len(told) == 1
-    assert "a damaged sample is skipped" in str(told[0].message)
-    assert "sample 0000" in str(told[0].message)
-    assert "ShardSource.num_skipped" in str(told[0].message)
+    assert len(warned) == 1
     assert source.num_skipped >= 2
-    assert len(samples) == 9
 
 
 @pytest.mark.parametrize("cut", [3000, 0])
@@ -322,15 +304,11 @@ def test_arguments_that_cannot_be_are_errors(
         (2, Step(), r"a step of 1 ranks .* made for 2: pass it world_size=1, or leave it out"),
         (None, Step(0, 2, 2), "rank must be 0 to 1 of 2, got 2"),
         (None, Step(0, 0, 9), "8 shards are too few for 9 ranks"),
+        (None, torch.zeros(1), "a real batch goes to real="),
     ],
 )
-def test_a_step_of_other_ranks_is_an_error(
-    world_size: int | None, step: Step, message: str, shards: Path
+def test_another_step_is_an_error(
+    world_size: int | None, step: Any, message: str, shards: Path
 ) -> None:
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         ShardSource(shards, world_size=world_size).sample(1, seeded(), step)
-
-
-def test_a_real_batch_in_the_place_of_the_step_is_an_error(shards: Path) -> None:
-    with pytest.raises(ArgumentTypeError, match="a real batch goes to real="):
-        ShardSource(shards).sample(1, seeded(), torch.zeros(1))  # type: ignore[arg-type]
