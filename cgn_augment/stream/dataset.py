@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from itertools import chain, repeat
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,8 +34,6 @@ from cgn_augment.stream.state import (
 )
 from cgn_augment.stream.step import StepMaker
 from cgn_augment.types import FACTORS, Mechanisms, Source
-
-Made = TypeVar("Made", ReadConfig, StepMaker)
 
 
 class CounterfactualDataset(IterableDataset[Any]):
@@ -178,14 +175,46 @@ class CounterfactualDataset(IterableDataset[Any]):
         source = make_source(source, class_map, label_factors(label))
         device = find_device(device, source)
         value_range = find_value_range(value_range, transform)
-        settings = dict(locals())
-        self._real = wrap_real(real, _pick(ReadConfig, settings))
+        reading = ReadConfig(
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            drop_last=drop_last,
+            timeout=timeout,
+            worker_init_fn=worker_init_fn,
+            multiprocessing_context=multiprocessing_context,
+            generator=generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            seed_items=seed_items,
+            shard_iterable=shard_iterable,
+        )
+        self._real = wrap_real(real, reading)
         self.dataset, self.sampler = self._real.dataset, self._real.sampler
         self.batch_sampler = self._real.batch_sampler
         self.proportion = Proportion(
             ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
         )
-        self._maker = _pick(StepMaker, settings)
+        self._maker = StepMaker(
+            source=source,
+            mix=mix,
+            label=label,
+            output=output,
+            class_map=class_map,
+            transform=transform,
+            device=device,
+            value_range=value_range,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
         self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.device, self.keys = device, keys
@@ -331,8 +360,3 @@ class CounterfactualDataset(IterableDataset[Any]):
         epoch = getattr(self.sampler, "epoch", None)
         if isinstance(epoch, int) and epoch != self._sampler_epoch:
             self.set_epoch(epoch)
-
-
-def _pick(kind: type[Made], settings: Mapping[str, Any]) -> Made:
-    """Makes a dataclass of the settings that have the names of its fields."""
-    return kind(**{field.name: settings[field.name] for field in fields(kind) if field.init})

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
-from cgn_augment.files import first_line, require_finite, unpickle
+from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
 
 TIMM = "timm/"
 
@@ -252,10 +251,13 @@ def _read(file: Path) -> dict[str, Tensor]:
     """Returns the tensors of a state dict, also where it lies inside a training's checkpoint."""
     if not file.is_file():
         raise FileError(f"there is no file {file} of weights for the backbone")
+    if file.suffix == ".safetensors":
+        what = "weights of the backbone"
+        return _without_prefix(read_safetensors(file, what=what, remedy="get it again")[0])
     try:
-        state: Any = load_file(file) if file.suffix == ".safetensors" else unpickle(file)
+        state: Any = unpickle(file)
         state = next((state[key] for key in ("state_dict", "model") if key in state), state)
-        tensors = {name.removeprefix("module."): value for name, value in state.items()}
+        tensors = _without_prefix(state)
         if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ValueError("there is more than tensors in it")
     except Exception as error:
@@ -265,6 +267,10 @@ def _read(file: Path) -> dict[str, Tensor]:
         ) from error
     require_finite(tensors, file)
     return tensors
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _suggest(name: str, known: list[str]) -> str:
