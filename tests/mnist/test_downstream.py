@@ -409,3 +409,12 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match=rf"{name} has \['grey'\]: its keys must be of"):
             commands.downstream(out, rows=["decorrelated"], **{name: {"grey": "x"}})
     assert not Path(out).exists()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("the same command with --resume goes on")
+
+    monkeypatch.setattr(commands, "run_downstream", press)
+    with pytest.raises(KeyboardInterrupt, match=r"^the same command goes on$"):
+        commands.downstream(str(tmp_path), variants=["colored"], rows=["decorrelated"])

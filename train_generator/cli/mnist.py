@@ -163,7 +163,11 @@ def downstream(
         for cgn, finder in [load(variant, row)]
         for seed in seeds
     ]
-    print(format_table(downstream_table(run_downstream(runs, announce=announce)), table))
+    try:
+        results = run_downstream(runs, announce=announce)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    print(format_table(downstream_table(results), table))
 
 
 def default_generators(has_photographs: bool) -> dict[str, str]:
