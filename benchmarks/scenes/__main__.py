@@ -52,3 +52,5 @@ if __name__ == "__main__":
         main()
     except (CGNError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

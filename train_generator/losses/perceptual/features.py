@@ -178,7 +178,17 @@ def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
 
 
 def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
-    """Cuts layers into blocks before each max-pool; raises `ArgumentError` if there are none."""
+    """Cuts layers into blocks before each max-pool.
+
+    Raises:
+        ArgumentError: there are no layers.
+
+    Example:
+        >>> from torch import nn
+        >>> from train_generator.losses.perceptual.features import split_blocks
+        >>> [len(block) for block in split_blocks([nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()])]
+        [1, 2]
+    """
     blocks: list[list[nn.Module]] = []
     for layer in layers:
         if not blocks or isinstance(layer, nn.MaxPool2d):
@@ -194,8 +204,19 @@ def draw_he_normal(module: nn.Module, generator: torch.Generator) -> None:
     """Draws the weights of all convolutions anew, in place, and sets their biases to 0.
 
     Weights are normal with variance 2 / fan-in, which keeps the size of features from one layer
-    with a ReLU to the next (He et al., Delving Deep into Rectifiers, ICCV 2015). Module and
-    generator are on the CPU.
+    with a ReLU to the next (He et al., Delving Deep into Rectifiers, ICCV 2015).
+
+    Args:
+        module: on the CPU.
+        generator: a CPU generator.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.losses.perceptual.features import draw_he_normal
+        >>> layer = torch.nn.Conv2d(64, 200, 1)
+        >>> draw_he_normal(layer, torch.Generator().manual_seed(0))
+        >>> round(layer.weight.var().item() * 64, 1)
+        2.0
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
