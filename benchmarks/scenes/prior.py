@@ -30,8 +30,6 @@ from benchmarks.scenes.images import (
     render_scenes,
 )
 from benchmarks.scenes.training import (
-    rise_and_fall,
-    set_learning_rate,
     to_bytes,
     to_floats,
     write_state,
@@ -46,6 +44,7 @@ from cgn_augment.pictures.sheets import draw_sheet
 from train_generator.losses.discriminators import PatchDiscriminator
 from train_generator.small.adversary import Adversary
 from train_generator.small.batches import RealImages
+from train_generator.small.masker import rise_and_fall
 from train_generator.training.average import update_average
 from train_generator.training.stages import descend
 from train_generator.training.trainer import Stage, Trainer, check_folder
@@ -249,7 +248,7 @@ class CoarseStage:
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains on one batch; see `Stage.step`."""
         config, optimizer = self.config, self.optimizers["coarse"]
-        set_learning_rate(optimizer, config.coarse_rate * rise_and_fall(step, config.coarse_steps))
+        rise_and_fall(optimizer, config.coarse_rate, step, config.coarse_steps)
         chosen = self.order.choose(step, min(config.coarse_batch_size, len(self.pairs.y)))
         self.biggan.train()
         features = self.biggan.coarse_features(
@@ -287,10 +286,9 @@ class PriorStage:
     def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Trains the generator, then the discriminator, on one batch; see `Stage.step`."""
         config = self.config
-        share = rise_and_fall(step, config.num_steps)
         rates = config.learning_rate, config.discriminator_learning_rate
         for optimizer, rate in zip(self.optimizers.values(), rates, strict=True):
-            set_learning_rate(optimizer, share * rate)
+            rise_and_fall(optimizer, rate, step, config.num_steps)
         chosen = self.order.choose(step, config.batch_size)
         noise, y = self.pairs.noise[chosen], self.pairs.y[chosen]
         real = to_floats(self.pairs.images[chosen])

@@ -10,18 +10,6 @@ from torch import Tensor, nn
 from cgn_augment.files import replacing
 
 
-def rise_and_fall(step: int, num_steps: int) -> float:
-    """Returns the share of a learning rate: up for 100 steps, and down to 0 in the second half."""
-    left = (num_steps - step) / max(1, num_steps / 2)
-    return min(1.0, (step + 1) / 100, left)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets the learning rate of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
 def to_bytes(images: Tensor) -> Tensor:
     """Returns images in [-1, 1] as uint8 of the same shape."""
     return ((images + 1) * 127.5).round().byte()
