@@ -116,29 +116,82 @@ def test_a_loader_rebuilt_of_a_bare_stream_is_an_error(real: Any) -> None:
     train = stream(real, **options)
     with pytest.raises(UsageError, match=r"as_loader\(\)"):
         list(skip_first_batches(train, 2))
-    loader = skip_first_batches(train.as_loader(), 2)
-    assert len(list(loader)) == 3
+    train.set_epoch(0)
+    rest = list(skip_first_batches(train.as_loader(), 2))
+    assert len(rest) == 3
+    assert all(len(made) == 2 for _, made in steps_of(rest))
 
 
-def test_its_checkpoint_holds_a_registered_stream(accelerators: Any, tmp_path: Path) -> None:
-    for epoch, num in ((0, 2), (1, 5)):
-        saving, going_on = stream(), stream()
+@pytest.mark.parametrize(("epoch", "num"), [(0, 2), (1, 4), (1, 5)])
+@pytest.mark.parametrize("registered", [False, True])
+def test_its_checkpoint_holds_the_streams_state(
+    accelerators: Any, tmp_path: Path, registered: bool, epoch: int, num: int
+) -> None:
+    def start() -> tuple[Accelerator, Any, CounterfactualDataset]:
+        accelerator, train = accelerators(), stream()
+        if registered:  # a bare stream, in a loop of one's own
+            accelerator.register_for_checkpointing(train)
+        return accelerator, train if registered else accelerator.prepare(train.as_loader()), train
+
+    accelerator, loader, _ = start()
+    for _ in range(epoch):
+        list(loader)
+    list(islice(loader, num))
+    accelerator.save_state(tmp_path)
+
+    accelerator, loader, train = start()
+    accelerator.load_state(tmp_path)
+    assert steps_of(loader) == expected(2)[5 * epoch + num : 5 * epoch + 5]
+    assert train.epoch == epoch + 1
+    assert steps_of(loader) == expected(3)[5 * epoch + 5 : 5 * epoch + 10]
+
+
+def test_its_tutorials_way_to_go_on_skips_no_more_than_it_says(
+    accelerators: Any, tmp_path: Path
+) -> None:
+    """It loads the state, which holds the place, and then skips up to that place as well."""
+    accelerator = accelerators()
+    loader = accelerator.prepare(stream().as_loader())
+    list(loader)
+    list(islice(loader, 3))
+    accelerator.save_state(tmp_path)
+
+    accelerator = accelerators()
+    loader = accelerator.prepare(stream().as_loader())
+    accelerator.load_state(tmp_path)
+    assert steps_of(accelerator.skip_first_batches(loader, 3)) == expected(2)[8:]
+    assert steps_of(loader) == expected(3)[10:]
+
+
+def test_skipping_in_an_epoch_that_nobody_has_named_is_an_error(accelerators: Any) -> None:
+    loader = accelerators().prepare(stream().as_loader())
+    with pytest.raises(UsageError, match="set_epoch"):
+        list(skip_first_batches(loader, 3))
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_accumulated_gradients_are_stepped_on_at_the_end_of_an_epoch(
+    accelerators: Any, num: int
+) -> None:
+    """As with a loader of its own: five batches by two are three steps of the optimizer."""
+
+    def steps_with(train: Any) -> list[bool]:
         accelerator = accelerators()
-        accelerator.register_for_checkpointing(saving)
-        loader = accelerator.prepare(saving.as_loader())
-        for _ in range(epoch):
-            list(loader)
-        batches = iter(loader)
-        list(islice(batches, num))
-        folder = tmp_path / f"{epoch}"
-        accelerator.save_state(folder)
+        accelerator.gradient_accumulation_steps = num
+        model = TinyNet()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, train)
+        stepped = []
+        for _ in range(2):
+            for batch in loader:
+                with accelerator.accumulate(model):
+                    step_on(model, optimizer, batch, accelerator.backward)
+                    stepped.append(accelerator.sync_gradients)
+        return stepped
 
-        accelerator = accelerators()
-        accelerator.register_for_checkpointing(going_on)
-        accelerator.load_state(folder)
-        rest = steps_of(accelerator.prepare(going_on.as_loader()))
-        assert rest == expected(2)[5 * epoch + num : 5 * epoch + 5]
-        assert going_on.epoch == epoch + 1
+    plain = steps_with(DataLoader(Digits(20), 4, shuffle=True))
+    assert steps_with(stream().as_loader()) == plain
+    assert plain[4] is True
 
 
 def iterate_prepared() -> None:

@@ -12,6 +12,7 @@ from client_helpers import Seen, TinyNet, expected, seen, step_on, steps_of, str
 from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from stream_helpers import list_of_batches
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -159,8 +160,10 @@ def test_a_data_module_may_make_the_stream_for_each_epoch(way: str, anew: bool) 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 @pytest.mark.parametrize("way", WAYS)
-def test_a_batch_to_overfit_on_is_the_mixed_one(way: str) -> None:
-    assert fit(given(way, shuffle=False), overfit_batches=1)[0] == expected(shuffle=False)[0]
+def test_a_loader_that_it_would_rebuild_is_an_error(way: str) -> None:
+    """`overfit_batches` puts another sampler into the loader; there is `limit_train_batches`."""
+    with pytest.raises((ValueError, MisconfigurationException), match="DataLoader|StreamLoader"):
+        fit(given(way, shuffle=False), overfit_batches=1)
 
 
 @pytest.mark.parametrize("step", [2, 5])
