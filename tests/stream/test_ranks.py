@@ -128,6 +128,8 @@ def test_the_rank_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     of_torchrun = stream()
     assert (of_torchrun.rank, of_torchrun.world_size) == (2, 3)
+    assert "rank" not in repr(of_torchrun)  # nothing has asked for it yet
+    assert len(of_torchrun) == 2
     assert "rank 2 of 3" in repr(of_torchrun)
     given = ranks_of(Digits(20), batch_size=4)[2]
     assert same(list(of_torchrun), list(given))
