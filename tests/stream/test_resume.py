@@ -273,6 +273,32 @@ def test_set_epoch_after_loading_keeps_the_step_of_its_own_epoch(name: str) -> N
         assert same(list(resumed), epochs[epoch][step:])
 
 
+def test_the_epoch_after_a_loaded_place_is_the_one_that_would_have_followed() -> None:
+    """A client that ended the epoch by a break, saved, and says so when it resumes."""
+    for make in (
+        CASES["map-style"],
+        CASES["loader with its own generator"],
+        lambda: stream(ratio=0.3),
+    ):
+        train = make()
+        list(islice(train, 2))
+        state = train.state_dict()
+        followed = list(train)
+        resumed = restored(state, make)
+        resumed.set_epoch(1)
+        assert same(list(resumed), followed)
+
+
+def test_leaving_a_loaded_place_for_an_earlier_epoch_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resumed = restored(state_after(2, 3))
+    resumed.set_epoch(0)
+    assert (
+        "set_epoch(0) leaves the place that was loaded, which is step 3 of epoch 2" in caplog.text
+    )
+
+
 def test_a_library_that_sets_the_samplers_epoch_after_loading_moves_the_stream() -> None:
     for epoch, num_left in ((1, 3), (2, 5)):
         resumed = restored(state_after(1, 2))
