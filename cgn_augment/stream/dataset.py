@@ -392,7 +392,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         batch has ended its epoch, and this is the next one.
         """
         self._bind()
-        require_usable_place(self, self._pid, self._knows_epoch or self._position.total > 0)
+        loaded_step = 0 if self._resume is None else self._position.step
+        knows_epoch = self._knows_epoch or self._position.total > 0
+        require_usable_place(self, self._pid, knows_epoch, loaded_step)
         self._leave_a_begun_epoch()
         return self._iterate()
 
