@@ -24,7 +24,9 @@ def seen(images: Tensor) -> Seen:
     """What a loop saw in one batch: the pictures of `Digits`, and the stub's counterfactuals."""
     made = [bool(image[0, 0, 1] != 1) for image in images]
     real = indices(torch.stack([i for i, is_made in zip(images, made, strict=True) if not is_made]))
-    noise = [round(float(i[0, 0, 0]), 6) for i, is_made in zip(images, made, strict=True) if is_made]
+    noise = [
+        round(float(i[0, 0, 0]), 6) for i, is_made in zip(images, made, strict=True) if is_made
+    ]
     return real, noise
 
 

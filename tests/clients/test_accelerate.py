@@ -146,10 +146,8 @@ def test_its_checkpoint_holds_the_streams_state(
     assert steps_of(loader) == expected(3)[5 * epoch + 5 : 5 * epoch + 10]
 
 
-def test_its_tutorials_way_to_go_on_skips_no_more_than_it_says(
-    accelerators: Any, tmp_path: Path
-) -> None:
-    """It loads the state, which holds the place, and then skips up to that place as well."""
+def test_a_loaded_place_is_not_skipped_once_more(accelerators: Any, tmp_path: Path) -> None:
+    """Its tutorial loads the state and then skips, which is for loaders without a state."""
     accelerator = accelerators()
     loader = accelerator.prepare(stream().as_loader())
     list(loader)
@@ -159,7 +157,9 @@ def test_its_tutorials_way_to_go_on_skips_no_more_than_it_says(
     accelerator = accelerators()
     loader = accelerator.prepare(stream().as_loader())
     accelerator.load_state(tmp_path)
-    assert steps_of(accelerator.skip_first_batches(loader, 3)) == expected(2)[8:]
+    with pytest.raises(UsageError, match="goes on at step 3 .* leave out 3 more"):
+        list(accelerator.skip_first_batches(loader, 3))
+    assert steps_of(loader) == expected(2)[8:]
     assert steps_of(loader) == expected(3)[10:]
 
 

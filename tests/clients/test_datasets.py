@@ -55,9 +55,7 @@ def test_a_split_by_node_knows_its_rank() -> None:
         real = datasets.distributed.split_dataset_by_node(
             rows().to_iterable_dataset(num_shards=2), rank=rank, world_size=2
         )
-        train = stream(
-            real, batch_size=5, keys=KEYS, rank=rank, world_size=2, shard_iterable=False
-        )
+        train = stream(real, batch_size=5, keys=KEYS, rank=rank, world_size=2, shard_iterable=False)
         batches = [seen(batch["pixel_values"])[0] for batch in train]
         assert len(batches) == 2
         read += sum(batches, [])

@@ -28,7 +28,9 @@ def launch(folder: Path, *command: str) -> None:
         "CUDA_VISIBLE_DEVICES": "",
     }
     run = subprocess.Popen(
-        [sys.executable, "-m", *command] if command[0][-3:] != ".py" else [sys.executable, *command],
+        [sys.executable, "-m", *command]
+        if command[0][-3:] != ".py"
+        else [sys.executable, *command],
         env=environment,
         cwd=folder,
         stdout=subprocess.PIPE,

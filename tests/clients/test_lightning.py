@@ -98,7 +98,9 @@ def test_limited_epochs_are_of_other_batches(way: str) -> None:
 
 @pytest.mark.parametrize("limit", [None, 3])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_limited_or_whole_run_goes_on_anywhere(way: str, limit: int | None, tmp_path: Path) -> None:
+def test_a_limited_or_whole_run_goes_on_anywhere(
+    way: str, limit: int | None, tmp_path: Path
+) -> None:
     """Saved after each step, in the middle of epochs and at their end."""
     saver = keep(tmp_path, every_n_train_steps=1)
     whole = fit(given(way), limit_train_batches=limit, callbacks=[saver])
@@ -113,9 +115,7 @@ def test_a_limited_or_whole_run_goes_on_anywhere(way: str, limit: int | None, tm
     ("val", "at_the_end"), [(None, True), (VAL, True), (VAL, False)], ids=["alone", "end", "val"]
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_goes_on_after_an_epoch(
-    way: str, val: Any, at_the_end: bool, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_after_an_epoch(way: str, val: Any, at_the_end: bool, tmp_path: Path) -> None:
     saver = keep(tmp_path, every_n_epochs=1, save_on_train_epoch_end=at_the_end)
     fit(given(way), 1, val=val, callbacks=[saver])
     (saved,) = tmp_path.glob("*.ckpt")

@@ -66,9 +66,7 @@ def kinds(images: Tensor) -> list[bool]:
 def test_mixup_pairs_rows_of_both_kinds_only_where_they_are_shuffled() -> None:
     def pairs(**options: Any) -> set[tuple[bool, bool]]:
         batches = [images for images, _ in stream(num=40, ratio=1.0, **options)]
-        return {
-            (a, b) for x in batches for a, b in zip(kinds(x), kinds(x.flip(0)), strict=True)
-        }
+        return {(a, b) for x in batches for a, b in zip(kinds(x), kinds(x.flip(0)), strict=True)}
 
     assert pairs() == {(False, True), (True, False)}
     assert pairs(shuffle_rows=True) == {(a, b) for a in (False, True) for b in (False, True)}

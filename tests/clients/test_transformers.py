@@ -9,7 +9,7 @@ import pytest
 import torch.nn.functional as F
 from client_helpers import DictDigits, Seen, TinyNet, expected, seen, stream
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import UsageError
@@ -47,6 +47,9 @@ def train_on(
     trainer = Trainer(net, arguments, train_dataset=train)
     if told:
         trainer.get_train_dataloader = train.as_loader
+    if resume:
+        state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+        train.set_epoch(int(state.epoch))
     trainer.train(resume_from_checkpoint=resume and str(resume))
     return net.steps
 
@@ -58,6 +61,16 @@ def test_it_trains_epoch_by_epoch_and_goes_on_anywhere(tmp_path: Path) -> None:
     for num in (2, 5, 6, 9, 10, 14):
         saved = tmp_path / f"checkpoint-{num}"
         assert train_on(make_stream(), tmp_path / "again", saved) == whole[num:], num
+
+
+def test_going_on_in_an_epoch_that_nobody_has_named_is_an_error(tmp_path: Path) -> None:
+    """It does not tell a loader that it skips in which epoch that is."""
+    train_on(make_stream(), tmp_path, num_train_epochs=2)
+    train, arguments = make_stream(), TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    trainer = Trainer(Net(), arguments, train_dataset=train)
+    trainer.get_train_dataloader = train.as_loader
+    with pytest.raises(UsageError, match="skip_first_batches leaves out 2 .* set_epoch"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
 
 
 def test_accumulated_gradients_take_the_same_batches(tmp_path: Path) -> None:
@@ -80,5 +93,3 @@ def test_its_own_loader_of_a_stream_is_an_error_that_says_what_to_write(tmp_path
 def test_its_workers_and_its_batch_size_do_not_matter(tmp_path: Path) -> None:
     options = {"dataloader_num_workers": 2, "per_device_train_batch_size": 7, "num_train_epochs": 1}
     assert train_on(make_stream(), tmp_path, **options) == expected()
-
-
