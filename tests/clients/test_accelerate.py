@@ -157,7 +157,7 @@ def test_a_loaded_place_is_not_skipped_once_more(accelerators: Any, tmp_path: Pa
     accelerator = accelerators()
     loader = accelerator.prepare(stream().as_loader())
     accelerator.load_state(tmp_path)
-    with pytest.raises(UsageError, match="goes on at step 3 .* leave out 3 more"):
+    with pytest.raises(UsageError, match=r"goes on at step 3 .* leave out 3 more"):
         list(accelerator.skip_first_batches(loader, 3))
     assert steps_of(loader) == expected(2)[8:]
     assert steps_of(loader) == expected(3)[10:]

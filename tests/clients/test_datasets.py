@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import datasets.distributed
@@ -36,7 +37,7 @@ def test_a_streamed_set_is_shuffled_anew_each_epoch(num_workers: int) -> None:
     train = stream(real, batch_size=4, keys=KEYS, num_workers=num_workers)
     epochs = [[seen(batch["pixel_values"])[0] for batch in train] for _ in range(2)]
     for epoch in epochs:
-        assert sorted(sum(epoch, [])) == list(range(20))
+        assert sorted(chain(*epoch)) == list(range(20))
     assert epochs[0] != epochs[1]
 
 
@@ -58,5 +59,5 @@ def test_a_split_by_node_knows_its_rank() -> None:
         train = stream(real, batch_size=5, keys=KEYS, rank=rank, world_size=2, shard_iterable=False)
         batches = [seen(batch["pixel_values"])[0] for batch in train]
         assert len(batches) == 2
-        read += sum(batches, [])
+        read += chain(*batches)
     assert sorted(read) == list(range(20))

@@ -18,12 +18,12 @@ MIXUP = {"mixup_alpha": 0.8, "num_classes": 10}
 
 
 def train_one_epoch(
-    epoch: int, model: Any, loader: Any, optimizer: Any, loss_fn: Any, mixup: Any = None
+    model: Any, loader: Any, optimizer: Any, loss_fn: Any, mixup: Any = None
 ) -> list[Seen]:
     """The inside of timm's train.py, without its devices and its printing."""
-    last, losses, steps = len(loader) - 1, timm.utils.AverageMeter(), []
+    losses, steps = timm.utils.AverageMeter(), []
     scaler = timm.utils.NativeScaler(device="cpu")
-    for k, (images, labels) in enumerate(loader):
+    for images, labels in loader:
         steps.append(seen(images))
         if mixup is not None:
             images, labels = mixup(images, labels)
@@ -31,7 +31,7 @@ def train_one_epoch(
         optimizer.zero_grad()
         scaler(loss, optimizer, clip_grad=1.0, parameters=model.parameters())
         losses.update(loss.item(), images.size(0))
-    assert k == last
+    assert len(steps) == len(loader)
     assert losses.avg > 0
     return steps
 
@@ -47,7 +47,7 @@ def train_as_the_script(train: Any, num_epochs: int, mixup: Any = None) -> list[
             train.dataset.set_epoch(epoch)
         elif hasattr(train.sampler, "set_epoch"):
             train.sampler.set_epoch(epoch)
-        steps += train_one_epoch(epoch, model, train, optimizer, loss_fn, mixup)
+        steps += train_one_epoch(model, train, optimizer, loss_fn, mixup)
         scheduler.step_update((epoch + 1) * len(train))
     return steps
 

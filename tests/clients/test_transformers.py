@@ -69,7 +69,7 @@ def test_going_on_in_an_epoch_that_nobody_has_named_is_an_error(tmp_path: Path) 
     train, arguments = make_stream(), TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
     trainer = Trainer(Net(), arguments, train_dataset=train)
     trainer.get_train_dataloader = train.as_loader
-    with pytest.raises(UsageError, match="skip_first_batches leaves out 2 .* set_epoch"):
+    with pytest.raises(UsageError, match=r"skip_first_batches leaves out 2 .* set_epoch"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
 
 
@@ -86,7 +86,7 @@ def test_steps_may_be_limited(tmp_path: Path) -> None:
 
 
 def test_its_own_loader_of_a_stream_is_an_error_that_says_what_to_write(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="get_train_dataloader = stream.as_loader"):
+    with pytest.raises(UsageError, match=r"get_train_dataloader = stream\.as_loader"):
         train_on(make_stream(), tmp_path, told=False)
 
 
