@@ -14,8 +14,12 @@ from client_helpers import check_ranks
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node"]
-LAUNCH = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
-LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_processes"]
+# Without MPI, --cpu starts one process; the launcher of several GPUs needs none.
+LAUNCH = ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--mixed_precision=no"]
+LAUNCH += ["--dynamo_backend=no", "--main_process_port=0", "--num_processes"]
+
+LIMIT = 300
+"""Seconds, of which a quiet machine needs a tenth."""
 
 
 def launch(folder: Path, *command: str) -> None:
@@ -39,10 +43,10 @@ def launch(folder: Path, *command: str) -> None:
         start_new_session=True,
     )
     try:
-        printed, _ = run.communicate(timeout=200)
+        printed, _ = run.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
-        printed = f"no end after 200 seconds\n{run.communicate()[0]}"
+        printed = f"no end after {LIMIT} seconds\n{run.communicate()[0]}"
     assert run.returncode == 0, printed
 
 
@@ -68,7 +72,7 @@ def test_torchrun(num: int, tmp_path: Path) -> None:
 )
 def test_lightning(strategy: str, num: int, tmp_path: Path) -> None:
     launch(tmp_path, str(HERE / "launch_lightning.py"), str(tmp_path), strategy, str(num))
-    check_ranks(tmp_path, num, "resumed", "as_loader")
+    check_ranks(tmp_path, num)
 
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=SLOW)])
