@@ -224,6 +224,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._position = Position(0, 0, 0, 0)
         self._resume: Any = None
         self._running: object | None = None
+        self._left: object | None = None
         self._knows_epoch = False
         self._known_carry = (0, 0)
         self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
@@ -320,7 +321,9 @@ class CounterfactualDataset(IterableDataset[Any]):
                     self._position.step,
                     self.epoch,
                 )
+        left = self._running if epoch == self.epoch else None
         self._go_to(epoch)
+        self._left = left
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is, counted in batches that were yielded; never weights.
@@ -344,7 +347,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             CheckpointError: the state is of another version or another configuration.
         """
         require_state(state, self._fingerprint())
-        self._running, self._knows_epoch = None, True
+        self._running, self._left, self._knows_epoch = None, None, True
         self._resume = state["real"]
         self._position = Position(**{name: state[name] for name in Position._fields})
 
@@ -363,7 +366,7 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def _go_to(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
-        self._running, self._resume = None, None
+        self._running, self._left, self._resume = None, None, None
         total, carry = self._position.total, self._position.carry
         num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()
         if num_steps is not None:
@@ -406,6 +409,7 @@ class CounterfactualDataset(IterableDataset[Any]):
     def _iterate(self) -> Iterator[Any]:
         self._leave_a_begun_epoch()  # once more, for others may have iterated since `iter`
         token = self._running = object()
+        self._left = None
         resume, self._resume = self._resume, None
         position = self._position
         needs_items = getattr(self.source, "needs_items", False)
@@ -420,6 +424,9 @@ class CounterfactualDataset(IterableDataset[Any]):
                 chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
                 position = Position(position.epoch, position.step + 1, position.total + 1, carry)
+                # Lightning reads one batch ahead where there is no length, and says the epoch then.
+                if self._left is token:
+                    self._running, self._left = token, None
                 # An older iterator of this stream no longer says where the stream is.
                 if self._running is token:
                     self._position = position
