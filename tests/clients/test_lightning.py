@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,21 +123,23 @@ def test_a_run_goes_on_after_an_epoch(way: str, val: Any, at_the_end: bool, tmp_
     assert fit(given(way), 3, val=val, ckpt_path=saved) == expected(3)[5:]
 
 
+class Endless:
+    """Batches whose number nobody knows."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list_of_batches())
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_a_length_that_is_unknown_is_no_hindrance(way: str, tmp_path: Path) -> None:
-    """Lightning then reads one batch ahead, and its state is of the batch that it reads."""
-
-    class Endless:
-        def __iter__(self) -> Any:
-            return iter(list_of_batches())
-
-    assert fit(given(way, real=Endless())) == steps_of([*stream(Endless())]) + second_of(Endless())
-
-
-def second_of(real: Any) -> list[Seen]:
-    train = stream(real)
-    list(train)
-    return steps_of(train)
+def test_a_stream_without_a_length_goes_on_behind_what_was_read_ahead(
+    way: str, tmp_path: Path
+) -> None:
+    saver = keep(tmp_path, every_n_train_steps=1)
+    whole = fit(given(way, real=Endless()), callbacks=[saver])
+    train = stream(Endless())
+    assert whole == [step for _ in range(2) for step in steps_of(train)]
+    saved = tmp_path / "step=2.ckpt"
+    assert fit(given(way, real=Endless()), ckpt_path=saved) == whole[3:]
 
 
 class Data(LightningDataModule):

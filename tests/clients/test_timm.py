@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import timm.utils
 import torch
+import torch.nn.functional as F
 from client_helpers import Seen, TinyNet, expected, seen, stream
+from stream_helpers import indices, list_of_batches
 from timm.data import Mixup
-from timm.loss import SoftTargetCrossEntropy
+from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 
@@ -92,6 +94,17 @@ def test_micro_batches_of_shuffled_rows_hold_both_kinds() -> None:
         for chunk in images.chunk(2)
     ]
     assert all(mixed)
+
+
+def test_splits_stay_aligned_where_counterfactuals_come_apart() -> None:
+    """AugMix: the loss compares row i of three versions of the real images."""
+    versions = [(torch.cat([images] * 3), labels.repeat(3)) for images, labels in list_of_batches()]
+    model, loss_fn = TinyNet(), JsdCrossEntropy(num_splits=3)
+    for (images, labels), (made, classes) in stream(versions, mix="separate"):
+        parts = [indices(part) for part in images.chunk(3)]
+        assert parts[0] == parts[1] == parts[2]
+        loss = loss_fn(model(images), labels) + F.cross_entropy(model(made), classes)
+        loss.backward()
 
 
 def test_its_checkpoints_can_hold_the_streams_state(tmp_path: Path) -> None:
