@@ -86,3 +86,10 @@ def test_accelerates_debug_launcher(num: int, tmp_path: Path) -> None:
 def test_accelerate_launch(num: int, tmp_path: Path) -> None:
     launch(tmp_path, *LAUNCH, str(num), str(HERE / "launch_accelerate.py"), str(tmp_path))
     check_ranks(tmp_path, num, "resumed", "skipped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [2, 4])
+def test_trainer_of_transformers(num: int, tmp_path: Path) -> None:
+    launch(tmp_path, *TORCHRUN, str(num), str(HERE / "launch_transformers.py"), str(tmp_path))
+    check_ranks(tmp_path, num)
