@@ -24,7 +24,7 @@ from cgn_augment.stream.arguments import (
     label_factors,
     make_source,
 )
-from cgn_augment.stream.as_loader import StreamLoader, StreamSampler
+from cgn_augment.stream.as_loader import StreamLoader, StreamSampler, mark_the_end
 from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
@@ -397,9 +397,10 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._bind()
         loaded_step = 0 if self._resume is None else self._position.step
         knows_epoch = self._knows_epoch or self._position.total > 0
-        require_usable_place(self, self._pid, knows_epoch, loaded_step)
+        skipping = require_usable_place(self, self._pid, knows_epoch, loaded_step)
         self._leave_a_begun_epoch()
-        return self._iterate()
+        batches = self._iterate()
+        return batches if skipping is None else mark_the_end(batches, self, skipping)
 
     def _leave_a_begun_epoch(self) -> None:
         self._adopt_sampler_epoch()

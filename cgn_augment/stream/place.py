@@ -39,7 +39,7 @@ REBUILDERS = (
 
 def require_usable_place(
     stream: CounterfactualDataset, pid: int, knows_epoch: bool, loaded_step: int
-) -> None:
+) -> Any:
     """Refuses, called in `__iter__`, where a stream cannot be iterated.
 
     That is a worker, a fork of the process that holds a GPU, and a loader that would batch, slice
@@ -51,6 +51,10 @@ def require_usable_place(
         pid: the process that made it.
         knows_epoch: whether anything has said which epoch comes next.
         loaded_step: step of the place that was loaded and comes next, else 0.
+
+    Returns:
+        The loader of `skip_first_batches` that called, or None. It does not find out by itself
+        which batch is the last.
 
     Raises:
         UsageError: it is one of them.
@@ -66,6 +70,7 @@ def require_usable_place(
             "this process was forked from the one that holds the generator on the GPU, and CUDA "
             "does not survive a fork: make the CounterfactualDataset in this process"
         )
+    skipping = None
     for kind, loader in _loaders():
         if getattr(loader, "dataset", None) is not stream:
             continue
@@ -81,7 +86,10 @@ def require_usable_place(
                 "though every process reads its own: pass stream.as_loader() to "
                 "accelerator.prepare, instead of a DataLoader of the stream"
             )
-        if kind != "SkipDataLoader" or not loader.skip_batches:
+        if kind != "SkipDataLoader":
+            continue
+        skipping = loader
+        if not loader.skip_batches:
             continue
         if loaded_step:
             raise UsageError(
@@ -93,9 +101,10 @@ def require_usable_place(
             raise UsageError(
                 f"skip_first_batches leaves out {loader.skip_batches} batches of an epoch, and "
                 "nothing has said of which: call set_epoch(epoch) of the stream or its loader "
-                "first (transformers.Trainer: in on_train_begin of a callback, with "
-                "int(state.epoch))"
+                "first (transformers.Trainer: with the epoch of the checkpoint, "
+                "int(TrainerState.load_from_json(…).epoch))"
             )
+    return skipping
 
 
 def refuse_rebuilding(name: str) -> None:

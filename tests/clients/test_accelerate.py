@@ -169,9 +169,10 @@ def test_skipping_in_an_epoch_that_nobody_has_named_is_an_error(accelerators: An
         list(skip_first_batches(loader, 3))
 
 
+@pytest.mark.parametrize("skip", [0, 2])
 @pytest.mark.parametrize("num", [2, 3])
 def test_accumulated_gradients_are_stepped_on_at_the_end_of_an_epoch(
-    accelerators: Any, num: int
+    accelerators: Any, num: int, skip: int
 ) -> None:
     """As with a loader of its own: five batches by two are three steps of the optimizer."""
 
@@ -181,9 +182,10 @@ def test_accumulated_gradients_are_stepped_on_at_the_end_of_an_epoch(
         model = TinyNet()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         model, optimizer, loader = accelerator.prepare(model, optimizer, train)
+        loader.set_epoch(0)
         stepped = []
-        for _ in range(2):
-            for batch in loader:
+        for part in (accelerator.skip_first_batches(loader, skip), loader):
+            for batch in part:
                 with accelerator.accumulate(model):
                     step_on(model, optimizer, batch, accelerator.backward)
                     stepped.append(accelerator.sync_gradients)
@@ -191,7 +193,7 @@ def test_accumulated_gradients_are_stepped_on_at_the_end_of_an_epoch(
 
     plain = steps_with(DataLoader(Digits(20), 4, shuffle=True))
     assert steps_with(stream().as_loader()) == plain
-    assert plain[4] is True
+    assert plain[4 - skip] is True
 
 
 def iterate_prepared() -> None:
