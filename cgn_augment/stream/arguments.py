@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -27,6 +28,15 @@ def make_source(
         ArgumentError: the map names classes that the CGN lacks, or the interventions list classes
             outside the map for a factor that is a label.
     """
+    if isinstance(source, type):
+        raise ArgumentTypeError(
+            f"source is the class {source.__name__}: pass one made of it, {source.__name__}(…)"
+        )
+    if isinstance(source, (str, os.PathLike)):
+        raise ArgumentTypeError(
+            f"source must be a Source or a frozen CGN, got {source!r}: load_cgn(…) reads a CGN of "
+            "that name or path, ShardSource(…) rendered shards"
+        )
     if not isinstance(source, Source):
         if not isinstance(source, Mechanisms):
             raise ArgumentTypeError(
@@ -86,7 +96,49 @@ def find_value_range(
         return known
     if value_range is None:
         return None
-    low, high = value_range
-    if not float(low) < float(high):
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"value_range must be (low, high) or None, got {value_range!r}"
+        ) from error
+    if not low < high:
         raise ArgumentError(f"value_range must be (low, high), got {value_range!r}")
-    return float(low), float(high)
+    return low, high
+
+
+def read_keys(
+    keys: tuple[str | int, str | int] | None,
+) -> tuple[str | int, str | int] | None:
+    """Returns the keys or positions of images and labels.
+
+    Raises:
+        ArgumentTypeError: they are not two.
+        ArgumentError: they are the same.
+    """
+    if keys is None:
+        return None
+    two = isinstance(keys, (tuple, list)) and len(keys) == 2
+    if not two or not all(isinstance(key, (str, int)) for key in keys):
+        raise ArgumentTypeError(
+            f"keys must be (image, label), two keys or two positions of a batch, got {keys!r}"
+        )
+    if keys[0] == keys[1]:
+        raise ArgumentError(f"keys must name images and labels, got {keys[0]!r} for both")
+    return keys[0], keys[1]
+
+
+def require_row_order(shuffle_rows: bool, mix: str) -> bool:
+    """Returns `shuffle_rows`.
+
+    Raises:
+        ArgumentTypeError: it is not True or False.
+        ArgumentError: real images and counterfactuals come apart.
+    """
+    if not isinstance(shuffle_rows, bool):
+        raise ArgumentTypeError(f"shuffle_rows must be True or False, got {shuffle_rows!r}")
+    if shuffle_rows and mix == "separate":
+        raise ArgumentError(
+            "shuffle_rows is for one batch of both, and mix='separate' yields two: leave one out"
+        )
+    return shuffle_rows

@@ -22,8 +22,11 @@ from cgn_augment.stream.arguments import (
     find_value_range,
     label_factors,
     make_source,
+    read_keys,
+    require_row_order,
 )
 from cgn_augment.stream.batches import Layout, find_layout
+from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.reading import ReadConfig, wrap_real
 from cgn_augment.stream.state import (
@@ -81,14 +84,24 @@ class CounterfactualDataset(IterableDataset[Any]):
         class_map: `{label: class or classes of the CGN}`, where they are not the same numbers.
             Counterfactuals are drawn of these classes only.
         transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images as the real
-            ones are; `match_real(mean, std, crop_size)` makes one. Runs on the device.
+            ones are; `match_real(mean, std, size)` makes one. Runs on the device.
         device: where batches are put together; the source's by default.
         seed: of the real order and of everything that is drawn.
         output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
             `image, label, is_counterfactual, shape, texture, background`.
         value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
-            first batch is held against it; None leaves that out.
+            first eight images are held against it; None leaves that out.
         keys: keys or positions of images and labels in a batch, where they are not the usual.
+        fill: what counterfactuals get in the further columns of a batch, by key or position:
+            `{"weight": 1.0}`; "mask" where a column holds masks and the source knows those of its
+            counterfactuals. A column of whole numbers (an index) gets -1 by itself, a list (paths)
+            None, and masks that a `RealShapeSource` reads those of its counterfactuals; any other
+            column must be named.
+        shuffle_rows: whether real images and counterfactuals are put in random order, for what
+            takes the rows of a batch to be alike (mixup with the flipped batch, micro-batches);
+            otherwise real images come first. Further columns and `real_index` follow.
+        batch_multiple: mixed batches are a multiple of it, by the number of counterfactuals, which
+            evens out over the steps; with mix="append".
         rank: which of `world_size` processes this is; from torch.distributed or torchrun's
             environment by default. Each reads its part of a map-style dataset.
         world_size: how many processes there are.
@@ -159,6 +172,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         output: Output = "same",
         value_range: tuple[float, float] | Literal["transform"] | None = "transform",
         keys: tuple[str | int, str | int] | None = None,
+        fill: Mapping[str | int, Any] | None = None,
+        shuffle_rows: bool = False,
+        batch_multiple: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
         shard_iterable: bool | None = None,
@@ -200,7 +216,12 @@ class CounterfactualDataset(IterableDataset[Any]):
         self.dataset, self.sampler = self._real.dataset, self._real.sampler
         self.batch_sampler = self._real.batch_sampler
         self.proportion = Proportion(
-            ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
+            ratio,
+            count,
+            fraction,
+            mix=mix,
+            batch_size=self._real.batch_size,
+            batch_multiple=batch_multiple,
         )
         self._maker = StepMaker(
             source=source,
@@ -214,10 +235,13 @@ class CounterfactualDataset(IterableDataset[Any]):
             seed=seed,
             rank=rank,
             world_size=world_size,
+            shuffle_rows=require_row_order(shuffle_rows, mix),
+            fill=check_fill(fill),
         )
         self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.device, self.keys = device, keys
+        self.device, self.keys = device, read_keys(keys)
+        self.shuffle_rows = shuffle_rows
         self._layout: Layout | None = None
         self._start = self._position = Position(0, 0, 0, 0)
         self._resume: dict[str, Any] | None = None
@@ -295,7 +319,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             "real": self._real.key(),
             "source": str(source),
             "proportion": self.proportion.key,
-            "mix": self.mix,
+            "mix": self.mix + (" in random order" if self.shuffle_rows else ""),
             "label": self.label,
             "class_map": repr(self.class_map),
             "seed": str(self.seed),

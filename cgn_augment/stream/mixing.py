@@ -9,6 +9,7 @@ from fractions import Fraction
 from numbers import Real
 from typing import Literal
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import UNIT
 
@@ -67,10 +68,13 @@ class Proportion:
         fraction: share of the batch that is counterfactual.
         mix: "append" and "separate" keep every real image; "replace" keeps the batch's size.
         batch_size: real images per step where known, to derive what was not given.
+        batch_multiple: real images and counterfactuals of a step together are a multiple of it.
+            What a step gets too few or too many of, later steps get more or less of.
 
     Raises:
         ArgumentError: more than one of the three, or one that is negative, NaN or infinite; a
-            fraction above 1, or of 1 where real images are kept.
+            fraction above 1, or of 1 where real images are kept; a batch_multiple that cannot be
+            kept.
         ArgumentTypeError: not a number.
 
     Example:
@@ -87,6 +91,7 @@ class Proportion:
         *,
         mix: Mix = "append",
         batch_size: int | None = None,
+        batch_multiple: int = 1,
     ) -> None:
         given = {"ratio": ratio, "count": count, "fraction": fraction}
         chosen = [name for name, value in given.items() if value is not None]
@@ -96,6 +101,13 @@ class Proportion:
                 "follow from it"
             )
         self.mix, self.batch_size = mix, batch_size
+        self.batch_multiple = require_count("batch_multiple", batch_multiple)
+        if batch_multiple > 1 and mix != "append":
+            raise ArgumentError(
+                f"batch_multiple={batch_multiple} is for mix='append': mix={mix!r} leaves batches "
+                "as large as the real ones, so make batch_size a multiple of it, with "
+                "drop_last=True"
+            )
         self.schedule: Schedule | None = None
         self.ratio: float | None = None
         self.count: float | None = None
@@ -109,6 +121,8 @@ class Proportion:
             self.schedule = ratio
         else:
             self._set_fraction(_read_ratio("ratio", 1.0 if ratio is None else ratio))
+        if batch_size is not None and self.schedule is None:
+            self._require_room(batch_size)
 
     def __repr__(self) -> str:
         if self.schedule is not None:
@@ -120,10 +134,11 @@ class Proportion:
     @property
     def key(self) -> str:
         """Identifies the proportion in the fingerprint of a saved state."""
+        multiple = f" to {self.batch_multiple}" if self.batch_multiple > 1 else ""
         if self.schedule is None:
-            return f"{self._per_image}+{self._per_step}"
+            return f"{self._per_image}+{self._per_step}{multiple}"
         named = hasattr(self.schedule, "__qualname__")
-        return f"schedule {self.schedule.__qualname__ if named else self.schedule!r}"
+        return f"schedule {self.schedule.__qualname__ if named else self.schedule!r}{multiple}"
 
     def split(self, step: int, num_real: int, carry: int) -> tuple[int, int]:
         """Returns the number of counterfactuals at `step` and the new carry, in 1/UNIT."""
@@ -131,7 +146,10 @@ class Proportion:
         if self.schedule is not None:
             name = f"the ratio's schedule at step {step}"
             per_image = self._share(_read_ratio(name, self.schedule(step)))
-        num, carry = divmod(carry + per_image * num_real + self._per_step, UNIT)
+        share = per_image * num_real + self._per_step
+        if self.batch_multiple > 1:
+            return self._round(share, num_real, carry)
+        num, carry = divmod(carry + share, UNIT)
         if self.mix == "replace" and num > num_real:
             raise ArgumentError(
                 f"mix='replace' cannot put {num} counterfactuals into a batch of {num_real}: lower "
@@ -141,12 +159,39 @@ class Proportion:
 
     def carry_after(self, batch_sizes: Iterable[int]) -> int:
         """Returns the carry after steps 0, 1, … with these numbers of real images."""
-        if self.schedule is None and not self._per_step:
+        if self.schedule is None and not self._per_step and self.batch_multiple == 1:
             return sum(batch_sizes) * self._per_image % UNIT
         carry = 0
         for step, num_real in enumerate(batch_sizes):
             carry = self.split(step, num_real, carry)[1]
         return carry
+
+    def _round(self, share: int, num_real: int, carry: int) -> tuple[int, int]:
+        """Returns how many make the batch a multiple, and the carry, which may be a debt."""
+        multiple = self.batch_multiple
+        least = -num_real % multiple
+        due = carry + share
+        num = max(least, least + (due // UNIT - least) // multiple * multiple)
+        carry = due - num * UNIT
+        if least and (share == 0 or carry < -multiple * UNIT):
+            raise ArgumentError(
+                f"batch_multiple={multiple}: a batch of {num_real} real images needs at least "
+                f"{least} counterfactuals, and the ratio gives {share / UNIT:.3g}: pass "
+                "drop_last=True, make batch_size a multiple, or raise the ratio"
+            )
+        return num, carry
+
+    def _require_room(self, batch_size: int) -> None:
+        share, least = (
+            self._per_image * batch_size + self._per_step,
+            -batch_size % self.batch_multiple,
+        )
+        if share < least * UNIT:
+            raise ArgumentError(
+                f"batch_multiple={self.batch_multiple}: each batch of {batch_size} real images "
+                f"needs at least {least} counterfactuals, and the ratio gives {share / UNIT:.3g}: "
+                "make batch_size a multiple, or raise the ratio"
+            )
 
     def _share(self, fraction: Fraction) -> int:
         """Returns counterfactuals per image that is read, in 1/UNIT."""
