@@ -41,10 +41,18 @@ class Layout:
                 f"the batch has nothing at {self.image!r} and {self.label!r}; it is "
                 f"{describe(batch)}"
             ) from error
-        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        if not isinstance(images, Tensor):
             raise DataError(
-                f"images and labels must be tensors, got {describe(batch)}: let the dataset return "
-                "tensors, or pass keys=(image, label)"
+                f"images must be tensors, got {_describe_value(images)}: end the dataset's "
+                "transform with ToTensor (v2.ToImage, v2.ToDtype), let the collate_fn stack them "
+                "(torch.from_numpy for arrays), or say where images are with keys=(image, label)"
+            )
+        if not isinstance(labels, Tensor):
+            raise DataError(
+                f"labels must be integers, one for each image, in a tensor; got "
+                f"{_describe_value(labels)}: the stream is for classification, so let the dataset "
+                "return the number of the class (names of classes as numbers), or say where labels "
+                "are with keys=(image, label)"
             )
         return images, labels
 
@@ -94,10 +102,17 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
             return Layout(image, label)
     elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return Layout(0, 1)
+    alone = isinstance(batch, Tensor) or (
+        isinstance(batch, (tuple, list)) and len(batch) == 1 and isinstance(batch[0], Tensor)
+    )
     raise DataError(
-        f"the structure of the batch is unknown: it is {describe(batch)}. Expected (images, "
-        "labels, …) or a dict with an image and a label; say where they are with keys=(image, "
-        "label)"
+        f"the structure of the batch is unknown: it is {describe(batch)}"
+        + (
+            ", images alone, without labels: let the dataset return (image, label)"
+            if alone
+            else ". Expected (images, labels, …) or a dict with an image and a label; say where "
+            "they are with keys=(image, label)"
+        )
     )
 
 
@@ -109,6 +124,13 @@ def describe(batch: Any) -> str:
         kinds = ", ".join(type(value).__name__ for value in batch[:4])
         return f"a {type(batch).__name__} of {len(batch)} ({kinds})"
     return f"a {type(batch).__name__}"
+
+
+def _describe_value(value: Any) -> str:
+    kind = type(value).__name__
+    if isinstance(value, (tuple, list)) and value:
+        return f"a {kind} of {type(value[0]).__name__}"
+    return f"a {kind}"
 
 
 def describe_rows(

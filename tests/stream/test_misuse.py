@@ -204,9 +204,7 @@ def rising(low: float, high: float) -> tuple[Tensor, Tensor]:
     ("batch", "options", "message"),
     [
         ("batch", {}, "structure of the batch is unknown: it is a str"),
-        ((IMAGES,), {}, r"unknown: it is a tuple of 1 \(Tensor\)\. Expected"),
         ({"image": 1, "class": 2}, {}, r"keys \['image', 'class'\].*with keys=\(image, label\)"),
-        (([1, 2], [0, 1]), {}, r"must be tensors, got a tuple of 2 \(list, list\): let the data"),
         ((IMAGES, LABELS), {"keys": (0, 2)}, "the batch has nothing at 0 and 2"),
         ((IMAGES, LABELS), {"keys": ("image", "label")}, "nothing at 'image' and 'label'"),
         ({"x": 1}, {"keys": ("x", "y")}, "nothing at 'x' and 'y'"),
