@@ -58,10 +58,10 @@ class StepMaker:
     device: torch.device
     value_range: tuple[float, float] | None
     seed: int
-    rank: int
-    world_size: int
     shuffle_rows: bool
     fill: Mapping[str | int, Any]
+    rank: int = 0
+    world_size: int = 1
     _checked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
