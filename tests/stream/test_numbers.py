@@ -19,6 +19,8 @@ from cgn_augment import (
     Interventions,
     RealShapeSource,
     Step,
+    load_cgn,
+    load_masker,
     match_real,
 )
 from cgn_augment.functional import standard_numbers
@@ -135,3 +137,10 @@ def test_the_modes_of_the_caller_are_as_they_were() -> None:
         raise ZeroDivisionError
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+
+
+def test_bundled_networks_are_float32_whatever_the_default_is() -> None:
+    with float64():
+        networks = load_cgn("double-colored-mnist"), load_masker("double-colored-mnist")
+    found = {weight.dtype for network in networks for weight in network.parameters()}
+    assert found == {torch.float32}
