@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cgn_augment import BankSource, MixedBatch, OffAfter, Ramp, RealShapeSource
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, CheckpointError
+from cgn_augment.functional import isolated_rng
 from cgn_augment.stream.mixing import Proportion
 
 # shuffle_rows
@@ -103,6 +104,21 @@ def test_real_index_says_which_row_a_shape_is_of() -> None:
         # Where the shape of the real image is not, there is the background, the same in a column.
         outside = made.image[new][:, :1].masked_fill(of_shape > 0, 9.0)
         assert all(len(column.unique()) <= 2 for image in outside for column in image[0].T)
+
+
+def test_timms_mixup_pairs_both_kinds_with_their_own_and_the_other() -> None:
+    mixup = pytest.importorskip("timm.data").Mixup(mixup_alpha=1.0, num_classes=10)
+    odd = one_batch(rows(10), ratio=0.1)
+    with pytest.raises(AssertionError, match="even"):
+        mixup(*odd)
+    pairs = torch.zeros(2, 2)
+    options = {"ratio": 0.7, "shuffle_rows": True, "batch_multiple": 2}
+    with isolated_rng(0, torch.device("cpu")):
+        for images, labels in stream([rows(9)] * 20, **options):
+            kinds = is_real(images).long()
+            pairs.index_put_((kinds, kinds.flip(0)), torch.ones(()), accumulate=True)
+            assert mixup(images, labels)[1].shape == (len(labels), 10)
+    assert (pairs > 10).all()
 
 
 def test_the_order_is_a_function_of_seed_epoch_rank_and_step() -> None:
