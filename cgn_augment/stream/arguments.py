@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
@@ -39,9 +40,12 @@ def make_source(
         )
     if not isinstance(source, Source):
         if not isinstance(source, Mechanisms):
+            data = ""
+            if isinstance(source, (Dataset, DataLoader)):
+                data = ": the real data comes first, then the source"
             raise ArgumentTypeError(
                 f"source must be a Source (with a sample method) or a frozen CGN, got "
-                f"{type(source).__name__}"
+                f"{type(source).__name__}{data}"
             )
         source = FreshSource(source)
     if class_map is None:
@@ -80,8 +84,8 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
         return wanted or torch.device("cpu")
     if wanted is not None and (wanted.type != at.type or wanted.index not in (None, at.index)):
         raise UsageError(
-            f"the generator is on {str(at)!r} and device={str(wanted)!r} was asked for: load it "
-            f"there with load_cgn(…, device={str(wanted)!r}), or leave device out"
+            f"the source is on {str(at)!r} and device={str(wanted)!r} was asked for: make it there "
+            f"(a CGN with load_cgn(…, device={str(wanted)!r})), or leave device out"
         )
     return at
 

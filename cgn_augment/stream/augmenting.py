@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any
 
@@ -97,16 +97,20 @@ class Augmentation:
         return _run_with_masks(self.name, self.module, images, masks)
 
     def _check(self, made: Any, num: int) -> Tensor:
+        name = f"{self.name} ({type(self.module).__name__})"
+        if isinstance(made, (tuple, list, Mapping)):
+            raise ArgumentTypeError(
+                f"{name} returned a {type(made).__name__} where images alone were expected: apply "
+                "what changes labels to the stream's batches, behind the stream"
+            )
         if not isinstance(made, Tensor):
             raise ArgumentTypeError(
-                f"{self.name} ({type(self.module).__name__}) returned a {type(made).__name__} "
-                "where images alone were expected: apply what changes labels to the stream's "
-                "batches, behind the stream"
+                f"{name} returned a {type(made).__name__}: it takes a tensor of images "
+                "(N, 3, H, W) and must return one"
             )
         if made.dim() != 4 or len(made) != num:
             raise ArgumentError(
-                f"{self.name} ({type(self.module).__name__}) made {tuple(made.shape)} of {num} "
-                f"images: it must return ({num}, 3, H, W)"
+                f"{name} made {tuple(made.shape)} of {num} images: it must return ({num}, 3, H, W)"
             )
         return made
 

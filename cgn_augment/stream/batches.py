@@ -41,6 +41,21 @@ class Layout:
                 f"the batch has nothing at {self.image!r} and {self.label!r}; it is "
                 f"{describe(batch)}"
             ) from error
+        if isinstance(images, Tensor) and images.dim() == 3 and isinstance(labels, int):
+            raise DataError(
+                f"an item of the real data is one image {tuple(images.shape)} and its label, and "
+                "no batch: pass batch_size, or a DataLoader of it"
+            )
+        if _holds_tensors(images):
+            raise DataError(
+                f"there are {len(images)} tensors of images: several views or crops of each image; "
+                "let the dataset return one as the image, and make further views after the stream"
+            )
+        if _holds_tensors(labels):
+            raise DataError(
+                f"there are {len(labels)} tensors of labels: let the dataset return the label that "
+                "counterfactuals are to have by itself, and the others beside it"
+            )
         if not isinstance(images, Tensor):
             raise DataError(
                 f"images must be tensors, got {_describe_value(images)}: end the dataset's "
@@ -111,7 +126,7 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
             ", images alone, without labels: let the dataset return (image, label)"
             if alone
             else ". Expected (images, labels, …) or a dict with an image and a label; say where "
-            "they are with keys=(image, label)"
+            "they are with keys=(image, label), or let the collate_fn put them there"
         )
     )
 
@@ -124,6 +139,10 @@ def describe(batch: Any) -> str:
         kinds = ", ".join(type(value).__name__ for value in batch[:4])
         return f"a {type(batch).__name__} of {len(batch)} ({kinds})"
     return f"a {type(batch).__name__}"
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], Tensor)
 
 
 def _describe_value(value: Any) -> str:

@@ -117,6 +117,11 @@ class Proportion:
             self._set_count(_read("count", count))
         elif fraction is not None:
             self._set_fraction(_read("fraction", fraction))
+        elif isinstance(ratio, type) and "__call__" in vars(ratio):
+            raise ArgumentTypeError(
+                f"ratio is the class {ratio.__name__}: pass a schedule made of it, "
+                f"{ratio.__name__}(…)"
+            )
         elif callable(ratio):
             self.schedule = ratio
         else:
@@ -200,7 +205,7 @@ class Proportion:
         if fraction > 1 or (fraction == 1 and self.mix != "replace"):
             raise ArgumentError(
                 f"fraction must be below 1 with mix={self.mix!r}, which keeps every real image, "
-                f"and at most 1 with mix='replace'; got {float(fraction)}"
+                f"and at most 1 with mix='replace'; got {float(fraction)} (it is no percentage)"
             )
         self._per_image = self._share(fraction)
         self.ratio = float(fraction / (1 - fraction)) if fraction < 1 else math.inf

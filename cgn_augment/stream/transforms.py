@@ -42,8 +42,9 @@ class MatchReal(nn.Module):
         size: height and width in pixels, or None where the source's own size stays.
 
     Raises:
-        ArgumentError: a mean or std that is not one or three numbers, a std or size not above 0, a
-            resize without a size or smaller than it, an augment that blends images or needs labels.
+        ArgumentError: a mean or std that is not one or three numbers, a mean above 1, a std or
+            size not above 0, a resize without a size or smaller than it, an augment that blends
+            images or needs labels.
         ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
 
     Example:
@@ -73,6 +74,11 @@ class MatchReal(nn.Module):
         self.register_buffer("std", require_channels("std", std), persistent=False)
         if not (self.std > 0).all():
             raise ArgumentError(f"std must be above 0, got {std}")
+        if (self.mean > 1).any():
+            raise ArgumentError(
+                f"mean must be of images in [0, 1], got {mean}: divide mean and std by 255 where "
+                "they are of bytes; a size is size=…"
+            )
         self.size = None if size is None else _pair("size", size)
         self.resize = tuple(resize) if isinstance(resize, list) else resize
         self._crop = None

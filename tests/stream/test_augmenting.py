@@ -110,6 +110,7 @@ class Sizes(v2.Transform):
             r"\(AugmentationSequential\) needs more than images",
         ),
         (WithLabels(), ArgumentTypeError, r"\(WithLabels\) returned a tuple where images alone"),
+        (lambda images: images.numpy(), ArgumentTypeError, "returned a ndarray: it takes a tensor"),
         (Halved(), ArgumentError, r"\(Halved\) made \(2, 3, 8, 8\) of 4 images: it must return \("),
         (lambda images: images[0], ArgumentError, r"made \(3, 8, 8\) of 4 images"),
         (Sizes(), ArgumentError, r"images of several sizes .* end it with a Resize or a crop"),

@@ -43,7 +43,6 @@ MODES: dict[str, Any] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "float64": float64,
     "inference": torch.inference_mode,
-    "no gradient": torch.no_grad,
 }
 SOURCES: dict[str, Any] = {
     "fresh": lambda cgn: FreshSource(cgn),

@@ -194,6 +194,8 @@ def test_the_transform_follows_the_images_to_a_gpu() -> None:
         ({"std": (0.5, math.inf, 0.5)}, ArgumentError, "std must be one number or three, got"),
         ({"std": (0.2, 0.0, 0.2)}, ArgumentError, r"std must be above 0, got \(0.2, 0.0, 0.2\)"),
         ({"std": -1.0}, ArgumentError, r"std must be above 0, got -1.0"),
+        ({"mean": (123.7, 116.3, 103.5)}, ArgumentError, r"of images in \[0, 1\], .* by 255"),
+        ({"mean": 224}, ArgumentError, "got 224: .* a size is size=…"),
         ({"size": 0}, ArgumentError, "size must be 1 or more, got 0"),
         ({"size": (16, 0)}, ArgumentError, "size must be 1 or more, got 0"),
         ({"size": (16, 16, 3)}, ArgumentError, r"one number or \(height, width\), got \(16"),
