@@ -404,6 +404,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         found = self._ranks.find()
         if self._bound != found:
             self._real.bind(*found)
+            self.proportion.require_epoch(self._real.batch_sizes() or [])
             self._maker.rank, self._maker.world_size = found
             self._bound = found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
@@ -127,7 +127,7 @@ class Proportion:
         else:
             self._set_fraction(_read_ratio("ratio", 1.0 if ratio is None else ratio))
         if batch_size is not None and self.schedule is None:
-            self._require_room(batch_size)
+            self.require_epoch([batch_size])
 
     def __repr__(self) -> str:
         if self.schedule is not None:
@@ -170,6 +170,28 @@ class Proportion:
             carry = self.split(place, num_real, carry)[1]
         return carry
 
+    def require_epoch(self, batch_sizes: Sequence[int]) -> None:
+        """Refuses an epoch whose batches cannot all be made a multiple, before it is begun.
+
+        Args:
+            batch_sizes: the number of real images of each step.
+
+        Raises:
+            ArgumentError: they need more counterfactuals than the ratio gives, or may do so, as
+                with a schedule.
+        """
+        needed = sum(-num_real % self.batch_multiple for num_real in batch_sizes)
+        due = self._per_image * sum(batch_sizes) + self._per_step * len(batch_sizes)
+        if needed == 0 or (self.schedule is None and due >= needed * UNIT):
+            return
+        short = next(size for size in batch_sizes if size % self.batch_multiple)
+        given = "a schedule may give none" if self.schedule else f"the ratio gives {due / UNIT:.3g}"
+        raise ArgumentError(
+            f"batch_multiple={self.batch_multiple}: batches of {short} real images need at least "
+            f"{needed} counterfactuals, and {given}: pass drop_last=True, make batch_size a "
+            "multiple, or raise the ratio"
+        )
+
     def _round(self, share: int, num_real: int, carry: int) -> tuple[int, int]:
         """Returns how many make the batch a multiple, and the carry, which may be a debt."""
         multiple = self.batch_multiple
@@ -184,18 +206,6 @@ class Proportion:
                 "drop_last=True, make batch_size a multiple, or raise the ratio"
             )
         return num, carry
-
-    def _require_room(self, batch_size: int) -> None:
-        share, least = (
-            self._per_image * batch_size + self._per_step,
-            -batch_size % self.batch_multiple,
-        )
-        if share < least * UNIT:
-            raise ArgumentError(
-                f"batch_multiple={self.batch_multiple}: each batch of {batch_size} real images "
-                f"needs at least {least} counterfactuals, and the ratio gives {share / UNIT:.3g}: "
-                "make batch_size a multiple, or raise the ratio"
-            )
 
     def _share(self, fraction: Fraction) -> int:
         """Returns counterfactuals per image that is read, in 1/UNIT."""

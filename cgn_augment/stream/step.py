@@ -151,8 +151,7 @@ class StepMaker:
         made = self.source.sample(num, generator, step, real)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
-        with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
-            pictures, masks = self._transformed(made)
+        pictures, masks = self._transformed(made, key)
         require_same_form(pictures, images, self.transform)
         if self.value_range is not None and not self._checked:
             require_made_range(pictures, self.value_range, self.transform)
@@ -164,16 +163,19 @@ class StepMaker:
         pictures = pictures.to(images.dtype)
         return Counterfactuals(pictures, shape, texture, background, rows), masks
 
-    def _transformed(self, made: Counterfactuals) -> tuple[Tensor, Tensor | None]:
+    def _transformed(
+        self, made: Counterfactuals, key: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
         """Returns images as the real ones are, and masks where they are asked for and known."""
         pictures, masks = made.images.to(self.device, non_blocking=True), None
         if made.mask is not None and asks_for_masks(self.fill):
             masks = made.mask.to(self.device, non_blocking=True)
         if self._run is None:
             return pictures, masks
-        if masks is None:
-            return self._run(pictures), None
-        return self._run.with_masks(pictures, masks)
+        with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
+            if masks is None:
+                return self._run(pictures), None
+            return self._run.with_masks(pictures, masks)
 
     def _classes_of(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         if self.class_map is not None:

@@ -223,12 +223,12 @@ def test_the_carry_after_steps_is_the_carry_of_taking_them() -> None:
         (
             {"batch_multiple": 2, "batch_size": 5, "ratio": 0.1},
             ArgumentError,
-            "each batch of 5 real images needs at least 1 counterfactuals, and the ratio gives 0.5",
+            "batches of 5 real images need at least 1 counterfactuals, and the ratio gives 0.5",
         ),
         (
             {"batch_multiple": 8, "ratio": 0},
             ArgumentError,
-            "needs at least 4 .* the ratio gives 0:",
+            "need at least 4 .* the ratio gives 0:",
         ),
         ({"shuffle_rows": 1}, ArgumentTypeError, "shuffle_rows must be True or False, got 1"),
         ({"shuffle_rows": True, "mix": "separate"}, ArgumentError, "mix='separate' yields two"),
@@ -254,6 +254,21 @@ def test_a_batch_that_cannot_be_made_a_multiple_is_an_error(real: Any, ratio: An
         ArgumentError, match=r"a batch of 3 real .* pass drop_last=True, make batch_"
     ):
         collect(stream(real, ratio=ratio, batch_multiple=2))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (0.05, r"batches of 3 real images need at least 1 .* gives 0\.95: pass drop_last=True, ma"),
+        (OffAfter(1.0, 9), "batches of 3 real images need at least 1 .* a schedule may give none"),
+    ],
+)
+def test_a_last_batch_that_cannot_be_is_refused_before_the_first(ratio: Any, message: str) -> None:
+    train = stream(num=19, ratio=ratio, batch_multiple=2)
+    for begin in (len, iter):
+        with pytest.raises(ArgumentError, match=message):
+            begin(train)
+    assert len(stream(num=19, ratio=ratio, batch_multiple=2, drop_last=True)) == 4
 
 
 # Both, over epochs and after a resume
