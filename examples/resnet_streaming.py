@@ -106,7 +106,7 @@ def main() -> None:
         persistent_workers=args.workers > 0,
         pin_memory=on_gpu,
         ratio=args.ratio,
-        transform=match_real(MEAN, STD, crop_size=args.size),
+        transform=match_real(MEAN, STD, size=args.size),
         seed_items=True,
     )
     torch.manual_seed(0)

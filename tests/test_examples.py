@@ -18,7 +18,7 @@ from conftest import make_red_masker
 from shard_helpers import contents
 
 import cgn_augment
-from cgn_augment import CounterfactualDataset
+from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import save_masker
 from cgn_augment.stream.step import StepMaker
@@ -168,8 +168,9 @@ def test_a_wrong_argument_is_known_before_anything_is_written(
 
 @pytest.fixture
 def small_cgn(tiny_cgn: SmallCGN, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples that name the bundled CGN get one of width 4."""
+    """Examples that name the bundled CGN get one of width 4, and a bank of twenty."""
     monkeypatch.setattr(cgn_augment, "load_cgn", lambda name: tiny_cgn)
+    monkeypatch.setattr(cgn_augment, "BankSource", lambda cgn, size: BankSource(cgn, size=20))
 
 
 def steps_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
