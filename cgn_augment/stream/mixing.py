@@ -139,13 +139,12 @@ class Proportion:
             )
         return num, carry
 
-    def carry_after(self, batch_sizes: Iterable[int]) -> int:
-        """Returns the carry after steps 0, 1, … with these numbers of real images."""
+    def carry_after(self, batch_sizes: Iterable[int], step: int = 0, carry: int = 0) -> int:
+        """Returns the carry after `step` and later ones with these numbers of real images."""
         if self.schedule is None and not self._per_step:
-            return sum(batch_sizes) * self._per_image % UNIT
-        carry = 0
-        for step, num_real in enumerate(batch_sizes):
-            carry = self.split(step, num_real, carry)[1]
+            return (carry + sum(batch_sizes) * self._per_image) % UNIT
+        for place, num_real in enumerate(batch_sizes, step):
+            carry = self.split(place, num_real, carry)[1]
         return carry
 
     def _share(self, fraction: Fraction) -> int:

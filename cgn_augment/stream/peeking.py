@@ -1,65 +1,101 @@
-"""Reads the first real batches of an epoch, and leaves no trace of it in the user's loader."""
+"""A copy of a stream that can be iterated while the stream stays where it is."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from cgn_augment.errors import UsageError
-from cgn_augment.stream.loaders import PASSED_ON, RealData, State, parts_of
+from cgn_augment.functional import kept_rng
+from cgn_augment.sources.real_shapes import RealShapeSource
+from cgn_augment.stream.loaders import PASSED_ON, RealData, parts_of
+
+if TYPE_CHECKING:
+    from cgn_augment.stream.dataset import CounterfactualDataset
 
 
-def first_batches(
-    real: RealData, epoch: int, random: State | None, most: int
-) -> Iterator[tuple[Any, Tensor | None]]:
-    """Yields the first batches of an epoch, and which items each holds, where that is known.
+@contextmanager
+def peeking(stream: CounterfactualDataset) -> Iterator[CounterfactualDataset]:
+    """Gives a stream of the same place, data and source, whose steps are `MixedBatch`es.
 
-    A `DataLoader` is not touched: another one reads its dataset in the order of a copy of its
-    sampler, with one worker where it has any. Any other iterable is iterated once more. The global
-    generators move on; the caller puts them back.
-
-    Args:
-        real: the user's real data.
-        epoch: whose batches.
-        random: what the order of the epoch is drawn from, as `RealData.state` has it; None for
-            the generators as they are now.
-        most: batches that are wanted.
+    The two share the dataset and what the source holds. A `DataLoader` is not touched: another one
+    reads its dataset in the order of a copy of its sampler, with one worker where it has any. Any
+    other iterable is iterated once more. The global generators and the epochs of what is shared are
+    put back after the block.
 
     Raises:
         UsageError: a sampler, or an iterable dataset, that cannot be copied.
     """
+    source = stream.source
+    if isinstance(source, RealShapeSource):  # which counts the masks that it judges
+        source = source.with_options()
+    memo: dict[int, Any] = {}
+    real = _copy_real(stream._real, memo)
+    twin = object.__new__(type(stream))
+    twin.__dict__.update(vars(stream))
+    twin.source, twin._real, twin._ranks = source, real, copy.deepcopy(stream._ranks, memo)
+    twin._maker = replace(stream._maker, output="namedtuple", source=source)
+    twin._bound = None
+    with kept_rng(stream.device), _kept_epochs(stream):
+        yield twin
+
+
+@contextmanager
+def _kept_epochs(stream: CounterfactualDataset) -> Iterator[None]:
+    parts = [part for part in (*parts_of(stream._real.loader), stream.dataset) if _has_epoch(part)]
+    before = [getattr(part, "epoch", None) for part in parts]
+    try:
+        yield
+    finally:
+        for part, epoch in zip(parts, before, strict=True):
+            if epoch is None and stream._running is not None:
+                epoch = stream.epoch
+            if isinstance(epoch, int):
+                part.set_epoch(epoch)
+
+
+def _has_epoch(part: Any) -> bool:
+    return hasattr(part, "set_epoch")
+
+
+def _copy_real(real: RealData, memo: dict[int, Any]) -> RealData:
+    """Returns real data of its own order, generators and loader; `memo` is that of `deepcopy`."""
     loader = real.loader
-    if random is not None:
-        torch.random.set_rng_state(random["global"])
-    items: list[Any] | None = None
+    for part in parts_of(loader):
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            memo[id(generator)] = generator.clone_state()
     if not isinstance(loader, DataLoader) or _reads_in_its_own_way(loader):
-        batches = loader
-    elif isinstance(loader.dataset, IterableDataset):
-        batches = _like_iterable(loader, epoch)
+        shared = [*parts_of(loader), real.dataset]
+        memo.update({id(part): part for part in shared})
+        whole: RealData = _copy(real, memo)
+        return whole
+    by_index = not isinstance(loader.dataset, IterableDataset)
+    if by_index or loader.num_workers:  # workers read copies of their own
+        memo[id(real.dataset)] = real.dataset
+    passed_on = {name: getattr(loader, name) for name in PASSED_ON}
+    memo.update({id(value): value for value in passed_on.values()})
+    if by_index:
+        passed_on["num_workers"] = min(1, loader.num_workers)
+    if not by_index and loader.batch_size is not None:
+        passed_on |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+    elif by_index and loader.batch_sampler is not None:
+        passed_on["batch_sampler"] = _copy(loader.batch_sampler, memo)
     else:
-        order, whole = _draw_order(real, epoch, random)
-        drawn = list(islice(order, most))
-        set_epoch([loader.dataset], epoch)
-        how: dict[str, Any] = {"batch_sampler": drawn}
-        if not whole:
-            how = {"batch_size": None, "sampler": drawn}
-        batches = _like(loader, loader.dataset, num_workers=min(1, loader.num_workers), **how)
-        items = drawn if whole else None
-    for step, batch in enumerate(islice(batches, most)):
-        yield batch, None if items is None else torch.as_tensor(items[step])
-
-
-def set_epoch(parts: Iterable[Any], epoch: int) -> None:
-    """Sets the epoch of those that know one."""
-    for part in parts:
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
+        passed_on["batch_size"] = None
+        passed_on["sampler"] = _copy(loader.sampler, memo) if by_index else None
+    memo[id(loader)] = DataLoader(
+        _copy(loader.dataset, memo), generator=_copy(loader.generator, memo), **passed_on
+    )
+    twin: RealData = _copy(real, memo)
+    twin._stateful = False
+    return twin
 
 
 def _reads_in_its_own_way(loader: DataLoader[Any]) -> bool:
@@ -68,52 +104,11 @@ def _reads_in_its_own_way(loader: DataLoader[Any]) -> bool:
     return type(loader).__iter__ is not DataLoader.__iter__ and not known
 
 
-def _like(loader: DataLoader[Any], dataset: Any, **options: Any) -> DataLoader[Any]:
-    """Returns a loader that reads and collates as another one does."""
-    passed_on = {name: getattr(loader, name) for name in PASSED_ON}
-    return DataLoader(dataset, generator=torch.Generator(), **{**passed_on, **options})
-
-
-def _like_iterable(loader: DataLoader[Any], epoch: int) -> DataLoader[Any]:
-    # With workers each of them reads its own copy anyway.
-    dataset = loader.dataset if loader.num_workers else _copy(loader.dataset, {})
-    set_epoch([dataset], epoch)
-    if loader.batch_size is None:
-        return _like(loader, dataset, batch_size=None)
-    return _like(loader, dataset, batch_size=loader.batch_size, drop_last=loader.drop_last)
-
-
-def _draw_order(real: RealData, epoch: int, random: State | None) -> tuple[Iterator[Any], bool]:
-    """Returns what the sampler of an epoch draws, and whether that is whole batches of indices."""
-    loader = real.loader
-    generators = {
-        id(generator): generator
-        for part in parts_of(loader)
-        if isinstance(generator := getattr(part, "generator", None), torch.Generator)
-    }
-    copies = {key: generator.clone_state() for key, generator in generators.items()}
-    for generator, saved in zip(copies.values(), random["own"] if random else (), strict=False):
-        generator.set_state(saved)
-    shared = {id(each): each for each in (loader.dataset, real.dataset)}
-    whole = real.batch_sampler is not None
-    sampler = _copy(real.batch_sampler if whole else loader.sampler, {**shared, **copies})
-    set_epoch(parts_of(sampler), epoch)
-    # As a DataLoader does it: its workers' seed before a lazy sampler draws, and with workers a
-    # second iterator.
-    order = iter(sampler)
-    running = loader.persistent_workers and loader._iterator is not None
-    if not (random["seeded"] if random else running):  # which workers that stay are once
-        seeds = copies.get(id(loader.generator))
-        torch.zeros((), dtype=torch.int64).random_(generator=seeds)
-        order = iter(sampler) if loader.num_workers else order
-    return order, whole
-
-
 def _copy(thing: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(thing, memo)
     except Exception as error:  # whatever the user's own class raises
         raise UsageError(
-            f"a look would move {type(thing).__name__} on, since it cannot be copied ({error}): "
+            f"a look would move the sampler or the dataset on, which cannot be copied ({error}): "
             "look at another stream, made for it with the same arguments"
         ) from error

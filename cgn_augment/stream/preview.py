@@ -1,11 +1,12 @@
-"""What a loop will see: the first real images and counterfactuals of a stream, as a picture."""
+"""What a loop will see: the next real images and counterfactuals of a stream, as a picture."""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +14,10 @@ from torch import Tensor
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, DataError
-from cgn_augment.functional import kept_rng
 from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
-from cgn_augment.sources.real_shapes import RealShapeSource
-from cgn_augment.stream.batches import find_layout
-from cgn_augment.stream.peeking import first_batches
+from cgn_augment.stream.peeking import peeking
+from cgn_augment.stream.state import Position
 from cgn_augment.types import FACTORS, MixedBatch
 
 if TYPE_CHECKING:
@@ -35,12 +34,13 @@ MOST_STEPS = 16
 
 @dataclass(frozen=True)
 class Look:
-    """What the first steps of an epoch hold.
+    """What the next steps of a stream hold.
 
     Attributes:
         real: the real rows, on the CPU.
         made: the counterfactual rows.
         epoch: whose steps.
+        step: the first of them.
         num_steps: that were looked at: one, or as many as it took to a first counterfactual.
         settings: of the stream, in words.
         names: of the classes by label, where they are known.
@@ -51,6 +51,7 @@ class Look:
     real: MixedBatch
     made: MixedBatch
     epoch: int
+    step: int
     num_steps: int
     settings: str
     names: Sequence[str]
@@ -58,7 +59,9 @@ class Look:
     scale: str
 
     def __str__(self) -> str:
-        steps = "step 0" if self.num_steps == 1 else f"steps 0 to {self.num_steps - 1}"
+        steps = f"step {self.step}"
+        if self.num_steps > 1:
+            steps = f"steps {self.step} to {self.step + self.num_steps - 1}"
         sizes = {_size(rows.image) for rows in (self.real, self.made) if len(rows.image)}
         made = len(self.made.image) or "no"
         return (
@@ -82,7 +85,7 @@ def save_preview(
 
 
 def look_at(stream: CounterfactualDataset, classes: Sequence[str] | None = None) -> Look:
-    """Makes the first steps of the epoch that is under way or comes next, and changes nothing.
+    """Makes the steps that the next iteration begins with, and changes nothing.
 
     Args:
         stream: stays where it is, as do its sampler and the global generators.
@@ -103,13 +106,13 @@ def look_at(stream: CounterfactualDataset, classes: Sequence[str] | None = None)
         >>> print(look_at(stream))
         epoch 0, step 0: 8 real and 4 counterfactual images of 32x32 (append, label: shape)
     """
-    with kept_rng(stream.device):
-        real, made, num_steps = _first_steps(stream)
+    real, made, first, num_steps = _first_steps(stream)
     undo, scale = _find_undo(stream, torch.cat([real.image, made.image]))
     return Look(
         real,
         made,
-        stream._start.epoch,
+        first.epoch,
+        first.step - 1,
         num_steps,
         f"{stream.mix}, label: {stream.label}",
         _find_names(stream, classes),
@@ -138,35 +141,25 @@ def draw_look(look: Look, num: int = COLUMNS) -> Figure:
     return draw_sheet(rows, captions, "\n".join(textwrap.wrap(f"{look}; {look.scale}", int(width))))
 
 
-def _first_steps(stream: CounterfactualDataset) -> tuple[MixedBatch, MixedBatch, int]:
-    """Returns the real and the counterfactual rows of the first steps, and how many steps."""
-    source = stream.source
-    if isinstance(source, RealShapeSource):  # which counts the masks that it judges
-        source = source.with_options()
-    maker = replace(stream._maker, output="namedtuple", source=source)
-    needs_items = getattr(source, "needs_items", False)
-    position = stream._start
-    real, made, num_steps = [], [], 0
-    random = None
-    if not hasattr(stream._real.loader, "state_dict"):
-        random = stream.state_dict()["real"].get("random")
-    batches = first_batches(stream._real, position.epoch, random, MOST_STEPS)
-    for batch, items in batches:
-        layout = find_layout(batch, stream.keys)
-        num_real = len(layout.take(batch)[0])
-        num, carry = stream.proportion.split(position.total, num_real, position.carry)
-        mixed = maker.make(batch, layout, num, position, items if needs_items else None)
-        num_steps += 1
-        position = position._replace(step=position.step + 1, total=position.total + 1, carry=carry)
-        for part in mixed if stream.mix == "separate" else (mixed,):
-            truth = part.is_counterfactual
-            real.append(_rows(part, ~truth))
-            made.append(_rows(part, truth))
-        if num:
-            break
+def _first_steps(
+    stream: CounterfactualDataset,
+) -> tuple[MixedBatch, MixedBatch, Position, int]:
+    """Returns real and counterfactual rows, the place of the first step, and how many there are."""
+    real, made = [], []
+    num_steps, first = 0, Position(0, 0, 0, 0)
+    with peeking(stream) as twin:
+        for mixed in islice(twin, MOST_STEPS):
+            if not num_steps:
+                first = twin._position
+            num_steps += 1
+            parts = mixed if stream.mix == "separate" else (mixed,)
+            real += [_rows(part, ~part.is_counterfactual) for part in parts]
+            made += [_rows(part, part.is_counterfactual) for part in parts]
+            if len(made[-1].image):
+                break
     if not num_steps:
         raise DataError("there is nothing to show: the real data has no batch")
-    return _join(real), _join(made), num_steps
+    return _join(real), _join(made), first, num_steps
 
 
 def _rows(batch: MixedBatch, chosen: Tensor) -> MixedBatch:

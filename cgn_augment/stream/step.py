@@ -50,8 +50,8 @@ class StepMaker:
     device: torch.device
     value_range: tuple[float, float] | None
     seed: int
-    rank: int
-    world_size: int
+    rank: int = 0
+    world_size: int = 1
     _checked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

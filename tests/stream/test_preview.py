@@ -78,41 +78,73 @@ class ReadyBatches(Digits):
         return image.repeat(2, 1, 1, 1), torch.tensor([label, label])
 
 
-@pytest.mark.parametrize("name", REAL)
-@pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 0), (2, 1)])
-def test_a_look_leaves_no_trace_and_shows_the_epochs_first_step(
-    name: str, place: tuple[int, int]
-) -> None:
-    epoch, step = place
+def go_to(name: str, epoch: int, step: int) -> tuple[CounterfactualDataset, list[Any], Any]:
+    """A stream, what it has yielded, and the iterator that is under way where there is one."""
+    seed_globals(5)
+    made = REAL[name]()
+    batches = collect(made, epoch)
+    running = iter(made)
+    batches += [next(running) for _ in range(step)]
+    return made, batches, running
 
-    def go(looking: bool) -> tuple[list[Any], int, Any]:
-        seed_globals(5)
-        made = REAL[name]()
-        batches = collect(made, epoch)
-        first = len(batches)
-        running = iter(made)
-        batches += [next(running) for _ in range(step)]
-        seen = None
+
+PLACES = pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 2), (1, 0), (2, 1)])
+
+
+@pytest.mark.parametrize("name", REAL)
+@PLACES
+def test_a_look_leaves_no_trace(name: str, epoch: int, step: int) -> None:
+    runs = []
+    for looking in (False, True):
+        made, batches, running = go_to(name, epoch, step)
         if looking:
             # torchdata's begins an epoch when it is asked for its state.
             before = None if name == "torchdata's" else made.state_dict()
             random = global_state()
-            seen = look_at(made)
+            look_at(made)
             assert global_state() == random
             assert before is None or same(made.state_dict(), before)
         if step:
             batches += list(running)
-        return batches + collect(made, 2), first, seen
+        runs.append([*batches, *collect(made, 2)])
+    assert same(*runs)
 
-    without, first, _ = go(looking=False)
-    with_look, _, seen = go(looking=True)
-    assert same(without, with_look)
-    images, _ = without[first]
-    expected = images[: len(images) // 2]
-    if name != "torchdata's" or step == 0:
-        assert indices(seen.real.image) == indices(expected)
-    assert len(seen.real.image) == len(expected)
-    assert seen.epoch == epoch
+
+@pytest.mark.parametrize("name", [name for name in REAL if name != "torchdata's"])
+@PLACES
+def test_what_is_seen_is_what_the_next_iteration_begins_with(
+    name: str, epoch: int, step: int
+) -> None:
+    made, _, _ = go_to(name, epoch, step)
+    look = look_at(made)
+    images, labels = next(iter(made))
+    assert made.epoch == look.epoch == epoch + (step > 0)
+    assert torch.equal(images, torch.cat([look.real.image, look.made.image]))
+    assert torch.equal(labels, torch.cat([look.real.label, look.made.label]))
+
+
+@pytest.mark.parametrize("name", ["a dataset", "a plain loader", "an iterable dataset"])
+def test_a_place_that_was_loaded_is_seen(name: str) -> None:
+    made, _, _ = go_to(name, 1, 3)
+    state = made.state_dict()
+    seed_globals(5)
+    resumed = REAL[name]()
+    resumed.load_state_dict(state)
+    look = look_at(resumed)
+    assert (look.epoch, look.step) == (1, 3)
+    assert "epoch 1, step 3: " in str(look)
+    images, _ = next(iter(resumed))
+    assert torch.equal(images, torch.cat([look.real.image, look.made.image]))
+
+
+def test_a_look_finds_no_rank_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stream(num=20)
+    assert "20 real" not in str(look_at(made))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "steps=" not in repr(made)
+    assert indices(look_at(made).real.image) == indices(next(iter(made))[0][:4])
+    assert len(made) == 3
 
 
 class OneWay(Sampler[int]):
@@ -146,7 +178,7 @@ def test_a_loader_that_changes_its_batches_is_asked_itself() -> None:
 
 def test_a_sampler_that_a_look_would_move_on_is_refused_and_stays() -> None:
     made = stream(Digits(20), batch_size=4, sampler=OneWay())
-    with pytest.raises(UsageError, match=r"move BatchSampler on.*one of it.*another stream"):
+    with pytest.raises(UsageError, match=r"move the sampler .*one of it.*another stream"):
         look_at(made)
     assert len(collect(made)) == 5
 
