@@ -6,7 +6,6 @@ import os
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -146,17 +145,19 @@ def _first_steps(
 ) -> tuple[MixedBatch, MixedBatch, Position, int]:
     """Returns real and counterfactual rows, the place of the first step, and how many there are."""
     real, made = [], []
-    num_steps, first = 0, Position(0, 0, 0, 0)
+    num_steps = 0
     with peeking(stream) as twin:
-        for mixed in islice(twin, MOST_STEPS):
-            if not num_steps:
-                first = twin._position
-            num_steps += 1
+        steps = iter(twin)
+        if (mixed := next(steps, None)) is None:  # a place that was loaded, at an epoch's end
+            mixed = next(steps := iter(twin), None)
+        first = twin._position
+        while mixed is not None:
             parts = mixed if stream.mix == "separate" else (mixed,)
             real += [_rows(part, ~part.is_counterfactual) for part in parts]
             made += [_rows(part, part.is_counterfactual) for part in parts]
-            if len(made[-1].image):
-                break
+            num_steps += 1
+            enough = num_steps == MOST_STEPS or len(made[-1].image)
+            mixed = None if enough else next(steps, None)
     if not num_steps:
         raise DataError("there is nothing to show: the real data has no batch")
     return _join(real), _join(made), first, num_steps
