@@ -249,6 +249,9 @@ def _describe(what: str, batch: MixedBatch, look: Look, num: int) -> str:
         f"values {float(images.min()):.3g} to {float(images.max()):.3g}",
         f"mean {float(images.mean()):.2f}, std {float(images.std()):.2f}",
     ]
+    span = float(shown.max() - shown.min())
+    if span < 0.6:
+        lines.append(f"only {span:.0%} of the range")
     outside = float(((shown < -1e-3) | (shown > 1 + 1e-3) | shown.isnan()).double().mean())
     if outside:
         lines.append(f"{outside:.1%} out of range")

@@ -277,7 +277,14 @@ def test_values_out_of_range_are_counted() -> None:
     images = torch.zeros(8, 3, 8, 8)
     images[:4] = 2
     made = stream([(images, torch.arange(8))], value_range=None, transform=match_real())
-    assert "50.0% out of range" in texts(draw_look(look_at(made)))[0]
+    assert "50.0% out of range" in texts(draw_look(look_at(made), 1))[0]
+
+
+def test_images_that_fill_half_of_the_range_stand_out() -> None:
+    images = torch.linspace(0, 1, 4 * 3 * 64).view(4, 3, 8, 8)  # beside counterfactuals in [-1, 1]
+    told = texts(draw_look(look_at(stream([(images, torch.arange(4))]))))
+    assert "only 50% of the range" in told[0]
+    assert "of the range" not in told[5]
 
 
 def test_images_that_are_not_square_are_shown_as_they_are(tmp_path: Path) -> None:

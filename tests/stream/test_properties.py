@@ -396,13 +396,14 @@ class Histories(RuleBasedStateMachine):
         epoch, step = self.place
         return (epoch + 1, 0) if step and not self.loaded else self.place
 
-    @rule()
-    def iterate(self) -> None:
+    @rule(twice=st.booleans())
+    def iterate(self, twice: bool) -> None:
         if self.kind == "an iterable":  # two iterators would share the dataset's epoch
-            self.running = []
-        self.running = [*self.running[-1:], Running(iter(self.stream))]
-        if self.next_place() != self.place:
-            self.place, self.latest = self.next_place(), None
+            self.running, twice = [], False
+        for _ in range(1 + twice):
+            self.running = [*self.running[-1:], Running(iter(self.stream))]
+            if self.next_place() != self.place:
+                self.place, self.latest = self.next_place(), None
 
     @precondition(lambda self: self.running)
     @rule(num=st.integers(1, 6), oldest=st.booleans())
@@ -429,8 +430,9 @@ class Histories(RuleBasedStateMachine):
     def leave(self) -> None:
         self.running = []
 
-    @rule(epoch=st.integers(0, 4), by_the_sampler=st.booleans())
-    def set_epoch(self, epoch: int, by_the_sampler: bool) -> None:
+    @rule(ahead=st.integers(-2, 2), by_the_sampler=st.booleans())
+    def set_epoch(self, ahead: int, by_the_sampler: bool) -> None:
+        epoch = max(0, self.place[0] + ahead)
         (self.stream.sampler if by_the_sampler else self.stream).set_epoch(epoch)
         if not self.loaded or epoch != self.place[0]:
             self.place, self.loaded, self.latest = (epoch, 0), False, None
@@ -439,13 +441,15 @@ class Histories(RuleBasedStateMachine):
     def save(self) -> tuple[Any, tuple[int, int]]:
         return copy.deepcopy(self.stream.state_dict()), self.place
 
-    @rule(saved=saved, anew=st.booleans())
-    def load(self, saved: tuple[Any, tuple[int, int]], anew: bool) -> None:
+    @rule(saved=saved, anew=st.booleans(), both=st.booleans())
+    def load(self, saved: tuple[Any, tuple[int, int]], anew: bool, both: bool) -> None:
         if anew:
             self.stream, self.running = make_known(self.case, self.kind), []
         state, self.place = saved
         self.stream.load_state_dict(copy.deepcopy(state))
         self.loaded, self.latest = True, None
+        if both:  # as clients do
+            self.stream.set_epoch(self.place[0])
 
     @rule()
     def look(self) -> None:
@@ -472,7 +476,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    "num", [pytest.param(40), pytest.param(NUM_SLOW * 40, marks=pytest.mark.slow)]
+    "num", [pytest.param(80), pytest.param(NUM_SLOW * 80, marks=pytest.mark.slow)]
 )
 def test_a_stream_keeps_to_its_rules_whatever_is_done_to_it(num: int) -> None:
     run_state_machine_as_test(Histories, settings=settings(profile(num), stateful_step_count=25))
