@@ -24,7 +24,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from stream_helpers import (
+    ORDERS,
     Digits,
+    DigitStream,
     SizedDigitStream,
     StubSource,
     list_of_batches,
@@ -138,20 +140,21 @@ SHARES = st.one_of(
 
 @st.composite
 def cases(draw: st.DrawFn, least: int = 1) -> Case:
-    case = Case(
-        num=draw(st.integers(least, 30)),
-        batch_size=draw(st.integers(1, 8)),
-        drop_last=draw(st.booleans()),
+    num, world_size = draw(st.integers(least, 30)), draw(st.integers(1, 4))
+    batch_size = draw(st.integers(1, 8))
+    mix, (name, share) = draw(st.sampled_from(["append", "replace", "separate"])), draw(SHARES)
+    if mix == "replace" and name == "count":
+        share = min(share, Fraction(batch_size))
+    return Case(
+        num=num,
+        batch_size=batch_size,
+        drop_last=draw(st.booleans()) and num // world_size >= batch_size,
         shuffle=draw(st.booleans()),
-        world_size=draw(st.integers(1, 4)),
-        mix=draw(st.sampled_from(["append", "replace", "separate"])),
-        share=draw(SHARES),
+        world_size=world_size,
+        mix=mix,
+        share=(name, share),
         seed=draw(st.integers(0, 2**40)),
     )
-    name, share = case.share
-    assume(case.mix != "replace" or name != "count" or share <= case.batch_size)
-    assume(not case.drop_last or case.num // case.world_size >= case.batch_size)
-    return case
 
 
 def parts(batch: Any) -> tuple[Any, ...]:
@@ -259,33 +262,41 @@ def test_workers_change_nothing(case: Case, epoch: int, num_workers: int) -> Non
 
 Make = Callable[[], CounterfactualDataset]
 
+
+def alone(case: Case, real: Any, **options: Any) -> CounterfactualDataset:
+    """A stream of one rank; what says how a dataset is read is left out."""
+    nothing = dict.fromkeys(("batch_size", "drop_last", "shuffle"))
+    return case.stream_of(real, rank=0, world_size=1, **{**nothing, **options})
+
+
+def loader(case: Case, **options: Any) -> DataLoader[Any]:
+    return DataLoader(Digits(case.num), case.batch_size, shuffle=True, **options)
+
+
 ONE_RANK: dict[str, Callable[[Case], CounterfactualDataset]] = {
     "seeded": lambda case: case.stream(),
-    "a generator": lambda case: case.stream(generator=own(), seed_items=True, rank=0, world_size=1),
-    "a loader": lambda case: of_batches(
-        case, DataLoader(Digits(case.num), case.batch_size, shuffle=True)
-    ),
-    "a loader with a generator": lambda case: of_batches(
-        case, DataLoader(Digits(case.num), case.batch_size, shuffle=True, generator=own())
-    ),
-    "a list of batches": lambda case: of_batches(case, list_of_batches(case.num, case.batch_size)),
+    "a loader": lambda case: alone(case, loader(case)),
+    "a loader with a generator": lambda case: alone(case, loader(case, generator=own())),
+    "a list of batches": lambda case: alone(case, list_of_batches(case.num, case.batch_size)),
     "an iterable": lambda case: case.stream_of(
         SizedDigitStream(case.num), shuffle=None, shard_iterable=True
     ),
+    "an iterable without a length": lambda case: case.stream_of(
+        DigitStream(case.num), shuffle=None, shard_iterable=True
+    ),
+    **{
+        name: lambda case, options=options: alone(case, Digits(19), **options())
+        for name, options in ORDERS.items()
+    },
 }
-
-
-def of_batches(case: Case, real: Any) -> CounterfactualDataset:
-    nothing = dict.fromkeys(("batch_size", "drop_last", "shuffle"))
-    return case.stream_of(real, rank=0, world_size=1, **nothing)
 
 
 @st.composite
 def one_ranks(draw: st.DrawFn) -> Make:
     """Makes a stream of any kind, with numbers of torch's that are the same each time."""
     case, kind = draw(cases()), draw(st.sampled_from(list(ONE_RANK)))
-    assume(kind != "an iterable" or case.num // case.world_size >= case.batch_size)
-    assume(kind != "a list of batches" or (case.mix, case.share[0]) != ("replace", "count"))
+    assume("iterable" not in kind or case.num // case.world_size >= case.batch_size)
+    assume(kind == "seeded" or (case.mix, case.share[0]) != ("replace", "count"))
 
     def make() -> CounterfactualDataset:
         seed_globals(5)
@@ -380,35 +391,44 @@ class Histories(RuleBasedStateMachine):
             case = replace(case, world_size=1)
         self.case, self.kind = case, kind
         self.epochs: dict[int, list[Any]] = {}
+        self.carries: dict[tuple[int, int], int] = {}
         self.running: list[Running] = []
         self.latest: Running | None = None
         self.place, self.loaded = (0, 0), False
         self.stream, self.random = make_known(case, kind), torch.get_rng_state()
 
     def expected(self, epoch: int) -> list[Any]:
+        """The batches of an epoch of a new stream, which also tells what is left over at each."""
         if epoch not in self.epochs:
             other = make_known(self.case, self.kind)
             other.set_epoch(epoch)
-            self.epochs[epoch] = list(other)
+            self.carries[epoch, 0] = other.state_dict()["carry"]
+            self.epochs[epoch] = []
+            for step, batch in enumerate(other, 1):
+                self.epochs[epoch].append(batch)
+                self.carries[epoch, step] = other.state_dict()["carry"]
         return self.epochs[epoch]
 
     def next_place(self) -> tuple[int, int]:
         epoch, step = self.place
         return (epoch + 1, 0) if step and not self.loaded else self.place
 
-    @rule(twice=st.booleans())
-    def iterate(self, twice: bool) -> None:
+    @rule(num=st.integers(0, 9), twice=st.booleans())
+    def iterate(self, num: int, twice: bool) -> None:
         if self.kind == "an iterable":  # two iterators would share the dataset's epoch
             self.running, twice = [], False
         for _ in range(1 + twice):
             self.running = [*self.running[-1:], Running(iter(self.stream))]
             if self.next_place() != self.place:
                 self.place, self.latest = self.next_place(), None
+        self.take(self.running[-1], num)
 
     @precondition(lambda self: self.running)
     @rule(num=st.integers(1, 6), oldest=st.booleans())
     def go_on(self, num: int, oldest: bool) -> None:
-        running = self.running[0 if oldest else -1]
+        self.take(self.running[0 if oldest else -1], num)
+
+    def take(self, running: Running, num: int) -> None:
         for _ in range(num):
             if not running.begun:
                 running.epoch, running.step = self.place = self.next_place()
@@ -451,6 +471,10 @@ class Histories(RuleBasedStateMachine):
         if both:  # as clients do
             self.stream.set_epoch(self.place[0])
 
+    @rule(anew=st.booleans(), both=st.booleans())
+    def interrupt(self, anew: bool, both: bool) -> None:
+        self.load((copy.deepcopy(self.stream.state_dict()), self.place), anew, both)
+
     @rule()
     def look(self) -> None:
         epoch, step = self.next_place()
@@ -468,6 +492,8 @@ class Histories(RuleBasedStateMachine):
         state, (epoch, step) = self.stream.state_dict(), self.place
         assert (self.stream.epoch, state["epoch"], state["step"]) == (epoch, epoch, step)
         assert state["total"] == epoch * len(self.stream) + step
+        self.expected(epoch)
+        assert state["carry"] == self.carries[self.place]
 
     @invariant()
     def the_global_generator_stays(self) -> None:
