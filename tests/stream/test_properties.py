@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from inspect import signature
 from itertools import islice
 from typing import Any
 
@@ -63,19 +64,24 @@ def tried(num: int, **strategies: Any) -> Callable[[Callable[..., None]], Callab
         quick, slow = (
             profile(count)(given(**strategies)(check)) for count in (num, NUM_SLOW * num)
         )
+        both = [
+            pytest.param(quick, id="quick"),
+            pytest.param(slow, id="thorough", marks=pytest.mark.slow),
+        ]
+        if "kind" not in signature(quick).parameters:
 
-        @pytest.mark.parametrize(
-            "attempt",
-            [
-                pytest.param(quick, id="quick"),
-                pytest.param(slow, id="thorough", marks=pytest.mark.slow),
-            ],
-        )
-        def test(attempt: Callable[[], None]) -> None:
-            attempt()
+            def test(attempt: Callable[[], None]) -> None:
+                attempt()
+
+        else:
+
+            @pytest.mark.parametrize("kind", ONE_RANK)
+            def test(attempt: Callable[[str], None], kind: str) -> None:
+                attempt(kind)
 
         test.__doc__ = check.__doc__
-        return test
+        made: Callable[..., None] = pytest.mark.parametrize("attempt", both)(test)
+        return made
 
     return decorate
 
@@ -291,10 +297,8 @@ ONE_RANK: dict[str, Callable[[Case], CounterfactualDataset]] = {
 }
 
 
-@st.composite
-def one_ranks(draw: st.DrawFn) -> Make:
-    """Makes a stream of any kind, with numbers of torch's that are the same each time."""
-    case, kind = draw(cases()), draw(st.sampled_from(list(ONE_RANK)))
+def make_of(case: Case, kind: str) -> Make:
+    """Makes a stream of some kind of real data, with the same numbers of torch each time."""
     assume("iterable" not in kind or case.num // case.world_size >= case.batch_size)
     assume(kind == "seeded" or (case.mix, case.share[0]) != ("replace", "count"))
 
@@ -304,11 +308,10 @@ def one_ranks(draw: st.DrawFn) -> Make:
         torch.manual_seed(6)
         return made
 
-    make.__qualname__ = f"{kind} of {case}"
     return make
 
 
-STOPS = st.lists(st.integers(0, 9), max_size=8)
+STOPS = st.lists(st.integers(0, 9), min_size=1, max_size=8)
 
 
 def take(batches: Iterator[Any], num: int) -> list[Any]:
@@ -316,10 +319,11 @@ def take(batches: Iterator[Any], num: int) -> list[Any]:
     return list(islice(batches, num))
 
 
-@tried(30, make=one_ranks(), stops=STOPS)
+@tried(5, case=cases(), stops=STOPS)
 def test_a_run_that_is_interrupted_anywhere_any_number_of_times_is_the_same(
-    make: Make, stops: list[int]
+    case: Case, stops: list[int], kind: str
 ) -> None:
+    make = make_of(case, kind)
     whole = make()
     expected = [batch for _ in range(3) for batch in whole]
     made, got = make(), []
@@ -333,10 +337,11 @@ def test_a_run_that_is_interrupted_anywhere_any_number_of_times_is_the_same(
     assert same(got, expected)
 
 
-@tried(30, make=one_ranks(), stops=STOPS)
+@tried(5, case=cases(), stops=STOPS)
 def test_epochs_that_were_left_and_saved_go_on_as_those_that_were_left(
-    make: Make, stops: list[int]
+    case: Case, stops: list[int], kind: str
 ) -> None:
+    make = make_of(case, kind)
     plain, left = make(), []
     for stop in stops:
         left.append(take(iter(plain), stop))
@@ -350,6 +355,21 @@ def test_epochs_that_were_left_and_saved_go_on_as_those_that_were_left(
             made.set_epoch(made.epoch + 1)
     again.append(list(made))
     assert same(again, left)
+
+
+@tried(10, case=cases(), stops=STOPS, epoch=st.integers(0, 4))
+def test_what_a_step_draws_depends_on_no_history_where_the_length_is_unknown(
+    case: Case, stops: list[int], epoch: int
+) -> None:
+    def make() -> CounterfactualDataset:
+        return stream(DigitStream(case.num), batch_size=case.batch_size, ratio=1, seed=case.seed)
+
+    made, fresh = make(), make()
+    for stop in stops:
+        take(iter(made), stop)
+    for each in (made, fresh):
+        each.set_epoch(epoch)
+    assert same(list(made), list(fresh))
 
 
 KNOWN = ("seeded", "a distributed sampler", "a list of batches", "an iterable")
@@ -413,8 +433,8 @@ class Histories(RuleBasedStateMachine):
         epoch, step = self.place
         return (epoch + 1, 0) if step and not self.loaded else self.place
 
-    @rule(num=st.integers(0, 9), twice=st.booleans())
-    def iterate(self, num: int, twice: bool) -> None:
+    @rule(num=st.integers(0, 9), twice=st.booleans(), older=st.integers(0, 3))
+    def iterate(self, num: int, twice: bool, older: int) -> None:
         if self.kind == "an iterable":  # two iterators would share the dataset's epoch
             self.running, twice = [], False
         for _ in range(1 + twice):
@@ -422,6 +442,8 @@ class Histories(RuleBasedStateMachine):
             if self.next_place() != self.place:
                 self.place, self.latest = self.next_place(), None
         self.take(self.running[-1], num)
+        if self.running:
+            self.take(self.running[0], older)
 
     @precondition(lambda self: self.running)
     @rule(num=st.integers(1, 6), oldest=st.booleans())
