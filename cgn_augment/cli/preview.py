@@ -106,7 +106,7 @@ def preview(
         mix=mix,
         label=label,
         class_map=None if class_map is None else _read_map(class_map, images, network.num_classes),
-        transform=match_real(*scale, crop_size=size),
+        transform=match_real(*scale, size=size),
         **{"seed": seed, **options},
     )
     print(f"{out}: {save_preview(stream, out, num, images.classes)}")

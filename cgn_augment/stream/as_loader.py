@@ -23,6 +23,7 @@ class StreamSampler(Sampler[Any]):
         ArgumentTypeError: it is iterated, and the real data has no sampler.
 
     Example:
+        >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
         >>> batch = torch.rand(4, 3, 32, 32) * 2 - 1, torch.arange(4)
@@ -70,6 +71,7 @@ class StreamLoader(DataLoader[Any]):
         stream: what is iterated.
 
     Example:
+        >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
         >>> batch = torch.rand(4, 3, 32, 32) * 2 - 1, torch.arange(4)

@@ -24,9 +24,12 @@ from cgn_augment.stream.arguments import (
     find_value_range,
     label_factors,
     make_source,
+    read_keys,
+    require_row_order,
 )
 from cgn_augment.stream.as_loader import StreamLoader, StreamSampler
 from cgn_augment.stream.batches import Layout, find_layout
+from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
 from cgn_augment.stream.preview import save_preview
@@ -86,14 +89,24 @@ class CounterfactualDataset(IterableDataset[Any]):
         class_map: `{label: class or classes of the CGN}`, where they are not the same numbers.
             Counterfactuals are drawn of these classes only.
         transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images as the real
-            ones are; `match_real(mean, std, crop_size)` makes one. Runs on the device.
+            ones are; `match_real(mean, std, size)` makes one. Runs on the device.
         device: where batches are put together; the source's by default.
         seed: of the real order and of everything that is drawn.
         output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
             `image, label, is_counterfactual, shape, texture, background`.
         value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
-            first batch is held against it; None leaves that out.
+            first eight images are held against it; None leaves that out.
         keys: keys or positions of images and labels in a batch, where they are not the usual.
+        fill: what counterfactuals get in the further columns of a batch, by key or position:
+            `{"weight": 1.0}`; "mask" where a column holds masks and the source knows those of its
+            counterfactuals. A column of whole numbers (an index) gets -1 by itself, a list (paths)
+            None, and masks that a `RealShapeSource` reads those of its counterfactuals; any other
+            column must be named.
+        shuffle_rows: whether real images and counterfactuals are put in random order, for what
+            takes the rows of a batch to be alike (mixup with the flipped batch, micro-batches);
+            otherwise real images come first. Further columns and `real_index` follow.
+        batch_multiple: mixed batches are a multiple of it, by the number of counterfactuals, which
+            evens out over the steps; with mix="append".
         rank: which of `world_size` processes this is. By default found when the first length or
             batch is asked for, from torch.distributed or torchrun's environment. Each reads its
             part of a map-style dataset.
@@ -118,7 +131,9 @@ class CounterfactualDataset(IterableDataset[Any]):
             kind of real data has no use for, a class map that does not fit.
         ArgumentTypeError: a thing of the wrong kind.
         UsageError: the source is on another device than `device`, or there is no such device.
-        DataError: while iterating: a batch is not as was declared.
+        DataError: while iterating: a batch is not as was declared. Its form is looked at in each
+            step, and so are its values (labels, NaN) where it arrives on the CPU; where it arrives
+            on a GPU, only until eight images have been seen, for a look makes the host wait.
         UsageError: while iterating: inside a worker of a `DataLoader`, or in a loader that would
             batch or slice the ready batches once more; the rank is not the one that it was when the
             length or a batch was first asked for.
@@ -168,6 +183,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         output: Output = "same",
         value_range: tuple[float, float] | Literal["transform"] | None = "transform",
         keys: tuple[str | int, str | int] | None = None,
+        fill: Mapping[str | int, Any] | None = None,
+        shuffle_rows: bool = False,
+        batch_multiple: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
         shard_iterable: bool | None = None,
@@ -207,7 +225,12 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._real = wrap_real(real, reading)
         self.dataset, self.batch_sampler = self._real.dataset, self._real.batch_sampler
         self.proportion = Proportion(
-            ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
+            ratio,
+            count,
+            fraction,
+            mix=mix,
+            batch_size=self._real.batch_size,
+            batch_multiple=batch_multiple,
         )
         self._maker = StepMaker(
             source=source,
@@ -219,9 +242,12 @@ class CounterfactualDataset(IterableDataset[Any]):
             device=device,
             value_range=value_range,
             seed=seed,
+            shuffle_rows=require_row_order(shuffle_rows, mix),
+            fill=check_fill(fill),
         )
         self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
-        self.seed, self.device, self.keys = seed, device, keys
+        self.seed, self.device, self.keys = seed, device, read_keys(keys)
+        self.shuffle_rows = shuffle_rows
         self._layout: Layout | None = None
         self._position = Position(0, 0, 0, 0)
         self._resume: Any = None
@@ -356,7 +382,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             "real": self._real.key(),
             "source": str(source),
             "proportion": self.proportion.key,
-            "mix": self.mix,
+            "mix": self.mix + (" in random order" if self.shuffle_rows else ""),
             "label": self.label,
             "class_map": repr(self.class_map),
             "seed": str(self.seed),
@@ -382,6 +408,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         found = self._ranks.find()
         if self._bound != found:
             self._real.bind(*found)
+            self.proportion.require_epoch(self._real.batch_sizes() or [])
             self._maker.rank, self._maker.world_size = found
             self._bound = found
 
