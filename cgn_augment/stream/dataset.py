@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
+from cgn_augment.stream.preview import save_preview
 from cgn_augment.stream.reading import ReadConfig, wrap_real
 from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
@@ -412,6 +414,36 @@ class CounterfactualDataset(IterableDataset[Any]):
             self.proportion.require_epoch(self._real.batch_sizes() or [])
             self._maker.rank, self._maker.world_size = found
             self._bound = found
+
+    def preview(
+        self,
+        path: str | os.PathLike[str],
+        num: int = 10,
+        classes: Sequence[str] | None = None,
+    ) -> Path:
+        """Draws what the loop will see: real images and counterfactuals, with their labels.
+
+        They are those of the step that the next iteration would begin with, after all transforms,
+        which are undone for display: by mean and std of `match_real`, or by `value_range`. The
+        stream stays where it is, as do its sampler and the global generators. Where that step has
+        no counterfactual, up to fifteen more are shown too.
+
+        Args:
+            path: the picture to write: .png, .jpg, .webp, .pdf or .svg.
+            num: images of either kind, at most.
+            classes: names of the classes by label; those of the dataset by default.
+
+        Returns:
+            `path`.
+
+        Raises:
+            ArgumentError: the path is no picture, its folder is missing, `num` is below 1, or the
+                CGN has no class for a label.
+            DataError: there is no batch, or it is not as was declared.
+            UsageError: a sampler, or an iterable dataset without workers, that cannot be copied.
+        """
+        save_preview(self, path, num, classes)
+        return Path(path)
 
     # Iteration ---------------------------------------------------------------------------------
 
