@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: looks at generators, draws from them, renders sets of shards."""
+"""The command `cgn-augment`: looks at generators and at what a loop will see, draws, renders."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 
 from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
+from cgn_augment.cli.preview import preview
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
 from cgn_augment.generators.sheet import draw_cgn
@@ -64,6 +65,7 @@ def main() -> None:
         "sheet": sheet,
         "sample": sample,
         "interpolate": interpolate,
+        "preview": preview,
         "shards": looking,
     }
     run_commands("cgn-augment", commands)
