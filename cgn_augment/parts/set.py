@@ -40,6 +40,25 @@ class PartSet:
         manifest: settings, versions and shards of the set.
         index: what is known of each image.
         classes: names by label.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from cgn_augment.parts.set import PartSet
+        >>> from cgn_augment.parts.writing import PartConfig, write_parts
+        >>> folder = getfixture("tmp_path")
+        >>> pixels = np.full((48, 64, 4), 200, np.uint8)
+        >>> pixels[..., 3] = 0                                   # transparent around ...
+        >>> pixels[12:30, 20:40] = 20, 20, 20, 255               # ... an object
+        >>> (folder / "photos" / "cat").mkdir(parents=True)
+        >>> Image.fromarray(pixels).save(folder / "photos" / "cat" / "1.png")
+        >>> config = PartConfig(masks="alpha")
+        >>> manifest = write_parts(folder / "photos", folder / "parts", config, num_workers=0)
+        >>> parts = PartSet.open(folder / "parts")
+        >>> parts.of_class("cat", "object").tolist(), parts.counts
+        ([0], {'usable': 1})
+        >>> parts.read(0).background.shape
+        torch.Size([3, 48, 64])
     """
 
     store: Store
@@ -57,14 +76,6 @@ class PartSet:
 
         Raises:
             DataError: there is no set of parts, it is not complete, or its index is damaged.
-
-        Example:
-            >>> from pathlib import Path
-            >>> from cgn_augment.parts.set import PartSet
-            >>> PartSet.open(Path("nowhere"))
-            Traceback (most recent call last):
-            ...
-            cgn_augment.errors.DataError: nowhere holds no complete set of parts: ...
         """
         store = Store(path)
         if complete and MANIFEST not in store.sizes():
