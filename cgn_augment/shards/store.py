@@ -129,7 +129,8 @@ class Store:
                 file.seek(start)
                 data = file.read(length)
         else:
-            data = self._files.cat_file(f"{self._root}/{name}", start, start + length)
+            place = f"{self._root}/{name}"
+            data = self._files.cat_file(place, start=start, end=start + length)
         if len(data) != length:
             raise OSError(f"{self.path(name)} ends before byte {start + length}")
         return data
