@@ -12,7 +12,8 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.images.shards import SUFFIXES
 from cgn_augment.images.tar import Sample, expand_urls, read_shard
-from cgn_augment.parts.inputs import ALPHA, MEMBER, InputConfig, Photo, refuse_masks
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.inputs import ALPHA, MEMBER, Photo, refuse_masks
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _read(url: str) -> Iterator[Sample]:
         raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
 
 
-def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:
+def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
     """Opens shards, named by a path or URL that ends in .tar, where braces stand for several.
 
     Raises:

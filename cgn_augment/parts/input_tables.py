@@ -14,12 +14,12 @@ from cgn_augment.images.finding import name_some
 from cgn_augment.images.hugging_face import HuggingFaceRows, open_hugging_face
 from cgn_augment.images.reading import Encoded
 from cgn_augment.images.tables import Row, read_table
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import (
     ALL,
     ALPHA,
     COLUMN,
     MEMBER,
-    InputConfig,
     ListedPhotos,
     Photo,
     mirrored,
@@ -30,7 +30,7 @@ from cgn_augment.parts.inputs import (
 _SPLIT = "split"
 
 
-def photos_of_table(path: Path, config: InputConfig) -> ListedPhotos:
+def photos_of_table(path: Path, config: PartConfig) -> ListedPhotos:
     """Reads which images a table lists; their paths are below its folder, or URLs.
 
     Raises:
@@ -151,7 +151,7 @@ class HuggingFacePhotos:
 
     found: HuggingFaceRows
     mask: str | None
-    config: InputConfig
+    config: PartConfig
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ class HuggingFacePhotos:
         return range(first, min(first + self.config.shard_size, len(self.found.rows)))
 
 
-def photos_of_hugging_face(name: str, config: InputConfig) -> HuggingFacePhotos:
+def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
     """Opens a Hugging Face dataset, of which the training split where NAME does not say another.
 
     Raises:

@@ -14,9 +14,10 @@ import webdataset
 from part_helpers import CLASSES, make_photo, make_photos
 
 from cgn_augment.errors import ArgumentError, CGNError, DataError
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import Photo
 from cgn_augment.parts.making import read_photo
-from cgn_augment.parts.writing import PartConfig, find_photos
+from cgn_augment.parts.photos import find_photos
 
 datasets = pytest.importorskip("datasets")
 

@@ -19,10 +19,12 @@ from shard_helpers import contents
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, DataError, FileError
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.making import Making
+from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.verify import verify_parts
-from cgn_augment.parts.writing import PartConfig, read_keys, write_parts
+from cgn_augment.parts.writing import write_parts
 
 
 @pytest.fixture(scope="module")
