@@ -4,8 +4,8 @@
 
 Photographs are those of ../shared/tools/make-photos (224 pixels, 8 classes, 400 each), made where
 --photos does not name a folder of them. Each way runs in a process of its own, first over a tenth
-of the photographs and then over all of them, with a worker for each core. Results are added to those
-of other ways in --out, so that it can be stopped.
+of the photographs and then over all of them, with a worker for each core. Results are added to
+those of other ways in --out, so that it can be stopped.
 
 - rate: images a second by the clock, on a machine that may have other work.
 - CPU: milliseconds an image of all processes together, from reading to writing, which other work

@@ -7,11 +7,13 @@ order. A bounded number of images is under way, so memory does not grow with the
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
+from threading import Thread
 from typing import Any
 
 import torch
@@ -179,6 +181,7 @@ class _Contents:
             num_workers=self.num_workers,
             prefetch_factor=_AHEAD if self.num_workers else None,
             collate_fn=_as_it_is,
+            worker_init_fn=_end_with_parent,
             generator=torch.Generator().manual_seed(0),  # leaves the global one alone
         )
         yield from loader
@@ -253,6 +256,19 @@ def _left_out(facts: dict[str, Any]) -> bytes:
 
 def _as_it_is(item: Any) -> Any:
     return item
+
+
+def _end_with_parent(worker: int) -> None:
+    """Ends a worker when the process that it works for was killed.
+
+    A loader's worker looks whether its parent has changed; where a server forked it, it never does.
+    """
+    Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _exit_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _opencv() -> str:
