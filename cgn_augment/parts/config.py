@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cgn_augment.checks import require_choices, require_counts, require_part
+from cgn_augment.checks import require_choices, require_count, require_counts, require_part
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.masks.trust import MaskGate
 
 Fill = Literal["copy", "telea", "none"]
@@ -21,7 +22,7 @@ class PartConfig:
             samples of shards; `column:mask`, a column of a table or of a Hugging Face dataset; or
             `alpha`, the alpha channel of the images themselves.
         split: of images that come in splits; `all` for all of them.
-        classes: names by label, where the images do not say.
+        classes: names by label, or their number, where the images do not say.
         path: column of a table with the paths of the images.
         label: column of a table with the labels.
         columns: further columns to keep, such as a group.
@@ -39,7 +40,7 @@ class PartConfig:
 
     masks: str
     split: str = "train"
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | int | None = None
     path: str = "path"
     label: str = "label"
     columns: tuple[str, ...] = ()
@@ -59,14 +60,24 @@ class PartConfig:
             raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
         require_choices(self, fill=Fill)
         require_part("max_hole", self.max_hole)
+        if isinstance(self.classes, int):
+            num = require_count("classes", self.classes)
+            names = class_names(num) or [str(label) for label in range(num)]
+            object.__setattr__(self, "classes", tuple(names))
         for name in ("classes", "columns"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ArgumentTypeError(f"{name} must be a list of names, got {value!r}")
             object.__setattr__(self, name, None if value is None else tuple(value))
-        if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise ArgumentError(f"classes has a name twice: {list(self.classes)}")
+        names = self.class_names or ()
+        if len(set(names)) < len(names):
+            raise ArgumentError(f"classes has a name twice: {list(names)}")
         _ = self.gate
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names by label, where they are given."""
+        return None if isinstance(self.classes, int) else self.classes
 
     @property
     def gate(self) -> MaskGate:

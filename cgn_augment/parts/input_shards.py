@@ -101,8 +101,10 @@ def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
         ArgumentError: no classes, or masks that are neither a member nor alpha.
         DataError: a shard is missing, or two have the same name.
     """
-    if config.classes is None:
-        raise ArgumentError("shards do not say which classes there are: pass --classes '[cat, …]'")
+    if config.class_names is None:
+        raise ArgumentError(
+            "shards do not say which classes there are: pass --classes '[cat, …]' or their number"
+        )
     mask = config.masks.removeprefix(MEMBER) if config.masks.startswith(MEMBER) else None
     if mask is None and config.masks != ALPHA:
         refuse_masks(config.masks, f"{MEMBER}NAME or {ALPHA}", urls)
@@ -113,4 +115,4 @@ def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
     names = [shard.rpartition("/")[2] for shard in shards]
     if len(set(names)) < len(names):
         raise DataError(f"two of the shards {urls} have the same name: keys would be ambiguous")
-    return ShardPhotos(shards, config.classes, mask, config.columns)
+    return ShardPhotos(shards, config.class_names, mask, config.columns)

@@ -50,7 +50,7 @@ def photos_of_table(path: Path, config: PartConfig) -> ListedPhotos:
             "--label, --columns and --masks"
         )
     rows = _of_split(rows, path, config.split)
-    names = class_names_of([row[config.label] for row in rows], config.classes, str(path))
+    names = class_names_of([row[config.label] for row in rows], config.class_names, str(path))
     photos = []
     for row in rows:
         source = row[config.path]
@@ -63,7 +63,7 @@ def photos_of_table(path: Path, config: PartConfig) -> ListedPhotos:
             Photo(key, names[row[config.label]], source, _at(path.parent, source), mask, columns)
         )
     require_some_mask(photos, config.masks)
-    classes = config.classes or tuple(dict.fromkeys(names.values()))
+    classes = config.class_names or tuple(dict.fromkeys(names.values()))
     return ListedPhotos(classes, photos, config.shard_size)
 
 
@@ -216,7 +216,7 @@ def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
         refuse_masks(config.masks, f"{COLUMN}NAME or {ALPHA}", f"hf:{name}")
     without = [] if mask is None else [mask]
     place = name if "@" in name else f"{name}@{config.split}"
-    found = open_hugging_face(place, config.classes, without)
+    found = open_hugging_face(place, config.class_names, without)
     lost = [column for column in config.columns if column not in found.rows.features]
     if lost:
         raise ArgumentError(f"hf:{name} has no column {lost[0]!r}")

@@ -152,7 +152,7 @@ def photos_of_folder(root: Path, config: PartConfig) -> ListedPhotos:
             mask = _mask_of(config.masks, root, split, source)
             key = source.rpartition(".")[0]
             photos.append(Photo(key, classes[label], source, str(path), mask, {}))
-    if config.classes not in (None, classes):
+    if config.class_names not in (None, classes):
         raise ArgumentError(f"{root} says itself which classes it has: leave --classes out")
     if config.columns:
         raise ArgumentError(f"{root} is a folder, which has no columns: leave --columns out")

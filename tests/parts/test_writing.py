@@ -262,6 +262,7 @@ def test_any_function_fills(photos: Path, tmp_path: Path) -> None:
         ({"max_hole": 0}, ArgumentError, "max_hole must be above 0"),
         ({"min_area": 0.9}, ArgumentError, "min_area <= max_area"),
         ({"columns": "group"}, ArgumentTypeError, "columns must be a list of names"),
+        ({"classes": 0}, ArgumentError, "classes must be 1 or more"),
         ({"classes": ("a", "a")}, ArgumentError, "classes has a name twice"),
     ],
 )
