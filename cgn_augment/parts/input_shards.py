@@ -105,6 +105,8 @@ def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
         raise ArgumentError(
             "shards do not say which classes there are: pass --classes '[cat, …]' or their number"
         )
+    if config.split != "train":
+        raise ArgumentError(f"{urls} are shards, which have no splits: leave --split out")
     mask = config.masks.removeprefix(MEMBER) if config.masks.startswith(MEMBER) else None
     if mask is None and config.masks != ALPHA:
         refuse_masks(config.masks, f"{MEMBER}NAME or {ALPHA}", urls)

@@ -214,9 +214,13 @@ def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
     mask = config.masks.removeprefix(COLUMN) if config.masks.startswith(COLUMN) else None
     if mask is None and config.masks != ALPHA:
         refuse_masks(config.masks, f"{COLUMN}NAME or {ALPHA}", f"hf:{name}")
+    if "@" in name and config.split != "train":
+        raise ArgumentError(f"hf:{name} says itself which split: leave --split out")
     without = [] if mask is None else [mask]
     place = name if "@" in name else f"{name}@{config.split}"
     found = open_hugging_face(place, config.class_names, without)
+    if config.class_names not in (None, found.classes):
+        raise ArgumentError(f"hf:{name} says itself which classes it has: leave --classes out")
     lost = [column for column in config.columns if column not in found.rows.features]
     if lost:
         raise ArgumentError(f"hf:{name} has no column {lost[0]!r}")

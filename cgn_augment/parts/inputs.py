@@ -209,6 +209,12 @@ def _splits_of(root: Path, config: PartConfig) -> list[str]:
         raise DataError(f"there is no folder {root} of images. Expected:{CLASS_LAYOUT}")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     there = [name for name in names if any(path.is_dir() for path in (root / name).iterdir())]
+    if set(there) & _SPLITS and not set(names) <= _SPLITS:
+        split = sorted(set(there) & _SPLITS)[-1]
+        raise DataError(
+            f"{root} has the folder {split}, which has folders itself, beside {name_some(names)}: "
+            f"give the folder of a split, such as {root / split}"
+        )
     if not names or not set(names) <= _SPLITS or there != names:
         if config.split not in ("train", ALL):
             raise ArgumentError(f"{root} has no splits: leave --split out")

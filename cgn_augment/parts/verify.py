@@ -14,7 +14,7 @@ from cgn_augment.images.tar import Sample
 from cgn_augment.parts.index import INDEX, MEMBERS
 from cgn_augment.shards.checking import Problem, verify_set
 from cgn_augment.shards.layout import MANIFEST, PARTS
-from cgn_augment.shards.manifest import Manifest, Record
+from cgn_augment.shards.manifest import Manifest, Record, read_begun
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.writer import find_places
 
@@ -43,15 +43,12 @@ def verify_parts(
     problems = verify_set(url, PARTS, check, advance)
     names = store.sizes()
     if MANIFEST in names:
-        pieces = [_lines_of(store, shard) or [] for shard in range(_num_shards(store))]
+        num_shards = read_begun(store, PARTS).num_shards
+        pieces = [_lines_of(store, shard) or [] for shard in range(num_shards)]
         expected = b"".join(line for lines in pieces for line in lines)
         if INDEX not in names or store.read(INDEX) != expected:
             problems.append(Problem(INDEX, "is missing or does not list what the shards hold"))
     return problems
-
-
-def _num_shards(store: Store) -> int:
-    return sum(name.endswith(".tar") for name in store.sizes())
 
 
 def _lines_of(store: Store, shard: int) -> list[bytes] | None:

@@ -163,6 +163,8 @@ class _Contents:
         return self.photos.count(shards)
 
     def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
+        if not shards:  # no need of workers
+            return
         config = self.config
         filler = config.fill if self.filler is None else self.filler
         making = Making(

@@ -68,6 +68,9 @@ def test_of_a_folder_with_splits_the_training_split_is_taken(mirror: str, tmp_pa
     assert len(found(tmp_path / "data", masks=whole, split="all")) == 6
     with pytest.raises(DataError, match=r"has the splits \['test', 'train'\]"):
         found(tmp_path / "data", masks=whole, split="val")
+    shutil.copytree(tmp_path / "masks", tmp_path / "data" / "train_masks")
+    with pytest.raises(DataError, match=r"give the folder of a split, such as .*data/train"):
+        found(tmp_path / "data", masks=whole)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +197,8 @@ def test_samples_of_shards(tmp_path: Path) -> None:
         found(urls, masks="alpha")
     with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME or alpha"):
         found(urls, masks="masks", classes=CLASSES)
+    with pytest.raises(ArgumentError, match="which have no splits"):
+        found(urls, split="val", **given)
     with pytest.raises(DataError, match=r"there is no shard .*train-2\.tar"):
         found(f"{tmp_path}/train-{{0..2}}.tar", **given)
     with pytest.raises(DataError, match="has no 'group' in its json"):
@@ -234,8 +239,15 @@ def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
     assert len(found(f"{place}@val", masks="column:seg")) == 1
     with pytest.raises(DataError, match="and no 'other'"):
         found(place, masks="column:other")
-    with pytest.raises(ArgumentError, match="are column:NAME or alpha"):
-        found(place, masks="masks")
+    for given, message in (
+        ({"masks": "masks"}, "are column:NAME or alpha"),
+        ({"masks": "column:seg", "classes": ("a", "b")}, "leave --classes out"),
+        ({"masks": "column:seg", "columns": ("group",)}, "has no column 'group'"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            found(place, **given)
+    with pytest.raises(ArgumentError, match="says itself which split"):
+        found(f"{place}@val", masks="column:seg", split="test")
     photos = find_photos(place, PartConfig(masks="column:seg"))
     with pytest.raises(ArgumentError, match="2 keys to exclude are of no row"):
         photos.require_keys(["7", "000000004"])
