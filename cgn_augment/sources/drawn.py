@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import compose
+from cgn_augment.functional import compose, standard_numbers
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Counterfactuals, Mechanisms, RealBatch, Step
@@ -64,7 +64,7 @@ class DrawnSource(ABC):
         same = {name: getattr(self, name) for name in ("cgn", "chunk", *self._settings)}
         return type(self)(interventions=self.interventions.restrict(class_map), **same)
 
-    @torch.no_grad()
+    @standard_numbers()
     def sample(
         self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
     ) -> Counterfactuals:
@@ -75,9 +75,10 @@ class DrawnSource(ABC):
         """
         (mask, foreground, behind), classes = self.sample_factors(num, generator, step, real)
         images = compose(mask, foreground, behind, out=behind)
-        return Counterfactuals(images, *classes.to(images.device, non_blocking=True))
+        shape, texture, background = classes.to(images.device, non_blocking=True)
+        return Counterfactuals(images, shape, texture, background, mask=mask)
 
-    @torch.no_grad()
+    @standard_numbers()
     def sample_factors(
         self,
         num: int,
