@@ -23,7 +23,7 @@ Member = str
 """A picture of a sample, such as "object"."""
 
 MEMBERS: Mapping[Member, str] = {
-    "object": "object.webp",  # lossless: half of a PNG's size, in half of its time
+    "object": "object.webp",  # lossless, in half of the space of PNG
     "background": "background.jpg",  # half of the time that a WebP takes to read
     "foreground": "foreground.jpg",
     "image": "image.jpg",  # small, of an image that is left out

@@ -65,13 +65,16 @@ def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:
     if len(parts) == 0:
         raise DataError(f"{parts.store.url} has no complete shard to draw: go on with --resume")
     has_object = parts.index.places["object"][:, 1] > 0
-    shown = [parts.read(n) for n in _spread(np.flatnonzero(has_object), num_columns)]
+    numbers = _spread(np.flatnonzero(has_object), num_columns)
+    shown = [parts.read(number, foreground=True) for number in numbers]
     rows: dict[str, Tensor] = {}
     captions: dict[str, list[str]] = {}
     if shown:
         rows["put together"] = _row([put_together(part) for part in shown])
         rows["mask"] = _row([_in_place(part)[3:] for part in shown])
         rows["object"] = _row([_on_grey(part.object) for part in shown])
+        if any(part.foreground is not None for part in shown):
+            rows["foreground"] = _row([part.foreground for part in shown])
         rows["background"] = _row([part.background for part in shown])
         captions["background"] = [_short(part.key) for part in shown]
     left_out = _spread(np.flatnonzero(~has_object), num_columns)

@@ -23,6 +23,7 @@ from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.making import Making
 from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.sheet import draw_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import write_parts
 
@@ -248,6 +249,19 @@ def test_any_function_fills(photos: Path, tmp_path: Path) -> None:
     parts = PartSet.open(tmp_path / "set")
     assert parts.manifest.settings["fill"].endswith("test_writing.black")
     assert int((parts.read(0).background.sum(0) < 30).sum()) > 200
+
+
+def test_sheets_of_textures_are_made_where_asked(photos: Path, tmp_path: Path) -> None:
+    write(photos, tmp_path / "set", textures=True, exclude=["cat/000"])
+    parts = PartSet.open(tmp_path / "set")
+    part = parts.read(1, foreground=True)
+    assert part.foreground.shape == (3, 36, 48)
+    middle = part.object[:3, part.object.shape[1] // 2, part.object.shape[2] // 2]
+    assert (part.foreground.float().mean((1, 2)) - middle).abs().max() < 20
+    assert parts.read(1).foreground is None
+    assert parts.of_class("cat", "foreground").tolist() == [1, 2, 3]
+    assert verify_parts(tmp_path / "set") == []
+    assert len(draw_parts(parts, 3).axes) == 3 * 7
 
 
 # Settings
