@@ -21,7 +21,7 @@ from cgn_augment.parts.seams import Seams
 
 SMALL = 48
 """Pixels of the longer side at which offsets are looked for; at 64 the seams cost the same, and
-finding them takes twice as long."""
+finding them takes half as long again."""
 
 VARIATION = 2.0
 """Grey levels that the standard deviation of a cell by one is worth."""

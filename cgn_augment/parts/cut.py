@@ -29,6 +29,9 @@ FAINT = 0.1
 SOFTNESS, LEAST_SOFTNESS, MOST_SOFTNESS = 0.015, 0.5, 2.0
 """Width of the soft edge, in pixels: the share of the object's side, and its bounds."""
 
+SURE = 0.95
+"""Of a soft mask, where nothing of the background shines through."""
+
 FAR = 4.0
 """Pixels; colours from further inside do not replace those of a thin part's edge."""
 
@@ -129,9 +132,10 @@ def cut_out(image: Tensor, mask: Floats) -> tuple[Tensor, tuple[int, int, int, i
     depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1].astype(np.float32)
     side = math.sqrt(float(inside.sum()))
     softness = min(max(SOFTNESS * side, LEAST_SOFTNESS), MOST_SOFTNESS)
-    alpha = np.minimum(mask[here], ((depth - 0.5) / softness).clip(0, 1) + 0.0)
+    alpha = np.minimum(mask[here], ((depth - 0.5) / softness).clip(0, 1))
     pixels = image[:, here[0], here[1]].numpy()
-    colours = _from_inside(pixels, depth, depth > softness + 0.5)
+    sure = (depth > softness + 0.5) & (mask[here] > SURE)
+    colours = _from_inside(pixels, depth, sure)
     cut = np.concatenate([colours, (alpha * 255).round().astype(np.uint8)[None]])
     return torch.from_numpy(cut), box
 
@@ -178,6 +182,8 @@ def _require(image: Tensor, mask: Tensor) -> None:
             "take_apart needs an image (3, H, W) and a mask (1, H, W), got "
             f"{tuple(image.shape)} and {tuple(mask.shape)}"
         )
+    if not mask.numel():
+        raise DataError(f"an image of {image.shape[1]} by {image.shape[2]} has no pixels")
     least, most = float(mask.min()), float(mask.max())
     if not 0 <= least <= most <= 1:
         raise DataError(f"a mask must be in [0, 1], and spans [{least:.3g}, {most:.3g}]")

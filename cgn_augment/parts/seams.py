@@ -96,8 +96,9 @@ class Seams:
     def choose(self) -> Places:
         """Returns labels (pixels of the hole,).
 
-        All begin with the first at which something is seen; then each label in turn takes the
-        pixels that make the seams cost less.
+        First each pixel has the first label, from one or another of them on, at which something
+        is seen, whichever of these costs least; then each label in turn takes the pixels that make
+        the seams cost less.
         """
         num = len(self.seen)
         starts = [np.roll(np.arange(num), -first) for first in range(0, num, max(num // STARTS, 1))]
