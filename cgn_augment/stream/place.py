@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from cgn_augment.errors import UsageError
 if TYPE_CHECKING:
     from cgn_augment.stream.dataset import CounterfactualDataset
 
+logger = logging.getLogger(__name__)
+
 _DEPTH = 20
 """Callers that are looked at."""
 
-_LOADERS = ("torch.utils.data._utils.fetch", "accelerate.data_loader")
+_STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
+_LOADERS = ("torch.utils.data._utils.fetch", "accelerate.data_loader", _STATEFUL)
 
 _CUT = ("DataLoaderDispatcher", "IterableDatasetShard")
 """Accelerate's loaders that share a batch out among processes."""
@@ -71,7 +75,11 @@ def require_usable_place(
             "does not survive a fork: make the CounterfactualDataset in this process"
         )
     skipping = None
-    for kind, loader in _loaders():
+    hidden = False
+    for module, loader in _loaders():
+        kind = type(loader).__name__
+        if module == _STATEFUL:
+            hidden = False
         if getattr(loader, "dataset", None) is not stream:
             continue
         if getattr(loader, "auto_collation", False):
@@ -80,6 +88,7 @@ def require_usable_place(
                 "stream itself, or give a client that insists on a DataLoader stream.as_loader() "
                 "(transformers: trainer.get_train_dataloader = stream.as_loader)"
             )
+        hidden = hidden or kind == "_IterableDatasetFetcher"
         if kind in _CUT and stream.world_size > 1:
             raise UsageError(
                 f"accelerate would cut each batch of the stream into {stream.world_size} parts, "
@@ -88,7 +97,7 @@ def require_usable_place(
             )
         if kind != "SkipDataLoader":
             continue
-        skipping = loader
+        skipping, hidden = loader, False
         if not loader.skip_batches:
             continue
         if loaded_step:
@@ -104,6 +113,11 @@ def require_usable_place(
                 "first (transformers.Trainer: with the epoch of the checkpoint, "
                 "int(TrainerState.load_from_json(…).epoch))"
             )
+    if hidden:
+        logger.warning(
+            "a DataLoader around the stream hides its epoch and its state from those who save and "
+            "resume: iterate the stream itself, or use stream.as_loader()"
+        )
     return skipping
 
 
@@ -121,13 +135,13 @@ def refuse_rebuilding(name: str) -> None:
 
 
 def _loaders() -> Iterator[tuple[str, Any]]:
-    """Yields class and instance of the loaders of torch and Accelerate that called `__iter__`."""
+    """Yields module and instance of the loaders of known libraries that called `__iter__`."""
     frame: FrameType | None = sys._getframe(3)
     for _ in range(_DEPTH):
         if frame is None:
             return
         # Locals are looked at in these modules alone: a frame would keep the others alive.
-        if frame.f_globals.get("__name__") in _LOADERS:
-            loader = frame.f_locals.get("self")
-            yield type(loader).__name__, loader
+        module = frame.f_globals.get("__name__", "")
+        if module in _LOADERS:
+            yield module, frame.f_locals.get("self")
         frame = frame.f_back

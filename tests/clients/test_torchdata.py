@@ -49,7 +49,9 @@ def test_a_stateful_loader_can_be_wrapped() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_stateful_loader_around_a_stream_saves_and_restores_its_state(step: int) -> None:
+def test_a_stateful_loader_around_a_stream_saves_and_restores_its_state(
+    step: int, caplog: pytest.LogCaptureFixture
+) -> None:
     def make() -> StatefulDataLoader[Any]:
         return StatefulDataLoader(stream(num=19), batch_size=None)
 
@@ -62,6 +64,7 @@ def test_a_stateful_loader_around_a_stream_saves_and_restores_its_state(step: in
     assert same(list(resumed), epochs[0][step:])
     assert resumed.dataset.epoch == 1
     assert same(list(resumed), epochs[1])
+    assert caplog.text == ""  # it hides nothing
 
 
 def test_a_dataset_with_a_state_of_its_own_is_restored_by_its_stateful_loader() -> None:

@@ -59,3 +59,13 @@ def test_what_only_a_rebuilt_loader_needs_is_refused_by_the_bare_stream(name: st
 def test_the_dataset_of_the_bare_stream_is_the_users() -> None:
     digits = Digits(20)
     assert stream(digits, batch_size=4).dataset is digits
+
+
+def test_a_plain_loader_around_the_stream_is_told_what_it_hides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for loader in (stream(), stream().as_loader()):
+        list(loader)
+    assert caplog.text == ""
+    list(DataLoader(stream(), batch_size=None))
+    assert "hides its epoch and its state from those who save and resume: it" in caplog.text
