@@ -11,7 +11,7 @@ from cgn_augment.functional import check_classes
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks.finding import find_masks, require_masker, require_masks
 from cgn_augment.masks.trust import GateCounter, MaskGate
-from cgn_augment.parts.fill import ClassPool, whole_textures
+from cgn_augment.parts.textures import ClassPool, whole_textures
 from cgn_augment.types import FACTORS, Masker
 
 
