@@ -20,7 +20,7 @@ from cgn_augment.errors import ArgumentError, DataError, FileError
 from cgn_augment.files import first_line
 from cgn_augment.parts.index import INDEX, MEMBERS, Index, Member, Numbers, read_index
 from cgn_augment.parts.part import Part
-from cgn_augment.shards.config import MANIFEST
+from cgn_augment.shards.layout import MANIFEST, PARTS
 from cgn_augment.shards.manifest import Manifest, read_manifest, to_json
 from cgn_augment.shards.store import Store
 
@@ -70,9 +70,7 @@ class PartSet:
                 f"{store.url} holds no complete set of parts: give the folder or URL that "
                 "'cgn-augment parts' wrote to, or complete the set with --resume"
             )
-        manifest = read_manifest(store)
-        if manifest.settings.get("kind") != "parts":
-            raise DataError(f"{store.url} is a set of shards that are no parts of images")
+        manifest = read_manifest(store, PARTS)
         classes = tuple(manifest.settings["classes"])
         try:
             with store.open(INDEX) as lines:
