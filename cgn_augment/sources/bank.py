@@ -88,13 +88,11 @@ class BankSource(DrawnSource):
         self.seed = require_count("seed", seed, 0)
         if refresh > size:
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
-        if storage is None:
-            storage = getattr(cgn, "storage", "float32")
-        require_choice("storage", storage, get_args(StorageName))
-        self.storage = storage
-        self._dtype: torch.dtype = getattr(torch, storage)
+        self.storage: str = getattr(cgn, "storage", "float32") if storage is None else storage
+        require_choice("storage", self.storage, get_args(StorageName))
+        self._dtype: torch.dtype = getattr(torch, self.storage)
         as_bytes: Mechanisms | None = getattr(cgn, "as_bytes", None)
-        self._drawn = cgn if as_bytes is None or storage != "uint8" else as_bytes
+        self._drawn = cgn if as_bytes is None or self.storage != "uint8" else as_bytes
         self._ahead = None if as_bytes is None or refresh == 0 else Ahead(self._draw_refresh)
         for factor, classes in zip(FACTORS, self._classes, strict=True):
             if size < len(classes):
@@ -114,7 +112,9 @@ class BankSource(DrawnSource):
         if self._dtype is not torch.uint8 or self.placement is not None:
             return super()._compose(classes, generator, step)
         self._bring_to(step)
-        return compose_bytes(*self._bank, self._draw_slots(classes, generator))
+        masks, foregrounds, backgrounds = self._bank
+        slots = self._draw_slots(classes, generator)
+        return compose_bytes(masks, foregrounds, backgrounds, slots)
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)
