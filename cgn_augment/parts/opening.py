@@ -109,8 +109,12 @@ def open_parts(
         fingerprint=f"parts({reader.fingerprint}, size={size}, {sorted(labels.items())})",
         device=require_device(device),
         interventions=Interventions(texture="shape"),
-        names={y: name for name, y in reversed(labels.items())},
+        names={y: " or ".join(_named(labels, y)) for y in sorted(set(labels.values()))},
     )
+
+
+def _named(labels: Mapping[str, int], y: int) -> list[str]:
+    return [name for name, label in labels.items() if label == y]
 
 
 def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None) -> dict[str, int]:
