@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from functools import lru_cache
 
@@ -258,6 +258,7 @@ class Purpose(IntEnum):
     SAMPLE_NOISE = 13
     SHARD_ORDER = 15
     SHARD_SHUFFLE = 16
+    ROWS = 17
 
 
 def step_seed(purpose: Purpose, *key: int) -> int:
@@ -297,3 +298,30 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def standard_numbers() -> Iterator[None]:
+    """Makes what is computed inside independent of how the caller computes.
+
+    Autocast and inference mode are off, gradients too, and new tensors are float32. What comes out
+    is the same bit for bit in any of these modes, and may enter a training graph. Also a decorator.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.functional import standard_numbers
+        >>> with torch.inference_mode(), standard_numbers():
+        ...     torch.ones(1).is_inference()
+        False
+    """
+    default = torch.get_default_dtype()
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if default != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            modes.callback(torch.set_default_dtype, default)
+        yield

@@ -286,3 +286,8 @@ def check_resume(make: Make, run: Run, points: list[tuple[int, int]]) -> None:
             assert same(next(iter(again)), run.epochs[epoch][step])
             step += 1
         run.check(load(make, save(again)), epoch, step)
+
+
+def put_lengths(rank: int, trains: list[Iterable[Any]], queue: Any) -> None:
+    """What a spawned process does with streams that it is sent: it reads them."""
+    queue.put([len(list(train)) for train in trains])

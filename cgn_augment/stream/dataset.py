@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, repeat
@@ -13,8 +14,8 @@ from torch.utils.data import IterableDataset
 
 from cgn_augment.checks import require_choice, require_count
 from cgn_augment.class_map import ClassMap, ClassMapLike
-from cgn_augment.errors import ArgumentTypeError
-from cgn_augment.ranks import find_rank
+from cgn_augment.errors import ArgumentTypeError, DataError
+from cgn_augment.ranks import Ranks
 from cgn_augment.stream.arguments import (
     Label,
     Output,
@@ -22,26 +23,31 @@ from cgn_augment.stream.arguments import (
     find_value_range,
     label_factors,
     make_source,
+    read_keys,
+    require_row_order,
 )
+from cgn_augment.stream.as_loader import StreamLoader, StreamSampler
 from cgn_augment.stream.batches import Layout, find_layout
+from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
+from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
 from cgn_augment.stream.reading import ReadConfig, wrap_real
-from cgn_augment.stream.state import (
-    STATE_VERSION,
-    Position,
-    require_state,
-    require_usable_place,
-)
+from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
 from cgn_augment.types import FACTORS, Mechanisms, Source
+
+logger = logging.getLogger(__name__)
 
 
 class CounterfactualDataset(IterableDataset[Any]):
     """Yields the real batches with counterfactuals mixed in.
 
-    Iterate it as it is, or through `DataLoader(stream, batch_size=None)`. What step k draws is a
-    function of (seed, epoch, rank, k) alone. Images are made without a gradient and are ordinary
-    tensors of a training graph.
+    Iterate it as it is; a client that insists on a `DataLoader` gets `stream.as_loader()`. What
+    step k draws is a function of (seed, epoch, rank, k) alone. Images are made without a gradient
+    and are ordinary tensors of a training graph.
+
+    An epoch ends with its last batch, or where its iterator is dropped after at least one batch:
+    each `iter` begins the next epoch, as a shuffled `DataLoader` draws anew.
 
     Args:
         real: a map-style or iterable dataset (with `batch_size`), or a `DataLoader` or any other
@@ -81,16 +87,27 @@ class CounterfactualDataset(IterableDataset[Any]):
         class_map: `{label: class or classes of the CGN}`, where they are not the same numbers.
             Counterfactuals are drawn of these classes only.
         transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images as the real
-            ones are; `match_real(mean, std, crop_size)` makes one. Runs on the device.
+            ones are; `match_real(mean, std, size)` makes one. Runs on the device.
         device: where batches are put together; the source's by default.
         seed: of the real order and of everything that is drawn.
         output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
             `image, label, is_counterfactual, shape, texture, background`.
         value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
-            first batch is held against it; None leaves that out.
+            first eight images are held against it; None leaves that out.
         keys: keys or positions of images and labels in a batch, where they are not the usual.
-        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
-            environment by default. Each reads its part of a map-style dataset.
+        fill: what counterfactuals get in the further columns of a batch, by key or position:
+            `{"weight": 1.0}`; "mask" where a column holds masks and the source knows those of its
+            counterfactuals. A column of whole numbers (an index) gets -1 by itself, a list (paths)
+            None, and masks that a `RealShapeSource` reads those of its counterfactuals; any other
+            column must be named.
+        shuffle_rows: whether real images and counterfactuals are put in random order, for what
+            takes the rows of a batch to be alike (mixup with the flipped batch, micro-batches);
+            otherwise real images come first. Further columns and `real_index` follow.
+        batch_multiple: mixed batches are a multiple of it, by the number of counterfactuals, which
+            evens out over the steps; with mix="append".
+        rank: which of `world_size` processes this is. By default found when the first length or
+            batch is asked for, from torch.distributed or torchrun's environment. Each reads its
+            part of a map-style dataset.
         world_size: how many processes there are.
         shard_iterable: whether ranks share out an iterable dataset's samples; must be said where
             there are several ranks.
@@ -99,11 +116,13 @@ class CounterfactualDataset(IterableDataset[Any]):
             of workers, and after a resume. Off, they draw what a plain loader's would.
 
     Attributes:
-        epoch: the epoch that is under way or comes next; advances when one is complete.
+        epoch: the epoch that is under way or comes next.
         proportion: ratio, count and fraction, where they follow from each other.
         dataset: the user's, or None.
-        sampler: of the inner loader, or None.
+        sampler: that of the inner loader; its `set_epoch` is the stream's.
         batch_sampler: of the inner loader, or None.
+        rank: of this process, as far as it is known now.
+        world_size: how many processes there are, as far as it is known now.
 
     Raises:
         ArgumentError: a value that cannot be used, keywords that exclude each other or that this
@@ -111,8 +130,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         ArgumentTypeError: a thing of the wrong kind.
         UsageError: the source is on another device than `device`, or there is no such device.
         DataError: while iterating: a batch is not as was declared.
-        UsageError: while iterating: inside a worker of a `DataLoader`, or in one that would add a
-            dimension.
+        UsageError: while iterating: inside a worker of a `DataLoader`, or in a loader that would
+            batch or slice the ready batches once more; the rank is not the one that it was when the
+            length or a batch was first asked for.
 
     Example:
         >>> import torch
@@ -159,6 +179,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         output: Output = "same",
         value_range: tuple[float, float] | Literal["transform"] | None = "transform",
         keys: tuple[str | int, str | int] | None = None,
+        fill: Mapping[str | int, Any] | None = None,
+        shuffle_rows: bool = False,
+        batch_multiple: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
         shard_iterable: bool | None = None,
@@ -169,7 +192,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         require_choice("label", label, (*FACTORS, "all"))
         require_choice("output", output, ("same", "dict", "namedtuple"))
         require_count("seed", seed, 0)
-        rank, world_size = find_rank(rank, world_size)
+        self._ranks = Ranks(rank, world_size)
         if class_map is not None and not isinstance(class_map, ClassMap):
             class_map = ClassMap(class_map)
         source = make_source(source, class_map, label_factors(label))
@@ -177,8 +200,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         value_range = find_value_range(value_range, transform)
         reading = ReadConfig(
             seed=seed,
-            rank=rank,
-            world_size=world_size,
+            ranks=self._ranks,
             batch_size=batch_size,
             shuffle=shuffle,
             sampler=sampler,
@@ -197,10 +219,14 @@ class CounterfactualDataset(IterableDataset[Any]):
             shard_iterable=shard_iterable,
         )
         self._real = wrap_real(real, reading)
-        self.dataset, self.sampler = self._real.dataset, self._real.sampler
-        self.batch_sampler = self._real.batch_sampler
+        self.dataset, self.batch_sampler = self._real.dataset, self._real.batch_sampler
         self.proportion = Proportion(
-            ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
+            ratio,
+            count,
+            fraction,
+            mix=mix,
+            batch_size=self._real.batch_size,
+            batch_multiple=batch_multiple,
         )
         self._maker = StepMaker(
             source=source,
@@ -212,26 +238,34 @@ class CounterfactualDataset(IterableDataset[Any]):
             device=device,
             value_range=value_range,
             seed=seed,
-            rank=rank,
-            world_size=world_size,
+            shuffle_rows=require_row_order(shuffle_rows, mix),
+            fill=check_fill(fill),
         )
         self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.device, self.keys = device, keys
+        self.seed, self.device, self.keys = seed, device, read_keys(keys)
+        self.shuffle_rows = shuffle_rows
         self._layout: Layout | None = None
-        self._start = self._position = Position(0, 0, 0, 0)
-        self._resume: dict[str, Any] | None = None
+        self._position = Position(0, 0, 0, 0)
+        self._resume: Any = None
         self._running: object | None = None
-        self._sampler_epoch = getattr(self.sampler, "epoch", None)
+        self._knows_epoch = False
+        self._known_carry = (0, 0)
+        self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
+        self._bound: tuple[int, int] | None = None
         self._pid = os.getpid()
+        if self._ranks.is_settled():
+            self._bind()
 
     # What users and other libraries read -------------------------------------------------------
 
     def __repr__(self) -> str:
+        steps, where = "", ""
+        if self._bound is not None:
+            steps = f", steps={self._real.num_steps()}"
+            where = ", rank {} of {}".format(*self._bound)
         return (
-            f"CounterfactualDataset({self.proportion!r}, mix={self.mix!r}, label={self.label!r}, "
-            f"steps={self._real.num_steps()}, epoch={self.epoch}, device={str(self.device)!r}, "
-            f"rank {self.rank} of {self.world_size})"
+            f"CounterfactualDataset({self.proportion!r}, mix={self.mix!r}, label={self.label!r}"
+            f"{steps}, epoch={self.epoch}, device={str(self.device)!r}{where})"
         )
 
     def __len__(self) -> int:
@@ -239,40 +273,90 @@ class CounterfactualDataset(IterableDataset[Any]):
 
         Raises:
             TypeError: the real data does not know its length.
+            UsageError: the rank is not known, or not the one that it was.
         """
+        self._bind()
         num_steps = self._real.num_steps()
         if num_steps is None:
             raise ArgumentTypeError("the real data has no length, so the stream has none either")
         return num_steps
+
+    def __getattr__(self, name: str) -> Any:
+        refuse_rebuilding(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _pid=os.getpid())
 
     @property
     def epoch(self) -> int:
         """The epoch that is under way or comes next, counted from 0."""
         return self._position.epoch
 
+    @property
+    def sampler(self) -> StreamSampler:
+        """The sampler of the inner loader, with a `set_epoch` that is the stream's."""
+        return StreamSampler(self, self._real.sampler)
+
+    @property
+    def rank(self) -> int:
+        """Which of `world_size` processes this is, as far as it is known now."""
+        return self._ranks.look()[0]
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are, as far as it is known now."""
+        return self._ranks.look()[1]
+
+    def as_loader(self) -> StreamLoader:
+        """Returns the stream as a `DataLoader`, for clients that insist on one.
+
+        Length, epoch and state of the loader are the stream's.
+        """
+        return StreamLoader(self)
+
+    def is_at_end(self) -> bool:
+        """Returns whether the batch that was yielded last ends its epoch, as far as is known."""
+        return self._position.step == self._real.num_steps()
+
     # Epochs and state --------------------------------------------------------------------------
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of `epoch`; nothing changes if the stream is in it already.
+        """Says which epoch comes next.
 
-        Not needed in a plain loop: the epoch advances by itself when an iteration completes.
+        Not needed in a plain loop: the epoch advances by itself. After `load_state_dict` of a place
+        inside this very epoch the place is kept, because clients call both.
 
         Raises:
             ArgumentError: the epoch is negative.
         """
-        if require_count("epoch", epoch, 0) == self.epoch:
-            return
-        self._running, self._resume = None, None
-        self._start = self._position = self._start_of(epoch)
+        require_count("epoch", epoch, 0)
+        self._knows_epoch = True
+        if self._resume is not None:
+            if epoch == self.epoch:
+                return
+            if epoch > self.epoch:
+                self._real.jump(self._resume)
+            else:
+                logger.warning(
+                    "set_epoch(%d) leaves the place that was loaded, which is step %d of epoch %d",
+                    epoch,
+                    self._position.step,
+                    self.epoch,
+                )
+        self._go_to(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the stream is, counted in batches that were yielded; never weights."""
-        started = self._running is not None
-        real = self._resume["real"] if self._resume else self._real.state(started)
+        """Returns where the stream is, counted in batches that were yielded; never weights.
+
+        After a `break` that is the place of the break, until the next `iter`.
+        """
+        real = self._resume
+        if real is None:
+            real = self._real.state(started=self._running is not None)
         return {
             "version": STATE_VERSION,
             **self._position._asdict(),
-            "start": self._start._asdict(),
             "real": real,
             "fingerprint": self._fingerprint(),
         }
@@ -284,9 +368,8 @@ class CounterfactualDataset(IterableDataset[Any]):
             CheckpointError: the state is of another version or another configuration.
         """
         require_state(state, self._fingerprint())
-        self._running = None
-        self._resume = dict(state)
-        self._start = Position(**state["start"])
+        self._running, self._knows_epoch = None, True
+        self._resume = state["real"]
         self._position = Position(**{name: state[name] for name in Position._fields})
 
     def _fingerprint(self) -> dict[str, str]:
@@ -295,47 +378,63 @@ class CounterfactualDataset(IterableDataset[Any]):
             "real": self._real.key(),
             "source": str(source),
             "proportion": self.proportion.key,
-            "mix": self.mix,
+            "mix": self.mix + (" in random order" if self.shuffle_rows else ""),
             "label": self.label,
             "class_map": repr(self.class_map),
             "seed": str(self.seed),
             "world_size": str(self.world_size),
         }
 
-    def _start_of(self, epoch: int) -> Position:
-        """Returns the start of an epoch that was not reached by iterating."""
-        sizes = self._real.batch_sizes()
+    def _go_to(self, epoch: int) -> None:
+        """Goes to the start of an epoch."""
+        self._running, self._resume = None, None
+        total, carry = self._position.total, self._position.carry
+        num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()
+        if num_steps is not None:
+            total = epoch * num_steps
         if sizes is not None:
-            carry = self.proportion.carry_after(chain.from_iterable(repeat(sizes, epoch)))
-            return Position(epoch, 0, epoch * len(sizes), carry)
-        num_steps = self._real.num_steps()
-        total = self._position.total if num_steps is None else epoch * num_steps
-        return Position(epoch, 0, total, self._position.carry)
+            known, carry = self._known_carry if self._known_carry[0] <= epoch else (0, 0)
+            ahead = chain.from_iterable(repeat(sizes, epoch - known))
+            carry = self.proportion.carry_after(ahead, known * len(sizes), carry)
+            self._known_carry = epoch, carry
+        self._position = Position(epoch, 0, total, carry)
+
+    def _bind(self) -> None:
+        """Finds the rank, and keeps the real data to its part."""
+        found = self._ranks.find()
+        if self._bound != found:
+            self._real.bind(*found)
+            self.proportion.require_epoch(self._real.batch_sizes() or [])
+            self._maker.rank, self._maker.world_size = found
+            self._bound = found
 
     # Iteration ---------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the batches of an epoch.
 
-        After `load_state_dict`, those that are left of it. An epoch that was broken off is begun
-        again; one whose last batch was yielded is followed by the next.
+        After `load_state_dict`, those that are left of it. An iterator that was dropped after a
+        batch has ended its epoch, and this is the next one.
         """
-        require_usable_place(self.device, self._pid)
+        self._bind()
+        require_usable_place(self, self._pid, self._knows_epoch or self._position.total > 0)
+        self._leave_a_begun_epoch()
         return self._iterate()
 
-    def _iterate(self) -> Iterator[Any]:
+    def _leave_a_begun_epoch(self) -> None:
         self._adopt_sampler_epoch()
+        if self._resume is None and self._position.step > 0:
+            self._go_to(self.epoch + 1)
+
+    def _iterate(self) -> Iterator[Any]:
+        self._leave_a_begun_epoch()  # once more, for others may have iterated since `iter`
         token = self._running = object()
         resume, self._resume = self._resume, None
-        # Whoever counts to len(stream) never asks for the end of the epoch.
-        if resume is None and 0 < self._position.step == self._real.num_steps():
-            self._start = self._position.next_epoch()
-        position = self._position if resume else self._start
-        self._position = position
+        position = self._position
         needs_items = getattr(self.source, "needs_items", False)
         items = self._real.items(position.step) if needs_items else None
-        batches = self._real.start(position.epoch, position.step, resume and resume["real"])
-        self._sampler_epoch = getattr(self.sampler, "epoch", None)
+        batches = self._real.start(position.epoch, position.step, resume)
+        self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
         try:
             for batch in batches:
                 layout = self._layout = self._layout or find_layout(batch, self.keys)
@@ -348,15 +447,27 @@ class CounterfactualDataset(IterableDataset[Any]):
                 if self._running is token:
                     self._position = position
                 yield made
+            self._require_whole(position.step)
             if self._running is token:
-                self._running = None
-                self._start = self._position = position.next_epoch()
+                if self._real.batch_sizes() is not None:
+                    self._known_carry = position.epoch + 1, position.carry
+                self._go_to(position.epoch + 1)
         finally:
             # Workers of a loader end with its iterator, also after a break.
             del batches
 
+    def _require_whole(self, num_read: int) -> None:
+        """Raises `DataError` if an epoch has ended before its length."""
+        num_steps = self._real.num_steps()
+        if self._real.is_exact() and num_steps is not None and num_read < num_steps:
+            raise DataError(
+                f"the real data ended after {num_read} of {num_steps} batches: an item of the "
+                "dataset raised StopIteration, or its sampler draws less than its length says"
+            )
+
     def _adopt_sampler_epoch(self) -> None:
         """Follows a `set_epoch` that another library called on the sampler itself."""
-        epoch = getattr(self.sampler, "epoch", None)
+        epoch = getattr(self._real.sampler, "epoch", None)
         if isinstance(epoch, int) and epoch != self._sampler_epoch:
+            self._sampler_epoch = epoch
             self.set_epoch(epoch)

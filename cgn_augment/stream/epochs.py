@@ -8,9 +8,43 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset, Sampler
 
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.ranks import Ranks
+
+
+class RankedSampler(Sampler[int]):
+    """The order of torch's `DistributedSampler`, for a rank that is found when it is asked for."""
+
+    def __init__(
+        self, dataset: Any, ranks: Ranks, *, shuffle: bool, seed: int, drop_last: bool
+    ) -> None:
+        self.dataset, self.ranks, self.epoch = dataset, ranks, 0
+        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the next order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._of_rank())
+
+    def __iter__(self) -> Iterator[int]:
+        sampler = self._of_rank()
+        sampler.set_epoch(self.epoch)
+        return iter(sampler)
+
+    def _of_rank(self) -> DistributedSampler[Any]:
+        rank, world_size = self.ranks.find()
+        return DistributedSampler(
+            self.dataset,
+            world_size,
+            rank,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            drop_last=self.drop_last,
+        )
 
 
 class TrackedBatches(Sampler[list[int]]):
@@ -96,10 +130,14 @@ class EpochIterableDataset(IterableDataset[Any]):
 
     A last group of samples that does not reach all ranks is left out, so that each rank makes the
     same number of steps.
+
+    Attributes:
+        rank: which part is read; set before the workers start, who cannot find it.
+        world_size: of how many parts.
     """
 
-    def __init__(self, dataset: Any, rank: int, world_size: int) -> None:
-        self.dataset, self.rank, self.world_size = dataset, rank, world_size
+    def __init__(self, dataset: Any) -> None:
+        self.dataset, self.rank, self.world_size = dataset, 0, 1
         self._wanted = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:

@@ -63,6 +63,13 @@ class RealData:
         self._seeds_once = self._indexed and loader.persistent_workers
         self._seeded = self._seeds_once and loader._iterator is not None
 
+    def bind(self, rank: int, world_size: int) -> None:
+        """Keeps the data to the part of a rank, once that is known.
+
+        Raises:
+            ArgumentError: there are several ranks, and nothing shares the data out among them.
+        """
+
     def num_steps(self) -> int | None:
         """Returns the steps of an epoch, or None if they are unknown."""
         loader = self.loader
@@ -78,6 +85,10 @@ class RealData:
             return len(loader)
         except TypeError:
             return None
+
+    def is_exact(self) -> bool:
+        """Returns whether an epoch that is shorter than `num_steps` is an error."""
+        return self._indexed
 
     def batch_sizes(self) -> Sequence[int] | None:
         """Returns the number of images of each step of an epoch, or None if it is unknown."""
@@ -115,9 +126,19 @@ class RealData:
         """Returns which items the batches of the next `start` at `step` hold, if that is known."""
         return None
 
+    def jump(self, state: State) -> None:
+        """Leaves the place of a `state()` for another epoch.
+
+        A loader that shuffles anew each epoch goes on from the numbers that it had drawn there.
+        """
+        if state:
+            self._restore_generators(state["random"]["now"])
+
     def state(self, started: bool) -> State:
         """Returns what `start` needs to go on; `started` says that an epoch is under way."""
-        state: State = {"random": self._at_start if started else self._random_state()}
+        now = [generator.get_state() for generator in self._generators()]
+        state: State = {"random": {**(self._at_start if started else self._random_state())}}
+        state["random"]["now"] = now
         if self._stateful:
             state["loader"] = copy.deepcopy(self.loader.state_dict())
         return state
@@ -147,7 +168,13 @@ class RealData:
         }
 
     def _restore(self, state: State) -> None:
-        generators, saved = self._generators(), state["random"]["own"]
+        self._restore_generators(state["random"]["own"])
+        self._seeded = state["random"]["seeded"]
+        if self._stateful:
+            self.loader.load_state_dict(copy.deepcopy(state["loader"]))
+
+    def _restore_generators(self, saved: list[torch.Tensor]) -> None:
+        generators = self._generators()
         if len(generators) != len(saved):
             raise CheckpointError(
                 f"the state holds {len(saved)} generators of the loader, and this loader has "
@@ -155,9 +182,6 @@ class RealData:
             )
         for generator, value in zip(generators, saved, strict=True):
             generator.set_state(value)
-        self._seeded = state["random"]["seeded"]
-        if self._stateful:
-            self.loader.load_state_dict(copy.deepcopy(state["loader"]))
 
     def _from_the_start(self) -> Iterator[Any]:
         loader = self.loader

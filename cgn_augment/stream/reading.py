@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import islice
 from typing import Any
@@ -13,7 +15,6 @@ import torch
 from torch.utils.data import (
     DataLoader,
     Dataset,
-    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -22,13 +23,21 @@ from torch.utils.data import (
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
-from cgn_augment.stream.epochs import EpochDataset, EpochIterableDataset, TrackedBatches
+from cgn_augment.ranks import Ranks
+from cgn_augment.stream.epochs import (
+    EpochDataset,
+    EpochIterableDataset,
+    RankedSampler,
+    TrackedBatches,
+)
 from cgn_augment.stream.loaders import PASSED_ON, RealData, State, parts_of
 
 logger = logging.getLogger(__name__)
 
-KNOWS_RANKS = ("num_replicas", "rank", "world_size", "num_processes")
-"""What a sampler has that reads one rank's part: torch's, timm's and Accelerate's."""
+KNOWS_RANKS = ("num_replicas", "rank", "world_size", "num_processes", "ranks")
+"""What a sampler has that reads one rank's part: torch's, timm's, Accelerate's and ours."""
+
+_ORDERS = ("sampler", "batch_sampler", "generator")
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,14 @@ class ReadConfig:
         ArgumentTypeError: a keyword of the wrong kind.
 
     Example:
+        >>> from cgn_augment.ranks import Ranks
         >>> from cgn_augment.stream.reading import ReadConfig
-        >>> ReadConfig(seed=0, rank=0, world_size=1, batch_size=4, shuffle=False).given()
+        >>> ReadConfig(seed=0, ranks=Ranks(), batch_size=4, shuffle=False).given()
         ['batch_size', 'shuffle']
     """
 
     seed: int
-    rank: int
-    world_size: int
+    ranks: Ranks
     batch_size: int | None = None
     shuffle: bool | None = None
     sampler: Iterable[Any] | None = None
@@ -126,6 +135,26 @@ class MapStyleData(RealData):
         self.dataset, self.batch_sampler = dataset, batches
         self.batch_size = getattr(batches, "batch_size", None)
 
+    def bind(self, rank: int, world_size: int) -> None:
+        orders = [name for name in _ORDERS if name in self.config.given()]
+        if world_size > 1 and orders:
+            parts = parts_of(getattr(self.config, orders[0]))
+            if not any(hasattr(part, name) for part in parts for name in KNOWS_RANKS):
+                raise ArgumentError(
+                    f"{orders[0]}: each of the {world_size} ranks would read all that it draws: "
+                    "pass sampler=DistributedSampler(dataset), or leave it out, and each rank "
+                    "reads its part"
+                )
+        self.require_batch(self.num_steps(), world_size)
+
+    def require_batch(self, num_steps: int | None, world_size: int) -> None:
+        """Raises `ArgumentError` if an epoch would be empty."""
+        if num_steps == 0:
+            raise ArgumentError(
+                f"an epoch of {len(self.dataset)} images on {world_size} ranks has no batch: lower "
+                "batch_size, leave drop_last out, or give a sampler that draws more"
+            )
+
     def items(self, step: int) -> Iterator[list[int]]:
         self.tracked.drawn = drawn = deque[list[int]]()
         return islice(iter(drawn.popleft, None), step, None)
@@ -146,24 +175,20 @@ class SeededData(MapStyleData):
     """
 
     def __init__(self, dataset: Any, config: ReadConfig) -> None:
-        sampler: DistributedSampler[Any] = DistributedSampler(
+        sampler = RankedSampler(
             dataset,
-            config.world_size,
-            config.rank,
+            config.ranks,
             shuffle=config.shuffle is not False,
             seed=config.seed,
             drop_last=bool(config.drop_last),
         )
-        own = replace(config, sampler=sampler, shuffle=None, generator=torch.Generator())
-        super().__init__(dataset, own)
+        super().__init__(dataset, replace(config, sampler=sampler, shuffle=None))
 
     def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
         self._set_epoch(epoch)
         self.tracked.skip = step
-        # The loader draws the seeds of its workers from this generator.
-        seed = step_seed(Purpose.LOADER, self.config.seed, epoch, self.config.rank)
-        self.loader.generator.manual_seed(seed)
-        return iter(self.loader)
+        with _seeded(self.loader, self.config, epoch):
+            return iter(self.loader)
 
     def state(self, started: bool) -> State:
         return {}
@@ -176,18 +201,78 @@ class SeededData(MapStyleData):
         )
 
 
+class IterableData(RealData):
+    """An iterable dataset, of which each rank reads every `world_size`-th sample if it shares."""
+
+    def __init__(self, dataset: IterableDataset[Any], config: ReadConfig) -> None:
+        self.config, self._parted = config, EpochIterableDataset(dataset)
+        options = {"batch_size": config.batch_size, "drop_last": bool(config.drop_last)}
+        super().__init__(config.make_loader(self._parted, **options, **config.passed_on()))
+        self.dataset = dataset
+
+    def bind(self, rank: int, world_size: int) -> None:
+        if world_size > 1 and self.config.shard_iterable is None:
+            raise ArgumentError(
+                f"an iterable dataset on {world_size} ranks: pass shard_iterable=True to give each "
+                "rank every world_size-th sample, or False if the dataset already keeps to its rank"
+            )
+        shared = bool(self.config.shard_iterable)
+        self._parted.rank, self._parted.world_size = (rank, world_size) if shared else (0, 1)
+
+    def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
+        if self.config.generator is not None:
+            return super().start(epoch, step, state)
+        with _seeded(self.loader, self.config, epoch):
+            return super().start(epoch, step, state)
+
+    def _generators(self) -> list[torch.Generator]:
+        return [] if self.config.generator is None else super()._generators()
+
+
+class Batches(RealData):
+    """A loader of the user, or any iterable of ready batches."""
+
+    def bind(self, rank: int, world_size: int) -> None:
+        plain = type(self.sampler) in (RandomSampler, SequentialSampler)
+        if world_size > 1 and type(self.loader) is DataLoader and plain:
+            logger.warning(
+                "each of the %d ranks reads all of this loader: give it a DistributedSampler, or "
+                "pass its dataset, of which each rank then reads its part",
+                world_size,
+            )
+
+
+@contextmanager
+def _seeded(loader: Any, config: ReadConfig, epoch: int) -> Iterator[None]:
+    """Lets a loader draw its workers' seeds from (seed, epoch, rank).
+
+    The generator is gone afterwards: a stream with one could not be sent to a spawned process.
+    """
+    seed = step_seed(Purpose.LOADER, config.seed, epoch, config.ranks.find()[0])
+    loader.generator = torch.Generator().manual_seed(seed)
+    try:
+        yield
+    finally:
+        loader.generator = None
+
+
 def wrap_real(real: Any, config: ReadConfig) -> RealData:
     """Finds out what the user's real data is.
 
     Raises:
-        ArgumentError: a keyword that this kind of data has no use for, a dataset without
-            `batch_size`, several ranks that nobody shares the data out among.
+        ArgumentError: a keyword that this kind of data has no use for, an empty dataset, or one
+            without `batch_size`.
         ArgumentTypeError: neither a dataset, nor a loader, nor an iterable.
     """
     if isinstance(real, DataLoader) or (config.batch_size is None and config.batch_sampler is None):
         return _wrap_batches(real, config)
     if isinstance(real, IterableDataset):
         return _wrap_iterable(real, config)
+    if isinstance(real, Mapping):
+        raise ArgumentTypeError(
+            f"real is a {type(real).__name__} of {list(real)}: pass one of these, such as "
+            f"real[{next(iter(real), None)!r}]"
+        )
     if not hasattr(real, "__getitem__") or not hasattr(real, "__len__"):
         raise ArgumentTypeError(
             f"real must be a dataset, a DataLoader or an iterable of batches, got "
@@ -200,25 +285,14 @@ def _wrap_map_style(real: Any, config: ReadConfig) -> MapStyleData:
     if len(real) < 1:
         raise ArgumentError("the real dataset is empty")
     _refuse(config, ["shard_iterable"], "an iterable dataset", "ranks share out a map-style one")
-    orders = [name for name in ("sampler", "batch_sampler", "generator") if name in config.given()]
-    if not orders:
-        data: MapStyleData = SeededData(real, config)
-    else:
-        parts = parts_of(getattr(config, orders[0]))
-        knows_ranks = any(hasattr(part, name) for part in parts for name in KNOWS_RANKS)
-        if config.world_size > 1 and not knows_ranks:
-            raise ArgumentError(
-                f"{orders[0]}: each of the {config.world_size} ranks would read all that it draws: "
-                "pass sampler=DistributedSampler(dataset), or leave it out, and each rank reads "
-                "its part"
-            )
+    if any(name in config.given() for name in _ORDERS):
         data = MapStyleData(real, config)
-    if data.num_steps() == 0:
-        raise ArgumentError(
-            f"an epoch of {len(real)} images on {config.world_size} ranks has no batch: lower "
-            "batch_size, leave drop_last out, or give a sampler that draws more"
-        )
-    return data
+        data.require_batch(data.num_steps(), 1)
+        return data
+    seeded = SeededData(real, config)
+    rounds = math.floor if config.drop_last else math.ceil
+    seeded.require_batch(rounds(len(real) / (config.batch_size or 1)), 1)
+    return seeded
 
 
 def _wrap_iterable(real: IterableDataset[Any], config: ReadConfig) -> RealData:
@@ -228,24 +302,7 @@ def _wrap_iterable(real: IterableDataset[Any], config: ReadConfig) -> RealData:
         "a map-style dataset",
         "this iterable one gives its own order",
     )
-    if config.world_size > 1 and config.shard_iterable is None:
-        raise ArgumentError(
-            f"an iterable dataset on {config.world_size} ranks: pass shard_iterable=True to give "
-            "each rank every world_size-th sample, or False if the dataset already keeps to its "
-            "rank"
-        )
-    split = bool(config.shard_iterable) and config.world_size > 1
-    parts = (config.rank, config.world_size) if split else (0, 1)
-    loader = config.make_loader(
-        EpochIterableDataset(real, *parts),
-        batch_size=config.batch_size,
-        drop_last=bool(config.drop_last),
-        generator=config.generator or torch.Generator().manual_seed(config.seed),
-        **config.passed_on(),
-    )
-    data = RealData(loader)
-    data.dataset = real
-    return data
+    return IterableData(real, config)
 
 
 def _wrap_batches(real: Any, config: ReadConfig) -> RealData:
@@ -260,14 +317,7 @@ def _wrap_batches(real: Any, config: ReadConfig) -> RealData:
         "a dataset",
         f"this {type(real).__name__} makes its own batches; set it there, or pass its dataset",
     )
-    data = RealData(real)
-    plain = type(data.sampler) in (RandomSampler, SequentialSampler)
-    if config.world_size > 1 and type(real) is DataLoader and plain:
-        logger.warning(
-            "each of the %d ranks reads all of this loader: give it a DistributedSampler, or pass "
-            "its dataset, of which each rank then reads its part",
-            config.world_size,
-        )
+    data = Batches(real)
     if getattr(real, "persistent_workers", False) and hasattr(data.dataset, "set_epoch"):
         logger.warning(
             "the loader has persistent workers, whose copies of the dataset may not see set_epoch: "

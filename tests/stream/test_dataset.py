@@ -31,6 +31,7 @@ from stream_helpers import (
     same,
     stream,
 )
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -43,6 +44,7 @@ from torch.utils.data import (
 )
 
 from cgn_augment import CounterfactualDataset, FreshSource, Ramp
+from cgn_augment.errors import ArgumentTypeError, DataError
 from cgn_augment.generators import SmallCGN
 
 
@@ -152,14 +154,68 @@ def test_the_epoch_advances_by_itself_when_an_iteration_completes() -> None:
     assert train.epoch == 3
 
 
-def test_a_broken_off_epoch_is_begun_again_unless_its_last_batch_was_asked_for() -> None:
-    whole = stream()
-    train = stream()
-    for _ in range(3):
-        expected = list(whole)
-        assert same(list(islice(train, 2)), expected[:2])
-        batches = iter(train)
-        assert same([next(batches) for _ in range(len(train))], expected)
+def test_a_broken_off_epoch_is_followed_by_the_next_one() -> None:
+    whole, train = stream(ratio=0.3), stream(ratio=0.3)
+    epochs = [list(whole) for _ in range(6)]
+    assert same(list(islice(train, 2)), epochs[0][:2])
+    state = train.state_dict()
+    assert (train.epoch, state["step"], state["total"]) == (0, 2, 2)
+    batches = iter(train)
+    assert (train.epoch, train.state_dict()["total"]) == (1, 5)
+    assert same([next(batches) for _ in range(len(train))], epochs[1])
+    assert same(next(iter(train)), epochs[2][0])
+    iter(train)  # ends the third epoch, and yields nothing
+    iter(train)
+    assert same(list(train), epochs[3])
+    next(iter(train))
+    train.set_epoch(5)  # where a client says that it ended the epoch by the break
+    assert same(list(train), epochs[5])
+
+
+def test_an_epoch_that_was_broken_off_can_be_begun_again() -> None:
+    train, whole = stream(), list(stream())
+    for _ in range(2):
+        assert same(list(islice(train, 2)), whole[:2])
+        train.set_epoch(0)
+    assert same(list(train), whole)
+
+
+@pytest.mark.parametrize("break_at", [1, 3, 5])
+def test_steps_are_those_of_whole_epochs_or_are_counted_where_the_length_is_unknown(
+    break_at: int,
+) -> None:
+    known, unknown = StubSource(), StubSource()
+    for train in (stream(source=known), stream(DigitStream(20), unknown, batch_size=4)):
+        for _ in range(3):
+            list(islice(train, break_at))
+    each = range(break_at)
+    assert [step.number for step in known.steps] == [5 * e + k for e in range(3) for k in each]
+    assert [step.number for step in unknown.steps] == list(range(3 * break_at))
+
+
+def test_a_shuffled_loader_of_the_user_draws_anew_after_a_break() -> None:
+    train = stream(DataLoader(Digits(20), 4, shuffle=True, generator=own()))
+    first, second = (indices(next(iter(train))[0][:4]) for _ in range(2))
+    assert first != second
+
+
+class StoppingDigits(Digits):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 13:
+            raise StopIteration
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_item_that_raises_stop_iteration_does_not_end_the_epoch_quietly(
+    num_workers: int,
+) -> None:
+    for train in (
+        stream(StoppingDigits(20), batch_size=4, shuffle=False, num_workers=num_workers),
+        stream(DataLoader(StoppingDigits(20), 4, num_workers=num_workers)),
+    ):
+        with pytest.raises(DataError, match="ended after 3 of 5 batches: an item of the dataset"):
+            list(train)
 
 
 @pytest.mark.parametrize("by_sampler", [False, True])  # as other libraries do it
@@ -167,7 +223,7 @@ def test_set_epoch_goes_to_the_start_of_an_epoch(by_sampler: bool) -> None:
     whole, train = stream(), stream()
     epochs = [list(whole) for _ in range(3)]
     part = train.sampler if by_sampler else train
-    for epoch in (2, 0, 1, 2):  # the last is under way already
+    for epoch in (2, 0, 1, 2):  # the last comes next anyway
         part.set_epoch(epoch)
         assert by_sampler or train.epoch == epoch
         assert same(list(train), epochs[epoch])
@@ -324,8 +380,8 @@ def test_a_spawned_worker_reads_what_is_read_here() -> None:
 def test_sampler_batch_sampler_and_dataset_are_the_users() -> None:
     digits = Digits(20)
     train = stream(digits, batch_size=4)
-    assert isinstance(train.sampler, DistributedSampler)
-    assert train.batch_sampler.sampler is train.sampler
+    assert list(train.sampler) == list(DistributedSampler(digits, 1, 0))
+    assert len(train.sampler) == 20
     assert train.dataset is digits
     weighted = WeightedRandomSampler([1.0] * 20, 17)
     batches = BatchSampler(weighted, 5, drop_last=False)
@@ -335,11 +391,16 @@ def test_sampler_batch_sampler_and_dataset_are_the_users() -> None:
         stream(digits, batch_sampler=batches),
         stream(DataLoader(digits, batch_sampler=batches)),
     ):
-        assert train.sampler is train.batch_sampler.sampler is weighted
+        assert train.batch_sampler.sampler is weighted
+        assert train.sampler.num_samples == 17
     streamed = DigitStream(20)
     assert stream(streamed, batch_size=4).dataset is streamed
     train = stream(list_of_batches())
-    assert train.sampler is train.batch_sampler is train.dataset is None
+    assert train.batch_sampler is train.dataset is None
+    train.sampler.set_epoch(4)  # also where there is nothing that could take it
+    assert train.epoch == train.sampler.epoch == 4
+    with pytest.raises(ArgumentTypeError, match="has no sampler that could be iterated"):
+        list(train.sampler)
 
 
 class Asking(StubSource):

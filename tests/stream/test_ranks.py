@@ -20,13 +20,14 @@ from stream_helpers import (
     indices,
     list_of_batches,
     own,
+    put_lengths,
     same,
     stream,
 )
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler
 
 from cgn_augment import BankSource, CounterfactualDataset
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, UsageError
 from cgn_augment.generators import SmallCGN
 
 WORLD_SIZE = 3
@@ -34,11 +35,8 @@ WORLD_SIZE = 3
 Ranks = list[CounterfactualDataset]
 
 
-def ranks_of(real: Any, source: Any = None, **options: Any) -> Ranks:
-    return [
-        stream(real, source, rank=rank, world_size=WORLD_SIZE, **options)
-        for rank in range(WORLD_SIZE)
-    ]
+def ranks_of(real: Any, source: Any = None, *, num: int = WORLD_SIZE, **options: Any) -> Ranks:
+    return [stream(real, source, rank=rank, world_size=num, **options) for rank in range(num)]
 
 
 def real_parts(ranks: Ranks) -> list[list[int]]:
@@ -128,11 +126,51 @@ def test_the_rank_is_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     of_torchrun = stream()
     assert (of_torchrun.rank, of_torchrun.world_size) == (2, 3)
+    assert "rank" not in repr(of_torchrun)  # nothing has asked for it yet
+    assert len(of_torchrun) == 2
     assert "rank 2 of 3" in repr(of_torchrun)
     given = ranks_of(Digits(20), batch_size=4)[2]
     assert same(list(of_torchrun), list(given))
     told = stream(rank=0, world_size=1)
     assert (told.rank, told.world_size) == (0, 1)
+
+
+def test_a_rank_is_found_when_a_length_or_a_batch_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, copied = stream(), stream()
+    assert train.state_dict()["fingerprint"]["world_size"] == "1"  # a look settles nothing
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="WORLD_SIZE is 2 and RANK is not set"):
+        len(train)
+    monkeypatch.setenv("RANK", "1")
+    assert len(train) == 3
+    assert same(list(copied), list(ranks_of(Digits(20), batch_size=4, num=2)[1]))
+
+
+def test_a_rank_that_changes_later_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, fresh = stream(), stream()
+    assert len(asked) == 5
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    for ask in (len, iter):
+        with pytest.raises(UsageError, match=r"was rank 0 of 1 .* is rank 1 of 2 now: ask after"):
+            ask(asked)
+    assert (len(fresh), fresh.rank, fresh.world_size) == (3, 1, 2)
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as in a process that was forked before it began
+    assert len(asked) == 3
+
+
+@pytest.mark.slow
+def test_a_stream_is_sent_to_spawned_processes_as_a_plain_loader_is() -> None:
+    begun, whole = stream(num_workers=1), stream(SizedDigitStream(20), batch_size=4)
+    next(iter(begun))
+    list(whole)
+    trains = [stream(), begun, whole, stream(list_of_batches()), begun.as_loader()]
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(put_lengths, (trains, queue), nprocs=1)
+    assert queue.get() == [5] * 5
 
 
 def test_a_plain_loader_on_several_ranks_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -241,24 +241,26 @@ def test_loading_counts_for_iterators_that_have_not_begun_and_for_the_next() -> 
 
 
 def test_an_older_iterator_does_not_move_the_state() -> None:
-    train = stream()
+    train, whole = stream(), stream()
+    epochs = [list(whole) for _ in range(2)]
     old, new = iter(train), iter(train)
     next(old)
     next(old)
-    next(new)
-    assert train.state_dict()["step"] == 1
-    next(old)
-    assert train.state_dict()["step"] == 1
-    assert same(next(new), list(stream())[1])
+    assert same(next(new), epochs[1][0])
+    for _ in range(2):
+        state = train.state_dict()
+        assert (state["epoch"], state["step"]) == (1, 1)
+        next(old)
+    assert same(next(new), epochs[1][1])
 
 
-def test_loading_twice_takes_the_later_state_and_iterating_twice_begins_the_epoch_again() -> None:
+def test_loading_twice_takes_the_later_state_and_iterating_twice_is_two_epochs() -> None:
     train = stream()
-    _, whole = list(train), list(train)
+    epochs = [list(train) for _ in range(3)]
     resumed = restored(state_after(0, 4))
     resumed.load_state_dict(state_after(1, 2))
-    assert same(next(iter(resumed)), whole[2])
-    assert same(list(resumed), whole)
+    assert same(next(iter(resumed)), epochs[1][2])
+    assert same(list(resumed), epochs[2])
 
 
 @pytest.mark.parametrize("name", ["map-style", "loader with its own generator"])
@@ -269,6 +271,32 @@ def test_set_epoch_after_loading_keeps_the_step_of_its_own_epoch(name: str) -> N
         resumed = restored(state, make)
         resumed.set_epoch(epoch)
         assert same(list(resumed), epochs[epoch][step:])
+
+
+def test_the_epoch_after_a_loaded_place_is_the_one_that_would_have_followed() -> None:
+    """A client that ended the epoch by a break, saved, and says so when it resumes."""
+    for make in (
+        CASES["map-style"],
+        CASES["loader with its own generator"],
+        lambda: stream(ratio=0.3),
+    ):
+        train = make()
+        list(islice(train, 2))
+        state = train.state_dict()
+        followed = list(train)
+        resumed = restored(state, make)
+        resumed.set_epoch(1)
+        assert same(list(resumed), followed)
+
+
+def test_leaving_a_loaded_place_for_an_earlier_epoch_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resumed = restored(state_after(2, 3))
+    resumed.set_epoch(0)
+    assert (
+        "set_epoch(0) leaves the place that was loaded, which is step 3 of epoch 2" in caplog.text
+    )
 
 
 def test_a_library_that_sets_the_samplers_epoch_after_loading_moves_the_stream() -> None:
@@ -342,12 +370,12 @@ def test_a_state_of_another_source_is_refused() -> None:
     ("state", "message"),
     [
         *(
-            (state, "not a state of this version.*expected version 1, got")
-            for state in (None, [], {}, {"version": 0}, {"version": "1"})
+            (state, "not a state of this version.*expected version 2, got")
+            for state in (None, [], {}, {"version": 0}, {"version": "2"})
         ),
         *(
             ({k: v for k, v in stream().state_dict().items() if k != key}, f"damaged: .*'{key}' is")
-            for key in ("epoch", "step", "total", "carry", "start", "real", "fingerprint")
+            for key in ("epoch", "step", "total", "carry", "real", "fingerprint")
         ),
     ],
 )

@@ -182,6 +182,8 @@ def make_stream(
     mean, std, size = astuple(preprocessing)
     flip = RandomHorizontalFlip() if settings.images.flip else None
     source = _make_source(settings, device, reading.num_workers)
+    # Cropped as the real images are: by the size that a larger CGN has, and by none else.
+    match = match_real(mean, std, size, flip, resize=max(size, source.image_size))
     data, arguments = real.training(reading)
     arguments["class_map"] = resolve_class_map(settings.class_map, real.classes, source.num_classes)
     return CounterfactualDataset(
@@ -190,7 +192,7 @@ def make_stream(
         ratio=settings.ratio,
         mix="separate",
         label="all",
-        transform=match_real(mean, std, size, flip),
+        transform=match,
         device=device,
         seed=reading.seed,
         rank=reading.rank,

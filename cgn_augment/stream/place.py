@@ -1,0 +1,111 @@
+"""Where a stream can be iterated, and where its batches would be changed behind its back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import get_worker_info
+
+from cgn_augment.errors import UsageError
+
+if TYPE_CHECKING:
+    from cgn_augment.stream.dataset import CounterfactualDataset
+
+_DEPTH = 20
+"""Callers that are looked at."""
+
+_LOADERS = ("torch.utils.data._utils.fetch", "accelerate.data_loader")
+
+_CUT = ("DataLoaderDispatcher", "IterableDatasetShard")
+"""Accelerate's loaders that share a batch out among processes."""
+
+REBUILDERS = (
+    "collate_fn",
+    "generator",
+    "multiprocessing_context",
+    "persistent_workers",
+    "pin_memory_device",
+    "prefetch_factor",
+    "worker_init_fn",
+)
+"""What only those who rebuild a loader out of another one read off it."""
+
+
+def require_usable_place(stream: CounterfactualDataset, pid: int, knows_epoch: bool) -> None:
+    """Refuses, called in `__iter__`, where a stream cannot be iterated.
+
+    That is a worker, a fork of the process that holds a GPU, and a loader that would batch, slice
+    or skip what it gets. Such a loader passes nothing on that would tell, so this looks at who
+    called `__iter__`; tests hold it against the installed clients.
+
+    Args:
+        stream: what is iterated.
+        pid: the process that made it.
+        knows_epoch: whether anything has said which epoch comes next.
+
+    Raises:
+        UsageError: it is one of them.
+    """
+    if get_worker_info() is not None:
+        raise UsageError(
+            "CounterfactualDataset was iterated inside a DataLoader worker, where it would copy "
+            "the generator: pass num_workers to CounterfactualDataset, and iterate the stream "
+            "itself or stream.as_loader()"
+        )
+    if stream.device.type == "cuda" and os.getpid() != pid:
+        raise UsageError(
+            "this process was forked from the one that holds the generator on the GPU, and CUDA "
+            "does not survive a fork: make the CounterfactualDataset in this process"
+        )
+    for kind, loader in _loaders():
+        if getattr(loader, "dataset", None) is not stream:
+            continue
+        if getattr(loader, "auto_collation", False):
+            raise UsageError(
+                "a DataLoader would batch the ready batches of the stream once more: iterate the "
+                "stream itself, or give a client that insists on a DataLoader stream.as_loader() "
+                "(transformers: trainer.get_train_dataloader = stream.as_loader)"
+            )
+        if kind in _CUT and stream.world_size > 1:
+            raise UsageError(
+                f"accelerate would cut each batch of the stream into {stream.world_size} parts, "
+                "though every process reads its own: pass stream.as_loader() to "
+                "accelerator.prepare, instead of a DataLoader of the stream"
+            )
+        if kind == "SkipDataLoader" and loader.skip_batches and not knows_epoch:
+            raise UsageError(
+                f"skip_first_batches leaves out {loader.skip_batches} batches of an epoch, and "
+                "nothing has said of which: call set_epoch(epoch) of the stream or its loader "
+                "first (transformers.Trainer: in on_train_begin of a callback, with "
+                "int(state.epoch))"
+            )
+
+
+def refuse_rebuilding(name: str) -> None:
+    """Raises `UsageError` if an attribute is read that only a rebuilt loader needs.
+
+    A loader rebuilt from the stream's dataset and sampler would yield real images alone.
+    """
+    if name in REBUILDERS:
+        raise UsageError(
+            f"{name} of a CounterfactualDataset was asked for, as by a library that builds a new "
+            "DataLoader, which would yield real images alone: give that library "
+            "stream.as_loader()"
+        )
+
+
+def _loaders() -> Iterator[tuple[str, Any]]:
+    """Yields class and instance of the loaders of torch and Accelerate that called `__iter__`."""
+    frame: FrameType | None = sys._getframe(3)
+    for _ in range(_DEPTH):
+        if frame is None:
+            return
+        # Locals are looked at in these modules alone: a frame would keep the others alive.
+        if frame.f_globals.get("__name__") in _LOADERS:
+            loader = frame.f_locals.get("self")
+            yield type(loader).__name__, loader
+        frame = frame.f_back
