@@ -31,6 +31,7 @@ class DrawnSource(ABC):
     _name: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]] = ()
     """Further arguments that say what is drawn; the attributes have their names."""
+    hands_over: ClassVar[bool] = True
 
     def __init__(
         self,

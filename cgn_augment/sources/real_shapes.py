@@ -96,6 +96,8 @@ class RealShapeSource:
         True
     """
 
+    hands_over = True
+
     def __init__(
         self,
         masker: Masker | None = None,
