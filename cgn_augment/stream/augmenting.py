@@ -68,7 +68,12 @@ class Augmentation:
                 f"{name} ({type(module).__name__}) needs more than images, such as labels, and "
                 f"gets images alone: apply it to the stream's batches, behind the stream"
             )
-        self.by_image = any(_is_of("torchvision.transforms", part) for part in parts)
+        self._steps = [(step, _draws_once(step)) for step in _flatten(module)]
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images go through it, or through a part of it, one by one."""
+        return any(by_image for _, by_image in self._steps)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augments images (N, 3, H, W).
@@ -77,16 +82,12 @@ class Augmentation:
             ArgumentError: another number of images comes out, or images of several sizes.
             ArgumentTypeError: something else than a tensor comes out.
         """
-        if not self.by_image or len(images) == 0:
-            return self._check(self.module(images), len(images))
-        single = [self._check(self.module(image[None]), 1) for image in images]
-        sizes = {tuple(image.shape[1:]) for image in single}
-        if len(sizes) > 1:
-            raise ArgumentError(
-                f"{self.name} gives images of several sizes ({sorted(sizes)[:3]}): end it with a "
-                "Resize or a crop to one size"
-            )
-        return torch.cat(single)
+        for step, by_image in self._steps:
+            if by_image:
+                images = self._join([self._check(step(image[None]), 1) for image in images], images)
+            else:
+                images = self._check(step(images), len(images))
+        return images
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Augments images (N, 3, H, W), and moves masks (N, 1, H, W) in [0, 1] as it moves them.
@@ -94,7 +95,38 @@ class Augmentation:
         Raises:
             ArgumentError: nobody knows how this module moves a mask.
         """
-        return _run_with_masks(self.name, self.module, images, masks)
+        for step, _ in self._steps:
+            if _is_of("torchvision.transforms.v2", step):
+                from torchvision.tv_tensors import Mask  # slow to import, and not always needed
+
+                pairs = zip(images, masks, strict=True)
+                made = [step(image[None], Mask(mask[None])) for image, mask in pairs]
+                images = self._join([self._check(image, 1) for image, _ in made], images)
+                masks = self._join([mask.as_subclass(Tensor) for _, mask in made], masks)
+            elif _is_of("kornia.augmentation", step):
+                from kornia.augmentation import AugmentationSequential  # likewise
+
+                both = step
+                if not isinstance(step, AugmentationSequential):
+                    both = AugmentationSequential(step)
+                images, masks = both(images, masks, data_keys=["input", "mask"])
+            else:
+                raise ArgumentError(
+                    f"{self.name} has {_name(step)}, and nobody knows how it moves the mask of a "
+                    "counterfactual: use modules of kornia or of torchvision.transforms.v2, or "
+                    "give the column a constant with fill"
+                )
+        return images, masks
+
+    def _join(self, single: list[Tensor], given: Tensor) -> Tensor:
+        """Returns the batch of images that were made one by one of those given."""
+        sizes = {tuple(image.shape[1:]) for image in single}
+        if len(sizes) > 1:
+            raise ArgumentError(
+                f"{self.name} gives images of several sizes ({sorted(sizes)[:3]}): end it with a "
+                "Resize or a crop to one size"
+            )
+        return torch.cat(single) if single else given
 
     def _check(self, made: Any, num: int) -> Tensor:
         name = f"{self.name} ({type(self.module).__name__})"
@@ -113,6 +145,24 @@ class Augmentation:
                 f"{name} made {tuple(made.shape)} of {num} images: it must return ({num}, 3, H, W)"
             )
         return made
+
+
+def _name(module: Any) -> str:
+    return getattr(module, "__name__", type(module).__name__)
+
+
+def _flatten(module: Any) -> list[Any]:
+    """Returns the modules that one consists of, where it runs one after the other."""
+    if type(module) is nn.Sequential:
+        return [step for part in module for step in _flatten(part)]
+    if type(module).__name__ == "Compose" and _is_of("torchvision.transforms", module):
+        return [step for part in module.transforms for step in _flatten(part)]
+    return [module]
+
+
+def _draws_once(module: Any) -> bool:
+    """Whether there is anything in it that draws once for a whole batch."""
+    return any(_is_of("torchvision.transforms", part) for part in _parts(module))
 
 
 def _parts(module: Any) -> Iterator[Any]:
@@ -152,32 +202,3 @@ def _takes_images_alone(module: Any) -> bool:
     except ValueError:  # a built-in function has no signature
         return True
     return True
-
-
-def _run_with_masks(name: str, module: Any, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    if type(module) is nn.Sequential:
-        for part in module:
-            images, masks = _run_with_masks(name, part, images, masks)
-        return images, masks
-    if _is_of("torchvision.transforms.v2", module):
-        from torchvision.tv_tensors import Mask  # slow to import, and not always needed
-
-        made = [
-            module(image[None], Mask(mask[None])) for image, mask in zip(images, masks, strict=True)
-        ]
-        return torch.cat([image for image, _ in made]), torch.cat(
-            [mask.as_subclass(Tensor) for _, mask in made]
-        )
-    if _is_of("kornia.augmentation", module):
-        from kornia.augmentation import AugmentationSequential  # likewise
-
-        both = module
-        if not isinstance(module, AugmentationSequential):
-            both = AugmentationSequential(module)
-        moved = both(images, masks, data_keys=["input", "mask"])
-        return moved[0], moved[1]
-    raise ArgumentError(
-        f"{name} has {type(module).__name__}, and nobody knows how it moves the mask of a "
-        "counterfactual: use modules of kornia or of torchvision.transforms.v2, or let fill give "
-        "the column a constant"
-    )

@@ -129,7 +129,9 @@ class CounterfactualDataset(IterableDataset[Any]):
             kind of real data has no use for, a class map that does not fit.
         ArgumentTypeError: a thing of the wrong kind.
         UsageError: the source is on another device than `device`, or there is no such device.
-        DataError: while iterating: a batch is not as was declared.
+        DataError: while iterating: a batch is not as was declared. Its form is looked at in each
+            step, and so are its values (labels, NaN) where it arrives on the CPU; where it arrives
+            on a GPU, only until eight images have been seen, for a look makes the host wait.
         UsageError: while iterating: inside a worker of a `DataLoader`, or in a loader that would
             batch or slice the ready batches once more; the rank is not the one that it was when the
             length or a batch was first asked for.

@@ -197,6 +197,20 @@ def test_what_is_kornias_alone_runs_on_the_whole_batch() -> None:
     assert not Augmentation("augment", Wrapped(nn.Identity())).by_image
 
 
+def test_modules_of_kornia_run_on_the_batch_beside_those_of_torchvision() -> None:
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(len(images))
+            return images
+
+    match_real(augment=nn.Sequential(Counting(), v2.Compose([v2.RandomInvert(), Counting()])))(
+        slopes(5)
+    )
+    assert seen == [5, 5]
+
+
 def test_no_images_are_no_images_in_either_way() -> None:
     for augment in (v2.RandomHorizontalFlip(), nn.Identity()):
         assert match_real(augment=augment)(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)

@@ -173,6 +173,7 @@ def test_a_column_of_masks_gets_those_of_the_counterfactuals(
             (6, 7),
         ),
         (K.RandomHorizontalFlip(), 8),
+        (v2.Compose([K.RandomHorizontalFlip(), v2.RandomCrop(6)]), 6),
     ],
 )
 def test_masks_go_where_the_transform_moves_the_images(transform: Any, size: Any) -> None:
@@ -185,7 +186,11 @@ def test_masks_go_where_the_transform_moves_the_images(transform: Any, size: Any
 
 
 def test_the_images_are_the_same_whether_masks_go_along_or_not() -> None:
-    augment = nn.Sequential(K.RandomHorizontalFlip(), K.RandomRotation(30.0, p=1.0))
+    augment = nn.Sequential(
+        K.RandomHorizontalFlip(),
+        v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5)]),
+        K.RandomRotation(30.0, p=1.0),
+    )
     transform = match_real(0.5, 0.5, 6, augment, resize=8)
     images = torch.linspace(-1, 1, 4 * 3 * 36).view(4, 3, 6, 6)
     batch = images, LABELS, torch.ones(4, 6, 6)
@@ -205,7 +210,7 @@ def test_the_images_are_the_same_whether_masks_go_along_or_not() -> None:
             torch.ones(4, 8, 8),
             {"transform": lambda made: made},
             ArgumentError,
-            "transform has function, and nobody knows how it moves the mask",
+            "transform has <lambda>, and nobody knows how it moves the mask",
         ),
         (
             torch.ones(4, 8, 8),
