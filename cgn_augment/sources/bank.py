@@ -108,13 +108,15 @@ class BankSource(DrawnSource):
         """Memory that the filled bank takes, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
 
-    def _compose(self, classes: Tensor, generator: Generator, step: Step) -> tuple[Tensor, Tensor]:
+    def _compose(
+        self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         if self._dtype is not torch.uint8 or self.placement is not None:
-            return super()._compose(classes, generator, step)
+            return super()._compose(classes, generator, step, out)
         self._bring_to(step)
         masks, foregrounds, backgrounds = self._bank
         slots = self._draw_slots(classes, generator)
-        return compose_bytes(masks, foregrounds, backgrounds, slots)
+        return compose_bytes(masks, foregrounds, backgrounds, slots, out)
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)
@@ -252,7 +254,11 @@ class Ahead:
 
 
 def compose_bytes(
-    masks: Tensor, foregrounds: Tensor, backgrounds: Tensor, slots: Tensor
+    masks: Tensor,
+    foregrounds: Tensor,
+    backgrounds: Tensor,
+    slots: Tensor,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Composes images of factors that are kept as bytes, without a float32 copy of them.
 
@@ -261,6 +267,7 @@ def compose_bytes(
         foregrounds: (K, 3, H, W) uint8.
         backgrounds: (K, 3, H, W) uint8.
         slots: (3, N) int64 on the CPU, which of them make an image.
+        out: memory for the images.
 
     Returns:
         Images (N, 3, H, W) float32 in [-1, 1] and their masks (N, 1, H, W) float32 in [0, 1], on
@@ -276,7 +283,7 @@ def compose_bytes(
         (-0.6, 0.2)
     """
     num, form = slots.shape[1], backgrounds.shape[1:]
-    images = backgrounds.new_empty(num, *form, dtype=torch.float32)
+    images = backgrounds.new_empty(num, *form, dtype=torch.float32) if out is None else out
     weights = images.new_empty(num, 1, *form[1:])
     if images.device.type == "cpu":
         # One image after the other stays in the processor's cache from the first pass to the last.

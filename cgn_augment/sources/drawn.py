@@ -31,7 +31,6 @@ class DrawnSource(ABC):
     _name: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]] = ()
     """Further arguments that say what is drawn; the attributes have their names."""
-    hands_over: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -84,15 +83,28 @@ class DrawnSource(ABC):
 
     @standard_numbers()
     def sample(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
+        self,
+        num: int,
+        generator: Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+        *,
+        out: Tensor | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals; see `Source.sample`.
+
+        Args:
+            num: how many.
+            generator: a CPU generator.
+            step: for which step they are.
+            real: the step's real batch, where there is one.
+            out: memory for the images, (num, 3, H, W) float32 on the CGN's device.
 
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] on the CGN's device; labels there too.
         """
         classes = self._draw_classes(num, generator, step, real, None)
-        images, mask = self._compose(classes, generator, step)
+        images, mask = self._compose(classes, generator, step, out)
         shape, texture, background = classes.to(images.device, non_blocking=True)
         return Counterfactuals(images, shape, texture, background, mask=mask)
 
@@ -139,10 +151,12 @@ class DrawnSource(ABC):
         real_classes = None if real is None else real.classes
         return self.interventions.draw(num, self._known, generator, real_classes, shapes)
 
-    def _compose(self, classes: Tensor, generator: Generator, step: Step) -> tuple[Tensor, Tensor]:
+    def _compose(
+        self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Returns for (3, N) classes images (N, 3, H, W) in [-1, 1] and masks (N, 1, H, W)."""
         mask, foreground, behind = self._draw_placed(classes, generator, step, True)
-        return compose(mask, foreground, behind, out=behind), mask
+        return compose(mask, foreground, behind, out=behind if out is None else out), mask
 
     def _draw_placed(
         self, classes: Tensor, generator: Generator, step: Step, masks: bool

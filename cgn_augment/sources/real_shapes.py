@@ -96,8 +96,6 @@ class RealShapeSource:
         True
     """
 
-    hands_over = True
-
     def __init__(
         self,
         masker: Masker | None = None,
@@ -199,9 +197,22 @@ class RealShapeSource:
 
     @standard_numbers()
     def sample(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
+        self,
+        num: int,
+        generator: Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+        *,
+        out: Tensor | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals of the images of `real`; see `Source.sample`.
+
+        Args:
+            num: how many.
+            generator: a CPU generator.
+            step: for which step they are.
+            real: the step's real batch.
+            out: memory for the images, (num, 3, H, W) float32 on the generator's device.
 
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] at the generator's size, on its device; labels
@@ -240,7 +251,7 @@ class RealShapeSource:
         if self.placement is not None:
             moves = self.placement.draw(num, generator, self.num_per_shape)
             mask, foreground = self.placement.move(mask, foreground, moves)
-        made = compose(mask, foreground, background)
+        made = compose(mask, foreground, background, out=out)
         own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
         classes = torch.where(own & is_real, own_classes, drawn.cpu())
         shape, texture, behind = classes.to(made.device)
