@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from parts_helpers import make_parts, write_photos, write_set
+from colored_parts_helpers import make_parts, write_photos, write_set
 from PIL import Image
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder

@@ -12,7 +12,8 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.images.shards import SUFFIXES
 from cgn_augment.images.tar import Sample, expand_urls, read_shard
-from cgn_augment.parts.inputs import ALPHA, MEMBER, InputConfig, Photo, refuse_masks
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.inputs import ALPHA, MEMBER, Photo, refuse_masks
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,12 @@ class ShardPhotos:
         """Yields the images of a shard, in order."""
         url = self.urls[shard]
         stem, seen = url.rpartition("/")[2].removesuffix(".tar"), set()
-        try:
-            for sample in read_shard(url):
-                key = f"{stem}/{sample['__key__']}"
-                if key in seen:
-                    raise DataError(f"{url} has two samples of the key {sample['__key__']!r}")
-                seen.add(key)
-                yield self._photo(key, sample, url)
-        except (OSError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{url} cannot be read ({first_line(error)})") from error
+        for sample in _read(url):
+            key = f"{stem}/{sample['__key__']}"
+            if key in seen:
+                raise DataError(f"{url} has two samples of the key {sample['__key__']!r}")
+            seen.add(key)
+            yield self._photo(key, sample, url)
         if not seen:
             raise DataError(f"{url} has no sample")
 
@@ -91,15 +87,24 @@ class ShardPhotos:
         return Photo(key, self.classes[int(label)], f"{key}.{kind}", sample[kind], mask, columns)
 
 
-def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:
+def _read(url: str) -> Iterator[Sample]:
+    try:
+        yield from read_shard(url)
+    except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
+        raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
+
+
+def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
     """Opens shards, named by a path or URL that ends in .tar, where braces stand for several.
 
     Raises:
         ArgumentError: no classes, or masks that are neither a member nor alpha.
         DataError: a shard is missing, or two have the same name.
     """
-    if config.classes is None:
-        raise ArgumentError("shards do not say which classes there are: pass --classes '[cat, …]'")
+    if config.class_names is None:
+        raise ArgumentError(
+            "shards do not say which classes there are: pass --classes '[cat, …]' or their number"
+        )
     mask = config.masks.removeprefix(MEMBER) if config.masks.startswith(MEMBER) else None
     if mask is None and config.masks != ALPHA:
         refuse_masks(config.masks, f"{MEMBER}NAME or {ALPHA}", urls)
@@ -110,4 +115,4 @@ def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:
     names = [shard.rpartition("/")[2] for shard in shards]
     if len(set(names)) < len(names):
         raise DataError(f"two of the shards {urls} have the same name: keys would be ambiguous")
-    return ShardPhotos(shards, config.classes, mask, config.columns)
+    return ShardPhotos(shards, config.class_names, mask, config.columns)

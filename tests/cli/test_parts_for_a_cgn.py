@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from colored_parts_helpers import write_set
 from conftest import run_command
-from parts_helpers import write_set
 
 from cgn_augment.cli import program
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts_helpers import CLASSES, make_part, make_parts, make_set, write_set
+from colored_parts_helpers import CLASSES, make_part, make_parts, make_set, write_set
 from source_helpers import seeded
 from torchvision.datasets import ImageFolder
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 import torch
-from parts_helpers import make_parts, make_set
+from colored_parts_helpers import make_parts, make_set
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, seeded
 from torch import Tensor
 

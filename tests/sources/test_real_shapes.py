@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts_helpers import make_parts
+from colored_parts_helpers import make_parts
 from source_helpers import Blocks, ReadableCGN, blocks, find_bright, seeded
 from stream_helpers import collect, same
 from torch import Tensor

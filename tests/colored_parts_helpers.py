@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from cgn_augment import MaskGate, Parts
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.cut import take_apart
 from cgn_augment.parts.held import HeldParts
 from cgn_augment.parts.opening import open_parts
 from cgn_augment.parts.part import Part
-from cgn_augment.parts.writing import PartConfig, write_parts
+from cgn_augment.parts.writing import write_parts
 
 CLASSES = ("ant", "bee", "cow")
 SIZES = ((40, 40), (40, 60), (50, 30))
