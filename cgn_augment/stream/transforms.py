@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -150,16 +149,14 @@ class MatchReal(nn.Module):
         return F.interpolate(images, target, mode="bilinear", antialias=True)
 
     def _normalized(self, images: Tensor, overwrite: bool, *, from_0: bool) -> Tensor:
-        """Normalizes images in [0, 1], or else in [-1, 1], in one pass over memory or in place."""
+        """Normalizes images in [0, 1], or else in [-1, 1], in place or in new memory."""
         if self.mean.device != images.device:
             self.to(images.device)
         scale, shift = 1 / self.std, -self.mean / self.std
         if not from_0:
             scale, shift = scale / 2, shift + scale / 2
         scale, shift = scale[:, None, None], shift[:, None, None]
-        if overwrite:
-            return images.mul_(scale).add_(shift)
-        return torch.addcmul(shift, images, scale)
+        return (images.mul_(scale) if overwrite else images * scale).add_(shift)
 
 
 def _pair(name: str, size: object) -> tuple[int, int]:

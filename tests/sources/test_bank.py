@@ -312,6 +312,16 @@ def test_what_is_begun_ahead_belongs_to_a_rank_and_a_step() -> None:
     assert calls[-1] == (1, 4)
 
 
+@pytest.mark.gpu
+def test_a_bank_of_parts_on_a_gpu_draws_what_it_draws_on_the_cpu() -> None:
+    drawn = [
+        BankSource(make_parts(24, device=device), 20, 3).sample(16, seeded(), Step(2)).to("cpu")
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(drawn[0].images, drawn[1].images)
+    assert torch.equal(*map(labels_of, drawn))
+
+
 # Its arguments
 
 
