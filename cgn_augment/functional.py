@@ -279,25 +279,35 @@ def step_generator(purpose: Purpose, *key: int) -> torch.Generator:
 
 
 @contextmanager
-def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the global generators inside the block and puts them back as they were after it.
+def kept_rng(device: torch.device) -> Iterator[None]:
+    """Puts the global generators back as they were after the block.
 
-    For code that knows only global randomness, such as augmentation libraries. Covers torch on the
-    CPU and on `device`, NumPy and Python.
+    Covers torch on the CPU and on `device`, NumPy and Python.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the global generators inside the block and puts them back as they were after it.
+
+    For code that knows only global randomness, such as augmentation libraries. Covers what
+    `kept_rng` does.
+    """
+    with kept_rng(device):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+        yield
 
 
 @contextmanager

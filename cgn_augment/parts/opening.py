@@ -183,6 +183,7 @@ def load_mechanisms(
     device: torch.device | str = "cpu",
     truncation: float | None = None,
     size: int | None = None,
+    class_to_idx: Mapping[str, int] | None = None,
 ) -> CGN | Parts:
     """Loads what a command names: a CGN, or a folder or URL of parts.
 
@@ -191,9 +192,10 @@ def load_mechanisms(
         device: where it goes.
         truncation: of an ImageNet CGN.
         size: of parts, in pixels; by default the side of their images in the middle.
+        class_to_idx: labels of the classes of parts, by name; a CGN has no names.
 
     Raises:
-        ArgumentError: a size of a CGN, or a truncation of parts.
+        ArgumentError: a size of a CGN, a truncation of parts, or errors of `load_parts`.
 
     Example:
         >>> from cgn_augment.parts.opening import load_mechanisms
@@ -214,4 +216,4 @@ def load_mechanisms(
     if size is None:
         sides = [max(1, round((rows * columns) ** 0.5)) for rows, columns in reader.index.sizes]
         size = int(median(sides)) if sides else 1
-    return open_parts(reader, size, device)
+    return open_parts(reader, size, device, class_to_idx=class_to_idx)

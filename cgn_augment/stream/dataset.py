@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,11 +27,12 @@ from cgn_augment.stream.arguments import (
     read_keys,
     require_row_order,
 )
-from cgn_augment.stream.as_loader import StreamLoader, StreamSampler
+from cgn_augment.stream.as_loader import StreamLoader, StreamSampler, mark_the_end
 from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
+from cgn_augment.stream.preview import save_preview
 from cgn_augment.stream.reading import ReadConfig, wrap_real
 from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
@@ -250,6 +252,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._position = Position(0, 0, 0, 0)
         self._resume: Any = None
         self._running: object | None = None
+        self._left: object | None = None
         self._knows_epoch = False
         self._known_carry = (0, 0)
         self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
@@ -346,7 +349,9 @@ class CounterfactualDataset(IterableDataset[Any]):
                     self._position.step,
                     self.epoch,
                 )
+        left = self._running if epoch == self.epoch else None
         self._go_to(epoch)
+        self._left = left
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is, counted in batches that were yielded; never weights.
@@ -370,7 +375,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             CheckpointError: the state is of another version or another configuration.
         """
         require_state(state, self._fingerprint())
-        self._running, self._knows_epoch = None, True
+        self._running, self._left, self._knows_epoch = None, None, True
         self._resume = state["real"]
         self._position = Position(**{name: state[name] for name in Position._fields})
 
@@ -389,7 +394,7 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def _go_to(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
-        self._running, self._resume = None, None
+        self._running, self._left, self._resume = None, None, None
         total, carry = self._position.total, self._position.carry
         num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()
         if num_steps is not None:
@@ -410,6 +415,36 @@ class CounterfactualDataset(IterableDataset[Any]):
             self._maker.rank, self._maker.world_size = found
             self._bound = found
 
+    def preview(
+        self,
+        path: str | os.PathLike[str],
+        num: int = 10,
+        classes: Sequence[str] | None = None,
+    ) -> Path:
+        """Draws what the loop will see: real images and counterfactuals, with their labels.
+
+        They are those of the step that the next iteration would begin with, after all transforms,
+        which are undone for display: by mean and std of `match_real`, or by `value_range`. The
+        stream stays where it is, as do its sampler and the global generators. Where that step has
+        no counterfactual, up to fifteen more are shown too.
+
+        Args:
+            path: the picture to write: .png, .jpg, .webp, .pdf or .svg.
+            num: images of either kind, at most.
+            classes: names of the classes by label; those of the dataset by default.
+
+        Returns:
+            `path`.
+
+        Raises:
+            ArgumentError: the path is no picture, its folder is missing, `num` is below 1, or the
+                CGN has no class for a label.
+            DataError: there is no batch, or it is not as was declared.
+            UsageError: a sampler, or an iterable dataset without workers, that cannot be copied.
+        """
+        save_preview(self, path, num, classes)
+        return Path(path)
+
     # Iteration ---------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:
@@ -419,9 +454,12 @@ class CounterfactualDataset(IterableDataset[Any]):
         batch has ended its epoch, and this is the next one.
         """
         self._bind()
-        require_usable_place(self, self._pid, self._knows_epoch or self._position.total > 0)
+        loaded_step = 0 if self._resume is None else self._position.step
+        knows_epoch = self._knows_epoch or self._position.total > 0
+        skipping = require_usable_place(self, self._pid, knows_epoch, loaded_step)
         self._leave_a_begun_epoch()
-        return self._iterate()
+        batches = self._iterate()
+        return batches if skipping is None else mark_the_end(batches, self, skipping)
 
     def _leave_a_begun_epoch(self) -> None:
         self._adopt_sampler_epoch()
@@ -431,6 +469,7 @@ class CounterfactualDataset(IterableDataset[Any]):
     def _iterate(self) -> Iterator[Any]:
         self._leave_a_begun_epoch()  # once more, for others may have iterated since `iter`
         token = self._running = object()
+        self._left = None
         resume, self._resume = self._resume, None
         position = self._position
         needs_items = getattr(self.source, "needs_items", False)
@@ -445,6 +484,9 @@ class CounterfactualDataset(IterableDataset[Any]):
                 chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
                 position = Position(position.epoch, position.step + 1, position.total + 1, carry)
+                # Lightning reads one batch ahead where there is no length, and says the epoch then.
+                if self._left is token:
+                    self._running, self._left = token, None
                 # An older iterator of this stream no longer says where the stream is.
                 if self._running is token:
                     self._position = position

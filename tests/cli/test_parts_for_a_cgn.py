@@ -57,6 +57,19 @@ def test_sample(
     assert not (tmp_path / "no").exists()
 
 
+def test_preview(
+    run: Callable[..., int], parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = parts.parent / "photos", tmp_path / "preview.png"
+    options = ["--cgn", parts, "--out", out, "--batch-size=6", "--image-size=24"]
+    assert run("preview", photos, *options) == 0
+    assert out.stat().st_size > 5000
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "ant").symlink_to(photos / "ant")
+    assert run("preview", tmp_path / "photos", *options) == 2
+    assert "that class_to_idx lacks" in capsys.readouterr().err
+
+
 def test_shards(
     run: Callable[..., int], parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

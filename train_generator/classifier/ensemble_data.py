@@ -15,6 +15,7 @@ from cgn_augment import (
     CounterfactualDataset,
     FreshSource,
     ShardSource,
+    load_cgn,
     match_real,
 )
 from cgn_augment.checks import require_count, require_counts, require_part, require_weights
@@ -27,7 +28,6 @@ from cgn_augment.images.datasets import (
 )
 from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.loading import LoadConfig
-from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.sources.bank import StorageName
 from train_generator.classifier.backbones import Preprocessing
 from train_generator.classifier.ensemble_config import EnsembleConfig
@@ -97,8 +97,7 @@ class EnsembleSettings:
         train: real images to train on: a folder with one folder for each class, WebDataset shards
             (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
         validation: real images to test on after each epoch; likewise.
-        cgn: path of a CGN or of parts, or name of a bundled CGN, whose counterfactuals are
-            streamed.
+        cgn: path of a CGN or name of a bundled one, whose counterfactuals are streamed.
         shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
         backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1, or timm/NAME.
         backbone_file: state dict with the backbone's weights, instead of a download.
@@ -213,7 +212,7 @@ def _make_source(
         num = math.ceil(settings.batch_size * settings.ratio)  # of a step
         workers = 1 << (num_workers.bit_length() - 1) if num_workers else 0  # a power of two
         return ShardSource(settings.shards, refresh=max(1, num), seed=seed, num_workers=workers)
-    cgn = load_mechanisms(str(settings.cgn), device=device, truncation=config.truncation)
+    cgn = load_cgn(str(settings.cgn), device=device, truncation=config.truncation)
     if config.bank == 0:
         return FreshSource(cgn, chunk=config.chunk)
     return BankSource(
