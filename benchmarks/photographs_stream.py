@@ -5,9 +5,9 @@
     python benchmarks/photographs_stream.py PHOTOS PARTS
 
 Each is a ratio against a plain loop of the same run over an `ImageFolder` (ToTensor, Normalize).
-In a round each way runs in turn, first another one each time, so that a slow moment of the machine
-meets all of them; the ratios are taken within the rounds, and their median counts. The first steps
-of a way in a round are not timed: they start the workers.
+In a round each way goes on in turn, first another one each time, so that a slow moment of the
+machine meets all of them; the ratios are taken within the rounds, and their median counts. The
+first steps of a way in a round are not timed: they use up what its workers had read ahead.
 
 - images per second: a stream of ratio 1.0 (64 real images and 64 counterfactuals a step) over the
   plain loader's (64 real images a step), both with 0 or 2 workers and without a model; from a
@@ -15,8 +15,8 @@ of a way in a round are not timed: they start the workers.
 - training: a step of ResNet-18 on 32 real images of 96 pixels and 32 counterfactuals over one on 64
   real images, both with two workers.
 
-Seconds are of the clock; `cpu` are processor seconds of this process and its workers together, a
-ratio of which other programs on the machine change less.
+Seconds are of the clock. Without workers there are processor seconds too (`cpu`), of all threads,
+which other programs on the machine change less.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
@@ -45,11 +43,12 @@ from tqdm import tqdm
 from cgn_augment import BankSource, CGNError, CounterfactualDataset, load_parts, match_real
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH, BANK = 64, 2000
+BATCH = 64
 WARM_UP = 3
 RESULTS = Path(__file__).parent / "results"
 
-Batches = Callable[[], Iterator[Any]]
+Way = tuple[Iterator[Any], Callable[[Any], None] | None, str | None]
+"""Batches, what trains on them, and the way that they are compared to."""
 
 
 def folder(photos: Path, size: int | None = None) -> ImageFolder:
@@ -79,25 +78,20 @@ def mixed(images: ImageFolder, bank: BankSource, workers: int, batch: int) -> It
         yield from stream
 
 
-def cpu_seconds() -> float:
-    """Of this process and of those of its children that have ended."""
-    used = [getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def run(batches: Batches, num_steps: int, train: Callable[[Any], None] | None) -> dict[str, float]:
-    """Takes steps of a new iterator; returns seconds and processor seconds of an image."""
-    before, iterator = cpu_seconds(), batches()
-    images = sum(len(next(iterator)[0]) for _ in range(WARM_UP))
-    timed, start = 0, time.perf_counter()
+def run(
+    batches: Iterator[Any], num_steps: int, train: Callable[[Any], None] | None
+) -> dict[str, float]:
+    """Takes steps; returns seconds and this process's processor seconds of an image."""
+    for _ in range(WARM_UP):
+        next(batches)
+    images, start, cpu = 0, time.perf_counter(), time.process_time()
     for _ in range(num_steps):
-        batch = next(iterator)
-        timed += len(batch[0])
+        batch = next(batches)
+        images += len(batch[0])
         if train is not None:
             train(batch)
-    seconds = time.perf_counter() - start
-    iterator.close()  # type: ignore[attr-defined]
-    return {"seconds": seconds / timed, "cpu": (cpu_seconds() - before) / (timed + images)}
+    ended = time.perf_counter(), time.process_time()
+    return {"seconds": (ended[0] - start) / images, "cpu": (ended[1] - cpu) / images}
 
 
 def trainer() -> Callable[[Any], None]:
@@ -114,38 +108,33 @@ def trainer() -> Callable[[Any], None]:
     return step
 
 
-def make_ways(photos: Path, parts: Path) -> dict[str, tuple[Batches, Any, str | None]]:
-    """Returns by name the batches, what trains on them, and the way they are compared to."""
+def make_ways(photos: Path, parts: Path, size: int) -> dict[str, Way]:
     large, small = folder(photos), folder(photos, 96)
-    labels = large.class_to_idx
-    banks = {
-        refresh: BankSource(load_parts(parts, 224, class_to_idx=labels), BANK, refresh)
-        for refresh in (0, 16)
-    }
-    for bank in banks.values():
-        bank.sample(1, torch.Generator())  # fills it
-    ways: dict[str, tuple[Batches, Any, str | None]] = {}
+
+    def bank(image_size: int, refresh: int) -> BankSource:
+        source = load_parts(parts, image_size, class_to_idx=large.class_to_idx)
+        return BankSource(source, size, refresh)
+
+    ways: dict[str, Way] = {}
     for workers in (0, 2):
         base = f"plain, {workers} workers"
-        ways[base] = partial(plain, large, workers, BATCH), None, None
-        for refresh, bank in banks.items():
-            name = f"mixed, {workers} workers, refresh {refresh}"
-            ways[name] = partial(mixed, large, bank, workers, BATCH), None, base
+        ways[base] = plain(large, workers, BATCH), None, None
+        for refresh in (0, 16):
+            batches = mixed(large, bank(224, refresh), workers, BATCH)
+            ways[f"mixed, {workers} workers, refresh {refresh}"] = batches, None, base
     train = trainer()
-    ways["plain training"] = partial(plain, small, 2, BATCH), train, None
-    for refresh in banks:
-        bank = BankSource(load_parts(parts, 96, class_to_idx=labels), BANK, refresh)
-        bank.sample(1, torch.Generator())
-        half = partial(mixed, small, bank, 2, BATCH // 2)
+    ways["plain training"] = plain(small, 2, BATCH), train, None
+    for refresh in (0, 16):
+        half = mixed(small, bank(96, refresh), 2, BATCH // 2)
         ways[f"mixed training, refresh {refresh}"] = half, train, "plain training"
     return ways
 
 
-def measure(
-    ways: dict[str, tuple[Batches, Any, str | None]], rounds: int, num_steps: int
-) -> dict[str, list[dict[str, float]]]:
+def measure(ways: dict[str, Way], rounds: int, num_steps: int) -> dict[str, list[dict[str, float]]]:
     names = list(ways)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for batches, _, _ in ways.values():
+        next(batches)  # starts the workers, and fills the bank
     for number in tqdm(range(rounds), desc="rounds"):
         first = number % len(names)
         for name in names[first:] + names[:first]:
@@ -155,7 +144,7 @@ def measure(
 
 
 def summarize(
-    ways: dict[str, tuple[Batches, Any, str | None]], found: dict[str, list[dict[str, float]]]
+    ways: dict[str, Way], found: dict[str, list[dict[str, float]]]
 ) -> dict[str, dict[str, float]]:
     """Returns ratios: of images per second without a model, of seconds per step with one."""
     ratios = {}
@@ -172,8 +161,10 @@ def summarize(
             "median": statistics.median(of_seconds),
             "quartile_1": low,
             "quartile_3": high,
-            "median_of_cpu": statistics.median(a["cpu"] / b["cpu"] for a, b in pairs),
         }
+        if "0 workers" in name:
+            of_cpu = [above["cpu"] / below["cpu"] for above, below in pairs]
+            ratios[name]["median_of_cpu"] = statistics.median(of_cpu)
     return ratios
 
 
@@ -185,16 +176,17 @@ def main() -> None:
     parser.add_argument("parts", type=Path, help="folder that cgn-augment parts wrote of it")
     parser.add_argument("--rounds", type=int, default=9, help="default: 9")
     parser.add_argument("--steps", type=int, default=12, help="of a way in a round; default: 12")
+    parser.add_argument("--bank", type=int, default=2000, help="default: 2000")
     parser.add_argument("--out", type=Path, default=RESULTS / "photographs_stream.json")
     arguments = parser.parse_args()
-    ways = make_ways(arguments.photos, arguments.parts)
+    ways = make_ways(arguments.photos, arguments.parts, arguments.bank)
     found = measure(ways, arguments.rounds, arguments.steps)
     ratios = summarize(ways, found)
     result = {
         "what": "images per second over the plain loader's; seconds of a training step over the "
         "plain one's; medians of ratios within a round",
         "command": "python benchmarks/photographs_stream.py PHOTOS PARTS "
-        f"--rounds {arguments.rounds} --steps {arguments.steps}",
+        f"--rounds {arguments.rounds} --steps {arguments.steps} --bank {arguments.bank}",
         "environment": {
             "python": platform.python_version(),
             "torch": version("torch"),
@@ -211,8 +203,8 @@ def main() -> None:
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     for name, value in ratios.items():
         spread = f"{value['quartile_1']:.3f} to {value['quartile_3']:.3f}"
-        cpu = f"cpu {value['median_of_cpu']:.3f}"
-        print(f"{name:36} {value['median']:.3f}   (quartiles {spread}; {cpu})")
+        cpu = f"; cpu {value['median_of_cpu']:.3f}" if "median_of_cpu" in value else ""
+        print(f"{name:36} {value['median']:.3f}   (quartiles {spread}{cpu})")
 
 
 if __name__ == "__main__":
