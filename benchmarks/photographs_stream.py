@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--bank", type=int, default=2000, help="default: 2000")
     parser.add_argument("--out", type=Path, default=RESULTS / "photographs_stream.json")
     arguments = parser.parse_args()
+    load = os.getloadavg()
     ways = make_ways(arguments.photos, arguments.parts, arguments.bank)
     found = measure(ways, arguments.rounds, arguments.steps)
     ratios = summarize(ways, found)
@@ -193,6 +195,7 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "processor": platform.machine(),
             "device": "cpu",
+            "load_average_before": load,
         },
         "ratios": ratios,
         "per_image": {
