@@ -12,8 +12,11 @@ Measured of each background, of neighbouring pixels, in grey levels:
 - edge: mean |difference| across the edge of the true mask, over that in the band. In the hole all
   is made up, so what shows there is a silhouette that has been carried inwards.
 - seam: the same across the edge of the hole, between what is made up and what is real.
+- rim: as seam, two pixels further out, for copies are blended so far.
 - texture: mean square difference in the hole, over that in the band.
 - seconds: of one processor, the filler alone.
+
+To both sides of each ratio half a level is added, so that a plain sky does not divide by nothing.
 
 The band is the real image within 24 pixels of the hole, so that a smooth sky is not compared with
 a rough ground. Of each ratio the median over the images is reported, the mean, and the largest of
@@ -43,6 +46,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgn_augment.masks.trust import MaskGate
+from cgn_augment.parts.blend import BAND as BLENDED
 from cgn_augment.parts.cut import take_apart, widen
 from cgn_augment.parts.fill import find_filler
 from cgn_augment.parts.textures import complete
@@ -50,7 +54,7 @@ from cgn_augment.parts.textures import complete
 RESULTS = Path(__file__).parent / "results"
 BAND = 24
 METHODS = ("copy", "telea", "navier-stokes", "none", "unblended")
-BARS = {"edge": (0.0, 1.3), "seam": (0.0, 1.3), "texture": (0.7, 1.3)}
+BARS = {"edge": (0.0, 1.3), "seam": (0.0, 1.3), "rim": (0.0, 1.3), "texture": (0.7, 1.3)}
 
 
 def fill_by_opencv(image: Tensor, hole: Tensor, flag: int) -> Tensor:
@@ -98,9 +102,11 @@ def measure(
 ) -> dict[str, float]:
     outside = differences(image, band, band)
     level, energy = np.abs(outside).mean() + 0.5, np.square(outside).mean() + 0.5
+    wide = ndimage.binary_dilation(hole, iterations=BLENDED)
     return {
         "edge": float((np.abs(differences(image, mask, ~mask)).mean() + 0.5) / level),
         "seam": float((np.abs(differences(image, hole, ~hole)).mean() + 0.5) / level),
+        "rim": float((np.abs(differences(image, wide, ~wide)).mean() + 0.5) / level),
         "texture": float((np.square(differences(image, hole, hole)).mean() + 0.5) / energy),
     }
 

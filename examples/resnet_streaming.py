@@ -81,11 +81,14 @@ def measure(model: torch.nn.Module, val: ImageFolder, device: torch.device) -> f
 def main() -> None:
     args = parse_arguments()
     on_gpu = torch.cuda.is_available()
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
     if "RANK" in os.environ:  # started by torchrun
         dist.init_process_group("nccl" if on_gpu else "gloo")
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu")
     is_first = not dist.is_initialized() or dist.get_rank() == 0
 
+    args.out.mkdir(parents=True, exist_ok=True)
     folder = args.images or args.out / "digits"
     if is_first and args.images is None and not folder.is_dir():
         write_digits(args.out / "digits.tmp", args.num_train).rename(folder)
@@ -121,7 +124,7 @@ def main() -> None:
     parts["train"] = train  # its epoch, its step, and what is left over of a counterfactual
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(saved[name])
 
@@ -130,7 +133,7 @@ def main() -> None:
         progress = tqdm(train, f"epoch {epoch}", disable=not is_first)
         for step, (images, labels) in enumerate(progress, 1):
             with torch.autocast(device.type, torch.float16 if on_gpu else torch.bfloat16):
-                loss = F.cross_entropy(parallel(images), labels.to(device, non_blocking=True))
+                loss = F.cross_entropy(parallel(images), labels)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)

@@ -45,9 +45,8 @@ def main() -> None:
     rows, test = Rows("train", args.num_train), Rows("test", 1000)
     train = CounterfactualDataset(rows, source, batch_size=64, keys=("pixel_values", "labels"))
     config = ViTConfig(image_size=32, patch_size=8, num_labels=10, intermediate_size=128, **TINY)
-    settings = {"num_train_epochs": args.epochs, "save_steps": args.save_every}
-    settings = TrainingArguments(args.out, learning_rate=1e-3, **settings)
-    trainer = Trainer(Classifier(config), settings)
+    given = {"num_train_epochs": args.epochs, "save_steps": args.save_every, "learning_rate": 1e-3}
+    trainer = Trainer(Classifier(config), TrainingArguments(args.out, **given))
     trainer.get_train_dataloader = train.as_loader
     last = get_last_checkpoint(args.out) if args.resume else None
     if last:

@@ -17,16 +17,20 @@ from cgn_augment.masks.trust import VERDICTS, MaskGate
 from cgn_augment.parts.blend import Bools, Floats
 from cgn_augment.parts.fill import Filler, find_filler
 from cgn_augment.parts.part import Part
+from cgn_augment.parts.quilt import make_sheet
 
 MARGIN, LEAST_MARGIN = 0.12, 2.0
-"""How much wider the hole is than the object: the share of the object's side (the root of its
-area), and pixels, added. Soft edges and shadows are of the object's scale."""
+"""How much wider the hole is than the object: the share of the object's side, and pixels, added.
+Soft edges and shadows are of the object's scale."""
 
 FAINT = 0.1
 """Of a soft mask, what is above belongs to the hole."""
 
 SOFTNESS, LEAST_SOFTNESS, MOST_SOFTNESS = 0.015, 0.5, 2.0
 """Width of the soft edge, in pixels: the share of the object's side, and its bounds."""
+
+SURE = 0.95
+"""Of a soft mask, where nothing of the background shines through."""
 
 FAR = 4.0
 """Pixels; colours from further inside do not replace those of a thin part's edge."""
@@ -93,6 +97,7 @@ def take_apart(
         box = _box(soft > 0.5)
     if verdict == VERDICTS[0]:
         cut, box = cut_out(image, soft)
+        foreground = make_sheet(image, soft > 0.5) if textures else None
         hole = torch.from_numpy(widen(soft))
         if float(hole.float().mean()) <= max_hole and not hole.all():
             background = fill(image, hole)
@@ -127,9 +132,10 @@ def cut_out(image: Tensor, mask: Floats) -> tuple[Tensor, tuple[int, int, int, i
     depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1].astype(np.float32)
     side = math.sqrt(float(inside.sum()))
     softness = min(max(SOFTNESS * side, LEAST_SOFTNESS), MOST_SOFTNESS)
-    alpha = np.minimum(mask[here], ((depth - 0.5) / softness).clip(0, 1) + 0.0)
+    alpha = np.minimum(mask[here], ((depth - 0.5) / softness).clip(0, 1))
     pixels = image[:, here[0], here[1]].numpy()
-    colours = _from_inside(pixels, depth, depth > softness + 0.5)
+    sure = (depth > softness + 0.5) & (mask[here] > SURE)
+    colours = _from_inside(pixels, depth, sure)
     cut = np.concatenate([colours, (alpha * 255).round().astype(np.uint8)[None]])
     return torch.from_numpy(cut), box
 
@@ -145,8 +151,15 @@ def _from_inside(pixels: NDArray[np.uint8], depth: Floats, sure: Bools) -> NDArr
 
 
 def widen(mask: Floats) -> Bools:
-    """Returns the hole of a mask (H, W) float32, (H, W) bool: wider by a margin."""
-    margin = LEAST_MARGIN + MARGIN * math.sqrt(float((mask > 0.5).sum()))
+    """Returns the hole of a mask (H, W) float32, (H, W) bool: wider by a margin.
+
+    Something of the mask is above 1/2.
+    """
+    inside = mask > 0.5
+    _, _, height, width = _box(inside)
+    # The geometric mean of both areas' sides: a thin object's shadow is as wide as its length.
+    side = (float(inside.sum()) * height * width) ** 0.25
+    margin = LEAST_MARGIN + MARGIN * side
     found: Bools = ndimage.distance_transform_edt(mask <= FAINT) <= margin
     return found
 
@@ -169,6 +182,8 @@ def _require(image: Tensor, mask: Tensor) -> None:
             "take_apart needs an image (3, H, W) and a mask (1, H, W), got "
             f"{tuple(image.shape)} and {tuple(mask.shape)}"
         )
+    if not mask.numel():
+        raise DataError(f"an image of {image.shape[1]} by {image.shape[2]} has no pixels")
     least, most = float(mask.min()), float(mask.max())
     if not 0 <= least <= most <= 1:
         raise DataError(f"a mask must be in [0, 1], and spans [{least:.3g}, {most:.3g}]")

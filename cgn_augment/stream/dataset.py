@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ from cgn_augment.stream.arguments import (
 from cgn_augment.stream.as_loader import StreamLoader, StreamSampler, mark_the_end
 from cgn_augment.stream.batches import Layout, find_layout
 from cgn_augment.stream.columns import check_fill
+from cgn_augment.stream.history import History
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
 from cgn_augment.stream.preview import save_preview
@@ -37,8 +36,6 @@ from cgn_augment.stream.reading import ReadConfig, wrap_real
 from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
 from cgn_augment.types import FACTORS, Mechanisms, Source
-
-logger = logging.getLogger(__name__)
 
 
 class CounterfactualDataset(IterableDataset[Any]):
@@ -249,13 +246,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         self.seed, self.device, self.keys = seed, device, read_keys(keys)
         self.shuffle_rows = shuffle_rows
         self._layout: Layout | None = None
-        self._position = Position(0, 0, 0, 0)
-        self._resume: Any = None
-        self._running: object | None = None
-        self._left: object | None = None
-        self._knows_epoch = False
-        self._known_carry = (0, 0)
-        self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
+        self._history = History(self._real, self.proportion)
         self._bound: tuple[int, int] | None = None
         self._pid = os.getpid()
         if self._ranks.is_settled():
@@ -296,7 +287,7 @@ class CounterfactualDataset(IterableDataset[Any]):
     @property
     def epoch(self) -> int:
         """The epoch that is under way or comes next, counted from 0."""
-        return self._position.epoch
+        return self._history.position.epoch
 
     @property
     def sampler(self) -> StreamSampler:
@@ -322,7 +313,7 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def is_at_end(self) -> bool:
         """Returns whether the batch that was yielded last ends its epoch, as far as is known."""
-        return self._position.step == self._real.num_steps()
+        return self._history.position.step == self._real.num_steps()
 
     # Epochs and state --------------------------------------------------------------------------
 
@@ -335,36 +326,18 @@ class CounterfactualDataset(IterableDataset[Any]):
         Raises:
             ArgumentError: the epoch is negative.
         """
-        require_count("epoch", epoch, 0)
-        self._knows_epoch = True
-        if self._resume is not None:
-            if epoch == self.epoch:
-                return
-            if epoch > self.epoch:
-                self._real.jump(self._resume)
-            else:
-                logger.warning(
-                    "set_epoch(%d) leaves the place that was loaded, which is step %d of epoch %d",
-                    epoch,
-                    self._position.step,
-                    self.epoch,
-                )
-        left = self._running if epoch == self.epoch else None
-        self._go_to(epoch)
-        self._left = left
+        self._history.set_epoch(require_count("epoch", epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is, counted in batches that were yielded; never weights.
 
         After a `break` that is the place of the break, until the next `iter`.
         """
-        real = self._resume
-        if real is None:
-            real = self._real.state(started=self._running is not None)
+        if not self._history.is_placed:
+            self._bind()
         return {
             "version": STATE_VERSION,
-            **self._position._asdict(),
-            "real": real,
+            **self._history.state(),
             "fingerprint": self._fingerprint(),
         }
 
@@ -375,9 +348,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             CheckpointError: the state is of another version or another configuration.
         """
         require_state(state, self._fingerprint())
-        self._running, self._left, self._knows_epoch = None, None, True
-        self._resume = state["real"]
-        self._position = Position(**{name: state[name] for name in Position._fields})
+        self._history.load(dict(state))
 
     def _fingerprint(self) -> dict[str, str]:
         source = getattr(self.source, "fingerprint", type(self.source).__name__)
@@ -392,20 +363,6 @@ class CounterfactualDataset(IterableDataset[Any]):
             "world_size": str(self.world_size),
         }
 
-    def _go_to(self, epoch: int) -> None:
-        """Goes to the start of an epoch."""
-        self._running, self._left, self._resume = None, None, None
-        total, carry = self._position.total, self._position.carry
-        num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()
-        if num_steps is not None:
-            total = epoch * num_steps
-        if sizes is not None:
-            known, carry = self._known_carry if self._known_carry[0] <= epoch else (0, 0)
-            ahead = chain.from_iterable(repeat(sizes, epoch - known))
-            carry = self.proportion.carry_after(ahead, known * len(sizes), carry)
-            self._known_carry = epoch, carry
-        self._position = Position(epoch, 0, total, carry)
-
     def _bind(self) -> None:
         """Finds the rank, and keeps the real data to its part."""
         found = self._ranks.find()
@@ -414,6 +371,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             self.proportion.require_epoch(self._real.batch_sizes() or [])
             self._maker.rank, self._maker.world_size = found
             self._bound = found
+            self._history.bind()
 
     def preview(
         self,
@@ -454,28 +412,19 @@ class CounterfactualDataset(IterableDataset[Any]):
         batch has ended its epoch, and this is the next one.
         """
         self._bind()
-        loaded_step = 0 if self._resume is None else self._position.step
-        knows_epoch = self._knows_epoch or self._position.total > 0
-        skipping = require_usable_place(self, self._pid, knows_epoch, loaded_step)
-        self._leave_a_begun_epoch()
+        skipping = require_usable_place(
+            self, self._pid, self._history.knows_epoch, self._history.loaded_step
+        )
+        self._history.leave_a_begun_epoch()
         batches = self._iterate()
         return batches if skipping is None else mark_the_end(batches, self, skipping)
 
-    def _leave_a_begun_epoch(self) -> None:
-        self._adopt_sampler_epoch()
-        if self._resume is None and self._position.step > 0:
-            self._go_to(self.epoch + 1)
-
     def _iterate(self) -> Iterator[Any]:
-        self._leave_a_begun_epoch()  # once more, for others may have iterated since `iter`
-        token = self._running = object()
-        self._left = None
-        resume, self._resume = self._resume, None
-        position = self._position
+        token, position, loaded = self._history.begin()
         needs_items = getattr(self.source, "needs_items", False)
         items = self._real.items(position.step) if needs_items else None
-        batches = self._real.start(position.epoch, position.step, resume)
-        self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
+        batches = self._real.start(position.epoch, position.step, loaded)
+        self._history.note_sampler()
         try:
             for batch in batches:
                 layout = self._layout = self._layout or find_layout(batch, self.keys)
@@ -484,18 +433,10 @@ class CounterfactualDataset(IterableDataset[Any]):
                 chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
                 position = Position(position.epoch, position.step + 1, position.total + 1, carry)
-                # Lightning reads one batch ahead where there is no length, and says the epoch then.
-                if self._left is token:
-                    self._running, self._left = token, None
-                # An older iterator of this stream no longer says where the stream is.
-                if self._running is token:
-                    self._position = position
+                self._history.advance(token, position)
                 yield made
             self._require_whole(position.step)
-            if self._running is token:
-                if self._real.batch_sizes() is not None:
-                    self._known_carry = position.epoch + 1, position.carry
-                self._go_to(position.epoch + 1)
+            self._history.complete(token, position)
         finally:
             # Workers of a loader end with its iterator, also after a break.
             del batches
@@ -508,10 +449,3 @@ class CounterfactualDataset(IterableDataset[Any]):
                 f"the real data ended after {num_read} of {num_steps} batches: an item of the "
                 "dataset raised StopIteration, or its sampler draws less than its length says"
             )
-
-    def _adopt_sampler_epoch(self) -> None:
-        """Follows a `set_epoch` that another library called on the sampler itself."""
-        epoch = getattr(self._real.sampler, "epoch", None)
-        if isinstance(epoch, int) and epoch != self._sampler_epoch:
-            self._sampler_epoch = epoch
-            self.set_epoch(epoch)

@@ -41,7 +41,7 @@ def peeking(stream: CounterfactualDataset) -> Iterator[CounterfactualDataset]:
     twin.__dict__.update(vars(stream))
     twin.source, twin._real, twin._ranks = source, real, copy.deepcopy(stream._ranks, memo)
     twin._maker = replace(stream._maker, output="namedtuple", source=source)
-    twin._bound = None
+    twin._bound, twin._history = None, stream._history.copy(real)
     with kept_rng(stream.device), _kept_epochs(stream):
         yield twin
 
@@ -54,7 +54,7 @@ def _kept_epochs(stream: CounterfactualDataset) -> Iterator[None]:
         yield
     finally:
         for part, epoch in zip(parts, before, strict=True):
-            if epoch is None and stream._running is not None:
+            if epoch is None and stream._history.is_under_way:
                 epoch = stream.epoch
             if isinstance(epoch, int):
                 part.set_epoch(epoch)

@@ -150,7 +150,7 @@ def _first_steps(
         steps = iter(twin)
         if (mixed := next(steps, None)) is None:  # a place that was loaded, at an epoch's end
             mixed = next(steps := iter(twin), None)
-        first = twin._position
+        first = twin._history.position
         while mixed is not None:
             parts = mixed if stream.mix == "separate" else (mixed,)
             real += [_rows(part, ~part.is_counterfactual) for part in parts]

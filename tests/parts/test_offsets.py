@@ -6,7 +6,13 @@ import torch
 from source_helpers import seeded
 
 from cgn_augment.functional import move_images
-from cgn_augment.parts.offsets import LEAST_OFFSET, best_offsets, correlate, spectrum
+from cgn_augment.parts.offsets import (
+    LEAST_OFFSET,
+    best_offsets,
+    correlate,
+    many_offsets,
+    spectrum,
+)
 
 
 def test_a_correlation_is_the_sum_that_it_says() -> None:
@@ -26,3 +32,29 @@ def test_offsets_are_not_near() -> None:
     known[:, :, 8:10, 10:12] = 0
     offsets, _ = best_offsets(flat, known)
     assert offsets.abs().sum() >= LEAST_OFFSET
+
+
+def test_many_offsets_together_fill_the_hole() -> None:
+    image, known = torch.rand(3, 40, 50, generator=seeded()), torch.ones(40, 50)
+    known[8:30, 12:36] = 0
+    offsets = many_offsets(image * known, known)
+    assert len(offsets) > 5
+    assert len(offsets.unique(dim=0)) == len(offsets)
+    assert (offsets.abs().sum(dim=1) >= LEAST_OFFSET).all()
+    filled = move_images(known.expand(len(offsets), 1, -1, -1), offsets)
+    assert (filled > 0).any(dim=0)[0][known == 0].all()
+
+
+def test_of_many_offsets_the_first_is_the_best() -> None:
+    tile = torch.rand(3, 7, 7, generator=seeded()) * 2 - 1
+    known = torch.ones(42, 42)
+    known[14:22, 10:20] = 0
+    offsets = many_offsets(tile.repeat(1, 6, 6) * known, known)
+    assert (offsets[0] % 7 == 0).all()
+
+
+def test_where_there_is_nothing_to_fill_there_is_no_offset() -> None:
+    assert many_offsets(torch.rand(3, 20, 20, generator=seeded()), torch.ones(20, 20)).shape == (
+        0,
+        2,
+    )

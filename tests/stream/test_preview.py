@@ -88,7 +88,7 @@ def go_to(name: str, epoch: int, step: int) -> tuple[CounterfactualDataset, list
     return made, batches, running
 
 
-PLACES = pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 2), (1, 0), (2, 1)])
+PLACES = pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 2)])
 
 
 @pytest.mark.parametrize("name", REAL)

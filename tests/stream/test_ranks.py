@@ -139,13 +139,19 @@ def test_a_rank_is_found_when_a_length_or_a_batch_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train, copied = stream(), stream()
+    copied.set_epoch(2)
+    copied.set_epoch(0)
     assert train.state_dict()["fingerprint"]["world_size"] == "1"  # a look settles nothing
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="WORLD_SIZE is 2 and RANK is not set"):
         len(train)
     monkeypatch.setenv("RANK", "1")
     assert len(train) == 3
-    assert same(list(copied), list(ranks_of(Digits(20), batch_size=4, num=2)[1]))
+    expected = ranks_of(Digits(20), batch_size=4, num=2)[1]
+    assert same(list(copied), list(expected))
+    jumped = stream()
+    jumped.set_epoch(4)
+    assert jumped.state_dict()["total"] == 4 * 3
 
 
 def test_a_rank_that_changes_later_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

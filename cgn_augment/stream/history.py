@@ -1,0 +1,148 @@
+"""The history of a stream: which epoch it is in, what counts as one, and what was loaded."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from itertools import chain, repeat
+from typing import Any
+
+from cgn_augment.stream.loaders import RealData
+from cgn_augment.stream.mixing import Proportion
+from cgn_augment.stream.state import Position
+
+logger = logging.getLogger(__name__)
+
+
+class History:
+    """Moves a stream's position through its epochs.
+
+    An iterator that has yielded something is one epoch, whether it is complete or was dropped. Only
+    the newest iterator says where the stream is.
+
+    Attributes:
+        position: of the batch that was yielded last, or the start of the epoch that comes next.
+        knows_epoch: whether a client has said which epoch this is, or a batch was yielded.
+    """
+
+    def __init__(self, real: RealData, proportion: Proportion) -> None:
+        self._real, self._proportion = real, proportion
+        self.position = Position(0, 0, 0, 0)
+        self.knows_epoch = False
+        self._loaded: Any = None
+        self._current: object | None = None
+        self._left: object | None = None
+        self._known_carry = (0, 0)
+        self._sampler_epoch = getattr(real.sampler, "epoch", None)
+        self._may_ask_for_length = False
+
+    @property
+    def loaded_step(self) -> int:
+        """The step that was loaded and comes next, or 0."""
+        return 0 if self._loaded is None else self.position.step
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the position is inside an epoch that an iterator has begun here."""
+        return self._current is not None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the steps before the position are known; else `bind` counts them."""
+        return self._may_ask_for_length or self._loaded is not None or self.position.epoch == 0
+
+    def copy(self, real: RealData) -> History:
+        """Returns a history of its own at the same place, for a copy of the real data."""
+        twin = copy.copy(self)
+        twin._real = real
+        return twin
+
+    def state(self) -> dict[str, Any]:
+        """Returns the position, and what the real data needs to go on there."""
+        real = self._loaded
+        if real is None:
+            real = self._real.state(started=self._current is not None)
+        return {**self.position._asdict(), "real": real}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes to where `state` was made."""
+        self._current, self._left, self.knows_epoch = None, None, True
+        self._loaded = state["real"]
+        self.position = Position(**{name: state[name] for name in Position._fields})
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of an epoch, or keeps the place in it that was loaded."""
+        self.knows_epoch = True
+        if self._loaded is not None:
+            if epoch == self.position.epoch:
+                return
+            if epoch > self.position.epoch:
+                self._real.jump(self._loaded)
+            else:
+                logger.warning(
+                    "set_epoch(%d) leaves the place that was loaded, which is step %d of epoch %d",
+                    epoch,
+                    self.position.step,
+                    self.position.epoch,
+                )
+        left = self._current if epoch == self.position.epoch else None
+        self._go_to(epoch)
+        self._left = left
+
+    def bind(self) -> None:
+        """Counts the steps before the position, once the rank is known and with it the length."""
+        if not self._may_ask_for_length:
+            self._may_ask_for_length = True
+            if self._loaded is None:
+                self._go_to(self.position.epoch)
+
+    def leave_a_begun_epoch(self) -> None:
+        """Goes to the next epoch if an iterator has yielded something of this one."""
+        epoch = getattr(self._real.sampler, "epoch", None)
+        if isinstance(epoch, int) and epoch != self._sampler_epoch:
+            # Another library has called `set_epoch` on the sampler itself.
+            self._sampler_epoch = epoch
+            self.set_epoch(epoch)
+        if self._loaded is None and self.position.step > 0:
+            self._go_to(self.position.epoch + 1)
+
+    def begin(self) -> tuple[object, Position, Any]:
+        """Returns a token of a new iterator, where it starts, and what was loaded for it."""
+        self.leave_a_begun_epoch()  # others may have iterated since `iter`
+        token = self._current = object()
+        loaded, self._loaded, self._left = self._loaded, None, None
+        return token, self.position, loaded
+
+    def note_sampler(self) -> None:
+        """Remembers the epoch that the real data itself has given its sampler."""
+        self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
+
+    def advance(self, token: object, position: Position) -> None:
+        """Says that the iterator of this token is about to yield a batch."""
+        # Lightning reads one batch ahead where there is no length, and says the epoch then.
+        if self._left is token:
+            self._current, self._left = token, None
+        if self._current is token:
+            self.position, self.knows_epoch = position, True
+
+    def complete(self, token: object, position: Position) -> None:
+        """Says that the iterator of this token has come to its end."""
+        if self._current is token:
+            if self._real.batch_sizes() is not None:
+                self._known_carry = position.epoch + 1, position.carry
+            self._go_to(position.epoch + 1)
+
+    def _go_to(self, epoch: int) -> None:
+        """Goes to the start of an epoch."""
+        self._current, self._left, self._loaded = None, None, None
+        total, carry = self.position.total, self.position.carry
+        if self._may_ask_for_length:
+            num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()
+            if num_steps is not None:
+                total = epoch * num_steps
+            if sizes is not None:
+                known, carry = self._known_carry if self._known_carry[0] <= epoch else (0, 0)
+                ahead = chain.from_iterable(repeat(sizes, epoch - known))
+                carry = self._proportion.carry_after(ahead, known * len(sizes), carry)
+                self._known_carry = epoch, carry
+        self.position = Position(epoch, 0, total, carry)
