@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.generators import bundled_generators, load_cgn
+from cgn_augment.generators import bundled_generators
 from cgn_augment.images.datasets import (
     ImageSet,
     evaluation_transform,
@@ -15,6 +15,8 @@ from cgn_augment.images.datasets import (
 )
 from cgn_augment.images.imagenet_classes import find_classes
 from cgn_augment.images.loading import LoadConfig
+from cgn_augment.parts import Parts
+from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.sheets import check_picture
 from cgn_augment.sources.bank import BankSource
 from cgn_augment.sources.drawn import FreshSource
@@ -57,7 +59,8 @@ def preview(
     Args:
         data: your images: a folder with a folder for each class, shards (a path or URL that ends in
             .tar) or hf:NAME@SPLIT.
-        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
+            parts, whose classes must have the names of those of the data.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
         image_size: height and width that images are trained at; the generator's by default.
         mean: of your Normalize, of images in [0, 1]: a number, '[0.5, 0.4, 0.3]', or imagenet,
@@ -87,7 +90,7 @@ def preview(
             f"{', '.join(bundled_generators())}"
         )
     check_picture(out)  # before anything that takes long
-    network = load_cgn(cgn, device=device, truncation=truncation)
+    network = load_mechanisms(cgn, device=device, truncation=truncation)
     size = network.image_size if image_size is None else image_size
     scale = _scale(mean, std)
     transform = (
@@ -96,6 +99,9 @@ def preview(
         else evaluation_transform(*scale, size, crop=1.0)
     )
     images = open_images(data, transform, classes=classes, num_images=batch_size)
+    if isinstance(network, Parts):
+        labels = {name: y for y, name in enumerate(images.classes)}
+        network = load_mechanisms(cgn, device=device, size=size, class_to_idx=labels)
     real, options = images.training(LoadConfig(batch_size, seed=seed))
     stream = CounterfactualDataset(
         real,

@@ -172,11 +172,21 @@ def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
     return places[rows]  # -1 is the last one
 
 
-def append_rows(first: MixedBatch, second: MixedBatch) -> MixedBatch:
-    """Puts the rows of one batch behind those of another; copies nothing where one is empty."""
+def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = None) -> MixedBatch:
+    """Puts the rows of one batch behind those of another; copies nothing where one is empty.
+
+    Where the images of the second are the last ones of `room`, those of the first are put there.
+    """
     if len(first.image) == 0 or len(second.image) == 0:
         return second if len(first.image) == 0 else first
-    return MixedBatch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+    num, images = len(first.image), [first.image, second.image]
+    if room is None or second.image.data_ptr() != room[num:].data_ptr():
+        image = torch.cat(images)
+    else:
+        room[:num] = first.image
+        image = room
+    pairs = zip(first[1:], second[1:], strict=True)
+    return MixedBatch(image, *(torch.cat(pair) for pair in pairs))
 
 
 def reorder_rows(batch: MixedBatch, order: Tensor) -> MixedBatch:

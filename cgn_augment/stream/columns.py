@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
@@ -114,19 +115,24 @@ class Rows:
                 "none: use a source that knows them (Counterfactuals(mask=…)), pass "
                 f"{_fill(path, '0.0')}, or leave it out of the batch"
             )
-        masks = self.masks if value.dim() == 4 else self.masks[:, 0]
-        if masks.shape[1:] != value.shape[1:]:
+        if value.dim() not in (3, 4) or (value.dim() == 4 and value.shape[1] != 1):
             raise DataError(
-                f"{_name(path)} has rows of {tuple(value.shape[1:])} and the masks of "
-                f"counterfactuals are {tuple(masks.shape[1:])}: masks must be (B, 1, H, W) or "
-                "(B, H, W) of the images' size"
+                f"{_name(path)} has rows of {tuple(value.shape[1:])}, and is to hold masks: they "
+                "must be (B, 1, H, W) or (B, H, W)"
             )
+        masks = self.masks
+        if masks.shape[-2:] != value.shape[-2:]:
+            size = (value.shape[-2], value.shape[-1])
+            masks = F.interpolate(masks, size, mode="bilinear", antialias=True).clamp(0, 1)
+        masks = masks if value.dim() == 4 else masks[:, 0]
         if value.dtype == torch.bool:
             return (masks > 0.5).to(value.device)
+        if value.dtype == torch.uint8:  # as in masks/finding.py, 255 is object
+            return (masks * 255).round().to(value.device, torch.uint8)
         if not value.is_floating_point():
             raise DataError(
-                f"{_name(path)} holds {value.dtype}, and the masks of counterfactuals are in "
-                "[0, 1]: make the dataset's masks bool, or float in [0, 1]"
+                f"{_name(path)} holds {value.dtype}: make the dataset's masks bool, uint8 of 0 to "
+                "255, or float in [0, 1]"
             )
         return masks.to(value.device, value.dtype)
 

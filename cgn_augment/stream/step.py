@@ -35,7 +35,7 @@ from cgn_augment.stream.columns import MASK, Rows, asks_for_masks, check_columns
 from cgn_augment.stream.forms import require_same_form
 from cgn_augment.stream.mixing import Mix
 from cgn_augment.stream.state import Position
-from cgn_augment.stream.transforms import as_transform
+from cgn_augment.stream.transforms import MatchReal, as_transform
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
 
 
@@ -103,7 +103,9 @@ class StepMaker:
         images, labels = layout.take(layout.move(batch, self.device))
         key = (self.seed, position.epoch, self.rank, position.step)
         step = Step(position.total, self.rank, self.world_size)
-        made, masks = self._draw(num, step, key, RealBatch(images, labels, labels, items, batch))
+        room = self._make_room(images, num)
+        real_batch = RealBatch(images, labels, labels, items, batch)
+        made, masks = self._draw(num, step, key, real_batch, room)
         factors = [getattr(made, factor) for factor in FACTORS]
         at = torch.full_like(made.shape, -1) if made.real is None else made.real
         rows = Rows(len(images), num, masks=masks)
@@ -122,7 +124,7 @@ class StepMaker:
                 self._pack(batch, layout, real, replace(rows, num=0)),
                 self._pack(batch, layout, extra, replace(rows, keep=none)),
             )
-        mixed = append_rows(real, extra)
+        mixed = append_rows(real, extra, room)
         if self.shuffle_rows and num:
             generator = step_generator(Purpose.ROWS, *key)
             order = torch.randperm(len(mixed.image), generator=generator)
@@ -131,11 +133,17 @@ class StepMaker:
 
     @standard_numbers()
     def _draw(
-        self, num: int, step: Step, key: tuple[int, ...], real: RealBatch
+        self,
+        num: int,
+        step: Step,
+        key: tuple[int, ...],
+        real: RealBatch,
+        room: Tensor | None,
     ) -> tuple[Counterfactuals, Tensor | None]:
         """Draws, transforms and checks; the labels that come back are the user's.
 
-        Masks come back where `fill` asks for them and the source knows them.
+        Masks come back where `fill` asks for them and the source knows them. Images are at the end
+        of `room` where there is some, unless the transform moved them.
         """
         images, labels, items = real.images, real.labels, real.items
         if num == 0:
@@ -148,10 +156,11 @@ class StepMaker:
                 "each item where it is, for the source looks at which items they are"
             )
         real = real._replace(classes=self._classes_of(labels, generator))
-        made = self.source.sample(num, generator, step, real)
+        out = {} if room is None else {"out": room[-num:]}
+        made = self.source.sample(num, generator, step, real, **out)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
-        pictures, masks = self._transformed(made, key)
+        pictures, masks = self._transformed(made, key, overwrite=room is not None)
         require_same_form(pictures, images, self.transform)
         if self.value_range is not None and not self._checked:
             require_made_range(pictures, self.value_range, self.transform)
@@ -163,8 +172,27 @@ class StepMaker:
         pictures = pictures.to(images.dtype)
         return Counterfactuals(pictures, shape, texture, background, rows), masks
 
+    @standard_numbers()
+    def _make_room(self, images: Tensor, num: int) -> Tensor | None:
+        """Returns memory for all rows of the step, where the source can draw into a part of it.
+
+        Large images are written once then, and not once by each that has them in hand.
+        """
+        size = getattr(self.source, "image_size", None)
+        if (
+            "out" not in signature(self.source.sample).parameters
+            or num == 0
+            or self.mix == "separate"
+            or images.dtype is not torch.float32
+            or tuple(images.shape[1:]) != (3, size, size)
+            or getattr(self.source, "device", None) != images.device
+        ):
+            return None
+        num_real = len(images) - num if self.mix == "replace" else len(images)
+        return images.new_empty(num_real + num, *images.shape[1:])
+
     def _transformed(
-        self, made: Counterfactuals, key: tuple[int, ...]
+        self, made: Counterfactuals, key: tuple[int, ...], *, overwrite: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Returns images as the real ones are, and masks where they are asked for and known."""
         pictures, masks = made.images.to(self.device, non_blocking=True), None
@@ -173,9 +201,11 @@ class StepMaker:
         if self._run is None:
             return pictures, masks
         with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
-            if masks is None:
-                return self._run(pictures), None
-            return self._run.with_masks(pictures, masks)
+            if masks is not None:
+                return self._run.with_masks(pictures, masks)
+            if overwrite and isinstance(self._run, MatchReal):
+                return self._run(pictures, overwrite=True), None
+            return self._run(pictures), None
 
     def _classes_of(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         if self.class_map is not None:

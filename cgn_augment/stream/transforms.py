@@ -92,20 +92,22 @@ class MatchReal(nn.Module):
         low, high = (0 - self.mean) / self.std, (1 - self.mean) / self.std
         self.value_range = (float(low.min()), float(high.max()))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, overwrite: bool = False) -> Tensor:
         """Transforms a batch.
 
         Args:
             images: (N, 3, h, w) float32 in [-1, 1].
+            overwrite: lets the result take the place of the images, which saves memory and time.
 
         Returns:
             (N, 3, H, W) float32 in `value_range`.
         """
-        images = self._brought_to_0_1(images)
         if self._augmentation is not None:
-            images = self._augmentation(images)
-        images = self._resized(images)
-        return self._normalized(images if self._crop is None else self._crop(images))
+            images, overwrite = self._augmentation(self._brought_to_0_1(images)), True
+        made = self._resized(images)
+        made = made if self._crop is None else self._crop(made)
+        overwrite = overwrite or made is not images
+        return self._normalized(made, overwrite, from_0=self._augmentation is not None)
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Transforms a batch, and moves its masks as the images are moved.
@@ -127,7 +129,7 @@ class MatchReal(nn.Module):
         if self._crop is not None:
             images = self._crop(images)
             masks = self._crop(masks, params=self._crop._params)
-        return self._normalized(images), masks
+        return self._normalized(images, True, from_0=True), masks
 
     def _brought_to_0_1(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
@@ -146,8 +148,15 @@ class MatchReal(nn.Module):
             return images.new_zeros(*images.shape[:2], *target)
         return F.interpolate(images, target, mode="bilinear", antialias=True)
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+    def _normalized(self, images: Tensor, overwrite: bool, *, from_0: bool) -> Tensor:
+        """Normalizes images in [0, 1], or else in [-1, 1], in place or in new memory."""
+        if self.mean.device != images.device:
+            self.to(images.device)
+        scale, shift = 1 / self.std, -self.mean / self.std
+        if not from_0:
+            scale, shift = scale / 2, shift + scale / 2
+        scale, shift = scale[:, None, None], shift[:, None, None]
+        return (images.mul_(scale) if overwrite else images * scale).add_(shift)
 
 
 def _pair(name: str, size: object) -> tuple[int, int]:

@@ -203,8 +203,9 @@ def test_the_images_are_the_same_whether_masks_go_along_or_not() -> None:
 @pytest.mark.parametrize(
     ("column", "options", "error", "message"),
     [
-        (torch.ones(4, 4, 4), {}, DataError, r"rows of \(4, 4\) and the masks .* are \(8, 8\)"),
-        (torch.ones(4, 8, 8).byte(), {}, DataError, r"uint8, and the masks .* bool, or float in"),
+        (torch.ones(4, 3, 8, 8), {}, DataError, r"rows of \(3, 8, 8\), and is to hold masks: they"),
+        (torch.ones(4), {}, DataError, r"rows of \(\), and is to hold masks: they must be"),
+        (torch.ones(4, 8, 8).short(), {}, DataError, "int16: make .* bool, uint8 of 0 to 255, or"),
         (
             torch.ones(4, 8, 8),
             {"transform": lambda made: made},
@@ -224,6 +225,21 @@ def test_masks_that_do_not_fit_are_an_error(
 ) -> None:
     with pytest.raises(error, match=message):
         one_batch((IMAGES, LABELS, column), Masked(), fill={2: "mask"}, **options)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 12), (4, 4)])
+def test_masks_arrive_in_the_size_and_type_of_the_column(size: tuple[int, int]) -> None:
+    def masks_in(column: Tensor) -> Tensor:
+        batch = IMAGES, LABELS, column
+        masks: Tensor = one_batch(batch, Masked(), fill={2: "mask"}, count=20)[2][4:]
+        assert masks.dtype == column.dtype
+        return masks
+
+    exact = masks_in(torch.ones(4, 1, *size))
+    assert 0 <= exact.min() < exact.max() <= 1
+    bytes_ = masks_in(torch.full((4, *size), 255, dtype=torch.uint8))
+    assert torch.equal(bytes_, (exact[:, 0] * 255).round().byte())
+    assert torch.equal(masks_in(torch.ones(4, *size).bool()), exact[:, 0] > 0.5)
 
 
 @pytest.mark.parametrize("kind", [FreshSource, BankSource])
