@@ -15,12 +15,11 @@ from cgn_augment.errors import CGNError
 from cgn_augment.generators import load_cgn
 from cgn_augment.interventions import Interventions
 from cgn_augment.masks import MaskGate, load_masker
-from cgn_augment.parts import RealMechanisms
-from cgn_augment.sources import BankSource, FreshSource, RealShapeSource
+from cgn_augment.parts import Parts, load_parts
+from cgn_augment.sources import BankSource, FreshSource, Placement, RealShapeSource
 from cgn_augment.stream import CounterfactualDataset, OffAfter, Ramp, match_real
 from cgn_augment.types import (
     Counterfactuals,
-    Factors,
     Masker,
     Mechanisms,
     MixedBatch,
@@ -41,7 +40,6 @@ __all__ = [
     "ClassMap",
     "CounterfactualDataset",
     "Counterfactuals",
-    "Factors",
     "FreshSource",
     "Interventions",
     "MaskGate",
@@ -49,15 +47,17 @@ __all__ = [
     "Mechanisms",
     "MixedBatch",
     "OffAfter",
+    "Parts",
+    "Placement",
     "Ramp",
     "RealBatch",
-    "RealMechanisms",
     "RealShapeSource",
     "ShardSource",
     "Source",
     "Step",
     "load_cgn",
     "load_masker",
+    "load_parts",
     "match_real",
 ]
 

@@ -96,6 +96,39 @@ def choice_table(choices: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
     return table, torch.tensor([len(group) for group in choices])
 
 
+def pick_choices(
+    choices: Sequence[Sequence[int]], shares: Tensor, unlike: Tensor | None = None
+) -> Tensor:
+    """Picks a group uniformly, then a member of that group, by numbers that were drawn already.
+
+    Args:
+        choices: groups of classes, as in `draw_choices`.
+        shares: (N, 2) float64 in [0, 1), the place among the groups and that in the group.
+        unlike: (N,) int64 classes whose groups are left out, one of each; a class that is in no
+            group leaves nothing out.
+
+    Returns:
+        (N,) int64 classes.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.functional import pick_choices
+        >>> shares = torch.tensor([[0.1, 0.0], [0.1, 0.0], [0.9, 0.6]], dtype=torch.float64)
+        >>> pick_choices([[0], [1], [2, 5]], shares, unlike=torch.tensor([0, 1, 7])).tolist()
+        [1, 0, 5]
+    """
+    table, lengths = choice_table(tuple(map(tuple, choices)))
+    if unlike is None:
+        group = (shares[:, 0] * len(table)).long()
+    else:
+        member = torch.arange(table.shape[1]) < lengths[:, None]
+        own = ((table == unlike[:, None, None]) & member).any(dim=2)
+        known, at = own.max(dim=1)
+        group = (shares[:, 0] * (len(table) - known.long())).long()
+        group += known & (group >= at)
+    return table[group, (shares[:, 1] * lengths[group]).long()]
+
+
 def sample_interventions(
     num: int,
     choices: Sequence[Sequence[Sequence[int]]],

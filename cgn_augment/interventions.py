@@ -12,10 +12,17 @@ from torch import Tensor
 from cgn_augment.checks import require_choices, require_counts
 from cgn_augment.class_map import ClassMap, list_classes
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import permute_classes, sample_interventions
+from cgn_augment.functional import permute_classes, pick_choices, sample_interventions
 from cgn_augment.types import FACTORS
 
 Kind = Literal["uniform", "permute"]
+Rule = int | Sequence[int] | str | None
+Classes = int | Sequence[int]
+"""How many classes there are, or which, where they are not 0 to one less than how many."""
+
+OWN, OTHER = "shape", "other"
+_WORDS = {"shape": (), "texture": (OWN, OTHER), "background": (OTHER,)}
+"""What a factor may be besides a class and a list of classes."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,10 @@ class Interventions:
         kind: "uniform" draws each factor's class uniformly; "permute" gives each factor a
             permutation of the real batch's own classes (as the paper's MNIST experiments do).
         shape: keeps the factor to one class or a list of classes, drawn uniformly; None is all.
-        texture: likewise.
-        background: likewise.
+        texture: likewise. "shape" takes it from the object that brings the shape, so that an
+            object stays as it is: of parts the same object, of a CGN the same noise and class.
+            "other" draws from any class but the shape's own.
+        background: a class, a list or "other", as for texture.
         num_per_shape: this many neighbouring counterfactuals show the very same shape. Shapes
             cost one run for the group.
 
@@ -40,12 +49,16 @@ class Interventions:
         >>> on_sand = Interventions(shape=[0, 1], background=4)
         >>> on_sand.draw(3, 10, torch.Generator().manual_seed(0))[2].tolist()
         [4, 4, 4]
+        >>> elsewhere = Interventions(texture="shape", background="other")
+        >>> shape, texture, background = elsewhere.draw(50, 2, torch.Generator().manual_seed(0))
+        >>> torch.equal(shape, texture), torch.equal(shape, 1 - background)
+        (True, True)
     """
 
     kind: Kind = "uniform"
-    shape: int | Sequence[int] | None = None
-    texture: int | Sequence[int] | None = None
-    background: int | Sequence[int] | None = None
+    shape: Rule = None
+    texture: Rule = None
+    background: Rule = None
     num_per_shape: int = 1
     class_map: ClassMap | None = None
 
@@ -54,8 +67,21 @@ class Interventions:
         require_counts(self, "num_per_shape")
         for factor in FACTORS:
             given = getattr(self, factor)
-            if given is not None:
-                object.__setattr__(self, factor, list_classes(factor, given))
+            if given is None or (isinstance(given, str) and given in _WORDS[factor]):
+                continue
+            if isinstance(given, str) and given in (OWN, OTHER):
+                raise ArgumentError(_REFUSED[factor, given])
+            object.__setattr__(self, factor, list_classes(factor, given))
+        if self.kind == "permute" and OTHER in (self.texture, self.background):
+            raise ArgumentError(
+                "'other' draws any class but the shape's own, and a permutation of the batch's "
+                "classes cannot leave that out: use Interventions('uniform'), or leave 'other' out"
+            )
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the texture is that of the object which brings the shape."""
+        return self.texture == OWN
 
     def restrict(self, class_map: ClassMap) -> Interventions:
         """Keeps the draw to the classes of `class_map`, each label equally often.
@@ -76,47 +102,68 @@ class Interventions:
 
     def listed(self, factor: str) -> tuple[int, ...] | None:
         """Returns the classes that were listed for `factor`, or None."""
-        listed: tuple[int, ...] | None = getattr(self, factor)
-        return listed
+        rule: tuple[int, ...] | str | None = getattr(self, factor)
+        return None if isinstance(rule, str) else rule
 
-    def choices(self, factor: str, num_classes: int) -> tuple[tuple[int, ...], ...]:
+    def choices(self, factor: str, classes: Classes) -> tuple[tuple[int, ...], ...]:
         """Returns the groups of classes that `factor` is drawn from.
 
+        Args:
+            factor: shape, texture or background.
+            classes: of the CGN: how many (0 … `classes` − 1), or which.
+
         Raises:
-            ArgumentError: a listed class is not one of 0 … `num_classes` − 1.
-            ArgumentError: nor is a class of the map.
+            ArgumentError: a class that is listed, or one of the map, is not one of them, or there
+                is no other class to draw.
         """
+        if getattr(self, factor) == OWN:
+            return self.choices("shape", classes)
+        every = range(classes) if isinstance(classes, int) else tuple(classes)
         listed = self.listed(factor)
         if listed is not None:
-            if max(listed) >= num_classes:
+            if lacking := sorted(set(listed) - set(every)):
                 raise ArgumentError(
-                    f"{factor} lists class {max(listed)} but the CGN has only the classes 0 to "
-                    f"{num_classes - 1}"
+                    f"{factor} lists class {lacking[-1]} but the CGN has only the classes "
+                    f"{_name(every)}"
                 )
             return tuple((y,) for y in listed)
         if self.class_map is not None:
-            self.class_map.require_classes(num_classes)
-            return self.class_map.choices
-        return tuple((y,) for y in range(num_classes))
+            if lacking := sorted(set(self.class_map.classes) - set(every)):
+                raise ArgumentError(
+                    f"class_map names the classes {lacking[:5]} but the CGN has only the classes "
+                    f"{_name(every)}"
+                )
+            groups = self.class_map.choices
+        else:
+            groups = tuple((y,) for y in every)
+        if getattr(self, factor) == OTHER and len(groups) < 2:
+            raise ArgumentError(
+                f"{factor}='other' needs a class besides the shape's own, and {groups[0]} is all "
+                f"there is: leave it out, or list the classes of the {factor}"
+            )
+        return groups
 
-    def classes(self, factor: str, num_classes: int) -> tuple[int, ...]:
+    def classes(self, factor: str, classes: Classes) -> tuple[int, ...]:
         """Returns every class that `factor` can get, in rising order."""
-        return tuple(sorted({y for group in self.choices(factor, num_classes) for y in group}))
+        return tuple(sorted({y for group in self.choices(factor, classes) for y in group}))
 
     def draw(
         self,
         num: int,
-        num_classes: int,
+        classes: Classes,
         generator: torch.Generator,
         real_classes: Tensor | None = None,
+        shapes: Tensor | None = None,
     ) -> Tensor:
         """Draws the classes of `num` counterfactuals.
 
         Args:
             num: how many.
-            num_classes: classes of the CGN.
+            classes: of the CGN: how many, or which.
             generator: a CPU generator.
             real_classes: (B,) int64 classes of the real batch (−1: none); "permute" needs them.
+            shapes: (num,) int64 classes of shapes that are there already, −1 where there is none:
+                an "other" class is another than that.
 
         Returns:
             (3, num) int64 classes of shape, texture and background, on the CPU.
@@ -125,10 +172,45 @@ class Interventions:
             ArgumentError: "permute" without a real batch, with none of its labels in the map, or
                 with a class that the CGN lacks.
         """
-        choices = [self.choices(factor, num_classes) for factor in FACTORS]
+        choices = [self.choices(factor, classes) for factor in FACTORS]
         drawn = sample_interventions(num, choices, generator, self.num_per_shape)
-        if self.kind == "uniform" or num == 0:
-            return drawn
+        if self.kind == "permute" and num:
+            drawn = self._permute(drawn, classes, generator, real_classes)
+        shape = drawn[0] if shapes is None else torch.where(shapes < 0, drawn[0], shapes.cpu())
+        for row, factor in enumerate(FACTORS):
+            if getattr(self, factor) == OWN:
+                drawn[row] = drawn[0]
+            elif getattr(self, factor) == OTHER:
+                shares = torch.rand(num, 2, generator=generator, dtype=torch.float64)
+                drawn[row] = pick_choices(choices[row], shares, unlike=shape)
+        return drawn
+
+    def pick(self, shares: Tensor, classes: Classes) -> Tensor:
+        """Returns classes by numbers that were drawn already, without a real batch.
+
+        Args:
+            shares: (N, 3, 2) float64 in [0, 1), two for each factor, as in `pick_choices`.
+            classes: of the CGN: how many, or which.
+
+        Returns:
+            (3, N) int64 classes of shape, texture and background.
+        """
+        rows: list[Tensor] = []
+        for row, factor in enumerate(FACTORS):
+            rule = getattr(self, factor)
+            unlike = rows[0] if rule == OTHER else None
+            picked = pick_choices(self.choices(factor, classes), shares[:, row], unlike)
+            rows.append(rows[0] if rule == OWN else picked)
+        return torch.stack(rows)
+
+    def _permute(
+        self,
+        drawn: Tensor,
+        classes: Classes,
+        generator: torch.Generator,
+        real_classes: Tensor | None,
+    ) -> Tensor:
+        """Returns permutations of the real batch's classes, and what was drawn of lists."""
         if real_classes is None:
             raise ArgumentError(
                 "Interventions('permute') permutes the classes of the real batch, and none was "
@@ -138,15 +220,33 @@ class Interventions:
         known = known[known >= 0]
         if self.class_map is not None:
             known = known[self.class_map.to_label(known) >= 0]
-        if len(known) and known.max() >= num_classes:
+        every = range(classes) if isinstance(classes, int) else classes
+        lacking = sorted(set(known.tolist()) - set(every))
+        if lacking:
             raise ArgumentError(
-                f"the real batch has the class {int(known.max())} but the CGN has only the classes "
-                f"0 to {num_classes - 1}: give each label its class by class_map"
+                f"the real batch has the class {lacking[-1]} but the CGN has only the classes "
+                f"{_name(every)}: give each label its class by class_map"
             )
         if len(known) == 0:
             raise ArgumentError("no label of the real batch has a class of the CGN to permute")
-        permuted = permute_classes(known, num, generator, self.num_per_shape)
+        permuted = permute_classes(known, drawn.shape[1], generator, self.num_per_shape)
         for row, factor in enumerate(FACTORS):
             if self.listed(factor) is not None:
                 permuted[row] = drawn[row]
         return permuted
+
+
+def _name(every: Sequence[int]) -> str:
+    """Says in a few words which classes there are."""
+    whole = list(every) == list(range(len(every)))
+    return f"0 to {len(every) - 1}" if whole else f"{list(every)}"
+
+
+_REFUSED = {
+    ("shape", OWN): "shape must list classes, got 'shape', which the texture can be tied to",
+    ("shape", OTHER): "shape must list classes, got 'other': others are other than the shape's",
+    ("background", OWN): (
+        "background='shape' would show each object where it was seen, which is the real image: "
+        "leave it out, take 'other', or list classes"
+    ),
+}

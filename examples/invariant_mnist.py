@@ -29,7 +29,7 @@ from cgn_augment import (
     BankSource,
     CGNError,
     CounterfactualDataset,
-    RealMechanisms,
+    Parts,
     RealShapeSource,
     Source,
     load_cgn,
@@ -114,7 +114,7 @@ def main() -> None:
     parts = None
     if "real_parts" in own:
         images, labels = (part.to(arguments.device) for part in (train.images, train.labels))
-        parts = RealMechanisms(images, labels, masker)
+        parts = Parts.from_images(images, labels, masker)
 
     def make_source(kind: str, seed: int) -> Source:
         drawn = parts if kind == "real_parts" else cgn

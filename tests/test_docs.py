@@ -46,7 +46,6 @@ def test_every_public_name_is_described_and_most_have_an_example(name: str) -> N
     told_elsewhere = {
         "CGNError",
         "Counterfactuals",
-        "Factors",
         "Masker",
         "Mechanisms",
         "MixedBatch",

@@ -11,9 +11,9 @@ import pytest
 import cgn_augment
 
 NAMES = """
-    BankSource CGNError ClassMap CounterfactualDataset Counterfactuals Factors FreshSource
-    Interventions MaskGate Masker Mechanisms MixedBatch OffAfter Ramp RealBatch RealMechanisms
-    RealShapeSource ShardSource Source Step load_cgn load_masker match_real
+    BankSource CGNError ClassMap CounterfactualDataset Counterfactuals FreshSource
+    Interventions MaskGate Masker Mechanisms MixedBatch OffAfter Parts Placement Ramp
+    RealBatch RealShapeSource ShardSource Source Step load_cgn load_masker load_parts match_real
 """.split()  # noqa: SIM905
 """At most 24."""
 

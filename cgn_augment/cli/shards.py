@@ -11,9 +11,11 @@ from cgn_augment.cli.options import settings_as_options
 from cgn_augment.generators import load_cgn
 from cgn_augment.interventions import Interventions
 from cgn_augment.pictures.sheets import check_picture, save_figure
+from cgn_augment.shards.checking import advice
 from cgn_augment.shards.config import ShardConfig
+from cgn_augment.shards.layout import COUNTERFACTUALS
 from cgn_augment.shards.summary import draw_shards, summarize_shards
-from cgn_augment.shards.verify import advice, verify_shards
+from cgn_augment.shards.verify import verify_shards
 from cgn_augment.shards.write import render_shards
 
 
@@ -75,7 +77,7 @@ def render(
 
 
 def verify(out: str) -> None:
-    """Checks names, counts, checksums, images and labels of a set, and says what to render again.
+    """Checks names, counts, checksums, images and labels of a set, and says what to write again.
 
     Args:
         out: folder or URL of the set.
@@ -87,7 +89,7 @@ def verify(out: str) -> None:
         return
     for problem in problems:
         print(problem)
-    print(advice(problems))
+    print(advice(problems, COUNTERFACTUALS))
     sys.exit(1)
 
 

@@ -17,11 +17,13 @@ from cgn_augment.generators.pretrained import (
 )
 from cgn_augment.generators.small import SmallCGN
 from cgn_augment.generators.u2net import U2Net
+from cgn_augment.types import Factors
 
 __all__ = [
     "CGN",
     "BigGAN",
     "BigGANConfig",
+    "Factors",
     "ImageNetCGN",
     "SmallCGN",
     "U2Net",

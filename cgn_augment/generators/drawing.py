@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from cgn_augment.interventions import Interventions
 from cgn_augment.types import Factors, Mechanisms
 
 
+def known_classes(cgn: Mechanisms) -> int | Sequence[int]:
+    """Returns how many classes a CGN has, or which, where they are not 0 to one less than that."""
+    labels: Sequence[int] | None = getattr(cgn, "labels", None)
+    return cgn.num_classes if labels is None else labels
+
+
+def default_interventions(cgn: Mechanisms) -> Interventions:
+    """Returns how classes are drawn where nobody says: uniformly, unless the mechanisms say."""
+    own: Interventions | None = getattr(cgn, "interventions", None)
+    return Interventions() if own is None else own
+
+
+def draw_objects(cgn: Mechanisms, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns masks and foregrounds that belong together: of one object, or of one noise vector."""
+    own: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = getattr(cgn, "objects", None)
+    return (cgn.shape(noise, y), cgn.texture(noise, y)) if own is None else own(noise, y)
+
+
 def draw_factors(
-    cgn: Mechanisms, classes: Tensor, generator: torch.Generator, num_per_shape: int, chunk: int
+    cgn: Mechanisms,
+    classes: Tensor,
+    generator: torch.Generator,
+    num_per_shape: int,
+    chunk: int,
+    *,
+    tied: bool = False,
 ) -> Factors:
     """Runs each mechanism once for each image (shapes: once for each group of `num_per_shape`).
 
@@ -21,6 +46,7 @@ def draw_factors(
         generator: a CPU generator, for the noise and for the shuffling of textures.
         num_per_shape: this many neighbours have the same class of shape, and get the same mask.
         chunk: images that a mechanism makes at once.
+        tied: each foreground is that of the object which brings the mask.
 
     Example:
         >>> import torch
@@ -30,7 +56,7 @@ def draw_factors(
         >>> len(draw_factors(SmallCGN().freeze(), y, torch.Generator().manual_seed(0), 1, 64))
         2
     """
-    return Factors(*run_mechanisms(cgn, classes, generator, num_per_shape, chunk))
+    return Factors(*run_mechanisms(cgn, classes, generator, num_per_shape, chunk, tied=tied))
 
 
 def run_mechanisms(
@@ -41,6 +67,7 @@ def run_mechanisms(
     chunk: int,
     *,
     masks: bool = True,
+    tied: bool = False,
 ) -> list[Tensor]:
     """Draws what `draw_factors` draws; where masks are not wanted, the rest alone, and the same.
 
@@ -51,21 +78,35 @@ def run_mechanisms(
     num = classes.shape[1]
     shape, texture, background = classes.to(cgn.device, non_blocking=True)
     shape_noise = cgn.draw_noise(-(-num // num_per_shape), generator)
+
+    def for_each(of_shapes: Tensor) -> Tensor:
+        return of_shapes.repeat_interleave(num_per_shape, 0)[:num]
+
     if cgn.shared_noise:
-        texture_noise = background_noise = shape_noise.repeat_interleave(num_per_shape, 0)[:num]
+        texture_noise = background_noise = for_each(shape_noise)
     else:
-        texture_noise = cgn.draw_noise(num, generator)
+        texture_noise = shape_noise if tied else cgn.draw_noise(num, generator)
         background_noise = cgn.draw_noise(num, generator)
-    foreground = cgn.shuffle(_run(cgn.texture, texture_noise, texture, chunk), generator)
+    if tied:
+        pairs = _pairs(shape_noise, shape[::num_per_shape], chunk)
+        parts = zip(*(draw_objects(cgn, u, y) for u, y in pairs), strict=True)
+        mask, foreground = (torch.cat(each) for each in parts)
+        foreground = for_each(cgn.shuffle(foreground, generator))
+    else:
+        foreground = cgn.shuffle(_run(cgn.texture, texture_noise, texture, chunk), generator)
     behind = cgn.shuffle(_run(cgn.background, background_noise, background, chunk), generator)
     if not masks:
         return [foreground, behind]
-    mask = _run(cgn.shape, shape_noise, shape[::num_per_shape], chunk)
-    return [mask.repeat_interleave(num_per_shape, 0)[:num], foreground, behind]
+    if not tied:
+        mask = _run(cgn.shape, shape_noise, shape[::num_per_shape], chunk)
+    return [for_each(mask), foreground, behind]
 
 
 def _run(
     mechanism: Callable[[Tensor, Tensor], Tensor], noise: Tensor, y: Tensor, chunk: int
 ) -> Tensor:
-    parts = zip(torch.split(noise, chunk), torch.split(y, chunk), strict=True)
-    return torch.cat([mechanism(u, classes) for u, classes in parts])
+    return torch.cat([mechanism(u, classes) for u, classes in _pairs(noise, y, chunk)])
+
+
+def _pairs(noise: Tensor, y: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(torch.split(noise, chunk), torch.split(y, chunk), strict=True))

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from cgn_augment.checks import require_count
 from cgn_augment.functional import Purpose, compose, permute_classes, step_generator
-from cgn_augment.generators.drawing import draw_factors
+from cgn_augment.generators.drawing import (
+    default_interventions,
+    draw_factors,
+    known_classes,
+)
 from cgn_augment.pictures.sheets import draw_sheet
 from cgn_augment.types import FACTORS, Mechanisms
 
@@ -23,10 +27,10 @@ def draw_cgn(
     """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
 
     The columns go through the classes of the shape; textures and backgrounds are permutations of
-    these.
+    these, or the object's own where the mechanisms say so.
 
     Args:
-        cgn: a frozen CGN.
+        cgn: a frozen CGN, or `Parts`.
         num: columns.
         seed: of noise and classes.
         real: images (N, 3, H, W) float32 in [-1, 1] and their labels (N,) int64 for a first row.
@@ -41,11 +45,16 @@ def draw_cgn(
     """
     require_count("num", num)
     generator = step_generator(Purpose.SOURCE, seed)
-    shapes = torch.arange(num) % cgn.num_classes
+    known = known_classes(cgn)
+    labels = torch.arange(known) if isinstance(known, int) else torch.tensor(known)
+    shapes = labels[torch.arange(num) % len(labels)]
     classes = permute_classes(shapes, num, generator)
     classes[0] = shapes
+    tied = default_interventions(cgn).is_tied
+    if tied:
+        classes[1] = shapes
     with torch.no_grad():
-        factors = draw_factors(cgn, classes, generator, 1, num)
+        factors = draw_factors(cgn, classes, generator, 1, num, tied=tied)
     rows = {
         "mask": factors.mask,
         "foreground": factors.foreground,

@@ -1,248 +1,198 @@
-"""Completes the visible part of a texture to a whole image, from nothing but that part.
-
-What is missing is copied from the same image at one offset after the other, each time the one at
-which the image fits best around the hole. Textures repeat themselves at few offsets (He and Sun,
-Statistics of Patch Offsets for Image Completion, ECCV 2012), so this keeps lines and contrasts
-that an average over many images would blur.
-"""
+"""Fills the hole that an object leaves in its image."""
 
 from __future__ import annotations
 
-import math
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import move_images
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, MissingPackageError
+from cgn_augment.parts.blend import Bools, Floats, Places, blend
+from cgn_augment.parts.offsets import best_offsets
 
-RING = 2
-"""Pixels around the hole that must fit."""
+Filler = Callable[[Tensor, Tensor], Tensor]
+"""Fills a hole: called with an image, (3, H, W) uint8, and its hole, (H, W) bool, of which some
+pixel is True and some is False; returns the image, (3, H, W) uint8, with its hole filled. Both are
+on the CPU. Pixels outside of the hole stay as they are."""
 
-LEAST_RING, LEAST_FILL = 8, 8
-"""Pixels that must be compared, and that must be filled at a time (or all that are left)."""
+SMALL = 64
+"""Pixels of the longer side at which offsets are looked for."""
 
-LEAST_OFFSET = 4
-"""Pixels; nearer ones always fit, since neighbours are alike, and smear what is at the border."""
+ROUNDS = 40
+"""Offsets to copy from at most."""
 
-FILL_WEIGHT = 0.3
-"""Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
-
-RESOLUTION = 2.0**-20
-"""Mean square errors that are nearer to each other than this are equal."""
-
-SEARCHED, TOO_LARGE = 25, 0.05
-"""Foregrounds: images looked at for each that is wanted, and the share of the largest objects among
-them that is left out, where a mask may hold more than the object."""
+RADIUS = 3
+"""Pixels around each one that Telea's method looks at."""
 
 
-@torch.no_grad()
-def complete(
-    images: Tensor, known: Tensor, *, rounds: int = 40, chunk: int = 256
-) -> tuple[Tensor, Tensor]:
-    """Fills what is not known of each image with copies of what is known.
+def find_filler(filler: str | Filler) -> Filler:
+    """Returns what fills holes.
 
     Args:
-        images: (N, C, H, W) float32.
-        known: (N, 1, H, W) float32, 1 where the texture is seen and 0 elsewhere.
-        rounds: offsets to copy from at most.
-        chunk: images at a time; memory grows with it.
+        filler: "copy" fills with copies from the same image, blended (`fill_with_copies`); "telea"
+            goes on with the colours at the border (`fill_with_telea`), faster and smoother; "none"
+            paints the hole in the mean colour of the rest, and its shape can be seen. Or any
+            function of that kind (see `Filler`), whose every result is checked.
 
-    Returns:
-        (N, C, H, W) images, which differ from the given ones where they were not known alone, and
-        (N, 1, H, W) what is known of them now: all of it, unless the rounds did not suffice or no
-        offset was left that something could be copied from. The rest is 0.
+    Raises:
+        ArgumentError: there is no filler of that name.
+        ArgumentTypeError: it is neither a name nor a function.
+        MissingPackageError: "telea", and OpenCV is not installed.
 
     Example:
         >>> import torch
-        >>> from cgn_augment.parts.fill import complete
-        >>> stripes = torch.arange(32).div(4, rounding_mode="floor").remainder(2).float()
-        >>> images = stripes.expand(1, 1, 32, 32)
-        >>> known = torch.ones(1, 1, 32, 32)
-        >>> known[:, :, 10:20, 10:20] = 0
-        >>> again, _ = complete(images, known)
-        >>> torch.equal(again, images)
-        True
+        >>> from cgn_augment.parts.fill import find_filler
+        >>> image = torch.full((3, 32, 32), 7, dtype=torch.uint8)
+        >>> hole = torch.zeros(32, 32, dtype=torch.bool)
+        >>> hole[10:20, 10:20] = True
+        >>> find_filler("none")(image, hole).unique().tolist()
+        [7]
     """
-    pairs = zip(torch.split(images, chunk), torch.split(known, chunk), strict=True)
-    whole, seen = zip(*(_complete(*pair, rounds) for pair in pairs), strict=True)
-    return torch.cat(whole), torch.cat(seen)
+    if isinstance(filler, str):
+        if filler not in FILLERS:
+            raise ArgumentError(
+                f"there is no filler {filler!r}: give one of {', '.join(FILLERS)}, or a function"
+            )
+        if filler == "telea":
+            _import_opencv()
+        return FILLERS[filler]
+    if not callable(filler):
+        raise ArgumentTypeError(
+            f"a filler is one of {', '.join(FILLERS)}, or a function, got {filler!r}"
+        )
+    return filler if filler in FILLERS.values() else _Checked(filler)
 
 
-def _complete(images: Tensor, known: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    images, known = images * known, known.clone()
-    for _ in range(rounds):
-        open_ = (known == 0).flatten(1).any(dim=1).nonzero().flatten()
-        if len(open_) == 0:
+@dataclass(frozen=True)
+class _Checked:
+    """A filler whose results are checked."""
+
+    function: Filler
+
+    def __call__(self, image: Tensor, hole: Tensor) -> Tensor:
+        filled = self.function(image.clone(), hole.clone())
+        if not isinstance(filled, Tensor) or filled.dtype != torch.uint8:
+            kind = getattr(filled, "dtype", type(filled).__name__)
+            raise DataError(f"a filler must return a uint8 tensor (3, H, W), got {kind}")
+        if filled.shape != image.shape:
+            raise DataError(
+                f"a filler must return an image of the shape {tuple(image.shape)} that it was "
+                f"given, got {tuple(filled.shape)}"
+            )
+        return torch.where(hole, filled.to(image.device), image)
+
+
+def fill_with_copies(image: Tensor, hole: Tensor) -> Tensor:
+    """Fills a hole with copies of what is around it, and blends their seams.
+
+    Offsets are found on a small copy of the image and applied at its full size (He and Sun,
+    Statistics of Patch Offsets for Image Completion, ECCV 2012).
+
+    Args:
+        image: (3, H, W) uint8.
+        hole: (H, W) bool; some pixel is not in it.
+
+    Returns:
+        (3, H, W) uint8, the same outside of the hole.
+    """
+    given: Floats = image.numpy().astype(np.float32)
+    unknown: Bools = hole.numpy()
+    made = blend(given, unknown, find_copies(given, unknown))
+    filled = torch.from_numpy(made.round().clip(0, 255).astype(np.uint8))
+    return torch.where(hole, filled, image)
+
+
+def find_copies(image: Floats, hole: Bools) -> Places:
+    """Returns (H, W) int64, the place (row · W + column) outside of the hole to copy from."""
+    height, width = hole.shape
+    scale = max(height, width) / SMALL
+    small = max(round(height / max(scale, 1)), 1), max(round(width / max(scale, 1)), 1)
+    known = torch.from_numpy(~hole)[None, None].float()
+    pooled = torch.nn.functional.adaptive_avg_pool2d(known, small)
+    image_ = torch.from_numpy(image)[None] / 127.5 - 1
+    image_ = torch.nn.functional.adaptive_avg_pool2d(image_ * known, small)
+    seen = (pooled > 0.999).float()
+    image_ = image_ / pooled.clamp(min=1e-6) * seen
+    taken: Places = np.arange(hole.size).reshape(hole.shape)
+    have = ~hole
+    from cgn_augment.functional import move_images
+
+    for _ in range(ROUNDS):
+        if have.all() or seen.all():
             break
-        image, seen = images[open_], known[open_]
-        offsets, found = best_offsets(image, seen)
+        offsets, found = best_offsets(image_, seen)
         if not found.any():
             break
-        open_, image, seen, offsets = open_[found], image[found], seen[found], offsets[found]
         filled = (1 - seen) * move_images(seen, offsets)
-        images[open_] = image + filled * move_images(image, offsets)
-        known[open_] = seen + filled
-    return images, known
+        image_ = image_ + filled * move_images(image_, offsets)
+        seen = seen + filled
+        row, column = (
+            round(offset * side / few)
+            for offset, side, few in zip(offsets[0].tolist(), hole.shape, small, strict=True)
+        )
+        _copy(taken, have, row, column)
+    if not have.all():
+        near = ndimage.distance_transform_edt(~have, return_distances=False, return_indices=True)
+        nearest = near[0] * width + near[1]
+        taken = taken.reshape(-1)[nearest]
+    return taken
 
 
-def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Finds from where to copy.
+def _copy(taken: Places, have: Bools, row: int, column: int) -> None:
+    """Fills in place what is not yet there and is at this offset."""
+    height, width = have.shape
+    if abs(row) >= height or abs(column) >= width:
+        return
+    here = slice(max(-row, 0), height - max(row, 0)), slice(max(-column, 0), width - max(column, 0))
+    there = slice(max(row, 0), height + min(row, 0)), slice(max(column, 0), width + min(column, 0))
+    new = ~have[here] & have[there]
+    taken[here][new] = taken[there][new]
+    have[here] |= new
+
+
+def fill_with_telea(image: Tensor, hole: Tensor) -> Tensor:
+    """Fills a hole with the colours at its border (Telea, Journal of Graphics Tools 2004).
 
     Args:
-        images: (N, C, H, W) float32, 0 where they are not known.
-        known: (N, 1, H, W) float32, 0 or 1.
+        image: (3, H, W) uint8.
+        hole: (H, W) bool.
 
     Returns:
-        (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
-        `move_images`; and (N,) bool whether there is any.
+        (3, H, W) uint8, the same outside of the hole.
+
+    Raises:
+        MissingPackageError: OpenCV is not installed.
     """
-    # Correlations of float64 and rounded errors have the same least element however many threads
-    # there are; among equal ones it is the first.
-    images, known = images.double(), known.double()
-    hole = 1 - known
-    ring = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING) - hole
-    square = images.square().sum(dim=1, keepdim=True)
-    of_known, of_ring = spectrum(known), spectrum(ring)
-    num = correlate((of_ring, of_known)).round()
-    filled = correlate((spectrum(hole), of_known)).round()
-    error = correlate(
-        (spectrum(ring * square), of_known),
-        (-2 * spectrum(ring * images), spectrum(images)),
-        (of_ring, spectrum(square)),
-    )
-    error = ((error / (images.shape[1] * num).clamp(min=1)) / RESOLUTION).round() * RESOLUTION
-    missing = hole.sum(dim=(1, 2, 3), keepdim=True)
-    rows, columns = (
-        torch.cat([torch.arange(side), torch.arange(-side, 0)]).to(images.device)
-        for side in images.shape[-2:]
-    )
-    allowed = (
-        (num >= LEAST_RING)
-        & (filled >= missing.clamp(max=LEAST_FILL))
-        & (rows.abs()[:, None] + columns.abs() >= LEAST_OFFSET)
-    )
-    score = error + FILL_WEIGHT * (1 - filled / missing.clamp(min=1))
-    score = score.masked_fill(~allowed, math.inf).flatten(1)
-    least, place = score.min(dim=1)
-    offsets = torch.stack([rows[place // len(columns)], columns[place % len(columns)]], dim=1)
-    return offsets, least.isfinite()
+    cv2 = _import_opencv()
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    made = cv2.inpaint(pixels, hole.numpy().astype(np.uint8), RADIUS, cv2.INPAINT_TELEA)
+    return torch.where(hole, torch.from_numpy(made).permute(2, 0, 1), image)
 
 
-def spectrum(images: Tensor) -> Tensor:
-    """Returns (N, C, 2 H, W + 1) complex: the Fourier transform of (N, C, H, W) images in zeros."""
-    found: Tensor = torch.fft.rfft2(images, s=[2 * side for side in images.shape[-2:]])
-    return found
+def fill_with_mean(image: Tensor, hole: Tensor) -> Tensor:
+    """Paints a hole in the mean colour of the rest: uint8 images as in `Filler`."""
+    mean = image[:, ~hole].double().mean(dim=1).round().to(torch.uint8)
+    return torch.where(hole, mean[:, None, None], image)
 
 
-def correlate(*pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """Returns for every offset the sum over places p of first(p) · second(p + offset).
-
-    Args:
-        pairs: spectra of the first and the second images, (N, C, 2 H, W + 1) complex. The sums of
-            all pairs and channels are added.
-
-    Returns:
-        (N, 1, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
-    """
-    products = [(first.conj() * second).sum(dim=1, keepdim=True) for first, second in pairs]
-    found: Tensor = torch.fft.irfft2(sum(products))
-    return found
+FILLERS: dict[str, Filler] = {
+    "copy": fill_with_copies,
+    "telea": fill_with_telea,
+    "none": fill_with_mean,
+}
+"""Fillers by name."""
 
 
-class ClassPool:
-    """Images to be drawn by class.
-
-    Args:
-        images: (N, C, H, W) float32.
-        labels: (N,) int64.
-
-    Example:
-        >>> import torch
-        >>> from cgn_augment.parts.fill import ClassPool
-        >>> pool = ClassPool(torch.arange(3.0).view(3, 1, 1, 1), torch.tensor([1, 0, 1]))
-        >>> pool.draw(torch.tensor([0]), torch.Generator()).item()
-        1.0
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        order = labels.argsort(stable=True)
-        self.images = images[order]
-        self.counts = labels.cpu().bincount()
-        self.known = set(labels.tolist())
-        self.starts = self.counts.cumsum(0) - self.counts
-
-    def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns a random image of each class, (B, C, H, W) on the classes' device."""
-        share = torch.rand(len(y), generator=generator, dtype=torch.float64)
-        return self.pick(y.cpu(), share).to(y.device)
-
-    def pick(self, y: Tensor, share: Tensor) -> Tensor:
-        """Returns images (B, C, H, W) of classes (B,) on the CPU, by their place in the class.
-
-        The places are shares (B,) float64 in [0, 1); 0 is the first image of the class.
-
-        Raises:
-            ArgumentError: there is no image of a class.
-        """
-        if not set(y.tolist()) <= self.known:
-            raise ArgumentError("there is no image of one of the classes: use more images")
-        index = self.starts[y] + (share * self.counts[y]).long()
-        return self.images[index.to(self.images.device)]
-
-
-def whole_textures(
-    images: Tensor, labels: Tensor, found: Tensor, num: int
-) -> tuple[ClassPool, ClassPool]:
-    """Makes whole foregrounds and backgrounds from real images.
-
-    Where none of a class can be completed, as after a few steps of training, there is a warning,
-    and what is missing gets the mean colour of what is known.
-
-    Args:
-        images: (N, 3, 32, 32) float32 in [-1, 1].
-        labels: (N,) int64.
-        found: (N, 1, 32, 32) bool masks of the objects.
-        num: of each a class, or fewer where fewer can be completed.
-    """
-    classes: Tensor = torch.unique(labels)
-    pools = []
-    for name in ("foreground", "background"):
-        whole: list[Tensor] = []
-        incomplete: list[int] = []
-        for y in classes.tolist():
-            chosen = (labels == y).nonzero().flatten()
-            # Twice as many as are wanted, for some cannot be completed.
-            chosen = (_large(chosen, found, num) if name == "foreground" else chosen)[: 2 * num]
-            seen = found[chosen].float()
-            if name == "background":  # not within a pixel of the object: a mask may be too small
-                seen = 1 - F.max_pool2d(seen, 3, stride=1, padding=1)
-            completed, now_known = complete(images[chosen], seen)
-            ready = now_known.flatten(1).all(dim=1)
-            if ready.any():
-                completed = completed[ready]
-            else:
-                of_known = now_known.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-                mean = (completed * now_known).sum(dim=(2, 3), keepdim=True) / of_known
-                completed = completed * now_known + mean * (1 - now_known)
-                incomplete.append(y)
-            whole.append(completed[:num])
-        if incomplete:
-            warnings.warn(
-                f"no {name} of the classes {incomplete} could be completed from the masks that "
-                "were found, so the mean colour fills them: look at the sheets, and train the "
-                "stages before this one longer, or with another seed",
-                stacklevel=2,
-            )
-        counts = torch.tensor([len(each) for each in whole])
-        pools.append(ClassPool(torch.cat(whole), classes.repeat_interleave(counts)))
-    return pools[0], pools[1]
-
-
-def _large(places: Tensor, found: Tensor, num: int) -> Tensor:
-    """Returns the places of more images than are wanted by the size of their objects."""
-    places = places[: SEARCHED * num]
-    order = found[places].flatten(1).sum(dim=1).argsort(descending=True, stable=True)
-    return places[order[round(TOO_LARGE * len(order)) :]]
+def _import_opencv() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingPackageError(
+            'filling with "telea" needs OpenCV: pip install "cgn-augment[fill]"'
+        ) from error
+    return cv2

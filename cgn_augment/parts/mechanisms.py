@@ -1,6 +1,9 @@
-"""Three mechanisms without a network: they give what a masker has found in real images."""
+"""Mechanisms without a network: they give what was found in real images."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,52 +12,44 @@ from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import check_classes
 from cgn_augment.generators.fingerprint import hash_tensors
+from cgn_augment.interventions import Interventions
 from cgn_augment.masks.finding import find_masks, require_masker, require_masks
 from cgn_augment.masks.trust import GateCounter, MaskGate
-from cgn_augment.parts.fill import ClassPool, whole_textures
+from cgn_augment.parts.pools import ImagePools, Pools, SetPools, Storage
+from cgn_augment.parts.textures import ClassPool, whole_textures
 from cgn_augment.types import FACTORS, Masker
 
 
-class RealMechanisms:
+class Parts:
     """Masks, foregrounds and backgrounds of real images, by class, where a CGN is expected.
 
     No source draws better textures than the images themselves have; what they cannot give is one
-    that nobody has seen. Foregrounds and backgrounds of a class are completed from what is seen of
-    them (He and Sun, Statistics of Patch Offsets for Image Completion, ECCV 2012), which takes some
-    milliseconds each at 32 pixels, once.
+    that nobody has seen. `load_parts` opens a set on disk, `Parts.from_images` takes images apart
+    that fit into memory.
 
     Args:
-        images: (N, 3, H, W) float32 in [-1, 1], such as the training images; H = W.
-        labels: (N,) int64 classes; each of 0 to the largest has an image.
-        masker: finds the objects: a `Masker` such as `load_masker(name)`; or the masks themselves,
-            (N, 1, H, W) in [0, 1] or bool, where the dataset has them.
-        num_per_class: foregrounds and backgrounds of each class; fewer where there are fewer images
-            or fewer that can be completed.
-        gate: which images are used, by their masks; None uses all.
-        chunk: images that the masker sees at once.
+        pools: pick parts by class.
+        image_size: height and width, in pixels.
+        labels: the classes of which there are parts.
+        counts: images by the verdict on their masks.
+        fingerprint: identifies all that can be drawn.
+        device: where the images go.
+        interventions: how classes are drawn where nobody says.
+        names: of the classes, by label.
 
     Attributes:
-        num_classes: classes of each mechanism.
-        image_size: height and width, in pixels.
+        num_classes: one more than the largest of `labels`.
         shared_noise: False, each mechanism draws its own.
-        counts: images by the verdict of the gate; without one all are usable.
-        device: where the images are.
-        fingerprint: twelve hexadecimal digits of a hash of all that can be drawn.
-
-    Raises:
-        ArgumentError: images and labels that do not fit, or a class none of whose images has a
-            usable mask.
-        ArgumentTypeError: images or labels of another type, or a masker that cannot be called.
-        DataError: masks of another shape or range.
+        storage: "uint8" where parts are read from pictures, "float32" where they are tensors.
 
     Example:
         >>> import torch
-        >>> from cgn_augment import BankSource, RealMechanisms
+        >>> from cgn_augment import BankSource, Parts
         >>> def find_bright(images):
         ...     return (images.mean(dim=1, keepdim=True) > 0).float()
         >>> images = torch.full((4, 3, 32, 32), -0.5)
         >>> images[:, :, 8:20, 8:20] = 0.7
-        >>> parts = RealMechanisms(images, torch.tensor([0, 0, 1, 1]), find_bright)
+        >>> parts = Parts.from_images(images, torch.tensor([0, 0, 1, 1]), find_bright)
         >>> source = BankSource(parts, size=20)
         >>> source.sample(3, torch.Generator().manual_seed(0)).images.shape
         torch.Size([3, 3, 32, 32])
@@ -62,69 +57,165 @@ class RealMechanisms:
 
     shared_noise = False
 
-    @torch.no_grad()
     def __init__(
         self,
+        pools: Pools,
+        *,
+        image_size: int,
+        labels: Sequence[int],
+        counts: Mapping[str, int],
+        fingerprint: str,
+        device: torch.device,
+        interventions: Interventions | None = None,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        self._pools, self._as_bytes = pools, False
+        self.image_size, self.labels = image_size, tuple(sorted(labels))
+        self.num_classes = self.labels[-1] + 1
+        self.counts, self.fingerprint, self.device = dict(counts), fingerprint, device
+        self.interventions = interventions or Interventions()
+        self.names = dict(names or {})
+
+    @classmethod
+    @torch.no_grad()
+    def from_images(
+        cls,
         images: Tensor,
         labels: Tensor,
-        masker: Masker | Tensor,
+        masks: Masker | Tensor,
         num_per_class: int = 200,
         *,
         gate: MaskGate | None = MaskGate(),
         chunk: int = 256,
-    ) -> None:
+    ) -> Parts:
+        """Takes images in memory apart.
+
+        Foregrounds and backgrounds of a class are completed from what is seen of them (He and Sun,
+        Statistics of Patch Offsets for Image Completion, ECCV 2012), which takes some milliseconds
+        each at 32 pixels, once.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1], such as the training images; H = W.
+            labels: (N,) int64 classes, any numbers of 0 or more.
+            masks: finds the objects: a `Masker` such as `load_masker(name)`; or the masks
+                themselves, (N, 1, H, W) in [0, 1] or bool, where the dataset has them.
+            num_per_class: foregrounds and backgrounds of each class; fewer where there are fewer
+                images or fewer that can be completed.
+            gate: which images are used, by their masks; None uses all.
+            chunk: images that the masker sees at once.
+
+        Raises:
+            ArgumentError: images and labels that do not fit, images in [0, 1], or a class none of
+                whose images has a usable mask.
+            ArgumentTypeError: images or labels of another type, or a masker that cannot be called.
+            DataError: masks of another shape or range.
+        """
         _require_images(images, labels)
         require_count("num_per_class", num_per_class)
         require_count("chunk", chunk)
         counter = GateCounter(gate)
-        self.num_classes, self.image_size = int(labels.max()) + 1, images.shape[-1]
-        if isinstance(masker, Tensor):
-            masks = masker.to(images.device)
+        if isinstance(masks, Tensor):
+            found = masks.to(images.device)
         else:
-            masks = find_masks(require_masker(masker), images, chunk)
-        masks = require_masks(masks, (len(images), 1, *images.shape[-2:]))
-        usable = counter.usable(masks)
-        self.counts = counter.counts
-        labels = labels.cpu()[usable]
-        missing = sorted(set(range(self.num_classes)) - set(labels.tolist()))
+            found = find_masks(require_masker(masks), images, chunk)
+        found = require_masks(found, (len(images), 1, *images.shape[-2:]))
+        usable = counter.usable(found)
+        wanted, labels = set(labels.tolist()), labels.cpu()[usable]
+        missing = sorted(wanted - set(labels.tolist()))
         if missing:
             raise ArgumentError(
-                f"no image of the classes {missing} has a usable mask ({self.counts}): give more "
-                "images, a masker of these images, or another gate=MaskGate(…)"
+                f"no image of the classes {missing} has a usable mask ({counter.counts}): give "
+                "more images, a masker of these images, or another gate=MaskGate(…)"
             )
         at = usable.to(images.device)
-        images, found_masks = images[at], masks[at] > 0.5
-        textures = whole_textures(images, labels.to(images.device), found_masks, num_per_class)
-        pools = ClassPool(found_masks, labels), *textures
-        self._pools = dict(zip(FACTORS, pools, strict=True))
-        self.device = images.device
-        parts = {f"{name} images": pool.images for name, pool in self._pools.items()}
-        parts |= {f"{name} counts": pool.counts for name, pool in self._pools.items()}
-        self.fingerprint = hash_tensors(parts)
+        found = found[at] > 0.5
+        textures = whole_textures(images[at], labels.to(images.device), found, num_per_class)
+        pools = dict(zip(FACTORS, (ClassPool(found, labels), *textures), strict=True))
+        tensors = {f"{name} images": pool.images for name, pool in pools.items()}
+        tensors |= {f"{name} counts": pool.counts for name, pool in pools.items()}
+        return cls(
+            ImagePools(pools, images, ClassPool(usable.nonzero().flatten(), labels)),
+            image_size=images.shape[-1],
+            labels=sorted(wanted),
+            counts=counter.counts,
+            fingerprint=hash_tensors(tensors),
+            device=images.device,
+        )
+
+    @property
+    def storage(self) -> Storage:
+        """How the parts are kept."""
+        return self._pools.storage
+
+    @property
+    def as_bytes(self) -> Parts | None:
+        """The same parts, whose mechanisms return uint8, or None where they are no bytes.
+
+        Masks are 0 to 255 then, and colours too, 255 for 1 and 0 for -1.
+        """
+        if self.storage != "uint8":
+            return None
+        same = copy.copy(self)
+        same._as_bytes = True
+        return same
+
+    def check(self, interventions: Interventions) -> None:
+        """Raises `ArgumentError` if parts that would be drawn are not there."""
+        if isinstance(self._pools, SetPools):
+            for factor in FACTORS:
+                if factor != "texture" or not interventions.is_tied:
+                    self._pools.require(factor, interventions.classes(factor, self.labels))
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draws (num, 1) float32 in [0, 1): which image of its class each one is."""
-        return torch.rand(num, 1, generator=generator).to(self.device)
+        """Draws (num, 1 or 2) float32 in [0, 1): which part of its class each one is.
+
+        A second number says where a picture that is not square is cropped.
+        """
+        return torch.rand(num, self._pools.noise_dim, generator=generator).to(self.device)
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns the masks that were found, (N, 1, H, W) float32, 0 or 1."""
-        return self._pick("shape", noise, y).float()
+        """Returns the masks that were found, (N, 1, H, W) float32 in [0, 1]."""
+        return self._pick("shape", noise, y)
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns completed foregrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns whole foregrounds (N, 3, H, W) float32 in [-1, 1]."""
         return self._pick("texture", noise, y)
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns completed backgrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns whole backgrounds (N, 3, H, W) float32 in [-1, 1]."""
         return self._pick("background", noise, y)
+
+    def objects(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the masks that `shape` returns, and the colours of these very objects.
+
+        Returns:
+            (N, 1, H, W) float32 in [0, 1] and (N, 3, H, W) float32 in [-1, 1], of which only what
+            is inside the mask has a meaning.
+        """
+        noise, y = self._checked(noise, y)
+        masks, colours = self._pools.pick_objects(noise, y)
+        return self._finish(masks, 0.0), self._finish(colours, -1.0)
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Leaves textures where they are: they are whole, and a move would leave a seam."""
         return images
 
-    def _pick(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
+    def _checked(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         check_classes(y, len(noise), self.num_classes, "noise")
-        return self._pools[factor].pick(y.cpu().long(), noise[:, 0].cpu().double())
+        return noise.cpu().double(), y.cpu().long()
+
+    def _pick(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:
+        noise, y = self._checked(noise, y)
+        return self._finish(self._pools.pick(factor, noise, y), 0.0 if factor == "shape" else -1.0)
+
+    def _finish(self, found: Tensor, low: float) -> Tensor:
+        """Brings parts to the device, and bytes to values from `low` to 1."""
+        found = found.to(self.device, non_blocking=True)
+        if self._as_bytes:
+            return found
+        if found.dtype is torch.uint8:
+            return found.float().mul_((1 - low) / 255).add_(low)
+        return found.float()
 
 
 def _require_images(images: Tensor, labels: Tensor) -> None:
@@ -136,7 +227,8 @@ def _require_images(images: Tensor, labels: Tensor) -> None:
         )
     if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ArgumentError(
-            f"images must have the shape (N, 3, H, W) with H = W, got {tuple(images.shape)}"
+            f"images must have the shape (N, 3, H, W) with H = W, got {tuple(images.shape)}: crop "
+            "them, or write them as parts with cgn-augment parts, which takes any size"
         )
     if labels.shape != images.shape[:1] or len(labels) == 0 or int(labels.min()) < 0:
         raise ArgumentError(
@@ -147,4 +239,9 @@ def _require_images(images: Tensor, labels: Tensor) -> None:
     if not -1.001 <= least <= most <= 1.001:
         raise ArgumentError(
             f"images must be in [-1, 1], and span [{least:.3g}, {most:.3g}]: scale them first"
+        )
+    if least >= 0:
+        raise ArgumentError(
+            f"images must be in [-1, 1], and span [{least:.3g}, {most:.3g}], as images in [0, 1] "
+            "do: pass images * 2 - 1"
         )

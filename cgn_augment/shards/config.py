@@ -25,9 +25,6 @@ Member = Literal["mask", "foreground", "background"]
 Label = Literal["shape", "texture", "background"]
 
 MEMBERS = get_args(Member)
-MANIFEST, INFO, SETTINGS = "manifest.json", "_info.json", "_settings.json"
-RECORDS = "_records"
-PREFIX = "counterfactuals-"
 
 _PLAIN = ("num", "seed", "format", "quality", "label", "members", "shard_size", "block_size")
 
@@ -143,27 +140,6 @@ def config_of(settings: dict[str, Any]) -> ShardConfig:
     rules = {name: settings["interventions"][name] for name in (*FACTORS, "num_per_shape")}
     plain["quality"] = plain["quality"] or 95
     return ShardConfig(**plain, interventions=Interventions(**rules))
-
-
-def shard_name(shard: int) -> str:
-    """Returns the name of the file of a shard.
-
-    Example:
-        >>> from cgn_augment.shards.config import shard_name
-        >>> shard_name(7)
-        'counterfactuals-000007.tar'
-    """
-    return f"{PREFIX}{shard:06d}.tar"
-
-
-def shard_number(name: str) -> int:
-    """Returns the number of the shard that a file of this name holds."""
-    return int(name.removesuffix(".tar").removeprefix(PREFIX))
-
-
-def record_name(shard: int) -> str:
-    """Returns the name of the file that says what a complete shard holds."""
-    return f"{RECORDS}/{PREFIX}{shard:06d}.json"
 
 
 def sample_key(index: int) -> str:

@@ -10,24 +10,25 @@ from __future__ import annotations
 import json
 import logging
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from cgn_augment.errors import DataError
-from cgn_augment.shards.config import (
+from cgn_augment.shards.config import ShardConfig, config_of
+from cgn_augment.shards.layout import (
+    COUNTERFACTUALS,
     INFO,
     MANIFEST,
+    RECORDS,
     SETTINGS,
-    ShardConfig,
-    config_of,
-    record_name,
-    shard_name,
-    shard_number,
+    SetKind,
+    kind_of,
+    num_shards_of,
 )
 from cgn_augment.shards.store import Store
-from cgn_augment.types import FACTORS
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,15 @@ class Record:
 
     Attributes:
         name: of its file.
-        first: index of its first image.
+        first: index of its first image; None where what comes before is not counted.
         num_samples: images.
         num_bytes: size of the file.
         sha256: of the file, as hexadecimal digits.
-        class_counts: for each factor the images of each class.
+        class_counts: for each factor, or verdict, the images of each class.
     """
 
     name: str
-    first: int
+    first: int | None
     num_samples: int
     num_bytes: int
     sha256: str
@@ -62,7 +63,7 @@ class Manifest:
     """All that is known of a set.
 
     Attributes:
-        settings: as `ShardConfig.describe` gives them.
+        settings: all that decides about the bytes, such as `ShardConfig.describe` gives.
         versions: of the libraries that the set was begun with, and the device.
         shards: a record of each that is complete.
     """
@@ -71,16 +72,30 @@ class Manifest:
     versions: dict[str, str]
     shards: tuple[Record, ...]
 
+    @property
+    def kind(self) -> SetKind:
+        """What is in the shards."""
+        return kind_of(self.settings)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the set when it is complete."""
+        return num_shards_of(self.settings)
+
     @cached_property
     def config(self) -> ShardConfig:
-        """The settings as they were given, but for the class map."""
+        """The settings of counterfactuals as they were given, but for the class map."""
         return config_of(self.settings)
 
     @property
     def class_counts(self) -> ClassCounts:
-        """For each factor the images of each class, over all shards."""
-        counts = {factor: [r.class_counts[factor] for r in self.shards] for factor in FACTORS}
-        return {f: [sum(column) for column in zip(*counts[f], strict=True)] for f in FACTORS}
+        """For each factor, or verdict, the images of each class, over all shards."""
+        total: ClassCounts = {}
+        for record in self.shards:
+            for name, counts in record.class_counts.items():
+                so_far = total.get(name, [0] * len(counts))
+                total[name] = [a + b for a, b in zip(so_far, counts, strict=True)]
+        return total
 
     @property
     def num_samples(self) -> int:
@@ -113,7 +128,12 @@ def open_set(
 ) -> None:
     """Writes the settings of a new set, or checks them against those that are there.
 
-    `own` are the shards that this process writes; `resume` goes on with a set that was begun.
+    Args:
+        store: the place of the set.
+        settings: all that decides about the bytes.
+        versions: of the libraries.
+        resume: goes on with a set that was begun.
+        own: the shards that this process writes.
 
     Raises:
         DataError: there is another set, or one that was begun and `resume` is off.
@@ -124,11 +144,12 @@ def open_set(
         if any(name.endswith(".tar") or name == MANIFEST for name in sizes):
             raise DataError(
                 f"{store.url} holds tar files and no {SETTINGS}, so it is not a set that could be "
-                "gone on with: choose another --out"
+                "gone on with: choose another place"
             )
         store.write(SETTINGS, to_json({"settings": settings, "versions": versions}))
         return
-    there, begun_with = read_settings(store)
+    kind = kind_of(settings)
+    there, begun_with = read_settings(store, kind)
     differing = [name for name in settings if settings[name] != there.get(name)]
     if differing:
         listed = "; ".join(
@@ -136,13 +157,14 @@ def open_set(
         )
         raise DataError(
             f"{store.url} holds another set ({listed}): repeat its settings with --resume, or "
-            "choose another --out"
+            "choose another place"
         )
-    begun = [shard for shard in own if shard_name(shard) in sizes or record_name(shard) in sizes]
+    names = {shard: (kind.shard_name(shard), kind.record_name(shard)) for shard in own}
+    begun = [shard for shard in own if sizes.keys() & set(names[shard])]
     if begun and not resume:
         raise DataError(
             f"{store.url} already holds {len(begun)} of the {len(own)} shards that this process "
-            "would write: pass --resume to complete the set, or choose another --out"
+            "would write: pass --resume to complete the set, or choose another place"
         )
     other = {
         name: f"{begun_with.get(name)} then, {value} now"
@@ -153,57 +175,77 @@ def open_set(
         logger.warning("the set was begun with other versions, whose bytes may differ: %s", other)
 
 
-def read_settings(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the settings and versions that a set was begun with.
+def read_settings(store: Store, kind: SetKind) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the settings and versions that a set of this kind was begun with.
 
     Raises:
-        DataError: there are none, or they cannot be read.
+        DataError: there are none, they cannot be read, or they are of a set of another kind.
     """
-    found = _read_json(store, SETTINGS)
+    found = _read_json(store, SETTINGS, kind)
     if not isinstance(found, dict) or not {"settings", "versions"} <= found.keys():
         raise DataError(f"{store.path(SETTINGS)} does not hold the settings of a set")
+    _require_kind(store, found["settings"], kind)
     return found["settings"], found["versions"]
+
+
+def _require_kind(store: Store, settings: dict[str, Any], kind: SetKind) -> None:
+    there = kind_of(settings)
+    if there != kind:
+        raise DataError(
+            f"{store.url} is a set of {there.name}, which '{there.command}' wrote, and {kind.name} "
+            "are wanted here"
+        )
 
 
 def write_record(store: Store, record: Record) -> None:
     """Says of a shard that it is complete."""
-    store.write(record_name(shard_number(record.name)), to_json(asdict(record)))
+    name = record.name.removesuffix(".tar")
+    store.write(f"{RECORDS}/{name}.json", to_json(asdict(record)))
 
 
-def find_complete(store: Store, shards: range) -> dict[int, Record]:
+def find_complete(store: Store, kind: SetKind, shards: range) -> dict[int, Record]:
     """Returns the records of those `shards` that are complete.
 
     A shard is complete if it has a record and the size that the record says.
     """
     sizes, complete = store.sizes(), {}
     for shard in shards:
-        if record_name(shard) in sizes and shard_name(shard) in sizes:
-            record = Record(**_read_json(store, record_name(shard)))
-            if record.num_bytes == sizes[shard_name(shard)]:
+        name, record_name = kind.shard_name(shard), kind.record_name(shard)
+        if record_name in sizes and name in sizes:
+            record = Record(**_read_json(store, record_name, kind))
+            if record.num_bytes == sizes[name]:
                 complete[shard] = record
     return complete
 
 
-def read_begun(store: Store) -> Manifest:
+def read_begun(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
     """Returns what is known of a set that may not be complete.
 
     Raises:
-        DataError: there is no set.
+        DataError: there is no set of this kind.
     """
-    settings, versions = read_settings(store)
-    complete = find_complete(store, range(config_of(settings).num_shards))
+    settings, versions = read_settings(store, kind)
+    complete = find_complete(store, kind, range(num_shards_of(settings)))
     return Manifest(settings, versions, tuple(complete.values()))
 
 
-def close_set(store: Store) -> Manifest | None:
+def close_set(
+    store: Store, kind: SetKind, finish: Callable[[Store, Manifest], object]
+) -> Manifest | None:
     """Writes index and manifest, the manifest last, if every shard is complete.
+
+    Args:
+        store: the place of the set.
+        kind: of the set.
+        finish: writes what else a complete set of this kind has.
 
     Returns:
         The manifest, or None if other processes have shards to write yet.
     """
-    manifest = read_begun(store)
-    if len(manifest.shards) < manifest.config.num_shards:
+    manifest = read_begun(store, kind)
+    if len(manifest.shards) < manifest.num_shards:
         return None
+    finish(store, manifest)
     store.write(INFO, to_json(make_info(manifest)))
     facts = {
         "format": FORMAT,
@@ -216,16 +258,17 @@ def close_set(store: Store) -> Manifest | None:
     return manifest
 
 
-def read_manifest(store: Store) -> Manifest:
+def read_manifest(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
     """Returns the manifest of a complete set.
 
     Raises:
-        DataError: there is none, or it is of another version, or damaged.
+        DataError: there is none, it is of a set of another kind or version, or damaged.
     """
-    found = _read_json(store, MANIFEST)
+    found = _read_json(store, MANIFEST, kind)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(f"{store.path(MANIFEST)} is not a manifest of the format {FORMAT!r}")
     try:
+        _require_kind(store, found["settings"], kind)
         records = tuple(Record(**record) for record in found["shards"])
         return Manifest(found["settings"], found["versions"], records)
     except (KeyError, TypeError) as error:
@@ -243,13 +286,13 @@ def make_info(manifest: Manifest) -> dict[str, Any]:
     return {"splits": {"train": split}}
 
 
-def _read_json(store: Store, name: str) -> Any:
+def _read_json(store: Store, name: str, kind: SetKind) -> Any:
     try:
         return json.loads(store.read(name))
     except FileNotFoundError as error:
         raise DataError(
-            f"{store.url} has no {name}, so it is not a complete set of shards: give the folder or "
-            "URL that 'cgn-augment shards' wrote to, or complete the set with --resume"
+            f"{store.url} has no {name}, so it is not a complete set of {kind.name}: give the "
+            f"folder or URL that '{kind.command}' wrote to, or complete the set with --resume"
         ) from error
     except ValueError as error:
         raise DataError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error

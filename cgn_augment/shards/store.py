@@ -111,6 +111,23 @@ class Store:
             return Path(self.path(name)).open("rb")
         return cast(IO[bytes], self._files.open(f"{self._root}/{name}", "rb"))
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Returns some bytes of a file.
+
+        Raises:
+            OSError: the file is missing, or ends before.
+        """
+        if self.is_local:
+            # Opened each time: a handle that is kept has a place, which forks and threads share.
+            with Path(self.path(name)).open("rb", buffering=0) as file:
+                file.seek(start)
+                data = file.read(length)
+        else:
+            data = self._files.cat_file(f"{self._root}/{name}", start, start + length)
+        if len(data) != length:
+            raise OSError(f"{self.path(name)} ends before byte {start + length}")
+        return data
+
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, whole or not at all."""
         with self.writing(name) as file:

@@ -14,7 +14,6 @@ from torch import Tensor
 from cgn_augment.errors import DataError
 from cgn_augment.images.tar import Sample, read_samples
 from cgn_augment.pictures.sheets import draw_sheet
-from cgn_augment.shards.config import shard_number
 from cgn_augment.shards.encode import decode_picture, image_kind, to_images
 from cgn_augment.shards.manifest import read_begun
 from cgn_augment.shards.store import Store
@@ -32,7 +31,7 @@ def summarize_shards(url: str | os.PathLike[str]) -> dict[str, object]:
     num, size = found.num_samples, found.num_bytes
     summary: dict[str, object] = {
         "images": f"{num} of {config.num}",
-        "shards": f"{len(found.shards)} of {config.num_shards}",
+        "shards": f"{len(found.shards)} of {found.num_shards}",
         "size": f"{size / 1e6:.1f} MB, {size / max(num, 1):.0f} bytes an image",
         "files of a sample": ", ".join(config.suffixes),
         "image size": f"{settings['image_size']}x{settings['image_size']}",
@@ -69,7 +68,7 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
     for name in names[:: max(1, len(names) // num_rows)][:num_rows]:
         with store.open(name) as file:
             samples = list(islice(read_samples(file, name), num_columns))
-        title, kind = f"shard {shard_number(name)}", image_kind(samples[0])
+        title, kind = f"shard {found.kind.shard_number(name)}", image_kind(samples[0])
         rows[title] = _decode(samples, kind)
         labels = [json.loads(sample["json"]) for sample in samples]
         captions[title] = ["·".join(str(label[f]) for f in FACTORS) for label in labels]

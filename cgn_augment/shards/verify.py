@@ -1,54 +1,19 @@
-"""Checks a set of shards: names, counts, checksums, images and labels."""
+"""Checks a set of counterfactuals: its files, its images and labels."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from cgn_augment.errors import DataError
-from cgn_augment.images.tar import Sample, read_samples
-from cgn_augment.shards.config import (
-    INFO,
-    MANIFEST,
-    ShardConfig,
-    record_name,
-    sample_key,
-    shard_name,
-    shard_number,
-)
+from cgn_augment.images.tar import Sample
+from cgn_augment.shards.checking import Problem, verify_set
+from cgn_augment.shards.config import sample_key
 from cgn_augment.shards.encode import IMAGE_FORMATS, decode_picture
-from cgn_augment.shards.manifest import (
-    Manifest,
-    Record,
-    make_info,
-    read_begun,
-    read_manifest,
-    to_json,
-)
+from cgn_augment.shards.layout import COUNTERFACTUALS
+from cgn_augment.shards.manifest import Manifest, Record
 from cgn_augment.shards.sampling import numbered_classes
-from cgn_augment.shards.store import Store
 from cgn_augment.types import FACTORS
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a set.
-
-    Attributes:
-        name: of the file.
-        what: what is wrong with it.
-        shard: the shard to render again, or None where rendering mends nothing.
-    """
-
-    name: str
-    what: str
-    shard: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
 
 
 def verify_shards(
@@ -77,94 +42,7 @@ def verify_shards(
         >>> {problem.shard for problem in verify_shards(folder)}
         {0}
     """
-    store = Store(url)
-    begun, sizes = read_begun(store), store.sizes()
-    problems = [*_check_names(store, begun.config, sizes)]
-    records = {shard_number(record.name): record for record in begun.shards}
-    if MANIFEST not in sizes:
-        problems.append(Problem(MANIFEST, "is missing: not every shard was rendered yet"))
-    else:
-        try:
-            manifest = read_manifest(store)
-        except DataError as error:
-            problems.append(Problem(MANIFEST, str(error)))
-        else:
-            problems += _check_manifest(store, manifest, begun, sizes)
-            records = dict(enumerate(manifest.shards))
-    for shard in range(begun.config.num_shards):
-        size = sizes.get(shard_name(shard))
-        if size is not None and shard in records:
-            problems += _check_shard(store, begun, shard, size, records[shard])
-        elif size is not None:
-            what = f"has no {record_name(shard)} of its size, so it is not known to be complete"
-            problems.append(Problem(shard_name(shard), what, shard))
-        advance(1)
-    return problems
-
-
-def advice(problems: list[Problem]) -> str:
-    """Returns what to do about the problems of a set, in one or two sentences."""
-    shards = sorted({problem.shard for problem in problems if problem.shard is not None})
-    if not shards:
-        return "no shard needs rendering: the command that wrote the set mends it with --resume"
-    names = " ".join(shard_name(shard) for shard in shards)
-    return (
-        f"to render again: {len(shards)} of the shards ({_ranges(shards)}). Delete what is left of "
-        f"them ({names}) and run the command that wrote the set with --resume"
-    )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Returns numbers as text, neighbours joined: 0-2, 7."""
-    groups: list[list[int]] = []
-    for number in numbers:
-        if groups and number == groups[-1][-1] + 1:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
-
-
-def _check_names(store: Store, config: ShardConfig, sizes: dict[str, int]) -> Iterator[Problem]:
-    expected = {shard_name(shard): shard for shard in range(config.num_shards)}
-    for name, shard in expected.items():
-        if name not in sizes:
-            yield Problem(name, "is missing", shard)
-    for name in sorted(sizes):
-        if name.endswith(".tar") and name not in expected:
-            yield Problem(name, "is no shard of this set: delete it, or a reader may take it in")
-    for name in store.leftovers():
-        yield Problem(name, "was left by a process that was killed: --resume removes it")
-
-
-def _check_manifest(
-    store: Store, manifest: Manifest, begun: Manifest, sizes: dict[str, int]
-) -> Iterator[Problem]:
-    names = [record.name for record in manifest.shards]
-    num_shards = begun.config.num_shards
-    if manifest.settings != begun.settings:
-        yield Problem(MANIFEST, "has other settings than the set")
-    if names != [shard_name(shard) for shard in range(num_shards)]:
-        yield Problem(MANIFEST, f"names {len(names)} shards where {num_shards} belong")
-    if INFO not in sizes or store.read(INFO) != to_json(make_info(manifest)):
-        yield Problem(INFO, "is missing or does not list what the manifest lists")
-
-
-def _check_shard(
-    store: Store, begun: Manifest, shard: int, size: int, record: Record
-) -> Iterator[Problem]:
-    name = shard_name(shard)
-    with store.open(name) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    if (size, digest) != (record.num_bytes, record.sha256):
-        yield Problem(name, f"has {size} bytes that are not the {record.num_bytes} written", shard)
-    try:
-        with store.open(name) as file:
-            what = _check_samples(read_samples(file, name), begun, shard, record)
-    except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
-        what = f"cannot be read to its end ({type(error).__name__}: {error})"
-    if what is not None:
-        yield Problem(name, what, shard)
+    return verify_set(url, COUNTERFACTUALS, _check_samples, advance)
 
 
 def _check_samples(

@@ -1,4 +1,4 @@
-"""Renders a set of shards: one process writes the shards of its rank, without asking the others.
+"""Renders counterfactuals of a CGN into a set of shards.
 
 A thread draws block after block, others encode what was drawn, and the calling thread writes the
 files in order; a bounded number of blocks is under way, so memory does not grow with the set.
@@ -8,39 +8,24 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from cgn_augment.checks import require_count
-from cgn_augment.errors import ArgumentTypeError, FileError
+from cgn_augment.errors import ArgumentTypeError
 from cgn_augment.images.tar import Sample
-from cgn_augment.ranks import find_rank
-from cgn_augment.shards.config import (
-    INFO,
-    MANIFEST,
-    SETTINGS,
-    ShardConfig,
-    record_name,
-    shard_name,
-)
+from cgn_augment.shards.config import ShardConfig
 from cgn_augment.shards.encode import draw_block, encode_block
-from cgn_augment.shards.manifest import (
-    Manifest,
-    Record,
-    close_set,
-    find_complete,
-    find_versions,
-    open_set,
-    write_record,
-)
+from cgn_augment.shards.layout import COUNTERFACTUALS
+from cgn_augment.shards.manifest import ClassCounts, Manifest, find_versions
 from cgn_augment.shards.store import Store
+from cgn_augment.shards.writer import write_set
 from cgn_augment.types import FACTORS, Mechanisms
 
 Job = tuple[int, int]
@@ -98,34 +83,69 @@ def render_shards(
             f"shards are rendered by a frozen CGN, such as load_cgn returns, got {type(cgn)}"
         )
     require_count("num_encoders", num_encoders)
-    rank, world_size = find_rank(rank, world_size)
     for factor in FACTORS:
         config.interventions.choices(factor, cgn.num_classes)
-    own = range(rank, config.num_shards, world_size)
-    store = Store(out)
-    try:
-        versions = find_versions(str(cgn.device.type))
-        open_set(store, config.describe(cgn), versions, resume=resume, own=own)
-        if resume:
-            names = [name(shard) for shard in own for name in (shard_name, record_name)]
-            common = [SETTINGS, INFO, MANIFEST] if rank == 0 else []
-            store.remove_leftovers([*names, *common])
-        complete = find_complete(store, own)
-        missing = [shard for shard in own if shard not in complete]
-        num_left = sum(len(config.samples_of(shard)) for shard in missing)
-        with tqdm(total=num_left, unit="image", desc=f"rank {rank}", disable=not progress) as bar:
-            jobs = ((shard, block) for shard in missing for block in config.blocks_of(shard))
-            with closing(encode_ahead(cgn, config, jobs, num_encoders)) as blocks:
-                for shard in missing:
-                    of_shard = islice(blocks, len(config.blocks_of(shard)))
-                    _write_shard(store, config, cgn.num_classes, shard, of_shard, bar.update)
-        return close_set(store)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(
-            f"{store.url} cannot be written ({reason}): complete shards stay; when that is mended, "
-            "the same command with --resume goes on"
-        ) from error
+    return write_set(
+        _Rendered(cgn, config, num_encoders),
+        out,
+        rank=rank,
+        world_size=world_size,
+        resume=resume,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """Counterfactuals of a CGN, as the contents of a set."""
+
+    cgn: Mechanisms
+    config: ShardConfig
+    num_encoders: int
+    kind = COUNTERFACTUALS
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.config.describe(self.cgn)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return find_versions(str(self.cgn.device.type))
+
+    @property
+    def num_shards(self) -> int:
+        return self.config.num_shards
+
+    def count(self, shards: Sequence[int]) -> int:
+        return sum(len(self.config.samples_of(shard)) for shard in shards)
+
+    def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
+        jobs = [(shard, block) for shard in shards for block in self.config.blocks_of(shard)]
+        with closing(encode_ahead(self.cgn, self.config, iter(jobs), self.num_encoders)) as blocks:
+            for (shard, _), samples in zip(jobs, blocks, strict=True):
+                yield shard, samples
+
+    def tally(self, shard: int) -> _ClassTally:
+        counts = {factor: [0] * self.cgn.num_classes for factor in FACTORS}
+        return _ClassTally(self.config.samples_of(shard)[0], counts)
+
+    def finish(self, store: Store, manifest: Manifest) -> None:
+        """A set of counterfactuals has nothing more."""
+
+
+@dataclass(frozen=True)
+class _ClassTally:
+    """Counts the classes of the factors."""
+
+    first: int
+    class_counts: ClassCounts
+
+    def add(self, sample: Sample, places: dict[str, tuple[int, int]]) -> None:
+        for factor, y in sample["__classes__"].items():
+            self.class_counts[factor][y] += 1
+
+    def save(self, store: Store) -> None:
+        """The record says it all."""
 
 
 def encode_ahead(
@@ -159,29 +179,3 @@ def encode_ahead(
                 yield under_way.popleft().result().result()
         while under_way:
             yield under_way.popleft().result().result()
-
-
-def _write_shard(
-    store: Store,
-    config: ShardConfig,
-    num_classes: int,
-    shard: int,
-    blocks: Iterator[list[Sample]],
-    advance: Callable[[int], object],
-) -> None:
-    """Writes the blocks of a shard, and then its record."""
-    from webdataset import TarWriter  # imports much
-
-    counts = {factor: [0] * num_classes for factor in FACTORS}
-    # One time, owner and mode for all: the bytes must not tell when and by whom they were written.
-    same: dict[str, Any] = {"mtime": 0, "user": "cgn", "group": "cgn", "mode": 0o444}
-    name, indices = shard_name(shard), config.samples_of(shard)
-    with store.writing(name) as file, TarWriter(file, encoder=False, **same) as tar:
-        for samples in blocks:
-            for sample in samples:
-                for factor, y in sample.pop("__classes__").items():
-                    counts[factor][y] += 1
-                tar.write(sample)
-            advance(len(samples))
-    record = Record(name, indices[0], len(indices), file.num_bytes, file.digest.hexdigest(), counts)
-    write_record(store, record)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +16,9 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
+from cgn_augment.parts.threads import Threads
 from cgn_augment.sources.drawn import DrawnSource
+from cgn_augment.sources.placement import Placement
 from cgn_augment.types import FACTORS, Mechanisms, Step
 
 StorageName = Literal["float32", "float16", "uint8"]
@@ -32,16 +37,20 @@ class BankSource(DrawnSource):
     found without a search and each is equally frequent. With `refresh`, each step replaces the
     oldest factors. The contents are a function of (seed, rank, step) alone: `sample` brings them to
     its step, which costs `refresh` factors from one step to the next and at most a new filling from
-    any other. The bank is filled when it is first drawn from.
+    any other. The bank is filled when it is first drawn from. Of parts on disk, what the next step
+    replaces is read and decoded in threads meanwhile; that changes nothing of what is drawn.
 
     Args:
-        cgn: a frozen CGN.
+        cgn: a frozen CGN, or `Parts`.
         size: masks, foregrounds and backgrounds kept, each.
         refresh: of each, how many are replaced per step; 0 keeps the bank as it was filled.
-        interventions: how the classes are drawn; uniformly by default.
+        interventions: how the classes are drawn; uniformly by default, and of parts on disk with
+            the texture that each object has.
+        placement: where objects are put; where they were by default.
         seed: of the contents.
         storage: how factors are kept: "float32" (exact; 28 bytes a pixel), "float16" (14) or
-            "uint8" (7; exact to half a grey level).
+            "uint8" (7; exact to half a grey level). By default as the CGN gives them: uint8 of
+            parts on disk, whose pictures it keeps exactly, float32 of all else.
         chunk: factors generated at once; bounds the memory while filling.
 
     Raises:
@@ -68,19 +77,25 @@ class BankSource(DrawnSource):
         refresh: int = 0,
         interventions: Interventions | None = None,
         *,
+        placement: Placement | None = None,
         seed: int = 0,
-        storage: StorageName = "float32",
+        storage: StorageName | None = None,
         chunk: int = 100,
     ) -> None:
-        super().__init__(cgn, interventions, chunk=chunk)
+        super().__init__(cgn, interventions, placement=placement, chunk=chunk)
         self.size = require_count("size", size)
         self.refresh = require_count("refresh", refresh, 0)
         self.seed = require_count("seed", seed, 0)
         if refresh > size:
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
+        if storage is None:
+            storage = getattr(cgn, "storage", "float32")
         require_choice("storage", storage, get_args(StorageName))
         self.storage = storage
         self._dtype: torch.dtype = getattr(torch, storage)
+        as_bytes: Mechanisms | None = getattr(cgn, "as_bytes", None)
+        self._drawn = cgn if as_bytes is None or storage != "uint8" else as_bytes
+        self._ahead = None if as_bytes is None or refresh == 0 else Ahead(self._draw_refresh)
         for factor, classes in zip(FACTORS, self._classes, strict=True):
             if size < len(classes):
                 raise ArgumentError(
@@ -94,6 +109,12 @@ class BankSource(DrawnSource):
     def num_bytes(self) -> int:
         """Memory that the filled bank takes, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
+
+    def _compose(self, classes: Tensor, generator: Generator, step: Step) -> Tensor:
+        if self._dtype is not torch.uint8 or self.placement is not None:
+            return super()._compose(classes, generator, step)
+        self._bring_to(step)
+        return compose_bytes(*self._bank, self._draw_slots(classes, generator))
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)
@@ -112,6 +133,8 @@ class BankSource(DrawnSource):
             turn = torch.searchsorted(classes, y)
             count = (self.size - 1 - turn) // len(classes) + 1
             slots.append(turn + len(classes) * (share * count).long())
+        if self.interventions.is_tied:
+            slots[1] = slots[0]
         return torch.stack(slots)
 
     def _bring_to(self, step: Step) -> None:
@@ -123,11 +146,17 @@ class BankSource(DrawnSource):
             for later in range(self._number + 1, number + 1):
                 self._refresh(self._bank, later)
             self._number = number
+            self._look_ahead(step)
             return
         # The old bank goes first: there are never two in memory, nor a stale one if filling fails.
         self._bank = []
         self._rank, self._number = step.rank, number
         self._bank = self._fill(number)
+        self._look_ahead(step)
+
+    def _look_ahead(self, step: Step) -> None:
+        if self._ahead is not None:
+            self._ahead.begin(step.rank, step.number + 1)
 
     def _fill(self, number: int) -> list[Tensor]:
         """Builds the contents at a step: the first filling, less what was replaced since."""
@@ -151,21 +180,119 @@ class BankSource(DrawnSource):
         return bank
 
     def _refresh(self, bank: list[Tensor], number: int) -> None:
+        if self._ahead is None:
+            drawn = self._draw_refresh(self._rank, number)
+        else:
+            drawn = self._ahead.take(self._rank, number)
+        self._keep(bank, self._refreshed_at(number), drawn)
+
+    def _refreshed_at(self, number: int) -> Tensor:
+        """Returns the places that a step replaces."""
         first = (number - 1) * self.refresh
-        slots = torch.arange(first, first + self.refresh) % self.size
-        self._generate(bank, slots, Purpose.BANK_REFRESH, number)
+        return torch.arange(first, first + self.refresh) % self.size
+
+    def _draw_refresh(self, rank: int, number: int) -> list[Tensor]:
+        places = self._refreshed_at(number)
+        return self._draw_for(places, step_generator(Purpose.BANK_REFRESH, self.seed, rank, number))
 
     def _generate(self, bank: list[Tensor], slots: Tensor, purpose: Purpose, key: int) -> None:
-        """Draws what belongs to some places, which the classes share in turns."""
+        """Draws what belongs to some places and keeps it."""
         generator = step_generator(purpose, self.seed, self._rank, key)
+        self._keep(bank, slots, self._draw_for(slots, generator))
+
+    def _draw_for(self, slots: Tensor, generator: Generator) -> list[Tensor]:
+        """Draws factors for some places, which the classes share in turns."""
         classes = torch.stack([y[slots % len(y)] for y in self._classes])
-        drawn = run_mechanisms(self.cgn, classes, generator, 1, self.chunk)
+        tied = self.interventions.is_tied
+        return run_mechanisms(self._drawn, classes, generator, 1, self.chunk, tied=tied)
+
+    @staticmethod
+    def _keep(bank: list[Tensor], slots: Tensor, drawn: list[Tensor]) -> None:
         for kept, values, low in zip(bank, drawn, _LOWEST, strict=True):
             kept[slots] = _pack(values, low, kept.dtype)
 
 
+class Ahead:
+    """Draws in a thread what the next step will ask for.
+
+    Args:
+        draw: a function of rank and step alone.
+
+    Example:
+        >>> from cgn_augment.sources.bank import Ahead
+        >>> ahead = Ahead(lambda rank, step: 10 * rank + step)
+        >>> ahead.begin(1, 5)
+        >>> ahead.take(1, 5), ahead.take(0, 7)
+        (15, 7)
+    """
+
+    def __init__(self, draw: Callable[[int, int], Any]) -> None:
+        self._draw, self._threads = draw, Threads(1)
+        self._begun: tuple[int, int, int, Future[Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_begun": None}
+
+    def begin(self, rank: int, number: int) -> None:
+        """Begins what a step will ask for, unless that is under way."""
+        key = (os.getpid(), rank, number)
+        if self._begun is None or self._begun[:3] != key:
+            self._begun = (*key, self._threads.submit(self._run, rank, number))
+
+    def take(self, rank: int, number: int) -> Any:
+        """Returns what belongs to a step, from the thread if it was begun there."""
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[:3] == (os.getpid(), rank, number):
+            return begun[3].result()
+        return self._draw(rank, number)
+
+    def _run(self, rank: int, number: int) -> Any:
+        with torch.no_grad():  # which each thread has of its own
+            return self._draw(rank, number)
+
+
+def compose_bytes(masks: Tensor, foregrounds: Tensor, backgrounds: Tensor, slots: Tensor) -> Tensor:
+    """Composes images of factors that are kept as bytes, without a float32 copy of them.
+
+    Args:
+        masks: (K, 1, H, W) uint8.
+        foregrounds: (K, 3, H, W) uint8.
+        backgrounds: (K, 3, H, W) uint8.
+        slots: (3, N) int64 on the CPU, which of them make an image.
+
+    Returns:
+        (N, 3, H, W) float32 in [-1, 1] on their device.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.sources.bank import compose_bytes
+        >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))
+        >>> half = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
+        >>> compose_bytes(half, white, black, torch.zeros(3, 1).long())[0, 0, 0].tolist()
+        [-0.6000000238418579, -0.6000000238418579]
+    """
+    images = backgrounds.new_empty(slots.shape[1], *backgrounds.shape[1:], dtype=torch.float32)
+    if backgrounds.device.type == "cpu":
+        # One image after the other stays in the processor's cache from the first pass to the last.
+        foreground, mask = images.new_empty(images.shape[1:]), images.new_empty(masks.shape[1:])
+        for image, (m, f, b) in zip(images, slots.T.tolist(), strict=True):
+            image.copy_(backgrounds[b])
+            torch.lerp(
+                image, foreground.copy_(foregrounds[f]), mask.copy_(masks[m]).div_(255), out=image
+            )
+            image.mul_(2 / 255).sub_(1)
+        return images
+    m, f, b = slots.to(backgrounds.device, non_blocking=True)
+    images.copy_(backgrounds.index_select(0, b))
+    weight = masks.index_select(0, m).float().div_(255)
+    torch.lerp(images, foregrounds.index_select(0, f).float(), weight, out=images)
+    return images.mul_(2 / 255).sub_(1)
+
+
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:
-    """Turns values in [low, 1] into the storage type."""
+    """Turns values in [low, 1] into the storage type; bytes stay as they are."""
+    if values.dtype is dtype:
+        return values
     if dtype is torch.uint8:
         return ((values - low) * (255 / (1 - low))).round_().to(dtype)
     return values.to(dtype)

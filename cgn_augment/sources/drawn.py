@@ -12,8 +12,13 @@ from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import compose
-from cgn_augment.generators.drawing import run_mechanisms
+from cgn_augment.generators.drawing import (
+    default_interventions,
+    known_classes,
+    run_mechanisms,
+)
 from cgn_augment.interventions import Interventions
+from cgn_augment.sources.placement import Placement, require_placement
 from cgn_augment.types import FACTORS, Counterfactuals, Mechanisms, RealBatch, Step
 
 
@@ -28,7 +33,12 @@ class DrawnSource(ABC):
     """Further arguments that say what is drawn; the attributes have their names."""
 
     def __init__(
-        self, cgn: Mechanisms, interventions: Interventions | None = None, *, chunk: int = 64
+        self,
+        cgn: Mechanisms,
+        interventions: Interventions | None = None,
+        *,
+        placement: Placement | None = None,
+        chunk: int = 64,
     ) -> None:
         if not isinstance(cgn, Mechanisms):
             raise ArgumentTypeError(
@@ -42,11 +52,15 @@ class DrawnSource(ABC):
             raise ArgumentTypeError(
                 f"interventions must be Interventions(…) or None, got {interventions!r}"
             )
-        self.cgn, self.interventions = cgn, interventions or Interventions()
+        self.cgn, self.interventions = cgn, interventions or default_interventions(cgn)
+        self.placement = require_placement(placement)
         self.chunk = require_count("chunk", chunk)
         self.image_size, self.num_classes = cgn.image_size, cgn.num_classes
-        choices = [self.interventions.classes(factor, self.num_classes) for factor in FACTORS]
+        self._known = known_classes(cgn)
+        choices = [self.interventions.classes(factor, self._known) for factor in FACTORS]
         self._classes = [torch.tensor(classes) for classes in choices]
+        if hasattr(cgn, "check"):
+            cgn.check(self.interventions)
 
     @property
     def device(self) -> torch.device:
@@ -57,11 +71,14 @@ class DrawnSource(ABC):
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
         settings = "".join(f"{name}={getattr(self, name)}, " for name in self._settings)
-        return f"{self._name}({self.cgn.fingerprint}, {settings}{self.interventions})"
+        placed = "" if self.placement is None else f", {self.placement}"
+        return f"{self._name}({self.cgn.fingerprint}, {settings}{self.interventions}{placed})"
 
     def restrict(self, class_map: ClassMap) -> Self:
         """Returns a source of the same settings that draws only the classes of `class_map`."""
-        same = {name: getattr(self, name) for name in ("cgn", "chunk", *self._settings)}
+        same = {
+            name: getattr(self, name) for name in ("cgn", "placement", "chunk", *self._settings)
+        }
         return type(self)(interventions=self.interventions.restrict(class_map), **same)
 
     @torch.no_grad()
@@ -73,8 +90,8 @@ class DrawnSource(ABC):
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] on the CGN's device; labels there too.
         """
-        (mask, foreground, behind), classes = self.sample_factors(num, generator, step, real)
-        images = compose(mask, foreground, behind, out=behind)
+        classes = self._draw_classes(num, generator, step, real, None)
+        images = self._compose(classes, generator, step)
         return Counterfactuals(images, *classes.to(images.device, non_blocking=True))
 
     @torch.no_grad()
@@ -86,20 +103,55 @@ class DrawnSource(ABC):
         real: RealBatch | None = None,
         *,
         masks: bool = True,
+        shapes: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Draws what the images of `sample` are composed of.
+
+        Args:
+            num: how many.
+            generator: a CPU generator.
+            step: for which step they are.
+            real: the step's real batch, where there is one.
+            masks: whether masks are wanted.
+            shapes: (num,) int64 classes of shapes that come from elsewhere; -1 where there is none.
 
         Returns:
             Masks, foregrounds and backgrounds, or without `masks` the same without them; and the
             classes (3, num) int64 on the CPU.
         """
+        classes = self._draw_classes(num, generator, step, real, shapes)
+        return self._draw_placed(classes, generator, step, masks), classes
+
+    def _draw_classes(
+        self,
+        num: int,
+        generator: Generator,
+        step: Step,
+        real: RealBatch | None,
+        shapes: Tensor | None,
+    ) -> Tensor:
         if not isinstance(step, Step):
             raise ArgumentTypeError(
                 f"step must be Step(…), got {type(step).__name__}; a real batch goes to real="
             )
         real_classes = None if real is None else real.classes
-        classes = self.interventions.draw(num, self.num_classes, generator, real_classes)
-        return self._draw(classes, generator, step, masks), classes
+        return self.interventions.draw(num, self._known, generator, real_classes, shapes)
+
+    def _compose(self, classes: Tensor, generator: Generator, step: Step) -> Tensor:
+        """Returns for (3, N) classes images (N, 3, H, W) float32 in [-1, 1]."""
+        mask, foreground, behind = self._draw_placed(classes, generator, step, True)
+        return compose(mask, foreground, behind, out=behind)
+
+    def _draw_placed(
+        self, classes: Tensor, generator: Generator, step: Step, masks: bool
+    ) -> list[Tensor]:
+        factors = self._draw(classes, generator, step, masks)
+        if self.placement is None or not masks:
+            return factors
+        every = self.interventions.num_per_shape
+        moves = self.placement.draw(classes.shape[1], generator, every)
+        mask, foreground, behind = factors
+        return [*self.placement.move(mask, foreground, moves), behind]
 
     @abstractmethod
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
@@ -109,9 +161,14 @@ class DrawnSource(ABC):
 class FreshSource(DrawnSource):
     """Runs the three mechanisms for every image.
 
+    Of `Parts` in memory it draws as fast as a bank, which would only be a copy of them. Of parts on
+    disk every image is read and decoded when it is drawn.
+
     Args:
-        cgn: a frozen CGN.
-        interventions: how the classes are drawn; uniformly by default.
+        cgn: a frozen CGN, or `Parts`.
+        interventions: how the classes are drawn; uniformly by default, and of parts on disk with
+            the texture that each object has.
+        placement: where objects are put; where they were by default.
         chunk: images generated at once; bounds the memory.
 
     Raises:
@@ -131,4 +188,7 @@ class FreshSource(DrawnSource):
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         every = self.interventions.num_per_shape
-        return run_mechanisms(self.cgn, classes, generator, every, self.chunk, masks=masks)
+        tied = self.interventions.is_tied
+        return run_mechanisms(
+            self.cgn, classes, generator, every, self.chunk, masks=masks, tied=tied
+        )

@@ -50,7 +50,7 @@ def test_the_command_renders_what_the_function_renders(
     assert "nothing is wrong" in capsys.readouterr().out
     (out / "counterfactuals-000002.tar").unlink()
     assert run("verify", out) == 1
-    assert "to render again: 1 of the shards (2)" in capsys.readouterr().out
+    assert "to write again: 1 of the shards (2)" in capsys.readouterr().out
     assert run("info", out, "--sheet", tmp_path / "sheet.png") == 0
     assert "30 of 40" in capsys.readouterr().out
     assert run(*settings, "--rank", 0, "--resume") == 0

@@ -14,7 +14,7 @@ import torch
 from conftest import make_tiny_cgn
 from torch import nn
 
-from cgn_augment import RealMechanisms, RealShapeSource
+from cgn_augment import Parts, RealShapeSource
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
@@ -373,7 +373,7 @@ def test_real_parts_are_those_of_the_biased_training_images(
     source, other = sources
     assert source.textures.cgn is other.textures.cgn  # which takes a minute for all images
     parts, data = source.textures.cgn, make_variant("colored", "train", num=100)
-    assert isinstance(parts, RealMechanisms)
+    assert isinstance(parts, Parts)
     colors = parts.texture(parts.draw_noise(10, torch.Generator()), torch.arange(10))
     for y, color in enumerate(colors):
         own = data.images[data.labels == y].amax(dim=(2, 3))

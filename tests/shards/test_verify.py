@@ -14,7 +14,8 @@ from shard_helpers import contents, render
 
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import Problem, ShardConfig, verify_shards
-from cgn_augment.shards.verify import advice
+from cgn_augment.shards.checking import advice
+from cgn_augment.shards.layout import COUNTERFACTUALS
 
 Change = Callable[[str, bytes], bytes | None]
 
@@ -105,7 +106,9 @@ def test_verify_finds_damaged_missing_and_foreign_files(
         "_info.json: is missing or does not list",
     ):
         assert line in told
-    assert "3 of the shards (0-1, 3). Delete what is left of them" in advice(problems)
+    assert "3 of the shards (0-1, 3). Delete what is left of them" in advice(
+        problems, COUNTERFACTUALS
+    )
     # What it says to do is what helps.
     for name in ("0", "3", "4"):
         (copied / f"counterfactuals-00000{name}.tar").unlink()
@@ -118,12 +121,12 @@ def test_verify_of_an_incomplete_set_says_so(copied: Path) -> None:
     (copied / "manifest.json").unlink()
     (problem,) = verify_shards(copied)
     assert problem.name == "manifest.json"
-    assert "not every shard was rendered" in problem.what
-    assert "no shard needs rendering" in advice([problem])
+    assert "not every shard was written" in problem.what
+    assert "no shard needs writing" in advice([problem], COUNTERFACTUALS)
     (copied / "_records" / "counterfactuals-000002.json").unlink()
     assert [problem.shard for problem in verify_shards(copied)] == [None, 2]
 
 
 def test_advice_joins_neighbours() -> None:
     problems = [Problem("a", "b", shard) for shard in (5, 1, 0, 2, 9, 10)]
-    assert "6 of the shards (0-2, 5, 9-10)" in advice(problems)
+    assert "6 of the shards (0-2, 5, 9-10)" in advice(problems, COUNTERFACTUALS)

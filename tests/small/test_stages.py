@@ -15,7 +15,7 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
-from cgn_augment.parts.fill import ClassPool
+from cgn_augment.parts.textures import ClassPool
 from train_generator.losses.perceptual import random_vgg16_features
 from train_generator.small import factors as factors_module
 from train_generator.small.adversary import make_discriminator

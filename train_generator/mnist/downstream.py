@@ -18,7 +18,7 @@ from typing import NoReturn
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from cgn_augment import BankSource, CounterfactualDataset, RealMechanisms, RealShapeSource
+from cgn_augment import BankSource, CounterfactualDataset, Parts, RealShapeSource
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
@@ -53,7 +53,7 @@ class DownstreamRun:
         variant: "colored", "double_colored" or "wildlife".
         trained_on: name of the row: small letters, digits and underscores.
         cgn: trained on its counterfactuals; None trains on decorrelated real images, or, with a
-            masker, on recombinations of the biased ones; see `RealMechanisms`.
+            masker, on recombinations of the biased ones; see `Parts`.
         seed: of weights, order and counterfactuals, as in `examples/invariant_mnist.py`.
         config: what all runs share.
         textures: for wildlife; None takes the procedural ones.
@@ -135,7 +135,7 @@ class DownstreamRun:
         self,
         data: VariantData,
         test: VariantData,
-        parts: RealMechanisms | None,
+        parts: Parts | None,
         *,
         progress: bool,
     ) -> DownstreamResult:
@@ -175,7 +175,7 @@ class DownstreamRun:
         device = self.device if self.cgn is None else self.cgn.device
         write_record(self.path, self.settings, result, str(device))
 
-    def _make_classifier(self, data: VariantData, parts: RealMechanisms | None) -> ClassifierRun:
+    def _make_classifier(self, data: VariantData, parts: Parts | None) -> ClassifierRun:
         config = self.config
         with isolated_rng(self.seed, torch.device("cpu")):
             model = MNISTClassifier()
@@ -268,5 +268,5 @@ def run_downstream(
 
 def _take_apart(
     data: VariantData, masker: UNetMasker, device: torch.device | str
-) -> RealMechanisms:
-    return RealMechanisms(data.images.to(device), data.labels.to(device), masker)
+) -> Parts:
+    return Parts.from_images(data.images.to(device), data.labels.to(device), masker)

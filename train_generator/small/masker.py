@@ -22,7 +22,7 @@ from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.masks import UNetMasker
-from cgn_augment.parts.fill import ClassPool, whole_textures
+from cgn_augment.parts.textures import ClassPool, whole_textures
 from train_generator.small.adversary import draw_normal
 from train_generator.small.config import MaskerConfig
 from train_generator.training.stages import descend

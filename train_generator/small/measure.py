@@ -16,7 +16,7 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import draw_factors
-from cgn_augment.parts.fill import whole_textures
+from cgn_augment.parts.textures import whole_textures
 from cgn_augment.types import Mechanisms
 from train_generator.metrics.factors import (
     binarize,

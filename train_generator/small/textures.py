@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.flow import CodeFlow
-from cgn_augment.parts.fill import ClassPool
+from cgn_augment.parts.textures import ClassPool
 from train_generator.losses.functional import kl_loss
 from train_generator.small.codes import SLOPE, CodeEncoder, draw_codes, fit_flow
 from train_generator.small.config import TexturesConfig

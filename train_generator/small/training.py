@@ -19,7 +19,7 @@ from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_s
 from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.generators.sheet import draw_cgn
 from cgn_augment.masks import UNetMasker
-from cgn_augment.parts.fill import whole_textures
+from cgn_augment.parts.textures import whole_textures
 from cgn_augment.types import Mechanisms
 from train_generator.losses.perceptual import PerceptualFeatures, make_features
 from train_generator.small.adversary import make_discriminator

@@ -8,17 +8,8 @@ from source_helpers import seeded
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import move_images
-from cgn_augment.parts.fill import (
-    LEAST_OFFSET,
-    ClassPool,
-    _large,
-    best_offsets,
-    complete,
-    correlate,
-    spectrum,
-    whole_textures,
-)
+from cgn_augment.parts.offsets import best_offsets
+from cgn_augment.parts.textures import ClassPool, _large, complete, whole_textures
 
 
 def tiles(period: int, seed: int = 0, num: int = 1) -> Tensor:
@@ -34,18 +25,6 @@ def with_hole(num: int = 1, side: int = 8) -> Tensor:
         top = 8 + place
         mask[:, top : top + side, 10 : 10 + side] = 0
     return known
-
-
-def test_a_correlation_is_the_sum_that_it_says() -> None:
-    first, second, other = (torch.rand(2, 3, 5, 7, generator=seeded(s)) for s in range(3))
-    pairs = [(spectrum(first), spectrum(second)), (spectrum(other[:, :1]), spectrum(first[:, :1]))]
-    sums = correlate(*pairs)
-    assert sums.shape == (2, 1, 10, 14)
-    for row, column in ((0, 0), (2, 3), (-4, 1), (3, -6), (-1, -1)):
-        offsets = torch.tensor([[row, column]] * 2)
-        expected = (first * move_images(second, offsets)).sum(dim=(1, 2, 3))
-        expected += (other[:, :1] * move_images(first[:, :1], offsets)).sum(dim=(1, 2, 3))
-        torch.testing.assert_close(sums[:, 0, row, column], expected)
 
 
 @pytest.mark.parametrize("period", [5, 8, 11])
@@ -84,12 +63,6 @@ def test_a_strip_becomes_a_whole_image() -> None:
     whole, seen = complete(images, known)
     assert seen.all()
     assert torch.equal(whole, images)
-
-
-def test_offsets_are_not_near() -> None:
-    flat, known = torch.zeros(1, 1, 32, 32), with_hole(side=2)
-    offsets, _ = best_offsets(flat, known)
-    assert offsets.abs().sum() >= LEAST_OFFSET
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -1,0 +1,201 @@
+"""Opens parts: a set on disk, at a size, for the user's own labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+
+from cgn_augment.checks import require_count
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import load_cgn
+from cgn_augment.generators.checkpoint import bundled_generators, require_device
+from cgn_augment.interventions import Interventions
+from cgn_augment.parts.held import PartReader
+from cgn_augment.parts.mechanisms import Parts
+from cgn_augment.parts.pools import SetPools
+from cgn_augment.parts.threads import Threads
+
+if TYPE_CHECKING:
+    from cgn_augment.generators import CGN
+
+NUM_THREADS = min(4, os.cpu_count() or 1)
+
+
+def load_parts(
+    path: str | os.PathLike[str],
+    size: int,
+    device: torch.device | str = "cpu",
+    *,
+    class_to_idx: Mapping[str, int] | None = None,
+    num_threads: int = NUM_THREADS,
+) -> Parts:
+    """Opens a set of parts, which `cgn-augment parts` wrote, in the place of a CGN.
+
+    Pictures are read when they are drawn. Of images that are not square, backgrounds are cropped at
+    a place along their longer side that is drawn, and objects keep their share of the image.
+
+    Unless a source is told otherwise, each object keeps its own texture
+    (`Interventions(texture="shape")`): an exchange costs accuracy on photographs, and needs a set
+    that was made with sheets of their textures.
+
+    Args:
+        path: folder of the set, or a URL that fsspec knows.
+        size: height and width of the images, in pixels.
+        device: where the images go.
+        class_to_idx: the label of each class by its name, such as that of your `ImageFolder`; by
+            default the names in their order have the labels 0, 1, ….
+        num_threads: read and decode; what is drawn does not depend on it.
+
+    Raises:
+        ArgumentError: names of classes that do not match, or a class without an object or without
+            a background.
+        DataError: there is no complete set.
+        UsageError: the device is not there.
+
+    Example:
+        >>> from cgn_augment import load_parts
+        >>> load_parts("nowhere", 224)
+        Traceback (most recent call last):
+        ...
+        cgn_augment.errors.DataError: nowhere holds no complete set of parts: ...
+    """
+    from cgn_augment.parts.set import PartSet  # imports much
+
+    return open_parts(
+        PartSet.open(path), size, device, class_to_idx=class_to_idx, num_threads=num_threads
+    )
+
+
+def open_parts(
+    reader: PartReader,
+    size: int,
+    device: torch.device | str = "cpu",
+    *,
+    class_to_idx: Mapping[str, int] | None = None,
+    num_threads: int = NUM_THREADS,
+) -> Parts:
+    """Makes `Parts` of a set, or of parts in memory; see `load_parts`.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment import BankSource, MaskGate
+        >>> from cgn_augment.parts.cut import take_apart
+        >>> from cgn_augment.parts.held import HeldParts
+        >>> from cgn_augment.parts.opening import open_parts
+        >>> image, mask = torch.full((3, 48, 64), 200, dtype=torch.uint8), torch.zeros(1, 48, 64)
+        >>> image[:, 10:20, 30:45], mask[:, 10:20, 30:45] = 20, 1
+        >>> dark = take_apart(image, mask, filler="none", gate=MaskGate(), label="dark thing")
+        >>> parts = open_parts(HeldParts([dark]), size=32)
+        >>> parts.shape(torch.zeros(1, 2), torch.tensor([0])).shape
+        torch.Size([1, 1, 32, 32])
+    """
+    require_count("size", size)
+    labels = match_classes(reader.classes, class_to_idx)
+    _require_parts(reader)
+    counts: dict[str, int] = {}
+    for of_class in reader.class_counts.values():
+        for verdict, num in of_class.items():
+            counts[verdict] = counts.get(verdict, 0) + num
+    return Parts(
+        SetPools(reader, size, labels, Threads(num_threads)),
+        image_size=size,
+        labels=sorted(set(labels.values())),
+        counts=counts,
+        fingerprint=f"parts({reader.fingerprint}, size={size}, {sorted(labels.items())})",
+        device=require_device(device),
+        interventions=Interventions(texture="shape"),
+        names={y: name for name, y in reversed(labels.items())},
+    )
+
+
+def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None) -> dict[str, int]:
+    """Returns the label of each class of a set.
+
+    Raises:
+        ArgumentError: a name that only one of the two has, or a label below 0.
+
+    Example:
+        >>> from cgn_augment.parts.opening import match_classes
+        >>> match_classes(("cat", "dog"), {"dog": 7, "cat": 3})
+        {'cat': 3, 'dog': 7}
+    """
+    if class_to_idx is None:
+        return {name: y for y, name in enumerate(sorted(names))}
+    strange = sorted(set(names) - set(class_to_idx))
+    lacking = sorted(set(class_to_idx) - set(names))
+    if strange or lacking:
+        said = []
+        if strange:
+            said.append(f"the parts have the classes {strange[:5]} that class_to_idx lacks")
+        if lacking:
+            said.append(f"class_to_idx names {lacking[:5]} of which there are no parts")
+        raise ArgumentError(
+            f"{', and '.join(said)}: both must name the same classes, so write the parts of all "
+            "classes of the data set, or pass class_to_idx of these alone"
+        )
+    for name, y in class_to_idx.items():
+        require_count(f"class_to_idx[{name!r}]", y, 0)
+    return {name: class_to_idx[name] for name in names}
+
+
+def _require_parts(reader: PartReader) -> None:
+    if not reader.classes:
+        raise ArgumentError("there are no parts of any class: look at why with parts info")
+    for name in reader.classes:
+        for member in ("object", "background"):
+            if len(reader.of_class(name, member)) == 0:
+                counts = {why: num for why, num in reader.class_counts[name].items() if num}
+                images, usable = sum(counts.values()), counts.get("usable", 0)
+                why = ", ".join(f"{num} {why}" for why, num in counts.items() if why != "usable")
+                left = f"{images - usable} of its {images} images are left out ({why or 'none'})"
+                if usable:
+                    left += f", and of the {usable} others none has one"
+                raise ArgumentError(
+                    f"class {name!r} has no {member}: {left}. Look at its masks with "
+                    "cgn-augment parts info, and write the parts with other masks or another gate"
+                )
+
+
+def load_mechanisms(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    truncation: float | None = None,
+    size: int | None = None,
+) -> CGN | Parts:
+    """Loads what a command names: a CGN, or a folder or URL of parts.
+
+    Args:
+        name_or_path: of a bundled generator, a checkpoint, or a set of parts.
+        device: where it goes.
+        truncation: of an ImageNet CGN.
+        size: of parts, in pixels; by default the side of their images in the middle.
+
+    Raises:
+        ArgumentError: a size of a CGN, or a truncation of parts.
+
+    Example:
+        >>> from cgn_augment.parts.opening import load_mechanisms
+        >>> load_mechanisms("double-colored-mnist").image_size
+        32
+    """
+    path = str(name_or_path)
+    is_folder = path not in bundled_generators() and Path(path).expanduser().is_dir()
+    if not (is_folder or "://" in path):
+        if size is not None:
+            raise ArgumentError(f"{path} is a CGN, whose images have one size: leave size out")
+        return load_cgn(name_or_path, device=device, truncation=truncation)
+    if truncation is not None:
+        raise ArgumentError(f"{path} is a set of parts, which has no truncation: leave it out")
+    from cgn_augment.parts.set import PartSet  # imports much
+
+    reader = PartSet.open(Path(path).expanduser() if is_folder else path)
+    if size is None:
+        sides = [max(1, round((rows * columns) ** 0.5)) for rows, columns in reader.index.sizes]
+        size = int(median(sides)) if sides else 1
+    return open_parts(reader, size, device)

@@ -1,0 +1,181 @@
+"""A set of parts on disk or in an object store, read part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cgn_augment.checks import require_choice
+from cgn_augment.errors import ArgumentError, DataError, FileError
+from cgn_augment.files import first_line
+from cgn_augment.parts.index import INDEX, MEMBERS, Index, Member, Numbers, read_index
+from cgn_augment.parts.part import Part
+from cgn_augment.shards.layout import MANIFEST, PARTS
+from cgn_augment.shards.manifest import Manifest, read_manifest, to_json
+from cgn_augment.shards.store import Store
+
+_MODES = {"object": "RGBA", "background": "RGB", "foreground": "RGB"}
+
+
+@dataclass(frozen=True, eq=False)
+class PartSet:
+    """The parts of a set, which `cgn-augment parts` wrote: any of them at any time.
+
+    Nothing is kept open, so that a set may be used in forks, in threads and, pickled, in the
+    workers of a loader. The index is in memory, the pictures are read when they are asked for.
+
+    Attributes:
+        store: where the files are.
+        manifest: settings, versions and shards of the set.
+        index: what is known of each image.
+        classes: names by label.
+    """
+
+    store: Store
+    manifest: Manifest
+    index: Index
+    classes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> PartSet:
+        """Opens a complete set.
+
+        Args:
+            path: its folder, or a URL that fsspec knows.
+
+        Raises:
+            DataError: there is no complete set of parts, or its index is damaged.
+
+        Example:
+            >>> from pathlib import Path
+            >>> from cgn_augment.parts.set import PartSet
+            >>> PartSet.open(Path("nowhere"))
+            Traceback (most recent call last):
+            ...
+            cgn_augment.errors.DataError: nowhere holds no complete set of parts: ...
+        """
+        store = Store(path)
+        if MANIFEST not in store.sizes():
+            raise DataError(
+                f"{store.url} holds no complete set of parts: give the folder or URL that "
+                "'cgn-augment parts' wrote to, or complete the set with --resume"
+            )
+        manifest = read_manifest(store, PARTS)
+        classes = tuple(manifest.settings["classes"])
+        try:
+            with store.open(INDEX) as lines:
+                index = read_index(lines, classes)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{store.path(INDEX)} cannot be read ({first_line(error)}): write the set again"
+            ) from error
+        if len(index) != manifest.num_samples:
+            raise DataError(
+                f"{store.path(INDEX)} lists {len(index)} images and the shards hold "
+                f"{manifest.num_samples}: write the set again"
+            )
+        return cls(store, manifest, index, classes)
+
+    def __len__(self) -> int:
+        """Images of the set, those that are left out too."""
+        return len(self.index)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Images by verdict."""
+        counts = np.bincount(self.index.verdicts, minlength=len(self.index.verdict_names))
+        return dict(zip(self.index.verdict_names, counts.tolist(), strict=True))
+
+    @cached_property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """For each class the images by verdict."""
+        names, table = self.index.verdict_names, np.zeros((len(self.classes), len(self.counts)))
+        np.add.at(table, (self.index.labels, self.index.verdicts), 1)
+        return {
+            name: dict(zip(names, row, strict=True))
+            for name, row in zip(self.classes, table.astype(int).tolist(), strict=True)
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of all that can be read."""
+        facts: list[Any] = [self.manifest.settings, [r.sha256 for r in self.manifest.shards]]
+        return hashlib.sha256(to_json(facts)).hexdigest()[:12]
+
+    def of_class(self, name: str, member: Member | None = None) -> Numbers:
+        """Returns the numbers of the images of a class, in order, (N,) int64.
+
+        Args:
+            name: of the class.
+            member: "object", "background" or "foreground": only images that have one.
+
+        Raises:
+            ArgumentError: there is no such class or member.
+        """
+        if name not in self.classes:
+            raise ArgumentError(f"{self.store.url} has no class {name!r}: it has {self.classes}")
+        chosen = self.index.labels == self.classes.index(name)
+        if member is not None:
+            require_choice("member", member, tuple(MEMBERS))
+            chosen = chosen & (self.index.places[member][:, 1] > 0)
+        return np.flatnonzero(chosen)
+
+    def entry(self, number: int) -> Part:
+        """Returns what is known of an image, without its pictures."""
+        index, number = self.index, range(len(self))[number]
+        top, left, height, width = self.index.boxes[number].tolist()
+        rows, columns = index.sizes[number].tolist()
+        return Part(
+            key=index.keys[number],
+            label=self.classes[int(index.labels[number])],
+            size=(rows, columns),
+            box=(top, left, height, width),
+            area=float(index.areas[number]),
+            verdict=index.verdict_names[int(index.verdicts[number])],
+            columns={name: values[number] for name, values in index.columns.items()},
+        )
+
+    def read(
+        self,
+        number: int,
+        *,
+        object: bool = True,  # noqa: A002 - as the part's field is called
+        background: bool = True,
+        foreground: bool = False,
+    ) -> Part:
+        """Returns an image's parts, with those pictures that are asked for and that there are.
+
+        Raises:
+            FileError: a shard is missing, cut off or damaged.
+        """
+        asked = {"object": object, "background": background, "foreground": foreground}
+        members = [member for member, wanted in asked.items() if wanted]
+        part = self.entry(number)
+        pictures: Mapping[str, Any] = {member: self._picture(number, member) for member in members}
+        return Part(**{**vars(part), **pictures})
+
+    def _picture(self, number: int, member: Member) -> Tensor | None:
+        start, length = self.index.places[member][number].tolist()
+        if length == 0:
+            return None
+        name = self.manifest.shards[int(self.index.shards[number])].name
+        try:
+            data = self.store.read_range(name, start, length)
+            with Image.open(io.BytesIO(data)) as picture:
+                pixels = np.array(picture.convert(_MODES[member]))
+        except Exception as error:  # damaged bytes make Pillow raise anything
+            raise FileError(
+                f"{self.store.path(name)}: the {member} of {self.index.keys[number]} cannot be "
+                f"read ({first_line(error)}): 'cgn-augment parts verify' says what to write again"
+            ) from error
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

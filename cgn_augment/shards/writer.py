@@ -1,0 +1,179 @@
+"""Writes a set of shards, whatever is in it: each process its own, without asking the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from cgn_augment.errors import FileError
+from cgn_augment.images.tar import Sample
+from cgn_augment.ranks import find_rank
+from cgn_augment.shards.layout import INFO, MANIFEST, SETTINGS, SetKind
+from cgn_augment.shards.manifest import (
+    ClassCounts,
+    Manifest,
+    Record,
+    close_set,
+    find_complete,
+    open_set,
+    write_record,
+)
+from cgn_augment.shards.store import HashingFile, Store
+
+
+class Tally(Protocol):
+    """What is counted of a shard while it is written."""
+
+    @property
+    def first(self) -> int | None:
+        """Index of the first image of the shard, where it is known."""
+
+    @property
+    def class_counts(self) -> ClassCounts:
+        """For each factor, or verdict, the images of each class."""
+
+    def add(self, sample: Sample, places: dict[str, tuple[int, int]]) -> None:
+        """Counts a sample that has just been written.
+
+        Args:
+            sample: with what of it was not written, under names that begin with `_`.
+            places: offset and length in the shard of each of its files, by suffix.
+        """
+
+    def save(self, store: Store) -> None:
+        """Writes what is kept of the shard beside its record."""
+
+
+class Contents(Protocol):
+    """What a set of shards holds: a function of its settings alone, whoever writes it."""
+
+    @property
+    def kind(self) -> SetKind:
+        """Of the set."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides about the bytes, as plain values."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that decide about the bytes."""
+
+    @property
+    def num_shards(self) -> int:
+        """Of the set."""
+
+    def count(self, shards: Sequence[int]) -> int | None:
+        """Returns how many samples these shards hold, where it is known."""
+
+    def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
+        """Yields the samples of each of these shards, in order, with its number."""
+
+    def tally(self, shard: int) -> Tally:
+        """Returns what counts the samples of a shard."""
+
+    def finish(self, store: Store, manifest: Manifest) -> None:
+        """Writes what else a complete set has."""
+
+
+def write_set(
+    contents: Contents,
+    out: str | os.PathLike[str],
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Manifest | None:
+    """Writes the shards of this rank, and the manifest if the set is complete then.
+
+    Args:
+        contents: what the set holds.
+        out: a folder, or a URL that fsspec knows.
+        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
+            environment by default.
+        world_size: how many processes there are.
+        resume: goes on with a set of the same settings, leaving complete shards as they are.
+        progress: whether to show a bar.
+
+    Returns:
+        The manifest, or None if other ranks have shards to write yet.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+        DataError: `out` holds another set, or one that was begun and `resume` is off.
+        FileError: a file cannot be written. Complete shards stay, and nothing else does.
+    """
+    rank, world_size = find_rank(rank, world_size)
+    kind, own = contents.kind, range(rank, contents.num_shards, world_size)
+    store = Store(out)
+    try:
+        open_set(store, contents.settings, contents.versions, resume=resume, own=own)
+        if resume:
+            names = [name(shard) for shard in own for name in (kind.shard_name, kind.record_name)]
+            store.remove_leftovers([*names, *([SETTINGS, INFO, MANIFEST] if rank == 0 else [])])
+        complete = find_complete(store, kind, own)
+        missing = [shard for shard in own if shard not in complete]
+        left = contents.count(missing)
+        with (
+            tqdm(total=left, unit="image", desc=f"rank {rank}", disable=not progress) as bar,
+            closing(contents.make(missing)) as made,
+        ):
+            for shard, blocks in groupby(made, key=itemgetter(0)):
+                _write_shard(store, contents, shard, map(itemgetter(1), blocks), bar.update)
+        return close_set(store, kind, contents.finish)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(
+            f"{store.url} cannot be written ({reason}): complete shards stay; when that is mended, "
+            "the same command with --resume goes on"
+        ) from error
+
+
+def _write_shard(
+    store: Store,
+    contents: Contents,
+    shard: int,
+    blocks: Iterable[list[Sample]],
+    advance: Callable[[int], object],
+) -> None:
+    """Writes the blocks of a shard, and then its record."""
+    from webdataset import TarWriter  # imports much
+
+    # One time, owner and mode for all: the bytes must not tell when and by whom they were written.
+    same: dict[str, Any] = {"mtime": 0, "user": "cgn", "group": "cgn", "mode": 0o444}
+    name, tally, num = contents.kind.shard_name(shard), contents.tally(shard), 0
+    with store.writing(name) as file, TarWriter(file, encoder=False, **same) as tar:
+        for samples in blocks:
+            for sample in samples:
+                start = tar.tarstream.offset
+                tar.write({key: data for key, data in sample.items() if _is_file(key)})
+                tally.add(sample, _find_places(sample, start))
+            num += len(samples)
+            advance(len(samples))
+    tally.save(store)
+    write_record(store, _make_record(name, tally, num, file))
+
+
+def _make_record(name: str, tally: Tally, num: int, file: HashingFile) -> Record:
+    sha256 = file.digest.hexdigest()
+    return Record(name, tally.first, num, file.num_bytes, sha256, tally.class_counts)
+
+
+def _is_file(name: str) -> bool:
+    return name == "__key__" or not name.startswith("_")
+
+
+def _find_places(sample: Sample, start: int) -> dict[str, tuple[int, int]]:
+    """Returns offset and length of the files of a sample that begins at `start` of its tar."""
+    block, places = 512, {}
+    for name in sorted(name for name in sample if not name.startswith("_")):
+        places[name] = (start + block, len(sample[name]))  # behind a header of one block
+        start += block + -(-len(sample[name]) // block) * block
+    return places
