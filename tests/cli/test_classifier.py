@@ -16,11 +16,8 @@ from cgn_augment.errors import ArgumentError, CheckpointError, DataError
 from cgn_augment.generators import save_cgn
 from cgn_augment.shards import ShardConfig, render_shards
 from train_generator.classifier import EnsembleConfig, load_ensemble, make_ensemble
-from train_generator.classifier.ensemble_data import (
-    ImagesConfig,
-    SourceConfig,
-    resolve_class_map,
-)
+from train_generator.classifier.ensemble_data import ImagesConfig, resolve_class_map
+from train_generator.classifier.sources import SourceConfig
 from train_generator.cli.classifier import classifier
 
 BACKBONE = "timm/test_efficientnet"
@@ -102,8 +99,12 @@ def test_counterfactuals_may_come_from_shards_or_from_the_cgn_itself(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"cgn": None}, ArgumentError, "from a CGN or from shards: pass one of --cgn and --shards"),
-        ({"shards": "folder"}, ArgumentError, "pass one of --cgn and --shards"),
+        (
+            {"cgn": None},
+            ArgumentError,
+            "from parts, from a CGN or from shards: pass one of --parts",
+        ),
+        ({"shards": "folder"}, ArgumentError, "pass one of --parts, --cgn and --shards"),
         ({"batch_size": 0}, ArgumentError, "batch_size must be 1 or more, got 0"),
         ({"ratio": -1.0}, ArgumentError, "ratio must be 0 or more, got -1.0"),
         (
