@@ -6,7 +6,6 @@ testing.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from cgn_augment.checks import require_count, require_part
-from cgn_augment.errors import ArgumentError, DataError, MissingPackageError
-from cgn_augment.files import first_line
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import LabelledPaths, find_labelled_images, read_image
+from cgn_augment.images.hugging_face import HUGGING_FACE, open_hugging_face
 from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.images.loading import LoadConfig, Transform, make_loader
+from cgn_augment.images.reading import to_rgb
 from cgn_augment.images.shards import ShardImages
 from cgn_augment.images.tar import expand_urls
-
-HUGGING_FACE = "hf:"
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,14 @@ def open_images(
         classes = class_names(classes) or [str(label) for label in range(classes)]
     names = None if classes is None else tuple(classes)
     if place.startswith(HUGGING_FACE):
-        images: ImageSet = _open_hugging_face(place.removeprefix(HUGGING_FACE), transform, names)
+        found = open_hugging_face(place.removeprefix(HUGGING_FACE), names)
+        dataset = _HuggingFaceImages(found.rows, found.image, found.label, transform)
+        images: ImageSet = MapImages(dataset, found.classes)
     elif place.endswith(".tar"):
         images = _open_shards(place, transform, names, num_images)
     else:  # labels go by the order of the folders' names
-        found = find_labelled_images(Path(place))
-        images = MapImages(_FolderImages(found, transform), found.classes)
+        folder = find_labelled_images(Path(place))
+        images = MapImages(_FolderImages(folder, transform), folder.classes)
     if names is not None and images.classes != names:
         raise ArgumentError(
             f"{place} says itself which {len(images.classes)} classes it has: leave classes out"
@@ -127,50 +127,6 @@ def _open_shards(
             "tar files with an image (.jpg, .png or .webp) and its label (.cls) for each sample"
         )
     return ShardImages(shards, classes, transform, num_images)
-
-
-def _open_hugging_face(
-    name_and_split: str, transform: Transform, classes: tuple[str, ...] | None
-) -> MapImages:
-    name, at, split = name_and_split.rpartition("@")
-    if not at:
-        raise ArgumentError(
-            f"say which split: {HUGGING_FACE}{name_and_split}@train, or another one"
-        )
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{HUGGING_FACE}{name_and_split} is read by the package datasets, which is not "
-            "installed: python -m pip install 'cgn-augment[datasets]'"
-        ) from error
-    try:
-        if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
-            found = datasets.load_from_disk(name)
-            dataset = found[split] if hasattr(found, "keys") else found
-        else:
-            dataset = datasets.load_dataset(name, split=split)
-    except Exception as error:  # its readers and its transport have errors of their own
-        raise DataError(
-            f"Hugging Face datasets cannot load the split {split} of {name} ({first_line(error)}): "
-            "expected a folder that save_to_disk wrote or that load_dataset reads, or a name of "
-            "the hub"
-        ) from error
-    features = dataset.features
-    image = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
-    label = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    if label:
-        classes = tuple(features[label[0]].names)
-    elif "label" in features and features["label"].dtype.startswith("int"):
-        label = ["label"]
-    if len(image) != 1 or len(label) != 1:
-        raise DataError(
-            f"{name} has the columns {list(features)}: expected one of images and one of class "
-            "labels"
-        )
-    if classes is None:
-        raise ArgumentError(f"{name} does not name its classes: pass classes, or their number")
-    return MapImages(_HuggingFaceImages(dataset, image[0], label[0], transform), classes)
 
 
 def training_transform(
@@ -246,7 +202,7 @@ class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         row = self.rows[index]
-        return self.transform(row[self.image].convert("RGB")), int(row[self.label])
+        return self.transform(to_rgb(row[self.image])), int(row[self.label])
 
 
 def _normalised(steps: list[Any], mean: Sequence[float], std: Sequence[float]) -> Transform:

@@ -17,6 +17,7 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.images.loading import LoadConfig, Transform, make_loader
+from cgn_augment.images.reading import to_rgb
 from cgn_augment.images.tar import Sample, read_shard
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -132,7 +133,7 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
             raise DataError(f"{where} has {has}: expected an image (.jpg, .png, .webp) and .cls")
         try:
             with Image.open(io.BytesIO(sample[kind])) as file:
-                picture = file.convert("RGB")
+                picture = to_rgb(file)
             label = int(sample["cls"])
         except Exception as error:  # damaged bytes make Pillow raise anything
             raise DataError(f"{where} is damaged ({first_line(error)}): make it again") from error

@@ -1,0 +1,64 @@
+"""Tables of images: CSV or JSON lines, a row for each image."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from cgn_augment.errors import DataError
+from cgn_augment.files import first_line
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+Row = dict[str, str]
+
+
+def read_table(path: Path) -> list[Row]:
+    r"""Reads a table.
+
+    Args:
+        path: a CSV file whose first line names the columns (.csv, or .tsv with tabs), or a file
+            with a JSON object on each line (.jsonl).
+
+    Returns:
+        Its rows, each value as text.
+
+    Raises:
+        DataError: it is missing, empty, or cannot be read; or a row has other columns.
+
+    Example:
+        >>> from cgn_augment.images.tables import read_table
+        >>> path = getfixture("tmp_path") / "photos.csv"
+        >>> size = path.write_text("path,label\ncat/1.jpg,cat\n")
+        >>> read_table(path)
+        [{'path': 'cat/1.jpg', 'label': 'cat'}]
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(_objects(file) if path.suffix == ".jsonl" else _lines(file, path.suffix))
+    except FileNotFoundError as error:
+        raise DataError(f"there is no table {path}") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table ({first_line(error)})") from error
+    if not rows:
+        raise DataError(f"{path} has no row: expected one for each image")
+    return rows
+
+
+def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:
+    lines = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+    for row in lines:
+        if None in row or None in row.values():
+            raise ValueError(f"line {lines.line_num} has more or fewer cells than the first")
+        yield row
+
+
+def _objects(file: Iterator[str]) -> Iterator[Row]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not an object")
+            yield {name: "" if value is None else str(value) for name, value in row.items()}

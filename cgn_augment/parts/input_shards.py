@@ -1,0 +1,113 @@
+"""The images of WebDataset shards, to be taken apart: a shard becomes a shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.files import first_line
+from cgn_augment.images.shards import SUFFIXES
+from cgn_augment.images.tar import Sample, expand_urls, read_shard
+from cgn_augment.parts.inputs import ALPHA, MEMBER, InputConfig, Photo, refuse_masks
+
+
+@dataclass(frozen=True)
+class ShardPhotos:
+    """The samples of shards, one after the other. A key is the shard's name and the sample's key.
+
+    Attributes:
+        urls: of the shards.
+        classes: names by label.
+        mask: member with the mask; None takes the alpha channel.
+        columns: of the member json that are kept.
+    """
+
+    urls: tuple[str, ...]
+    classes: tuple[str, ...]
+    mask: str | None
+    columns: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the names of the shards, and of the classes."""
+        names = [url.rpartition("/")[2] for url in self.urls]
+        return hashlib.sha256(json.dumps([names, self.classes]).encode()).hexdigest()
+
+    @property
+    def num_shards(self) -> int:
+        """One for each that is read."""
+        return len(self.urls)
+
+    def count(self, shards: Sequence[int]) -> int | None:
+        """What is in a tar is known when it was read; nothing is left of no shards."""
+        return None if shards else 0
+
+    def of_shard(self, shard: int) -> Iterator[Photo]:
+        """Yields the images of a shard, in order."""
+        url = self.urls[shard]
+        stem, seen = url.rpartition("/")[2].removesuffix(".tar"), set()
+        try:
+            for sample in read_shard(url):
+                key = f"{stem}/{sample['__key__']}"
+                if key in seen:
+                    raise DataError(f"{url} has two samples of the key {sample['__key__']!r}")
+                seen.add(key)
+                yield self._photo(key, sample, url)
+        except (OSError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{url} cannot be read ({first_line(error)})") from error
+        if not seen:
+            raise DataError(f"{url} has no sample")
+
+    def require_keys(self, keys: Iterable[str]) -> None:
+        """Which keys there are is not known before the shards were read."""
+
+    def _photo(self, key: str, sample: Sample, url: str) -> Photo:
+        kind = next((suffix for suffix in SUFFIXES if suffix in sample), None)
+        if kind is None or "cls" not in sample:
+            has = sorted(name for name in sample if not name.startswith("__"))
+            raise DataError(
+                f"{url}, sample {key} has {has}: expected an image (.jpg, .png, .webp) and .cls"
+            )
+        label = sample["cls"].decode(errors="replace").strip()
+        if not (label.isdecimal() and int(label) < len(self.classes)):
+            raise DataError(
+                f"{url}, sample {key} has the label {label!r}, and there are {len(self.classes)} "
+                "classes, counted from 0"
+            )
+        columns = {}
+        if self.columns:
+            facts = json.loads(sample.get("json", b"{}"))
+            lost = [name for name in self.columns if name not in facts]
+            if lost:
+                raise DataError(f"{url}, sample {key} has no {lost[0]!r} in its json")
+            columns = {name: str(facts[name]) for name in self.columns}
+        mask = None if self.mask is None else sample.get(self.mask)
+        return Photo(key, self.classes[int(label)], f"{key}.{kind}", sample[kind], mask, columns)
+
+
+def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:
+    """Opens shards, named by a path or URL that ends in .tar, where braces stand for several.
+
+    Raises:
+        ArgumentError: no classes, or masks that are neither a member nor alpha.
+        DataError: a shard is missing, or two have the same name.
+    """
+    if config.classes is None:
+        raise ArgumentError("shards do not say which classes there are: pass --classes '[cat, …]'")
+    mask = config.masks.removeprefix(MEMBER) if config.masks.startswith(MEMBER) else None
+    if mask is None and config.masks != ALPHA:
+        refuse_masks(config.masks, f"{MEMBER}NAME or {ALPHA}", urls)
+    shards = tuple(expand_urls(urls))
+    lost = [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
+    if lost:
+        raise DataError(f"there is no shard {lost[0]}: {len(lost)} of {len(shards)} are missing")
+    names = [shard.rpartition("/")[2] for shard in shards]
+    if len(set(names)) < len(names):
+        raise DataError(f"two of the shards {urls} have the same name: keys would be ambiguous")
+    return ShardPhotos(shards, config.classes, mask, config.columns)
