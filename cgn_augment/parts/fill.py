@@ -8,23 +8,16 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, MissingPackageError
-from cgn_augment.parts.blend import Bools, Floats, Places, blend
-from cgn_augment.parts.offsets import best_offsets
+from cgn_augment.parts.blend import Bools, Floats, blend
+from cgn_augment.parts.copies import choose_copies
 
 Filler = Callable[[Tensor, Tensor], Tensor]
 """Fills a hole: called with an image, (3, H, W) uint8, and its hole, (H, W) bool, of which some
 pixel is True and some is False; returns the image, (3, H, W) uint8, with its hole filled. Both are
 on the CPU. Pixels outside of the hole stay as they are."""
-
-SMALL = 64
-"""Pixels of the longer side at which offsets are looked for."""
-
-ROUNDS = 40
-"""Offsets to copy from at most."""
 
 RADIUS = 3
 """Pixels around each one that Telea's method looks at."""
@@ -100,59 +93,11 @@ def fill_with_copies(image: Tensor, hole: Tensor) -> Tensor:
     Returns:
         (3, H, W) uint8, the same outside of the hole.
     """
-    given: Floats = image.numpy().astype(np.float32)
+    given: Floats = image.numpy().astype(np.float32) / 127.5 - 1
     unknown: Bools = hole.numpy()
-    made = blend(given, unknown, find_copies(given, unknown))
-    filled = torch.from_numpy(made.round().clip(0, 255).astype(np.uint8))
+    made = blend(given, unknown, choose_copies(given, unknown))
+    filled = torch.from_numpy(((made + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
     return torch.where(hole, filled, image)
-
-
-def find_copies(image: Floats, hole: Bools) -> Places:
-    """Returns (H, W) int64, the place (row · W + column) outside of the hole to copy from."""
-    height, width = hole.shape
-    scale = max(height, width) / SMALL
-    small = max(round(height / max(scale, 1)), 1), max(round(width / max(scale, 1)), 1)
-    known = torch.from_numpy(~hole)[None, None].float()
-    pooled = torch.nn.functional.adaptive_avg_pool2d(known, small)
-    image_ = torch.from_numpy(image)[None] / 127.5 - 1
-    image_ = torch.nn.functional.adaptive_avg_pool2d(image_ * known, small)
-    seen = (pooled > 0.999).float()
-    image_ = image_ / pooled.clamp(min=1e-6) * seen
-    taken: Places = np.arange(hole.size).reshape(hole.shape)
-    have = ~hole
-    from cgn_augment.functional import move_images
-
-    for _ in range(ROUNDS):
-        if have.all() or seen.all():
-            break
-        offsets, found = best_offsets(image_, seen)
-        if not found.any():
-            break
-        filled = (1 - seen) * move_images(seen, offsets)
-        image_ = image_ + filled * move_images(image_, offsets)
-        seen = seen + filled
-        row, column = (
-            round(offset * side / few)
-            for offset, side, few in zip(offsets[0].tolist(), hole.shape, small, strict=True)
-        )
-        _copy(taken, have, row, column)
-    if not have.all():
-        near = ndimage.distance_transform_edt(~have, return_distances=False, return_indices=True)
-        nearest = near[0] * width + near[1]
-        taken = taken.reshape(-1)[nearest]
-    return taken
-
-
-def _copy(taken: Places, have: Bools, row: int, column: int) -> None:
-    """Fills in place what is not yet there and is at this offset."""
-    height, width = have.shape
-    if abs(row) >= height or abs(column) >= width:
-        return
-    here = slice(max(-row, 0), height - max(row, 0)), slice(max(-column, 0), width - max(column, 0))
-    there = slice(max(row, 0), height + min(row, 0)), slice(max(column, 0), width + min(column, 0))
-    new = ~have[here] & have[there]
-    taken[here][new] = taken[there][new]
-    have[here] |= new
 
 
 def fill_with_telea(image: Tensor, hole: Tensor) -> Tensor:

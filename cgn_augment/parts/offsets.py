@@ -28,12 +28,16 @@ RESOLUTION = 2.0**-20
 """Mean square errors that are nearer to each other than this are equal."""
 
 
-def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def best_offsets(
+    images: Tensor, known: Tensor, fill_weight: float | Tensor = FILL_WEIGHT
+) -> tuple[Tensor, Tensor]:
     """Finds from where to copy.
 
     Args:
         images: (N, C, H, W) float32, 0 where they are not known.
         known: (N, 1, H, W) float32, 0 or 1.
+        fill_weight: the mean square error that filling all of the hole at once is worth, for all
+            images or (N, 1, 1, 1) float64.
 
     Returns:
         (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
@@ -64,7 +68,7 @@ def best_offsets(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         & (filled >= missing.clamp(max=LEAST_FILL))
         & (rows.abs()[:, None] + columns.abs() >= LEAST_OFFSET)
     )
-    score = error + FILL_WEIGHT * (1 - filled / missing.clamp(min=1))
+    score = error + fill_weight * (1 - filled / missing.clamp(min=1))
     score = score.masked_fill(~allowed, math.inf).flatten(1)
     least, place = score.min(dim=1)
     offsets = torch.stack([rows[place // len(columns)], columns[place % len(columns)]], dim=1)
