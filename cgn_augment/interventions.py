@@ -185,12 +185,13 @@ class Interventions:
                 drawn[row] = pick_choices(choices[row], shares, unlike=shape)
         return drawn
 
-    def pick(self, shares: Tensor, classes: Classes) -> Tensor:
+    def pick(self, shares: Tensor, classes: Classes, shape: Tensor | None = None) -> Tensor:
         """Returns classes by numbers that were drawn already, without a real batch.
 
         Args:
             shares: (N, 3, 2) float64 in [0, 1), two for each factor, as in `pick_choices`.
             classes: of the CGN: how many, or which.
+            shape: (N,) int64 classes of the shapes, where they are chosen already.
 
         Returns:
             (3, N) int64 classes of shape, texture and background.
@@ -200,7 +201,8 @@ class Interventions:
             rule = getattr(self, factor)
             unlike = rows[0] if rule == OTHER else None
             picked = pick_choices(self.choices(factor, classes), shares[:, row], unlike)
-            rows.append(rows[0] if rule == OWN else picked)
+            chosen = rows[0] if rule == OWN else shape if factor == "shape" else None
+            rows.append(picked if chosen is None else chosen)
         return torch.stack(rows)
 
     def _permute(

@@ -69,6 +69,89 @@ def test_permute_needs_classes_of_a_real_batch(
     assert Interventions("permute").draw(0, 10, generator).shape == (3, 0)
 
 
+# tied and other
+
+
+@pytest.mark.parametrize("class_map", [None, ClassMap({0: [5, 1], 1: 3, 2: [0, 2]})])
+@pytest.mark.parametrize("factor", ["texture", "background"])
+def test_another_class_is_any_but_the_shapes_own(
+    class_map: ClassMap | None, factor: str, generator: torch.Generator
+) -> None:
+    rule = Interventions(**{factor: "other"}, class_map=class_map, num_per_shape=2)
+    drawn = rule.draw(24_000, 6, generator)
+    shape, other = drawn[0], drawn[FACTORS.index(factor)]
+    label = (lambda y: y) if class_map is None else class_map.to_label
+    assert (label(shape) != label(other)).all()
+    num = 6 if class_map is None else 3
+    pairs = (label(shape) * num + label(other)).bincount(minlength=num**2).view(num, num)
+    expected = 24_000 / (num * (num - 1)) * (1 - torch.eye(num))
+    assert (pairs - expected).abs().max() < 0.15 * expected.max()
+    picked = rule.pick(torch.rand(500, 3, 2, generator=generator, dtype=torch.float64), 6)
+    assert (label(picked[0]) != label(picked[FACTORS.index(factor)])).all()
+
+
+def test_another_class_is_other_than_shapes_from_elsewhere(generator: torch.Generator) -> None:
+    shapes = torch.tensor([2, -1, 0, 1, 7] * 50)
+    drawn = Interventions(background="other").draw(250, 3, generator, shapes=shapes)
+    known = torch.where(shapes < 0, drawn[0], shapes)
+    assert (drawn[2] != known).all()
+    assert drawn[2, shapes == 7].unique().tolist() == [0, 1, 2]  # of no class that can be drawn
+
+
+def test_a_tied_texture_has_the_class_of_the_shape(generator: torch.Generator) -> None:
+    rule = Interventions(shape=[3, 8], texture="shape", background=[1, 2], num_per_shape=3)
+    drawn = rule.draw(60, 10, generator)
+    assert torch.equal(drawn[0], drawn[1])
+    assert rule.is_tied
+    assert rule.classes("texture", 10) == (3, 8)
+    permuted = Interventions("permute", texture="shape").draw(
+        6, 10, generator, torch.tensor([4, 4, 1, 0, 9, 2])
+    )
+    assert torch.equal(permuted[0], permuted[1])
+    assert sorted(permuted[2].tolist()) == [0, 1, 2, 4, 4, 9]
+    shares = torch.rand(9, 3, 2, generator=generator, dtype=torch.float64)
+    picked = rule.pick(shares, 10)
+    assert torch.equal(picked[0], picked[1])
+    chosen = rule.pick(shares, 10, shape=torch.arange(9))
+    assert torch.equal(chosen[:2], torch.arange(9).expand(2, -1))
+    assert torch.equal(chosen[2], picked[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": "other"}, "shape must list classes, got 'other'"),
+        ({"shape": "shape"}, "shape must list classes, got 'shape'"),
+        ({"background": "shape"}, "background='shape' would show .* take 'other', or list"),
+        ({"kind": "permute", "background": "other"}, "use Interventions..uniform"),
+        ({"kind": "permute", "texture": "other"}, "use Interventions..uniform"),
+        ({"texture": "others"}, "texture must be a class or a list of them, got 'others'"),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
+        Interventions(**options)
+
+
+def test_another_class_must_be_there() -> None:
+    with pytest.raises(ArgumentError, match=r"background='other' needs a class besides .* list"):
+        Interventions(background="other").choices("background", 1)
+    one = Interventions(texture="other").restrict(ClassMap({0: [3, 4]}))
+    with pytest.raises(ArgumentError, match="texture='other' needs a class besides"):
+        one.draw(3, 10, torch.Generator())
+
+
+def test_classes_may_be_some_numbers_only(generator: torch.Generator) -> None:
+    rule = Interventions(background="other")
+    assert rule.choices("shape", (2, 5, 9)) == ((2,), (5,), (9,))
+    drawn = rule.draw(200, (2, 5, 9), generator)
+    assert all(row.unique().tolist() == [2, 5, 9] for row in drawn)
+    with pytest.raises(ArgumentError, match=r"shape lists class 3 but .* the classes \[2, 5, 9\]"):
+        Interventions(shape=[2, 3]).choices("shape", (2, 5, 9))
+    with pytest.raises(ArgumentError, match=r"real batch has the class 3 but .* \[2, 5\]"):
+        Interventions("permute").draw(2, (2, 5), generator, torch.tensor([2, 3]))
+
+
 # choices
 
 

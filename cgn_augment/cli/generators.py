@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cgn_augment.generators import load_cgn
+from cgn_augment.generators.drawing import default_interventions, known_classes
 from cgn_augment.generators.interpolation import Change, interpolate_classes
 from cgn_augment.images.imagenet_classes import class_names, find_class, find_classes
+from cgn_augment.interventions import OTHER, OWN
+from cgn_augment.parts import Parts
+from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
 from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
 from cgn_augment.shards.sampling import (
@@ -38,34 +44,51 @@ def sample(
     seed: int = 0,
     fixed_noise: bool = False,
     truncation: float | None = None,
+    size: int | None = None,
     chunk: int = 1,
     device: str = "cpu",
 ) -> None:
     """Draws images into a folder as PNG, with their labels as CSV and as JSON lines.
 
     Args:
-        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
+            parts.
         out: folder to write; must be empty or not there.
         num: how many images; with per-class, how many of each class of the shape.
         mode: random draws each factor's class by itself; per-class goes through the classes of the
             shape; best draws from the classes that the published ImageNet CGN draws best.
-        shape: class or classes to keep to, by index or by name of ImageNet's list: 207, 'tench',
-            '[207, tench]'.
-        texture: likewise.
-        background: likewise.
+        shape: class or classes to keep to, by index or by name of ImageNet's list or of the parts:
+            207, 'tench', '[207, tench]'.
+        texture: likewise; shape for the object's own, as it is by default of parts, or other for
+            any class but the shape's.
+        background: likewise; other for any class but the shape's.
         same: true gives each image the class of its shape for all three factors.
         save: what is written of each image: mask, foreground, background, composite, or several:
             '[mask, composite]'.
         seed: of classes and noise. An image depends on it, its number and its classes alone.
         fixed_noise: true gives every image the same noise.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
+        size: of parts only: side of the square that they are brought to, in pixels; by default
+            that of the middle one of their images.
         chunk: images drawn at once. One is fastest on a CPU.
         device: where to draw, such as cpu or cuda.
     """
-    network = load_cgn(cgn, device=device, truncation=truncation)
-    given = {"shape": shape, "texture": texture, "background": background}
-    kept = {factor: find_classes(y, network.num_classes) for factor, y in given.items()}
-    classes = choose_classes(network.num_classes, num, mode, **kept, same=same, seed=seed)
+    network = load_mechanisms(cgn, device=device, truncation=truncation, size=size)
+    config: dict[str, Any] = {"size": network.image_size}
+    names: Mapping[int, str] = {}
+    if isinstance(network, Parts):
+        names = network.names
+    else:
+        config = network.config
+    own = default_interventions(network).is_tied and texture is None
+    if own and not same:
+        texture = OWN
+    kept: dict[str, Any] = {"shape": shape, "texture": texture, "background": background}
+    for factor, y in kept.items():
+        if y not in (OWN, OTHER):
+            kept[factor] = find_classes(y, network.num_classes, names)
+    known = known_classes(network)
+    classes = choose_classes(known, num, mode, **kept, same=same, seed=seed)
     write_samples(
         network,
         classes,
@@ -74,7 +97,8 @@ def sample(
         seed=seed,
         fixed_noise=fixed_noise,
         chunk=chunk,
-        settings={"cgn": cgn, **network.config, "mode": mode, "fixed_noise": fixed_noise},
+        tied=own or texture == OWN,
+        settings={"cgn": cgn, **config, "mode": mode, "fixed_noise": fixed_noise},
     )
     print(f"{out}: {classes.shape[1]} images; labels.csv and labels.jsonl say what they show")
 

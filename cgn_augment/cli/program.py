@@ -13,43 +13,60 @@ from jsonargparse import auto_cli
 from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.errors import CGNError
-from cgn_augment.generators import bundled_generators, load_cgn, read_metadata
+from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.sheet import draw_cgn
+from cgn_augment.parts import Parts
+from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.sheets import save_figure
 
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
 
 def info(cgn: str) -> None:
-    """Prints what a checkpoint holds.
+    """Prints what a checkpoint or a set of parts holds.
 
     Args:
-        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
+            parts.
     """
-    network = load_cgn(cgn)
-    facts = {
-        "architecture": network.architecture,
-        **network.config,
-        "image size": f"{network.image_size}x{network.image_size}",
-        "parameters": sum(value.numel() for value in network.parameters()),
-        "fingerprint": network.fingerprint,
-    }
-    for name, value in {**facts, **read_metadata(cgn)}.items():
+    network = load_mechanisms(cgn)
+    facts: dict[str, Any] = {"image size": f"{network.image_size}x{network.image_size}"}
+    if isinstance(network, Parts):
+        facts |= {"architecture": "parts", "classes": network.names, "images": network.counts}
+    else:
+        facts |= {
+            "architecture": network.architecture,
+            **network.config,
+            "parameters": sum(value.numel() for value in network.parameters()),
+            **read_metadata(cgn),
+        }
+    for name, value in {**facts, "fingerprint": network.fingerprint}.items():
         print(f"{name:16} {value}")
     print(f"{'bundled':16} {', '.join(bundled_generators()) or 'none in this version'}")
 
 
-def sheet(cgn: str, out: str, num: int = 10, seed: int = 0, device: str = "cpu") -> None:
+def sheet(
+    cgn: str,
+    out: str,
+    num: int = 10,
+    seed: int = 0,
+    size: int | None = None,
+    device: str = "cpu",
+) -> None:
     """Draws masks, foregrounds, backgrounds and counterfactuals into a picture.
 
     Args:
-        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
+            parts.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
         num: columns.
         seed: of noise and classes.
+        size: of parts only: side of the square that they are brought to, in pixels; by default
+            that of the middle one of their images.
         device: where to draw, such as cpu or cuda.
     """
-    print(save_figure(draw_cgn(load_cgn(cgn, device=device), num, seed), out))
+    network = load_mechanisms(cgn, device=device, size=size)
+    print(save_figure(draw_cgn(network, num, seed), out))
 
 
 def main() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import Literal
 
 from tqdm import tqdm
 
 from cgn_augment.cli.options import settings_as_options
-from cgn_augment.generators import load_cgn
+from cgn_augment.generators.drawing import default_interventions
 from cgn_augment.interventions import Interventions
+from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.checking import advice
 from cgn_augment.shards.config import ShardConfig
@@ -25,12 +27,13 @@ def render(
     cgn: str,
     out: str,
     shape: list[int] | None = None,
-    texture: list[int] | None = None,
-    background: list[int] | None = None,
+    texture: list[int] | Literal["shape", "other"] | None = None,
+    background: list[int] | Literal["other"] | None = None,
     num_per_shape: int = 1,
     rank: int | None = None,
     world_size: int | None = None,
     num_encoders: int = 1,
+    size: int | None = None,
     device: str = "cpu",
     resume: bool = False,
 ) -> None:
@@ -41,25 +44,34 @@ def render(
 
     Args:
         config: of the set.
-        cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
+        cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder or
+            URL of parts.
         out: folder or URL (such as s3://bucket/folder) of the set.
         shape: classes that shapes are drawn from (default: all).
-        texture: classes that textures are drawn from (default: all).
-        background: classes that backgrounds are drawn from (default: all).
+        texture: classes that textures are drawn from (default: all, and of parts shape); shape for
+            that of the object, other for any class but the shape's.
+        background: classes that backgrounds are drawn from (default: all); other for any class but
+            the shape's.
         num_per_shape: this many neighbours show the same shape.
         rank: which of the processes this is (default: torchrun's).
         world_size: how many processes there are (default: torchrun's).
         num_encoders: threads that encode.
+        size: of parts only: side of the square that they are brought to, in pixels; by default
+            that of the middle one of their images.
         device: where to draw, such as cpu or cuda.
         resume: go on with what is in OUT.
     """
+    network = load_mechanisms(cgn, device=device, size=size)
     rules = Interventions(
-        shape=shape, texture=texture, background=background, num_per_shape=num_per_shape
+        shape=shape,
+        texture=default_interventions(network).texture if texture is None else texture,
+        background=background,
+        num_per_shape=num_per_shape,
     )
     config = replace(config, interventions=rules)
     try:
         manifest = render_shards(
-            load_cgn(cgn, device=device),
+            network,
             out,
             config,
             rank=rank,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,7 +40,9 @@ def class_names(num_classes: int) -> tuple[str, ...] | None:
     return imagenet_names() if num_classes == IMAGENET_CLASSES else None
 
 
-def find_class(given: int | str, num_classes: int) -> int:
+def find_class(
+    given: int | str, num_classes: int, own_names: Mapping[int, str] | None = None
+) -> int:
     """Returns the index of a class that is given by index or by name.
 
     Args:
@@ -48,6 +50,7 @@ def find_class(given: int | str, num_classes: int) -> int:
             space and case does not matter, so Cardigan, a dog, and cardigan, clothing, are the
             same name and need an index.
         num_classes: classes of the CGN.
+        own_names: of the classes, where they have names of their own, as those of parts have.
 
     Raises:
         ArgumentError: there is no such class, the name stands for two classes, or the classes of
@@ -58,11 +61,16 @@ def find_class(given: int | str, num_classes: int) -> int:
         >>> find_class("Golden_Retriever", 1000), find_class("7", 10)
         (207, 7)
     """
+    labels = [y for y, name in (own_names or {}).items() if name == str(given)]
+    if labels:
+        return labels[0]
     text = " ".join(str(given).replace("_", " ").lower().split())
     if text.removeprefix("-").isdecimal():
         if not 0 <= int(text) < num_classes:
             raise ArgumentError(f"there are the classes 0 to {num_classes - 1}, not {text}")
         return int(text)
+    if own_names:
+        raise ArgumentError(f"{given!r} is none of the classes {list(own_names.values())}")
     names = class_names(num_classes)
     if names is None:
         raise ArgumentError(
@@ -85,13 +93,15 @@ def find_class(given: int | str, num_classes: int) -> int:
 
 
 def find_classes(
-    given: int | str | Sequence[int | str] | None, num_classes: int
+    given: int | str | Sequence[int | str] | None,
+    num_classes: int,
+    own_names: Mapping[int, str] | None = None,
 ) -> list[int] | None:
     """Returns the indices of one class or several, and None for None; errors as `find_class`."""
     if given is None:
         return None
     several = [given] if isinstance(given, int | str) else given
-    return [find_class(each, num_classes) for each in several]
+    return [find_class(each, num_classes, own_names) for each in several]
 
 
 def best_classes(factor: str) -> list[int]:

@@ -11,6 +11,9 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.types import Masker
 
+_SLACK = 1e-3
+"""By which masks may leave [0, 1]: a resizing overshoots by a rounding error."""
+
 
 def require_masker(masker: Masker) -> Masker:
     """Returns the masker, or raises if it cannot be called or is in training mode."""
@@ -45,23 +48,26 @@ def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
 
 
 def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True) -> Tensor:
-    """Returns the masks that a batch brings along, (B, 1, H, W) float32.
+    """Returns the masks that a batch brings along, (B, 1, h, w) float32 in [0, 1].
 
     Args:
         batch: as the user's pipeline made it.
-        key: key or position of the masks: (B, 1, H, W) or (B, H, W).
+        key: key or position of the masks: (B, 1, h, w) or (B, h, w); bool, uint8 of 0 to 255, or
+            float in [0, 1]. Their size may be another than that of the images, but not the aspect.
         images: (B, 3, H, W), those of the batch.
         look: whether the values are looked at, which makes a GPU wait.
 
     Raises:
-        DataError: there are none at the key, of another shape, or with values outside [0, 1].
+        DataError: there are none at the key, of another shape or type, or with values that are no
+            mask's.
 
     Example:
         >>> import torch
         >>> from cgn_augment.masks.finding import read_masks
-        >>> images, labels, masks = torch.zeros(2, 3, 8, 8), torch.arange(2), torch.ones(2, 8, 8)
-        >>> read_masks((images, labels, masks), 2, images).shape
-        torch.Size([2, 1, 8, 8])
+        >>> images, labels = torch.zeros(2, 3, 8, 8), torch.arange(2)
+        >>> masks = torch.full((2, 16, 16), 255, dtype=torch.uint8)
+        >>> read_masks((images, labels, masks), 2, images).unique(), masks.shape[1:]
+        (tensor([1.]), torch.Size([16, 16]))
     """
     try:
         masks = batch[key]
@@ -73,28 +79,60 @@ def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True)
             "mask) or a dict, and pass RealShapeSource masks=, the place of the mask"
         )
     masks = masks[:, None] if masks.dim() == 3 else masks
-    return require_masks(masks, (len(images), 1, *images.shape[-2:]), f"masks at {key!r}", look)
+    if masks.dim() != 4 or masks.shape[:2] != (len(images), 1):
+        raise DataError(
+            f"masks at {key!r} must be ({len(images)}, 1, H, W) or ({len(images)}, H, W), got "
+            f"{tuple(masks.shape)}"
+        )
+    _require_aspect(key, masks, images)
+    return require_masks(masks, tuple(masks.shape), f"masks at {key!r}", look)
+
+
+def _require_aspect(key: str | int, masks: Tensor, images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    own_height, own_width = masks.shape[-2:]
+    # Sizes in whole pixels have one aspect to a pixel of the smaller one.
+    off = abs(own_height * width - own_width * height)
+    if off > max(height, width, own_height, own_width):
+        raise DataError(
+            f"masks at {key!r} are {own_height}x{own_width} and their images {height}x{width}, "
+            "which is another aspect: let image and mask go through one joint transform (see "
+            "docs/guide.md, Masks that your data set brings)"
+        )
 
 
 def require_masks(
-    masks: Tensor, expected: tuple[int, ...], what: str = "the masker's masks", look: bool = True
+    masks: Tensor,
+    expected: tuple[int, ...],
+    what: str = "the masker's masks",
+    look: bool = True,
 ) -> Tensor:
-    """Returns masks as float32.
+    """Returns masks as float32 in [0, 1].
 
     Args:
-        masks: what a masker or a dataset gave.
+        masks: what a masker or a dataset gave: bool, uint8 of 0 to 255, or float.
         expected: the shape that they must have, (N, 1, H, W).
         what: they are, for the error.
         look: whether the values are looked at, which makes a GPU wait.
 
     Raises:
-        DataError: another shape, or values outside [0, 1].
+        DataError: another shape or type, or values outside of the range.
     """
     if tuple(masks.shape) != expected:
         raise DataError(f"{what} must be {expected}, as the images are, got {tuple(masks.shape)}")
+    if masks.dtype is torch.uint8:
+        if look and int(masks.max() if masks.numel() else 0) == 1:
+            raise DataError(
+                f"{what} are uint8 of 0 and 1, and bytes mean 0 to 255: pass them as bool"
+            )
+        return masks.float().div_(255)
+    if not (masks.dtype is torch.bool or masks.is_floating_point()):
+        raise DataError(
+            f"{what} must be bool, uint8 of 0 to 255 or float in [0, 1], got {masks.dtype}"
+        )
     masks = masks.float()
-    if look:
+    if look and masks.numel():
         least, most = float(masks.min()), float(masks.max())
-        if not 0 <= least <= most <= 1:  # also for NaN
+        if not -_SLACK <= least <= most <= 1 + _SLACK:  # also for NaN
             raise DataError(f"masks must be in [0, 1], got [{least:.3g}, {most:.3g}]")
-    return masks
+    return masks.clamp(0, 1)

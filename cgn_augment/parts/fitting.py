@@ -15,6 +15,7 @@ def fit_object(
     """Puts an object into an empty square, where it was in its image.
 
     It keeps its aspect and its share of the image's area, unless it would not fit into the square.
+    The space on either side of it keeps its proportion, so what was at a border still is.
 
     Args:
         cut: (4, h, w) uint8, colours and a mask.
@@ -33,18 +34,24 @@ def fit_object(
         >>> square = fit_object(cut, (45, 100, 10, 20), (100, 400), 100)   # half as wide as high
         >>> rows, columns = square[3].nonzero().T.aminmax(dim=1)[0].tolist(), square[3].any(0).sum()
         >>> rows, int(columns)
-        ([48, 22], 10)
+        ([48, 24], 10)
     """
     height, width = image
     scale = size / max(math.sqrt(height * width), cut.shape[1], cut.shape[2])
     rows, columns = (max(1, round(side * scale)) for side in cut.shape[1:])
     top, left = (
-        min(max(0, round((start + side / 2) / whole * size - own / 2)), size - own)
+        _share(start, whole - side) * (size - own)
         for start, side, whole, own in zip(box[:2], box[2:], image, (rows, columns), strict=True)
     )
+    top, left = round(top), round(left)
     square = cut.new_zeros(4, size, size)
     square[:, top : top + rows, left : left + columns] = resize_bytes(cut, (rows, columns))
     return square
+
+
+def _share(start: int, room: int) -> float:
+    """Returns which part of the room is in front of something, 1/2 where there is no room."""
+    return start / room if room else 0.5
 
 
 def fit_background(background: Tensor, place: float, size: int) -> Tensor:

@@ -59,7 +59,7 @@ def load_parts(
 
     Example:
         >>> from cgn_augment import load_parts
-        >>> load_parts("nowhere", 224)
+        >>> load_parts("nowhere", 224)                          # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         cgn_augment.errors.DataError: nowhere holds no complete set of parts: ...

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from cgn_augment.checks import require_choice, require_choices, require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
+from cgn_augment.generators.drawing import known_classes
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Mechanisms
 
@@ -116,7 +117,10 @@ class ShardConfig:
 
     def describe(self, cgn: Mechanisms) -> dict[str, Any]:
         """Returns all that decides about the bytes of the set, as plain values."""
-        rules = {factor: self.interventions.listed(factor) for factor in FACTORS}
+        rules = {factor: getattr(self.interventions, factor) for factor in FACTORS}
+        known, every = known_classes(cgn), range(cgn.num_classes)
+        # Only where they are not all of them, so that sets of CGNs keep their settings.
+        sparse = {} if known in (len(every), tuple(every)) else {"classes": [*known]}  # type: ignore[misc]
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain["members"] = list(self.members)
         if self.format not in ("jpg", "webp"):
@@ -124,13 +128,14 @@ class ShardConfig:
         return {
             **plain,
             "interventions": {
-                **{factor: None if rule is None else list(rule) for factor, rule in rules.items()},
+                **{f: list(rule) if isinstance(rule, tuple) else rule for f, rule in rules.items()},
                 "num_per_shape": self.interventions.num_per_shape,
                 "class_map": repr(self.interventions.class_map),
             },
             "cgn": cgn.fingerprint,
             "image_size": cgn.image_size,
             "num_classes": cgn.num_classes,
+            **sparse,
         }
 
 

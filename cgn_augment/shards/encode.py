@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cgn_augment.generators.drawing import known_classes
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
 from cgn_augment.shards.sampling import draw_numbered, numbered_classes, pictures, to_pixels
@@ -44,9 +45,14 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
     """Draws the block of this number, always whole."""
     first = block * config.block_size
     rules, numbers = config.interventions, range(first, first + config.block_size)
-    classes = numbered_classes(rules, cgn.num_classes, numbers, config.seed)
+    classes = numbered_classes(rules, known_classes(cgn), numbers, config.seed)
     factors = draw_numbered(
-        cgn, classes, first, seed=config.seed, num_per_shape=rules.num_per_shape
+        cgn,
+        classes,
+        first,
+        seed=config.seed,
+        num_per_shape=rules.num_per_shape,
+        tied=rules.is_tied,
     )
     drawn = pictures(factors)
     arrays = {}

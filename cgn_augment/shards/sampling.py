@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_choice, require_count
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import Purpose, choice_table, compose, step_generator
+from cgn_augment.functional import Purpose, compose, step_generator
+from cgn_augment.generators.drawing import draw_objects
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
 from cgn_augment.interventions import Interventions
 from cgn_augment.types import FACTORS, Factors, Mechanisms
@@ -29,27 +30,27 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def choose_classes(
-    num_classes: int,
+    known: int | Sequence[int],
     num: int,
     mode: Mode = "random",
     *,
     shape: Sequence[int] | None = None,
-    texture: Sequence[int] | None = None,
-    background: Sequence[int] | None = None,
+    texture: Sequence[int] | str | None = None,
+    background: Sequence[int] | str | None = None,
     same: bool = False,
     seed: int = 0,
 ) -> Tensor:
     """Chooses the classes of numbered images. Those of image i do not depend on `num`.
 
     Args:
-        num_classes: classes of the CGN.
+        known: classes of the CGN: how many, or which.
         num: how many images; with "per-class", how many of each class of the shape.
         mode: "random" draws each factor's class uniformly. "per-class" goes through the classes of
             the shape, and draws the other two uniformly. "best" draws uniformly from the classes
             that the published ImageNet CGN draws best, by factor.
         shape: keeps the factor to these classes, in any mode.
-        texture: likewise.
-        background: likewise.
+        texture: likewise, or "shape" or "other"; see `Interventions`.
+        background: likewise, or "other".
         same: give each image the class of its shape for all three factors, so that it is no
             counterfactual.
         seed: of the classes.
@@ -72,30 +73,35 @@ def choose_classes(
         raise ArgumentError("with same, all factors get the class of the shape: give shape alone")
     kept: dict[str, Any] = {"shape": shape, "texture": texture, "background": background}
     if mode == "best":
-        if num_classes != IMAGENET_CLASSES:
+        num_known = known if isinstance(known, int) else len(known)
+        if num_known != IMAGENET_CLASSES:
             raise ArgumentError(
                 f"best classes are known of ImageNet's 1000 classes, and this CGN has "
-                f"{num_classes}: take the mode random, or list classes"
+                f"{num_known}: take the mode random, or list classes"
             )
         kept = {factor: best_classes(factor) if y is None else y for factor, y in kept.items()}
     interventions = Interventions(**kept)
-    shapes = [y for (y,) in interventions.choices("shape", num_classes) for _ in range(num)]
+    shapes = [y for (y,) in interventions.choices("shape", known) for _ in range(num)]
     num = len(shapes) if mode == "per-class" else num
-    drawn = numbered_classes(interventions, num_classes, range(num), seed)
+    drawn = numbered_classes(interventions, known, range(num), seed)
     if mode == "per-class":  # each once, in the order given
-        drawn[0] = torch.tensor(shapes)
+        shares = _draw_shares(range(num), seed)
+        drawn = interventions.pick(shares, known, shape=torch.tensor(shapes))
     return drawn[:1].repeat(3, 1) if same else drawn
 
 
 def numbered_classes(
-    interventions: Interventions, num_classes: int, numbers: Sequence[int], seed: int = 0
+    interventions: Interventions,
+    known: int | Sequence[int],
+    numbers: Sequence[int],
+    seed: int = 0,
 ) -> Tensor:
     """Draws classes of images, of which each is a function of its number and the seed alone.
 
     Args:
         interventions: uniform ones. With `num_per_shape`, images 0 to num_per_shape - 1 have the
             shape of image 0, and so on.
-        num_classes: classes of the CGN.
+        known: classes of the CGN: how many, or which.
         numbers: of the images.
         seed: of the classes.
 
@@ -114,14 +120,9 @@ def numbered_classes(
     """
     every = interventions.num_per_shape
     own = _draw_shares(numbers, seed)
-    leaders = own if every == 1 else _draw_shares([n - n % every for n in numbers], seed)
-    rows = []
-    for row, factor in enumerate(FACTORS):
-        table, lengths = choice_table(interventions.choices(factor, num_classes))
-        group_share, member_share = (leaders if row == 0 else own)[:, row].T
-        group = (group_share * len(table)).long()
-        rows.append(table[group, (member_share * lengths[group]).long()])
-    return torch.stack(rows)
+    if every > 1:
+        own[:, 0] = _draw_shares([n - n % every for n in numbers], seed)[:, 0]
+    return interventions.pick(own, known)
 
 
 def _draw_shares(numbers: Sequence[int], seed: int) -> Tensor:
@@ -140,6 +141,7 @@ def draw_numbered(
     seed: int = 0,
     fixed_noise: bool = False,
     num_per_shape: int = 1,
+    tied: bool = False,
 ) -> Factors:
     """Draws images of which each is a function of its number, its classes and the seed alone.
 
@@ -151,6 +153,7 @@ def draw_numbered(
         fixed_noise: give every image the noise of image 0.
         num_per_shape: images 0 to num_per_shape - 1 have the mask of image 0, and so on; see
             `numbered_classes`. A mask costs one run of the shape mechanism for its images here.
+        tied: each foreground is that of the object which brings the mask.
 
     Returns:
         The factors of N images.
@@ -173,14 +176,21 @@ def draw_numbered(
     noise += [noise[0] if cgn.shared_noise else _draw_noise(cgn, generators) for _ in FACTORS[1:]]
     masks = list(zip(leaders, classes[0].tolist(), strict=True))
     starts = [i for i in range(len(masks)) if i == 0 or masks[i] != masks[i - 1]]
-    lengths = torch.tensor([*starts[1:], len(masks)]) - torch.tensor(starts)
+    lengths = (torch.tensor([*starts[1:], len(masks)]) - torch.tensor(starts)).to(cgn.device)
     shape, texture, background = classes.to(cgn.device)
-    mask = cgn.shape(noise[0][starts], shape[starts])
+    if tied:
+        mask, foreground = draw_objects(cgn, noise[0][starts], shape[starts])
+        foreground = foreground.repeat_interleave(lengths, 0)
+    else:
+        mask, foreground = (
+            cgn.shape(noise[0][starts], shape[starts]),
+            cgn.texture(noise[1], texture),
+        )
     foreground, behind = (
         torch.cat([cgn.shuffle(x[None], g) for x, g in zip(images, generators, strict=True)])
-        for images in (cgn.texture(noise[1], texture), cgn.background(noise[2], background))
+        for images in (foreground, cgn.background(noise[2], background))
     )
-    return Factors(mask.repeat_interleave(lengths.to(mask.device), 0), foreground, behind)
+    return Factors(mask.repeat_interleave(lengths, 0), foreground, behind)
 
 
 def _draw_noise(cgn: Mechanisms, generators: Sequence[torch.Generator]) -> Tensor:
@@ -196,6 +206,7 @@ def write_samples(
     seed: int = 0,
     fixed_noise: bool = False,
     chunk: int = 1,
+    tied: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
     """Writes images as PNG, each kind in a folder of its own, and their labels.
@@ -212,6 +223,7 @@ def write_samples(
         seed: of the noise; see `draw_numbered`.
         fixed_noise: give every image the noise of image 0.
         chunk: images drawn at once. One is fastest on a CPU.
+        tied: each foreground is that of the object which brings the mask.
         settings: written as `settings.json`, for whoever finds the folder.
 
     Raises:
@@ -233,7 +245,8 @@ def write_samples(
         (folder / kind).mkdir(parents=True, exist_ok=True)
     written = {**(settings or {}), "fingerprint": cgn.fingerprint, "seed": seed}
     (folder / "settings.json").write_text(json.dumps(written, indent=2) + "\n")
-    names, num = class_names(cgn.num_classes), classes.shape[1]
+    names: Mapping[int, str] | Sequence[str] | None = getattr(cgn, "names", None)
+    names, num = names or class_names(cgn.num_classes), classes.shape[1]
     with (
         tqdm(total=num, desc="drawing", delay=2, disable=None) as bar,
         (folder / "labels.csv").open("w", buffering=1, newline="") as table,
@@ -241,7 +254,9 @@ def write_samples(
     ):
         for first in range(0, num, chunk):
             drawn = classes[:, first : first + chunk]
-            factors = draw_numbered(cgn, drawn, first, seed=seed, fixed_noise=fixed_noise)
+            factors = draw_numbered(
+                cgn, drawn, first, seed=seed, fixed_noise=fixed_noise, tied=tied
+            )
             drawn_pictures = pictures(factors)
             stacks = {kind: to_pixels(drawn_pictures[kind]) for kind in save}
             for number, own in enumerate(drawn.T.tolist(), start=first):

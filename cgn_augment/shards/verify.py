@@ -81,8 +81,8 @@ def _check_sample(sample: Sample, begun: Manifest, index: int) -> str | None:
     if not all(0 <= y < settings["num_classes"] for y in classes.values()):
         return f"has the classes {classes} of {settings['num_classes']}"
     if settings["interventions"]["class_map"] == repr(None):  # settings cannot rebuild another
-        rules, num = config.interventions, settings["num_classes"]
-        drawn = numbered_classes(rules, num, [index], config.seed)[:, 0].tolist()
+        rules, known = config.interventions, settings.get("classes", settings["num_classes"])
+        drawn = numbered_classes(rules, known, [index], config.seed)[:, 0].tolist()
         if [*classes.values()] != drawn:
             return f"has the classes {[*classes.values()]} where {drawn} belong"
     if label != classes[config.label]:

@@ -19,6 +19,7 @@ import torch
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentTypeError
+from cgn_augment.generators.drawing import known_classes
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ShardConfig
 from cgn_augment.shards.encode import draw_block, encode_block
@@ -84,7 +85,9 @@ def render_shards(
         )
     require_count("num_encoders", num_encoders)
     for factor in FACTORS:
-        config.interventions.choices(factor, cgn.num_classes)
+        config.interventions.choices(factor, known_classes(cgn))
+    if hasattr(cgn, "check"):
+        cgn.check(config.interventions)
     return write_set(
         _Rendered(cgn, config, num_encoders),
         out,

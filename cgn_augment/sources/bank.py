@@ -88,13 +88,11 @@ class BankSource(DrawnSource):
         self.seed = require_count("seed", seed, 0)
         if refresh > size:
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
-        if storage is None:
-            storage = getattr(cgn, "storage", "float32")
-        require_choice("storage", storage, get_args(StorageName))
-        self.storage = storage
-        self._dtype: torch.dtype = getattr(torch, storage)
+        self.storage: str = getattr(cgn, "storage", "float32") if storage is None else storage
+        require_choice("storage", self.storage, get_args(StorageName))
+        self._dtype: torch.dtype = getattr(torch, self.storage)
         as_bytes: Mechanisms | None = getattr(cgn, "as_bytes", None)
-        self._drawn = cgn if as_bytes is None or storage != "uint8" else as_bytes
+        self._drawn = cgn if as_bytes is None or self.storage != "uint8" else as_bytes
         self._ahead = None if as_bytes is None or refresh == 0 else Ahead(self._draw_refresh)
         for factor, classes in zip(FACTORS, self._classes, strict=True):
             if size < len(classes):
@@ -114,7 +112,9 @@ class BankSource(DrawnSource):
         if self._dtype is not torch.uint8 or self.placement is not None:
             return super()._compose(classes, generator, step)
         self._bring_to(step)
-        return compose_bytes(*self._bank, self._draw_slots(classes, generator))
+        masks, foregrounds, backgrounds = self._bank
+        slots = self._draw_slots(classes, generator)
+        return compose_bytes(masks, foregrounds, backgrounds, slots)
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)
@@ -268,8 +268,9 @@ def compose_bytes(masks: Tensor, foregrounds: Tensor, backgrounds: Tensor, slots
         >>> from cgn_augment.sources.bank import compose_bytes
         >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))
         >>> half = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
-        >>> compose_bytes(half, white, black, torch.zeros(3, 1).long())[0, 0, 0].tolist()
-        [-0.6000000238418579, -0.6000000238418579]
+        >>> image = compose_bytes(half, white, black, torch.zeros(3, 1).long())
+        >>> round(image[0, 0, 0, 0].item(), 3)
+        -0.6
     """
     images = backgrounds.new_empty(slots.shape[1], *backgrounds.shape[1:], dtype=torch.float32)
     if backgrounds.device.type == "cpu":

@@ -26,6 +26,7 @@ from cgn_augment.masks.finding import (
 )
 from cgn_augment.masks.trust import GateCounter, MaskGate
 from cgn_augment.sources.drawn import DrawnSource
+from cgn_augment.sources.placement import Placement, require_placement
 from cgn_augment.types import FACTORS, Counterfactuals, Masker, RealBatch, Step
 
 Keep = Literal["texture", "background"]
@@ -33,6 +34,9 @@ Replace = Literal["resample", "generator"]
 
 _SLACK = 0.02
 """By which images may leave [-1, 1]: interpolation and rounding."""
+
+_MANY = 8
+"""So many images without anything dark are in [0, 1], and not in [-1, 1]."""
 
 
 class RealShapeSource:
@@ -51,12 +55,14 @@ class RealShapeSource:
             interventions and the class map say of which classes. Its shapes are drawn where
             `replace` needs them, and not otherwise.
         masks: in place of a masker, the key or the position in a batch of its masks: (B, 1, H, W)
-            or (B, H, W), bool, or float in [0, 1], of the images' size. They have gone through the
-            user's own pipeline, so a joint transform of image and mask (such as torchvision's v2
-            transforms of a `tv_tensors.Mask`) keeps the two aligned.
+            or (B, H, W); bool, uint8 of 0 to 255, or float in [0, 1]; of any size, in the images'
+            aspect. They have gone through the user's own pipeline, so a joint transform of image
+            and mask (such as torchvision's v2 transforms of a `tv_tensors.Mask`) keeps the two
+            aligned.
         num_per_shape: so many neighbouring counterfactuals have the shape of one image.
         keep: "texture" keeps the image inside the mask and draws the background alone;
             "background" keeps the image outside it and draws the texture alone.
+        placement: where objects are put; where they were by default.
         gate: which masks are used; None uses all.
         replace: what stands in for an image whose mask is left out: "resample" takes another image
             of the batch, "generator" a shape that the generator draws, with its label.
@@ -98,6 +104,7 @@ class RealShapeSource:
         masks: str | int | None = None,
         num_per_shape: int = 1,
         keep: Keep | None = None,
+        placement: Placement | None = None,
         gate: MaskGate | None = MaskGate(),
         replace: Replace = "resample",
         mean: float | Sequence[float] = 0.5,
@@ -122,6 +129,23 @@ class RealShapeSource:
             )
         if keep is not None:
             require_choice("keep", keep, get_args(Keep))
+        if textures.placement is not None:
+            raise ArgumentError(
+                "the textures have a placement of their own, and the objects here are those of the "
+                "real images: pass it to RealShapeSource(placement=…)"
+            )
+        if textures.interventions.is_tied and keep != "texture":
+            raise ArgumentError(
+                "Interventions(texture='shape') leaves the texture to the object, which here is in "
+                "the real image: pass RealShapeSource(keep='texture'), or the textures' source "
+                "other interventions"
+            )
+        self.placement = require_placement(placement)
+        if placement is not None and keep == "background":
+            raise ArgumentError(
+                "with keep='background' the object is seen where it was, wherever it is put: leave "
+                "placement out, or draw the background too"
+            )
         require_choice("replace", replace, get_args(Replace))
         self.masker = None if masker is None else require_masker(masker)
         self.textures, self.masks, self.keep, self.replace = textures, masks, keep, replace
@@ -153,7 +177,8 @@ class RealShapeSource:
         return (
             f"real_shapes({self._masker_key}, {self.textures.fingerprint}, "
             f"num_per_shape={self.num_per_shape}, keep={self.keep}, {self.gate}, "
-            f"replace={self.replace}, mean={self.mean.tolist()}, std={self.std.tolist()})"
+            f"replace={self.replace}, mean={self.mean.tolist()}, std={self.std.tolist()}"
+            f"{'' if self.placement is None else f', {self.placement}'})"
         )
 
     def restrict(self, class_map: ClassMap) -> RealShapeSource:
@@ -163,7 +188,8 @@ class RealShapeSource:
     def with_options(self, **options: Any) -> RealShapeSource:
         """Returns a source with other values of some of the arguments."""
         names = (
-            "masker textures masks num_per_shape keep gate replace cache_masks cache_bytes chunk"
+            "masker textures masks num_per_shape keep placement gate replace cache_masks "
+            "cache_bytes chunk"
         )
         same = {name: getattr(self, name) for name in names.split()}
         scale = {"mean": self.mean.tolist(), "std": self.std.tolist()}
@@ -194,8 +220,14 @@ class RealShapeSource:
         chosen = self._choose(found, num, generator)
         is_real, at = chosen >= 0, chosen.clamp(min=0)
         wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
+        own_classes = real.classes.cpu()[at]
         parts, drawn = self.textures.sample_factors(
-            num, generator, step, real, masks=not bool(is_real.all())
+            num,
+            generator,
+            step,
+            real,
+            masks=not bool(is_real.all()),
+            shapes=torch.where(is_real, own_classes, -1),
         )
         foreground, background = parts[-2:]
         mask = torch.where(wide, found[here], parts[0]) if len(parts) == 3 else found[here]
@@ -203,9 +235,12 @@ class RealShapeSource:
             foreground = torch.where(wide, images[here], foreground)
         elif self.keep == "background":
             background = torch.where(wide, images[here], background)
+        if self.placement is not None:
+            moves = self.placement.draw(num, generator, self.num_per_shape)
+            mask, foreground = self.placement.move(mask, foreground, moves)
         made = compose(mask, foreground, background)
         own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
-        classes = torch.where(own & is_real, real.classes.cpu()[at], drawn.cpu())
+        classes = torch.where(own & is_real, own_classes, drawn.cpu())
         shape, texture, behind = classes.to(made.device)
         return Counterfactuals(made, shape, texture, behind, chosen.to(made.device))
 
@@ -231,6 +266,12 @@ class RealShapeSource:
                     f"real images span [{least:.3g}, {most:.3g}] where [-1, 1] was expected: pass "
                     "RealShapeSource the mean and std of your Normalize (0 and 1 for plain "
                     "ToTensor)"
+                )
+            if len(images) >= _MANY and least >= -_SLACK:
+                raise DataError(
+                    f"all of {len(images)} real images span [{least:.3g}, {most:.3g}], as images "
+                    "in [0, 1] do, where [-1, 1] was expected: pass RealShapeSource the mean and "
+                    "std of your Normalize (0 and 1 for plain ToTensor)"
                 )
         return images
 

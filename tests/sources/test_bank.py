@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import pickle
+from typing import NoReturn
 
 import pytest
 import torch
+from parts_helpers import make_parts, make_set
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, seeded
 from torch import Tensor
 
 from cgn_augment import BankSource, ClassMap, Interventions, Step
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
 from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
-from cgn_augment.sources.bank import _pack, _unpack
+from cgn_augment.parts.opening import open_parts
+from cgn_augment.sources.bank import Ahead, _pack, _unpack
 
 STORAGES = ("float32", "float16", "uint8")
 SIZES = [(12, 3), (12, 5), (10, 10), (250, 60), (11, 1)]
@@ -209,6 +213,103 @@ def test_uint8_keeps_the_ends_of_each_range_exactly() -> None:
     for low in (0.0, -1.0):
         ends = torch.tensor([low, 1.0])
         assert torch.equal(_unpack(_pack(ends, low, torch.uint8), low), ends)
+
+
+# Of parts on disk
+
+
+def test_of_parts_it_keeps_bytes_and_composes_without_copies_of_them() -> None:
+    source = BankSource(make_parts(24), 20, 3)
+    assert source.storage == "uint8"
+    assert source.interventions == Interventions(texture="shape")
+    for number in (0, 1, 9, 4):
+        made = source.sample(16, seeded(number), Step(number))
+        assert [kept.dtype for kept in source._bank] == [torch.uint8] * 3
+        (mask, foreground, behind), classes = source.sample_factors(
+            16, seeded(number), Step(number)
+        )
+        assert torch.equal(classes, labels_of(made))
+        torch.testing.assert_close(made.images, compose(mask, foreground, behind))
+        exact = BankSource(make_parts(24), 20, 3, storage="float32")
+        again = exact.sample(16, seeded(number), Step(number))
+        torch.testing.assert_close(made.images, again.images)  # bytes lose nothing of bytes
+
+
+def test_an_object_of_a_bank_keeps_its_own_texture() -> None:
+    rule = Interventions(texture="shape", background="other", num_per_shape=2)
+    source = BankSource(make_parts(24), 20, 3, rule)
+    for number in (0, 5):
+        (mask, foreground, behind), classes = source.sample_factors(30, seeded(), Step(number))
+        assert (classes[0] == classes[1]).all()
+        assert (classes[0] != classes[2]).all()
+        red = ((foreground[:, 0] + 1) * 127.5).round()
+        for own, inside in zip(red, mask[:, 0] > 0.9, strict=True):
+            assert len(own[inside].unique()) == 1
+            assert own[inside][0] >= 200  # of an object, and of one
+        assert torch.equal(mask[::2], mask[1::2])
+        assert torch.equal(foreground[::2], foreground[1::2])
+        assert not torch.equal(behind[::2], behind[1::2])
+    pairs = BankSource(ReadableCGN(), 20, 3, Interventions(texture="shape"))
+    for step in (0, 2):
+        pairs.sample(1, seeded(), Step(step))
+        masks, foregrounds, _ = pairs._bank
+        assert torch.equal(masks[:, 0, 6, 0], foregrounds[:, 0, 0, 0])  # of one class
+        assert torch.equal(masks[:, 0, 7, 0], foregrounds[:, 0, 0, 4])  # and of one noise
+
+
+def test_what_is_decoded_ahead_is_what_would_be_decoded_now() -> None:
+    class Slow(Ahead):
+        def begin(self, rank: int, number: int) -> None:
+            """Begins nothing, so that all is drawn when it is asked for."""
+
+    ahead, now = (BankSource(make_parts(16), 12, 5, seed=3) for _ in range(2))
+    now._ahead = Slow(now._draw_refresh)
+    for step in (Step(0), Step(1), Step(2), Step(2), Step(7), Step(8), Step(8, 1), Step(9, 1)):
+        drawn = [source.sample(8, seeded(), step).images for source in (ahead, now)]
+        assert torch.equal(*drawn), step
+    assert ahead._ahead is not None
+    assert ahead._ahead._begun is not None
+    copied = pickle.loads(pickle.dumps(ahead))
+    assert torch.equal(
+        copied.sample(8, seeded(), Step(10, 1)).images, now.sample(8, seeded(), Step(10, 1)).images
+    )
+
+
+def test_an_error_ahead_of_time_is_raised_by_the_step_that_it_belongs_to() -> None:
+    held = make_set(12)
+    source = BankSource(open_parts(held, 16), 12, 3)
+    source.sample(2, seeded(), Step(0))
+    source.sample(2, seeded(), Step(1))
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise FileError("the shard is gone")
+
+    held.read = fail  # type: ignore[method-assign]
+
+    def go_on() -> None:
+        for number in range(2, 5):
+            source.sample(2, seeded(), Step(number))
+
+    with pytest.raises(FileError, match="the shard is gone"):
+        go_on()
+
+
+def test_what_is_begun_ahead_belongs_to_a_rank_and_a_step() -> None:
+    calls: list[tuple[int, int]] = []
+
+    def draw(rank: int, number: int) -> int:
+        calls.append((rank, number))
+        return 10 * rank + number
+
+    ahead = Ahead(draw)
+    ahead.begin(0, 3)
+    ahead.begin(0, 3)
+    assert ahead.take(0, 3) == 3
+    assert calls == [(0, 3)]
+    assert ahead.take(0, 3) == 3
+    ahead.begin(0, 4)
+    assert ahead.take(1, 4) == 14
+    assert calls[-1] == (1, 4)
 
 
 # Its arguments

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from parts_helpers import make_parts
 from source_helpers import Blocks, ReadableCGN, find_bright, seeded
 from stream_helpers import collect, global_state, same
 
@@ -16,6 +17,7 @@ from cgn_augment import (
     CounterfactualDataset,
     FreshSource,
     Interventions,
+    Placement,
     RealBatch,
     RealShapeSource,
     ShardSource,
@@ -26,6 +28,7 @@ from cgn_augment.errors import CheckpointError
 from cgn_augment.shards import ShardConfig, render_shards
 
 CGN = ReadableCGN()
+LABELS = {"ant": 0, "bee": 4, "cow": 9}
 REAL = Blocks(12, mask=True, blank=5)
 
 
@@ -44,9 +47,22 @@ MAKERS: dict[str, Callable[[], Source]] = {
     "fresh": lambda: FreshSource(CGN),
     "bank": bank,
     "bank of permuted classes": lambda: BankSource(CGN, 20, 3, Interventions("permute"), seed=1),
+    "fresh parts": lambda: FreshSource(make_parts(8, num_threads=1, class_to_idx=LABELS)),
+    "bank of parts, placed": lambda: BankSource(
+        make_parts(8, class_to_idx=LABELS),
+        20,
+        3,
+        Interventions(texture="shape", background="other"),
+        placement=Placement((0.8, 1.2), 0.2, 10, 0.5, edge=0.5),
+        seed=1,
+    ),
+    "bank of parts": lambda: BankSource(make_parts(8, class_to_idx=LABELS), 20, 3, seed=1),
     "shards": lambda: ShardSource(rendered(), refresh=4, size=12),
     "real shapes": lambda: RealShapeSource(find_bright, bank()),
     "real shapes, fresh textures": lambda: RealShapeSource(find_bright, FreshSource(CGN)),
+    "real shapes, placed": lambda: RealShapeSource(
+        find_bright, bank(), placement=Placement(shift=0.3)
+    ),
     "real shapes, some drawn": lambda: RealShapeSource(find_bright, bank(), replace="generator"),
     "real shapes, masks of the dataset": lambda: RealShapeSource(textures=bank(), masks=2),
     "real shapes, cached": lambda: RealShapeSource(

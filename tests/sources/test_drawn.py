@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from parts_helpers import make_parts
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, real_batch, seeded
 from stream_helpers import same
 from torch import nn
@@ -173,3 +174,33 @@ def test_a_source_on_a_gpu_draws_what_it_draws_on_the_cpu(make: Maker, tiny_cgn:
     assert drawn.images.device.type == drawn.shape.device.type == "cuda"
     assert torch.equal(labels_of(drawn).cpu(), labels_of(expected))
     torch.testing.assert_close(drawn.images.cpu(), expected.images, rtol=1e-2, atol=1e-2)
+
+
+def test_a_tied_texture_is_of_the_noise_and_class_of_the_shape(make: Maker) -> None:
+    source = make(ReadableCGN(), Interventions(texture="shape", num_per_shape=3))
+    drawn = source.sample(21, seeded())
+    shape, texture, background = labels_of(drawn)
+    assert torch.equal(read_classes(drawn.images), labels_of(drawn))
+    assert torch.equal(shape, texture)
+    assert not torch.equal(shape, background)
+    of_shape, of_texture, behind = read_ids(drawn.images)
+    torch.testing.assert_close(of_shape, of_texture, atol=2e-4, rtol=0)
+    assert [len(group.unique()) for group in of_texture.split(3)] == [1] * 7
+    assert max(len(group.unique()) for group in behind.split(3)) > 1
+
+
+def test_another_background_is_of_another_class(make: Maker) -> None:
+    source = make(ReadableCGN(4), Interventions(background="other"))
+    drawn = source.sample(200, seeded())
+    assert torch.equal(read_classes(drawn.images), labels_of(drawn))
+    assert (drawn.shape != drawn.background).all()
+    assert (drawn.shape == drawn.texture).any()
+    with pytest.raises(ArgumentError, match="background='other' needs a class besides"):
+        source.restrict(ClassMap({0: [1, 2]}))
+
+
+def test_parts_are_looked_through_when_the_source_is_made(make: Maker) -> None:
+    parts = make_parts()
+    assert make(parts).interventions == Interventions(texture="shape")
+    with pytest.raises(ArgumentError, match=r"no foreground of class 0 .*\(texture='shape'\)"):
+        make(parts, Interventions())

@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from parts_helpers import make_parts
 from source_helpers import Blocks, ReadableCGN, blocks, find_bright, seeded
 from stream_helpers import collect, same
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cgn_augment import (
+    BankSource,
     CounterfactualDataset,
     Counterfactuals,
     FreshSource,
+    Interventions,
+    Placement,
     RealBatch,
     RealShapeSource,
     Step,
@@ -147,6 +151,57 @@ def test_masks_of_a_batch_are_brought_to_the_generators_size_and_checked() -> No
         make(None, masks=2).masks_of(blocks(6), real._replace(batch=(wide, 0, masks * 255)))
 
 
+def test_masks_may_be_of_any_size_and_images_need_not_be_square() -> None:
+    images = torch.nn.functional.interpolate(blocks(6), size=(48, 32))
+    exact = find_bright(blocks(6))
+    for size in ((48, 32), (96, 64), (225, 150)):
+        masks = torch.nn.functional.interpolate(exact, size=size)
+        for given in (masks, masks[:, 0].bool(), (masks[:, 0] * 255).byte()):
+            real = batch(images=images, batch={"mask": given})
+            source = make(None, masks="mask")
+            found = source.masks_of(source.bring(images), real)
+            assert ((found > 0.5) == (exact > 0)).all()
+            made = source.sample(6, seeded(), real=real)
+            torch.testing.assert_close(made.images, expected(batch(), made), atol=0.8, rtol=0)
+
+
+def test_images_in_0_to_1_are_an_error_where_many_say_so() -> None:
+    with pytest.raises(DataError, match=r"all of 8 real images span \[0, 1\], as images in"):
+        make().sample(8, seeded(), real=batch(8, images=(blocks(8) + 1) / 2))
+    bright = torch.cat([(blocks(7) + 1) / 2, blocks(1)])
+    make().sample(8, seeded(), real=batch(8, images=bright))
+
+
+# Placed, and other classes
+
+
+def test_real_objects_are_placed_with_the_texture_that_they_keep() -> None:
+    placement, real = Placement(shift=0.4), batch(images=blocks(6) * 0.5)
+    source = make(placement=placement, keep="texture", num_per_shape=2)
+    made = source.sample(6, seeded(), real=real)
+    still = make(keep="texture", num_per_shape=2).sample(6, seeded(), real=real)
+    assert torch.equal(made.real, still.real)
+    shown = (made.images - grey_of(made.background)).abs().sum(1) > 1e-3
+    was = (still.images - grey_of(still.background)).abs().sum(1) > 1e-3
+    assert not torch.equal(shown, was)
+    assert torch.equal(shown[::2], shown[1::2])
+    assert source.with_options(keep=None).placement == placement
+    assert source.fingerprint != source.with_options(placement=None).fingerprint
+
+
+def test_another_background_is_other_than_the_real_images_class() -> None:
+    textures = FreshSource(Greys(4), Interventions(background="other"))
+    classes = torch.tensor([0, 1, 2, 3, 0, 1])
+    real = batch(classes=classes)
+    for seed in range(20):
+        made = make(textures=textures).sample(6, seeded(seed), real=real)
+        assert torch.equal(made.shape, classes[made.real])
+        assert (made.background != made.shape).all()
+    of_parts = BankSource(make_parts(8), 12, 2)
+    kept = make(textures=of_parts, keep="texture").sample(6, seeded(), real=real)
+    assert torch.equal(kept.texture, kept.shape)
+
+
 # The gate
 
 
@@ -210,6 +265,16 @@ def test_a_batch_without_any_usable_mask_is_an_error_or_drawn() -> None:
         ({"textures": SmallCGN(width=4)}, "must be a BankSource or a FreshSource, .* got SmallCGN"),
         ({"masker": None, "masks": 0.5}, "masks must be the key .* got 0.5"),
         ({"gate": 0.5}, "gate must be MaskGate"),
+        ({"placement": 0.5}, "placement must be Placement"),
+        ({"placement": Placement(), "keep": "background"}, "is seen where it was, wherever"),
+        (
+            {"textures": FreshSource(Greys(), placement=Placement())},
+            r"placement of their own, .* pass it to RealShapeSource\(placement=",
+        ),
+        (
+            {"textures": FreshSource(Greys(), Interventions(texture="shape"))},
+            r"pass RealShapeSource\(keep='texture'\), or",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_an_error(options: dict[str, Any], message: str) -> None:
