@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 
+import fsspec
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ if WORKERS > 1:  # which share the cores, as do the processes that they start
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
+BUCKETS = count()
 VARIANT_NAMES = ("colored", "double_colored", "wildlife")
 
 
@@ -77,6 +80,29 @@ def golden_paths() -> dict[str, Path]:
 def generator() -> torch.Generator:
     """A CPU generator with seed 0."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket in memory, or of a local server that speaks S3 and is found by the environment."""
+    if request.param == "memory":
+        yield "memory://shards"
+        fsspec.filesystem("memory").rm("/shards", recursive=True)
+        return
+    server_module = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    files = fsspec.filesystem("s3", skip_instance_cache=True)
+    name = f"shards-{next(BUCKETS)}"  # the server keeps the buckets of earlier tests
+    files.mkdir(name)
+    yield f"s3://{name}"
+    server.stop()
 
 
 def run_command(

@@ -67,9 +67,14 @@ def settings_as_options(
                     raise ArgumentError(advice)
             command(kind(**settings), **given)
 
-        own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+        for option in own:
+            required = option.default is Parameter.empty
+            kind_of = Parameter.POSITIONAL_OR_KEYWORD if required else Parameter.KEYWORD_ONLY
+            options.append(option.replace(kind=kind_of))
         made: Any = run
-        made.__signature__ = Signature([*options, *own], return_annotation=None)
+        made.__signature__ = Signature(
+            sorted(options, key=lambda option: option.kind), return_annotation=None
+        )
         made.__name__, made.__module__ = command.__name__, command.__module__
         made.__doc__ = _describe(command, kind, first.name)
         return run

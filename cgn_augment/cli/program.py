@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: looks at generators, draws from them, renders sets of shards."""
+"""The command `cgn-augment`: generators, sets of shards, and photographs taken apart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import auto_cli
 
+from cgn_augment.cli import parts as parts
 from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.errors import CGNError
@@ -72,16 +73,20 @@ def sheet(
 def main() -> None:
     """Runs the command line."""
     first = sys.argv[1:3]
-    if first[:1] == ["shards"] and first[1:] not in (["verify"], ["info"]):
-        run_commands("cgn-augment shards", shards.render, sys.argv[2:])
-        return
-    looking: dict[str, Any] = {"verify": shards.verify, "info": shards.info}
+    if first[1:] not in (["verify"], ["info"]):  # a command that has commands beside its own work
+        if first[:1] == ["shards"]:
+            run_commands("cgn-augment shards", shards.render, sys.argv[2:])
+            return
+        if first[:1] == ["parts"]:
+            run_commands("cgn-augment", {"parts": parts.write})
+            return
     commands: Commands = {
         "info": info,
         "sheet": sheet,
         "sample": sample,
         "interpolate": interpolate,
-        "shards": looking,
+        "parts": {"verify": parts.verify, "info": parts.info},
+        "shards": {"verify": shards.verify, "info": shards.info},
     }
     run_commands("cgn-augment", commands)
 

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Places = NDArray[np.int64]
+
+BAND = 2
+"""Pixels around the hole that are blended, too: half of what is left of a seam lies there."""
 
 CYCLES = 4
 """Each leaves about a tenth of the error."""
@@ -35,7 +39,7 @@ def blend(image: Floats, hole: Bools, taken: Places) -> Floats:
             the hole always, and the pixel itself for those outside of the hole.
 
     Returns:
-        (C, H, W) float32, the given image outside of the hole.
+        (C, H, W) float32, the given image outside of the hole and the `BAND` around it.
 
     Example:
         >>> import numpy as np
@@ -49,7 +53,9 @@ def blend(image: Floats, hole: Bools, taken: Places) -> Floats:
         True
     """
     copied = image.reshape(len(image), -1)[:, taken]
-    return copied + membrane(mismatch(image, hole, taken), hole)
+    free = ndimage.binary_dilation(hole, iterations=BAND)
+    made: Floats = copied + membrane(mismatch(image, hole, taken), free)
+    return made
 
 
 def mismatch(image: Floats, hole: Bools, taken: Places) -> Floats:
@@ -92,7 +98,7 @@ def mismatch(image: Floats, hole: Bools, taken: Places) -> Floats:
         # A pixel is the first of one pair at most, and the second of one.
         found[:, first] -= wanted - jump
         found[:, first + step] += wanted - jump
-    return found.reshape(image.shape) * hole
+    return found.reshape(image.shape)
 
 
 def membrane(divergence: Floats, hole: Bools) -> Floats:

@@ -96,8 +96,7 @@ def fill_with_copies(image: Tensor, hole: Tensor) -> Tensor:
     given: Floats = image.numpy().astype(np.float32) / 127.5 - 1
     unknown: Bools = hole.numpy()
     made = blend(given, unknown, choose_copies(given, unknown))
-    filled = torch.from_numpy(((made + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
-    return torch.where(hole, filled, image)
+    return torch.from_numpy(((made + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
 
 
 def fill_with_telea(image: Tensor, hole: Tensor) -> Tensor:

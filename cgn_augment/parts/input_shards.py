@@ -50,17 +50,12 @@ class ShardPhotos:
         """Yields the images of a shard, in order."""
         url = self.urls[shard]
         stem, seen = url.rpartition("/")[2].removesuffix(".tar"), set()
-        try:
-            for sample in read_shard(url):
-                key = f"{stem}/{sample['__key__']}"
-                if key in seen:
-                    raise DataError(f"{url} has two samples of the key {sample['__key__']!r}")
-                seen.add(key)
-                yield self._photo(key, sample, url)
-        except (OSError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{url} cannot be read ({first_line(error)})") from error
+        for sample in _read(url):
+            key = f"{stem}/{sample['__key__']}"
+            if key in seen:
+                raise DataError(f"{url} has two samples of the key {sample['__key__']!r}")
+            seen.add(key)
+            yield self._photo(key, sample, url)
         if not seen:
             raise DataError(f"{url} has no sample")
 
@@ -89,6 +84,13 @@ class ShardPhotos:
             columns = {name: str(facts[name]) for name in self.columns}
         mask = None if self.mask is None else sample.get(self.mask)
         return Photo(key, self.classes[int(label)], f"{key}.{kind}", sample[kind], mask, columns)
+
+
+def _read(url: str) -> Iterator[Sample]:
+    try:
+        yield from read_shard(url)
+    except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
+        raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
 
 
 def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:

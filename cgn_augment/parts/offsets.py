@@ -7,10 +7,13 @@ Completion, ECCV 2012).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cgn_augment.functional import move_images
 
 RING = 2
 """Pixels around the hole that must fit."""
@@ -23,6 +26,15 @@ LEAST_OFFSET = 4
 
 FILL_WEIGHT = 0.3
 """Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
+
+FILL_WEIGHTS = (0.3, 0.03, 0.003)
+"""The same, where many offsets are wanted: from those that fill much to those that fit well."""
+
+NUM_BEST, NUM_MORE, NEAR = 6, 8, 2
+"""Offsets for each of these weights; for what they leave open, at most; and pixels between them."""
+
+LEAST_SHARE = 0.02
+"""Of the hole, that each of them must fill."""
 
 RESOLUTION = 2.0**-20
 """Mean square errors that are nearer to each other than this are equal."""
@@ -43,6 +55,111 @@ def best_offsets(
         (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
         `move_images`; and (N,) bool whether there is any.
     """
+    fits = compare(images, known)
+    score = fits.error + fill_weight * (1 - fits.share)
+    allowed = (fits.num >= LEAST_RING) & (fits.filled >= fits.missing.clamp(max=LEAST_FILL))
+    score = score.masked_fill(~(allowed & fits.far), math.inf).flatten(1)
+    least, place = score.min(dim=1)
+    return fits.offset(place), least.isfinite()
+
+
+def many_offsets(image: Tensor, known: Tensor) -> Tensor:
+    """Finds offsets that together fill the hole of one image, good ones first.
+
+    Args:
+        image: (C, H, W) float32, 0 where it is not known.
+        known: (H, W) float32, 0 or 1.
+
+    Returns:
+        (N, 2) int64, offsets (row, column), no two of them near each other: for each of
+        `FILL_WEIGHTS` the best `NUM_BEST`, and such as fill what those leave open. N is 0 where
+        nothing fits.
+    """
+    fits = compare(image[None], known[None, None])
+    allowed = fits.far & (fits.num >= LEAST_RING) & (fits.share >= LEAST_SHARE)
+    found: list[tuple[int, int]] = []
+    for weight in FILL_WEIGHTS:
+        score = fits.error + weight * (1 - fits.share)
+        score = score.masked_fill(~allowed, math.inf)[0, 0]
+        for _ in range(NUM_BEST):
+            row, column = fits.offset(score.argmin()).tolist()
+            if not score[row, column].isfinite():
+                break
+            found.append((row, column))
+            _blot(score, row, column)
+    open_ = (known == 0) & ~_filled(known, found)
+    of_known = spectrum(known[None, None].double())
+    for _ in range(NUM_MORE):
+        if not open_.any():
+            break
+        filled = correlate((spectrum(open_[None, None].double()), of_known)).round()
+        score = fits.error + FILL_WEIGHTS[0] * (1 - filled / open_.sum())
+        score = score.masked_fill(~(fits.far & (filled >= 1)), math.inf)[0, 0]
+        row, column = fits.offset(score.argmin()).tolist()
+        if not score[row, column].isfinite():
+            break
+        found.append((row, column))
+        open_ &= ~_filled(known, found[-1:])
+    return torch.tensor(list(dict.fromkeys(found)), dtype=torch.int64).view(-1, 2)
+
+
+def _blot(score: Tensor, row: int, column: int) -> None:
+    """Rules out what is near an offset."""
+    near = torch.arange(-NEAR, NEAR + 1)
+    rows, columns = (row + near) % score.shape[0], (column + near) % score.shape[1]
+    score[rows[:, None], columns] = math.inf
+
+
+def _filled(known: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
+    """Returns (H, W) bool, what is known at one of the offsets."""
+    if not offsets:
+        return torch.zeros_like(known, dtype=torch.bool)
+    moved = move_images(known.expand(len(offsets), 1, -1, -1), torch.tensor(offsets))
+    return (moved > 0).any(dim=0)[0]
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How well images fit around their holes at every offset; (N, 1, 2 H, 2 W) float64.
+
+    Offsets from 0 to H - 1 come first, those from -H to -1 after them, as in `correlate`.
+
+    Attributes:
+        error: mean square error over the ring around the hole.
+        num: pixels of the ring that are compared.
+        filled: pixels of the hole that are known there.
+        missing: (N, 1, 1, 1), pixels of the hole.
+        far: (2 H, 2 W) bool, offsets that are not near.
+    """
+
+    error: Tensor
+    num: Tensor
+    filled: Tensor
+    missing: Tensor
+    far: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """The share of the hole that is known there."""
+        return self.filled / self.missing.clamp(min=1)
+
+    def offset(self, place: Tensor) -> Tensor:
+        """Returns (..., 2) int64, row and column, for places in the flattened (2 H, 2 W)."""
+        rows, columns = (_steps(side, place.device) for side in self.far.shape)
+        return torch.stack([rows[place // len(columns)], columns[place % len(columns)]], dim=-1)
+
+
+def _steps(side: int, device: torch.device) -> Tensor:
+    return torch.cat([torch.arange(side // 2), torch.arange(-(side // 2), 0)]).to(device)
+
+
+def compare(images: Tensor, known: Tensor) -> Fits:
+    """Compares images with themselves at every offset, in the ring around their holes.
+
+    Args:
+        images: (N, C, H, W) float32, 0 where they are not known.
+        known: (N, 1, H, W) float32, 0 or 1.
+    """
     # Correlations of float64 and rounded errors have the same least element however many threads
     # there are; among equal ones it is the first.
     images, known = images.double(), known.double()
@@ -58,21 +175,9 @@ def best_offsets(
         (of_ring, spectrum(square)),
     )
     error = ((error / (images.shape[1] * num).clamp(min=1)) / RESOLUTION).round() * RESOLUTION
-    missing = hole.sum(dim=(1, 2, 3), keepdim=True)
-    rows, columns = (
-        torch.cat([torch.arange(side), torch.arange(-side, 0)]).to(images.device)
-        for side in images.shape[-2:]
-    )
-    allowed = (
-        (num >= LEAST_RING)
-        & (filled >= missing.clamp(max=LEAST_FILL))
-        & (rows.abs()[:, None] + columns.abs() >= LEAST_OFFSET)
-    )
-    score = error + fill_weight * (1 - filled / missing.clamp(min=1))
-    score = score.masked_fill(~allowed, math.inf).flatten(1)
-    least, place = score.min(dim=1)
-    offsets = torch.stack([rows[place // len(columns)], columns[place % len(columns)]], dim=1)
-    return offsets, least.isfinite()
+    rows, columns = (_steps(2 * side, images.device) for side in images.shape[-2:])
+    far = rows.abs()[:, None] + columns.abs() >= LEAST_OFFSET
+    return Fits(error, num, filled, hole.sum(dim=(1, 2, 3), keepdim=True), far)
 
 
 def spectrum(images: Tensor) -> Tensor:

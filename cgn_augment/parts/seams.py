@@ -8,13 +8,14 @@ al., Graphcut Textures, SIGGRAPH 2003).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from cgn_augment.parts.blend import Bools, Floats, Places
+from cgn_augment.parts.blend import Bools, Floats, Places, membrane
 
 UNSEEN = 0.3
 """Difference, in grey levels of [-1, 1], at a seam neither of whose sides is seen."""
@@ -22,8 +23,31 @@ UNSEEN = 0.3
 NEVER = 1e3
 """What it costs to copy what is not seen."""
 
+LIKENESS = 0.2
+"""Of the difference between a copy and the colours around the hole, what is added to the seams:
+what is not like its surroundings does not come into them."""
+
+STARTS = 4
+"""Labellings of which the best is the first."""
+
 UNITS = 1000
 """The flow is in whole numbers: so many of them are a difference of 1."""
+
+
+_Side = tuple[Floats, Bools, Floats, Bools]
+"""A copy of both pixels of each pair: values (P, C) and whether they are seen, of each pixel."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """Labels, the copies of each pair at those of its first and its second pixel, and costs."""
+
+    labels: Places
+    first: _Side
+    second: _Side
+    costs: Floats
+    unary: Floats
+    energy: float
 
 
 class Seams:
@@ -62,27 +86,39 @@ class Seams:
         self.first, self.second = (np.concatenate(each) for each in zip(*pairs, strict=True))
         for first, cost in of_pairs:
             self.unary[:, first] += cost
+        self.unary += LIKENESS * np.abs(self.values - _smooth(image, hole)).sum(axis=2) * self.seen
         self.unseen = np.float32(UNSEEN * len(image))
+        self._graph = _Graph(len(self.rows), self.first, self.second)
+
+    def choose(self) -> Places:
+        """Returns labels (pixels of the hole,).
+
+        All begin with the first at which something is seen; then each label in turn takes the
+        pixels that make the seams cost less.
+        """
+        num = len(self.seen)
+        starts = [np.roll(np.arange(num), -first) for first in range(0, num, max(num // STARTS, 1))]
+        state = min(
+            (self._state(order[self.seen[order].argmax(axis=0)]) for order in starts),
+            key=lambda state: state.energy,
+        )
+        for label in range(len(self.seen)):
+            changed = self._state(self._expand(state, label))
+            if changed.energy < state.energy:
+                state = changed
+        return state.labels
 
     def energy(self, labels: Places) -> float:
         """Returns what all seams of a labelling (pixels of the hole,) cost together."""
-        costs = self._costs(*self._sides(labels))
-        return float(self.unary[labels, np.arange(len(labels))].sum() + costs.sum())
+        return self._state(labels).energy
 
-    def improve(self, labels: Places, order: Sequence[int]) -> Places:
-        """Lets each label in turn take the pixels that it can have to make the seams less."""
-        least = self.energy(labels)
-        for label in order:
-            changed = self._expand(labels, label)
-            energy = self.energy(changed)
-            if energy < least:
-                labels, least = changed, energy
-        return labels
-
-    def _sides(self, labels: Places) -> tuple[_Side, _Side]:
-        """Returns the copies of each pair at the label of its first pixel, and of its second."""
-        a, b = labels[self.first], labels[self.second]
-        return self._side(a), self._side(b)
+    def _state(self, labels: Places) -> _State:
+        of_first, of_second = labels[self.first], labels[self.second]
+        first, second = self._side(of_first), self._side(of_second)
+        costs = self._costs(first, second) * (of_first != of_second)
+        unary = self.unary[labels, np.arange(len(labels))]
+        energy = float(unary.sum(dtype=np.float64) + costs.sum(dtype=np.float64))
+        return _State(labels, first, second, costs, unary, energy)
 
     def _side(self, labels: Places | int) -> _Side:
         num = len(self.rows)
@@ -100,45 +136,81 @@ class Seams:
         found: Floats = np.where(num > 0, total / np.maximum(num, 1), self.unseen)
         return found
 
-    def _expand(self, labels: Places, label: int) -> Places:
-        places = np.arange(len(labels))
+    def _expand(self, state: _State, label: int) -> Places:
+        labels, keep = state.labels, state.costs
         free = self.seen[label] & (labels != label)
         if not free.any():
             return labels
-        a, b = self._sides(labels)
         new = self._side(label)
-        keep = self._costs(a, b) * (labels[self.first] != labels[self.second])
-        only_first = self._costs(new, b) * (labels[self.second] != label)
-        only_second = self._costs(a, new) * (labels[self.first] != label)
+        only_first = self._costs(new, state.second) * (labels[self.second] != label)
+        only_second = self._costs(state.first, new) * (labels[self.first] != label)
         # The cost as a sum over pixels, and over pairs of which the first stays and the second
         # changes (Kolmogorov and Zabih, What Energy Functions Can Be Minimized, PAMI 2004).
         second_free = free[self.second]
         both = free[self.first] & second_free
         of_first = only_first - keep
         of_second = np.where(both, -only_first, only_second - keep)
-        change = self.unary[label] - self.unary[labels, places]
+        change = self.unary[label] - state.unary
         change += np.bincount(self.first, of_first, len(labels))
         change += np.bincount(self.second, of_second, len(labels))
         weight = np.maximum(only_first + only_second - keep, 0)
-        both &= weight > 0
-        stays, goes = np.flatnonzero(free & (change > 0)), np.flatnonzero(free & (change < 0))
-        if not len(goes):
-            return labels
-        source, sink = len(labels), len(labels) + 1
-        start = np.concatenate([self.first[both], np.full(len(stays), source), goes])
-        goal = np.concatenate([self.second[both], stays, np.full(len(goes), sink)])
-        flows = np.concatenate([weight[both], change[stays], -change[goes]])
-        capacities = (flows * UNITS).round().clip(0, 1e8).astype(np.int32)
-        graph = csr_matrix((capacities, (start, goal)), shape=(sink + 1, sink + 1))
-        rest = graph - maximum_flow(graph, source, sink).flow
+        goes = self._graph.cut(weight * both, change * free)
+        return np.where(goes & free, label, labels)
+
+
+class _Graph:
+    """The pixels of a hole as a network of flow, of which the capacities alone change.
+
+    Args:
+        num: pixels.
+        first: (P,) int64, the first pixel of each pair.
+        second: (P,) int64, the second.
+    """
+
+    def __init__(self, num: int, first: Places, second: Places) -> None:
+        every, source, sink = np.arange(num), np.full(num, num), np.full(num, num + 1)
+        # Each edge and its reverse, so that a flow has the same places.
+        start = np.concatenate([second, first, source, every, every, sink])
+        goal = np.concatenate([first, second, every, source, sink, every])
+        self._num, self._order = num, np.lexsort((goal, start))
+        self._goal = goal[self._order].astype(np.int32)
+        counts = np.bincount(start, minlength=num + 2)
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+    def cut(self, pairs: Floats, change: Floats) -> Bools:
+        """Chooses the pixels whose change costs least.
+
+        Args:
+            pairs: (P,), what it costs that the second pixel of a pair changes and the first does
+                not; at least 0.
+            change: (num,), what the change of each pixel costs.
+
+        Returns:
+            (num,) bool, which pixels change; as few as there can be.
+        """
+        none = np.zeros_like(change)
+        costs = [pairs, np.zeros_like(pairs), (-change).clip(min=0), none, change.clip(min=0), none]
+        whole = (np.concatenate(costs) * UNITS).round().clip(max=1e8).astype(np.int32)
+        capacities = whole[self._order]
+        flow = maximum_flow(self._matrix(capacities), self._num, self._num + 1).flow
+        rest = self._matrix(capacities - flow.data)
         rest.eliminate_zeros()
-        changes = free.copy()
-        reached = breadth_first_order(rest, source, return_predecessors=False)
-        changes[reached[reached < len(labels)]] = False
-        return np.where(changes, label, labels)
+        changes = np.zeros(self._num + 2, dtype=bool)
+        changes[breadth_first_order(rest, self._num, return_predecessors=False)] = True
+        return changes[: self._num]
+
+    def _matrix(self, values: NDArray[np.int32]) -> csr_matrix:
+        shape = self._num + 2, self._num + 2
+        # The places are copied: others are dropped from them.
+        return csr_matrix((values, self._goal, self._starts), shape=shape, copy=True)
 
 
-_Side = tuple[Floats, Bools, Floats, Bools]
+def _smooth(image: Floats, hole: Bools) -> Floats:
+    """Returns (P, C), the colours around the hole carried on smoothly to its pixels."""
+    around = np.pad(image * ~hole, ((0, 0), (1, 1), (1, 1)))
+    sums = around[:, :-2, 1:-1] + around[:, 2:, 1:-1] + around[:, 1:-1, :-2] + around[:, 1:-1, 2:]
+    smooth: Floats = membrane(sums * hole, hole)[:, hole].T
+    return smooth
 
 
 def _look(

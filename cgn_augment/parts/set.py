@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,10 +22,10 @@ from cgn_augment.files import first_line
 from cgn_augment.parts.index import INDEX, MEMBERS, Index, Member, Numbers, read_index
 from cgn_augment.parts.part import Part
 from cgn_augment.shards.layout import MANIFEST, PARTS
-from cgn_augment.shards.manifest import Manifest, read_manifest, to_json
+from cgn_augment.shards.manifest import Manifest, read_begun, read_manifest, to_json
 from cgn_augment.shards.store import Store
 
-_MODES = {"object": "RGBA", "background": "RGB", "foreground": "RGB"}
+_MODES = {"object": "RGBA", "mask": "L"}  # of the others RGB
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,25 @@ class PartSet:
         manifest: settings, versions and shards of the set.
         index: what is known of each image.
         classes: names by label.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from cgn_augment.parts.set import PartSet
+        >>> from cgn_augment.parts.writing import PartConfig, write_parts
+        >>> folder = getfixture("tmp_path")
+        >>> pixels = np.full((48, 64, 4), 200, np.uint8)
+        >>> pixels[..., 3] = 0                                   # transparent around ...
+        >>> pixels[12:30, 20:40] = 20, 20, 20, 255               # ... an object
+        >>> (folder / "photos" / "cat").mkdir(parents=True)
+        >>> Image.fromarray(pixels).save(folder / "photos" / "cat" / "1.png")
+        >>> config = PartConfig(masks="alpha")
+        >>> manifest = write_parts(folder / "photos", folder / "parts", config, num_workers=0)
+        >>> parts = PartSet.open(folder / "parts")
+        >>> parts.of_class("cat", "object").tolist(), parts.counts
+        ([0], {'usable': 1})
+        >>> parts.read(0).background.shape
+        torch.Size([3, 48, 64])
     """
 
     store: Store
@@ -47,33 +67,28 @@ class PartSet:
     classes: tuple[str, ...]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> PartSet:
-        """Opens a complete set.
+    def open(cls, path: str | os.PathLike[str], *, complete: bool = True) -> PartSet:
+        """Opens a set.
 
         Args:
             path: its folder, or a URL that fsspec knows.
+            complete: whether every shard must be there; otherwise those are read that are.
 
         Raises:
-            DataError: there is no complete set of parts, or its index is damaged.
-
-        Example:
-            >>> from pathlib import Path
-            >>> from cgn_augment.parts.set import PartSet
-            >>> PartSet.open(Path("nowhere"))
-            Traceback (most recent call last):
-            ...
-            cgn_augment.errors.DataError: nowhere holds no complete set of parts: ...
+            DataError: there is no set of parts, it is not complete, or its index is damaged.
         """
         store = Store(path)
-        if MANIFEST not in store.sizes():
+        if complete and MANIFEST not in store.sizes():
             raise DataError(
                 f"{store.url} holds no complete set of parts: give the folder or URL that "
                 "'cgn-augment parts' wrote to, or complete the set with --resume"
             )
-        manifest = read_manifest(store, PARTS)
+        manifest = read_manifest(store, PARTS) if complete else read_begun(store, PARTS)
         classes = tuple(manifest.settings["classes"])
+        shards = [PARTS.shard_number(record.name) for record in manifest.shards]
+        pieces = [PARTS.record_name(shard, "jsonl") for shard in shards]
         try:
-            with store.open(INDEX) as lines:
+            with closing(_lines(store, [INDEX] if complete else pieces)) as lines:
                 index = read_index(lines, classes)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
@@ -161,21 +176,38 @@ class PartSet:
         asked = {"object": object, "background": background, "foreground": foreground}
         members = [member for member, wanted in asked.items() if wanted]
         part = self.entry(number)
-        pictures: Mapping[str, Any] = {member: self._picture(number, member) for member in members}
+        pictures: Mapping[str, Any] = {member: self.picture(number, member) for member in members}
         return Part(**{**vars(part), **pictures})
 
-    def _picture(self, number: int, member: Member) -> Tensor | None:
+    def picture(self, number: int, member: Member) -> Tensor | None:
+        """Returns one picture of an image, (C, H, W) uint8, or None if there is none.
+
+        Args:
+            number: of the image.
+            member: "object", "background" or "foreground"; of an image that is left out a small
+                "image" and its "mask".
+
+        Raises:
+            FileError: a shard is missing, cut off or damaged.
+        """
         start, length = self.index.places[member][number].tolist()
         if length == 0:
             return None
-        name = self.manifest.shards[int(self.index.shards[number])].name
+        name = PARTS.shard_name(int(self.index.shards[number]))
         try:
             data = self.store.read_range(name, start, length)
             with Image.open(io.BytesIO(data)) as picture:
-                pixels = np.array(picture.convert(_MODES[member]))
+                pixels = np.array(picture.convert(_MODES.get(member, "RGB")))
         except Exception as error:  # damaged bytes make Pillow raise anything
             raise FileError(
                 f"{self.store.path(name)}: the {member} of {self.index.keys[number]} cannot be "
                 f"read ({first_line(error)}): 'cgn-augment parts verify' says what to write again"
             ) from error
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _lines(store: Store, names: Sequence[str]) -> Generator[bytes, None, None]:
+    for name in names:
+        with store.open(name) as file:
+            yield from file

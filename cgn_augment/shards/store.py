@@ -67,11 +67,17 @@ class Store:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.url = os.fspath(url).rstrip("/") or "/"
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
+            self._client, root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise ArgumentError(f"{self.url!r} cannot be used: {error}") from error
-        self.is_local = isinstance(self._files, LocalFileSystem)
-        self._root = self._root.rstrip("/")
+        self.is_local = isinstance(self._client, LocalFileSystem)
+        self._root, self._process = root.rstrip("/"), os.getpid()
+
+    @property
+    def _files(self) -> Any:
+        if self._process != os.getpid():  # connections do not survive a fork
+            self._client, self._process = fsspec.core.url_to_fs(self.url)[0], os.getpid()
+        return self._client
 
     def path(self, name: str) -> str:
         """Returns the path or URL of a file, for others to open."""
@@ -123,7 +129,8 @@ class Store:
                 file.seek(start)
                 data = file.read(length)
         else:
-            data = self._files.cat_file(f"{self._root}/{name}", start, start + length)
+            place = f"{self._root}/{name}"
+            data = self._files.cat_file(place, start=start, end=start + length)
         if len(data) != length:
             raise OSError(f"{self.path(name)} ends before byte {start + length}")
         return data

@@ -106,6 +106,7 @@ class _Rendered:
     config: ShardConfig
     num_encoders: int
     kind = COUNTERFACTUALS
+    extras = ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -69,6 +69,10 @@ class Contents(Protocol):
     def num_shards(self) -> int:
         """Of the set."""
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Names of the files that `finish` writes."""
+
     def count(self, shards: Sequence[int]) -> int | None:
         """Returns how many samples these shards hold, where it is known."""
 
@@ -117,7 +121,8 @@ def write_set(
         open_set(store, contents.settings, contents.versions, resume=resume, own=own)
         if resume:
             names = [name(shard) for shard in own for name in (kind.shard_name, kind.record_name)]
-            store.remove_leftovers([*names, *([SETTINGS, INFO, MANIFEST] if rank == 0 else [])])
+            common = [SETTINGS, INFO, MANIFEST, *contents.extras] if rank == 0 else []
+            store.remove_leftovers([*names, *common])
         complete = find_complete(store, kind, own)
         missing = [shard for shard in own if shard not in complete]
         left = contents.count(missing)
@@ -154,7 +159,7 @@ def _write_shard(
             for sample in samples:
                 start = tar.tarstream.offset
                 tar.write({key: data for key, data in sample.items() if _is_file(key)})
-                tally.add(sample, _find_places(sample, start))
+                tally.add(sample, find_places(sample, start)[0])
             num += len(samples)
             advance(len(samples))
     tally.save(store)
@@ -170,10 +175,18 @@ def _is_file(name: str) -> bool:
     return name == "__key__" or not name.startswith("_")
 
 
-def _find_places(sample: Sample, start: int) -> dict[str, tuple[int, int]]:
-    """Returns offset and length of the files of a sample that begins at `start` of its tar."""
+def find_places(sample: Sample, start: int) -> tuple[dict[str, tuple[int, int]], int]:
+    """Finds the files of a sample in its tar.
+
+    Args:
+        sample: whose key is short, so that each file has a header of one block.
+        start: where it begins in the tar, in bytes.
+
+    Returns:
+        Offset and length of each file by suffix, and where the next sample begins.
+    """
     block, places = 512, {}
     for name in sorted(name for name in sample if not name.startswith("_")):
         places[name] = (start + block, len(sample[name]))  # behind a header of one block
         start += block + -(-len(sample[name]) // block) * block
-    return places
+    return places, start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -38,28 +37,6 @@ def test_leftovers_of_killed_processes_are_removed_and_files_in_use_are_not(
 def test_unknown_protocols_are_an_error(tiny_cgn: SmallCGN) -> None:
     with pytest.raises(ArgumentError, match="'nowhere://set' cannot be used: Protocol not known"):
         render_shards(tiny_cgn, "nowhere://set", FIFTY)
-
-
-@pytest.fixture(params=["memory", "s3"])
-def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket in memory, or of a local server that speaks S3 and is found by the environment."""
-    if request.param == "memory":
-        yield "memory://shards"
-        fsspec.filesystem("memory").rm("/shards", recursive=True)
-        return
-    server_module = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    files = fsspec.filesystem("s3", skip_instance_cache=True)
-    files.mkdir("shards")
-    yield "s3://shards"
-    server.stop()
 
 
 # Other libraries leave files open, and warn of what they themselves do.

@@ -1,0 +1,187 @@
+"""What it costs to take photographs apart and to read their parts: rate, memory, size on disk.
+
+    python benchmarks/parts.py [--photos FOLDER] [--fill copy telea]
+
+Photographs are those of ../shared/tools/make-photos (224 pixels, 8 classes, 400 each), made where
+--photos does not name a folder of them. Each way runs in a process of its own, first over a tenth
+of the photographs and then over all of them, with a worker for each core.
+
+- rate: images a second by the clock, on a machine that may have other work.
+- CPU: milliseconds an image of all processes together, from reading to writing, which other work
+  changes little; "minutes on two quiet cores" is that, times the images, over two.
+- plain: CPU milliseconds to read an image and its mask and to encode both as parts are, without
+  cutting or filling, in one process: the baseline of the ratio.
+- memory: the largest resident size of the writing process and of a worker.
+- read: microseconds to read an object and a background of a random image, and to decode the
+  photograph itself with Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cgn_augment.parts.inputs import photos_of_folder
+from cgn_augment.parts.making import read_photo
+from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.writing import PartConfig, write_parts
+
+RESULTS = Path(__file__).parent / "results"
+TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make-photos"
+SPAWN = multiprocessing.get_context("spawn")
+SIZE = 224
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, help="made by make-photos")
+    parser.add_argument("--fill", nargs="+", default=["copy", "telea", "none"])
+    parser.add_argument("--out", type=Path, default=RESULTS / "parts.json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        photos = given.photos or make_photos(folder / "photos")
+        tenth = take_a_tenth(photos, folder / "tenth")
+        results: dict[str, Any] = {"environment": describe(), "plain": in_process(plain, photos)}
+        for fill in given.fill:
+            results[fill] = {}
+            for name, place in (("tenth", tenth), ("all", photos)):
+                out = folder / f"{fill}-{name}"
+                found = in_process(write, place, out, fill)
+                found["CPU over plain"] = found["CPU ms an image"] / results["plain"]
+                results[fill][name] = found
+                print(fill, name, json.dumps(found, indent=1))
+        results["read"] = in_process(read, folder / f"{given.fill[0]}-all", photos)
+        print(json.dumps(results["read"], indent=1))
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def make_photos(folder: Path) -> Path:
+    subprocess.run([sys.executable, TOOL, folder, "--test-per-class", "1"], check=True)
+    return folder
+
+
+def take_a_tenth(photos: Path, folder: Path) -> Path:
+    """Copies a tenth of the images of each class, and their masks."""
+    for kind in (photos / "train").iterdir():
+        for target in ("train", "train_masks"):
+            (folder / target / kind.name).mkdir(parents=True)
+        for image in sorted(kind.iterdir())[::10]:
+            mask = photos / "train_masks" / kind.name / f"{image.stem}.png"
+            shutil.copy(image, folder / "train" / kind.name)
+            shutil.copy(mask, folder / "train_masks" / kind.name)
+    return folder
+
+
+def in_process(function: Any, *arguments: Any) -> Any:
+    """Returns what a function returns in a process of its own, which may start others."""
+    receiver, sender = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=send, args=(sender, function, *arguments))
+    process.start()
+    found = receiver.recv()
+    process.join()
+    return found
+
+
+def send(sender: Any, function: Any, *arguments: Any) -> None:
+    sender.send(function(*arguments))
+
+
+def write(photos: Path, out: Path, fill: str) -> dict[str, float]:
+    config = PartConfig(masks=str(photos / "train_masks"), fill=fill, size=SIZE)  # type: ignore[arg-type]
+    begun, before = time.perf_counter(), cpu_seconds()
+    manifest = write_parts(photos / "train", out, config)
+    seconds, used = time.perf_counter() - begun, cpu_seconds() - before
+    if manifest is None:
+        raise SystemExit("the set is not complete")
+    num = manifest.num_samples
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    writer, worker = (resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds)
+    return {
+        "images": num,
+        "left out": num - sum(manifest.class_counts["usable"]),
+        "images a second": num / seconds,
+        "CPU ms an image": 1000 * used / num,
+        "minutes on two quiet cores": used / 2 / 60,
+        "writer MiB": writer,
+        "worker MiB": worker,
+        "kB an image on disk": manifest.num_bytes / num / 1000,
+    }
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of those that it has ended."""
+    return sum(os.times()[:4])
+
+
+def plain(photos: Path) -> float:
+    """CPU milliseconds to read and encode an image."""
+    listed = photos_of_folder(
+        photos / "train", PartConfig(masks=str(photos / "train_masks"))
+    ).photos[::10]
+    begun = time.process_time()
+    with tempfile.TemporaryFile() as file:
+        for photo in listed:
+            image, mask = read_photo(photo, SIZE)
+            image.save(file, "JPEG", quality=95, subsampling=0)
+            rows, columns = (np.flatnonzero((mask > 0.5).any(axis=axis)) for axis in (1, 0))
+            if len(rows):
+                image.putalpha(Image.fromarray((mask * 255).astype(np.uint8)))
+                box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+                image.crop(box).save(file, "WEBP", lossless=True, method=0, exact=True)
+            file.seek(0)
+    return 1000 * (time.process_time() - begun) / len(listed)
+
+
+def read(out: Path, photos: Path, num: int = 2000) -> dict[str, float]:
+    begun = time.perf_counter()
+    parts = PartSet.open(out)
+    opening = time.perf_counter() - begun
+    order = [random.Random(0).randrange(len(parts)) for _ in range(num)]
+    begun = time.process_time()
+    for number in order:
+        parts.read(number)
+    reading = time.process_time() - begun
+    images = sorted((photos / "train").rglob("*.jpg"))
+    begun = time.process_time()
+    for number in order:
+        with Image.open(images[number % len(images)]) as image:
+            np.asarray(image.convert("RGB"))
+    decoding = time.process_time() - begun
+    return {
+        "seconds to open": opening,
+        "microseconds a part": 1e6 * reading / num,
+        "microseconds a photograph": 1e6 * decoding / num,
+        "ratio": reading / decoding,
+    }
+
+
+def describe() -> dict[str, Any]:
+    names = ("torch", "numpy", "pillow", "scipy")
+    load = os.getloadavg()[0]
+    return {
+        **{name: version(name) for name in names},
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load at the start": round(load, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The commands `cgn-augment parts`, `parts verify` and `parts info`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cgn_augment.cli.options import settings_as_options
+from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.sheet import draw_parts, summarize_parts
+from cgn_augment.parts.verify import verify_parts
+from cgn_augment.parts.writing import LEFT_OUT, PartConfig, read_keys, write_parts
+from cgn_augment.pictures.sheets import check_picture, save_figure
+from cgn_augment.shards.checking import advice
+from cgn_augment.shards.layout import PARTS
+from cgn_augment.shards.manifest import Manifest
+
+_MASKS = (
+    "say where the masks are: --masks FOLDER that mirrors the images, member:NAME of shards, "
+    "column:NAME of a table or of hf:, or alpha"
+)
+
+
+@settings_as_options(PartConfig, masks=_MASKS)
+def write(
+    config: PartConfig,
+    images: str,
+    out: str,
+    exclude: str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    num_workers: int | None = None,
+    resume: bool = False,
+) -> None:
+    """Takes photographs apart into WebDataset shards ('parts info' shows, 'parts verify' checks).
+
+    Several processes share out the shards: start them with torchrun, or give each its --rank and
+    the --world-size. After an interruption the same command with --resume completes the set.
+
+    Args:
+        config: of the set.
+        images: a folder with a folder of images for each class; shards (.tar, braces for several);
+            hf:NAME@SPLIT; or a table (.csv, .tsv, .jsonl, or table:FILE).
+        out: folder or URL (such as s3://bucket/folder) of the set.
+        exclude: file with keys of images to leave out, one on each line, or JSON lines as in
+            left_out.jsonl.
+        rank: which of the processes this is (default: torchrun's).
+        world_size: how many processes there are (default: torchrun's).
+        num_workers: processes that take images apart (default: one for each core).
+        resume: go on with what is in OUT.
+    """
+    try:
+        manifest = write_parts(
+            images,
+            out,
+            config,
+            exclude=[] if exclude is None else read_keys(Path(exclude)),
+            rank=rank,
+            world_size=world_size,
+            resume=resume,
+            num_workers=num_workers,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command with --resume completes the set") from None
+    if manifest is None:
+        print(f"{out}: the shards of this process are complete, those of others are not yet")
+        return
+    print(f"{out}: complete, {manifest.num_samples} images in {manifest.num_shards} shards")
+    _tell_left_out(manifest, out)
+
+
+def _tell_left_out(manifest: Manifest, out: str) -> None:
+    """Prints how many images are left out, and each class of which nothing is left."""
+    counts = {verdict: sum(of_class) for verdict, of_class in manifest.class_counts.items()}
+    usable = manifest.class_counts["usable"]
+    left_out = [f"{num} {name}" for name, num in counts.items() if name != "usable" and num]
+    if left_out:
+        print(f"left out: {', '.join(left_out)}; {LEFT_OUT} lists them, 'parts info' draws some")
+    for name, num in zip(manifest.settings["classes"], usable, strict=True):
+        if num == 0:
+            print(f"of the class {name} no object could be used")
+
+
+def verify(out: str) -> None:
+    """Checks names, counts, checksums, pictures and the index of a set, and says what to do.
+
+    Args:
+        out: folder or URL of the set.
+    """
+    with tqdm(unit="shard", desc="verifying") as bar:
+        problems = verify_parts(out, bar.update)
+    if not problems:
+        print(f"{out}: nothing is wrong")
+        return
+    for problem in problems:
+        print(problem)
+    print(advice(problems, PARTS))
+    sys.exit(1)
+
+
+def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
+    """Prints what a set holds and what is left out, and draws a contact sheet.
+
+    Args:
+        out: folder or URL of the set.
+        sheet: the picture to write.
+        num: images of a row.
+    """
+    check_picture(sheet)
+    parts = PartSet.open(out, complete=False)
+    for name, value in summarize_parts(parts).items():
+        print(f"{name:20} {value}")
+    print(f"{'sheet':20} {save_figure(draw_parts(parts, num), sheet)}")

@@ -1,0 +1,130 @@
+"""What a set of parts holds: as lines of text and as a contact sheet."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cgn_augment.errors import DataError
+from cgn_augment.parts.index import Numbers
+from cgn_augment.parts.part import Part
+from cgn_augment.parts.set import PartSet
+from cgn_augment.pictures.sheets import draw_sheet
+
+SIDE = 160
+"""Pixels of the squares that pictures are fitted into."""
+
+
+def summarize_parts(parts: PartSet) -> dict[str, object]:
+    """Returns what a set holds, complete or not, as names and values to print."""
+    found, settings = parts.manifest, parts.manifest.settings
+    num, size = len(parts), found.num_bytes
+    having = {member: parts.index.places[member][:, 1] > 0 for member in ("object", "background")}
+    left_out = {name: count for name, count in parts.counts.items() if name != "usable" and count}
+    summary: dict[str, object] = {
+        "images": f"{num} of {settings['num'] or 'as many as the shards hold'}",
+        "shards": f"{len(found.shards)} of {found.num_shards}",
+        "size": f"{size / 1e6:.1f} MB, {size / max(num, 1):.0f} bytes an image",
+        "objects": int(having["object"].sum()),
+        "backgrounds": int(having["background"].sum()),
+        "left out": ", ".join(f"{count} {name}" for name, count in left_out.items()) or "none",
+        "longer side": f"at most {settings['size']} pixels",
+        "filled by": settings["fill"],
+        "made of": f"{settings['images']}, masks {settings['masks']}",
+        "written with": ", ".join(f"{k} {v}" for k, v in found.versions.items()),
+    }
+    for label, name in enumerate(parts.classes):
+        of_class = parts.index.labels == label
+        counts = {member: int((there & of_class).sum()) for member, there in having.items()}
+        summary[f"class {name}"] = (
+            f"{counts['object']} objects and {counts['background']} backgrounds of "
+            f"{int(of_class.sum())} images"
+        )
+    return summary
+
+
+def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:
+    """Draws parts from all over a set: the mask, the object, the background, and both put together.
+
+    Images that are left out follow with what is kept of them and why.
+
+    Args:
+        parts: the set.
+        num_columns: images drawn of each kind.
+
+    Raises:
+        DataError: the set is empty.
+        FileError: a shard is missing or damaged.
+    """
+    if len(parts) == 0:
+        raise DataError(f"{parts.store.url} has no complete shard to draw: go on with --resume")
+    has_object = parts.index.places["object"][:, 1] > 0
+    shown = [parts.read(n) for n in _spread(np.flatnonzero(has_object), num_columns)]
+    rows: dict[str, Tensor] = {}
+    captions: dict[str, list[str]] = {}
+    if shown:
+        rows["put together"] = _row([put_together(part) for part in shown])
+        rows["mask"] = _row([_in_place(part)[3:] for part in shown])
+        rows["object"] = _row([_on_grey(part.object) for part in shown])
+        rows["background"] = _row([part.background for part in shown])
+        captions["background"] = [_short(part.key) for part in shown]
+    left_out = _spread(np.flatnonzero(~has_object), num_columns)
+    if left_out:
+        rows["left out"] = _row([parts.picture(n, "image") for n in left_out])
+        rows["its mask"] = _row([parts.picture(n, "mask") for n in left_out])
+        entries = [parts.entry(n) for n in left_out]
+        captions["its mask"] = [f"{part.verdict}\n{_short(part.key)}" for part in entries]
+    return draw_sheet(rows, captions)
+
+
+def put_together(part: Part) -> Tensor:
+    """Returns the object of a part on its own background, (3, H, W) uint8; on grey without one."""
+    placed = _in_place(part)
+    under = part.background if part.background is not None else torch.full_like(placed[:3], 128)
+    alpha = placed[3:].float() / 255
+    return (alpha * placed[:3] + (1 - alpha) * under).round().to(torch.uint8)
+
+
+def _in_place(part: Part) -> Tensor:
+    """Returns the object of a part where it was in its image, (4, H, W) uint8."""
+    placed = torch.zeros(4, *part.size, dtype=torch.uint8)
+    if part.object is not None:
+        top, left, height, width = part.box
+        placed[:, top : top + height, left : left + width] = part.object
+    return placed
+
+
+def _on_grey(cut: Tensor | None) -> Tensor | None:
+    if cut is None:
+        return None
+    alpha = cut[3:].float() / 255
+    return (alpha * cut[:3] + (1 - alpha) * 128).to(torch.uint8)
+
+
+def _short(key: str, most: int = 20) -> str:
+    """Returns the end of a key that fits under a picture."""
+    return key if len(key) <= most else f"…{key[1 - most :]}"
+
+
+def _spread(numbers: Numbers, most: int) -> list[int]:
+    """Returns at most so many of the numbers, from all over them."""
+    chosen = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int)
+    return [int(number) for number in numbers[chosen]]
+
+
+def _row(pictures: list[Tensor | None] | list[Tensor]) -> Tensor:
+    """Returns pictures (C, H, W) uint8, in squares, as (N, 3, SIDE, SIDE) float32 in [-1, 1]."""
+    squares = torch.ones(len(pictures), 3, SIDE, SIDE)
+    for square, picture in zip(squares, pictures, strict=True):
+        if picture is not None:
+            height, width = picture.shape[1:]
+            scale = SIDE / max(height, width)
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            fitted = torch.nn.functional.interpolate(
+                picture[None].float(), size, mode="bilinear", antialias=True
+            )[0]
+            top, left = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+            square[:, top : top + size[0], left : left + size[1]] = fitted / 127.5 - 1
+    return squares

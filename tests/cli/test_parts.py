@@ -1,0 +1,146 @@
+"""The commands on sets of parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from conftest import run_command
+from part_helpers import make_photos, write
+from shard_helpers import contents
+
+from cgn_augment.cli import parts as commands
+from cgn_augment.cli import program
+from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.verify import verify_parts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photographs and their parts; one mask is missing, and one class has none."""
+    folder = make_photos(tmp_path_factory.mktemp("command"))
+    (folder / "masks" / "cat" / "002.png").unlink()
+    for path in (folder / "masks" / "dog").iterdir():
+        path.unlink()
+    write(folder, folder / "set")
+    return folder
+
+
+def run(*arguments: object) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        return run_command(program.main, patch, "parts", *arguments)
+
+
+def settings(place: Path) -> tuple[object, ...]:
+    return ("--masks", place / "masks", "--fill", "none", "--shard-size", 3, "--num-workers", 1)
+
+
+def test_the_command_writes_what_the_function_writes(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (place / "photos", tmp_path / "set", *settings(place), "--world-size", 2)
+    assert run(*given, "--rank", 1) == 0
+    assert "those of others are not yet" in capsys.readouterr().out
+    assert run(*given, "--rank", 0) == 0
+    told = capsys.readouterr()
+    assert "complete, 8 images in 3 shards" in told.out
+    assert "left out: 5 no mask; left_out.jsonl lists them" in told.out
+    assert "of the class dog no object could be used" in told.out
+    assert "of the class cat" not in told.out
+    assert "image/s" in told.err
+    assert contents(tmp_path / "set") == contents(place / "set")
+    assert run(*given, "--rank", 0) == 2
+    assert "pass --resume" in capsys.readouterr().err
+    (tmp_path / "set" / "parts-000002.tar").unlink()
+    assert run("verify", tmp_path / "set") == 1
+    assert "to write again: 1 of the shards (2)" in capsys.readouterr().out
+    assert run(*given, "--rank", 0, "--resume") == 0
+    assert run("verify", tmp_path / "set") == 0
+
+
+def test_info_prints_a_summary_and_draws_a_contact_sheet(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("info", place / "set", "--sheet", tmp_path / "sheet.png") == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "8 of 8",
+        "3 of 3",
+        "left out             5 no mask",
+        "class cat            3 objects and 3 backgrounds of 4 images",
+        "class dog            0 objects and 0 backgrounds of 4 images",
+    ):
+        assert line in printed
+    assert matplotlib.image.imread(tmp_path / "sheet.png").std() > 0.05
+    (tmp_path / "set").mkdir()
+    assert run("info", tmp_path / "set", "--sheet", tmp_path / "sheet.png") == 2
+    assert "no _settings.json, so it is not a complete set of parts" in capsys.readouterr().err
+
+
+def test_a_list_of_what_was_left_out_can_be_excluded(place: Path, tmp_path: Path) -> None:
+    listed = place / "set" / "left_out.jsonl"
+    assert run(place / "photos", tmp_path / "set", *settings(place), "--exclude", listed) == 0
+    assert PartSet.open(tmp_path / "set").counts == {"usable": 3, "excluded": 5}
+
+
+def test_the_command_says_what_is_missing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(place / "photos", tmp_path / "set") == 2
+    assert "say where the masks are: --masks FOLDER" in capsys.readouterr().err
+    assert run(place / "photos") == 2
+    assert "out" in capsys.readouterr().err
+    assert run("--help") == 0
+    assert "--max_hole" in capsys.readouterr().out
+
+
+def test_ctrl_c_says_how_to_go_on(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def press(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "write_parts", press)
+        assert run(place / "photos", tmp_path / "set", *settings(place)) == 130
+    error = capsys.readouterr().err
+    assert "interrupted; the same command with --resume completes the set" in error
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_ends_the_workers_and_resume_completes(tmp_path: Path) -> None:
+    make_photos(tmp_path, 300)
+    out = tmp_path / "set"
+    command = [sys.executable, "-m", "cgn_augment.cli", "parts", tmp_path / "photos", out]
+    command += ["--masks", tmp_path / "masks", "--shard-size", 20, "--num-workers", 2]
+    words = list(map(str, command))
+    with subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while len(list(out.glob("*.tar"))) < 2:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to workers too
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted; the same command with --resume" in error
+    assert b"Traceback" not in error
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, 0)
+    subprocess.run([*words, "--resume"], check=True, timeout=300)
+    assert verify_parts(out) == []
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_ranks(place: Path, tmp_path: Path) -> None:
+    torchrun = Path(sys.executable).with_name("torchrun")
+    command = [torchrun, "--nproc-per-node", 2, "--module", "cgn_augment.cli", "parts"]
+    command += [place / "photos", tmp_path / "set", *settings(place)]
+    subprocess.run(list(map(str, command)), check=True, timeout=300)
+    assert contents(tmp_path / "set") == contents(place / "set")

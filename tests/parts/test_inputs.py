@@ -1,0 +1,238 @@
+"""Which images there are, of every kind of input, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from part_helpers import CLASSES, make_photo, make_photos
+
+from cgn_augment.errors import ArgumentError, CGNError, DataError
+from cgn_augment.parts.inputs import Photo
+from cgn_augment.parts.making import read_photo
+from cgn_augment.parts.writing import PartConfig, find_photos
+
+datasets = pytest.importorskip("datasets")
+
+
+def found(images: Path | str, **config: Any) -> list[Photo]:
+    photos = find_photos(str(images), PartConfig(**config))
+    listed = [photo for shard in range(photos.num_shards) for photo in photos.of_shard(shard)]
+    assert photos.count(range(photos.num_shards)) in (None, len(listed))
+    return listed
+
+
+def keys(photos: list[Photo]) -> list[str]:
+    return [photo.key for photo in photos]
+
+
+def assert_readable(photos: list[Photo]) -> None:
+    """Every photo is the one that was made, with its mask."""
+    for number, photo in enumerate(photos):
+        image, mask = read_photo(photo, 512)
+        expected, expected_mask = make_photo(number)
+        assert image.tobytes() == expected.tobytes()
+        assert mask.mean() == pytest.approx(np.asarray(expected_mask).mean())
+
+
+# Folders
+
+
+def test_a_folder_of_class_folders(photos: Path) -> None:
+    listed = found(photos / "photos", masks=str(photos / "masks"))
+    assert keys(listed) == [f"{name}/{n:03d}" for name in CLASSES for n in range(4)]
+    assert [photo.label for photo in listed] == ["cat"] * 4 + ["dog"] * 4
+    assert listed[0].source == "cat/000.png"
+    assert_readable(listed)
+
+
+@pytest.mark.parametrize("mirror", ["whole", "split"])
+def test_of_a_folder_with_splits_the_training_split_is_taken(mirror: str, tmp_path: Path) -> None:
+    for split, num in (("train", 2), ("test", 1)):
+        make_photos(tmp_path / split, num)
+        shutil.copytree(tmp_path / split / "photos", tmp_path / "data" / split)
+        shutil.copytree(tmp_path / split / "masks", tmp_path / "masks" / split)
+    masks = str(tmp_path / "masks") if mirror == "whole" else str(tmp_path / "masks" / "train")
+    listed = found(tmp_path / "data", masks=masks)
+    assert keys(listed) == [f"train/{name}/{n:03d}" for name in CLASSES for n in (0, 1)]
+    assert_readable(listed)
+    whole = str(tmp_path / "masks")
+    assert len(found(tmp_path / "data", masks=whole, split="test")) == 2
+    assert len(found(tmp_path / "data", masks=whole, split="all")) == 6
+    with pytest.raises(DataError, match=r"has the splits \['test', 'train'\]"):
+        found(tmp_path / "data", masks=whole, split="val")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda at: (at / "photos" / "fish").mkdir(), "has no image in fish"),
+        (lambda at: shutil.rmtree(at / "photos"), "there is no folder"),
+        (lambda at: shutil.rmtree(at / "masks"), "there is no folder .* of masks"),
+        (lambda at: shutil.rmtree(at / "masks" / "cat"), None),
+        (
+            lambda at: [shutil.rmtree(at / "masks" / name) for name in CLASSES],
+            "none of 4 images has a mask: cat/000.png would have .*masks/cat/000.png",
+        ),
+        (
+            lambda at: shutil.copy(at / "photos/cat/000.png", at / "photos/cat/000.jpg"),
+            "two images have the key 'cat/000'",
+        ),
+        (lambda at: [shutil.rmtree(at / "photos" / name) for name in CLASSES], "no folders"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_error(
+    change: Any, message: str | None, tmp_path: Path
+) -> None:
+    make_photos(tmp_path, 2)
+    change(tmp_path)
+    if message is None:
+        assert len(found(tmp_path / "photos", masks=str(tmp_path / "masks"))) == 4
+        return
+    with pytest.raises(DataError, match=message):
+        found(tmp_path / "photos", masks=str(tmp_path / "masks"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"masks": "column:mask"}, "masks of the folder .* are a folder that mirrors it, or alpha"),
+        ({"masks": "alpha", "split": "val"}, "has no splits: leave --split out"),
+        ({"masks": "alpha", "classes": ("a", "b")}, "leave --classes out"),
+        ({"masks": "alpha", "columns": ("group",)}, "leave --columns out"),
+    ],
+)
+def test_settings_that_a_folder_cannot_have_are_refused(
+    given: dict[str, Any], message: str, photos: Path
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        found(photos / "photos", **given)
+
+
+# Tables
+
+
+def write_table(folder: Path, name: str = "photos.csv", **changes: Any) -> Path:
+    lines = ["img,y,place,split,seg"]
+    for label, kind in enumerate(CLASSES):
+        for n in range(4):
+            row = [f"photos/{kind}/{n:03d}.png", str(label), "sea", "0" if n < 3 else "2"]
+            lines.append(",".join([*row, f"masks/{kind}/{n:03d}.png"]))
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+COLUMNS = {"path": "img", "label": "y", "split": "0"}
+
+
+def test_a_table_names_paths_labels_masks_and_groups(tmp_path: Path) -> None:
+    table = write_table(make_photos(tmp_path))
+    listed = found(table, masks="column:seg", columns=("place",), classes=CLASSES, **COLUMNS)
+    assert keys(listed) == [f"photos/{name}/{n:03d}" for name in CLASSES for n in range(3)]
+    assert (listed[0].label, listed[5].label, listed[0].columns) == ("cat", "dog", {"place": "sea"})
+    assert_readable(listed[:3])
+    assert found(f"table:{table}", masks="column:seg", **COLUMNS)[0].label == "0"
+    everything = found(table, masks="column:seg", **{**COLUMNS, "split": "all"})
+    assert_readable(everything)
+    # Masks in a folder mirror the column of paths.
+    shutil.copytree(tmp_path / "masks", tmp_path / "mirror" / "photos")
+    assert_readable(found(table, masks=str(tmp_path / "mirror"), **COLUMNS)[:3])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label": "kind"}, "and none 'kind': say which with --path, --label"),
+        ({"split": "train"}, r"has the splits \['0', '2'\], and none 'train'"),
+        ({"classes": ("cat",)}, "has the labels 1, which are none of the 1 classes"),
+        ({"masks": "member:mask.png"}, "masks of the table .* are column:NAME, a folder, or alpha"),
+        ({"masks": "column:img2"}, "and none 'img2'"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(
+    given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    table = write_table(make_photos(tmp_path))
+    with pytest.raises(CGNError, match=message):
+        found(table, **{"masks": "column:seg", **COLUMNS, **given})
+
+
+# Shards
+
+
+def write_shard(path: Path, numbers: range, mask: bool = True, **changes: bytes) -> None:
+    with webdataset.TarWriter(str(path), encoder=False) as tar:
+        for n in numbers:
+            files = {"png": io.BytesIO(), "mask.png": io.BytesIO()}
+            for file, image in zip(files.values(), make_photo(n), strict=True):
+                image.save(file, "PNG")
+            sample = {name: file.getvalue() for name, file in files.items()}
+            facts = json.dumps({"place": "sea"}).encode()
+            tar.write({"__key__": f"{n:04d}", "cls": b"1", "json": facts, **sample, **changes})
+
+
+def test_samples_of_shards(tmp_path: Path) -> None:
+    for shard in (0, 1):
+        write_shard(tmp_path / f"train-{shard}.tar", range(2 * shard, 2 * shard + 2))
+    urls = f"{tmp_path}/train-{{0..1}}.tar"
+    given: Any = {"masks": "member:mask.png", "classes": CLASSES}
+    listed = found(urls, columns=("place",), **given)
+    assert keys(listed) == ["train-0/0000", "train-0/0001", "train-1/0002", "train-1/0003"]
+    assert (listed[0].label, listed[0].columns) == ("dog", {"place": "sea"})
+    assert_readable(listed)
+    assert find_photos(urls, PartConfig(**given)).num_shards == 2
+    with pytest.raises(ArgumentError, match=r"pass --classes '\[cat, …\]'"):
+        found(urls, masks="alpha")
+    with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME or alpha"):
+        found(urls, masks="masks", classes=CLASSES)
+    with pytest.raises(DataError, match=r"there is no shard .*train-2\.tar"):
+        found(f"{tmp_path}/train-{{0..2}}.tar", **given)
+    with pytest.raises(DataError, match="has no 'group' in its json"):
+        found(urls, columns=("group",), **given)
+    (tmp_path / "train-1.tar").write_bytes((tmp_path / "train-0.tar").read_bytes()[:2000])
+    with pytest.raises(DataError, match="cannot be read"):
+        found(urls, **given)
+    write_shard(tmp_path / "train-1.tar", range(0))
+    with pytest.raises(DataError, match="has no sample"):
+        found(urls, **given)
+    write_shard(tmp_path / "train-1.tar", range(1), cls=b"2")
+    with pytest.raises(DataError, match="has the label '2', and there are 2 classes"):
+        found(urls, **given)
+
+
+# Hugging Face
+
+
+def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
+    pairs = [make_photo(n) for n in range(4)]
+    columns = {
+        "image": [image for image, _ in pairs],
+        "seg": [mask for _, mask in pairs],
+        "label": [0, 1, 1, 0],
+        "place": ["sea"] * 4,
+    }
+    kinds = {"image": datasets.Image(), "seg": datasets.Image(), "place": datasets.Value("string")}
+    features = datasets.Features({**kinds, "label": datasets.ClassLabel(names=list(CLASSES))})
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    other = rows.select(range(1))
+    datasets.DatasetDict({"train": rows, "val": other}).save_to_disk(str(tmp_path / "set"))
+    place = f"hf:{tmp_path / 'set'}"
+    listed = found(place, masks="column:seg", columns=("place",))
+    assert [photo.label for photo in listed] == ["cat", "dog", "dog", "cat"]
+    assert listed[0].columns == {"place": "sea"}
+    assert keys(listed)[1] == "000000001"
+    assert_readable(listed)
+    assert len(found(f"{place}@val", masks="column:seg")) == 1
+    with pytest.raises(DataError, match="and no 'other'"):
+        found(place, masks="column:other")
+    with pytest.raises(ArgumentError, match="are column:NAME or alpha"):
+        found(place, masks="masks")
+    photos = find_photos(place, PartConfig(masks="column:seg"))
+    with pytest.raises(ArgumentError, match="2 keys to exclude are of no row"):
+        photos.require_keys(["7", "000000004"])
