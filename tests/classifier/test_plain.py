@@ -166,7 +166,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     network = ResNet10(32, 10)
     network.load_state_dict(torch.load(tmp_path / "classifier.pt"))
     assert (tmp_path / "curves.png").is_file()
-    with pytest.raises(CheckpointError, match=r"optimizer: adamw then, sgd now"):
+    with pytest.raises(CheckpointError, match=r"optimizer: 'adamw' then, 'sgd' now"):
         make_run(tmp_path, optimizer="sgd").resume()
 
 
