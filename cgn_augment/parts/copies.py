@@ -8,6 +8,7 @@ Offsets for Image Completion, ECCV 2012).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ def choose_copies(image: Floats, hole: Bools) -> Places:
     labels = np.zeros(unseen.shape, dtype=np.int64)
     if len(offsets):
         labels[unseen] = Seams(small, unseen, offsets).choose()
+        labels = _from_nearest(labels, ~unseen)  # what lies around the hole has labels, too
     return enlarge(image, hole, labels, offsets)
 
 
@@ -85,58 +87,73 @@ def enlarge(image: Floats, hole: Bools, labels: Places, offsets: Places) -> Plac
     Returns:
         (H, W) int64, as `choose_copies`.
     """
-    height, width = hole.shape
-    rows = np.arange(height) * labels.shape[0] // height
-    columns = np.arange(width) * labels.shape[1] // width
-    large = labels[rows[:, None], columns]
-    scale = np.array([height / labels.shape[0], width / labels.shape[1]])
+    if not len(offsets):
+        return _from_nearest(np.arange(hole.size).reshape(hole.shape), hole)
+    scale = np.array([side / few for side, few in zip(hole.shape, labels.shape, strict=True)])
+    moves = (offsets * scale).round().astype(np.int64)
+    around = ndimage.binary_dilation(hole, iterations=RING) & ~hole
+    ring = _label(around, labels)
     reach = math.ceil(scale.max() / 2)
-    taken, have = np.arange(hole.size).reshape(hole.shape), ~hole
-    full = []
-    for label, offset in enumerate((offsets * scale).round().astype(np.int64)):
-        region = (large == label) & hole
-        full.append(correct(image, hole, region, offset, reach) if region.any() else offset)
-        _take(taken, have, region, hole, full[-1])
-    for offset in full:
-        _take(taken, have, hole, hole, offset)
-    near = ndimage.distance_transform_edt(~have, return_distances=False, return_indices=True)
+    for label in np.unique(ring.labels):
+        own = ring.only(ring.labels == label)
+        moves[label] = correct(image, hole, own, moves[label], reach)
+    taken = np.arange(hole.size).reshape(hole.shape)
+    missing = _label(hole, labels)
+    for move in (moves[missing.labels], *moves[:, None]):
+        places, seen = missing.look(hole, move)
+        taken[missing.rows[seen], missing.columns[seen]] = places[seen]
+        missing = missing.only(~seen)
+    lost = np.zeros_like(hole)
+    lost[missing.rows, missing.columns] = True
+    return _from_nearest(taken, lost)
+
+
+def _from_nearest(taken: Places, lost: Bools) -> Places:
+    """Takes for what is lost what its nearest neighbour takes."""
+    if not lost.any():
+        return taken
+    near = ndimage.distance_transform_edt(lost, return_distances=False, return_indices=True)
     found: Places = taken[near[0], near[1]]
     return found
 
 
-def correct(image: Floats, hole: Bools, region: Bools, offset: Places, reach: int) -> Places:
+@dataclass(frozen=True)
+class _Pixels:
+    """Pixels, (P,) int64 each, and the numbers of their offsets."""
+
+    rows: Places
+    columns: Places
+    labels: Places
+
+    def only(self, chosen: Bools) -> _Pixels:
+        return _Pixels(self.rows[chosen], self.columns[chosen], self.labels[chosen])
+
+    def look(self, hole: Bools, moves: Places) -> tuple[Places, Bools]:
+        """Returns the places at moves (..., 2) from here, (..., P), and whether they are seen."""
+        rows, columns = self.rows + moves[..., 0], self.columns + moves[..., 1]
+        seen = (rows >= 0) & (rows < hole.shape[0]) & (columns >= 0) & (columns < hole.shape[1])
+        places = np.where(seen, rows * hole.shape[1] + columns, 0)
+        seen &= ~hole.reshape(-1)[places]
+        return places, seen
+
+
+def _label(chosen: Bools, labels: Places) -> _Pixels:
+    rows, columns = np.nonzero(chosen)
+    cells = rows * labels.shape[0] // chosen.shape[0], columns * labels.shape[1] // chosen.shape[1]
+    return _Pixels(rows, columns, labels[cells])
+
+
+def correct(image: Floats, hole: Bools, ring: _Pixels, move: Places, reach: int) -> Places:
     """Corrects an offset by up to `reach` pixels, to where it fits best around its region."""
-    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
-    box = tuple(
-        slice(max(int(side[0]) - RING, 0), int(side[-1]) + 1 + RING) for side in (rows, columns)
-    )
-    ring = ndimage.binary_dilation(region[box], iterations=RING) & ~hole[box]
-    rows, columns = np.nonzero(ring)
-    some = slice(None, None, 1 + len(rows) // MOST_RING)
-    rows, columns = rows[some] + box[0].start, columns[some] + box[1].start
+    ring = ring.only(np.arange(len(ring.rows)) % (1 + len(ring.rows) // MOST_RING) == 0)
     steps = np.arange(-reach, reach + 1)
-    moves = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    moves = offset + moves[np.abs(moves).sum(axis=1).argsort(kind="stable")]
-    from_rows, from_columns = rows + moves[:, :1], columns + moves[:, 1:]
-    seen = (from_rows >= 0) & (from_rows < hole.shape[0])
-    seen &= (from_columns >= 0) & (from_columns < hole.shape[1])
-    places = np.where(seen, from_rows * hole.shape[1] + from_columns, 0)
-    seen &= ~hole.reshape(-1)[places]
+    near = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    moves = move + near[np.abs(near).sum(axis=1).argsort(kind="stable")]
+    places, seen = ring.look(hole, moves[:, None])
     flat = image.reshape(len(image), -1)
-    apart = np.square(flat[:, places] - image[:, rows, columns][:, None]).sum(axis=0) * seen
+    own = image[:, ring.rows, ring.columns]
+    apart = np.square(flat[:, places] - own[:, None]).sum(axis=0) * seen
     num = seen.sum(axis=1)
     errors = np.where(num >= LEAST_RING, apart.sum(axis=1) / np.maximum(num, 1), np.inf)
     best: Places = moves[errors.argmin()]
     return best
-
-
-def _take(taken: Places, have: Bools, region: Bools, hole: Bools, offset: Places) -> None:
-    """Copies in place what is not there yet, at one offset."""
-    rows, columns = np.nonzero(region & ~have)
-    from_rows, from_columns = rows + offset[0], columns + offset[1]
-    seen = (from_rows >= 0) & (from_rows < hole.shape[0])
-    seen &= (from_columns >= 0) & (from_columns < hole.shape[1])
-    places = from_rows * hole.shape[1] + from_columns
-    seen[seen] &= ~hole.reshape(-1)[places[seen]]
-    taken[rows[seen], columns[seen]] = places[seen]
-    have[rows[seen], columns[seen]] = True

@@ -17,10 +17,11 @@ from cgn_augment.masks.trust import VERDICTS, MaskGate
 from cgn_augment.parts.blend import Bools, Floats
 from cgn_augment.parts.fill import Filler, find_filler
 from cgn_augment.parts.part import Part
+from cgn_augment.parts.quilt import make_sheet
 
 MARGIN, LEAST_MARGIN = 0.12, 2.0
-"""How much wider the hole is than the object: the share of the object's side (the root of its
-area), and pixels, added. Soft edges and shadows are of the object's scale."""
+"""How much wider the hole is than the object: the share of the object's side, and pixels, added.
+Soft edges and shadows are of the object's scale."""
 
 FAINT = 0.1
 """Of a soft mask, what is above belongs to the hole."""
@@ -93,6 +94,7 @@ def take_apart(
         box = _box(soft > 0.5)
     if verdict == VERDICTS[0]:
         cut, box = cut_out(image, soft)
+        foreground = make_sheet(image, soft > 0.5) if textures else None
         hole = torch.from_numpy(widen(soft))
         if float(hole.float().mean()) <= max_hole and not hole.all():
             background = fill(image, hole)
@@ -145,8 +147,15 @@ def _from_inside(pixels: NDArray[np.uint8], depth: Floats, sure: Bools) -> NDArr
 
 
 def widen(mask: Floats) -> Bools:
-    """Returns the hole of a mask (H, W) float32, (H, W) bool: wider by a margin."""
-    margin = LEAST_MARGIN + MARGIN * math.sqrt(float((mask > 0.5).sum()))
+    """Returns the hole of a mask (H, W) float32, (H, W) bool: wider by a margin.
+
+    Something of the mask is above 1/2.
+    """
+    inside = mask > 0.5
+    _, _, height, width = _box(inside)
+    # The geometric mean of both areas' sides: a thin object's shadow is as wide as its length.
+    side = (float(inside.sum()) * height * width) ** 0.25
+    margin = LEAST_MARGIN + MARGIN * side
     found: Bools = ndimage.distance_transform_edt(mask <= FAINT) <= margin
     return found
 

@@ -30,7 +30,7 @@ FILL_WEIGHT = 0.3
 FILL_WEIGHTS = (0.3, 0.03, 0.003)
 """The same, where many offsets are wanted: from those that fill much to those that fit well."""
 
-NUM_BEST, NUM_MORE, NEAR = 6, 8, 2
+NUM_BEST, NUM_MORE, NEAR = 5, 8, 2
 """Offsets for each of these weights; for what they leave open, at most; and pixels between them."""
 
 LEAST_SHARE = 0.02

@@ -30,6 +30,9 @@ what is not like its surroundings does not come into them."""
 STARTS = 4
 """Labellings of which the best is the first."""
 
+LEAST_GAIN = 0.05
+"""Of what the seams cost; a label that cannot save more is not tried."""
+
 UNITS = 1000
 """The flow is in whole numbers: so many of them are a difference of 1."""
 
@@ -154,6 +157,8 @@ class Seams:
         change += np.bincount(self.first, of_first, len(labels))
         change += np.bincount(self.second, of_second, len(labels))
         weight = np.maximum(only_first + only_second - keep, 0)
+        if -change[free].clip(max=0).sum() <= LEAST_GAIN * state.energy:
+            return labels
         goes = self._graph.cut(weight * both, change * free)
         return np.where(goes & free, label, labels)
 
