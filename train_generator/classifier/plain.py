@@ -186,8 +186,8 @@ class PlainRun(ImageRun[EpochResult]):
             )
         if config.batch_norm == "real":
             raise ArgumentError(
-                "batch_norm='real' tells real images from counterfactuals, and a plain classifier does "
-                "not: take 'train', or 'eval' with pretrained weights"
+                "batch_norm='real' tells real images from counterfactuals, and a plain classifier "
+                "does not: take 'train', or 'eval' with pretrained weights"
             )
         require_classes(stream, model.num_classes)
         super().__init__(
