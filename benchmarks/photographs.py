@@ -13,6 +13,7 @@ decorrelated ones in any. All rows see the same flips. Rows:
 - copy-paste: objects pasted onto whole other photographs, whose own objects stay.
 - parts: objects on backgrounds whose own object was removed, in place; placed: moved, turned,
   resized, mirrored; textures: with exchanged textures, in place.
+  Backgrounds of these four are those of other classes than the object's.
 - upper: real photographs whose scenes say nothing of the class, as many.
 
 Every run leaves one JSON file; a run whose file is there is not repeated, so the benchmark can be

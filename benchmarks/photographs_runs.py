@@ -115,7 +115,8 @@ def make_stream(job: Job, photos: Photos) -> CounterfactualDataset:
     source: FreshSource | None = None
     if row.parts is not None:
         parts = make_parts(photos, of, row.parts)
-        interventions = Interventions(texture="shape" if row.own_texture else None)
+        texture = "shape" if row.own_texture else None
+        interventions = Interventions(texture=texture, background="other")
         source = FreshSource(parts, interventions, placement=row.placement)
     batch, collate = photos.batch if source is None else photos.batch // 2, default_collate
     if row.augment == "cutmix":
