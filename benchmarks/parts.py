@@ -4,7 +4,8 @@
 
 Photographs are those of ../shared/tools/make-photos (224 pixels, 8 classes, 400 each), made where
 --photos does not name a folder of them. Each way runs in a process of its own, first over a tenth
-of the photographs and then over all of them, with a worker for each core.
+of the photographs and then over all of them, with a worker for each core. Results are added to
+those of other ways in --out, so that it can be stopped.
 
 - rate: images a second by the clock, on a machine that may have other work.
 - CPU: milliseconds an image of all processes together, from reading to writing, which other work
@@ -37,10 +38,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import photos_of_folder
 from cgn_augment.parts.making import read_photo
 from cgn_augment.parts.set import PartSet
-from cgn_augment.parts.writing import PartConfig, write_parts
+from cgn_augment.parts.writing import write_parts
 
 RESULTS = Path(__file__).parent / "results"
 TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "make-photos"
@@ -58,18 +60,19 @@ def main() -> None:
         folder = Path(temporary)
         photos = given.photos or make_photos(folder / "photos")
         tenth = take_a_tenth(photos, folder / "tenth")
-        results: dict[str, Any] = {"environment": describe(), "plain": in_process(plain, photos)}
+        results = json.loads(given.out.read_text()) if given.out.exists() else {}
         for fill in given.fill:
-            results[fill] = {}
+            baseline = in_process(plain, photos)
+            results[fill] = {"environment": describe(), "plain CPU ms an image": baseline}
             for name, place in (("tenth", tenth), ("all", photos)):
                 out = folder / f"{fill}-{name}"
                 found = in_process(write, place, out, fill)
-                found["CPU over plain"] = found["CPU ms an image"] / results["plain"]
+                found["CPU over plain"] = found["CPU ms an image"] / baseline
                 results[fill][name] = found
                 print(fill, name, json.dumps(found, indent=1))
-        results["read"] = in_process(read, folder / f"{given.fill[0]}-all", photos)
-        print(json.dumps(results["read"], indent=1))
-    given.out.write_text(json.dumps(results, indent=1) + "\n")
+            results["read"] = in_process(read, folder / f"{fill}-all", photos)
+            print(json.dumps(results["read"], indent=1))
+            given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def make_photos(folder: Path) -> Path:

@@ -42,7 +42,7 @@ class ClassMap:
 
     def __init__(self, mapping: ClassMapLike) -> None:
         plain = _plain(mapping)
-        if not isinstance(plain, (Mapping, Sequence)):
+        if not isinstance(plain, (Mapping, Sequence)) or isinstance(plain, str):
             raise ArgumentTypeError(
                 "class_map must be a mapping {label: class} or {label: [class, …]}, or a list of "
                 f"them by label; got {mapping!r}"
@@ -51,7 +51,10 @@ class ClassMap:
         try:
             given = {index(label): classes for label, classes in items}
         except TypeError as error:
-            raise ArgumentTypeError(f"labels of class_map must be integers ({error})") from error
+            raise ArgumentTypeError(
+                f"labels of class_map must be integers ({error}): take the numbers that the "
+                "dataset gives its classes (class_to_idx)"
+            ) from error
         self._classes = {y: list_classes(f"class_map[{y}]", given[y]) for y in given}
         if not self._classes:
             raise ArgumentError("class_map is empty: give at least one label a class")
@@ -63,7 +66,8 @@ class ClassMap:
                 if self._labels.setdefault(y, label) != label:
                     raise ArgumentError(
                         f"class_map gives class {y} to label {self._labels[y]} and to label "
-                        f"{label}: a counterfactual of it would have two labels"
+                        f"{label}: a counterfactual of it would have two labels. A map is "
+                        "{label: classes}; turn it round if yours is {class: label}"
                     )
         self.choices = tuple(self._classes.values())
         self._label_table = _table(self._labels)

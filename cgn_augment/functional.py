@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from functools import lru_cache
 
@@ -258,6 +258,7 @@ class Purpose(IntEnum):
     SAMPLE_NOISE = 13
     SHARD_ORDER = 15
     SHARD_SHUFFLE = 16
+    ROWS = 17
 
 
 def step_seed(purpose: Purpose, *key: int) -> int:
@@ -278,22 +279,59 @@ def step_generator(purpose: Purpose, *key: int) -> torch.Generator:
 
 
 @contextmanager
-def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the global generators inside the block and puts them back as they were after it.
+def kept_rng(device: torch.device) -> Iterator[None]:
+    """Puts the global generators back as they were after the block.
 
-    For code that knows only global randomness, such as augmentation libraries. Covers torch on the
-    CPU and on `device`, NumPy and Python.
+    Covers torch on the CPU and on `device`, NumPy and Python.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the global generators inside the block and puts them back as they were after it.
+
+    For code that knows only global randomness, such as augmentation libraries. Covers what
+    `kept_rng` does.
+    """
+    with kept_rng(device):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+        yield
+
+
+@contextmanager
+def standard_numbers() -> Iterator[None]:
+    """Makes what is computed inside independent of how the caller computes.
+
+    Autocast and inference mode are off, gradients too, and new tensors are float32. What comes out
+    is the same bit for bit in any of these modes, and may enter a training graph. Also a decorator.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.functional import standard_numbers
+        >>> with torch.inference_mode(), standard_numbers():
+        ...     torch.ones(1).is_inference()
+        False
+    """
+    default = torch.get_default_dtype()
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if default != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            modes.callback(torch.set_default_dtype, default)
+        yield

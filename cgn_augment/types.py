@@ -67,6 +67,7 @@ class Counterfactuals(_Rows):
         real: (N,) int64, which image of the step's real batch the shape was seen in; -1 where the
             generator drew it. The label of such a shape is the user's own, whatever `shape` says.
             None where no image has its shape from the real batch.
+        mask: (N, 1, H, W) float32 in [0, 1], where the objects are; None where nobody knows.
 
     Raises:
         ArgumentError: they differ in length.
@@ -77,6 +78,7 @@ class Counterfactuals(_Rows):
     texture: Tensor
     background: Tensor
     real: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Step(NamedTuple):
@@ -204,7 +206,10 @@ class Source(Protocol):
     More methods and attributes are used where a source has them: `image_size` and
     `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
     the classes of the map) and `fingerprint` (goes into the saved state's fingerprint).
-    One with `needs_items = True` gets `RealBatch.items` where there is one.
+    One with `needs_items = True` gets `RealBatch.items` where there is one. A `sample` with a
+    further argument `out` may be given memory (num, 3, H, W) float32 on the source's `device`, to
+    write the images to. `masks`, a key or position in the batch, says where masks lie that
+    counterfactuals get theirs at.
 
     Example:
         >>> import torch

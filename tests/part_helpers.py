@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cgn_augment.parts.writing import PartConfig, write_parts
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.writing import write_parts
 
 # The server imports the package once, so that a rank costs a fork and not an import.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from colored_parts_helpers import make_parts, write_photos, write_set
+from PIL import Image
 from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 import cgn_augment
 import train_generator
+from cgn_augment import BankSource
 from train_generator.classifier import MNISTClassifier
 
 REPO = Path(__file__).resolve().parents[1]
@@ -54,6 +59,11 @@ def test_every_public_name_is_described_and_most_have_an_example(name: str) -> N
     assert (">>>" in public.__doc__) != (name in told_elsewhere)
 
 
+def blocks(name: str) -> list[str]:
+    """The Python examples of a page."""
+    return re.findall(r"```python\n(.*?)```", DOCS[name], flags=re.DOTALL)
+
+
 def test_the_readmes_loop_runs() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     model = MNISTClassifier()
@@ -66,6 +76,51 @@ def test_the_readmes_loop_runs() -> None:
     exec(block.replace("size=2000", "size=20"), names)
     assert names["images"].shape == (16, 3, 32, 32)
     assert not torch.equal(model[1].weight, before)
+
+
+def test_the_guides_masks_go_through_transforms_with_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = (b for b in blocks("guide.md") if "class PhotosWithMasks" in b)
+    for path in write_photos(tmp_path / "photos" / "train", num=9, size=60).rglob("*.png"):
+        picture = Image.open(path)
+        mask = tmp_path / "photos" / "train_masks" / path.parent.name / path.name
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        picture.getchannel("A").save(mask)
+        picture.convert("RGB").save(path)
+    monkeypatch.chdir(tmp_path)
+    names = {"bank": BankSource(make_parts(48), 12)}
+    exec(block.replace("224", "48").replace("batch_size=64", "batch_size=9"), names)
+    torch.manual_seed(0)
+    images, labels, masks = next(iter(names["train"]))  # type: ignore[call-overload]
+    assert images.shape == (18, 3, 48, 48)
+    assert masks.shape == (18, 1, 48, 48)
+    assert masks.dtype is torch.uint8
+    assert labels.shape == (18,)
+    inside = masks[:9, 0] == 255
+    assert inside.any()
+    red = images[:9, 0] * 0.229 + 0.485  # 200 and more of 255 inside of an object, else few
+    edge = torch.nn.functional.max_pool2d((~inside[:, None]).float(), 3, 1, 1)[:, 0] > 0
+    assert (red[inside & ~edge] > 0.7).all()
+
+
+@pytest.mark.parametrize("with_words", ["Placement(scale=", "load_parts("])
+def test_the_guides_examples_of_parts_and_placement_run(
+    with_words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = (b for b in blocks("guide.md") if with_words in b)
+    write_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    transform = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, True)])
+    names = {"MEAN": 0.0, "STD": 1.0, "train_set": ImageFolder("photos", transform)}
+    exec(block.replace("224", "32").replace("size=2000", "size=20"), names)
+    bank = names["bank"]
+    assert isinstance(bank, BankSource)
+    made = bank.sample(6, torch.Generator().manual_seed(0))
+    assert made.images.shape == (6, 3, 32, 32)
+    if "train = " in block:
+        images, _ = next(iter(names["train"]))  # type: ignore[call-overload]
+        assert images.shape == (18, 3, 32, 32)
 
 
 def test_the_readmes_diff_is_that_of_the_example() -> None:

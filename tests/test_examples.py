@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytest
@@ -14,9 +17,11 @@ import torch
 from conftest import make_red_masker
 from shard_helpers import contents
 
-from cgn_augment import CounterfactualDataset
+import cgn_augment
+from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import save_masker
+from cgn_augment.stream.step import StepMaker
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ("--num-train", 128, "--num-test", 100, "--bank", 20)
@@ -159,6 +164,84 @@ def test_a_wrong_argument_is_known_before_anything_is_written(
     assert str(refused).startswith(f"error: {message}")
     assert not out.exists()
     assert str(run("drop_in.py", "nothing.pth")).startswith("error: 'nothing.pth' is neither")
+
+
+@pytest.fixture
+def small_cgn(tiny_cgn: SmallCGN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples that name the bundled CGN get one of width 4, and a bank of twenty."""
+    monkeypatch.setattr(cgn_augment, "load_cgn", lambda name: tiny_cgn)
+    monkeypatch.setattr(cgn_augment, "BankSource", lambda cgn, size: BankSource(cgn, size=20))
+
+
+def steps_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The epoch and the step of each batch that is mixed from now on."""
+    steps, make = [], StepMaker.make
+
+    def note(self: StepMaker, batch: Any, layout: Any, num: int, position: Any, items: Any) -> Any:
+        steps.append((position.epoch, position.step))
+        return make(self, batch, layout, num, position, items)
+
+    monkeypatch.setattr(StepMaker, "make", note)
+    return steps
+
+
+LOOPS = {
+    "accelerate_digits.py": ("--save-every", 1, "--out", "run"),
+    "ddp_torchrun.py": ("--save-every", 1, "--out", "run.pt"),
+    "resnet_streaming.py": ("--bank", 20, "--workers", 0, "--batch-size", 50, "--out", "run"),
+    "trainer_digits.py": ("--save-every", 1, "--out", "run", "--resume"),
+    "lightning_digits.py": ("--out", "run"),
+    "timm_digits.py": (),
+}
+RANK = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
+
+
+@pytest.mark.filterwarnings("ignore")  # the clients' own, of which their tests tell
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loop_of_another_library_trains_and_goes_on(
+    name: str,
+    small_cgn: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name == "ddp_torchrun.py":
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        for variable, value in {**RANK, "MASTER_PORT": port}.items():
+            monkeypatch.setenv(variable, value)
+    steps = steps_read(monkeypatch)
+    for epochs in (1, 2):
+        assert run(name, "--num-train", 128, "--epochs", epochs, *LOOPS[name]) is None
+        assert "accuracy" in capsys.readouterr().out
+    one = [(epoch, step) for epoch in range(2) for step in range(2)]
+    assert steps == (one if len(LOOPS[name]) else one[:2] + one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp_torchrun.py", "resnet_streaming.py"])
+def test_examples_run_on_two_processes(name: str, tmp_path: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    out = ("--num-train", "512", "--epochs", "1", "--out", tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, *command, EXAMPLES / name, *out],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 0: ") == 1
+
+
+SHORT = ("accelerate_digits", "ddp_torchrun", "lightning_digits", "timm_digits", "trainer_digits")
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_loops_of_other_libraries_are_short(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60
 
 
 SET = ("--num", 32, "--shard-size", 16)

@@ -12,7 +12,7 @@ from cgn_augment.generators import load_cgn
 from cgn_augment.generators.drawing import default_interventions, known_classes
 from cgn_augment.generators.interpolation import Change, interpolate_classes
 from cgn_augment.images.imagenet_classes import class_names, find_class, find_classes
-from cgn_augment.interventions import OTHER, OWN
+from cgn_augment.interventions import OTHER, OWN, Interventions
 from cgn_augment.parts import Parts
 from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.animation import ANIMATIONS, check_animation, write_animation
@@ -89,6 +89,8 @@ def sample(
             kept[factor] = find_classes(y, network.num_classes, names)
     known = known_classes(network)
     classes = choose_classes(known, num, mode, **kept, same=same, seed=seed)
+    if isinstance(network, Parts):
+        network.check(Interventions(**{**kept, "texture": OWN if own else kept["texture"]}))
     write_samples(
         network,
         classes,

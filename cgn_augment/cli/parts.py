@@ -8,10 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, summarize_parts
 from cgn_augment.parts.verify import verify_parts
-from cgn_augment.parts.writing import LEFT_OUT, PartConfig, read_keys, write_parts
+from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.checking import advice
 from cgn_augment.shards.layout import PARTS

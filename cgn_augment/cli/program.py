@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: generators, sets of shards, and photographs taken apart."""
+"""The command `cgn-augment`: generators, photographs, shards, and what a loop will see."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from cgn_augment.cli import parts as parts
 from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
+from cgn_augment.cli.preview import preview
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.sheet import draw_cgn
@@ -85,6 +86,7 @@ def main() -> None:
         "sheet": sheet,
         "sample": sample,
         "interpolate": interpolate,
+        "preview": preview,
         "parts": {"verify": parts.verify, "info": parts.info},
         "shards": {"verify": shards.verify, "info": shards.info},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,8 +62,9 @@ def draw_cgn(
         "background": factors.background,
         "counterfactual": compose(factors.mask, factors.foreground, factors.background),
     }
+    names: Mapping[int, str | int] = getattr(cgn, "names", {})
     captions = {
-        row: [f"{factor} {y}" for y in drawn.tolist()]
+        row: [f"{factor} {names.get(y, y)}" for y in drawn.tolist()]
         for row, factor, drawn in zip(list(rows)[:3], FACTORS, classes, strict=True)
     }
     if real is not None:

@@ -48,7 +48,7 @@ def load_masker(
     path = find_weights(name_or_path, WEIGHTS, "masker", remedy)
     state, header = read_safetensors(path, what="a masker", remedy=remedy, format=FORMAT)
     try:
-        masker = UNetMasker(**json.loads(header["config"]))
+        masker = UNetMasker(**json.loads(header["config"])).float()
         state = {name: value.float() for name, value in state.items()}
         for name, buffer in masker.state_dict().items():
             if not buffer.is_floating_point():  # counters of batches, which are not kept

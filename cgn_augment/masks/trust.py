@@ -105,7 +105,8 @@ class GateCounter:
         verdicts = torch.zeros(len(masks), dtype=torch.int64)
         if self.gate is not None:
             verdicts = self.gate.judge(masks).cpu()
-        self._counts += verdicts.bincount(minlength=len(VERDICTS))
+        # Not in place: the counter may have been made under inference mode.
+        self._counts = self._counts + verdicts.bincount(minlength=len(VERDICTS))
         judged, usable = int(self._counts.sum()), int(self._counts[0])
         if not self._said and judged >= _FEW and usable < judged / 2:
             self._said = True

@@ -12,7 +12,8 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.images.shards import SUFFIXES
 from cgn_augment.images.tar import Sample, expand_urls, read_shard
-from cgn_augment.parts.inputs import ALPHA, MEMBER, InputConfig, Photo, refuse_masks
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.inputs import ALPHA, MEMBER, Photo, refuse_masks
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,17 @@ def _read(url: str) -> Iterator[Sample]:
         raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
 
 
-def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:
+def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
     """Opens shards, named by a path or URL that ends in .tar, where braces stand for several.
 
     Raises:
         ArgumentError: no classes, or masks that are neither a member nor alpha.
         DataError: a shard is missing, or two have the same name.
     """
-    if config.classes is None:
-        raise ArgumentError("shards do not say which classes there are: pass --classes '[cat, …]'")
+    if config.class_names is None:
+        raise ArgumentError(
+            "shards do not say which classes there are: pass --classes '[cat, …]' or their number"
+        )
     mask = config.masks.removeprefix(MEMBER) if config.masks.startswith(MEMBER) else None
     if mask is None and config.masks != ALPHA:
         refuse_masks(config.masks, f"{MEMBER}NAME or {ALPHA}", urls)
@@ -112,4 +115,4 @@ def photos_of_shards(urls: str, config: InputConfig) -> ShardPhotos:
     names = [shard.rpartition("/")[2] for shard in shards]
     if len(set(names)) < len(names):
         raise DataError(f"two of the shards {urls} have the same name: keys would be ambiguous")
-    return ShardPhotos(shards, config.classes, mask, config.columns)
+    return ShardPhotos(shards, config.class_names, mask, config.columns)

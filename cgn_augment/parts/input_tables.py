@@ -14,12 +14,12 @@ from cgn_augment.images.finding import name_some
 from cgn_augment.images.hugging_face import HuggingFaceRows, open_hugging_face
 from cgn_augment.images.reading import Encoded
 from cgn_augment.images.tables import Row, read_table
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import (
     ALL,
     ALPHA,
     COLUMN,
     MEMBER,
-    InputConfig,
     ListedPhotos,
     Photo,
     mirrored,
@@ -30,7 +30,7 @@ from cgn_augment.parts.inputs import (
 _SPLIT = "split"
 
 
-def photos_of_table(path: Path, config: InputConfig) -> ListedPhotos:
+def photos_of_table(path: Path, config: PartConfig) -> ListedPhotos:
     """Reads which images a table lists; their paths are below its folder, or URLs.
 
     Raises:
@@ -50,7 +50,7 @@ def photos_of_table(path: Path, config: InputConfig) -> ListedPhotos:
             "--label, --columns and --masks"
         )
     rows = _of_split(rows, path, config.split)
-    names = class_names_of([row[config.label] for row in rows], config.classes, str(path))
+    names = class_names_of([row[config.label] for row in rows], config.class_names, str(path))
     photos = []
     for row in rows:
         source = row[config.path]
@@ -63,7 +63,7 @@ def photos_of_table(path: Path, config: InputConfig) -> ListedPhotos:
             Photo(key, names[row[config.label]], source, _at(path.parent, source), mask, columns)
         )
     require_some_mask(photos, config.masks)
-    classes = config.classes or tuple(dict.fromkeys(names.values()))
+    classes = config.class_names or tuple(dict.fromkeys(names.values()))
     return ListedPhotos(classes, photos, config.shard_size)
 
 
@@ -151,7 +151,7 @@ class HuggingFacePhotos:
 
     found: HuggingFaceRows
     mask: str | None
-    config: InputConfig
+    config: PartConfig
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ class HuggingFacePhotos:
         return range(first, min(first + self.config.shard_size, len(self.found.rows)))
 
 
-def photos_of_hugging_face(name: str, config: InputConfig) -> HuggingFacePhotos:
+def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
     """Opens a Hugging Face dataset, of which the training split where NAME does not say another.
 
     Raises:
@@ -216,7 +216,7 @@ def photos_of_hugging_face(name: str, config: InputConfig) -> HuggingFacePhotos:
         refuse_masks(config.masks, f"{COLUMN}NAME or {ALPHA}", f"hf:{name}")
     without = [] if mask is None else [mask]
     place = name if "@" in name else f"{name}@{config.split}"
-    found = open_hugging_face(place, config.classes, without)
+    found = open_hugging_face(place, config.class_names, without)
     lost = [column for column in config.columns if column not in found.rows.features]
     if lost:
         raise ArgumentError(f"hf:{name} has no column {lost[0]!r}")

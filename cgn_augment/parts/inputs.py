@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import CLASS_LAYOUT, find_labelled_images, name_some
 from cgn_augment.images.reading import Encoded
+from cgn_augment.parts.config import PartConfig
 
 ALPHA = "alpha"
 COLUMN, MEMBER = "column:", "member:"
@@ -67,31 +68,6 @@ class Photos(Protocol):
 
     def require_keys(self, keys: Iterable[str]) -> None:
         """Refuses keys that no image has, where the keys are known."""
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """Where masks, labels and further columns of images are.
-
-    Attributes:
-        masks: a folder of PNG files that mirrors the images; `member:mask.png`, a member of the
-            samples of shards; `column:mask`, a column of a table or of a Hugging Face dataset; or
-            `alpha`, the alpha channel of the images themselves.
-        split: of images that come in splits; `all` for all of them.
-        classes: names by label, where the images do not say.
-        path: column of a table with the paths of the images.
-        label: column of a table with the labels.
-        columns: further columns to keep, such as a group.
-        shard_size: images of a shard.
-    """
-
-    masks: str
-    split: str = "train"
-    classes: tuple[str, ...] | None = None
-    path: str = "path"
-    label: str = "label"
-    columns: tuple[str, ...] = ()
-    shard_size: int = 1000
 
 
 @dataclass(frozen=True)
@@ -157,7 +133,7 @@ class ListedPhotos:
         return range(first, min(first + self.shard_size, len(self.photos)))
 
 
-def photos_of_folder(root: Path, config: InputConfig) -> ListedPhotos:
+def photos_of_folder(root: Path, config: PartConfig) -> ListedPhotos:
     """Finds the images of a folder of class folders, or of one such folder for each split.
 
     Raises:
@@ -176,7 +152,7 @@ def photos_of_folder(root: Path, config: InputConfig) -> ListedPhotos:
             mask = _mask_of(config.masks, root, split, source)
             key = source.rpartition(".")[0]
             photos.append(Photo(key, classes[label], source, str(path), mask, {}))
-    if config.classes not in (None, classes):
+    if config.class_names not in (None, classes):
         raise ArgumentError(f"{root} says itself which classes it has: leave --classes out")
     if config.columns:
         raise ArgumentError(f"{root} is a folder, which has no columns: leave --columns out")
@@ -227,7 +203,7 @@ def _mask_of(masks: str, root: Path, split: str, source: str) -> str | None:
     return mirrored(masks, source if whole else inner)
 
 
-def _splits_of(root: Path, config: InputConfig) -> list[str]:
+def _splits_of(root: Path, config: PartConfig) -> list[str]:
     """Returns the folders of splits to read; an empty name where there are none."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root} of images. Expected:{CLASS_LAYOUT}")

@@ -171,7 +171,8 @@ class Parts:
 
         A second number says where a picture that is not square is cropped.
         """
-        return torch.rand(num, self._pools.noise_dim, generator=generator).to(self.device)
+        shape = num, self._pools.noise_dim
+        return torch.rand(shape, generator=generator, dtype=torch.float32).to(self.device)
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
         """Returns the masks that were found, (N, 1, H, W) float32 in [0, 1]."""

@@ -58,11 +58,23 @@ def load_parts(
         UsageError: the device is not there.
 
     Example:
+        >>> import numpy as np
+        >>> from PIL import Image
         >>> from cgn_augment import load_parts
-        >>> load_parts("nowhere", 224)                          # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        cgn_augment.errors.DataError: nowhere holds no complete set of parts: ...
+        >>> from cgn_augment.parts.config import PartConfig
+        >>> from cgn_augment.parts.writing import write_parts
+        >>> folder = getfixture("tmp_path")
+        >>> pixels = np.full((48, 64, 4), 200, np.uint8)
+        >>> pixels[..., 3] = 0                                   # transparent around ...
+        >>> pixels[12:30, 20:40] = 20, 20, 20, 255               # ... an object
+        >>> for name in ("cat", "dog"):
+        ...     (folder / "photos" / name).mkdir(parents=True)
+        ...     Image.fromarray(pixels).save(folder / "photos" / name / "1.png")
+        >>> config = PartConfig(masks="alpha")
+        >>> _ = write_parts(folder / "photos", folder / "parts", config, num_workers=0)
+        >>> parts = load_parts(folder / "parts", 32, class_to_idx={"dog": 0, "cat": 5})
+        >>> parts.labels, parts.names, parts.counts["usable"]
+        ((0, 5), {0: 'dog', 5: 'cat'}, 2)
     """
     from cgn_augment.parts.set import PartSet  # imports much
 
@@ -109,8 +121,12 @@ def open_parts(
         fingerprint=f"parts({reader.fingerprint}, size={size}, {sorted(labels.items())})",
         device=require_device(device),
         interventions=Interventions(texture="shape"),
-        names={y: name for name, y in reversed(labels.items())},
+        names={y: " or ".join(_named(labels, y)) for y in sorted(set(labels.values()))},
     )
+
+
+def _named(labels: Mapping[str, int], y: int) -> list[str]:
+    return [name for name, label in labels.items() if label == y]
 
 
 def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None) -> dict[str, int]:
@@ -167,6 +183,7 @@ def load_mechanisms(
     device: torch.device | str = "cpu",
     truncation: float | None = None,
     size: int | None = None,
+    class_to_idx: Mapping[str, int] | None = None,
 ) -> CGN | Parts:
     """Loads what a command names: a CGN, or a folder or URL of parts.
 
@@ -175,9 +192,10 @@ def load_mechanisms(
         device: where it goes.
         truncation: of an ImageNet CGN.
         size: of parts, in pixels; by default the side of their images in the middle.
+        class_to_idx: labels of the classes of parts, by name; a CGN has no names.
 
     Raises:
-        ArgumentError: a size of a CGN, or a truncation of parts.
+        ArgumentError: a size of a CGN, a truncation of parts, or errors of `load_parts`.
 
     Example:
         >>> from cgn_augment.parts.opening import load_mechanisms
@@ -198,4 +216,4 @@ def load_mechanisms(
     if size is None:
         sides = [max(1, round((rows * columns) ** 0.5)) for rows, columns in reader.index.sizes]
         size = int(median(sides)) if sides else 1
-    return open_parts(reader, size, device)
+    return open_parts(reader, size, device, class_to_idx=class_to_idx)

@@ -21,7 +21,7 @@ _LACKING = {
     "background": "there is no background of class {} in these parts",
     "foreground": (
         "there is no foreground of class {} in these parts: leave the texture to the object with "
-        "Interventions(texture='shape'), or make the parts with sheets of their textures"
+        "Interventions(texture='shape'), or make the parts with --textures true"
     ),
 }
 

@@ -45,7 +45,8 @@ class PartSet:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.parts.set import PartSet
-        >>> from cgn_augment.parts.writing import PartConfig, write_parts
+        >>> from cgn_augment.parts.config import PartConfig
+        >>> from cgn_augment.parts.writing import write_parts
         >>> folder = getfixture("tmp_path")
         >>> pixels = np.full((48, 64, 4), 200, np.uint8)
         >>> pixels[..., 3] = 0                                   # transparent around ...

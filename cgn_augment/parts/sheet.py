@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment.errors import DataError
@@ -12,6 +13,9 @@ from cgn_augment.parts.index import Numbers
 from cgn_augment.parts.part import Part
 from cgn_augment.parts.set import PartSet
 from cgn_augment.pictures.sheets import draw_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDE = 160
 """Pixels of the squares that pictures are fitted into."""

@@ -7,121 +7,38 @@ order. A bounded number of images is under way, so memory does not grow with the
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from threading import Thread
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cgn_augment.checks import require_choices, require_count, require_counts, require_part
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
-from cgn_augment.images.hugging_face import HUGGING_FACE
-from cgn_augment.images.tables import SUFFIXES as TABLES
+from cgn_augment.checks import require_count
 from cgn_augment.images.tar import Sample
-from cgn_augment.masks.trust import VERDICTS, MaskGate
+from cgn_augment.masks.trust import VERDICTS
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.fill import Filler, find_filler
 from cgn_augment.parts.index import INDEX, MEMBERS, index_line
-from cgn_augment.parts.input_shards import photos_of_shards
-from cgn_augment.parts.input_tables import photos_of_hugging_face, photos_of_table
-from cgn_augment.parts.inputs import InputConfig, Photo, Photos, photos_of_folder
+from cgn_augment.parts.inputs import Photo, Photos
 from cgn_augment.parts.making import EXCLUDED, NO_MASK, OTHER_SIZE, UNREADABLE, Making
+from cgn_augment.parts.photos import find_photos
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import ClassCounts, Manifest, find_versions
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.writer import write_set
 
 LEFT_OUT = "left_out.jsonl"
-TABLE = "table:"
 
 ALL_VERDICTS = (*VERDICTS, UNREADABLE, NO_MASK, OTHER_SIZE, EXCLUDED)
 
 _AHEAD = 8  # images of a worker that are under way
 _SUFFIXES = {name: member for member, name in MEMBERS.items()}
-
-Fill = Literal["copy", "telea", "none"]
-
-
-@dataclass(frozen=True)
-class PartConfig(InputConfig):
-    """Settings of a set of parts. Two sets with the same settings and images are the same bytes.
-
-    Attributes:
-        masks: a folder of PNG files that mirrors the images; `member:mask.png`, a member of the
-            samples of shards; `column:mask`, a column of a table or of a Hugging Face dataset; or
-            `alpha`, the alpha channel of the images themselves.
-        split: of images that come in splits; `all` for all of them.
-        classes: names by label, where the images do not say.
-        path: column of a table with the paths of the images.
-        label: column of a table with the labels.
-        columns: further columns to keep, such as a group.
-        shard_size: images of a shard.
-        size: bound of the longer side, in pixels; smaller images stay as they are.
-        fill: how backgrounds are filled: with copies from the same image, by Telea's method
-            (faster and smoother), or not at all.
-        min_area: smallest share of an image that a mask may cover.
-        max_area: largest share.
-        min_confidence: of a soft mask, the least mean of |2m - 1| over its pixels m.
-        max_hole: share of the image; a background with a larger hole is left out.
-        textures: also make a whole sheet of each object's texture, to exchange textures.
-        quality: of the backgrounds' JPEG, 1 to 100.
-    """
-
-    size: int = 512
-    fill: Fill = "copy"
-    min_area: float = MaskGate.min_area
-    max_area: float = MaskGate.max_area
-    min_confidence: float = MaskGate.min_confidence
-    max_hole: float = 0.8
-    textures: bool = False
-    quality: int = 95
-
-    def __post_init__(self) -> None:
-        require_counts(self, "size", "shard_size", "quality")
-        if self.quality > 100:
-            raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
-        require_choices(self, fill=Fill)
-        require_part("max_hole", self.max_hole)
-        for name in ("classes", "columns"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise ArgumentTypeError(f"{name} must be a list of names, got {value!r}")
-            object.__setattr__(self, name, None if value is None else tuple(value))
-        if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise ArgumentError(f"classes has a name twice: {list(self.classes)}")
-        _ = self.gate
-
-    @property
-    def gate(self) -> MaskGate:
-        """Which masks are trusted."""
-        return MaskGate(self.min_area, self.max_area, self.min_confidence)
-
-
-def find_photos(images: str, config: InputConfig) -> Photos:
-    """Finds out what kind of images there are at a place, and which.
-
-    Args:
-        images: a folder with one folder of images for each class; shards, as a path or URL ending
-            in .tar, where braces stand for several; `hf:NAME@SPLIT`; or a table, as a path ending
-            in .csv, .tsv or .jsonl, or `table:FILE`.
-        config: where their masks are.
-
-    Raises:
-        ArgumentError: settings that do not fit these images.
-        DataError: there are no images, or they are laid out differently.
-    """
-    table = images.removeprefix(TABLE)
-    if images.startswith(HUGGING_FACE):
-        return photos_of_hugging_face(images.removeprefix(HUGGING_FACE), config)
-    if images != table or table.endswith(TABLES):
-        return photos_of_table(Path(table), config)
-    if images.endswith(".tar"):
-        return photos_of_shards(images, config)
-    return photos_of_folder(Path(images), config)
 
 
 def write_parts(
@@ -170,7 +87,8 @@ def write_parts(
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.parts.set import PartSet
-        >>> from cgn_augment.parts.writing import PartConfig, write_parts
+        >>> from cgn_augment.parts.config import PartConfig
+        >>> from cgn_augment.parts.writing import write_parts
         >>> folder = getfixture("tmp_path")
         >>> pixels = np.full((48, 64, 4), 200, np.uint8)
         >>> pixels[..., 3] = 0                                   # transparent around ...
@@ -194,19 +112,6 @@ def write_parts(
     return write_set(
         contents, out, rank=rank, world_size=world_size, resume=resume, progress=progress
     )
-
-
-def read_keys(path: Path) -> list[str]:
-    """Reads keys from a file: one on each line, or JSON lines with a `key`.
-
-    Raises:
-        DataError: there is no such file, or a line has no key.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return [json.loads(line)["key"] if line[0] == "{" else line for line in lines if line]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as a list of keys ({error})") from error
 
 
 def _cores() -> int:
@@ -276,6 +181,7 @@ class _Contents:
             num_workers=self.num_workers,
             prefetch_factor=_AHEAD if self.num_workers else None,
             collate_fn=_as_it_is,
+            worker_init_fn=_end_with_parent,
             generator=torch.Generator().manual_seed(0),  # leaves the global one alone
         )
         yield from loader
@@ -350,6 +256,19 @@ def _left_out(facts: dict[str, Any]) -> bytes:
 
 def _as_it_is(item: Any) -> Any:
     return item
+
+
+def _end_with_parent(worker: int) -> None:
+    """Ends a worker when the process that it works for was killed.
+
+    A loader's worker looks whether its parent has changed; where a server forked it, it never does.
+    """
+    Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _exit_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _opencv() -> str:

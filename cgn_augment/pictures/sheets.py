@@ -55,7 +55,9 @@ def draw_sheet(
     captions = captions or {}
     _check_rows(rows, captions)
     num_columns = max(len(images) for images in rows.values())
-    height = sum(_INCHES_PER_IMAGE * (1.3 if name in captions else 1.05) for name in rows)
+    height = sum(
+        _INCHES_PER_IMAGE * (1.05 + _caption_height(captions.get(name, ()))) for name in rows
+    )
     figure = Figure(
         figsize=(_INCHES_PER_IMAGE * (num_columns + 1.6), height + (0.4 if title else 0.1)),
         dpi=160,
@@ -100,6 +102,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary)
     return path
+
+
+def _caption_height(texts: Sequence[str]) -> float:
+    """Returns the height of a row's captions, in heights of an image."""
+    num_lines = max((len(text.splitlines()) for text in texts), default=0)
+    return 0.14 + 0.11 * max(1, num_lines) if texts else 0.0
 
 
 def _check_rows(rows: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]]) -> None:

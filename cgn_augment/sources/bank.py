@@ -108,13 +108,15 @@ class BankSource(DrawnSource):
         """Memory that the filled bank takes, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
 
-    def _compose(self, classes: Tensor, generator: Generator, step: Step) -> Tensor:
+    def _compose(
+        self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         if self._dtype is not torch.uint8 or self.placement is not None:
-            return super()._compose(classes, generator, step)
+            return super()._compose(classes, generator, step, out)
         self._bring_to(step)
         masks, foregrounds, backgrounds = self._bank
         slots = self._draw_slots(classes, generator)
-        return compose_bytes(masks, foregrounds, backgrounds, slots)
+        return compose_bytes(masks, foregrounds, backgrounds, slots, out)
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         self._bring_to(step)
@@ -251,7 +253,13 @@ class Ahead:
             return self._draw(rank, number)
 
 
-def compose_bytes(masks: Tensor, foregrounds: Tensor, backgrounds: Tensor, slots: Tensor) -> Tensor:
+def compose_bytes(
+    masks: Tensor,
+    foregrounds: Tensor,
+    backgrounds: Tensor,
+    slots: Tensor,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Composes images of factors that are kept as bytes, without a float32 copy of them.
 
     Args:
@@ -259,35 +267,38 @@ def compose_bytes(masks: Tensor, foregrounds: Tensor, backgrounds: Tensor, slots
         foregrounds: (K, 3, H, W) uint8.
         backgrounds: (K, 3, H, W) uint8.
         slots: (3, N) int64 on the CPU, which of them make an image.
+        out: memory for the images.
 
     Returns:
-        (N, 3, H, W) float32 in [-1, 1] on their device.
+        Images (N, 3, H, W) float32 in [-1, 1] and their masks (N, 1, H, W) float32 in [0, 1], on
+        the factors' device.
 
     Example:
         >>> import torch
         >>> from cgn_augment.sources.bank import compose_bytes
         >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))
-        >>> half = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
-        >>> image = compose_bytes(half, white, black, torch.zeros(3, 1).long())
-        >>> round(image[0, 0, 0, 0].item(), 3)
-        -0.6
+        >>> fifth = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
+        >>> image, mask = compose_bytes(fifth, white, black, torch.zeros(3, 1).long())
+        >>> round(image[0, 0, 0, 0].item(), 3), round(mask[0, 0, 0, 0].item(), 3)
+        (-0.6, 0.2)
     """
-    images = backgrounds.new_empty(slots.shape[1], *backgrounds.shape[1:], dtype=torch.float32)
-    if backgrounds.device.type == "cpu":
+    num, form = slots.shape[1], backgrounds.shape[1:]
+    images = backgrounds.new_empty(num, *form, dtype=torch.float32) if out is None else out
+    weights = images.new_empty(num, 1, *form[1:])
+    if images.device.type == "cpu":
         # One image after the other stays in the processor's cache from the first pass to the last.
-        foreground, mask = images.new_empty(images.shape[1:]), images.new_empty(masks.shape[1:])
-        for image, (m, f, b) in zip(images, slots.T.tolist(), strict=True):
+        foreground = images.new_empty(form)
+        for image, weight, (m, f, b) in zip(images, weights, slots.T.tolist(), strict=True):
             image.copy_(backgrounds[b])
-            torch.lerp(
-                image, foreground.copy_(foregrounds[f]), mask.copy_(masks[m]).div_(255), out=image
-            )
+            weight.copy_(masks[m]).div_(255)
+            torch.lerp(image, foreground.copy_(foregrounds[f]), weight, out=image)
             image.mul_(2 / 255).sub_(1)
-        return images
-    m, f, b = slots.to(backgrounds.device, non_blocking=True)
+        return images, weights
+    m, f, b = slots.to(images.device, non_blocking=True)
     images.copy_(backgrounds.index_select(0, b))
-    weight = masks.index_select(0, m).float().div_(255)
-    torch.lerp(images, foregrounds.index_select(0, f).float(), weight, out=images)
-    return images.mul_(2 / 255).sub_(1)
+    weights.copy_(masks.index_select(0, m)).div_(255)
+    torch.lerp(images, foregrounds.index_select(0, f).float(), weights, out=images)
+    return images.mul_(2 / 255).sub_(1), weights
 
 
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import compose
+from cgn_augment.functional import compose, standard_numbers
 from cgn_augment.generators.drawing import (
     default_interventions,
     known_classes,
@@ -81,20 +81,34 @@ class DrawnSource(ABC):
         }
         return type(self)(interventions=self.interventions.restrict(class_map), **same)
 
-    @torch.no_grad()
+    @standard_numbers()
     def sample(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
+        self,
+        num: int,
+        generator: Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+        *,
+        out: Tensor | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals; see `Source.sample`.
+
+        Args:
+            num: how many.
+            generator: a CPU generator.
+            step: for which step they are.
+            real: the step's real batch, where there is one.
+            out: memory for the images, (num, 3, H, W) float32 on the CGN's device.
 
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] on the CGN's device; labels there too.
         """
         classes = self._draw_classes(num, generator, step, real, None)
-        images = self._compose(classes, generator, step)
-        return Counterfactuals(images, *classes.to(images.device, non_blocking=True))
+        images, mask = self._compose(classes, generator, step, out)
+        shape, texture, background = classes.to(images.device, non_blocking=True)
+        return Counterfactuals(images, shape, texture, background, mask=mask)
 
-    @torch.no_grad()
+    @standard_numbers()
     def sample_factors(
         self,
         num: int,
@@ -137,10 +151,12 @@ class DrawnSource(ABC):
         real_classes = None if real is None else real.classes
         return self.interventions.draw(num, self._known, generator, real_classes, shapes)
 
-    def _compose(self, classes: Tensor, generator: Generator, step: Step) -> Tensor:
-        """Returns for (3, N) classes images (N, 3, H, W) float32 in [-1, 1]."""
+    def _compose(
+        self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns for (3, N) classes images (N, 3, H, W) in [-1, 1] and masks (N, 1, H, W)."""
         mask, foreground, behind = self._draw_placed(classes, generator, step, True)
-        return compose(mask, foreground, behind, out=behind)
+        return compose(mask, foreground, behind, out=behind if out is None else out), mask
 
     def _draw_placed(
         self, classes: Tensor, generator: Generator, step: Step, masks: bool

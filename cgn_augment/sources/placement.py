@@ -96,7 +96,7 @@ class Placement:
 
     def draw(self, num: int, generator: torch.Generator, num_per_shape: int = 1) -> Moves:
         """Draws how `num` objects are moved; `num_per_shape` neighbours alike."""
-        shares = torch.rand(-(-num // num_per_shape), 5, generator=generator)
+        shares = torch.rand(-(-num // num_per_shape), 5, generator=generator, dtype=torch.float32)
         shares = shares.repeat_interleave(num_per_shape, 0)[:num]
         low, high = self.scale
         scale, down, right, angle, mirror = shares.T

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from cgn_augment.checks import require_channels, require_choice, require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
-from cgn_augment.functional import compose
+from cgn_augment.functional import compose, standard_numbers
 from cgn_augment.masks.cache import MaskCache, round_masks
 from cgn_augment.masks.finding import (
     find_masks,
@@ -195,11 +195,24 @@ class RealShapeSource:
         scale = {"mean": self.mean.tolist(), "std": self.std.tolist()}
         return RealShapeSource(**{**same, **scale, **options})
 
-    @torch.no_grad()
+    @standard_numbers()
     def sample(
-        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
+        self,
+        num: int,
+        generator: Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+        *,
+        out: Tensor | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals of the images of `real`; see `Source.sample`.
+
+        Args:
+            num: how many.
+            generator: a CPU generator.
+            step: for which step they are.
+            real: the step's real batch.
+            out: memory for the images, (num, 3, H, W) float32 on the generator's device.
 
         Returns:
             Images (num, 3, H, W) float32 in [-1, 1] at the generator's size, on its device; labels
@@ -238,11 +251,11 @@ class RealShapeSource:
         if self.placement is not None:
             moves = self.placement.draw(num, generator, self.num_per_shape)
             mask, foreground = self.placement.move(mask, foreground, moves)
-        made = compose(mask, foreground, background)
+        made = compose(mask, foreground, background, out=out)
         own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
         classes = torch.where(own & is_real, own_classes, drawn.cpu())
         shape, texture, behind = classes.to(made.device)
-        return Counterfactuals(made, shape, texture, behind, chosen.to(made.device))
+        return Counterfactuals(made, shape, texture, behind, chosen.to(made.device), mask)
 
     def bring(self, images: Tensor) -> Tensor:
         """Brings real images into [-1, 1] and to the generator's size.

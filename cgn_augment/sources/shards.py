@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.functional import standard_numbers
 from cgn_augment.images.tar import expand_urls
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.encode import to_images
@@ -133,7 +134,7 @@ class ShardSource:
             )
         return restricted
 
-    @torch.no_grad()
+    @standard_numbers()
     def sample(
         self,
         num: int,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
@@ -27,11 +29,23 @@ def make_source(
         ArgumentError: the map names classes that the CGN lacks, or the interventions list classes
             outside the map for a factor that is a label.
     """
+    if isinstance(source, type):
+        raise ArgumentTypeError(
+            f"source is the class {source.__name__}: pass one made of it, {source.__name__}(…)"
+        )
+    if isinstance(source, (str, os.PathLike)):
+        raise ArgumentTypeError(
+            f"source must be a Source or a frozen CGN, got {source!r}: load_cgn(…) reads a CGN of "
+            "that name or path, ShardSource(…) rendered shards"
+        )
     if not isinstance(source, Source):
         if not isinstance(source, Mechanisms):
+            data = ""
+            if isinstance(source, (Dataset, DataLoader)):
+                data = ": the real data comes first, then the source"
             raise ArgumentTypeError(
                 f"source must be a Source (with a sample method) or a frozen CGN, got "
-                f"{type(source).__name__}"
+                f"{type(source).__name__}{data}"
             )
         source = FreshSource(source)
     if class_map is None:
@@ -70,8 +84,8 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
         return wanted or torch.device("cpu")
     if wanted is not None and (wanted.type != at.type or wanted.index not in (None, at.index)):
         raise UsageError(
-            f"the generator is on {str(at)!r} and device={str(wanted)!r} was asked for: load it "
-            f"there with load_cgn(…, device={str(wanted)!r}), or leave device out"
+            f"the source is on {str(at)!r} and device={str(wanted)!r} was asked for: make it there "
+            f"(a CGN with load_cgn(…, device={str(wanted)!r})), or leave device out"
         )
     return at
 
@@ -86,7 +100,49 @@ def find_value_range(
         return known
     if value_range is None:
         return None
-    low, high = value_range
-    if not float(low) < float(high):
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"value_range must be (low, high) or None, got {value_range!r}"
+        ) from error
+    if not low < high:
         raise ArgumentError(f"value_range must be (low, high), got {value_range!r}")
-    return float(low), float(high)
+    return low, high
+
+
+def read_keys(
+    keys: tuple[str | int, str | int] | None,
+) -> tuple[str | int, str | int] | None:
+    """Returns the keys or positions of images and labels.
+
+    Raises:
+        ArgumentTypeError: they are not two.
+        ArgumentError: they are the same.
+    """
+    if keys is None:
+        return None
+    two = isinstance(keys, (tuple, list)) and len(keys) == 2
+    if not two or not all(isinstance(key, (str, int)) for key in keys):
+        raise ArgumentTypeError(
+            f"keys must be (image, label), two keys or two positions of a batch, got {keys!r}"
+        )
+    if keys[0] == keys[1]:
+        raise ArgumentError(f"keys must name images and labels, got {keys[0]!r} for both")
+    return keys[0], keys[1]
+
+
+def require_row_order(shuffle_rows: bool, mix: str) -> bool:
+    """Returns `shuffle_rows`.
+
+    Raises:
+        ArgumentTypeError: it is not True or False.
+        ArgumentError: real images and counterfactuals come apart.
+    """
+    if not isinstance(shuffle_rows, bool):
+        raise ArgumentTypeError(f"shuffle_rows must be True or False, got {shuffle_rows!r}")
+    if shuffle_rows and mix == "separate":
+        raise ArgumentError(
+            "shuffle_rows is for one batch of both, and mix='separate' yields two: leave one out"
+        )
+    return shuffle_rows

@@ -23,6 +23,7 @@ class StreamSampler(Sampler[Any]):
         ArgumentTypeError: it is iterated, and the real data has no sampler.
 
     Example:
+        >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
         >>> batch = torch.rand(4, 3, 32, 32) * 2 - 1, torch.arange(4)
@@ -70,6 +71,7 @@ class StreamLoader(DataLoader[Any]):
         stream: what is iterated.
 
     Example:
+        >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
         >>> batch = torch.rand(4, 3, 32, 32) * 2 - 1, torch.arange(4)
@@ -124,8 +126,15 @@ class StreamLoader(DataLoader[Any]):
         self.end_of_dataloader = False
         gradients._add_dataloader(self)
         try:
-            for batch in batches:
-                self.end_of_dataloader = self.dataset.is_at_end()
-                yield batch
+            yield from mark_the_end(batches, self.dataset, self)
         finally:
             gradients._remove_dataloader(self)
+
+
+def mark_the_end(
+    batches: Iterator[Any], stream: CounterfactualDataset, loader: Any
+) -> Iterator[Any]:
+    """Yields the batches, and says on a loader of Accelerate's kind which one is the last."""
+    for batch in batches:
+        loader.end_of_dataloader = stream.is_at_end()
+        yield batch

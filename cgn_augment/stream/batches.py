@@ -41,10 +41,33 @@ class Layout:
                 f"the batch has nothing at {self.image!r} and {self.label!r}; it is "
                 f"{describe(batch)}"
             ) from error
-        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        if isinstance(images, Tensor) and images.dim() == 3 and isinstance(labels, int):
             raise DataError(
-                f"images and labels must be tensors, got {describe(batch)}: let the dataset return "
-                "tensors, or pass keys=(image, label)"
+                f"an item of the real data is one image {tuple(images.shape)} and its label, and "
+                "no batch: pass batch_size, or a DataLoader of it"
+            )
+        if _holds_tensors(images):
+            raise DataError(
+                f"there are {len(images)} tensors of images: several views or crops of each image; "
+                "let the dataset return one as the image, and make further views after the stream"
+            )
+        if _holds_tensors(labels):
+            raise DataError(
+                f"there are {len(labels)} tensors of labels: let the dataset return the label that "
+                "counterfactuals are to have by itself, and the others beside it"
+            )
+        if not isinstance(images, Tensor):
+            raise DataError(
+                f"images must be tensors, got {_describe_value(images)}: end the dataset's "
+                "transform with ToTensor (v2.ToImage, v2.ToDtype), let the collate_fn stack them "
+                "(torch.from_numpy for arrays), or say where images are with keys=(image, label)"
+            )
+        if not isinstance(labels, Tensor):
+            raise DataError(
+                f"labels must be integers, one for each image, in a tensor; got "
+                f"{_describe_value(labels)}: the stream is for classification, so let the dataset "
+                "return the number of the class (names of classes as numbers), or say where labels "
+                "are with keys=(image, label)"
             )
         return images, labels
 
@@ -56,16 +79,16 @@ class Layout:
 
         images = images.to(device, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
-        return self.rebuild(batch, images, labels, lambda value: value)
+        return self.rebuild(batch, images, labels, lambda _, value: value)
 
     def rebuild(
-        self, batch: Any, images: Tensor, labels: Tensor, further: Callable[[Any], Any]
+        self, batch: Any, images: Tensor, labels: Tensor, further: Callable[[Any, Any], Any]
     ) -> Any:
-        """Returns a batch of the same structure, with `further(value)` for its other values."""
+        """Returns a batch of the same structure, with `further(key, value)` for other values."""
         given = {self.image: images, self.label: labels}
 
         def part(key: Any, value: Any) -> Any:
-            return given[key] if key in given else further(value)
+            return given[key] if key in given else further(key, value)
 
         if isinstance(batch, Mapping):
             values = {key: part(key, value) for key, value in batch.items()}
@@ -83,7 +106,10 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
     if keys is not None:
         layout = Layout(*keys)
         layout.take(batch)
-        return layout
+        if isinstance(batch, Mapping):
+            return layout
+        places = [key % len(batch) if isinstance(key, int) else key for key in keys]
+        return Layout(*places)
     if isinstance(batch, Mapping):
         image = next((key for key in IMAGE_KEYS if key in batch), None)
         label = next((key for key in LABEL_KEYS if key in batch), None)
@@ -91,10 +117,17 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
             return Layout(image, label)
     elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return Layout(0, 1)
+    alone = isinstance(batch, Tensor) or (
+        isinstance(batch, (tuple, list)) and len(batch) == 1 and isinstance(batch[0], Tensor)
+    )
     raise DataError(
-        f"the structure of the batch is unknown: it is {describe(batch)}. Expected (images, "
-        "labels, …) or a dict with an image and a label; say where they are with keys=(image, "
-        "label)"
+        f"the structure of the batch is unknown: it is {describe(batch)}"
+        + (
+            ", images alone, without labels: let the dataset return (image, label)"
+            if alone
+            else ". Expected (images, labels, …) or a dict with an image and a label; say where "
+            "they are with keys=(image, label), or let the collate_fn put them there"
+        )
     )
 
 
@@ -108,87 +141,28 @@ def describe(batch: Any) -> str:
     return f"a {type(batch).__name__}"
 
 
-def check_batch(images: Tensor, labels: Tensor) -> None:
-    """Raises `DataError` unless images are (B, 3, H, W) float and labels (B,) integers."""
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise DataError(
-            f"real images must be (B, 3, H, W), got {tuple(images.shape)}: give the dataset a "
-            "transform to RGB tensors"
-        )
-    if not images.is_floating_point():
-        raise DataError(
-            f"real images must be floating point, got {images.dtype}: scale them in the dataset "
-            "(ToTensor, Normalize), as the classifier sees them"
-        )
-    if labels.dim() != 1 or len(labels) != len(images) or labels.is_floating_point():
-        raise DataError(
-            f"real labels must be ({len(images)},) integers, got {tuple(labels.shape)} "
-            f"{labels.dtype}: mix soft labels (mixup, one-hot) after the stream"
-        )
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], Tensor)
 
 
-_SLACK = 1e-3
-"""Share of the range by which rounding may leave it."""
-
-
-def check_range(
-    what: str, images: Tensor, value_range: tuple[float, float], least_share: float = 0
-) -> None:
-    """Raises `DataError` unless images lie in the range, and fill more than a share of it."""
-    low, high = value_range
-    slack = _SLACK * (high - low)
-    least, most = float(images.min()), float(images.max())
-    inside = low - slack <= least and most <= high + slack  # False for NaN
-    if not inside or (least_share and most - least <= least_share * (high - low) + slack):
-        raise DataError(
-            f"{what} span [{least:.3g}, {most:.3g}] but images are declared to be in "
-            f"[{low:.3g}, {high:.3g}]: pass transform=match_real(mean, std) with the mean and std "
-            "of your Normalize (0 and 1 for plain ToTensor), or value_range=None if this is right"
-        )
-
-
-def pad_extra(value: Any, num_real: int, num: int, keep: Tensor | None) -> Any:
-    """Extends a further value of a batch (an index, a path) by `num` places for counterfactuals.
-
-    Integers get −1 (unsigned ones 0), floats NaN, booleans False, lists None: a counterfactual has
-    no such value.
-
-    A value is a tensor or list with one entry for each of `num_real` images, or a dict, list or
-    tuple of such; anything else stays as it is. `keep` (K,) int64 are the places of the real images
-    that stay, or None for all.
-    """
-    if isinstance(value, Tensor):
-        return _pad_tensor(value, num, keep) if _has_rows(value, num_real) else value
-    if isinstance(value, Mapping):
-        return {key: pad_extra(part, num_real, num, keep) for key, part in value.items()}
-    if not isinstance(value, (list, tuple)):
-        return value
-    columns = bool(value) and all(_has_rows(part, num_real) for part in value)
-    if len(value) == num_real and not columns:
-        kept = list(value) if keep is None else [value[i] for i in keep.tolist()]
-        return type(value)(kept + [None] * num)
-    parts = [pad_extra(part, num_real, num, keep) for part in value]
-    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-
-
-def _has_rows(value: Any, num: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == num
-
-
-def _pad_tensor(value: Tensor, num: int, keep: Tensor | None) -> Tensor:
-    value = value if keep is None else value[keep.to(value.device)]
-    blank = float("nan") if value.is_floating_point() else -int(value.dtype.is_signed)
-    return torch.cat([value, value.new_full((num, *value.shape[1:]), blank)])
+def _describe_value(value: Any) -> str:
+    kind = type(value).__name__
+    if isinstance(value, (tuple, list)) and value:
+        return f"a {kind} of {type(value[0]).__name__}"
+    return f"a {kind}"
 
 
 def describe_rows(
-    images: Tensor, factors: list[Tensor], rows: Tensor, label: str, made: bool
+    images: Tensor, factors: list[Tensor], rows: Tensor, label: str, dtype: torch.dtype, made: bool
 ) -> MixedBatch:
-    """Describes images that show these classes of the factors, and the shapes of these rows."""
+    """Describes images that show these classes of the factors, and the shapes of these rows.
+
+    Labels are of `dtype`, and the factors int64, which has room for -1.
+    """
     chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
     truth = torch.full((len(images),), made, device=images.device)
-    shape, texture, background = factors
-    return MixedBatch(images, chosen, truth, shape, texture, background, rows)
+    shape, texture, background = (classes.long() for classes in factors)
+    return MixedBatch(images, chosen.to(dtype), truth, shape, texture, background, rows)
 
 
 def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
@@ -198,8 +172,27 @@ def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
     return places[rows]  # -1 is the last one
 
 
-def append_rows(first: MixedBatch, second: MixedBatch) -> MixedBatch:
-    """Puts the rows of one batch behind those of another; copies nothing where one is empty."""
+def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = None) -> MixedBatch:
+    """Puts the rows of one batch behind those of another; copies nothing where one is empty.
+
+    Where the images of the second are the last ones of `room`, those of the first are put there.
+    """
     if len(first.image) == 0 or len(second.image) == 0:
         return second if len(first.image) == 0 else first
-    return MixedBatch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+    num, images = len(first.image), [first.image, second.image]
+    if room is None or second.image.data_ptr() != room[num:].data_ptr():
+        image = torch.cat(images)
+    else:
+        room[:num] = first.image
+        image = room
+    pairs = zip(first[1:], second[1:], strict=True)
+    return MixedBatch(image, *(torch.cat(pair) for pair in pairs))
+
+
+def reorder_rows(batch: MixedBatch, order: Tensor) -> MixedBatch:
+    """Puts the rows of a batch into an order (B,); what points at a row follows it."""
+    order = order.to(batch.image.device, non_blocking=True)
+    moved = MixedBatch(*(column[order] for column in batch))
+    places = torch.full((len(order) + 1,), -1, dtype=torch.int64, device=order.device)
+    places[order] = torch.arange(len(order), device=order.device)
+    return moved._replace(real_index=places[moved.real_index])  # -1 is the last one

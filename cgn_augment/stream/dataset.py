@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,11 +24,15 @@ from cgn_augment.stream.arguments import (
     find_value_range,
     label_factors,
     make_source,
+    read_keys,
+    require_row_order,
 )
-from cgn_augment.stream.as_loader import StreamLoader, StreamSampler
+from cgn_augment.stream.as_loader import StreamLoader, StreamSampler, mark_the_end
 from cgn_augment.stream.batches import Layout, find_layout
+from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
+from cgn_augment.stream.preview import save_preview
 from cgn_augment.stream.reading import ReadConfig, wrap_real
 from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
@@ -84,14 +89,24 @@ class CounterfactualDataset(IterableDataset[Any]):
         class_map: `{label: class or classes of the CGN}`, where they are not the same numbers.
             Counterfactuals are drawn of these classes only.
         transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images as the real
-            ones are; `match_real(mean, std, crop_size)` makes one. Runs on the device.
+            ones are; `match_real(mean, std, size)` makes one. Runs on the device.
         device: where batches are put together; the source's by default.
         seed: of the real order and of everything that is drawn.
         output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
             `image, label, is_counterfactual, shape, texture, background`.
         value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
-            first batch is held against it; None leaves that out.
+            first eight images are held against it; None leaves that out.
         keys: keys or positions of images and labels in a batch, where they are not the usual.
+        fill: what counterfactuals get in the further columns of a batch, by key or position:
+            `{"weight": 1.0}`; "mask" where a column holds masks and the source knows those of its
+            counterfactuals. A column of whole numbers (an index) gets -1 by itself, a list (paths)
+            None, and masks that a `RealShapeSource` reads those of its counterfactuals; any other
+            column must be named.
+        shuffle_rows: whether real images and counterfactuals are put in random order, for what
+            takes the rows of a batch to be alike (mixup with the flipped batch, micro-batches);
+            otherwise real images come first. Further columns and `real_index` follow.
+        batch_multiple: mixed batches are a multiple of it, by the number of counterfactuals, which
+            evens out over the steps; with mix="append".
         rank: which of `world_size` processes this is. By default found when the first length or
             batch is asked for, from torch.distributed or torchrun's environment. Each reads its
             part of a map-style dataset.
@@ -116,7 +131,9 @@ class CounterfactualDataset(IterableDataset[Any]):
             kind of real data has no use for, a class map that does not fit.
         ArgumentTypeError: a thing of the wrong kind.
         UsageError: the source is on another device than `device`, or there is no such device.
-        DataError: while iterating: a batch is not as was declared.
+        DataError: while iterating: a batch is not as was declared. Its form is looked at in each
+            step, and so are its values (labels, NaN) where it arrives on the CPU; where it arrives
+            on a GPU, only until eight images have been seen, for a look makes the host wait.
         UsageError: while iterating: inside a worker of a `DataLoader`, or in a loader that would
             batch or slice the ready batches once more; the rank is not the one that it was when the
             length or a batch was first asked for.
@@ -166,6 +183,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         output: Output = "same",
         value_range: tuple[float, float] | Literal["transform"] | None = "transform",
         keys: tuple[str | int, str | int] | None = None,
+        fill: Mapping[str | int, Any] | None = None,
+        shuffle_rows: bool = False,
+        batch_multiple: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
         shard_iterable: bool | None = None,
@@ -205,7 +225,12 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._real = wrap_real(real, reading)
         self.dataset, self.batch_sampler = self._real.dataset, self._real.batch_sampler
         self.proportion = Proportion(
-            ratio, count, fraction, mix=mix, batch_size=self._real.batch_size
+            ratio,
+            count,
+            fraction,
+            mix=mix,
+            batch_size=self._real.batch_size,
+            batch_multiple=batch_multiple,
         )
         self._maker = StepMaker(
             source=source,
@@ -217,13 +242,17 @@ class CounterfactualDataset(IterableDataset[Any]):
             device=device,
             value_range=value_range,
             seed=seed,
+            shuffle_rows=require_row_order(shuffle_rows, mix),
+            fill=check_fill(fill),
         )
         self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
-        self.seed, self.device, self.keys = seed, device, keys
+        self.seed, self.device, self.keys = seed, device, read_keys(keys)
+        self.shuffle_rows = shuffle_rows
         self._layout: Layout | None = None
         self._position = Position(0, 0, 0, 0)
         self._resume: Any = None
         self._running: object | None = None
+        self._left: object | None = None
         self._knows_epoch = False
         self._known_carry = (0, 0)
         self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
@@ -320,7 +349,9 @@ class CounterfactualDataset(IterableDataset[Any]):
                     self._position.step,
                     self.epoch,
                 )
+        left = self._running if epoch == self.epoch else None
         self._go_to(epoch)
+        self._left = left
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is, counted in batches that were yielded; never weights.
@@ -344,7 +375,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             CheckpointError: the state is of another version or another configuration.
         """
         require_state(state, self._fingerprint())
-        self._running, self._knows_epoch = None, True
+        self._running, self._left, self._knows_epoch = None, None, True
         self._resume = state["real"]
         self._position = Position(**{name: state[name] for name in Position._fields})
 
@@ -354,7 +385,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             "real": self._real.key(),
             "source": str(source),
             "proportion": self.proportion.key,
-            "mix": self.mix,
+            "mix": self.mix + (" in random order" if self.shuffle_rows else ""),
             "label": self.label,
             "class_map": repr(self.class_map),
             "seed": str(self.seed),
@@ -363,7 +394,7 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     def _go_to(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
-        self._running, self._resume = None, None
+        self._running, self._left, self._resume = None, None, None
         total, carry = self._position.total, self._position.carry
         num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()
         if num_steps is not None:
@@ -380,8 +411,39 @@ class CounterfactualDataset(IterableDataset[Any]):
         found = self._ranks.find()
         if self._bound != found:
             self._real.bind(*found)
+            self.proportion.require_epoch(self._real.batch_sizes() or [])
             self._maker.rank, self._maker.world_size = found
             self._bound = found
+
+    def preview(
+        self,
+        path: str | os.PathLike[str],
+        num: int = 10,
+        classes: Sequence[str] | None = None,
+    ) -> Path:
+        """Draws what the loop will see: real images and counterfactuals, with their labels.
+
+        They are those of the step that the next iteration would begin with, after all transforms,
+        which are undone for display: by mean and std of `match_real`, or by `value_range`. The
+        stream stays where it is, as do its sampler and the global generators. Where that step has
+        no counterfactual, up to fifteen more are shown too.
+
+        Args:
+            path: the picture to write: .png, .jpg, .webp, .pdf or .svg.
+            num: images of either kind, at most.
+            classes: names of the classes by label; those of the dataset by default.
+
+        Returns:
+            `path`.
+
+        Raises:
+            ArgumentError: the path is no picture, its folder is missing, `num` is below 1, or the
+                CGN has no class for a label.
+            DataError: there is no batch, or it is not as was declared.
+            UsageError: a sampler, or an iterable dataset without workers, that cannot be copied.
+        """
+        save_preview(self, path, num, classes)
+        return Path(path)
 
     # Iteration ---------------------------------------------------------------------------------
 
@@ -392,9 +454,12 @@ class CounterfactualDataset(IterableDataset[Any]):
         batch has ended its epoch, and this is the next one.
         """
         self._bind()
-        require_usable_place(self, self._pid, self._knows_epoch or self._position.total > 0)
+        loaded_step = 0 if self._resume is None else self._position.step
+        knows_epoch = self._knows_epoch or self._position.total > 0
+        skipping = require_usable_place(self, self._pid, knows_epoch, loaded_step)
         self._leave_a_begun_epoch()
-        return self._iterate()
+        batches = self._iterate()
+        return batches if skipping is None else mark_the_end(batches, self, skipping)
 
     def _leave_a_begun_epoch(self) -> None:
         self._adopt_sampler_epoch()
@@ -404,6 +469,7 @@ class CounterfactualDataset(IterableDataset[Any]):
     def _iterate(self) -> Iterator[Any]:
         self._leave_a_begun_epoch()  # once more, for others may have iterated since `iter`
         token = self._running = object()
+        self._left = None
         resume, self._resume = self._resume, None
         position = self._position
         needs_items = getattr(self.source, "needs_items", False)
@@ -418,6 +484,9 @@ class CounterfactualDataset(IterableDataset[Any]):
                 chosen = None if items is None else torch.as_tensor(next(items))
                 made = self._maker.make(batch, layout, num, position, chosen)
                 position = Position(position.epoch, position.step + 1, position.total + 1, carry)
+                # Lightning reads one batch ahead where there is no length, and says the epoch then.
+                if self._left is token:
+                    self._running, self._left = token, None
                 # An older iterator of this stream no longer says where the stream is.
                 if self._running is token:
                     self._position = position

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
 from typing import Literal
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import UNIT
 
@@ -67,10 +68,13 @@ class Proportion:
         fraction: share of the batch that is counterfactual.
         mix: "append" and "separate" keep every real image; "replace" keeps the batch's size.
         batch_size: real images per step where known, to derive what was not given.
+        batch_multiple: real images and counterfactuals of a step together are a multiple of it.
+            What a step gets too few or too many of, later steps get more or less of.
 
     Raises:
         ArgumentError: more than one of the three, or one that is negative, NaN or infinite; a
-            fraction above 1, or of 1 where real images are kept.
+            fraction above 1, or of 1 where real images are kept; a batch_multiple that cannot be
+            kept.
         ArgumentTypeError: not a number.
 
     Example:
@@ -87,6 +91,7 @@ class Proportion:
         *,
         mix: Mix = "append",
         batch_size: int | None = None,
+        batch_multiple: int = 1,
     ) -> None:
         given = {"ratio": ratio, "count": count, "fraction": fraction}
         chosen = [name for name, value in given.items() if value is not None]
@@ -96,6 +101,13 @@ class Proportion:
                 "follow from it"
             )
         self.mix, self.batch_size = mix, batch_size
+        self.batch_multiple = require_count("batch_multiple", batch_multiple)
+        if batch_multiple > 1 and mix != "append":
+            raise ArgumentError(
+                f"batch_multiple={batch_multiple} is for mix='append': mix={mix!r} leaves batches "
+                "as large as the real ones, so make batch_size a multiple of it, with "
+                "drop_last=True"
+            )
         self.schedule: Schedule | None = None
         self.ratio: float | None = None
         self.count: float | None = None
@@ -105,10 +117,17 @@ class Proportion:
             self._set_count(_read("count", count))
         elif fraction is not None:
             self._set_fraction(_read("fraction", fraction))
+        elif isinstance(ratio, type) and "__call__" in vars(ratio):
+            raise ArgumentTypeError(
+                f"ratio is the class {ratio.__name__}: pass a schedule made of it, "
+                f"{ratio.__name__}(…)"
+            )
         elif callable(ratio):
             self.schedule = ratio
         else:
             self._set_fraction(_read_ratio("ratio", 1.0 if ratio is None else ratio))
+        if batch_size is not None and self.schedule is None:
+            self.require_epoch([batch_size])
 
     def __repr__(self) -> str:
         if self.schedule is not None:
@@ -120,10 +139,11 @@ class Proportion:
     @property
     def key(self) -> str:
         """Identifies the proportion in the fingerprint of a saved state."""
+        multiple = f" to {self.batch_multiple}" if self.batch_multiple > 1 else ""
         if self.schedule is None:
-            return f"{self._per_image}+{self._per_step}"
+            return f"{self._per_image}+{self._per_step}{multiple}"
         named = hasattr(self.schedule, "__qualname__")
-        return f"schedule {self.schedule.__qualname__ if named else self.schedule!r}"
+        return f"schedule {self.schedule.__qualname__ if named else self.schedule!r}{multiple}"
 
     def split(self, step: int, num_real: int, carry: int) -> tuple[int, int]:
         """Returns the number of counterfactuals at `step` and the new carry, in 1/UNIT."""
@@ -131,7 +151,10 @@ class Proportion:
         if self.schedule is not None:
             name = f"the ratio's schedule at step {step}"
             per_image = self._share(_read_ratio(name, self.schedule(step)))
-        num, carry = divmod(carry + per_image * num_real + self._per_step, UNIT)
+        share = per_image * num_real + self._per_step
+        if self.batch_multiple > 1:
+            return self._round(share, num_real, carry)
+        num, carry = divmod(carry + share, UNIT)
         if self.mix == "replace" and num > num_real:
             raise ArgumentError(
                 f"mix='replace' cannot put {num} counterfactuals into a batch of {num_real}: lower "
@@ -141,11 +164,48 @@ class Proportion:
 
     def carry_after(self, batch_sizes: Iterable[int], step: int = 0, carry: int = 0) -> int:
         """Returns the carry after `step` and later ones with these numbers of real images."""
-        if self.schedule is None and not self._per_step:
+        if self.schedule is None and not self._per_step and self.batch_multiple == 1:
             return (carry + sum(batch_sizes) * self._per_image) % UNIT
         for place, num_real in enumerate(batch_sizes, step):
             carry = self.split(place, num_real, carry)[1]
         return carry
+
+    def require_epoch(self, batch_sizes: Sequence[int]) -> None:
+        """Refuses an epoch whose batches cannot all be made a multiple, before it is begun.
+
+        Args:
+            batch_sizes: the number of real images of each step.
+
+        Raises:
+            ArgumentError: they need more counterfactuals than the ratio gives, or may do so, as
+                with a schedule.
+        """
+        needed = sum(-num_real % self.batch_multiple for num_real in batch_sizes)
+        due = self._per_image * sum(batch_sizes) + self._per_step * len(batch_sizes)
+        if needed == 0 or (self.schedule is None and due >= needed * UNIT):
+            return
+        short = next(size for size in batch_sizes if size % self.batch_multiple)
+        given = "a schedule may give none" if self.schedule else f"the ratio gives {due / UNIT:.3g}"
+        raise ArgumentError(
+            f"batch_multiple={self.batch_multiple}: batches of {short} real images need at least "
+            f"{needed} counterfactuals, and {given}: pass drop_last=True, make batch_size a "
+            "multiple, or raise the ratio"
+        )
+
+    def _round(self, share: int, num_real: int, carry: int) -> tuple[int, int]:
+        """Returns how many make the batch a multiple, and the carry, which may be a debt."""
+        multiple = self.batch_multiple
+        least = -num_real % multiple
+        due = carry + share
+        num = max(least, least + (due // UNIT - least) // multiple * multiple)
+        carry = due - num * UNIT
+        if least and (share == 0 or carry < -multiple * UNIT):
+            raise ArgumentError(
+                f"batch_multiple={multiple}: a batch of {num_real} real images needs at least "
+                f"{least} counterfactuals, and the ratio gives {share / UNIT:.3g}: pass "
+                "drop_last=True, make batch_size a multiple, or raise the ratio"
+            )
+        return num, carry
 
     def _share(self, fraction: Fraction) -> int:
         """Returns counterfactuals per image that is read, in 1/UNIT."""
@@ -155,7 +215,7 @@ class Proportion:
         if fraction > 1 or (fraction == 1 and self.mix != "replace"):
             raise ArgumentError(
                 f"fraction must be below 1 with mix={self.mix!r}, which keeps every real image, "
-                f"and at most 1 with mix='replace'; got {float(fraction)}"
+                f"and at most 1 with mix='replace'; got {float(fraction)} (it is no percentage)"
             )
         self._per_image = self._share(fraction)
         self.ratio = float(fraction / (1 - fraction)) if fraction < 1 else math.inf

@@ -30,12 +30,16 @@ REBUILDERS = (
     "persistent_workers",
     "pin_memory_device",
     "prefetch_factor",
-    "worker_init_fn",
 )
-"""What only those who rebuild a loader out of another one read off it."""
+"""What only those who rebuild a loader out of another one read off it.
+
+`worker_init_fn` is not among them: Lightning asks every iterable whether it has one.
+"""
 
 
-def require_usable_place(stream: CounterfactualDataset, pid: int, knows_epoch: bool) -> None:
+def require_usable_place(
+    stream: CounterfactualDataset, pid: int, knows_epoch: bool, loaded_step: int
+) -> Any:
     """Refuses, called in `__iter__`, where a stream cannot be iterated.
 
     That is a worker, a fork of the process that holds a GPU, and a loader that would batch, slice
@@ -46,6 +50,11 @@ def require_usable_place(stream: CounterfactualDataset, pid: int, knows_epoch: b
         stream: what is iterated.
         pid: the process that made it.
         knows_epoch: whether anything has said which epoch comes next.
+        loaded_step: step of the place that was loaded and comes next, else 0.
+
+    Returns:
+        The loader of `skip_first_batches` that called, or None. It does not find out by itself
+        which batch is the last.
 
     Raises:
         UsageError: it is one of them.
@@ -61,6 +70,7 @@ def require_usable_place(stream: CounterfactualDataset, pid: int, knows_epoch: b
             "this process was forked from the one that holds the generator on the GPU, and CUDA "
             "does not survive a fork: make the CounterfactualDataset in this process"
         )
+    skipping = None
     for kind, loader in _loaders():
         if getattr(loader, "dataset", None) is not stream:
             continue
@@ -76,13 +86,25 @@ def require_usable_place(stream: CounterfactualDataset, pid: int, knows_epoch: b
                 "though every process reads its own: pass stream.as_loader() to "
                 "accelerator.prepare, instead of a DataLoader of the stream"
             )
-        if kind == "SkipDataLoader" and loader.skip_batches and not knows_epoch:
+        if kind != "SkipDataLoader":
+            continue
+        skipping = loader
+        if not loader.skip_batches:
+            continue
+        if loaded_step:
+            raise UsageError(
+                f"the state that was loaded goes on at step {loaded_step} of its epoch by itself, "
+                f"and skip_first_batches would leave out {loader.skip_batches} more batches: "
+                "iterate the loader itself"
+            )
+        if not knows_epoch:
             raise UsageError(
                 f"skip_first_batches leaves out {loader.skip_batches} batches of an epoch, and "
                 "nothing has said of which: call set_epoch(epoch) of the stream or its loader "
-                "first (transformers.Trainer: in on_train_begin of a callback, with "
-                "int(state.epoch))"
+                "first (transformers.Trainer: with the epoch of the checkpoint, "
+                "int(TrainerState.load_from_json(…).epoch))"
             )
+    return skipping
 
 
 def refuse_rebuilding(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import islice
@@ -268,6 +268,11 @@ def wrap_real(real: Any, config: ReadConfig) -> RealData:
         return _wrap_batches(real, config)
     if isinstance(real, IterableDataset):
         return _wrap_iterable(real, config)
+    if isinstance(real, Mapping):
+        raise ArgumentTypeError(
+            f"real is a {type(real).__name__} of {list(real)}: pass one of these, such as "
+            f"real[{next(iter(real), None)!r}]"
+        )
     if not hasattr(real, "__getitem__") or not hasattr(real, "__len__"):
         raise ArgumentTypeError(
             f"real must be a dataset, a DataLoader or an iterable of batches, got "

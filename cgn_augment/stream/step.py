@@ -5,8 +5,8 @@ Nothing here remembers the step before, so steps can be made ahead of time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
@@ -15,19 +15,27 @@ from torch import Tensor
 
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
-from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
+from cgn_augment.functional import (
+    Purpose,
+    isolated_rng,
+    standard_numbers,
+    step_generator,
+    step_seed,
+)
 from cgn_augment.stream.arguments import Label, Output, label_factors
+from cgn_augment.stream.batch_checks import BatchChecker, require_made_range
 from cgn_augment.stream.batches import (
     Layout,
     append_rows,
-    check_batch,
-    check_range,
     describe_rows,
     follow_rows,
-    pad_extra,
+    reorder_rows,
 )
+from cgn_augment.stream.columns import MASK, Rows, asks_for_masks, check_columns
+from cgn_augment.stream.forms import require_same_form
 from cgn_augment.stream.mixing import Mix
 from cgn_augment.stream.state import Position
+from cgn_augment.stream.transforms import MatchReal, as_transform
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
 
 
@@ -50,6 +58,8 @@ class StepMaker:
     device: torch.device
     value_range: tuple[float, float] | None
     seed: int
+    shuffle_rows: bool
+    fill: Mapping[str | int, Any]
     rank: int = 0
     world_size: int = 1
     _checked: bool = field(default=False, init=False)
@@ -62,6 +72,14 @@ class StepMaker:
                 f"sample of {type(self.source).__name__} must take (num, generator, step, real), "
                 f"as Source.sample does: {error}"
             ) from error
+        num_classes = getattr(self.source, "num_classes", None)
+        self._checker = BatchChecker(
+            self.value_range, num_classes if self.class_map is None else None
+        )
+        self._run = None if self.transform is None else as_transform(self.transform)
+        at = getattr(self.source, "masks", None)
+        if isinstance(at, (str, int)):
+            self.fill = {at: MASK, **self.fill}
 
     def make(
         self, batch: Any, layout: Layout, num: int, position: Position, items: Tensor | None
@@ -76,44 +94,61 @@ class StepMaker:
         """
         if num == 0 and self.mix == "append" and self.output == "same" and self.label != "all":
             return layout.move(batch, self.device)
+        if num:
+            self._checker.check(batch, layout)
+            if not self._checked and self.output == "same":
+                self.fill = check_columns(batch, self.fill, (layout.image, layout.label))
+        elif self.output != "same" or self.label == "all":
+            self._checker.check_form(batch, layout)
         images, labels = layout.take(layout.move(batch, self.device))
-        if num and not self._checked:
-            check_batch(images, labels)
-            if self.value_range is not None:
-                # Many images that fill hardly half of the range are nearly always in [0, 1], beside
-                # counterfactuals in [-1, 1].
-                share = 0.5 if len(images) >= 8 else 0
-                check_range("real images", images, self.value_range, share)
         key = (self.seed, position.epoch, self.rank, position.step)
         step = Step(position.total, self.rank, self.world_size)
-        made = self._draw(num, step, key, RealBatch(images, labels, labels, items, batch))
-        factors = [getattr(made, factor).to(labels.dtype) for factor in FACTORS]
-        rows = torch.full_like(made.shape, -1) if made.real is None else made.real
-        keep = None
+        room = self._make_room(images, num)
+        real_batch = RealBatch(images, labels, labels, items, batch)
+        made, masks = self._draw(num, step, key, real_batch, room)
+        factors = [getattr(made, factor) for factor in FACTORS]
+        at = torch.full_like(made.shape, -1) if made.real is None else made.real
+        rows = Rows(len(images), num, masks=masks)
         if self.mix == "replace" and num:
             order = torch.randperm(len(images), generator=step_generator(Purpose.MIX, *key))
             keep = order[num:].sort().values
-            stay = keep.to(self.device)
-            rows = follow_rows(rows, stay, len(images))
+            rows, stay = replace(rows, keep=keep), keep.to(self.device)
+            at = follow_rows(at, stay, len(images))
             images, labels = images[stay], labels[stay]
-        extra = describe_rows(made.images, factors, rows, self.label, made=True)
+        extra = describe_rows(made.images, factors, at, self.label, labels.dtype, made=True)
         own = torch.arange(len(images), device=images.device)
-        real = describe_rows(images, [labels] * 3, own, self.label, made=False)
+        real = describe_rows(images, [labels] * 3, own, self.label, labels.dtype, made=False)
         if self.mix == "separate":
-            nothing = torch.zeros(0, dtype=torch.int64)
+            none = torch.zeros(0, dtype=torch.int64)
             return (
-                self._pack(batch, layout, real, 0, None),
-                self._pack(batch, layout, extra, num, nothing),
+                self._pack(batch, layout, real, replace(rows, num=0)),
+                self._pack(batch, layout, extra, replace(rows, keep=none)),
             )
-        return self._pack(batch, layout, append_rows(real, extra), num, keep)
+        mixed = append_rows(real, extra, room)
+        if self.shuffle_rows and num:
+            generator = step_generator(Purpose.ROWS, *key)
+            order = torch.randperm(len(mixed.image), generator=generator)
+            rows, mixed = replace(rows, order=order), reorder_rows(mixed, order)
+        return self._pack(batch, layout, mixed, rows)
 
-    @torch.no_grad()
-    def _draw(self, num: int, step: Step, key: tuple[int, ...], real: RealBatch) -> Counterfactuals:
-        """Draws, transforms and checks; the labels that come back are the user's."""
+    @standard_numbers()
+    def _draw(
+        self,
+        num: int,
+        step: Step,
+        key: tuple[int, ...],
+        real: RealBatch,
+        room: Tensor | None,
+    ) -> tuple[Counterfactuals, Tensor | None]:
+        """Draws, transforms and checks; the labels that come back are the user's.
+
+        Masks come back where `fill` asks for them and the source knows them. Images are at the end
+        of `room` where there is some, unless the transform moved them.
+        """
         images, labels, items = real.images, real.labels, real.items
         if num == 0:
-            none = labels.new_zeros(0)
-            return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none)
+            none = labels.new_zeros(0, dtype=torch.int64)
+            return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none), None
         generator = step_generator(Purpose.SOURCE, *key)
         if items is not None and len(items) != len(images):
             raise DataError(
@@ -121,68 +156,107 @@ class StepMaker:
                 "each item where it is, for the source looks at which items they are"
             )
         real = real._replace(classes=self._classes_of(labels, generator))
-        made = self.source.sample(num, generator, step, real)
+        out = {} if room is None else {"out": room[-num:]}
+        made = self.source.sample(num, generator, step, real, **out)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
-        pictures = made.images.to(self.device, non_blocking=True)
-        if self.transform is not None:
-            with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
-                pictures = self.transform(pictures)
-        if pictures.shape[1:] != images.shape[1:]:
-            raise DataError(
-                f"counterfactuals arrive as {tuple(pictures.shape[1:])} and real images as "
-                f"{tuple(images.shape[1:])}: pass transform=match_real(mean, std, crop_size="
-                f"{images.shape[-1]}), or resize the real images"
-            )
+        pictures, masks = self._transformed(made, key, overwrite=room is not None)
+        require_same_form(pictures, images, self.transform)
         if self.value_range is not None and not self._checked:
-            check_range("counterfactuals", pictures, self.value_range)
+            require_made_range(pictures, self.value_range, self.transform)
         rows = None if made.real is None else made.real.to(self.device, non_blocking=True)
         shape, texture, background = (
             self._labels_of(made, factor, rows, labels) for factor in FACTORS
         )
         self._checked = True
-        return Counterfactuals(pictures.to(images.dtype), shape, texture, background, rows)
+        pictures = pictures.to(images.dtype)
+        return Counterfactuals(pictures, shape, texture, background, rows), masks
+
+    @standard_numbers()
+    def _make_room(self, images: Tensor, num: int) -> Tensor | None:
+        """Returns memory for all rows of the step, where the source can draw into a part of it.
+
+        Large images are written once then, and not once by each that has them in hand.
+        """
+        size = getattr(self.source, "image_size", None)
+        if (
+            "out" not in signature(self.source.sample).parameters
+            or num == 0
+            or self.mix == "separate"
+            or images.dtype is not torch.float32
+            or tuple(images.shape[1:]) != (3, size, size)
+            or getattr(self.source, "device", None) != images.device
+        ):
+            return None
+        num_real = len(images) - num if self.mix == "replace" else len(images)
+        return images.new_empty(num_real + num, *images.shape[1:])
+
+    def _transformed(
+        self, made: Counterfactuals, key: tuple[int, ...], *, overwrite: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns images as the real ones are, and masks where they are asked for and known."""
+        pictures, masks = made.images.to(self.device, non_blocking=True), None
+        if made.mask is not None and asks_for_masks(self.fill):
+            masks = made.mask.to(self.device, non_blocking=True)
+        if self._run is None:
+            return pictures, masks
+        with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
+            if masks is not None:
+                return self._run.with_masks(pictures, masks)
+            if overwrite and isinstance(self._run, MatchReal):
+                return self._run(pictures, overwrite=True), None
+            return self._run(pictures), None
 
     def _classes_of(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         if self.class_map is not None:
             return self.class_map.to_class(labels, generator)
-        num_classes = getattr(self.source, "num_classes", None)
-        if num_classes is not None and not self._checked and int(labels.max()) >= num_classes:
-            raise ArgumentError(
-                f"the real data has label {int(labels.max())} and the CGN only the classes 0 to "
-                f"{num_classes - 1}: pass class_map={{label: class, …}}"
-            )
         return labels.long()
 
     def _labels_of(
         self, made: Counterfactuals, factor: str, rows: Tensor | None, real_labels: Tensor
     ) -> Tensor:
         classes: Tensor = getattr(made, factor).to(self.device, non_blocking=True)
-        if self.class_map is None:
-            return classes
-        labels = self.class_map.to_label(classes)
-        if rows is not None and factor == "shape":  # a real shape has the label of its image
-            labels = torch.where(rows >= 0, real_labels[rows.clamp(min=0)].long(), labels)
-        # On a GPU a look at every step would make the host wait; the first step is looked at.
-        look = not self._checked or self.device.type == "cpu"
-        if look and factor in label_factors(self.label) and bool((labels < 0).any()):
+        labels = classes
+        if self.class_map is not None:
+            labels = self.class_map.to_label(classes)
+            if rows is not None and factor == "shape":  # a real shape has the label of its image
+                labels = torch.where(rows >= 0, real_labels[rows.clamp(min=0)].long(), labels)
+        if factor in label_factors(self.label):
+            self._look_at_labels(classes, labels, factor, real_labels.dtype)
+        return labels
+
+    def _look_at_labels(
+        self, classes: Tensor, labels: Tensor, factor: str, dtype: torch.dtype
+    ) -> None:
+        # On a GPU a look at every step would make the host wait; the first step is looked at, and
+        # each one where labels are of few bits, which would turn a number into another one.
+        narrow = torch.iinfo(dtype).bits < 32
+        if self._checked and self.device.type != "cpu" and not narrow:
+            return
+        least, most = torch.stack(torch.aminmax(labels.long())).tolist()
+        if least < 0:
             y = int(classes[labels < 0][0])
             raise ArgumentError(
                 f"the source drew class {y} for the {factor}, which is outside the class map and "
                 "can have no label: add it to class_map, or keep the source to the map's classes"
+                if self.class_map is not None
+                else f"the source drew class {y} for the {factor}: classes must be 0 or more"
             )
-        return labels
+        if most > torch.iinfo(dtype).max:
+            raise DataError(
+                f"a counterfactual has label {most}, and the real labels are {dtype}, which end at "
+                f"{torch.iinfo(dtype).max}: let the dataset return int(label), or labels.long()"
+            )
 
-    def _pack(
-        self, batch: Any, layout: Layout, rows: MixedBatch, num: int, keep: Tensor | None
-    ) -> Any:
+    def _pack(self, batch: Any, layout: Layout, mixed: MixedBatch, rows: Rows) -> Any:
         """Puts rows into the structure of the real batch, or into the one that was asked for."""
         if self.output == "namedtuple":
-            return rows
+            return mixed
         if self.output == "dict":
-            return rows._asdict()
-        num_real = len(batch[layout.image])
-
+            return mixed._asdict()
         return layout.rebuild(
-            batch, rows.image, rows.label, lambda value: pad_extra(value, num_real, num, keep)
+            batch,
+            mixed.image,
+            mixed.label,
+            lambda key, value: rows.place((key,), value, self.fill.get(key)),
         )

@@ -3,43 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_channels, require_count
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError
+from cgn_augment.stream.augmenting import Augmentation
+
+Size = int | tuple[int, int]
 
 
 class MatchReal(nn.Module):
     """The transform under which counterfactuals arrive as the real images do: `match_real(…)`.
 
-    A module for `CounterfactualDataset(transform=…)` from (N, 3, H, W) float32 in [-1, 1] to
-    (N, 3, crop_size, crop_size) float32 in its `value_range`.
+    A module for `CounterfactualDataset(transform=…)` from (N, 3, h, w) float32 in [-1, 1] to
+    (N, 3, H, W) float32 in its `value_range`.
 
     Args:
         mean: of the `Normalize` at the end of the real pipeline, one value or three. With the
             defaults images arrive in [0, 1], as from `ToTensor` alone; 0.5 and 0.5 give [-1, 1].
         std: of the same `Normalize`.
-        crop_size: height and width of the real images in pixels. Larger counterfactuals are
-            cropped at a random place, smaller ones enlarged.
-        augment: a kornia module for images in [0, 1] (flips, colour jitter,
-            `AugmentationSequential` …), applied first, at the CGN's own size. What it draws depends
-            on (seed, epoch, rank, step) alone, and the global generators stay as they are.
+        size: of the real images in pixels: one number for squares, or (height, width).
+            Counterfactuals are resized to it (bilinear, antialiased, as by torchvision's `Resize`);
+            none of the image is cut off.
+        augment: a module for images in [0, 1] (flips, colour jitter …), applied first, at the
+            source's own size: kornia's, which run on the whole batch, or torchvision's, through
+            which each image goes by itself. What it draws depends on (seed, epoch, rank, step)
+            alone, and the global generators stay as they are. What blends images with one another
+            (mixup, cutmix) is refused: apply it behind the stream.
+        resize: for a real pipeline that crops: images are resized to this first (one number for the
+            shorter side, or (height, width)) and then cropped to `size` at a random place, as by
+            `Resize(256)` and `RandomCrop(224)`.
 
     Attributes:
         value_range: least and greatest value that an image can have.
-        size: height and width in pixels, or None where the CGN's own size stays.
+        size: height and width in pixels, or None where the source's own size stays.
 
     Raises:
-        ArgumentError: a mean or std that is not one or three numbers, a std or size not above 0.
+        ArgumentError: a mean or std that is not one or three numbers, a mean above 1, a std or
+            size not above 0, a resize without a size or smaller than it, an augment that blends
+            images or needs labels.
         ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
 
     Example:
         >>> import torch
         >>> from cgn_augment import match_real
-        >>> imagenet = match_real((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_size=224)
-        >>> imagenet(torch.zeros(2, 3, 256, 256)).shape
+        >>> mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        >>> match_real(mean, std, size=224)(torch.zeros(2, 3, 256, 256)).shape
         torch.Size([2, 3, 224, 224])
+        >>> match_real(mean, std, size=(48, 64))(torch.zeros(2, 3, 256, 256)).shape
+        torch.Size([2, 3, 48, 64])
     """
 
     mean: Tensor
@@ -49,50 +64,123 @@ class MatchReal(nn.Module):
         self,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        crop_size: int | None = None,
+        size: Size | None = None,
         augment: nn.Module | None = None,
+        *,
+        resize: Size | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", require_channels("mean", mean), persistent=False)
         self.register_buffer("std", require_channels("std", std), persistent=False)
         if not (self.std > 0).all():
             raise ArgumentError(f"std must be above 0, got {std}")
-        if augment is not None and not callable(augment):
-            raise ArgumentTypeError(
-                "augment must be a module of kornia (several in a Sequential) or None, got "
-                f"{augment!r}"
+        if (self.mean > 1).any():
+            raise ArgumentError(
+                f"mean must be of images in [0, 1], got {mean}: divide mean and std by 255 where "
+                "they are of bytes; a size is size=…"
             )
-        self.size, self.augment = crop_size, augment
+        self.size = None if size is None else _pair("size", size)
+        self.resize = tuple(resize) if isinstance(resize, list) else resize
         self._crop = None
-        if crop_size is not None:
+        if resize is not None:
+            _require_room(self.size, _pair("resize", resize))
             from kornia.augmentation import RandomCrop  # slow to import, and not always needed
 
-            require_count("crop_size", crop_size)
-            self._crop = RandomCrop((crop_size, crop_size))
+            self._crop = RandomCrop(self.size)
+        self.augment = augment  # a part of this module
+        self._augmentation = None if augment is None else Augmentation("augment", augment)
         low, high = (0 - self.mean) / self.std, (1 - self.mean) / self.std
         self.value_range = (float(low.min()), float(high.max()))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, overwrite: bool = False) -> Tensor:
         """Transforms a batch.
 
         Args:
-            images: (N, 3, H, W) float32 in [-1, 1].
+            images: (N, 3, h, w) float32 in [-1, 1].
+            overwrite: lets the result take the place of the images, which saves memory and time.
 
         Returns:
-            (N, 3, size, size) float32 in `value_range`.
+            (N, 3, H, W) float32 in `value_range`.
         """
+        if self._augmentation is not None:
+            images, overwrite = self._augmentation(self._brought_to_0_1(images)), True
+        made = self._resized(images)
+        made = made if self._crop is None else self._crop(made)
+        overwrite = overwrite or made is not images
+        return self._normalized(made, overwrite, from_0=self._augmentation is not None)
+
+    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Transforms a batch, and moves its masks as the images are moved.
+
+        Args:
+            images: (N, 3, h, w) float32 in [-1, 1].
+            masks: (N, 1, h, w) float32 in [0, 1].
+
+        Returns:
+            What `forward` returns, and masks (N, 1, H, W) float32 in [0, 1].
+
+        Raises:
+            ArgumentError: nobody knows how the augmentation moves a mask.
+        """
+        images = self._brought_to_0_1(images)
+        if self._augmentation is not None:
+            images, masks = self._augmentation.with_masks(images, masks)
+        images, masks = self._resized(images), self._resized(masks).clamp(0, 1)
+        if self._crop is not None:
+            images = self._crop(images)
+            masks = self._crop(masks, params=self._crop._params)
+        return self._normalized(images, True, from_0=True), masks
+
+    def _brought_to_0_1(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.to(images.device)
-        images = (images + 1) / 2
-        if self.augment is not None:
-            images = self.augment(images)
-        if self.size is not None and min(images.shape[-2:]) < self.size:
-            from kornia.geometry import resize  # as in __init__
+        return (images + 1) / 2
 
-            images = resize(images, self.size, side="short", antialias=True)
-        if self._crop is not None and images.shape[-2:] != (self.size, self.size):
-            images = self._crop(images)
-        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+    def _resized(self, images: Tensor) -> Tensor:
+        target = self.size if self.resize is None else self.resize
+        if isinstance(target, int):  # of the shorter side
+            height, width = images.shape[-2:]
+            short = min(height, width)
+            target = target * height // short, target * width // short
+        if target is None or images.shape[-2:] == target:
+            return images
+        if len(images) == 0:
+            return images.new_zeros(*images.shape[:2], *target)
+        return F.interpolate(images, target, mode="bilinear", antialias=True)
+
+    def _normalized(self, images: Tensor, overwrite: bool, *, from_0: bool) -> Tensor:
+        """Normalizes images in [0, 1], or else in [-1, 1], in place or in new memory."""
+        if self.mean.device != images.device:
+            self.to(images.device)
+        scale, shift = 1 / self.std, -self.mean / self.std
+        if not from_0:
+            scale, shift = scale / 2, shift + scale / 2
+        scale, shift = scale[:, None, None], shift[:, None, None]
+        return (images.mul_(scale) if overwrite else images * scale).add_(shift)
+
+
+def _pair(name: str, size: object) -> tuple[int, int]:
+    """Returns height and width of a size that may be one number for both."""
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        return require_count(name, size[0]), require_count(name, size[1])
+    if isinstance(size, (tuple, list)):
+        raise ArgumentError(f"{name} must be one number or (height, width), got {size!r}")
+    return (require_count(name, size),) * 2
+
+
+def _require_room(size: tuple[int, int] | None, resize: tuple[int, int]) -> None:
+    if size is None:
+        raise ArgumentError("resize is what a crop of size is taken from: pass size too")
+    if resize[0] < size[0] or resize[1] < size[1]:
+        raise ArgumentError(
+            f"resize {resize} is smaller than size {size}, which is cropped from it: make it "
+            "larger, or leave it out to resize without a crop"
+        )
+
+
+def as_transform(transform: Any) -> MatchReal | Augmentation:
+    """Returns what a user passes as `transform`, ready to run; see `Augmentation` for errors."""
+    return transform if isinstance(transform, MatchReal) else Augmentation("transform", transform)
 
 
 match_real = MatchReal

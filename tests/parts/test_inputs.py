@@ -14,9 +14,10 @@ import webdataset
 from part_helpers import CLASSES, make_photo, make_photos
 
 from cgn_augment.errors import ArgumentError, CGNError, DataError
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import Photo
 from cgn_augment.parts.making import read_photo
-from cgn_augment.parts.writing import PartConfig, find_photos
+from cgn_augment.parts.photos import find_photos
 
 datasets = pytest.importorskip("datasets")
 
@@ -187,6 +188,8 @@ def test_samples_of_shards(tmp_path: Path) -> None:
     assert (listed[0].label, listed[0].columns) == ("dog", {"place": "sea"})
     assert_readable(listed)
     assert find_photos(urls, PartConfig(**given)).num_shards == 2
+    assert found(urls, masks="member:mask.png", classes=2)[0].label == "1"
+    assert PartConfig(masks="alpha", classes=1000).class_names[207] == "golden retriever"
     with pytest.raises(ArgumentError, match=r"pass --classes '\[cat, …\]'"):
         found(urls, masks="alpha")
     with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME or alpha"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from parts_helpers import CLASSES, make_part, make_parts, make_set
+from colored_parts_helpers import CLASSES, make_part, make_parts, make_set, write_set
 from source_helpers import seeded
+from torchvision.datasets import ImageFolder
 
-from cgn_augment import MaskGate, Mechanisms
+from cgn_augment import MaskGate, Mechanisms, Parts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, UsageError
 from cgn_augment.parts import load_parts
 from cgn_augment.parts.held import HeldParts
@@ -150,3 +154,42 @@ def test_a_set_in_memory_is_read_like_one_on_disk() -> None:
     assert held.of_class("bee", "foreground").tolist() == []
     assert held.entry(4).key == "bee/4"
     assert held.fingerprint == make_set(6).fingerprint != make_set(7).fingerprint
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("set"))
+
+
+def test_a_set_on_disk_is_opened_for_the_labels_of_an_image_folder(on_disk: Path) -> None:
+    images = ImageFolder(on_disk.parent / "photos")
+    parts = load_parts(on_disk, 40, class_to_idx=images.class_to_idx)
+    held, y = make_parts(40, num=9), torch.arange(9) % 3
+    assert (parts.labels, parts.names, parts.counts["usable"]) == (held.labels, held.names, 9)
+    noise = parts.draw_noise(9, seeded())
+    for own in parts.shape(noise, y):
+        assert 0.1 < own.mean() < 0.2
+    green = ((parts.background(noise, y)[:, 1, -1, -1] + 1) * 127.5).round()
+    assert (green - 20 * y).abs().max() <= 2  # of a JPEG
+    with pytest.raises(ArgumentError, match=r"the classes \['ant'\] that class_to_idx lacks"):
+        load_parts(on_disk, 40, class_to_idx={"bee": 0, "cow": 1})
+    assert load_parts(on_disk, 40).fingerprint == parts.fingerprint
+    assert load_parts(on_disk, 41).fingerprint != parts.fingerprint
+
+
+def test_parts_go_through_pickles_and_forks(on_disk: Path) -> None:
+    parts, y = load_parts(on_disk, 16), torch.arange(6) % 3
+    noise = parts.draw_noise(6, seeded())
+    expected = parts.background(noise, y)  # whose threads are there when it is forked
+    assert torch.equal(pickle.loads(pickle.dumps(parts)).background(noise, y), expected)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as pool:
+        assert torch.equal(pool.apply(parts.background, (noise, y)), expected)
+
+
+def test_what_a_command_names_may_be_parts(on_disk: Path) -> None:
+    parts = load_mechanisms(on_disk)
+    assert isinstance(parts, Parts)
+    assert parts.image_size == 40
+    assert load_mechanisms(on_disk, size=24).image_size == 24
+    assert load_mechanisms("colored-mnist").image_size == 32

@@ -19,10 +19,12 @@ from shard_helpers import contents
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, DataError, FileError
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.making import Making
+from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.verify import verify_parts
-from cgn_augment.parts.writing import PartConfig, read_keys, write_parts
+from cgn_augment.parts.writing import write_parts
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +262,7 @@ def test_any_function_fills(photos: Path, tmp_path: Path) -> None:
         ({"max_hole": 0}, ArgumentError, "max_hole must be above 0"),
         ({"min_area": 0.9}, ArgumentError, "min_area <= max_area"),
         ({"columns": "group"}, ArgumentTypeError, "columns must be a list of names"),
+        ({"classes": 0}, ArgumentError, "classes must be 1 or more"),
         ({"classes": ("a", "a")}, ArgumentError, "classes has a name twice"),
     ],
 )

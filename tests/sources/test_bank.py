@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 import torch
-from parts_helpers import make_parts, make_set
+from colored_parts_helpers import make_parts, make_set
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, seeded
 from torch import Tensor
 
@@ -310,6 +310,16 @@ def test_what_is_begun_ahead_belongs_to_a_rank_and_a_step() -> None:
     ahead.begin(0, 4)
     assert ahead.take(1, 4) == 14
     assert calls[-1] == (1, 4)
+
+
+@pytest.mark.gpu
+def test_a_bank_of_parts_on_a_gpu_draws_what_it_draws_on_the_cpu() -> None:
+    drawn = [
+        BankSource(make_parts(24, device=device), 20, 3).sample(16, seeded(), Step(2)).to("cpu")
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(drawn[0].images, drawn[1].images)
+    assert torch.equal(*map(labels_of, drawn))
 
 
 # Its arguments

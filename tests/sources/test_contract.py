@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts_helpers import make_parts
+from colored_parts_helpers import make_parts
 from source_helpers import Blocks, ReadableCGN, find_bright, seeded
 from stream_helpers import collect, global_state, same
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from parts_helpers import make_parts
+from colored_parts_helpers import make_parts
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, real_batch, seeded
 from stream_helpers import same
 from torch import nn

@@ -185,7 +185,7 @@ def test_making_a_stream_its_length_and_its_state_draw_nothing(tiny_cgn: SmallCG
 
 
 def test_counterfactuals_do_not_depend_on_global_randomness(tiny_cgn: SmallCGN) -> None:
-    kornia_like = match_real(0.5, 0.5, crop_size=24, augment=nn.Dropout(0.2))
+    kornia_like = match_real(0.5, 0.5, size=24, augment=nn.Dropout(0.2))
     images, labels = large()
     real = [(images[:, :, :24, :24], labels)]
     runs = []

@@ -396,3 +396,22 @@ def test_reading_and_dropping_is_said_in_the_log(caplog: pytest.LogCaptureFixtur
     make = CASES["list of batches"]
     next(iter(restored(state_after(0, 2, make), make)))
     assert "going on at step 2: reading and dropping the batches before it" in caplog.text
+
+
+def test_an_epoch_that_is_named_while_it_runs_goes_on_being_counted() -> None:
+    """Lightning does so where there is no length; an epoch that is named after it, begins anew."""
+    epochs = [list(train) for train in [stream()] * 2]
+    train = stream()
+    batches = iter(train)
+    next(batches)
+    train.set_epoch(0)
+    next(batches)
+    state = train.state_dict()
+    assert (state["epoch"], state["step"]) == (0, 2)
+    resumed = stream()
+    resumed.load_state_dict(state)
+    assert same(list(resumed), epochs[0][2:])
+    train.set_epoch(0)
+    assert same(list(train), epochs[0])
+    next(batches)  # an iterator that another one has followed
+    assert same(list(train), epochs[1])

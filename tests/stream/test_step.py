@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from source_helpers import Blocks, ReadableCGN
 from stream_helpers import (
     SIZE,
     StubSource,
@@ -75,9 +76,6 @@ def test_further_fields_are_padded_with_what_says_that_there_is_none() -> None:
     made = one_batch(
         {
             **FIELDS,
-            "pixels": torch.ones(4, 2, dtype=torch.uint8),
-            "weight": torch.ones(4),
-            "seen": torch.ones(4, dtype=torch.bool),
             "path": ["a", "b", "c", "d"],
             "pair": ("a", "b", "c", "d"),
             "sizes": [torch.arange(4), torch.arange(4)],
@@ -90,10 +88,6 @@ def test_further_fields_are_padded_with_what_says_that_there_is_none() -> None:
     )
     index = [0, 1, 2, 3, -1]
     assert made["index"].tolist() == made["meta"]["id"].tolist() == index
-    assert made["pixels"][4].tolist() == [0, 0]
-    assert made["weight"][:4].tolist() == [1, 1, 1, 1]
-    assert made["weight"][4].isnan()
-    assert made["seen"].tolist() == [True] * 4 + [False]
     assert isinstance(made["nested"], Pair)
     assert [part.tolist() for part in made["nested"]] == [index] * 3
     assert made["path"] == ["a", "b", "c", "d", None]
@@ -281,7 +275,7 @@ def test_the_transform_sees_counterfactuals_alone() -> None:
 
 def test_a_transform_brings_counterfactuals_to_the_real_size_and_range(tiny_cgn: SmallCGN) -> None:
     images, labels = torch.rand(4, 3, 24, 24), torch.arange(4)
-    made_images, _ = one_batch((images, labels), tiny_cgn, transform=match_real(crop_size=24))
+    made_images, _ = one_batch((images, labels), tiny_cgn, transform=match_real(size=24))
     assert made_images.shape == (8, 3, 24, 24)
     assert made_images.min() >= 0
     assert made_images.max() <= 1
@@ -320,3 +314,40 @@ def test_images_have_no_gradient_and_are_ordinary_tensors_of_a_training_graph(
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().sum() > 0
     assert scale.grad is None
+
+
+class WithoutRoom(BankSource):
+    """A bank whose `sample` has no argument for the memory of its images."""
+
+    def sample(self, num: int, generator: Any, step: Any = Step(), real: Any = None) -> Any:  # type: ignore[override]
+        return super().sample(num, generator, step, real)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mix": "replace", "ratio": 1.0},
+        {"mix": "separate"},
+        {"shuffle_rows": True, "output": "dict"},
+        {"transform": match_real(0.3, 0.6), "value_range": None},
+        {"transform": match_real(0.3, 0.6, 8, resize=10), "value_range": None},
+        {"transform": lambda images: images.clone(), "label": "all", "output": "namedtuple"},
+        {"transform": lambda images: images},
+    ],
+)
+def test_images_are_the_same_whether_they_are_drawn_into_the_batch_or_copied_there(
+    options: dict[str, Any],
+) -> None:
+    made = [
+        collect(stream(source=kind(ReadableCGN(), 30, 3), real=Blocks(12), batch_size=4, **options))
+        for kind in (BankSource, WithoutRoom)
+    ]
+    assert len(made[0]) > 1
+    assert same(*made)
+
+
+def test_images_of_a_batch_lie_in_memory_of_their_own() -> None:
+    batches = collect(stream(source=BankSource(ReadableCGN(), 30), real=Blocks(12), batch_size=4))
+    places = [batch[0].data_ptr() for batch in batches]
+    assert len(set(places)) == len(places) > 1

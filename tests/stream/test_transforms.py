@@ -73,10 +73,27 @@ def test_value_range_is_that_of_black_and_white(
 # Sizes
 
 
-@pytest.mark.parametrize(("height", "width"), [(12, 12), (10, 13), (13, 10)])
-def test_larger_images_are_cropped(height: int, width: int) -> None:
+@pytest.mark.parametrize("size", [(24, 24), (10, 10), (12, 20), (16, 16)])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 18)])
+def test_images_are_resized_as_by_torchvision_and_nothing_is_cut_off(
+    size: tuple[int, int], height: int, width: int
+) -> None:
+    given = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    arrived = match_real(size=size)(given)
+    expected = v2.functional.resize(given / 2 + 0.5, list(size), antialias=True)
+    torch.testing.assert_close(arrived, expected, rtol=0, atol=1e-6)
+
+
+def test_a_number_stands_for_a_square() -> None:
+    transform = match_real(size=24)
+    assert transform.size == (24, 24)
+    assert torch.equal(transform(numbered(16, 16)), match_real(size=(24, 24))(numbered(16, 16)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (12, 15), (15, 12)])
+def test_with_resize_they_are_cropped_from_that_size(height: int, width: int) -> None:
     with isolated_rng(0, CPU):
-        cropped = match_real(crop_size=10)(numbered(height, width, 200))
+        cropped = match_real(size=10, resize=12)(numbered(height, width, 200))
     assert cropped.shape == (200, 3, 10, 10)
     windows = (numbered(height, width)[0, 0] / 2 + 0.5).unfold(0, 10, 1).unfold(1, 10, 1)
     windows = windows.reshape(-1, 10, 10)
@@ -86,36 +103,27 @@ def test_larger_images_are_cropped(height: int, width: int) -> None:
     assert len(cropped[:, 0, 0, 0].unique()) == (height - 9) * (width - 9)
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 12), (12, 8)])
-def test_smaller_images_are_enlarged_and_then_cropped(height: int, width: int) -> None:
-    flat = torch.full((3, 3, height, width), 0.5)
-    arrived = match_real(crop_size=20)(flat)
-    assert arrived.shape == (3, 3, 20, 20)
-    torch.testing.assert_close(arrived, torch.full_like(arrived, 0.75))
-
-
 @pytest.mark.parametrize("axis", [-1, -2])
-def test_enlarging_goes_by_the_short_side_and_keeps_the_proportions(axis: int) -> None:
+def test_resize_goes_by_the_short_side_and_keeps_the_proportions(axis: int) -> None:
     # A slope along the long side, which is cut at half its length once the short side fits.
     slope = torch.linspace(-1, 1, 32).expand(1, 3, 16, 32)
-    arrived = match_real(crop_size=32)(slope if axis == -1 else slope.mT)
-    steps = arrived.diff(dim=axis)
-    rise = steps.sum(axis).mean().item()
+    arrived = match_real(size=32, resize=32)(slope if axis == -1 else slope.mT)
+    rise = arrived.diff(dim=axis).sum(axis).mean().item()
     assert rise == pytest.approx(0.5, abs=0.03)
     assert arrived.diff(dim=-3 - axis).abs().max() < 1e-6
 
 
 def test_images_of_the_right_size_are_not_touched() -> None:
     before = torch.get_rng_state()
-    arrived = match_real(crop_size=16)(numbered(16, 16))
+    arrived = match_real(size=16)(numbered(16, 16))
     assert torch.equal(torch.get_rng_state(), before)
     torch.testing.assert_close(arrived, numbered(16, 16) / 2 + 0.5)
 
 
-@pytest.mark.parametrize("crop_size", [None, 8, 16, 24])
-def test_no_images_are_an_empty_batch(crop_size: int | None) -> None:
-    arrived = match_real(crop_size=crop_size)(torch.zeros(0, 3, 16, 16))
-    assert arrived.shape == (0, 3, crop_size or 16, crop_size or 16)
+@pytest.mark.parametrize("size", [None, 8, 16, 24])
+def test_no_images_are_an_empty_batch(size: int | None) -> None:
+    arrived = match_real(size=size)(torch.zeros(0, 3, 16, 16))
+    assert arrived.shape == (0, 3, size or 16, size or 16)
 
 
 # Augmentation
@@ -133,11 +141,11 @@ def test_augmentation_sees_images_in_0_to_1_at_the_cgns_size() -> None:
     augment = Recording()
     images = numbered(16, 16, 3)
     with isolated_rng(0, CPU):
-        inverted = match_real(0.5, 0.5, crop_size=8, augment=augment)(images)
+        inverted = match_real(0.5, 0.5, size=8, resize=16, augment=augment)(images)
     torch.testing.assert_close(augment.seen, numbered(16, 16, 3) / 2 + 0.5)
     assert torch.equal(images, numbered(16, 16, 3))
     with isolated_rng(0, CPU):
-        plain = match_real(0.5, 0.5, crop_size=8)(numbered(16, 16, 3))
+        plain = match_real(0.5, 0.5, size=8, resize=16)(numbered(16, 16, 3))
     torch.testing.assert_close(inverted, -plain)
 
 
@@ -145,7 +153,7 @@ def test_augmentation_and_crop_follow_the_isolated_generators() -> None:
     augment = K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5), K.ColorJitter(0.3, 0.3, 0.3, 0.1, p=1.0), data_keys=["input"]
     )
-    transform, arrived = match_real(*IMAGENET, crop_size=12, augment=augment), []
+    transform, arrived = match_real(*IMAGENET, size=12, resize=14, augment=augment), []
     for seed in (1, 2, 1):
         with isolated_rng(seed, CPU):
             arrived.append(transform(numbered(16, 16, 6)))
@@ -165,7 +173,7 @@ def test_the_augmentation_is_a_part_of_the_module() -> None:
 
 @pytest.mark.gpu
 def test_the_transform_follows_the_images_to_a_gpu() -> None:
-    transform = match_real(*IMAGENET, crop_size=16)
+    transform = match_real(*IMAGENET, size=16)
     arrived = transform(numbered(16, 16).cuda())
     assert arrived.device.type == "cuda"
     torch.testing.assert_close(arrived.cpu(), match_real(*IMAGENET)(numbered(16, 16)))
@@ -186,10 +194,18 @@ def test_the_transform_follows_the_images_to_a_gpu() -> None:
         ({"std": (0.5, math.inf, 0.5)}, ArgumentError, "std must be one number or three, got"),
         ({"std": (0.2, 0.0, 0.2)}, ArgumentError, r"std must be above 0, got \(0.2, 0.0, 0.2\)"),
         ({"std": -1.0}, ArgumentError, r"std must be above 0, got -1.0"),
-        ({"crop_size": 0}, ArgumentError, "crop_size must be 1 or more, got 0"),
+        ({"mean": (123.7, 116.3, 103.5)}, ArgumentError, r"of images in \[0, 1\], .* by 255"),
+        ({"mean": 224}, ArgumentError, "got 224: .* a size is size=…"),
+        ({"size": 0}, ArgumentError, "size must be 1 or more, got 0"),
+        ({"size": (16, 0)}, ArgumentError, "size must be 1 or more, got 0"),
+        ({"size": (16, 16, 3)}, ArgumentError, r"one number or \(height, width\), got \(16"),
+        ({"resize": 16}, ArgumentError, "resize is what a crop of size is taken from: pass size"),
+        ({"size": 16, "resize": 15}, ArgumentError, r"resize \(15, 15\) is smaller than size"),
+        ({"size": 16, "resize": (18, 12)}, ArgumentError, r"resize \(18, 12\) is smaller than"),
         ({"mean": None}, ArgumentTypeError, "mean must be one number or three, got None"),
         ({"std": [0.1, "0.2", 0.3]}, ArgumentTypeError, "std must be one number or three, got"),
-        ({"crop_size": (16, 16)}, ArgumentTypeError, r"crop_size must be an integer, got \(16, 16"),
+        ({"size": 16.0}, ArgumentTypeError, r"size must be an integer, got 16\.0"),
+        ({"size": (16, "16")}, ArgumentTypeError, "size must be an integer, got '16'"),
         ({"augment": [K.RandomHorizontalFlip()]}, ArgumentTypeError, "must be a module of kornia"),
     ],
 )

@@ -174,6 +174,9 @@ def make_stream(
     )
     if settings.parts is not None and settings.class_map is not None:
         raise ArgumentError("parts are of the images' own classes: leave class_map out")
+    # A larger CGN is cropped, as the real images are; parts have their size, or their own crop.
+    resize = None if origin.parts is not None else max(size, source.image_size)
+    match = match_real(mean, std, size, augment if len(augment) else None, resize=resize)
     data, arguments = real.training(reading)
     arguments["class_map"] = resolve_class_map(settings.class_map, real.classes, source.num_classes)
     return CounterfactualDataset(
@@ -182,7 +185,7 @@ def make_stream(
         ratio=settings.ratio,
         mix="separate" if settings.heads == 3 else "append",
         label="all" if settings.heads == 3 else "shape",
-        transform=match_real(mean, std, size, augment if len(augment) else None),
+        transform=match,
         device=device,
         seed=reading.seed,
         rank=reading.rank,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
-from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble_data import Class
 from train_generator.metrics.tables import Format, format_table
@@ -58,8 +58,8 @@ def evaluate(
         cue_conflict: folder of the cue-conflict images of Geirhos et al., for the shape bias.
         in9: folder of ImageNet-9 (bg_challenge), for the background gap.
         real: folder of validation images with a folder for each class, for the accuracy.
-        cgn: path of a checkpoint, name of a bundled generator, or folder of parts with sheets of
-            texture, for the accuracy on counterfactuals and the sensitivity to each factor.
+        cgn: path of a checkpoint or name of a bundled generator, for the accuracy on
+            counterfactuals and the sensitivity to each factor.
         out: folder of evaluation.json and the pictures.
         num: counterfactuals; three images more are drawn of each.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
@@ -75,7 +75,7 @@ def evaluate(
     bias = None if cue_conflict is None else find_cue_conflicts(Path(cue_conflict))
     gap = None if in9 is None else find_imagenet9(Path(in9))
     accuracy = None if real is None else (Path(real), find_real_images(Path(real)))
-    network = None if cgn is None else load_mechanisms(cgn, device=device, truncation=truncation)
+    network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)
     data = EvaluationData(bias, gap, accuracy, network, class_map, num, seed)
     predictors = load_predictors(classifiers, device)
     parts = {name: make_parts(predictor, data, config) for name, predictor in predictors.items()}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from cgn_augment import MaskGate, Parts
+from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.cut import take_apart
 from cgn_augment.parts.held import HeldParts
 from cgn_augment.parts.opening import open_parts
 from cgn_augment.parts.part import Part
+from cgn_augment.parts.writing import write_parts
 
 CLASSES = ("ant", "bee", "cow")
 SIZES = ((40, 40), (40, 60), (50, 30))
@@ -40,3 +44,27 @@ def make_set(num: int = 12, size: tuple[int, int] | None = None, **options: Any)
 
 def make_parts(size: int = 32, num: int = 12, **options: Any) -> Parts:
     return open_parts(make_set(num), size, **options)
+
+
+def write_photos(folder: Path, num: int = 9, size: int = 40) -> Path:
+    """The images of `make_part` as a folder of class folders of PNG; alpha is the mask."""
+    for number in range(num):
+        part = make_part(number, (size, size))
+        assert part.object is not None
+        assert part.background is not None
+        top, left, height, width = part.box
+        pixels = torch.cat([part.background, torch.zeros(1, *part.size, dtype=torch.uint8)])
+        pixels[:, top : top + height, left : left + width] = part.object
+        pixels[3] = 255 * (pixels[3] > 0)
+        (folder / part.label).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        image.save(folder / part.label / f"{number}.png")
+    return folder
+
+
+def write_set(folder: Path, num: int = 9, size: int = 40) -> Path:
+    """A set on disk of `write_photos`."""
+    photos = write_photos(folder / "photos", num, size)
+    config = PartConfig(masks="alpha", fill="none")
+    write_parts(photos, folder / "parts", config, num_workers=0)
+    return folder / "parts"

@@ -1,0 +1,150 @@
+"""The command `cgn-augment preview`: a picture of what a training loop will see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import bundled_generators
+from cgn_augment.images.datasets import (
+    ImageSet,
+    evaluation_transform,
+    open_images,
+    training_transform,
+)
+from cgn_augment.images.imagenet_classes import find_classes
+from cgn_augment.images.loading import LoadConfig
+from cgn_augment.parts import Parts
+from cgn_augment.parts.opening import load_mechanisms
+from cgn_augment.pictures.sheets import check_picture
+from cgn_augment.sources.bank import BankSource
+from cgn_augment.sources.drawn import FreshSource
+from cgn_augment.stream.arguments import Label
+from cgn_augment.stream.dataset import CounterfactualDataset
+from cgn_augment.stream.mixing import Mix
+from cgn_augment.stream.preview import save_preview
+from cgn_augment.stream.transforms import match_real
+
+Channels = float | list[float] | Literal["imagenet"]
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+def preview(
+    data: str,
+    cgn: str | None = None,
+    out: str = "preview.png",
+    image_size: int | None = None,
+    mean: Channels = 0.5,
+    std: Channels = 0.5,
+    augment: bool = True,
+    min_scale: float = 0.08,
+    batch_size: int = 64,
+    ratio: float | None = None,
+    count: float | None = None,
+    fraction: float | None = None,
+    mix: Mix = "append",
+    label: Label = "shape",
+    class_map: dict[int | str, int | str | list[int | str]] | None = None,
+    classes: int | list[str] | None = None,
+    bank: int = 0,
+    truncation: float | None = None,
+    num: int = 10,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Draws what a training loop will see: real images and counterfactuals, with their labels.
+
+    Args:
+        data: your images: a folder with a folder for each class, shards (a path or URL that ends in
+            .tar) or hf:NAME@SPLIT.
+        cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
+            parts, whose classes must have the names of those of the data.
+        out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
+        image_size: height and width that images are trained at; the generator's by default.
+        mean: of your Normalize, of images in [0, 1]: a number, '[0.5, 0.4, 0.3]', or imagenet,
+            which stands for both. 0.5 and 0.5 give [-1, 1].
+        std: likewise.
+        augment: false shows real images without random crops and flips.
+        min_scale: least share of an image that a random crop shows; 1 shows all of it.
+        batch_size: real images of a step.
+        ratio: counterfactuals per real image; 1 where neither count nor fraction is given.
+        count: instead of ratio, counterfactuals of a step.
+        fraction: instead of ratio, the share of the batch that is counterfactual.
+        mix: append puts counterfactuals behind the real images, replace in the place of some, and
+            separate into a batch of their own.
+        label: which factor's class is the label of a counterfactual; all makes it three labels.
+        class_map: 'label: class or classes of the generator', each by number or by name: '{cat:
+            [281, 282], 1: golden_retriever}'.
+        classes: names of the classes by label, or their number, where the data does not say.
+        bank: draws from a bank of this size, as BankSource does; 0 draws each image anew.
+        truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
+        num: images of either kind that are shown, at most.
+        seed: of the order and of everything that is drawn.
+        device: where to draw, such as cpu or cuda.
+    """
+    if cgn is None:
+        raise ArgumentError(
+            "say which generator: --cgn PATH of a checkpoint, or one of the bundled "
+            f"{', '.join(bundled_generators())}"
+        )
+    check_picture(out)  # before anything that takes long
+    network = load_mechanisms(cgn, device=device, truncation=truncation)
+    size = network.image_size if image_size is None else image_size
+    scale = _scale(mean, std)
+    transform = (
+        training_transform(*scale, size, min_scale)
+        if augment
+        else evaluation_transform(*scale, size, crop=1.0)
+    )
+    images = open_images(data, transform, classes=classes, num_images=batch_size)
+    if isinstance(network, Parts):
+        labels = {name: y for y, name in enumerate(images.classes)}
+        network = load_mechanisms(cgn, device=device, size=size, class_to_idx=labels)
+    real, options = images.training(LoadConfig(batch_size, seed=seed))
+    stream = CounterfactualDataset(
+        real,
+        BankSource(network, bank, seed=seed) if bank else FreshSource(network),
+        ratio=ratio,
+        count=count,
+        fraction=fraction,
+        mix=mix,
+        label=label,
+        class_map=None if class_map is None else _read_map(class_map, images, network.num_classes),
+        transform=match_real(*scale, size=size),
+        **{"seed": seed, **options},
+    )
+    print(f"{out}: {save_preview(stream, out, num, images.classes)}")
+
+
+def _scale(mean: Channels, std: Channels) -> tuple[list[float], list[float]]:
+    """Returns mean and std of the three channels."""
+    if "imagenet" in (mean, std):
+        mean = std = "imagenet"
+    given = {"mean": mean, "std": std}
+    found = []
+    for name, value in given.items():
+        channels: Any = IMAGENET[name] if value == "imagenet" else value
+        channels = channels if isinstance(channels, Sequence) else [channels] * 3
+        if len(channels) != 3:
+            raise ArgumentError(f"{name} must be one number or three, got {value}")
+        found.append(channels)
+    return found[0], found[1]
+
+
+def _read_map(
+    given: dict[int | str, int | str | list[int | str]], images: ImageSet, num_classes: int
+) -> dict[int, list[int]]:
+    """Returns the classes of each label, where either may be given by name."""
+    read = {}
+    for label, classes in given.items():
+        if label in images.classes:
+            label = images.classes.index(str(label))
+        elif not str(label).isdecimal():
+            raise ArgumentError(
+                f"class_map: {label!r} is none of the classes of the images: "
+                f"{', '.join(images.classes[:10])}"
+            )
+        read[int(label)] = find_classes(classes, num_classes) or []
+    return read

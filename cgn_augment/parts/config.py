@@ -1,0 +1,85 @@
+"""Settings of a set of parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cgn_augment.checks import require_choices, require_count, require_counts, require_part
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.images.imagenet_classes import class_names
+from cgn_augment.masks.trust import MaskGate
+
+Fill = Literal["copy", "telea", "none"]
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """Settings of a set of parts. Two sets with the same settings and images are the same bytes.
+
+    Attributes:
+        masks: a folder of PNG files that mirrors the images; `member:mask.png`, a member of the
+            samples of shards; `column:mask`, a column of a table or of a Hugging Face dataset; or
+            `alpha`, the alpha channel of the images themselves.
+        split: of images that come in splits; `all` for all of them.
+        classes: names by label, or their number, where the images do not say.
+        path: column of a table with the paths of the images.
+        label: column of a table with the labels.
+        columns: further columns to keep, such as a group.
+        shard_size: images of a shard.
+        size: bound of the longer side, in pixels; smaller images stay as they are.
+        fill: how backgrounds are filled: with copies from the same image, by Telea's method
+            (faster and smoother), or not at all.
+        min_area: smallest share of an image that a mask may cover.
+        max_area: largest share.
+        min_confidence: of a soft mask, the least mean of |2m - 1| over its pixels m.
+        max_hole: share of the image; a background with a larger hole is left out.
+        textures: also make a whole sheet of each object's texture, to exchange textures.
+        quality: of the backgrounds' JPEG, 1 to 100.
+    """
+
+    masks: str
+    split: str = "train"
+    classes: tuple[str, ...] | int | None = None
+    path: str = "path"
+    label: str = "label"
+    columns: tuple[str, ...] = ()
+    shard_size: int = 1000
+    size: int = 512
+    fill: Fill = "copy"
+    min_area: float = MaskGate.min_area
+    max_area: float = MaskGate.max_area
+    min_confidence: float = MaskGate.min_confidence
+    max_hole: float = 0.8
+    textures: bool = False
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        require_counts(self, "size", "shard_size", "quality")
+        if self.quality > 100:
+            raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
+        require_choices(self, fill=Fill)
+        require_part("max_hole", self.max_hole)
+        if isinstance(self.classes, int):
+            num = require_count("classes", self.classes)
+            names = class_names(num) or [str(label) for label in range(num)]
+            object.__setattr__(self, "classes", tuple(names))
+        for name in ("classes", "columns"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ArgumentTypeError(f"{name} must be a list of names, got {value!r}")
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        names = self.class_names or ()
+        if len(set(names)) < len(names):
+            raise ArgumentError(f"classes has a name twice: {list(names)}")
+        _ = self.gate
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names by label, where they are given."""
+        return None if isinstance(self.classes, int) else self.classes
+
+    @property
+    def gate(self) -> MaskGate:
+        """Which masks are trusted."""
+        return MaskGate(self.min_area, self.max_area, self.min_confidence)
