@@ -36,7 +36,9 @@ def make_tiny(num_classes: int = 10, dropout: float = 0.0, seed: int = 0) -> Inv
             nn.ReLU(),
             nn.Dropout(dropout),
         )
-        backbone = Backbone(network, 64, None, Preprocessing(image_size=SIZE), "tiny, new weights")
+        network.append(nn.Identity())  # where the last layer was
+        look = Preprocessing(image_size=SIZE)
+        backbone = Backbone(network, 64, None, look, "tiny, new weights", "8")
         return InvariantEnsemble(backbone, "tiny", num_classes)
 
 

@@ -302,7 +302,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     [
         ({"mix": "append"}, r"mix='separate' and label='all', got mix='append' and label='all'"),
         ({"label": "shape"}, r"mix='separate' and label='all', got .* label='shape'"),
-        ({"class_map": {3: 0, 12: 1}}, r"label 12 and the ensemble only the labels 0 to 9"),
+        ({"class_map": {3: 0, 12: 1}}, r"label 12 and the classifier only the labels 0 to 9"),
     ],
 )
 def test_a_stream_of_another_kind_is_an_error(options: dict[str, Any], message: str) -> None:

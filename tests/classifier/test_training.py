@@ -22,7 +22,8 @@ from train_generator.classifier import (
     measure_accuracy,
     train_step,
 )
-from train_generator.classifier.ensemble_data import ImagesConfig, SourceConfig
+from train_generator.classifier.ensemble_data import ImagesConfig
+from train_generator.classifier.sources import SourceConfig
 from train_generator.mnist import make_variant
 from train_generator.robustness.predictors import load_predictor
 

@@ -8,23 +8,34 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_tiny_cgn
+from conftest import make_tiny_cgn, run_command
 from safetensors.torch import save_file
+from torchvision.models import shufflenet_v2_x0_5
 from torchvision.utils import save_image
 
+from cgn_augment import BankSource, Interventions, Placement
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError
 from cgn_augment.generators import save_cgn
+from cgn_augment.images.loading import LoadConfig
+from cgn_augment.parts.writing import PartConfig, write_parts
 from cgn_augment.shards import ShardConfig, render_shards
 from train_generator.classifier import EnsembleConfig, load_ensemble, make_ensemble
+from train_generator.classifier.backbones import Preprocessing
 from train_generator.classifier.ensemble_data import (
+    EnsembleSettings,
     ImagesConfig,
-    SourceConfig,
+    make_stream,
+    open_both,
     resolve_class_map,
 )
+from train_generator.classifier.sources import Origin, SourceConfig, make_source
 from train_generator.cli.classifier import classifier
+from train_generator.cli.program import main
+from train_generator.robustness import load_predictor
 
 BACKBONE = "timm/test_efficientnet"
 CLASSES = ("cat", "dog", "owl")
+READING = LoadConfig(4, 0, 0, 1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +110,118 @@ def test_counterfactuals_may_come_from_shards_or_from_the_cgn_itself(
     train(place, tmp_path / "fresh", source=SourceConfig(bank=0), ratio=0.5, training=once)
 
 
+@pytest.fixture(scope="module")
+def parts(place: Path) -> str:
+    """Parts of the training images, each with a rectangle for an object."""
+    for path in (place / "train").glob("*/*.png"):
+        mask = place / "masks" / path.relative_to(place / "train")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        square = torch.zeros(1, 40, 40)
+        square[:, 12:30, 8:28] = 1
+        save_image(square, mask)
+    config = PartConfig(masks=str(place / "masks"), fill="none")
+    write_parts(place / "train", place / "parts", config, num_workers=0)
+    return str(place / "parts")
+
+
+def test_a_plain_classifier_of_parts_is_one_that_torchvision_loads(
+    place: Path, parts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {
+        "cgn": None,
+        "parts": parts,
+        "heads": 1,
+        "backbone": "shufflenet_v2_x0_5",
+        "backbone_file": None,
+        "pretrained": False,
+        "training": EnsembleConfig(num_epochs=1, batch_norm="train"),
+    }
+    train(place, tmp_path, **settings)
+    assert "validation: accuracy " in capsys.readouterr().out
+    network = shufflenet_v2_x0_5(num_classes=3)
+    network.load_state_dict(torch.load(tmp_path / "classifier.pt"))
+    assert json.loads((tmp_path / "results.json").read_text())["classes"] == list(CLASSES)
+    predictor = load_predictor(f"shufflenet_v2_x0_5={tmp_path / 'classifier.pt'}")
+    assert predictor.num_classes == 3
+
+
+def test_parts_are_combined_as_the_command_line_says(
+    place: Path, parts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[EnsembleSettings] = []
+
+    def look(settings: EnsembleSettings, *_: Any) -> None:
+        seen.append(settings)
+        raise ArgumentError("that is all")
+
+    monkeypatch.setattr("train_generator.cli.classifier.make_run", look)
+    words = ["classifier", place / "train", place / "val", "--parts", parts, "--device=cpu"]
+    words += ["--source.placement.scale=[0.5,1.5]", "--source.placement.flip=0.5"]
+    words += ["--source.background=other", "--heads=1"]
+    assert run_command(main, monkeypatch, *words) == 2
+    [settings] = seen
+    assert (settings.parts, settings.heads) == (parts, 1)
+    source = make_source(
+        Origin(parts=parts),
+        settings.source,
+        size=32,
+        classes=CLASSES,
+        num=4,
+        reading=READING,
+        device=torch.device("cpu"),
+    )
+    assert isinstance(source, BankSource)
+    assert source.interventions == Interventions(texture="shape", background="other")
+    assert source.placement == Placement(scale=(0.5, 1.5), flip=0.5)
+    made = source.sample(64, torch.Generator().manual_seed(0))
+    assert torch.equal(made.texture, made.shape)
+    assert not (made.background == made.shape).any()
+    assert set(made.shape.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("min_scale", "size"), [(0.3, 37), (1.0, 32)])
+def test_parts_arrive_as_the_real_images_do(
+    place: Path, parts: str, min_scale: float, size: int
+) -> None:
+    settings = EnsembleSettings(
+        str(place / "train"),
+        str(place / "val"),
+        parts=parts,
+        heads=1,
+        batch_size=4,
+        images=ImagesConfig(image_size=32, min_scale=min_scale),
+        source=SourceConfig(bank=6, refresh=0),
+    )
+    look = Preprocessing(image_size=32)
+    real, _ = open_both(settings, look)
+    stream = make_stream(settings, real, look, READING, torch.device("cpu"))
+    assert stream.source.image_size == size  # larger where a crop is taken of it
+    images, labels = next(iter(stream))
+    assert (images.shape, labels.shape) == ((8, 3, 32, 32), (8,))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"cgn": None}, ArgumentError, "from a CGN or from shards: pass one of --cgn and --shards"),
-        ({"shards": "folder"}, ArgumentError, "pass one of --cgn and --shards"),
+        ({"heads": 2}, ArgumentError, "heads must be 1 or 3, got 2"),
+        ({"cgn": None, "parts": "none"}, DataError, "none holds no complete set of parts"),
+        ({"parts": "none"}, ArgumentError, "pass one of --parts, --cgn and --shards"),
+        (
+            {"cgn": None, "shards": "folder", "source": SourceConfig(background="other")},
+            ArgumentError,
+            "shards hold counterfactuals that are composed already",
+        ),
+        (
+            {"backbone_file": None, "pretrained": False, "training": EnsembleConfig()},
+            ArgumentError,
+            "new weights have none: pass --training.batch_norm train",
+        ),
+        (
+            {"cgn": None},
+            ArgumentError,
+            "from parts, from a CGN or from shards: pass one of --parts",
+        ),
+        ({"shards": "folder"}, ArgumentError, "pass one of --parts, --cgn and --shards"),
         ({"batch_size": 0}, ArgumentError, "batch_size must be 1 or more, got 0"),
         ({"ratio": -1.0}, ArgumentError, "ratio must be 0 or more, got -1.0"),
         (

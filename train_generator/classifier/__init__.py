@@ -21,6 +21,12 @@ from train_generator.classifier.ensemble_losses import (
     use_batch_statistics,
 )
 from train_generator.classifier.ensemble_training import EnsembleRun
+from train_generator.classifier.plain import (
+    PlainClassifier,
+    PlainRun,
+    make_classifier,
+    save_classifier,
+)
 from train_generator.classifier.training import (
     ClassifierConfig,
     ClassifierRun,
@@ -42,13 +48,17 @@ __all__ = [
     "InvariantEnsemble",
     "LoadedEnsemble",
     "MNISTClassifier",
+    "PlainClassifier",
+    "PlainRun",
     "count_correct",
     "ensemble_loss",
     "forward_parts",
     "learning_rate_at",
     "load_ensemble",
+    "make_classifier",
     "make_ensemble",
     "measure_accuracy",
+    "save_classifier",
     "save_ensemble",
     "train_step",
     "use_batch_statistics",

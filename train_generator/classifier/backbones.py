@@ -16,8 +16,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision import models
 
+import train_generator
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
+from train_generator.classifier.resnet10 import ResNet10
 
 TIMM = "timm/"
 
@@ -39,6 +41,12 @@ class Preprocessing:
     image_size: int = 224
 
 
+OWN: dict[str, tuple[Callable[[], nn.Module], Preprocessing]] = {
+    "resnet10_w32": (partial(ResNet10, 32), Preprocessing(image_size=48)),
+}
+"""Classifiers of this package, which has no weights of them."""
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A classifier without its last layer.
@@ -50,6 +58,7 @@ class Backbone:
             were trained; else None.
         preprocessing: of the images.
         origin: says where the weights are from.
+        layer: path of the layer that was taken off, in whose place there is an identity.
     """
 
     network: nn.Module
@@ -57,6 +66,7 @@ class Backbone:
     classifier: tuple[Tensor, Tensor] | None
     preprocessing: Preprocessing
     origin: str
+    layer: str
 
 
 def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = None) -> Backbone:
@@ -64,8 +74,9 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
 
     Args:
         name: of torchvision, such as "resnet50", with or without the name of its weights
-            ("resnet50.IMAGENET1K_V1"; the best ones by default); or of timm behind "timm/", such
-            as "timm/convnext_tiny.fb_in1k".
+            ("resnet50.IMAGENET1K_V1"; the best ones by default); of timm behind "timm/", such as
+            "timm/convnext_tiny.fb_in1k"; or "resnet10_w32", a small one for small photographs,
+            of which there are no weights (see `ResNet10`).
         pretrained: whether the library downloads its weights, or has them already. Without them
             the global generator of torch draws new ones.
         file: instead of the library's weights, a state dict of the same network: .pth of
@@ -95,7 +106,7 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
         weight = last["weight"].float()
         known = weight, last.get("bias", torch.zeros(len(weight))).float()
     return Backbone(
-        network, layer.in_features, known, find_preprocessing(name), f"{name}, {weights}"
+        network, layer.in_features, known, find_preprocessing(name), f"{name}, {weights}", path
     )
 
 
@@ -119,6 +130,8 @@ def find_preprocessing(name: str) -> Preprocessing:
         config = timm.get_pretrained_cfg(name.removeprefix(TIMM)).to_dict()
         data = timm.data.resolve_data_config(pretrained_cfg=config)
         return Preprocessing(tuple(data["mean"]), tuple(data["std"]), data["input_size"][-1])
+    if name in OWN:
+        return OWN[name][1]
     weights = _find_weights(name)
     preset: Any = None if weights is None else weights.transforms()
     if preset is None or not hasattr(preset, "mean"):
@@ -132,8 +145,8 @@ def _find_weights(full_name: str) -> Any:
     known = models.list_models(module=models)  # of images alone, not of the packages in it
     if name not in known:
         raise ArgumentError(
-            f"torchvision has no image classifier {name!r}{_suggest(name, known)}: a backbone is "
-            "the name of one, such as resnet50, or timm/NAME"
+            f"torchvision has no image classifier {name!r}{_suggest(name, [*known, *OWN])}: a "
+            f"backbone is the name of one, such as resnet50; timm/NAME; or {', '.join(OWN)}"
         )
     kinds = models.get_model_weights(name)
     wanted = next((kind for kind in kinds if kind.name == tag), None)
@@ -147,15 +160,21 @@ def _find_weights(full_name: str) -> Any:
 def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
     """Builds a classifier, and says where its weights are from."""
     build: Callable[[], Any]
+    library: Any
+    weights: Any = None
     if full_name.startswith(TIMM):
         library, name = _import_timm(full_name), full_name.removeprefix(TIMM)
         build = partial(library.create_model, name, pretrained=pretrained)
         known = library.models.is_model_pretrained(name)
         place = f"https://huggingface.co/timm/{name}"
+    elif full_name in OWN:
+        library, name, known, place = train_generator, full_name, False, ""
+        build = OWN[name][0]
     else:
         library, name, weights = torchvision, full_name.partition(".")[0], _find_weights(full_name)
         build = partial(models.get_model, name, weights=weights if pretrained else None)
         known, place = weights is not None, str(getattr(weights, "url", ""))
+    network: Any
     if not pretrained:
         network, described = build(), "new weights"
     elif not known:

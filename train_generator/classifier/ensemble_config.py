@@ -1,4 +1,4 @@
-"""How an ensemble is trained, and what an epoch of it came to."""
+"""How a classifier on a backbone is trained, and what an epoch of an ensemble came to."""
 
 from __future__ import annotations
 
@@ -7,33 +7,40 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from cgn_augment.checks import require_choices, require_counts, require_positive, require_weights
 from cgn_augment.errors import ArgumentError
 from train_generator.training.precision import Precision
 
-Schedule = Literal["constant", "step", "cosine"]
+OptimizerName = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "step", "cosine", "one_cycle"]
 BatchNormPolicy = Literal["eval", "real", "train"]
 
 _FIRST_FACTOR = 0.01  # of the learning rate, where the warm-up begins
+_RISE, _START, _END = 0.3, 1 / 25, 1 / 25e4  # of one cycle, as torch's OneCycleLR has them
 
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """How an ensemble is trained, with SGD; the defaults are the published settings.
+    """How a classifier is trained; the defaults are the published settings of the ensemble.
 
     Attributes:
         num_epochs: passes over the real images.
         learning_rate: the highest one.
+        optimizer: sgd (published) or adamw.
         momentum: of SGD.
         weight_decay: of all weights. The published value is not known; 1e-4 is what torchvision
             trained its ResNet-50 with.
         schedule: constant; step, which multiplies the learning rate by `step_factor` after every
-            `step_epochs` epochs; or cosine, down to 0 at the end.
+            `step_epochs` epochs; cosine, down to 0 at the end; or one_cycle, which rises for three
+            tenths of the training and then falls to nearly 0 (Smith and Topin, 2018; the shape of
+            torch's `OneCycleLR`, without a cycle of the momentum).
         step_epochs: see `schedule`.
         step_factor: see `schedule`.
-        warmup_epochs: in which the learning rate rises in a straight line from a hundredth.
+        warmup_epochs: in which the learning rate rises in a straight line from a hundredth; a
+            cycle has a rise of its own.
         batch_norm: where BatchNorm has its statistics from. eval (published): they stay as they
             were; real: from real images alone, and counterfactuals are normalised with the running
             ones; train: from each step's real images and counterfactuals together.
@@ -50,6 +57,7 @@ class EnsembleConfig:
 
     num_epochs: int = 45
     learning_rate: float = 1e-3
+    optimizer: OptimizerName = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: Schedule = "constant"
@@ -70,7 +78,10 @@ class EnsembleConfig:
                 f"warmup_epochs must be below num_epochs, got {self.warmup_epochs} of "
                 f"{self.num_epochs}"
             )
-        require_choices(self, schedule=Schedule, batch_norm=BatchNormPolicy, precision=Precision)
+        require_choices(self, optimizer=OptimizerName, schedule=Schedule)
+        require_choices(self, batch_norm=BatchNormPolicy, precision=Precision)
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise ArgumentError("schedule='one_cycle' has a rise of its own: leave out the warm-up")
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,23 @@ def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
     return config.learning_rate * _share_at(config, epoch)
 
 
+def make_optimizer(config: EnsembleConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Returns the optimizer of a model's parameters.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier.ensemble_config import EnsembleConfig, make_optimizer
+        >>> type(make_optimizer(EnsembleConfig(optimizer="adamw"), torch.nn.Linear(2, 2))).__name__
+        'AdamW'
+    """
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=config.momentum, weight_decay=decay
+    )
+
+
 def make_schedule(
     config: EnsembleConfig, optimizer: torch.optim.Optimizer, num_steps: int | None
 ) -> LambdaLR:
@@ -149,9 +177,19 @@ def _share_at(config: EnsembleConfig, epoch: float) -> float:
     if epoch < config.warmup_epochs:
         done = epoch / config.warmup_epochs
         return _FIRST_FACTOR + (1 - _FIRST_FACTOR) * done
+    if config.schedule == "one_cycle":
+        done = epoch / config.num_epochs
+        if done < _RISE:
+            return _between(_START, 1.0, done / _RISE)
+        return _between(1.0, _END, (done - _RISE) / (1 - _RISE))
     if config.schedule == "step":
         return config.step_factor ** int(epoch // config.step_epochs)
     if config.schedule == "cosine":
         done = (epoch - config.warmup_epochs) / (config.num_epochs - config.warmup_epochs)
         return (1 + math.cos(math.pi * min(done, 1.0))) / 2
     return 1.0
+
+
+def _between(first: float, last: float, share: float) -> float:
+    """Goes from one value to the other along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2

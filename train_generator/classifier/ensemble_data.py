@@ -1,23 +1,16 @@
-"""The settings of an ensemble's training, and the stream of images that they describe."""
+"""The settings of a classifier's training, and the stream of images that they describe."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 import torch
-from kornia.augmentation import RandomHorizontalFlip
+from kornia.augmentation import RandomHorizontalFlip, RandomResizedCrop
+from torch import nn
 
-from cgn_augment import (
-    BankSource,
-    CounterfactualDataset,
-    FreshSource,
-    ShardSource,
-    load_cgn,
-    match_real,
-)
+from cgn_augment import CounterfactualDataset, match_real
 from cgn_augment.checks import require_count, require_counts, require_part, require_weights
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.datasets import (
@@ -28,9 +21,9 @@ from cgn_augment.images.datasets import (
 )
 from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.loading import LoadConfig
-from cgn_augment.sources.bank import StorageName
 from train_generator.classifier.backbones import Preprocessing
 from train_generator.classifier.ensemble_config import EnsembleConfig
+from train_generator.classifier.sources import Origin, SourceConfig, make_source
 
 Class = int | str
 ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
@@ -38,11 +31,12 @@ ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """How images are brought to the size that an ensemble sees.
+    """How images are brought to the size that a classifier sees.
 
     Attributes:
         image_size: height and width in pixels; what the backbone was trained with by default.
-        min_scale: least share of a real training image that a crop shows; 1 shows all of it.
+        min_scale: least share of a training image that a crop shows, of a real one and of one of
+            parts; 1 shows all of it.
         flip: whether left and right are swapped half of the time, of counterfactuals too.
         test_crop: share of the shorter side of a validation image that is shown.
 
@@ -63,33 +57,6 @@ class ImagesConfig:
 
 
 @dataclass(frozen=True)
-class SourceConfig:
-    """Where counterfactuals come from.
-
-    Attributes:
-        bank: masks, foregrounds and backgrounds of the CGN that are kept and recombined; 0 runs the
-            CGN for each image.
-        refresh: of the bank, how many are replaced at each step.
-        storage: of the bank: uint8, float16 or float32.
-        chunk: images that the CGN makes at once.
-        truncation: of an ImageNet CGN, in (0, 1]; as its file says by default.
-
-    Raises:
-        ArgumentError: a value that cannot be used.
-    """
-
-    bank: int = 2000
-    refresh: int = 4
-    storage: StorageName = "uint8"
-    chunk: int = 16
-    truncation: float | None = None
-
-    def __post_init__(self) -> None:
-        require_counts(self, "bank", "refresh", least=0)
-        require_counts(self, "chunk")
-
-
-@dataclass(frozen=True)
 class EnsembleSettings:
     """All settings of a training, as they are written beside it.
 
@@ -97,9 +64,14 @@ class EnsembleSettings:
         train: real images to train on: a folder with one folder for each class, WebDataset shards
             (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
         validation: real images to test on after each epoch; likewise.
-        cgn: path of a CGN or name of a bundled one, whose counterfactuals are streamed.
+        parts: folder or URL of the images' own parts, which cgn-augment parts wrote and which are
+            recombined; their classes have the names of the images' classes.
+        cgn: instead, path of a CGN or name of a bundled one, whose counterfactuals are streamed.
         shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
-        backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1, or timm/NAME.
+        heads: 3 trains the invariant ensemble; 1 a plain classifier, on batches of real images and
+            counterfactuals, and writes its state dict.
+        backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1; timm/NAME; or
+            resnet10_w32, a small one for small photographs.
         backbone_file: state dict with the backbone's weights, instead of a download.
         pretrained: false starts from new weights.
         classes: where the images do not say: how many classes, or their names by label.
@@ -108,7 +80,7 @@ class EnsembleSettings:
             '{cat: [281, 282], dog: golden_retriever}'; or names, if they are called alike.
         batch_size: real images of a step, of each process.
         ratio: counterfactuals per real image.
-        source: the bank of the CGN's masks, foregrounds and backgrounds.
+        source: the bank of masks, foregrounds and backgrounds, and how they are combined.
         images: how images are cropped.
         training: optimizer, schedule, BatchNorm, precision.
         seed: of everything that is drawn.
@@ -120,8 +92,10 @@ class EnsembleSettings:
 
     train: str
     validation: str
+    parts: str | None = None
     cgn: str | None = None
     shards: str | list[str] | None = None
+    heads: int = 3
     backbone: str = "resnet50"
     backbone_file: str | None = None
     pretrained: bool = True
@@ -139,6 +113,8 @@ class EnsembleSettings:
     def __post_init__(self) -> None:
         require_counts(self, "batch_size")
         require_weights(self, "ratio")
+        if self.heads not in (1, 3):
+            raise ArgumentError(f"heads must be 1 or 3, got {self.heads}")
 
 
 def open_both(
@@ -173,50 +149,48 @@ def make_stream(
     reading: LoadConfig,
     device: torch.device,
 ) -> CounterfactualDataset:
-    """Makes the stream of training images and counterfactuals on the ensemble's device.
+    """Makes the stream of training images and counterfactuals on the classifier's device.
 
     Raises:
-        ArgumentError: neither a CGN nor shards, or both.
+        ArgumentError: not one of parts, a CGN and shards, or what does not go with it.
     """
     mean, std, size = astuple(preprocessing)
-    flip = RandomHorizontalFlip() if settings.images.flip else None
-    source = _make_source(settings, device, reading.num_workers)
-    # Cropped as the real images are: by the size that a larger CGN has, and by none else.
-    match = match_real(mean, std, size, flip, resize=max(size, source.image_size))
+    images, origin = settings.images, Origin(settings.parts, settings.cgn, settings.shards)
+    augment = nn.Sequential()
+    crops = origin.parts is not None and images.min_scale < 1
+    if crops:
+        augment.append(RandomResizedCrop((size, size), scale=(images.min_scale, 1.0)))
+    if images.flip:
+        augment.append(RandomHorizontalFlip())
+    source = make_source(
+        origin,
+        settings.source,
+        # What is cropped is stored larger, as validation images are.
+        size=round(size / images.test_crop) if crops else size,
+        classes=real.classes,
+        num=settings.batch_size * settings.ratio,
+        reading=reading,
+        device=device,
+    )
+    if settings.parts is not None and settings.class_map is not None:
+        raise ArgumentError("parts are of the images' own classes: leave class_map out")
+    # A larger CGN is cropped, as the real images are; parts have their size, or their own crop.
+    resize = None if origin.parts is not None else max(size, source.image_size)
+    match = match_real(mean, std, size, augment if len(augment) else None, resize=resize)
     data, arguments = real.training(reading)
     arguments["class_map"] = resolve_class_map(settings.class_map, real.classes, source.num_classes)
     return CounterfactualDataset(
         data,
         source,
         ratio=settings.ratio,
-        mix="separate",
-        label="all",
+        mix="separate" if settings.heads == 3 else "append",
+        label="all" if settings.heads == 3 else "shape",
         transform=match,
         device=device,
         seed=reading.seed,
         rank=reading.rank,
         world_size=reading.world_size,
         **arguments,
-    )
-
-
-def _make_source(
-    settings: EnsembleSettings, device: torch.device, num_workers: int
-) -> BankSource | FreshSource | ShardSource:
-    if (settings.cgn is None) == (settings.shards is None):
-        raise ArgumentError(
-            "counterfactuals come from a CGN or from shards: pass one of --cgn and --shards"
-        )
-    config, seed = settings.source, settings.seed
-    if settings.shards is not None:
-        num = math.ceil(settings.batch_size * settings.ratio)  # of a step
-        workers = 1 << (num_workers.bit_length() - 1) if num_workers else 0  # a power of two
-        return ShardSource(settings.shards, refresh=max(1, num), seed=seed, num_workers=workers)
-    cgn = load_cgn(str(settings.cgn), device=device, truncation=config.truncation)
-    if config.bank == 0:
-        return FreshSource(cgn, chunk=config.chunk)
-    return BankSource(
-        cgn, config.bank, config.refresh, seed=seed, storage=config.storage, chunk=config.chunk
     )
 
 

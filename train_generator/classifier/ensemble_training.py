@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import ArgumentError
-from cgn_augment.files import replacing
-from cgn_augment.functional import Purpose, isolated_rng, step_seed
-from cgn_augment.pictures.sheets import save_figure
 from cgn_augment.stream.batches import find_layout
 from cgn_augment.types import FACTORS
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, save_ensemble
@@ -27,39 +20,27 @@ from train_generator.classifier.ensemble_config import (
     BatchNormPolicy,
     EnsembleConfig,
     EnsembleResult,
-    make_schedule,
 )
 from train_generator.classifier.ensemble_losses import count_correct, ensemble_loss, forward_parts
-from train_generator.classifier.epochs import EpochRun, count_steps
+from train_generator.classifier.image_training import ImageRun, plot_epochs, require_classes
 from train_generator.training.stages import descend
 
 CLASSIFIER_FILE = "classifier.safetensors"
-RESULTS_FILE = "results.json"
-CURVES_FILE = "curves.png"
 
 
 def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
     """Draws losses and validation accuracies over the epochs."""
-    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
-    epochs = [result.epoch for result in results]
-    heads = [f"{name}_" for name in FACTORS]
-    for axes, names, colors, suffix, scale in (
-        (losses, ["real_", *heads], "0123", "loss", 1),
-        (accuracies, ["", "background_free_", *heads], "04123", "accuracy", 100),
-    ):
-        for name, color in zip(names, colors, strict=True):
-            values = [scale * getattr(result, f"{name}{suffix}") for result in results]
-            label = name.replace("_", " ").strip() or "average"
-            axes.plot(epochs, values, marker="o", ms=3, color=f"C{color}", label=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7)
-    losses.set(xlabel="epoch", ylabel="loss in training", ylim=(0, None))
-    accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100))
-    return figure
+    heads = [(f"{name}_", name, f"C{color}") for color, name in enumerate(FACTORS, 1)]
+    losses = [("real_", "real", "C0"), *heads]
+    average = [("", "average", "C0"), ("background_free_", "background free", "C4")]
+    return plot_epochs(
+        results,
+        {f"{name}loss": (label, color) for name, label, color in losses},
+        {f"{name}accuracy": (label, color) for name, label, color in [*average, *heads]},
+    )
 
 
-class EnsembleRun(EpochRun[EnsembleResult]):
+class EnsembleRun(ImageRun[EnsembleResult]):
     """An ensemble in training.
 
     The folder gets `classifier.safetensors` (`load_ensemble` reads it), `results.json` and
@@ -114,45 +95,27 @@ class EnsembleRun(EpochRun[EnsembleResult]):
         save_every: int = 500,
         log_every: int = 20,
     ) -> None:
-        config = config or EnsembleConfig()
         require_fitting(stream, model.num_classes)
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
-        num_steps = count_steps(stream)  # the rate changes from epoch to epoch if it is unknown
         super().__init__(
             model,
-            optimizer,
-            make_schedule(config, optimizer, num_steps),
             stream,
-            config,
+            config or EnsembleConfig(),
             EnsembleResult,
             folder,
+            classes=classes or [str(y) for y in range(model.num_classes)],
             settings=settings,
             save_every=save_every,
             log_every=log_every,
-            by_step=num_steps is not None,
         )
-        self.folder = folder
-        self.classes = tuple(classes or map(str, range(model.num_classes)))
-        self._parts: nn.Module = _TwoParts(model, config.batch_norm)
-        if self.ranks.num > 1:
-            at = [stream.device] if stream.device.type == "cuda" else None
-            self._parts = DistributedDataParallel(self._parts, device_ids=at)
+        self._parts = self._share(_TwoParts(model, self.config.batch_norm))
 
     def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
         (real, labels), (made, made_labels) = (
             find_layout(part, self.stream.keys).take(part) for part in batch
         )
         labels = labels[:, 0]  # a real image shows its class in all three factors
-        device = self.stream.device
-        seed = step_seed(Purpose.TRAINING, self.stream.seed, epoch, step, self.ranks.rank)
-        is_half = self.config.precision == "bf16"
-        with isolated_rng(seed, device):  # for dropout, which knows the global generators alone
-            with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
+        with self._step(epoch, step) as precision:
+            with precision:
                 real_logits, made_logits = self._parts(real, made)
             losses = ensemble_loss(real_logits, labels, made_logits, made_labels)
             descend(None, self.optimizer, losses.total())
@@ -172,38 +135,24 @@ class EnsembleRun(EpochRun[EnsembleResult]):
         heads = {f"{name}_loss": sums[name] / max(sums["made images"], 1) for name in FACTORS}
         return {"loss": real + sum(heads.values()), "real_loss": real, **heads}
 
-    def _measure(self) -> dict[str, float]:
-        if self.ranks.num > 1:
-            for buffer in self.model.buffers():  # each process has seen other images
-                dist.broadcast(buffer, src=0)
-        bar = tqdm(self._test, "validation", leave=False, disable=not self._progress)
-        right = self.ranks.sum(count_correct(self.model, bar))
-        num = right.pop("images")
-        if num == 0:
-            raise ArgumentError("there are no validation images to measure the accuracy on")
-        right[""] = right.pop("average")
-        return {f"{name}_accuracy".strip("_"): value / num for name, value in right.items()}
+    def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:
+        right = count_correct(self.model, batches)
+        num, average = right.pop("images"), right.pop("average")
+        named = {f"{name}_accuracy": value for name, value in right.items()}
+        return {"images": num, "accuracy": average, **named}
 
-    def _write(self, result: EnsembleResult) -> None:
-        if self.folder is None or not self.ranks.is_main:
-            return
-        results = [*self.results, result]
+    def _save(self, result: EnsembleResult, folder: Path) -> None:
         save_ensemble(
             self.model,
-            self.folder / CLASSIFIER_FILE,
+            folder / CLASSIFIER_FILE,
             classes=self.classes,
             **asdict(self.model.preprocessing),
             settings=self.settings,
             result=asdict(result),
         )
-        record = {
-            "backbone": self.model.name,
-            "origin": self.model.origin,
-            "epochs": [asdict(each) for each in results],
-        }
-        with replacing(self.folder / RESULTS_FILE) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
-        save_figure(draw_curves(results), self.folder / CURVES_FILE)
+
+    def _draw(self, results: Sequence[EnsembleResult]) -> Figure:
+        return draw_curves(results)
 
 
 class _TwoParts(nn.Module):
@@ -232,17 +181,4 @@ def require_fitting(stream: CounterfactualDataset, num_classes: int) -> None:
             "an ensemble is trained on a stream with mix='separate' and label='all', got "
             f"mix={stream.mix!r} and label={stream.label!r}"
         )
-    if stream.class_map is not None:
-        labels = stream.class_map.to_label(torch.tensor(stream.class_map.classes))
-        if int(labels.max()) >= num_classes:
-            raise ArgumentError(
-                f"class_map has the label {int(labels.max())} and the ensemble only the labels 0 "
-                f"to {num_classes - 1}: give the labels of your images, counted from 0"
-            )
-        return
-    drawn = getattr(stream.source, "num_classes", num_classes)
-    if drawn != num_classes:
-        raise ArgumentError(
-            f"the CGN draws {drawn} classes and the images have {num_classes}: say with class_map "
-            "which classes of the CGN show each of your labels"
-        )
+    require_classes(stream, num_classes)

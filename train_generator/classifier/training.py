@@ -131,7 +131,6 @@ def train_step(
     return loss.detach(), (log_probabilities.argmax(dim=1) == labels).sum()
 
 
-@torch.no_grad()
 def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Returns the share of images whose most likely class is their label.
 
@@ -142,6 +141,20 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     Raises:
         ArgumentError: there are no images.
     """
+    num_correct, num_images = count_right(model, batches)
+    if num_images == 0:
+        raise ArgumentError("there are no images to measure the accuracy on")
+    return num_correct / num_images
+
+
+@torch.no_grad()
+def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:
+    """Returns how many images have their label as the most likely class, and how many there are.
+
+    Args:
+        model: returns scores (B, classes); it is in eval mode meanwhile.
+        batches: images (B, 3, H, W) float32 and labels (B,) int64.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -151,9 +164,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
         num_correct += int((predicted == labels.to(device)).sum())
         num_images += len(labels)
     model.train(was_training)
-    if num_images == 0:
-        raise ArgumentError("there are no images to measure the accuracy on")
-    return num_correct / num_images
+    return num_correct, num_images
 
 
 class ClassifierRun(EpochRun[EpochResult]):

@@ -1,7 +1,8 @@
-"""The command that trains the invariant ensemble; `train_generator.cli.program` runs it."""
+"""The command that trains a classifier of photographs; `train_generator.cli.program` runs it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,16 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.errors import ArgumentError
 from cgn_augment.images.loading import LoadConfig
 from train_generator.classifier.backbones import find_preprocessing
-from train_generator.classifier.ensemble import make_ensemble
+from train_generator.classifier.ensemble import InvariantEnsemble, make_ensemble
 from train_generator.classifier.ensemble_config import EnsembleResult
 from train_generator.classifier.ensemble_data import EnsembleSettings, make_stream, open_both
-from train_generator.classifier.ensemble_training import (
-    CLASSIFIER_FILE,
-    EnsembleRun,
-    require_fitting,
-)
+from train_generator.classifier.ensemble_training import CLASSIFIER_FILE, EnsembleRun
+from train_generator.classifier.image_training import require_classes
+from train_generator.classifier.plain import PLAIN_FILE, PlainRun, make_classifier
+from train_generator.classifier.training import EpochResult
 from train_generator.training.machine import make_accelerator, write_settings
 from train_generator.training.trainer import check_folder
 
@@ -33,10 +34,11 @@ def classifier(
     resume: bool = False,
     save_every: int = 500,
 ) -> None:
-    """Trains an invariant ensemble on real images and counterfactuals.
+    """Trains an invariant ensemble, or with --heads 1 a plain classifier, on counterfactuals too.
 
-    One backbone and a head each for shape, texture and background. Start it with torchrun or
-    accelerate launch for several GPUs; OUT must then be a folder that all processes see.
+    The ensemble has one backbone and a head each for shape, texture and background. Start it with
+    torchrun or accelerate launch for several GPUs; OUT must then be a folder that all processes
+    see.
 
     Args:
         settings: of the training.
@@ -56,9 +58,10 @@ def classifier(
         if is_first:
             write_settings(settings, folder, accelerator)
             print(f"backbone: {run.model.origin}", flush=True)
-        results = run.train(tests, announce=_announce if is_first else None)
+        results: Sequence[Any] = run.train(tests, announce=_announce if is_first else None)
         if is_first:
-            print(f"classifier: {folder / CLASSIFIER_FILE} ({len(results)} epochs)")
+            file = CLASSIFIER_FILE if isinstance(run, EnsembleRun) else PLAIN_FILE
+            print(f"classifier: {folder / file} ({len(results)} epochs)")
     finally:
         accelerator.end_training()
 
@@ -69,7 +72,7 @@ def make_run(
     folder: Path,
     num_workers: int,
     save_every: int,
-) -> tuple[EnsembleRun, DataLoader[Any]]:
+) -> tuple[EnsembleRun | PlainRun, DataLoader[Any]]:
     """Puts images, source and network together.
 
     Returns:
@@ -89,9 +92,23 @@ def make_run(
         preprocessing = replace(preprocessing, image_size=images.image_size)
     real, tests = open_both(settings, preprocessing)
     stream = make_stream(settings, real, preprocessing, reading, device)
-    require_fitting(stream, len(real.classes))  # before a backbone is downloaded
+    require_classes(stream, len(real.classes))  # before a backbone is downloaded
+    _require_statistics(settings)
+    options: dict[str, Any] = {
+        "config": settings.training,
+        "folder": folder,
+        "classes": real.classes,
+        "settings": {
+            "heads": settings.heads,
+            "backbone": settings.backbone,
+            "images": asdict(images),
+            "classes": list(real.classes),
+        },
+        "save_every": save_every,
+    }
+    make = make_ensemble if settings.heads == 3 else make_classifier
     with accelerator.local_main_process_first():  # which may download
-        model = make_ensemble(
+        model = make(
             settings.backbone,
             len(real.classes),
             settings.pretrained,
@@ -100,29 +117,34 @@ def make_run(
         )
     model.preprocessing = preprocessing
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = EnsembleRun(
-        model,
-        stream,
-        settings.training,
-        folder,
-        classes=real.classes,
-        settings={
-            "backbone": settings.backbone,
-            "images": asdict(images),
-            "classes": list(real.classes),
-        },
-        save_every=save_every,
-    )
+    run: EnsembleRun | PlainRun
+    if isinstance(model, InvariantEnsemble):
+        run = EnsembleRun(model, stream, **options)
+    else:
+        run = PlainRun(model, stream, **options)
     return run, tests.testing(reading)
 
 
-def _announce(result: EnsembleResult) -> None:
-    shown = {
-        "average": result.accuracy,
-        "background-free": result.background_free_accuracy,
-        "shape": result.shape_accuracy,
-        "texture": result.texture_accuracy,
-        "background": result.background_accuracy,
-    }
+def _require_statistics(settings: EnsembleSettings) -> None:
+    """Raises if BatchNorm would keep the statistics of weights that have seen no image."""
+    new = not settings.pretrained and settings.backbone_file is None
+    if new and settings.training.batch_norm == "eval":
+        raise ArgumentError(
+            "batch_norm='eval' keeps the statistics of the backbone, and new weights have none: "
+            "pass --training.batch_norm train"
+        )
+
+
+def _announce(result: EnsembleResult | EpochResult) -> None:
+    if isinstance(result, EpochResult):
+        shown = {"accuracy": result.test_accuracy}
+    else:
+        shown = {
+            "average": result.accuracy,
+            "background-free": result.background_free_accuracy,
+            "shape": result.shape_accuracy,
+            "texture": result.texture_accuracy,
+            "background": result.background_accuracy,
+        }
     accuracies = ", ".join(f"{name} {100 * value:.1f} %" for name, value in shown.items())
     print(f"epoch {result.epoch}: loss {result.loss:.3f}; validation: {accuracies}", flush=True)

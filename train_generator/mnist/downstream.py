@@ -266,7 +266,5 @@ def run_downstream(
     return [complete[path] for path in paths]
 
 
-def _take_apart(
-    data: VariantData, masker: UNetMasker, device: torch.device | str
-) -> Parts:
+def _take_apart(data: VariantData, masker: UNetMasker, device: torch.device | str) -> Parts:
     return Parts.from_images(data.images.to(device), data.labels.to(device), masker)

@@ -1,0 +1,259 @@
+"""What classifiers of photographs gain from parts, where scenes give the class away.
+
+    python benchmarks/photographs.py --make-photos ../shared/tools/make-photos --jobs 2
+
+Photographs of 8 classes at 96 pixels, resized to 48; a ResNet of one basic block a stage and width
+32, from new weights; AdamW with one cycle, batches of 64, of which half are counterfactual in the
+rows that have them; true masks. Test objects and test scenes were never seen in training; of the
+correlated test images each class stands in its own scene as often as in training, of the
+decorrelated ones in any. All rows see the same flips. Rows:
+
+- plain: real photographs alone.
+- cutmix: CutMix of torchvision on every batch. randaugment: RandAugment of timm.
+- copy-paste: objects pasted onto whole other photographs, whose own objects stay.
+- parts: objects on backgrounds whose own object was removed, in place; placed: moved, turned,
+  resized, mirrored; textures: with exchanged textures, in place.
+  Backgrounds of these four are those of other classes than the object's.
+- upper: real photographs whose scenes say nothing of the class, as many.
+
+Every run leaves one JSON file; a run whose file is there is not repeated, so the benchmark can be
+stopped at any time. Photographs and parts are made once, in a folder outside of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import queue
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from photographs_data import Photos
+from photographs_runs import DECORRELATED, ROWS, Job, find_left, run_job
+from tqdm import tqdm
+
+from cgn_augment import CGNError
+from cgn_augment.pictures.sheets import save_figure
+
+RESULTS = Path(__file__).parent / "results" / "photographs"
+LONG = ("placed", "upper")
+"""Rows that are trained for the second number of steps too."""
+
+
+_reports: Any = None  # of a process of its own: where it says that steps are done
+
+
+def _begin(reports: Any) -> None:
+    global _reports
+    torch.set_num_threads(1)
+    _reports = reports
+
+
+def _run_there(job: Job, photos: Photos, out: Path) -> Job:
+    return run_job(job, photos, out, lambda: _reports.put(1))
+
+
+def run_jobs(jobs: Sequence[Job], photos: Photos, out: Path, num: int) -> None:
+    """Runs what has no file yet, in `num` processes of one thread each."""
+    left = find_left(jobs, photos, out)
+    with tqdm(total=sum(job.steps for job in jobs), unit="step", smoothing=0.02) as bar:
+        bar.update(sum(job.steps for job in jobs) - sum(job.steps for job in left))
+        bar.set_postfix_str(f"{len(jobs) - len(left)} of {len(jobs)} runs")
+        if num == 1:
+            torch.set_num_threads(1)
+            for place, job in enumerate(left):
+                run_job(job, photos, out, bar.update)
+                bar.set_postfix_str(f"{len(jobs) - len(left) + place + 1} of {len(jobs)} runs")
+            return
+        context = multiprocessing.get_context("spawn")
+        reports = context.Queue()
+        with ProcessPoolExecutor(num, context, _begin, (reports,)) as pool:
+            futures = [pool.submit(_run_there, job, photos, out) for job in left]
+            try:
+                while not all(future.done() for future in futures):
+                    with suppress(queue.Empty):
+                        bar.update(reports.get(timeout=1))
+                    done = sum(future.done() for future in futures)
+                    bar.set_postfix_str(f"{len(jobs) - len(left) + done} of {len(jobs)} runs")
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
+            for future in futures:
+                future.result()
+
+
+# Table and plot ---------------------------------------------------------------------------------
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(out.glob("*-*-*-*.json"))]
+
+
+class Cell(NamedTuple):
+    """Percentages of the seeds: their mean and standard deviation, and each one."""
+
+    mean: float
+    spread: float
+    values: tuple[float, ...]
+
+
+def gather(results: Sequence[dict[str, Any]]) -> dict[tuple[str, int, float, str], Cell]:
+    """Returns by row, steps, correlation and kind of test what the seeds came to."""
+    found: dict[tuple[str, int, float, str], list[float]] = {}
+    for result in results:
+        for test in ("decorrelated", "correlated"):
+            key = result["row"], result["steps"], result["correlation"], test
+            found.setdefault(key, []).append(100 * result[test])
+    return {
+        key: Cell(
+            statistics.fmean(values),
+            statistics.stdev(values) if len(values) > 1 else math.nan,
+            tuple(values),
+        )
+        for key, values in found.items()
+    }
+
+
+def make_table(results: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table: accuracies in percent, mean ± standard deviation over the seeds."""
+    cells = gather(results)
+    columns = sorted({key[2] for key in cells})
+    tests = [
+        (correlation, test) for correlation in columns for test in ("decorrelated", "correlated")
+    ]
+    heads = [f"{test}, trained at {correlation}" for correlation, test in tests]
+    lines = [f"| | steps | {' | '.join(heads)} |", f"|---|---|{'---|' * len(heads)}"]
+    for steps in sorted({key[1] for key in cells}):
+        for name, row in ROWS.items():
+            shown = [cells.get((name, steps, *test)) for test in tests]
+            if any(shown):
+                texts = ["" if cell is None else _percent(cell) for cell in shown]
+                lines.append(f"| {row.name} | {steps} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(cell: Cell) -> str:
+    return f"{cell.mean:.1f}" if math.isnan(cell.spread) else f"{cell.mean:.1f} ± {cell.spread:.1f}"
+
+
+def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
+    """Draws the decorrelated accuracies of rows and seeds, a panel for each correlation."""
+    cells = gather(results)
+    columns = sorted({key[2] for key in cells})
+    bars = [
+        (name, steps)
+        for steps in sorted({key[1] for key in cells})
+        for name in ROWS
+        if any(key[:2] == (name, steps) for key in cells)
+    ]
+    height = 1.3 + 0.32 * len(bars)
+    figure = Figure(figsize=(4.2 + 3.2 * len(columns), height), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    labels = [f"{ROWS[name].name}, {steps} steps" for name, steps in bars]
+    for axes, correlation in zip(panels, columns, strict=True):
+        for place, (name, steps) in enumerate(bars):
+            cell = cells.get((name, steps, correlation, "decorrelated"))
+            if cell is None:
+                continue
+            own = ROWS[name].parts == "parts"
+            color = "C1" if own else "0.35" if ROWS[name].decorrelated else "0.7"
+            axes.barh(place, cell.mean, color=color, height=0.7)
+            axes.plot(cell.values, [place] * len(cell.values), "k.", ms=4)
+            axes.text(cell.mean + 2, place, f"{cell.mean:.1f}", va="center", fontsize=8)
+        axes.set(xlim=(0, 70), title=f"trained at correlation {correlation}")
+        axes.set_xlabel("accuracy on decorrelated test photographs (%)")
+    panels[0].set_yticks(range(len(bars)), labels, fontsize=8)
+    panels[0].invert_yaxis()
+    return figure
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+def list_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Returns the runs that are asked for, all rows of a seed before the next seed."""
+    short, *long = arguments.steps
+    return [
+        Job(row, correlation, steps, seed)
+        for seed in arguments.seeds
+        for steps in (short, *long)
+        for correlation in arguments.correlations
+        for row in arguments.rows
+        if steps == short or row in LONG
+    ]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--make-photos", type=Path, help="the tool that makes the photographs")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "cgn-photographs")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--correlations", nargs="+", type=float, default=[0.98, 1.0])
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        type=int,
+        default=[1200, 3000],
+        help=f"all rows for the first number, {' and '.join(LONG)} for further ones too; "
+        "default: 1200 3000",
+    )
+    parser.add_argument("--per-class", type=int, default=400, help="training photographs")
+    parser.add_argument("--fill", default="copy", help="of the backgrounds; default: copy")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, of one thread each")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on drawn images")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.per_class, arguments.seeds, arguments.steps = 2, [0], [1, 2]
+        arguments.correlations = arguments.correlations[:1]
+        arguments.fill, arguments.make_photos = "none", None
+    elif arguments.make_photos is None:
+        parser.error("say where the tool is that makes the photographs: --make-photos")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    jobs = list_jobs(arguments)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    batch = 8 if arguments.smoke else 64
+    photos = Photos(
+        arguments.cache, arguments.make_photos, arguments.per_class, arguments.fill, batch
+    )
+    left = find_left(jobs, photos, out)
+    for correlation in sorted({job.correlation for job in left}):
+        mine = [ROWS[job.row] for job in left if job.correlation == correlation]
+        photos.prepare(correlation, any(row.parts for row in mine))
+    if any(ROWS[job.row].decorrelated for job in left):
+        photos.prepare(DECORRELATED, with_parts=False)
+    run_jobs(jobs, photos, out, arguments.jobs)
+    results = read_results(out)
+    table = make_table(results)
+    (out / "table.md").write_text(table)
+    save_figure(draw_plot(results), out / "photographs.png")
+    print(table, end="")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CGNError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

@@ -1,0 +1,195 @@
+"""What the trainings on photographs share, whatever stands on the backbone."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from cgn_augment import CounterfactualDataset
+from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.pictures.sheets import save_figure
+from train_generator.classifier.ensemble_config import (
+    EnsembleConfig,
+    make_optimizer,
+    make_schedule,
+)
+from train_generator.classifier.epochs import EpochRun, Result, count_steps
+
+RESULTS_FILE = "results.json"
+CURVES_FILE = "curves.png"
+
+
+class ImageRun(EpochRun[Result]):
+    """A classifier of photographs in training; a subclass has its losses and its file.
+
+    Args:
+        model: on the stream's device, with a `name` and an `origin` of its backbone.
+        stream: what it is trained on.
+        config: settings.
+        result_type: see `EpochRun`.
+        folder: where everything is written; made if it is missing. None keeps nothing.
+        classes: names of the classes, by label.
+        settings: further plain values that a checkpoint must agree with.
+        save_every: steps between checkpoints within an epoch; may change on a resume.
+        log_every: steps between two looks at the losses.
+    """
+
+    config: EnsembleConfig
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stream: CounterfactualDataset,
+        config: EnsembleConfig,
+        result_type: type[Result],
+        folder: Path | None,
+        *,
+        classes: Sequence[str],
+        settings: Mapping[str, Any] | None,
+        save_every: int,
+        log_every: int,
+    ) -> None:
+        optimizer = make_optimizer(config, model)
+        num_steps = count_steps(stream)  # the rate changes from epoch to epoch if it is unknown
+        super().__init__(
+            model,
+            optimizer,
+            make_schedule(config, optimizer, num_steps),
+            stream,
+            config,
+            result_type,
+            folder,
+            settings=settings,
+            save_every=save_every,
+            log_every=log_every,
+            by_step=num_steps is not None,
+        )
+        self.folder, self.classes = folder, tuple(classes)
+
+    @abstractmethod
+    def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:
+        """Counts right images by the accuracy's name in the result, and all by "images"."""
+
+    @abstractmethod
+    def _save(self, result: Result, folder: Path) -> None:
+        """Writes the classifier after an epoch."""
+
+    @abstractmethod
+    def _draw(self, results: Sequence[Result]) -> Figure:
+        """Draws what the epochs came to."""
+
+    def _describe(self) -> dict[str, Any]:
+        """Returns what the classifier's own file does not say of it."""
+        return {}
+
+    def _share(self, module: nn.Module) -> nn.Module:
+        """Returns the module, whose gradients are averaged over the processes."""
+        if self.ranks.num == 1:
+            return module
+        at = [self.stream.device] if self.stream.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=at)
+
+    @contextmanager
+    def _step(self, epoch: int, step: int) -> Iterator[torch.autocast]:
+        """Seeds the global generators, for dropout, which knows them alone.
+
+        Yields:
+            What the forward pass runs under.
+        """
+        device = self.stream.device
+        seed = step_seed(Purpose.TRAINING, self.stream.seed, epoch, step, self.ranks.rank)
+        is_half = self.config.precision == "bf16"
+        with isolated_rng(seed, device):
+            yield torch.autocast(device.type, torch.bfloat16, enabled=is_half)
+
+    def _measure(self) -> dict[str, float]:
+        if self.ranks.num > 1:
+            for buffer in self.model.buffers():  # each process has seen other images
+                dist.broadcast(buffer, src=0)
+        bar = tqdm(self._test, "validation", leave=False, disable=not self._progress)
+        right = self.ranks.sum(self._count_correct(bar))
+        num = right.pop("images")
+        if num == 0:
+            raise ArgumentError("there are no validation images to measure the accuracy on")
+        return {name: value / num for name, value in right.items()}
+
+    def _write(self, result: Result) -> None:
+        if self.folder is None or not self.ranks.is_main:
+            return
+        results = [*self.results, result]
+        self._save(result, self.folder)
+        record = {
+            "backbone": self.model.name,
+            "origin": self.model.origin,
+            **self._describe(),
+            "epochs": [asdict(each) for each in results],
+        }
+        with replacing(self.folder / RESULTS_FILE) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+        save_figure(self._draw(results), self.folder / CURVES_FILE)
+
+
+def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:
+    """Raises unless the labels of a stream are those of a classifier.
+
+    Args:
+        stream: of real images and counterfactuals.
+        num_classes: of the classifier.
+
+    Raises:
+        ArgumentError: they are others.
+    """
+    if stream.class_map is not None:
+        labels = stream.class_map.to_label(torch.tensor(stream.class_map.classes))
+        if int(labels.max()) >= num_classes:
+            raise ArgumentError(
+                f"class_map has the label {int(labels.max())} and the classifier only the labels 0 "
+                f"to {num_classes - 1}: give the labels of your images, counted from 0"
+            )
+        return
+    drawn = getattr(stream.source, "num_classes", num_classes)
+    if drawn != num_classes:
+        raise ArgumentError(
+            f"the CGN draws {drawn} classes and the images have {num_classes}: say with class_map "
+            "which classes of the CGN show each of your labels"
+        )
+
+
+def plot_epochs(
+    results: Sequence[Any],
+    losses: Mapping[str, tuple[str, str]],
+    accuracies: Mapping[str, tuple[str, str]],
+) -> Figure:
+    """Draws losses and validation accuracies over the epochs.
+
+    Args:
+        results: one of each epoch, with its number as `epoch`.
+        losses: fields of the results, with the label and the colour of each.
+        accuracies: likewise.
+    """
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [result.epoch for result in results]
+    for axes, fields, scale in ((left, losses, 1), (right, accuracies, 100)):
+        for name, (label, color) in fields.items():
+            values = [scale * getattr(result, name) for result in results]
+            axes.plot(epochs, values, marker="o", ms=3, color=color, label=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=7)
+    left.set(xlabel="epoch", ylabel="loss in training", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100))
+    return figure

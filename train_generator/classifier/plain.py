@@ -1,0 +1,239 @@
+"""A plain classifier: a network of torchvision, timm or this package, with a last layer of its own.
+
+It is trained on real images and counterfactuals in one batch, each with the label of its shape, as
+any training loop would be; its file is the network's state dict.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from cgn_augment import CounterfactualDataset
+from cgn_augment.checks import require_count
+from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from train_generator.classifier.backbones import make_backbone
+from train_generator.classifier.ensemble_config import EnsembleConfig
+from train_generator.classifier.ensemble_losses import use_batch_statistics
+from train_generator.classifier.image_training import ImageRun, plot_epochs, require_classes
+from train_generator.classifier.training import EpochResult, count_right
+from train_generator.training.stages import descend
+
+PLAIN_FILE = "classifier.pt"
+
+
+class PlainClassifier(nn.Module):
+    """A network with one last layer; `make_classifier` makes one.
+
+    Takes images (N, 3, H, W) float32, normalised as `preprocessing` says, and returns scores
+    (N, num_classes) float32, before the softmax.
+
+    Args:
+        backbone: of torchvision, timm or this package, by name; see `make_backbone`.
+        num_classes: of the last layer.
+        pretrained: see `make_backbone`.
+        file: see `make_backbone`.
+
+    Attributes:
+        network: the whole network, as the library that it is from builds it.
+        num_classes: of the last layer.
+        name: of the backbone.
+        preprocessing: how images must arrive.
+        origin: says where the weights are from.
+    """
+
+    def __init__(
+        self, backbone: str, num_classes: int, pretrained: bool = True, file: Path | None = None
+    ) -> None:
+        super().__init__()
+        made = make_backbone(backbone, pretrained=pretrained, file=file)
+        last = nn.Linear(made.num_features, num_classes)
+        known = made.classifier is not None and len(made.classifier[0]) == num_classes
+        if made.classifier is not None and known:
+            last.load_state_dict(dict(zip(("weight", "bias"), made.classifier, strict=True)))
+        self.network = made.network
+        self.network.set_submodule(made.layer, last)
+        self.name, self.num_classes = backbone, num_classes
+        self.preprocessing = made.preprocessing
+        self.origin = f"{made.origin}; last layer: {'as it came' if known else 'new weights'}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the scores of images (N, 3, H, W)."""
+        scores: Tensor = self.network(images)
+        return scores.float()
+
+
+def make_classifier(
+    backbone: str,
+    num_classes: int,
+    pretrained: bool = True,
+    *,
+    backbone_file: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> PlainClassifier:
+    """Makes a classifier out of a backbone and a last layer for one's own classes.
+
+    Args:
+        backbone: "resnet50" or another name; see `make_backbone`.
+        num_classes: 2 or more. The last layer has new weights, unless the backbone was trained on
+            as many classes.
+        pretrained: whether the backbone has its library's weights; False draws new ones.
+        backbone_file: a state dict with the weights of the backbone, instead of the library's.
+        seed: of new weights. The global generators stay as they are.
+
+    Raises:
+        ArgumentError: no such backbone, or fewer than two classes.
+        FileError: the weights cannot be downloaded, or there is no such file.
+        CheckpointError: the file is damaged, or holds another network.
+        MissingPackageError: timm is not installed.
+
+    Example:
+        >>> import torch
+        >>> from train_generator.classifier import make_classifier
+        >>> model = make_classifier("resnet10_w32", num_classes=8, pretrained=False).eval()
+        >>> model(torch.zeros(2, 3, 48, 48)).shape
+        torch.Size([2, 8])
+    """
+    require_count("num_classes", num_classes, least=2)
+    file = None if backbone_file is None else Path(backbone_file)
+    with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
+        return PlainClassifier(backbone, num_classes, pretrained, file)
+
+
+def save_classifier(model: PlainClassifier, path: Path) -> None:
+    """Writes the network's state dict with `torch.save`, whole or not at all.
+
+    The library that the network is from loads it: of torchvision's resnet18 on eight classes
+    `torchvision.models.resnet18(num_classes=8).load_state_dict(torch.load(path))`.
+
+    Raises:
+        OSError: the folder is missing or cannot be written.
+    """
+    state = model.network.state_dict()
+    with replacing(path) as temporary:
+        torch.save({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
+
+
+class PlainRun(ImageRun[EpochResult]):
+    """A plain classifier in training, on batches of real images and counterfactuals.
+
+    The folder gets `classifier.pt` (see `save_classifier`), `results.json` and `curves.png` after
+    each epoch, and what the `Trainer` writes; `checkpoint.pt` after each epoch, at every
+    `save_every` steps and on Ctrl-C. Under torch.distributed each process trains on its part of the
+    stream, and the first one writes. A resumed training goes on bit for bit.
+
+    Args:
+        model: on the stream's device.
+        stream: of images and one label each; also with labels (N, C) of shares of the classes, as
+            CutMix gives them, where it has no counterfactuals.
+        config: settings; `batch_norm` is "train" or "eval".
+        folder: where everything is written; made if it is missing. None keeps nothing.
+        classes: names of the classes, by label; their numbers by default.
+        settings: further plain values that a checkpoint must agree with.
+        save_every: steps between checkpoints within an epoch; may change on a resume.
+        log_every: steps between two looks at the losses.
+
+    Attributes:
+        results: one `EpochResult` for each completed epoch.
+
+    Raises:
+        ArgumentError: a stream of another kind, or another policy of BatchNorm.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from cgn_augment import CounterfactualDataset
+        >>> from cgn_augment.generators import SmallCGN
+        >>> from train_generator.classifier import EnsembleConfig, PlainRun, make_classifier
+        >>> digits = TensorDataset(torch.rand(8, 3, 32, 32) * 2 - 1, torch.arange(8))
+        >>> stream = CounterfactualDataset(digits, SmallCGN(width=4).freeze(), batch_size=4)
+        >>> model = make_classifier("resnet10_w32", num_classes=10, pretrained=False)
+        >>> run = PlainRun(model, stream, EnsembleConfig(num_epochs=1, batch_norm="train"))
+        >>> [result] = run.train([digits[:]], progress=False)
+        >>> 0 <= result.test_accuracy <= 1
+        True
+    """
+
+    model: PlainClassifier
+
+    def __init__(
+        self,
+        model: PlainClassifier,
+        stream: CounterfactualDataset,
+        config: EnsembleConfig | None = None,
+        folder: Path | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        save_every: int = 500,
+        log_every: int = 20,
+    ) -> None:
+        config = config or EnsembleConfig()
+        if stream.mix == "separate" or stream.label == "all":
+            raise ArgumentError(
+                "a plain classifier is trained on one batch with one label an image: take "
+                f"mix='append' and label='shape', got mix={stream.mix!r} and label={stream.label!r}"
+            )
+        if config.batch_norm == "real":
+            raise ArgumentError(
+                "batch_norm='real' tells real images from counterfactuals, and a plain classifier "
+                "does not: take 'train', or 'eval' with pretrained weights"
+            )
+        require_classes(stream, model.num_classes)
+        super().__init__(
+            model,
+            stream,
+            config,
+            EpochResult,
+            folder,
+            classes=classes or [str(y) for y in range(model.num_classes)],
+            settings=settings,
+            save_every=save_every,
+            log_every=log_every,
+        )
+        self._network = self._share(model)
+
+    def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
+        images, labels = batch
+        use_batch_statistics(self.model, self.config.batch_norm == "train")
+        with self._step(epoch, step) as precision:
+            with precision:
+                scores = self._network(images)
+            loss = F.cross_entropy(scores, labels)
+            descend(None, self.optimizer, loss)
+        known = labels if labels.dim() == 1 else labels.argmax(dim=1)
+        return {
+            "loss": loss.detach() * len(images),
+            "correct": (scores.argmax(dim=1) == known).sum(),
+            "images": torch.tensor(len(images)),
+        }
+
+    def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        return {"loss": sums["loss"] / sums["images"]}
+
+    def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:
+        correct, images = count_right(self.model, batches)
+        return {"test_accuracy": correct, "images": images}
+
+    def _save(self, result: EpochResult, folder: Path) -> None:
+        save_classifier(self.model, folder / PLAIN_FILE)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"classes": list(self.classes), **asdict(self.model.preprocessing)}
+
+    def _draw(self, results: Sequence[EpochResult]) -> Figure:
+        accuracies = {
+            "test_accuracy": ("validation", "C0"),
+            "train_accuracy": ("training", "C1"),
+        }
+        return plot_epochs(results, {"loss": ("cross-entropy", "C0")}, accuracies)

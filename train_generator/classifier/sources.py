@@ -1,0 +1,153 @@
+"""From where the counterfactuals of a classifier's training come, as settings say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+
+from cgn_augment import (
+    BankSource,
+    FreshSource,
+    Interventions,
+    Parts,
+    Placement,
+    ShardSource,
+    load_cgn,
+    load_parts,
+)
+from cgn_augment.checks import require_choice, require_choices, require_counts
+from cgn_augment.errors import ArgumentError
+from cgn_augment.generators import CGN
+from cgn_augment.images.loading import LoadConfig
+from cgn_augment.sources.bank import StorageName
+
+Texture = Literal["shape", "any"]
+Background = Literal["any", "other"]
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How counterfactuals are combined.
+
+    Attributes:
+        bank: masks, foregrounds and backgrounds that are kept and recombined; 0 draws each image
+            anew, from the CGN or from the disk.
+        refresh: of the bank, how many are replaced at each step.
+        storage: of the bank: uint8, float16 or float32.
+        chunk: images that are made at once.
+        truncation: of an ImageNet CGN, in (0, 1]; as its file says by default.
+        texture: "shape" leaves each object the texture that it has, the default for parts; "any"
+            exchanges it, the default for a CGN, for which parts must have been made with sheets of
+            their textures.
+        background: any, or other: of another class than the object's.
+        placement: where objects are put; where they were by default.
+
+    Raises:
+        ArgumentError: a value that cannot be used.
+    """
+
+    bank: int = 2000
+    refresh: int = 4
+    storage: StorageName = "uint8"
+    chunk: int = 16
+    truncation: float | None = None
+    texture: Texture | None = None
+    background: Background = "any"
+    placement: Placement = field(default_factory=Placement)
+
+    def __post_init__(self) -> None:
+        require_counts(self, "bank", "refresh", least=0)
+        require_counts(self, "chunk")
+        require_choices(self, background=Background)
+        if self.texture is not None:
+            require_choice("texture", self.texture, ("shape", "any"))
+
+    @property
+    def placement_or_none(self) -> Placement | None:
+        """Where objects are put, or None where they stay."""
+        return None if self.placement == Placement() else self.placement
+
+
+class Origin(NamedTuple):
+    """What counterfactuals are made of: one of the three.
+
+    Attributes:
+        parts: folder or URL of a set of parts.
+        cgn: path or name of a CGN.
+        shards: folder or URLs of rendered counterfactuals.
+    """
+
+    parts: str | None = None
+    cgn: str | None = None
+    shards: str | list[str] | None = None
+
+
+def make_source(
+    origin: Origin,
+    config: SourceConfig,
+    *,
+    size: int,
+    classes: Sequence[str],
+    num: float,
+    reading: LoadConfig,
+    device: torch.device,
+) -> BankSource | FreshSource | ShardSource:
+    """Makes the source of a stream.
+
+    Args:
+        origin: of the counterfactuals.
+        config: settings.
+        size: of parts, in pixels.
+        classes: names of the images' classes, by label, which parts must have too.
+        num: counterfactuals of a step, about.
+        reading: seed and processes.
+        device: where the images go.
+
+    Raises:
+        ArgumentError: not one of the three, or settings that it has no use for.
+    """
+    if sum(given is not None for given in origin) != 1:
+        raise ArgumentError(
+            "counterfactuals come from parts, from a CGN or from shards: pass one of --parts, "
+            "--cgn and --shards"
+        )
+    if origin.shards is not None:
+        if (config.texture, config.background, config.placement_or_none) != (None, "any", None):
+            raise ArgumentError(
+                "shards hold counterfactuals that are composed already: leave texture, background "
+                "and placement of the source out, or pass --parts or --cgn"
+            )
+        many = reading.num_workers
+        workers = 1 << (many.bit_length() - 1) if many else 0  # a power of two
+        refresh = max(1, math.ceil(num))
+        return ShardSource(origin.shards, refresh=refresh, seed=reading.seed, num_workers=workers)
+    cgn: CGN | Parts
+    if origin.parts is not None:
+        if config.truncation is not None:
+            raise ArgumentError("parts have no truncation: leave it out")
+        labels = {name: label for label, name in enumerate(classes)}
+        cgn = load_parts(origin.parts, size, device, class_to_idx=labels)
+    else:
+        cgn = load_cgn(str(origin.cgn), device=device, truncation=config.truncation)
+    texture = config.texture or ("any" if origin.parts is None else "shape")
+    interventions = Interventions(
+        texture="shape" if texture == "shape" else None,
+        background="other" if config.background == "other" else None,
+    )
+    placement = config.placement_or_none
+    if config.bank == 0:
+        return FreshSource(cgn, interventions, placement=placement, chunk=config.chunk)
+    return BankSource(
+        cgn,
+        config.bank,
+        config.refresh,
+        interventions,
+        placement=placement,
+        seed=reading.seed,
+        storage=config.storage,
+        chunk=config.chunk,
+    )
