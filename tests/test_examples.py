@@ -298,4 +298,4 @@ def test_both_ways_to_train_from_shards_run(
 
 def test_train_from_shards_refuses_what_is_no_set(tmp_path: Path) -> None:
     refused = run("train_from_shards.py", tmp_path, "--num-train", 64, "--num-test", 20)
-    assert "has no manifest.json, so it is not a complete set of shards" in str(refused)
+    assert "has no manifest.json, so it is not a complete set of counterfactuals" in str(refused)
