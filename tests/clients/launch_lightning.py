@@ -30,11 +30,13 @@ class Net(LightningModule):
 
     def on_train_end(self) -> None:
         ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        seen = self.epochs if self.name == "epochs" else self.epochs[1]
+        seen = self.epochs[1] if self.name == "resumed" else self.epochs
         write_report(self.folder, self.trainer.global_rank, {**ranks, self.name: seen})
 
 
-def fit(net: Net, train: Any, strategy: str, devices: int, **options: Any) -> None:
+def fit(
+    net: Net, train: Any, strategy: str, devices: int, limit: int | None = None, **options: Any
+) -> None:
     # Saved after the first step of the second epoch: 24 real images are read in steps of four.
     every = 24 // devices // 4 + (24 // devices % 4 > 0) + 1
     keep = ModelCheckpoint(net.folder, "{step}", every_n_train_steps=every, save_top_k=-1)
@@ -43,6 +45,7 @@ def fit(net: Net, train: Any, strategy: str, devices: int, **options: Any) -> No
         devices=devices,
         strategy=strategy,
         max_epochs=2,
+        limit_train_batches=limit,
         logger=False,
         callbacks=[keep] if net.name == "epochs" else [],
         enable_checkpointing=net.name == "epochs",
@@ -58,6 +61,7 @@ def main() -> None:
     (saved,) = folder.glob("*.ckpt")
     train = stream(num=24).as_loader()  # whose state is that of the bare stream
     fit(Net(folder, "resumed"), train, strategy, devices, ckpt_path=saved)
+    fit(Net(folder, "limited"), stream(num=24), strategy, devices, limit=1)
 
 
 if __name__ == "__main__":

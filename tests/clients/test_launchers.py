@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,14 +25,18 @@ LIMIT = 300
 """Seconds, of which a quiet machine needs a tenth."""
 
 
-def launch(folder: Path, *command: str) -> None:
-    """Runs Python with these arguments, and ends all that it started where it takes too long."""
+def launch(folder: Path, *command: str, **variables: str) -> None:
+    """Runs Python with these arguments, and ends all that it started where it takes too long.
+
+    `variables` are added to the environment.
+    """
     environment = {
         **{name: value for name, value in os.environ.items() if "PYTEST" not in name},
         "PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "tests")]),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        **variables,
     }
     run = subprocess.Popen(
         [sys.executable, "-m", *command]
@@ -73,6 +80,48 @@ def test_torchrun(num: int, tmp_path: Path) -> None:
 def test_lightning(strategy: str, num: int, tmp_path: Path) -> None:
     launch(tmp_path, str(HERE / "launch_lightning.py"), str(tmp_path), strategy, str(num))
     check_ranks(tmp_path, num)
+    check_limited(tmp_path, num)
+
+
+def check_limited(folder: Path, world_size: int) -> None:
+    """Whether two epochs of one step each showed other images to each process."""
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+    epochs = list(zip(*(report["limited"] for report in reports), strict=True))
+    for ranks in epochs:
+        read = [index for ((real, _),) in ranks for index in real]
+        assert len(read) == len(set(read)) == 4 * world_size
+    drawn = [number for ranks in epochs for ((_, made),) in ranks for number in made]
+    assert len(drawn) == len(set(drawn)) == 2 * 2 * world_size
+
+
+@pytest.mark.slow
+def test_lightning_under_slurm(tmp_path: Path) -> None:
+    """Tasks that srun has started, as far as a process can see of it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "MASTER_PORT": port,
+    }
+    command = (str(HERE / "launch_lightning.py"), str(tmp_path), "ddp", "2")
+    with ThreadPoolExecutor(2) as tasks:
+        started = [
+            tasks.submit(
+                launch, tmp_path, *command, **job, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)
+            )
+            for i in range(2)
+        ]
+        for task in started:
+            task.result()
+    check_ranks(tmp_path, 2)
+    check_limited(tmp_path, 2)
 
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=SLOW)])
