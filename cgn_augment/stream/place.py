@@ -22,7 +22,10 @@ _DEPTH = 20
 """Callers that are looked at."""
 
 _STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
-_LOADERS = ("torch.utils.data._utils.fetch", "accelerate.data_loader", _STATEFUL)
+_LIGHTNING = tuple(
+    f"{name}.utilities.combined_loader" for name in ("lightning.pytorch", "pytorch_lightning")
+)
+_LOADERS = ("torch.utils.data._utils.fetch", "accelerate.data_loader", _STATEFUL, *_LIGHTNING)
 
 _CUT = ("DataLoaderDispatcher", "IterableDatasetShard")
 """Accelerate's loaders that share a batch out among processes."""
@@ -75,9 +78,10 @@ def require_usable_place(
             "does not survive a fork: make the CounterfactualDataset in this process"
         )
     skipping = None
-    hidden = False
+    hidden = reads_ahead = False
     for module, loader in _loaders():
         kind = type(loader).__name__
+        reads_ahead = reads_ahead or module in _LIGHTNING
         if module == _STATEFUL:
             hidden = False
         if getattr(loader, "dataset", None) is not stream:
@@ -113,6 +117,11 @@ def require_usable_place(
                 "first (transformers.Trainer: with the epoch of the checkpoint, "
                 "int(TrainerState.load_from_json(…).epoch))"
             )
+    if reads_ahead and not stream.has_length():
+        logger.warning(
+            "Lightning reads one batch ahead of a stream whose length is unknown, and a run that "
+            "is resumed inside an epoch leaves that batch out: give the real data a length"
+        )
     if hidden:
         logger.warning(
             "a DataLoader around the stream hides its epoch and its state from those who save and "

@@ -132,10 +132,11 @@ class Endless:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stream_without_a_length_goes_on_behind_what_was_read_ahead(
-    way: str, tmp_path: Path
+    way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saver = keep(tmp_path, every_n_train_steps=1)
     whole = fit(given(way, real=Endless()), callbacks=[saver])
+    assert "Lightning reads one batch ahead of a stream whose length is unknown" in caplog.text
     train = stream(Endless())
     assert whole == [step for _ in range(2) for step in steps_of(train)]
     saved = tmp_path / "step=2.ckpt"

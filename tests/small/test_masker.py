@@ -16,7 +16,13 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
 from train_generator.small.blobs import draw_blobs
 from train_generator.small.config import MaskerConfig
-from train_generator.small.masker import MaskerStage, Parts, drawn_parts, find_masks, one_cycle
+from train_generator.small.masker import (
+    FactorPools,
+    MaskerStage,
+    drawn_parts,
+    find_masks,
+    one_cycle,
+)
 
 CPU = torch.device("cpu")
 
@@ -55,7 +61,7 @@ class Painter(SmallCGN):
 
 
 def make_stage(
-    parts: SmallCGN | Parts,
+    parts: SmallCGN | FactorPools,
     accelerator: Accelerator,
     masker: UNetMasker | None = None,
     start: UNetMasker | None = None,
@@ -67,7 +73,7 @@ def make_stage(
     return MaskerStage(config, masker or make_masker(), parts, accelerator, start)
 
 
-def with_masks(masks: Tensor) -> Parts:
+def with_masks(masks: Tensor) -> FactorPools:
     """The Painter's foregrounds and backgrounds with other masks."""
     return replace(drawn_parts(Painter().eval(), 40), masks=masks)
 

@@ -29,7 +29,7 @@ from train_generator.training.stages import descend
 
 
 @dataclass(frozen=True)
-class Parts:
+class FactorPools:
     """What images are recombined from.
 
     Attributes:
@@ -44,7 +44,7 @@ class Parts:
 
 
 @torch.no_grad()
-def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
+def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> FactorPools:
     """Draws `num` binarised masks, foregrounds and backgrounds, or a few more, from a generator.
 
     There are as many of each class. The generator is in eval mode and left as it is.
@@ -54,7 +54,7 @@ def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> Parts:
     foregrounds, backgrounds = (
         ClassPool(each, classes[0]) for each in (drawn.foreground, drawn.background)
     )
-    return Parts(drawn.mask > 0.5, foregrounds, backgrounds)
+    return FactorPools(drawn.mask > 0.5, foregrounds, backgrounds)
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class MaskerStage:
 
     config: MaskerConfig
     masker: UNetMasker
-    parts: Parts
+    parts: FactorPools
     accelerator: Accelerator
     start: UNetMasker | None = None
 
@@ -119,7 +119,7 @@ class MaskerStage:
 def masker_stages(
     config: MaskerConfig,
     maskers: tuple[UNetMasker, UNetMasker],
-    drawn: Callable[[], Parts],
+    drawn: Callable[[], FactorPools],
     real: tuple[Tensor, Tensor] | None,
     accelerator: Accelerator,
 ) -> dict[str, Callable[[], MaskerStage]]:
@@ -136,7 +136,7 @@ def masker_stages(
     def go_on(number: int, images: Tensor, labels: Tensor) -> MaskerStage:
         masker, before = maskers[number % 2], maskers[(number - 1) % 2]
         found = find_masks(before, images, accelerator)
-        parts = Parts(found, *whole_textures(images, labels, found, config.num_textures))
+        parts = FactorPools(found, *whole_textures(images, labels, found, config.num_textures))
         return MaskerStage(config, masker, parts, accelerator, before)
 
     stages = {"masker": lambda: MaskerStage(config, maskers[0], drawn(), accelerator)}
