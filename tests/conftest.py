@@ -98,6 +98,8 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    # A file system that another test has left in the cache would ask its own, stopped server.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     files = fsspec.filesystem("s3", skip_instance_cache=True)
     name = f"shards-{next(BUCKETS)}"  # the server keeps the buckets of earlier tests
     files.mkdir(name)
