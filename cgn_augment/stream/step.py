@@ -65,8 +65,10 @@ class StepMaker:
     _checked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        taken = signature(self.source.sample)
+        self._draws_into_room = "out" in taken.parameters
         try:
-            signature(self.source.sample).bind(1, torch.Generator(), Step(), None)
+            taken.bind(1, torch.Generator(), Step(), None)
         except TypeError as error:
             raise ArgumentTypeError(
                 f"sample of {type(self.source).__name__} must take (num, generator, step, real), "
@@ -180,7 +182,7 @@ class StepMaker:
         """
         size = getattr(self.source, "image_size", None)
         if (
-            "out" not in signature(self.source.sample).parameters
+            not self._draws_into_room
             or num == 0
             or self.mix == "separate"
             or images.dtype is not torch.float32
