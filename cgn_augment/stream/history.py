@@ -71,7 +71,10 @@ class History:
         self.position = Position(**{name: state[name] for name in Position._fields})
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of an epoch, or keeps the place in it that was loaded."""
+        """Goes to the start of an epoch, or keeps the place in it that was loaded.
+
+        An iterator of this very epoch that goes on nevertheless is where the stream is again.
+        """
         self.knows_epoch = True
         if self._loaded is not None:
             if epoch == self.position.epoch:
@@ -85,7 +88,7 @@ class History:
                     self.position.step,
                     self.position.epoch,
                 )
-        left = self._current if epoch == self.position.epoch else None
+        left = (self._current or self._left) if epoch == self.position.epoch else None
         self._go_to(epoch)
         self._left = left
 

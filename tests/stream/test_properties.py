@@ -398,7 +398,8 @@ class Histories(RuleBasedStateMachine):
 
     The place is (epoch, step). An `iter` goes to the next epoch if the place is inside or behind
     one, but for a place that was just loaded. Each batch is the one that a new stream, sent to the
-    epoch by `set_epoch`, yields there.
+    epoch by `set_epoch`, yields there. An iterator whose own epoch is named while it runs, and that
+    goes on, says again where the stream is.
     """
 
     saved = Bundle("saved")
@@ -414,6 +415,7 @@ class Histories(RuleBasedStateMachine):
         self.carries: dict[tuple[int, int], int] = {}
         self.running: list[Running] = []
         self.latest: Running | None = None
+        self.named: Running | None = None
         self.place, self.loaded = (0, 0), False
         self.stream, self.random = make_known(case, kind), torch.get_rng_state()
 
@@ -440,7 +442,7 @@ class Histories(RuleBasedStateMachine):
         for _ in range(1 + twice):
             self.running = [*self.running[-1:], Running(iter(self.stream))]
             if self.next_place() != self.place:
-                self.place, self.latest = self.next_place(), None
+                self.place, self.latest, self.named = self.next_place(), None, None
         self.take(self.running[-1], num)
         if self.running:
             self.take(self.running[0], older)
@@ -454,17 +456,20 @@ class Histories(RuleBasedStateMachine):
         for _ in range(num):
             if not running.begun:
                 running.epoch, running.step = self.place = self.next_place()
-                running.begun, self.latest, self.loaded = True, running, False
+                running.begun, self.loaded = True, False
+                self.latest, self.named = running, None
             expected = self.expected(running.epoch)
             batch = next(running.batches, None)
             if running.step == len(expected):
                 assert batch is None
                 self.running.remove(running)
                 if self.latest is running:
-                    self.place, self.latest = (running.epoch + 1, 0), None
+                    self.place, self.latest, self.named = (running.epoch + 1, 0), None, None
                 return
             assert same(batch, expected[running.step])
             running.step += 1
+            if self.named is running:
+                self.latest, self.named = running, None
             if self.latest is running:
                 self.place = (running.epoch, running.step)
 
@@ -477,6 +482,7 @@ class Histories(RuleBasedStateMachine):
         epoch = max(0, self.place[0] + ahead)
         (self.stream.sampler if by_the_sampler else self.stream).set_epoch(epoch)
         if not self.loaded or epoch != self.place[0]:
+            self.named = (self.latest or self.named) if epoch == self.place[0] else None
             self.place, self.loaded, self.latest = (epoch, 0), False, None
 
     @rule(target=saved)
@@ -489,7 +495,7 @@ class Histories(RuleBasedStateMachine):
             self.stream, self.running = make_known(self.case, self.kind), []
         state, self.place = saved
         self.stream.load_state_dict(copy.deepcopy(state))
-        self.loaded, self.latest = True, None
+        self.loaded, self.latest, self.named = True, None, None
         if both:  # as clients do
             self.stream.set_epoch(self.place[0])
 
