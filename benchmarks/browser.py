@@ -170,10 +170,9 @@ class Browser:
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
             for event in self.events:
-                if event["method"] == "Browser.downloadProgress":
-                    if event["params"]["state"] == "completed":
-                        self.events.remove(event)
-                        return self.folder / "downloads" / name
+                if event["params"].get("state") == "completed":  # Browser.downloadProgress
+                    self.events.remove(event)
+                    return self.folder / "downloads" / name
             self._receive(0.1)
         raise TimeoutError(f"{name} was not downloaded in {WAIT:.0f} s")
 

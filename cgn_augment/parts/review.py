@@ -120,7 +120,7 @@ def write_review(
     if len(parts) == 0:
         raise DataError(f"{parts.store.url} holds no images to look at")
     before, middle, after = _template()
-    with replacing(path) as temporary, tempfile.TemporaryFile() as spool:
+    with replacing(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
         facts, places = _collect(parts, most, threads, spool, advance)
         with temporary.open("wb") as out:
             title = html.escape(str(parts.store.url))
