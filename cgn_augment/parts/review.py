@@ -176,7 +176,9 @@ def _collect(
         order = np.argsort(-np.array(ranks), kind="stable")[:most]
         places += [of_class[number] for number in order]
         shown = [facts[number] for number in order]
-        classes.append({"name": name, "num": len(numbers), "entries": shown})
+        without = sum(state == _LEFT_OUT for _, state, *_ in facts)
+        group = {"name": name, "num": len(numbers), "without": without, "entries": shown}
+        classes.append(group)
     known = {
         "fingerprint": parts.fingerprint,
         "exclude": parts.manifest.settings["exclude"],

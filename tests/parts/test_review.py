@@ -101,6 +101,7 @@ def test_the_page_holds_every_image_by_class_the_worst_first(place: Path, page: 
     assert by_class["cat"][0][3] == "left out: no mask"
     assert "several pieces" in by_class["cat"][2][3]
     assert facts["exclude"] == ["cat/003"]
+    assert [group["without"] for group in facts["classes"]] == [0, 1, 0]
     assert len(pictures) == len(shown)
     for (key, state, *_), (cut, background) in zip(shown, pictures, strict=True):
         part = parts.read(parts.index.keys.index(key))
@@ -314,6 +315,8 @@ def test_the_page_fits_its_width_and_shows_what_is_asked_for(
             "show.dispatchEvent(new Event('change')) })()"
         )
         assert browser.evaluate(shown) == expected
+        headings = "[...document.querySelectorAll('h2')].filter((h) => h.offsetParent).length"
+        assert browser.evaluate(headings) == 1  # of the class of that image
     assert not errors(browser)
 
 
