@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 from cgn_augment.parts.part import Part
 
@@ -19,6 +21,9 @@ FEATHER = 3
 
 SURE = 0.95
 """Share of opacity above which nothing shines through."""
+
+ALIKE = 24
+"""Of 255: an object's pixel is like the background where no colour differs by more."""
 
 LEAST = 0.1
 """Doubts below are not worth a word."""
@@ -30,6 +35,7 @@ _RAMPS: Mapping[str, tuple[float, float]] = {
     "several pieces": (0.01, 0.25),  # share outside the largest piece
     "holes": (0.0, 0.15),  # share of the outline's inside that is open
     "at the border": (1.0, 4.0),  # sides of the image that the box touches
+    "like the background": (0.02, 0.4),  # share of the object's pixels
     "no background": (0.0, 1.0),
 }
 """Where each doubt begins, and where it is full."""
@@ -61,6 +67,7 @@ def find_doubts(part: Part, usual_area: float) -> dict[str, float]:
         values |= {"small": -change, "large": change}
     if part.object is not None:
         values |= _of_shape(part.object[3].numpy() / 255)
+        values["like the background"] = _alike(part.object, part)
     doubts = {name: round(_ramp(value, *_RAMPS[name]), 3) for name, value in values.items()}
     return dict(
         sorted(
@@ -83,6 +90,17 @@ def _of_shape(alpha: npt.NDArray[np.float64]) -> dict[str, float]:
         "holes": 1 - float(shape.sum() / whole.sum()),
         "soft mask": float((alpha[inside] < SURE).mean()) if inside.any() else 0.0,
     }
+
+
+def _alike(cut: Tensor, part: Part) -> float:
+    """Returns which share of an object looks like what its background was filled with there."""
+    there = cut[3] > 127
+    if part.background is None or not there.any():
+        return 0.0
+    top, left, height, width = part.box
+    behind = part.background[:, top : top + height, left : left + width].to(torch.int16)
+    differences = (behind - cut[:3].to(torch.int16)).abs().amax(dim=0)
+    return float((differences[there] <= ALIKE).float().mean())
 
 
 def _sides(part: Part) -> int:

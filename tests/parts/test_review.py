@@ -218,6 +218,8 @@ def block(**regions: tuple[slice, slice, float]) -> torch.Tensor:
         (part_of(block(), background=None), ["no background"]),
         (part_of(block(), box=(0, 0, 40, 40)), ["at the border"]),
         (part_of(block(), box=(0, 10, 40, 40)), []),
+        (part_of(block(), background=torch.full((3, 100, 100), 140)), ["like the background"]),
+        (part_of(block(), background=torch.full((3, 100, 100), 160)), []),
         (part_of(block(gap=(slice(10, 20), slice(None), 0.0))), ["several pieces"]),
         (part_of(block(hole=(slice(10, 30), slice(10, 30), 0.0))), ["holes"]),
         (part_of(block(haze=(slice(10, 30), slice(10, 30), 0.6))), ["soft mask"]),
