@@ -1,4 +1,4 @@
-"""The commands `cgn-augment parts`, `parts verify` and `parts info`."""
+"""The commands `cgn-augment parts`, `parts verify`, `parts info` and `parts review`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.photos import read_keys
+from cgn_augment.parts.review import check_page, write_review
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, summarize_parts
 from cgn_augment.parts.verify import verify_parts
@@ -36,7 +37,7 @@ def write(
     num_workers: int | None = None,
     resume: bool = False,
 ) -> None:
-    """Takes photographs apart into WebDataset shards ('parts info' shows, 'parts verify' checks).
+    """Takes photographs apart into WebDataset shards ('parts info', 'review', 'verify' look at it).
 
     Several processes share out the shards: start them with torchrun, or give each its --rank and
     the --world-size. After an interruption the same command with --resume completes the set.
@@ -116,3 +117,21 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
     for name, value in summarize_parts(parts).items():
         print(f"{name:20} {value}")
     print(f"{'sheet':20} {save_figure(draw_parts(parts, num), sheet)}")
+
+
+def review(out: str, page: str = "review.html", num: int | None = None) -> None:
+    """Writes a page to look at every cut-out in a browser, and to choose what to leave out.
+
+    The page shows the worst of each class first. It saves a list of keys that --exclude of
+    'cgn-augment parts' takes.
+
+    Args:
+        out: folder or URL of the set.
+        page: the file to write, .html.
+        num: at most so many images of a class, the worst (default: all).
+    """
+    check_page(page)
+    parts = PartSet.open(out)
+    with tqdm(total=len(parts), unit="image", desc="shrinking") as bar:
+        path = write_review(parts, page, num=num, advance=bar.update)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")

@@ -73,24 +73,22 @@ def sheet(
 
 def main() -> None:
     """Runs the command line."""
-    first = sys.argv[1:3]
-    if first[1:] not in (["verify"], ["info"]):  # a command that has commands beside its own work
-        if first[:1] == ["shards"]:
-            run_commands("cgn-augment shards", shards.render, sys.argv[2:])
-            return
-        if first[:1] == ["parts"]:
-            run_commands("cgn-augment", {"parts": parts.write})
-            return
     commands: Commands = {
         "info": info,
         "sheet": sheet,
         "sample": sample,
         "interpolate": interpolate,
         "preview": preview,
-        "parts": {"verify": parts.verify, "info": parts.info},
+        "parts": {"verify": parts.verify, "info": parts.info, "review": parts.review},
         "shards": {"verify": shards.verify, "info": shards.info},
     }
-    run_commands("cgn-augment", commands)
+    own, under = sys.argv[1:2], sys.argv[2:3]  # a command that has commands beside its own work
+    if own == ["shards"] and under not in (["verify"], ["info"]):
+        run_commands("cgn-augment shards", shards.render, sys.argv[2:])
+    elif own == ["parts"] and under not in (["verify"], ["info"], ["review"]):
+        run_commands("cgn-augment", {"parts": parts.write})
+    else:
+        run_commands("cgn-augment", commands)
 
 
 def run_commands(
