@@ -7,14 +7,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.errors import ArgumentError
+from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.masking import mask_photos
 from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, summarize_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
+from cgn_augment.ranks import find_rank
 from cgn_augment.shards.checking import advice
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
@@ -35,6 +40,8 @@ def write(
     world_size: int | None = None,
     num_workers: int | None = None,
     resume: bool = False,
+    masker: str | None = None,
+    masking: MaskSettings = MaskSettings(),  # noqa: B008 - it is frozen
 ) -> None:
     """Takes photographs apart into WebDataset shards ('parts info' shows, 'parts verify' checks).
 
@@ -52,8 +59,21 @@ def write(
         world_size: how many processes there are (default: torchrun's).
         num_workers: processes that take images apart (default: one for each core).
         resume: go on with what is in OUT.
+        masker: finds the masks first, and writes them to the folder that --masks names; see
+            cgn-augment masks. For one process.
+        masking: settings of the masker and its masks.
     """
+    if masker is None and masking != MaskSettings():
+        raise ArgumentError("--masking is for a masker: pass --masker too")
+    if masker is not None and find_rank(rank, world_size)[1] > 1:
+        raise ArgumentError(
+            f"one process finds masks: run cgn-augment masks {images} {config.masks} --masker "
+            f"{masker} first, then leave --masker out"
+        )
     try:
+        if masker is not None:
+            counts = mask_photos(images, config, masker, masking, progress=True)
+            tell_masks(counts, config.masks)
         manifest = write_parts(
             images,
             out,
