@@ -15,7 +15,7 @@ from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.masking import mask_photos
 from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
-from cgn_augment.parts.sheet import draw_parts, summarize_parts
+from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
@@ -101,9 +101,17 @@ def _tell_left_out(manifest: Manifest, out: str) -> None:
     left_out = [f"{num} {name}" for name, num in counts.items() if name != "usable" and num]
     if left_out:
         print(f"left out: {', '.join(left_out)}; {LEFT_OUT} lists them, 'parts info' draws some")
-    for name, num in zip(manifest.settings["classes"], usable, strict=True):
+    classes = manifest.settings["classes"]
+    for name, num in zip(classes, usable, strict=True):
         if num == 0:
             print(f"of the class {name} no object could be used")
+    by_class = {
+        name: {verdict: counts[label] for verdict, counts in manifest.class_counts.items()}
+        for label, name in enumerate(classes)
+        if usable[label]
+    }
+    for warning in find_failing(by_class):
+        print(f"warning: {warning}")
 
 
 def verify(out: str) -> None:
@@ -135,4 +143,6 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
     parts = PartSet.open(out, complete=False)
     for name, value in summarize_parts(parts).items():
         print(f"{name:20} {value}")
+    for warning in find_failing(parts.class_counts):
+        print(f"{'warning':20} {warning}")
     print(f"{'sheet':20} {save_figure(draw_parts(parts, num), sheet)}")
