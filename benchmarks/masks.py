@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from cgn_augment.images.finding import find_labelled_images, read_image
 from cgn_augment.images.reading import resize_mask, to_mask
-from cgn_augment.masks import bundled_maskers
+from cgn_augment.masks import bundled_maskers, load_masker
 from cgn_augment.masks.refine import Mask, refine
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.masks.writing import write_masks
@@ -125,7 +125,9 @@ def run_masker(photos: Sequence[Photo], masker: str, size: int | None) -> tuple[
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(photo.pixels).save(path)
         started = time.perf_counter()
-        write_masks(images, out, masker, MaskSettings(size=size))
+        bundled = masker in bundled_maskers()  # which the command refuses for photographs
+        found_by = load_masker(masker) if bundled else masker
+        write_masks(images, out, found_by, MaskSettings(size=32 if bundled else size))
         rate = len(photos) / (time.perf_counter() - started)
         masks = []
         for photo in photos:

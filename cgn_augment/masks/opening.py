@@ -110,7 +110,10 @@ def open_masker(
         settings.refuse((*_MODEL, *_NETWORK), "a function")
         function = require_masker(cast(Masker, masker))
         size = settings.size or int(getattr(function, "size", SIZE))
-        return SizedMasker(function, size, None, None, identify_masker(function), device)
+        name = identify_masker(function)
+        if not hasattr(function, "fingerprint"):
+            name = getattr(function, "__qualname__", name)  # functions have one type
+        return SizedMasker(function, size, None, None, name, device)
     if masker.startswith(PREFIX):
         settings.refuse(_MODEL, masker)
         network, size, name = open_segmentation(masker, settings.classes, settings.weights, device)

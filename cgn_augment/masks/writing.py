@@ -26,12 +26,16 @@ from cgn_augment.errors import ArgumentError, CheckpointError, DataError
 from cgn_augment.files import replacing
 from cgn_augment.images.finding import find_images, name_some, read_image
 from cgn_augment.images.reading import resize_mask
+from cgn_augment.masks.checkpoint import bundled_maskers
 from cgn_augment.masks.opening import SizedMasker, open_masker
 from cgn_augment.masks.refine import Mask, Pixels, import_opencv, refine
 from cgn_augment.masks.settings import MaskSettings
 
 SETTINGS = "masks.json"
 """What the masks of a folder were made with."""
+
+DRAWN = 96
+"""Pixels; images with a longer shorter side are none that a bundled masker was trained for."""
 
 _SPEED = ("batch_size", "device", "weights")  # what changes no mask; weights are in the fingerprint
 
@@ -78,7 +82,8 @@ def write_masks(
         progress: whether to show a bar.
 
     Raises:
-        ArgumentError: settings that do not fit, or `out` is within `images` or the other way round.
+        ArgumentError: settings that do not fit, `out` is within `images` or the other way round, or
+            a bundled masker was asked for masks of photographs.
         CheckpointError: weights that cannot be used.
         DataError: no images, two images with one mask, or `out` has masks of something else.
         FileError: there is no such masker.
@@ -109,7 +114,9 @@ def write_masks(
     if settings.edges != "none":
         import_opencv(settings.edges)  # before anything that takes long
     opened = open_masker(masker, settings)
-    _begin(target, targets, opened, settings)
+    if isinstance(masker, str) and masker in bundled_maskers():
+        _refuse_photographs(paths[0], masker)
+    _begin(target, opened, settings)
     unreadable: list[str] = []
     written = kept = 0
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -145,6 +152,19 @@ def write_masks(
     return MaskCounts(written, kept, tuple(unreadable))
 
 
+def _refuse_photographs(path: Path, masker: str) -> None:
+    try:
+        size = read_image(path).size
+    except DataError:  # which is said in its turn
+        return
+    if min(size) > DRAWN:
+        raise ArgumentError(
+            f"{masker} finds the digits of small drawn images, and {path} has {size[0]}x{size[1]} "
+            "pixels: it would find something else in photographs; take u2net.onnx or "
+            "another file, torchvision/NAME or grabcut"
+        )
+
+
 def _targets(paths: Iterable[Path], source: Path, target: Path) -> list[Path]:
     """Returns where the mask of each image goes."""
     one, other = source.resolve(), target.resolve()
@@ -162,12 +182,18 @@ def _targets(paths: Iterable[Path], source: Path, target: Path) -> list[Path]:
     return list(found)
 
 
-def _begin(out: Path, targets: Iterable[Path], masker: SizedMasker, settings: MaskSettings) -> None:
+def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
     """Writes down what the masks are made with, or compares it with what is written."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in _SPEED}
     made = json.loads(json.dumps({"masker": masker.fingerprint, **chosen, "size": masker.size}))
     note = out / SETTINGS
-    if note.is_file():
+    there = next((path for path in out.rglob("*.png") if not path.name.startswith(".")), None)
+    if there is not None and not note.is_file():
+        raise DataError(
+            f"{out} has masks of another making, such as {there}: give another folder, for masks "
+            "that are there are not written over"
+        )
+    if there is not None:
         try:
             before = json.loads(note.read_text(encoding="utf-8"))
             differs = sorted(name for name in made if before.get(name) != made[name])
@@ -179,12 +205,6 @@ def _begin(out: Path, targets: Iterable[Path], masker: SizedMasker, settings: Ma
                 "with which): give another folder, or remove it"
             )
         return
-    there = next((place for place in targets if place.exists()), None)
-    if there is not None:
-        raise DataError(
-            f"{out} has masks of another making, such as {there}: give another folder, for masks "
-            "that are there are not written over"
-        )
     out.mkdir(parents=True, exist_ok=True)
     with replacing(note) as temporary:
         temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

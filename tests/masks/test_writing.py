@@ -11,7 +11,7 @@ from mask_helpers import SIZES, box, find_dark, make_images, read_mask
 from PIL import Image
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, CheckpointError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from cgn_augment.masks import writing
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.masks.writing import SETTINGS, write_masks
@@ -68,21 +68,23 @@ def test_soft_masks_keep_their_levels_and_are_not_stretched(photos: Path) -> Non
 def test_what_is_there_stays_and_the_rest_is_made(photos: Path) -> None:
     out = photos.parent / "masks"
 
-    def fail_later(given: Tensor) -> Tensor:
-        if len(given) < 2:
+    def find(given: Tensor) -> Tensor:
+        if len(given) < 2 and interrupted:
             raise KeyboardInterrupt
         return find_dark(given)
 
+    interrupted = True
     with pytest.raises(KeyboardInterrupt):
-        write_masks(photos, out, fail_later, SETTING)
+        write_masks(photos, out, find, SETTING)
+    interrupted = False
     begun = masks_in(out)
     assert 0 < len(begun) < 3
     assert not list(out.rglob(".*"))
     mended = out / next(iter(begun))
     Image.new("L", (5, 5), 255).save(mended)
-    assert write_masks(photos, out, find_dark, SETTING)[:2] == (3 - len(begun), len(begun))
+    assert write_masks(photos, out, find, SETTING)[:2] == (3 - len(begun), len(begun))
     assert read_mask(mended).shape == (5, 5)
-    assert write_masks(photos, out, find_dark, SETTING)[:2] == (0, 3)
+    assert write_masks(photos, out, find, SETTING)[:2] == (0, 3)
 
 
 def test_masks_of_another_making_are_not_mixed_in(photos: Path) -> None:
@@ -98,8 +100,29 @@ def test_masks_of_another_making_are_not_mixed_in(photos: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read: remove it"):
         write_masks(photos, out, find_dark, SETTING)
     (out / SETTINGS).unlink()
-    with pytest.raises(DataError, match=r"has masks of another making, such as .*1.png"):
+    with pytest.raises(DataError, match=r"has masks of another making, such as .*\.png"):
         write_masks(photos, out, find_dark, SETTING)
+
+
+def test_settings_without_a_mask_hold_nobody(photos: Path) -> None:
+    out = photos.parent / "masks"
+    with pytest.raises(ArgumentTypeError, match="gave a int"):
+        write_masks(photos, out, lambda given: 0, SETTING)
+    assert write_masks(photos, out, find_dark, MaskSettings(size=32)).written == 3
+    with pytest.raises(DataError, match="with another masker"):
+        write_masks(photos, out, lambda given: given[:, :1] > 0, MaskSettings(size=32))
+    with pytest.raises(DataError, match="with another size"):
+        write_masks(photos, out, find_dark, SETTING)
+
+
+def test_a_bundled_masker_is_not_for_photographs(photos: Path) -> None:
+    out = photos.parent / "masks"
+    Image.new("RGB", (200, 100)).save(photos / "cat" / "0.png")
+    with pytest.raises(ArgumentError, match=r"0.png has 200x100 pixels: .* take u2net.onnx or"):
+        write_masks(photos, out, "wildlife-mnist")
+    assert not out.exists()
+    Image.new("RGB", (200, 96)).save(photos / "cat" / "0.png")
+    assert write_masks(photos, out, "wildlife-mnist").written == 4
 
 
 def test_an_image_that_cannot_be_read_has_no_mask_and_is_said(photos: Path) -> None:
