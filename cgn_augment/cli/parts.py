@@ -7,15 +7,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.errors import ArgumentError
+from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.masking import mask_photos
 from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.review import check_page, write_review
 from cgn_augment.parts.set import PartSet
-from cgn_augment.parts.sheet import draw_parts, summarize_parts
+from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
+from cgn_augment.ranks import find_rank
 from cgn_augment.shards.checking import advice
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
@@ -36,6 +41,8 @@ def write(
     world_size: int | None = None,
     num_workers: int | None = None,
     resume: bool = False,
+    masker: str | None = None,
+    masking: MaskSettings = MaskSettings(),  # noqa: B008 - it is frozen
 ) -> None:
     """Takes photographs apart into WebDataset shards ('parts info', 'review', 'verify' look at it).
 
@@ -53,8 +60,21 @@ def write(
         world_size: how many processes there are (default: torchrun's).
         num_workers: processes that take images apart (default: one for each core).
         resume: go on with what is in OUT.
+        masker: finds the masks first, and writes them to the folder that --masks names; see
+            cgn-augment masks. For one process.
+        masking: settings of the masker and its masks.
     """
+    if masker is None and masking != MaskSettings():
+        raise ArgumentError("--masking is for a masker: pass --masker too")
+    if masker is not None and find_rank(rank, world_size)[1] > 1:
+        raise ArgumentError(
+            f"one process finds masks: run cgn-augment masks {images} {config.masks} --masker "
+            f"{masker} first, then leave --masker out"
+        )
     try:
+        if masker is not None:
+            counts = mask_photos(images, config, masker, masking, progress=True)
+            tell_masks(counts, config.masks)
         manifest = write_parts(
             images,
             out,
@@ -82,9 +102,17 @@ def _tell_left_out(manifest: Manifest, out: str) -> None:
     left_out = [f"{num} {name}" for name, num in counts.items() if name != "usable" and num]
     if left_out:
         print(f"left out: {', '.join(left_out)}; {LEFT_OUT} lists them, 'parts info' draws some")
-    for name, num in zip(manifest.settings["classes"], usable, strict=True):
+    classes = manifest.settings["classes"]
+    for name, num in zip(classes, usable, strict=True):
         if num == 0:
             print(f"of the class {name} no object could be used")
+    by_class = {
+        name: {verdict: counts[label] for verdict, counts in manifest.class_counts.items()}
+        for label, name in enumerate(classes)
+        if usable[label]
+    }
+    for warning in find_failing(by_class):
+        print(f"warning: {warning}")
 
 
 def verify(out: str) -> None:
@@ -116,6 +144,8 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
     parts = PartSet.open(out, complete=False)
     for name, value in summarize_parts(parts).items():
         print(f"{name:20} {value}")
+    for warning in find_failing(parts.class_counts):
+        print(f"{'warning':20} {warning}")
     print(f"{'sheet':20} {save_figure(draw_parts(parts, num), sheet)}")
 
 

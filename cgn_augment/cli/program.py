@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: generators, what a loop will see, sets of shards and of parts."""
+"""The command `cgn-augment`: generators, what a loop will see, masks, sets of shards and parts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import auto_cli
 
+from cgn_augment.cli import masks as masks
 from cgn_augment.cli import parts as parts
 from cgn_augment.cli import shards as shards
 from cgn_augment.cli.generators import interpolate, sample
@@ -79,6 +80,7 @@ def main() -> None:
         "sample": sample,
         "interpolate": interpolate,
         "preview": preview,
+        "masks": masks.write,
         "parts": {"verify": parts.verify, "info": parts.info, "review": parts.review},
         "shards": {"verify": shards.verify, "info": shards.info},
     }

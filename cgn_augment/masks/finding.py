@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.masks.answers import understand_masks
 from cgn_augment.types import Masker
 
 _SLACK = 1e-3
@@ -38,13 +39,20 @@ def identify_masker(masker: Masker) -> str:
 def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
     """Runs a masker over images (N, 3, H, W), `chunk` of them at a time.
 
+    What it answers may have any of the forms that `understand_masks` knows.
+
+    Raises:
+        ArgumentTypeError: it answers something else.
+        DataError: it answers with another shape.
+
     Example:
         >>> import torch
         >>> from cgn_augment.masks.finding import find_masks
         >>> find_masks(lambda part: part[:, :1], torch.zeros(5, 3, 8, 8), chunk=2).shape
         torch.Size([5, 1, 8, 8])
     """
-    return torch.cat([masker(part) for part in torch.split(images, chunk)])
+    parts = torch.split(images, chunk)
+    return torch.cat([understand_masks(masker(part), part, masker) for part in parts])
 
 
 def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True) -> Tensor:

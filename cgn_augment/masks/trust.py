@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 logger = logging.getLogger(__name__)
 
-VERDICTS = ("usable", "empty", "full", "unsure")
+VERDICTS = ("usable", "empty", "full", "unsure", "border", "several")
 """What a gate says of a mask; its place is the number that `MaskGate.judge` returns."""
 
 _FEW = 64
@@ -25,15 +27,22 @@ class MaskGate:
 
     The object is where a mask is above 1/2. A mask is *empty* if its object covers less than
     `min_area` of the image, *full* if more than `max_area`, and otherwise *unsure* if the mean of
-    |2m - 1| over its pixels m is below `min_confidence`.
+    |2m - 1| over its pixels m is below `min_confidence`. Of the others, *border* is one whose
+    object touches more than `max_sides` sides of the image, as a background does that was taken for
+    an object; and *several* one whose second part is larger than `max_second` of its largest. By
+    default neither is looked at, for true masks may be so.
 
     Args:
         min_area: share of the image.
         max_area: share of the image.
         min_confidence: 0 (any mask) to 1 (only binary ones).
+        max_sides: of the image's four; 4 lets any mask pass.
+        max_second: share of the largest part; 1 lets any mask pass. Below 1 the parts are counted
+            on the CPU, a mask at a time.
 
     Raises:
-        ArgumentError: not 0 <= min_area <= max_area <= 1, or a confidence outside [0, 1].
+        ArgumentError: not 0 <= min_area <= max_area <= 1, a confidence or a share outside [0, 1],
+            or sides that are not 0 to 4.
 
     Example:
         >>> import torch
@@ -46,6 +55,8 @@ class MaskGate:
     min_area: float = 0.02
     max_area: float = 0.8
     min_confidence: float = 0.8
+    max_sides: int = 4
+    max_second: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_area <= self.max_area <= 1:
@@ -55,15 +66,37 @@ class MaskGate:
             )
         if not 0 <= self.min_confidence <= 1:
             raise ArgumentError(f"min_confidence must be in [0, 1], got {self.min_confidence}")
+        if self.max_sides not in range(5):
+            raise ArgumentError(f"max_sides must be 0 to 4, got {self.max_sides}")
+        if not 0 <= self.max_second <= 1:
+            raise ArgumentError(f"max_second must be in [0, 1], got {self.max_second}")
 
     def judge(self, masks: Tensor) -> Tensor:
         """Returns for masks (N, 1, H, W) in [0, 1] their verdicts, (N,) int64, 0 for usable."""
-        area = (masks > 0.5).flatten(1).float().mean(dim=1)
+        inside = masks[:, 0] > 0.5
+        area = inside.flatten(1).float().mean(dim=1)
         confidence = (2 * masks - 1).abs().flatten(1).mean(dim=1)
-        verdicts = (confidence < self.min_confidence).long() * VERDICTS.index("unsure")
+        verdicts = torch.zeros_like(area, dtype=torch.int64)
+        if self.max_second < 1:
+            several = [_second(each) > self.max_second for each in inside.cpu().numpy()]
+            verdicts[torch.tensor(several, dtype=torch.bool)] = VERDICTS.index("several")
+        if self.max_sides < 4:
+            edges = inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]
+            sides = torch.stack([edge.any(dim=1) for edge in edges]).sum(dim=0)
+            verdicts[sides > self.max_sides] = VERDICTS.index("border")
+        verdicts[confidence < self.min_confidence] = VERDICTS.index("unsure")
         verdicts[area > self.max_area] = VERDICTS.index("full")
         verdicts[area < self.min_area] = VERDICTS.index("empty")
         return verdicts
+
+
+def _second(inside: NDArray[np.bool_]) -> float:
+    """Returns the size of the second largest connected part, as a share of the largest one's."""
+    from scipy import ndimage  # takes its time
+
+    labels, num = ndimage.label(inside)
+    sizes = np.sort(np.bincount(labels.ravel())[1:])
+    return float(sizes[-2] / sizes[-1]) if num > 1 else 0.0
 
 
 class GateCounter:
@@ -82,7 +115,7 @@ class GateCounter:
         >>> counter.usable(torch.stack([torch.zeros(1, 8, 8), torch.eye(8)[None]])).tolist()
         [False, True]
         >>> counter.counts
-        {'usable': 1, 'empty': 1, 'full': 0, 'unsure': 0}
+        {'usable': 1, 'empty': 1, 'full': 0, 'unsure': 0, 'border': 0, 'several': 0}
     """
 
     def __init__(self, gate: MaskGate | None) -> None:

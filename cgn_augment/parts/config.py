@@ -33,6 +33,9 @@ class PartConfig:
         min_area: smallest share of an image that a mask may cover.
         max_area: largest share.
         min_confidence: of a soft mask, the least mean of |2m - 1| over its pixels m.
+        max_sides: most sides of the image that a mask may touch; 2 leaves out what a masker took
+            for an object and is ground.
+        max_second: a second object's largest share of the first one's area; 1 for any.
         max_hole: share of the image; a background with a larger hole is left out.
         textures: also make a whole sheet of each object's texture, to exchange textures.
         quality: of the backgrounds' JPEG, 1 to 100.
@@ -50,6 +53,8 @@ class PartConfig:
     min_area: float = MaskGate.min_area
     max_area: float = MaskGate.max_area
     min_confidence: float = MaskGate.min_confidence
+    max_sides: int = MaskGate.max_sides
+    max_second: float = MaskGate.max_second
     max_hole: float = 0.8
     textures: bool = False
     quality: int = 95
@@ -82,4 +87,5 @@ class PartConfig:
     @property
     def gate(self) -> MaskGate:
         """Which masks are trusted."""
-        return MaskGate(self.min_area, self.max_area, self.min_confidence)
+        names = ("min_area", "max_area", "min_confidence", "max_sides", "max_second")
+        return MaskGate(**{name: getattr(self, name) for name in names})

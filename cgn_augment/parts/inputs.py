@@ -142,7 +142,7 @@ def photos_of_folder(root: Path, config: PartConfig) -> ListedPhotos:
     root = root.expanduser()
     classes: tuple[str, ...] | None = None
     photos = []
-    for split in _splits_of(root, config):
+    for split in splits_of(root, config):
         found = find_labelled_images(root / split)
         if classes not in (None, found.classes):
             raise DataError(f"{root / split} has other classes than the other splits")
@@ -203,7 +203,7 @@ def _mask_of(masks: str, root: Path, split: str, source: str) -> str | None:
     return mirrored(masks, source if whole else inner)
 
 
-def _splits_of(root: Path, config: PartConfig) -> list[str]:
+def splits_of(root: Path, config: PartConfig) -> list[str]:
     """Returns the folders of splits to read; an empty name where there are none."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root} of images. Expected:{CLASS_LAYOUT}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +12,16 @@ from torch import Tensor
 
 from cgn_augment.errors import DataError
 from cgn_augment.parts.index import Numbers
+from cgn_augment.parts.making import EXCLUDED
 from cgn_augment.parts.part import Part
 from cgn_augment.parts.set import PartSet
 from cgn_augment.pictures.sheets import draw_sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FAILING = 0.5
+"""Of the middle class's usable share; a class with less is warned of."""
 
 SIDE = 160
 """Pixels of the squares that pictures are fitted into."""
@@ -42,11 +48,64 @@ def summarize_parts(parts: PartSet) -> dict[str, object]:
     for label, name in enumerate(parts.classes):
         of_class = parts.index.labels == label
         counts = {member: int((there & of_class).sum()) for member, there in having.items()}
+        share = _percent(usable_share(parts.class_counts[name]))
         summary[f"class {name}"] = (
             f"{counts['object']} objects and {counts['background']} backgrounds of "
-            f"{int(of_class.sum())} images"
+            f"{int(of_class.sum())} images ({share} usable)"
         )
     return summary
+
+
+def usable_share(counts: Mapping[str, int]) -> float | None:
+    """Returns the share of images whose masks are used, of those that were not excluded.
+
+    Args:
+        counts: images by verdict.
+
+    Returns:
+        A number in [0, 1]; None where there is no such image.
+    """
+    judged = sum(count for verdict, count in counts.items() if verdict != EXCLUDED)
+    return counts.get("usable", 0) / judged if judged else None
+
+
+def find_failing(class_counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Says of which classes a much smaller share is used than of others.
+
+    Args:
+        class_counts: for each class the images by verdict.
+
+    Returns:
+        A warning for each class whose share is below half of the median of the classes'.
+
+    Example:
+        >>> from cgn_augment.parts.sheet import find_failing
+        >>> fine, failing = {"usable": 90, "empty": 10}, {"usable": 10, "empty": 90}
+        >>> [warning] = find_failing({"cat": fine, "dog": fine, "fish": failing})
+        >>> warning[:58]
+        'of the class fish 10 % of the images are usable (90 empty)'
+    """
+    shares = {name: usable_share(counts) for name, counts in class_counts.items()}
+    known = [share for share in shares.values() if share is not None]
+    middle = median(known) if known else 0.0
+    warnings = []
+    for name, share in shares.items():
+        if share is None or share >= FAILING * middle:
+            continue
+        counts = {
+            k: n for k, n in class_counts[name].items() if n and k not in ("usable", EXCLUDED)
+        }
+        why = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        warnings.append(
+            f"of the class {name} {_percent(share)} of the images are usable ({why}), and of the "
+            f"middle class {_percent(middle)}: which images are left would give the class away; "
+            "mend its masks, or take another masker"
+        )
+    return warnings
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.0f} %"
 
 
 def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,8 +74,9 @@ def test_info_prints_a_summary_and_draws_a_contact_sheet(
         "8 of 8",
         "3 of 3",
         "left out             5 no mask",
-        "class cat            3 objects and 3 backgrounds of 4 images",
-        "class dog            0 objects and 0 backgrounds of 4 images",
+        "class cat            3 objects and 3 backgrounds of 4 images (75 % usable)",
+        "class dog            0 objects and 0 backgrounds of 4 images (0 % usable)",
+        "warning              of the class dog 0 % of the images are usable (4 no mask)",
     ):
         assert line in printed
     assert matplotlib.image.imread(tmp_path / "sheet.png").std() > 0.05
@@ -98,6 +100,65 @@ def test_the_command_says_what_is_missing(
     assert "out" in capsys.readouterr().err
     assert run("--help") == 0
     assert "--max_hole" in capsys.readouterr().out
+
+
+def test_a_masker_finds_the_masks_first(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, out = tmp_path / "masks", tmp_path / "set"
+    given = ("--masks", masks, *settings(place)[2:], "--masker", "grabcut")
+    refined = ("--masking.size", 64, "--masking.largest", "true")
+    assert run(place / "photos", out, *given, *refined) == 0
+    assert f"{masks}: 8 masks written" in capsys.readouterr().out
+    assert PartSet.open(out).counts == {"usable": 8}
+    made = contents(out)
+    assert run("verify", out) == 0
+    shutil.rmtree(out)
+    assert run(place / "photos", out, "--masks", masks, *settings(place)[2:]) == 0
+    assert contents(out) == made
+
+
+@pytest.mark.parametrize(
+    ("images", "arguments", "told"),
+    [
+        ("photos", ("--masker", "nothing"), "there is no masker 'nothing'"),
+        ("photos", ("--masking.size", "64"), "--masking is for a masker: pass --masker too"),
+        ("a.tar", ("--masker", "grabcut"), "a masker finds the masks of a folder of images"),
+        (
+            "photos",
+            ("--masker", "grabcut", "--rank", "0", "--world-size", "2"),
+            "one process finds masks: run cgn-augment masks",
+        ),
+        (
+            "photos",
+            ("--masker", "grabcut", "--masks", "alpha"),
+            "masks is the folder that a masker's masks are written to, got 'alpha'",
+        ),
+    ],
+)
+def test_a_masker_that_cannot_be_used_is_one_line(
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    images: str,
+    arguments: tuple[str, ...],
+    told: str,
+) -> None:
+    given = ("--masks", tmp_path / "masks", *arguments)
+    assert run(place / images, tmp_path / "set", *given) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_split_that_is_taken_apart_is_masked(place: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(place / "photos", tmp_path / "photos" / split)
+    given = ("--masks", tmp_path / "masks", *settings(place)[2:], "--masker", "grabcut")
+    assert run(tmp_path / "photos", tmp_path / "set", *given, "--masking.size", 64) == 0
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["train"]
+    assert PartSet.open(tmp_path / "set").counts == {"usable": 8}
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -32,6 +32,25 @@ def test_masks_are_judged_by_area_and_then_by_confidence() -> None:
     assert verdicts(MaskGate(0, 1, 0), *masks) == ["usable"] * 6
 
 
+def test_a_gate_may_refuse_what_touches_the_border_and_several_objects() -> None:
+    corner, inner = square(5), torch.zeros(1, 10, 10)
+    inner[:, 1:9, 1:9] = 1
+    bar, two, near = torch.zeros(1, 10, 10), inner.clone(), inner.clone()
+    bar[:, :5] = 1  # left, top and right
+    two[:, :, 4:6] = 0  # of 24 and of 24
+    near[:, :, 2:4] = 0  # of 8 and of 40
+    masks = corner, inner, bar, two, near
+    assert verdicts(MaskGate(), *masks) == ["usable"] * 5
+    found = verdicts(MaskGate(max_sides=2, max_second=0.5), *masks)
+    assert found == ["usable", "usable", "border", "several", "usable"]
+    assert verdicts(MaskGate(max_sides=1), corner) == ["border"]
+    assert verdicts(MaskGate(max_second=0.2), near) == ["usable"]  # at its limit
+    assert verdicts(MaskGate(max_second=0.19), near) == ["several"]
+    strict = MaskGate(max_sides=0, max_second=0)
+    assert verdicts(strict, square(1), square(10)) == ["empty", "full"]
+    assert MaskGate(max_second=0.5).judge(torch.zeros(0, 1, 4, 4)).shape == (0,)
+
+
 def test_a_gate_is_at_its_limits_still_open() -> None:
     gate = MaskGate(min_area=0.04, max_area=0.25, min_confidence=1.0)
     found = verdicts(gate, square(2), square(5), square(1), square(6))
@@ -44,6 +63,8 @@ def test_a_gate_is_at_its_limits_still_open() -> None:
         ({"min_area": -0.1}, "got -0.1 and 0.8"),
         ({"min_area": 0.9}, "got 0.9 and 0.8"),
         ({"max_area": 1.1}, "got 0.02 and 1.1"),
+        ({"max_sides": 5}, "max_sides must be 0 to 4, got 5"),
+        ({"max_second": 1.1}, r"max_second must be in \[0, 1\], got 1.1"),
         ({"min_confidence": 1.5}, r"min_confidence must be in \[0, 1\], got 1.5"),
     ],
 )
@@ -65,7 +86,12 @@ def test_verdicts_are_counted_and_many_bad_ones_are_said_once(
         assert caplog.messages == []  # half may be left out
         counter.usable(torch.stack([full, square(6, 0.6), square(6, 0.6)]))
         counter.usable(torch.stack([bad] * 64))
-    assert counter.counts == {"usable": 31, "empty": 96, "full": 1, "unsure": 2}
+    assert counter.counts == dict.fromkeys(VERDICTS, 0) | {
+        "usable": 31,
+        "empty": 96,
+        "full": 1,
+        "unsure": 2,
+    }
     [message] = caplog.messages
     assert message.startswith("35 of 66 masks of real images are left out")
 
@@ -73,6 +99,6 @@ def test_verdicts_are_counted_and_many_bad_ones_are_said_once(
 def test_without_a_gate_every_mask_is_usable() -> None:
     counter = GateCounter(None)
     assert counter.usable(torch.stack([square(0), square(10)])).all()
-    assert counter.counts == {"usable": 2, "empty": 0, "full": 0, "unsure": 0}
+    assert counter.counts == dict.fromkeys(VERDICTS, 0) | {"usable": 2}
     with pytest.raises(ArgumentTypeError, match=r"gate must be MaskGate\(…\) or None, got 0.5"):
         GateCounter(0.5)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from cgn_augment import (
 )
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.masks import UNetMasker
+from cgn_augment.masks.trust import VERDICTS
 
 NUM_CLASSES = 3
 
@@ -86,7 +87,7 @@ def test_images_whose_masks_cannot_be_used_are_left_out_and_counted() -> None:
     images[0] = -0.8  # no object
     images[4] = 0.8  # nothing else
     parts = Parts.from_images(images, y, find_bright)
-    assert parts.counts == {"usable": 10, "empty": 1, "full": 1, "unsure": 0}
+    assert parts.counts == dict.fromkeys(VERDICTS, 0) | {"usable": 10, "empty": 1, "full": 1}
     areas = parts.shape(parts.draw_noise(60, seeded()), torch.arange(60) % 3).mean(dim=(1, 2, 3))
     assert 0.1 < areas.min() <= areas.max() < 0.3
     loose = Parts.from_images(images, y, find_bright, gate=None)

@@ -1,0 +1,43 @@
+"""The command `cgn-augment masks`."""
+
+from __future__ import annotations
+
+from cgn_augment.cli.options import settings_as_options
+from cgn_augment.errors import ArgumentError
+from cgn_augment.images.finding import name_some
+from cgn_augment.masks.opening import KINDS
+from cgn_augment.masks.settings import MaskSettings
+from cgn_augment.masks.writing import MaskCounts, write_masks
+
+
+@settings_as_options(MaskSettings)
+def write(settings: MaskSettings, images: str, out: str, masker: str | None = None) -> None:
+    """Finds the mask of each image of a folder and writes it as a PNG file of the same name.
+
+    Masks that are in OUT stay as they are: the same command goes on after an interruption, and what
+    you mend by hand is kept. 'cgn-augment parts IMAGES PARTS --masks OUT' takes them.
+
+    Args:
+        settings: of the masks.
+        images: a folder with images, in folders of classes or not.
+        out: another folder, for the masks.
+        masker: a file model.onnx (U2-Net, ISNet, BiRefNet, ...), u2net.pth, or .safetensors of
+            train-generator masker; torchvision/NAME; grabcut, which needs no weights; or the name
+            of a bundled masker.
+    """
+    if masker is None:
+        raise ArgumentError(f"say what finds the masks, --masker M: {KINDS}")
+    try:
+        counts = write_masks(images, out, masker, settings, progress=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    tell(counts, out)
+
+
+def tell(counts: MaskCounts, out: str) -> None:
+    """Prints what came of the images."""
+    kept = f", {counts.kept} were there" if counts.kept else ""
+    print(f"{out}: {counts.written} masks written{kept}")
+    if counts.unreadable:
+        few = name_some(counts.unreadable, 3)
+        print(f"{len(counts.unreadable)} images could not be read and have no mask: {few}")

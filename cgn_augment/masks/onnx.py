@@ -1,0 +1,180 @@
+"""Saliency models in ONNX, as rembg and others publish them, run by onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgn_augment.errors import (
+    ArgumentError,
+    CheckpointError,
+    FileError,
+    MissingPackageError,
+    UsageError,
+)
+from cgn_augment.files import first_line
+from cgn_augment.masks.settings import Activation, Channels, MaskSettings
+
+IMAGENET: tuple[Channels, Channels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CENTRED: tuple[Channels, Channels] = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Known:
+    mean: Channels | None = None
+    std: Channels | None = None
+    size: int | None = None
+    activation: Activation = "none"
+
+
+_U2NET = _Known(*IMAGENET, 320)
+_BY_NAME = dict.fromkeys(("u2net", "u2netp", "u2net_human_seg", "silueta"), _U2NET)
+_BY_START = {
+    "isnet": _Known(*_CENTRED, 1024),
+    "birefnet": _Known(*IMAGENET, 1024, "sigmoid"),  # its file ends before the sigmoid
+    "bria-rmbg-2": _Known(*IMAGENET, 1024),
+}
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A model that marks objects.
+
+    Attributes:
+        session: of onnxruntime.
+        input_name: of the images.
+        batch: images that it takes at once, no more and no fewer; None takes any number.
+        size: side of its images, in pixels.
+        mean: in [0, 1], of each channel, which they lose.
+        std: of each channel, which they are divided by.
+        activation: what makes masks in [0, 1] of its answer.
+        path: of the file, for errors.
+        fingerprint: twelve hexadecimal digits of a hash of the file.
+    """
+
+    session: Any
+    input_name: str
+    batch: int | None
+    size: int
+    mean: Channels
+    std: Channels
+    activation: Activation
+    path: Path
+    fingerprint: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Takes normalised images (N, 3, S, S) float32 to masks (N, 1, S, S), not stretched.
+
+        Raises:
+            CheckpointError: it does not take such images, or answers with something else.
+        """
+        parts = torch.split(images, self.batch or max(len(images), 1))
+        return torch.cat([self._run(part) for part in parts])
+
+    def _run(self, images: Tensor) -> Tensor:
+        lacks = (self.batch or len(images)) - len(images)
+        given = torch.cat([images, images.new_zeros(lacks, *images.shape[1:])]).numpy()
+        try:
+            answer = self.session.run(None, {self.input_name: given})[0]
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise CheckpointError(
+                f"{self.path} does not take images {given.shape}: pass size ({first_line(error)})"
+            ) from error
+        found = torch.from_numpy(np.asarray(answer)[: len(images)]).float()
+        if self.activation == "sigmoid":
+            return found.sigmoid()
+        if found.numel() and not -1e-3 <= float(found.min()) <= float(found.max()) <= 1 + 1e-3:
+            raise ArgumentError(
+                f"{self.path} answers with values in [{float(found.min()):.3g}, "
+                f"{float(found.max()):.3g}], which are no masks: pass activation sigmoid if they "
+                "are logits"
+            )
+        return found
+
+
+def open_onnx(path: Path, settings: MaskSettings, device: torch.device) -> OnnxModel:
+    """Opens a model that takes images (N, 3, S, S); its first answer is the masks.
+
+    Args:
+        path: of the file. For u2net, u2netp, u2net_human_seg, silueta, isnet…, birefnet… and
+            bria-rmbg-2… it is known how their images are normalised, and what the answer is.
+        settings: size, mean, std and activation of others; what is given goes first.
+        device: the CPU, or a GPU where onnxruntime-gpu is installed.
+
+    Raises:
+        ArgumentError: nobody says how images are normalised, or of which size they are, or a size
+            that the model does not take.
+        CheckpointError: the file is damaged, or its model takes no images.
+        FileError: there is no such file.
+        MissingPackageError: onnxruntime is not installed.
+        UsageError: onnxruntime has no such device.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{path.name} needs onnxruntime: pip install "cgn-augment[onnx]"'
+        ) from error
+    if not path.is_file():
+        raise FileError(f"there is no file {path}, which should be a saliency model in ONNX")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type)
+    if provider not in onnxruntime.get_available_providers():
+        raise UsageError(
+            f"this onnxruntime does not run on {device}: pass device cpu, or install "
+            "onnxruntime-gpu in its place"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # what it warns of is of the model's making
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        (given, *_) = session.get_inputs()
+        batch, channels, *sides = given.shape
+    except Exception as error:  # onnxruntime's errors have no common class
+        raise CheckpointError(
+            f"{path} cannot be read as a model in ONNX: copy it again ({first_line(error)})"
+        ) from error
+    if len(sides) != 2 or (channels not in (3, None) and not isinstance(channels, str)):
+        raise CheckpointError(f"{path} takes {given.shape}, where images (N, 3, S, S) are meant")
+    known = _known(path.stem)
+    mean, std = settings.mean or known.mean, settings.std or known.std
+    if mean is None or std is None:
+        raise ArgumentError(
+            f"it is not known how images for {path.name} are normalised: pass mean and std, such "
+            f"as {list(IMAGENET[0])} and {list(IMAGENET[1])}, as its makers say"
+        )
+    fixed = {side for side in sides if isinstance(side, int)}
+    if len(fixed) > 1 or (settings.size and fixed - {settings.size}):
+        wanted = "x".join(map(str, sides))
+        raise ArgumentError(f"{path} takes images of {wanted} pixels alone: leave size out")
+    size = settings.size or next(iter(fixed), None) or known.size
+    if size is None:
+        raise ArgumentError(f"it is not known how large images for {path.name} are: pass size")
+    return OnnxModel(
+        session=session,
+        input_name=given.name,
+        batch=batch if isinstance(batch, int) else None,
+        size=size,
+        mean=mean,
+        std=std,
+        activation=settings.activation or known.activation,
+        path=path,
+        fingerprint=_hash(path),
+    )
+
+
+def _known(stem: str) -> _Known:
+    name = stem.lower()
+    found = [known for start, known in _BY_START.items() if name.startswith(start)]
+    return _BY_NAME.get(name) or (found[0] if found else _Known())
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

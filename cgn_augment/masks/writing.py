@@ -1,0 +1,251 @@
+"""Writes the masks of a folder of images, in one pass.
+
+Threads read, refine and write, while the masker sees a batch at a time. Two batches are under way,
+so memory does not grow with the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cgn_augment.errors import ArgumentError, CheckpointError, DataError
+from cgn_augment.files import replacing
+from cgn_augment.images.finding import find_images, name_some, read_image
+from cgn_augment.images.reading import resize_mask
+from cgn_augment.masks.checkpoint import bundled_maskers
+from cgn_augment.masks.opening import SizedMasker, open_masker
+from cgn_augment.masks.refine import Mask, Pixels, import_opencv, refine
+from cgn_augment.masks.settings import MaskSettings
+
+SETTINGS = "masks.json"
+"""What the masks of a folder were made with."""
+
+DRAWN = 96
+"""Pixels; images with a longer shorter side are none that a bundled masker was trained for."""
+
+_SPEED = ("batch_size", "device", "weights")  # what changes no mask; weights are in the fingerprint
+
+
+class MaskCounts(NamedTuple):
+    """What came of a folder of images.
+
+    Attributes:
+        written: masks.
+        kept: masks that were there.
+        unreadable: of each image that could not be read, why.
+    """
+
+    written: int
+    kept: int
+    unreadable: tuple[str, ...]
+
+
+class _Read(NamedTuple):
+    target: Path
+    pixels: Pixels
+    small: Tensor
+
+
+def write_masks(
+    images: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    masker: str | Callable[[Tensor], Any],
+    settings: MaskSettings | None = None,
+    *,
+    progress: bool = False,
+) -> MaskCounts:
+    """Finds the masks of all images in a folder and below, and writes them as PNG files.
+
+    A mask has eight bits and the size of its image as it is seen: white is object. The mask of
+    `images/cat/1.jpg` is `out/cat/1.png`. A mask that is there stays as it is, so that the same
+    call goes on after an interruption, and leaves what was mended by hand alone.
+
+    Args:
+        images: the folder.
+        out: another folder, which may have been begun by the same masker with the same settings.
+        masker: see `open_masker`.
+        settings: of the masker, and how its masks are refined.
+        progress: whether to show a bar.
+
+    Raises:
+        ArgumentError: settings that do not fit, `out` is within `images` or the other way round, or
+            a bundled masker was asked for masks of photographs.
+        CheckpointError: weights that cannot be used.
+        DataError: no images, two images with one mask, or `out` has masks of something else.
+        FileError: there is no such masker.
+        MissingPackageError: a package is not installed.
+        OSError: a mask cannot be written; those before it stay.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from cgn_augment.masks.writing import write_masks
+        >>> folder = getfixture("tmp_path")
+        >>> (folder / "photos" / "cat").mkdir(parents=True)
+        >>> pixels = np.full((48, 64, 3), 200, np.uint8)
+        >>> pixels[12:30, 20:40] = 20
+        >>> Image.fromarray(pixels).save(folder / "photos" / "cat" / "1.png")
+        >>> def find_dark(images):
+        ...     return (images < 0).all(dim=1)
+        >>> write_masks(folder / "photos", folder / "masks", find_dark).written
+        1
+        >>> with Image.open(folder / "masks" / "cat" / "1.png") as mask:
+        ...     mask.size
+        (64, 48)
+    """
+    settings = settings or MaskSettings()
+    source, target = Path(images).expanduser(), Path(out).expanduser()
+    paths = find_images(source)
+    targets = _targets(paths, source, target)
+    if settings.edges != "none":
+        import_opencv(settings.edges)  # before anything that takes long
+    opened = open_masker(masker, settings)
+    if isinstance(masker, str) and masker in bundled_maskers():
+        _refuse_photographs(paths[0], masker)
+    _begin(target, opened, settings)
+    unreadable: list[str] = []
+    written = kept = 0
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(paths), unit="image", disable=not progress, desc="masking") as bar,
+    ):
+
+        def lacking() -> Iterator[tuple[Path, Path]]:
+            nonlocal kept
+            for path, place in zip(paths, targets, strict=True):
+                if place.exists():
+                    kept += 1
+                    bar.update()
+                else:
+                    yield path, place
+
+        writing: list[Future[None]] = []
+        for read in _read_ahead(pool, lacking(), opened.size, settings.batch_size):
+            good = [each for each in read if isinstance(each, _Read)]
+            unreadable += [each for each in read if isinstance(each, str)]
+            found = _find(opened, good)
+            for future in writing:
+                future.result()
+            writing = [
+                pool.submit(_write, each, mask, settings)
+                for each, mask in zip(good, found, strict=True)
+            ]
+            written += len(good)
+            bar.update(len(read))
+        for future in writing:
+            future.result()
+    return MaskCounts(written, kept, tuple(unreadable))
+
+
+def _refuse_photographs(path: Path, masker: str) -> None:
+    try:
+        size = read_image(path).size
+    except DataError:  # which is said in its turn
+        return
+    if min(size) > DRAWN:
+        raise ArgumentError(
+            f"{masker} finds the digits of small drawn images, and {path} has {size[0]}x{size[1]} "
+            "pixels: it would find something else in photographs; take u2net.onnx or "
+            "another file, torchvision/NAME or grabcut"
+        )
+
+
+def _targets(paths: Iterable[Path], source: Path, target: Path) -> list[Path]:
+    """Returns where the mask of each image goes."""
+    one, other = source.resolve(), target.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ArgumentError(
+            f"{target} and {source} must be folders beside each other, or masks would be taken for "
+            "images: give another folder for the masks"
+        )
+    found: dict[Path, Path] = {}
+    for path in paths:
+        place = target / path.relative_to(source).with_suffix(".png")
+        if place in found:
+            raise DataError(f"{found[place]} and {path} would have one mask: rename one of them")
+        found[place] = path
+    return list(found)
+
+
+def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
+    """Writes down what the masks are made with, or compares it with what is written."""
+    chosen = {name: value for name, value in asdict(settings).items() if name not in _SPEED}
+    made = json.loads(json.dumps({"masker": masker.fingerprint, **chosen, "size": masker.size}))
+    note = out / SETTINGS
+    there = next((path for path in out.rglob("*.png") if not path.name.startswith(".")), None)
+    if there is not None and not note.is_file():
+        raise DataError(
+            f"{out} has masks of another making, such as {there}: give another folder, for masks "
+            "that are there are not written over"
+        )
+    if there is not None:
+        try:
+            before = json.loads(note.read_text(encoding="utf-8"))
+            differs = sorted(name for name in made if before.get(name) != made[name])
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{note} cannot be read: remove it with its masks") from error
+        if differs:
+            raise DataError(
+                f"{out} has masks that were made with another {name_some(differs)} ({note} says "
+                "with which): give another folder, or remove it"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(note) as temporary:
+        temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, pairs: Iterable[tuple[Path, Path]], size: int, batch_size: int
+) -> Iterator[list[_Read | str]]:
+    """Yields batches of images, while the next batch is read."""
+    waiting: deque[list[Future[_Read | str]]] = deque()
+    left = iter(pairs)
+    while batch := list(islice(left, batch_size)):
+        waiting.append([pool.submit(_read, path, place, size) for path, place in batch])
+        if len(waiting) > 1:
+            yield [future.result() for future in waiting.popleft()]
+    while waiting:
+        yield [future.result() for future in waiting.popleft()]
+
+
+def _read(path: Path, target: Path, size: int) -> _Read | str:
+    try:
+        image = read_image(path)
+    except DataError as error:
+        return str(error)
+    # Squeezed into a square, as these networks were trained.
+    square = image.resize((size, size), Image.Resampling.BILINEAR)
+    small = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    return _Read(target, np.asarray(image), small)
+
+
+def _find(masker: SizedMasker, read: list[_Read]) -> list[Mask]:
+    if not read:
+        return []
+    images = torch.stack([each.small for each in read]).float() / 127.5 - 1
+    return list(masker(images)[:, 0].cpu().numpy())
+
+
+def _write(read: _Read, mask: Mask, settings: MaskSettings) -> None:
+    height, width = read.pixels.shape[:2]
+    refined = refine(read.pixels, resize_mask(mask, (height, width)), settings)
+    grey = Image.fromarray((refined * 255).round().astype(np.uint8))
+    read.target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(read.target) as temporary:
+        grey.save(temporary)
