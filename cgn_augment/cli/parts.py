@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.cli.sets import check_set, resumable, tell_written
 from cgn_augment.errors import ArgumentError
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
@@ -21,7 +21,6 @@ from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.ranks import find_rank
-from cgn_augment.shards.checking import advice
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
 
@@ -71,7 +70,7 @@ def write(
             f"one process finds masks: run cgn-augment masks {images} {config.masks} --masker "
             f"{masker} first, then leave --masker out"
         )
-    try:
+    with resumable():
         if masker is not None:
             counts = mask_photos(images, config, masker, masking, progress=True)
             tell_masks(counts, config.masks)
@@ -86,16 +85,12 @@ def write(
             num_workers=num_workers,
             progress=True,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command with --resume completes the set") from None
-    if manifest is None:
-        print(f"{out}: the shards of this process are complete, those of others are not yet")
-        return
-    print(f"{out}: complete, {manifest.num_samples} images in {manifest.num_shards} shards")
-    _tell_left_out(manifest, out)
+    tell_written(out, manifest)
+    if manifest is not None:
+        _tell_left_out(manifest)
 
 
-def _tell_left_out(manifest: Manifest, out: str) -> None:
+def _tell_left_out(manifest: Manifest) -> None:
     """Prints how many images are left out, and each class of which nothing is left."""
     counts = {verdict: sum(of_class) for verdict, of_class in manifest.class_counts.items()}
     usable = manifest.class_counts["usable"]
@@ -121,15 +116,7 @@ def verify(out: str) -> None:
     Args:
         out: folder or URL of the set.
     """
-    with tqdm(unit="shard", desc="verifying") as bar:
-        problems = verify_parts(out, bar.update)
-    if not problems:
-        print(f"{out}: nothing is wrong")
-        return
-    for problem in problems:
-        print(problem)
-    print(advice(problems, PARTS))
-    sys.exit(1)
+    check_set(out, verify_parts, PARTS)
 
 
 def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:

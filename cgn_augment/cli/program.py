@@ -74,6 +74,9 @@ def sheet(
 
 def main() -> None:
     """Runs the command line."""
+    # Two commands have others beside their own work.
+    of_parts = {"verify": parts.verify, "info": parts.info, "review": parts.review}
+    of_shards = {"verify": shards.verify, "info": shards.info}
     commands: Commands = {
         "info": info,
         "sheet": sheet,
@@ -81,13 +84,13 @@ def main() -> None:
         "interpolate": interpolate,
         "preview": preview,
         "masks": masks.write,
-        "parts": {"verify": parts.verify, "info": parts.info, "review": parts.review},
-        "shards": {"verify": shards.verify, "info": shards.info},
+        "parts": of_parts,
+        "shards": of_shards,
     }
-    own, under = sys.argv[1:2], sys.argv[2:3]  # a command that has commands beside its own work
-    if own == ["shards"] and under not in (["verify"], ["info"]):
+    own, under = [*sys.argv[1:], "", ""][:2]
+    if own == "shards" and under not in of_shards:
         run_commands("cgn-augment shards", shards.render, sys.argv[2:])
-    elif own == ["parts"] and under not in (["verify"], ["info"], ["review"]):
+    elif own == "parts" and under not in of_parts:
         run_commands("cgn-augment", {"parts": parts.write})
     else:
         run_commands("cgn-augment", commands)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Literal
 
-from tqdm import tqdm
-
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.cli.sets import check_set, resumable, tell_written
 from cgn_augment.generators.drawing import default_interventions
 from cgn_augment.interventions import Interventions
 from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.sheets import check_picture, save_figure
-from cgn_augment.shards.checking import advice
 from cgn_augment.shards.config import ShardConfig
 from cgn_augment.shards.layout import COUNTERFACTUALS
 from cgn_augment.shards.summary import draw_shards, summarize_shards
@@ -69,7 +66,7 @@ def render(
         num_per_shape=num_per_shape,
     )
     config = replace(config, interventions=rules)
-    try:
+    with resumable():
         manifest = render_shards(
             network,
             out,
@@ -80,12 +77,7 @@ def render(
             num_encoders=num_encoders,
             progress=True,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command with --resume completes the set") from None
-    if manifest is None:
-        print(f"{out}: the shards of this process are complete, those of others are not yet")
-    else:
-        print(f"{out}: complete, {config.num} images in {config.num_shards} shards")
+    tell_written(out, manifest)
 
 
 def verify(out: str) -> None:
@@ -94,15 +86,7 @@ def verify(out: str) -> None:
     Args:
         out: folder or URL of the set.
     """
-    with tqdm(unit="shard", desc="verifying") as bar:
-        problems = verify_shards(out, bar.update)
-    if not problems:
-        print(f"{out}: nothing is wrong")
-        return
-    for problem in problems:
-        print(problem)
-    print(advice(problems, COUNTERFACTUALS))
-    sys.exit(1)
+    check_set(out, verify_shards, COUNTERFACTUALS)
 
 
 def info(out: str, sheet: str = "shards.png") -> None:

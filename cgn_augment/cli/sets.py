@@ -1,0 +1,47 @@
+"""What the commands do alike with any set of shards: complete it, and check it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from cgn_augment.shards.checking import Problem, advice
+from cgn_augment.shards.layout import SetKind
+from cgn_augment.shards.manifest import Manifest
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Says after Ctrl-C how a set is completed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command with --resume completes the set") from None
+
+
+def tell_written(out: str, manifest: Manifest | None) -> None:
+    """Prints whether a set is complete, and how large it is."""
+    if manifest is None:
+        print(f"{out}: the shards of this process are complete, those of others are not yet")
+    else:
+        print(f"{out}: complete, {manifest.num_samples} images in {manifest.num_shards} shards")
+
+
+def check_set(
+    out: str,
+    verify: Callable[[str, Callable[[int], object]], list[Problem]],
+    kind: SetKind,
+) -> None:
+    """Prints what is wrong with a set and what to do, and exits with 1 if anything is."""
+    with tqdm(unit="shard", desc="verifying") as bar:
+        problems = verify(out, bar.update)
+    if not problems:
+        print(f"{out}: nothing is wrong")
+        return
+    for problem in problems:
+        print(problem)
+    print(advice(problems, kind))
+    sys.exit(1)
