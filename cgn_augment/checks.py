@@ -6,14 +6,42 @@ be used.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, MissingPackageError
+
+
+def require_package(name: str, extra: str, need: str, instead: str = "") -> ModuleType:
+    """Returns a module of an optional package.
+
+    Args:
+        name: of the module.
+        extra: of ours that installs it.
+        need: what needs it, such as "FID needs torchmetrics".
+        instead: what else to do, such as "write a .gif".
+
+    Raises:
+        MissingPackageError: it is not installed; the message says how to.
+
+    Example:
+        >>> from cgn_augment.checks import require_package
+        >>> require_package("math", "metrics", "FID needs torchmetrics").sqrt(4.0)
+        2.0
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        choice = f", or {instead}" if instead else ""
+        raise MissingPackageError(
+            f"{need}: python -m pip install 'cgn-augment[{extra}]'{choice}"
+        ) from error
 
 
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which of several processes this is."""
+"""Which of several processes this is, and how many cores are its own."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
 def is_distributed() -> bool:
     """Returns whether torch.distributed has started, so that it knows the rank."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def count_cores() -> int:
+    """Returns how many cores this process may use, beside those that torchrun started with it.
+
+    Example:
+        >>> from cgn_augment.ranks import count_cores
+        >>> count_cores() >= 1
+        True
+    """
+    usable = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(usable(0)) if usable else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class Ranks:

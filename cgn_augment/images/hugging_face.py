@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgn_augment.errors import ArgumentError, DataError, MissingPackageError
+from cgn_augment.checks import require_package
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 
 HUGGING_FACE = "hf:"
@@ -59,13 +60,8 @@ def open_hugging_face(
         raise ArgumentError(
             f"say which split: {HUGGING_FACE}{name_and_split}@train, or another one"
         )
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{HUGGING_FACE}{name_and_split} is read by the package datasets, which is not "
-            "installed: python -m pip install 'cgn-augment[datasets]'"
-        ) from error
+    need = f"{HUGGING_FACE}{name_and_split} is read by the package datasets, which is not installed"
+    datasets: Any = require_package("datasets", "datasets", need)
     try:
         if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             found = datasets.load_from_disk(name)

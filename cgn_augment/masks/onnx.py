@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_package
 from cgn_augment.errors import (
     ArgumentError,
     CheckpointError,
     FileError,
-    MissingPackageError,
     UsageError,
 )
 from cgn_augment.files import first_line
@@ -115,12 +115,7 @@ def open_onnx(path: Path, settings: MaskSettings, device: torch.device) -> OnnxM
         MissingPackageError: onnxruntime is not installed.
         UsageError: onnxruntime has no such device.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            f'{path.name} needs onnxruntime: pip install "cgn-augment[onnx]"'
-        ) from error
+    onnxruntime: Any = require_package("onnxruntime", "onnx", f"{path.name} needs onnxruntime")
     if not path.is_file():
         raise FileError(f"there is no file {path}, which should be a saliency model in ONNX")
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type)

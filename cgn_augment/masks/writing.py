@@ -30,6 +30,7 @@ from cgn_augment.masks.checkpoint import bundled_maskers
 from cgn_augment.masks.opening import SizedMasker, open_masker
 from cgn_augment.masks.refine import Mask, Pixels, import_opencv, refine
 from cgn_augment.masks.settings import MaskSettings
+from cgn_augment.ranks import count_cores
 
 SETTINGS = "masks.json"
 """What the masks of a folder were made with."""
@@ -119,9 +120,8 @@ def write_masks(
     _begin(target, opened, settings)
     unreadable: list[str] = []
     written = kept = 0
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with (
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(count_cores()) as pool,
         tqdm(total=len(paths), unit="image", disable=not progress, desc="masking") as bar,
     ):
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, MissingPackageError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.masks.refine import import_opencv
 from cgn_augment.parts.blend import Bools, Floats, blend
 from cgn_augment.parts.copies import choose_copies
 
@@ -52,7 +52,7 @@ def find_filler(filler: str | Filler) -> Filler:
                 f"there is no filler {filler!r}: give one of {', '.join(FILLERS)}, or a function"
             )
         if filler == "telea":
-            _import_opencv()
+            import_opencv('filling with "telea"')
         return FILLERS[filler]
     if not callable(filler):
         raise ArgumentTypeError(
@@ -112,7 +112,7 @@ def fill_with_telea(image: Tensor, hole: Tensor) -> Tensor:
     Raises:
         MissingPackageError: OpenCV is not installed.
     """
-    cv2 = _import_opencv()
+    cv2 = import_opencv('filling with "telea"')
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     made = cv2.inpaint(pixels, hole.numpy().astype(np.uint8), RADIUS, cv2.INPAINT_TELEA)
     return torch.where(hole, torch.from_numpy(made).permute(2, 0, 1), image)
@@ -130,13 +130,3 @@ FILLERS: dict[str, Filler] = {
     "none": fill_with_mean,
 }
 """Fillers by name."""
-
-
-def _import_opencv() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingPackageError(
-            'filling with "telea" needs OpenCV: pip install "cgn-augment[fill]"'
-        ) from error
-    return cv2

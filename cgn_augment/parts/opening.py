@@ -15,15 +15,16 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import load_cgn
 from cgn_augment.generators.checkpoint import bundled_generators, require_device
 from cgn_augment.interventions import Interventions
-from cgn_augment.parts.held import PartReader
 from cgn_augment.parts.mechanisms import Parts
 from cgn_augment.parts.pools import SetPools
+from cgn_augment.parts.reader import PartReader
 from cgn_augment.parts.threads import Threads
+from cgn_augment.ranks import count_cores
 
 if TYPE_CHECKING:
     from cgn_augment.generators import CGN
 
-NUM_THREADS = min(4, os.cpu_count() or 1)
+NUM_THREADS = min(4, count_cores())
 
 
 def load_parts(
@@ -97,7 +98,7 @@ def open_parts(
         >>> import torch
         >>> from cgn_augment import BankSource, MaskGate
         >>> from cgn_augment.parts.cut import take_apart
-        >>> from cgn_augment.parts.held import HeldParts
+        >>> from held_parts import HeldParts
         >>> from cgn_augment.parts.opening import open_parts
         >>> image, mask = torch.full((3, 48, 64), 200, dtype=torch.uint8), torch.zeros(1, 48, 64)
         >>> image[:, 10:20, 30:45], mask[:, 10:20, 30:45] = 20, 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.parts.fitting import fit_background, fit_object
-from cgn_augment.parts.held import PartReader
+from cgn_augment.parts.reader import PartReader
 from cgn_augment.parts.textures import ClassPool
 from cgn_augment.parts.threads import Threads
 

@@ -32,6 +32,7 @@ from cgn_augment.parts.making import EXCLUDED
 from cgn_augment.parts.part import Part
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.threads import Threads
+from cgn_augment.ranks import count_cores
 
 SIDE = 192
 """Pixels of the longer side of a picture on the page."""
@@ -116,7 +117,7 @@ def write_review(
     """
     path = check_page(page)
     most = len(parts) if num is None else require_count("num", num)
-    threads = Threads(os.cpu_count() or 1 if num_threads is None else num_threads)
+    threads = Threads(count_cores() if num_threads is None else num_threads)
     if len(parts) == 0:
         raise DataError(f"{parts.store.url} holds no images to look at")
     before, middle, after = _template()

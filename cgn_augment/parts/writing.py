@@ -28,6 +28,7 @@ from cgn_augment.parts.index import INDEX, MEMBERS, index_line
 from cgn_augment.parts.inputs import Photo, Photos
 from cgn_augment.parts.making import EXCLUDED, NO_MASK, OTHER_SIZE, UNREADABLE, Making
 from cgn_augment.parts.photos import find_photos
+from cgn_augment.ranks import count_cores
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import ClassCounts, Manifest, find_versions
 from cgn_augment.shards.store import Store
@@ -103,7 +104,7 @@ def write_parts(
         >>> part.key, part.label, part.box, part.object.shape, part.background.shape
         ('cat/1', 'cat', (12, 20, 18, 20), torch.Size([4, 18, 20]), torch.Size([3, 48, 64]))
     """
-    workers = _cores() if num_workers is None else require_count("num_workers", num_workers, 0)
+    workers = count_cores() if num_workers is None else require_count("num_workers", num_workers, 0)
     find_filler(config.fill if filler is None else filler)  # before anything that takes long
     photos = find_photos(os.fspath(images), config)
     excluded = frozenset(exclude)
@@ -112,12 +113,6 @@ def write_parts(
     return write_set(
         contents, out, rank=rank, world_size=world_size, resume=resume, progress=progress
     )
-
-
-def _cores() -> int:
-    usable = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, MissingPackageError
+from cgn_augment.checks import require_package
+from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.pictures.sheets import check_picture
 
@@ -62,13 +62,8 @@ def check_animation(path: str | os.PathLike[str]) -> Path:
     """Returns the path of an animation, if `write_animation` can write one there, or raises."""
     path = check_picture(path, ANIMATIONS)
     if path.suffix.lower() == ".mp4":
-        try:
-            importlib.import_module("av")
-        except ImportError as error:
-            raise MissingPackageError(
-                "an MP4 is written by the package av, which is not installed: "
-                "python -m pip install 'cgn-augment[video]', or write a .gif"
-            ) from error
+        need = "an MP4 is written by the package av, which is not installed"
+        require_package("av", "video", need, "write a .gif")
     return path
 
 

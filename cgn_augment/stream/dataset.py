@@ -311,11 +311,6 @@ class CounterfactualDataset(IterableDataset[Any]):
         """
         return StreamLoader(self)
 
-    def has_length(self) -> bool:
-        """Returns whether the number of steps of an epoch is known; asks for the rank."""
-        self._bind()
-        return self._real.num_steps() is not None
-
     def is_at_end(self) -> bool:
         """Returns whether the batch that was yielded last ends its epoch, as far as is known."""
         return self._history.position.step == self._real.num_steps()

@@ -117,7 +117,7 @@ def require_usable_place(
                 "first (transformers.Trainer: with the epoch of the checkpoint, "
                 "int(TrainerState.load_from_json(…).epoch))"
             )
-    if reads_ahead and not stream.has_length():
+    if reads_ahead and not _has_length(stream):
         logger.warning(
             "Lightning reads one batch ahead of a stream whose length is unknown, and a run that "
             "is resumed inside an epoch leaves that batch out: give the real data a length"
@@ -128,6 +128,14 @@ def require_usable_place(
             "resume: iterate the stream itself, or use stream.as_loader()"
         )
     return skipping
+
+
+def _has_length(stream: CounterfactualDataset) -> bool:
+    try:
+        len(stream)
+    except TypeError:
+        return False
+    return True
 
 
 def refuse_rebuilding(name: str) -> None:

@@ -17,7 +17,6 @@ from torchvision import models
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
 from cgn_augment.functional import isolated_rng
 from train_generator.classifier import (
-    backbones,
     load_ensemble,
     make_ensemble,
     save_ensemble,
@@ -152,7 +151,7 @@ def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise ImportError
 
-    monkeypatch.setattr(backbones.importlib, "import_module", fail)
+    monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(MissingPackageError, match=r"pip install 'cgn-augment\[timm\]', or take"):
         make_ensemble(EFFICIENTNET, 4)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import ArgumentError, DataError, MissingPackageError
-from cgn_augment.images import hugging_face
 from cgn_augment.images.datasets import (
     evaluation_transform,
     open_images,
@@ -234,7 +233,7 @@ def test_datasets_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise ImportError
 
-    monkeypatch.setattr(hugging_face.importlib, "import_module", fail)
+    monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(MissingPackageError, match=r"pip install 'cgn-augment\[datasets\]'"):
         open_images("hf:cifar10@train", WHOLE)
 

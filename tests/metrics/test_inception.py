@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from cgn_augment.errors import CheckpointError, DataError, FileError, MissingPackageError
 from train_generator.imagenet.config import MetricsConfig
 from train_generator.imagenet.metrics import CGNMeasures
-from train_generator.metrics import inception as inception_module
 from train_generator.metrics.inception import URL, InceptionMeasures, load_inception
 
 pytest.importorskip("torchmetrics")
@@ -184,7 +183,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(inception_module.importlib, "import_module", refuse)
+    monkeypatch.setattr("importlib.import_module", refuse)
     with pytest.raises(MissingPackageError, match=r"torch_fidelity: .* 'cgn-augment\[metrics\]'"):
         load_inception("download")
     with pytest.raises(MissingPackageError, match="need torchmetrics"):

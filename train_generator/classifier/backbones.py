@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 import train_generator
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
+from cgn_augment.checks import require_package
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
 from train_generator.classifier.resnet10 import ResNet10
 
@@ -201,13 +201,9 @@ def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
 
 def _import_timm(full_name: str) -> Any:
     """Returns the package, if it knows the model."""
-    try:
-        timm: Any = importlib.import_module("timm")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{full_name} is a network of the package timm, which is not installed: python -m pip "
-            "install 'cgn-augment[timm]', or take one of torchvision's, such as resnet50"
-        ) from error
+    need = f"{full_name} is a network of the package timm, which is not installed"
+    instead = "take one of torchvision's, such as resnet50"
+    timm: Any = require_package("timm", "timm", need, instead)
     name = full_name.removeprefix(TIMM)
     if not timm.is_model(name):
         raise ArgumentError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")

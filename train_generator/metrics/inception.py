@@ -7,7 +7,6 @@ formulas are torchmetrics', and the network is torch-fidelity's port of the publ
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError, MissingPackageError
+from cgn_augment.checks import require_package
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import download, first_line, unpickle
 from cgn_augment.functional import isolated_rng
 
@@ -171,9 +171,4 @@ def require_metrics(name: str) -> ModuleType:
     Raises:
         MissingPackageError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"Inception score and FID need {name.split('.')[0]}: pip install 'cgn-augment[metrics]'"
-        ) from error
+    return require_package(name, "metrics", f"Inception score and FID need {name.split('.')[0]}")
