@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path: of the file to write; its folder exists. The temporary one has the same suffix.
 
     Raises:
-        OSError: the folder is missing or cannot be written.
+        OSError: the folder is missing or cannot be written; it names `path`.
 
     Example:
         >>> from cgn_augment.files import replacing
@@ -42,7 +42,11 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
+    except OSError as error:
+        error.filename = str(path)  # a user knows nothing of the temporary one
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

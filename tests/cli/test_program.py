@@ -58,6 +58,11 @@ def test_train_generator_draws_data_and_textures(
             ["sample", "colored-mnist", "/proc/images"],
             "cgn-augment: error: /proc/images: No such file or directory\n",
         ),
+        (
+            cli.main,  # and a file is, not the temporary one beside it
+            ["sheet", "{checkpoint}", "/proc/sheet.png"],
+            "cgn-augment: error: /proc/sheet.png: No such file or directory\n",
+        ),
         (cli.main, ["info", "nothing.pth"], "'nothing.pth' is neither a file nor"),
         (cli.main, ["sheet", "{checkpoint}", "{folder}/sheet.gif"], "saved as one of"),
         (cli.main, ["sheet", "{checkpoint}", "{folder}/no/sheet.png"], "make it first"),
