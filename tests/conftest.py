@@ -10,12 +10,16 @@ from pathlib import Path
 from types import ModuleType
 
 import fsspec
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.writing import write_parts
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # which share the cores, as do the processes that they start
@@ -80,6 +84,20 @@ def golden_paths() -> dict[str, Path]:
 def generator() -> torch.Generator:
     """A CPU generator with seed 0."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def parts_folder(tmp_path: Path) -> Path:
+    """The set of parts that the example of `write_parts` writes."""
+    pixels = np.full((48, 64, 4), 200, np.uint8)
+    pixels[..., 3] = 0
+    pixels[12:30, 20:40] = 20, 20, 20, 255
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name / "1.png")
+    config = PartConfig(masks="alpha")
+    write_parts(tmp_path / "photos", tmp_path / "parts", config, num_workers=0)
+    return tmp_path / "parts"
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -59,21 +59,9 @@ def load_parts(
         UsageError: the device is not there.
 
     Example:
-        >>> import numpy as np
-        >>> from PIL import Image
         >>> from cgn_augment import load_parts
-        >>> from cgn_augment.parts.config import PartConfig
-        >>> from cgn_augment.parts.writing import write_parts
-        >>> folder = getfixture("tmp_path")
-        >>> pixels = np.full((48, 64, 4), 200, np.uint8)
-        >>> pixels[..., 3] = 0                                   # transparent around ...
-        >>> pixels[12:30, 20:40] = 20, 20, 20, 255               # ... an object
-        >>> for name in ("cat", "dog"):
-        ...     (folder / "photos" / name).mkdir(parents=True)
-        ...     Image.fromarray(pixels).save(folder / "photos" / name / "1.png")
-        >>> config = PartConfig(masks="alpha")
-        >>> _ = write_parts(folder / "photos", folder / "parts", config, num_workers=0)
-        >>> parts = load_parts(folder / "parts", 32, class_to_idx={"dog": 0, "cat": 5})
+        >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
+        >>> parts = load_parts(folder, 32, class_to_idx={"dog": 0, "cat": 5})
         >>> parts.labels, parts.names, parts.counts["usable"]
         ((0, 5), {0: 'dog', 5: 'cat'}, 2)
     """

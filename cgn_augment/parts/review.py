@@ -97,21 +97,10 @@ def write_review(
         OSError: the page cannot be written; one that was there stays as it was.
 
     Example:
-        >>> import numpy as np
-        >>> from PIL import Image
-        >>> from cgn_augment.parts.config import PartConfig
         >>> from cgn_augment.parts.review import write_review
         >>> from cgn_augment.parts.set import PartSet
-        >>> from cgn_augment.parts.writing import write_parts
-        >>> folder = getfixture("tmp_path")
-        >>> pixels = np.full((48, 64, 4), 200, np.uint8)
-        >>> pixels[..., 3] = 0                                   # transparent around ...
-        >>> pixels[12:30, 20:40] = 20, 20, 20, 255               # ... an object
-        >>> (folder / "photos" / "cat").mkdir(parents=True)
-        >>> Image.fromarray(pixels).save(folder / "photos" / "cat" / "1.png")
-        >>> config = PartConfig(masks="alpha")
-        >>> manifest = write_parts(folder / "photos", folder / "parts", config, num_workers=0)
-        >>> page = write_review(PartSet.open(folder / "parts"), folder / "review.html")
+        >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
+        >>> page = write_review(PartSet.open(folder), folder.parent / "review.html")
         >>> "cat/1" in page.read_text()
         True
     """

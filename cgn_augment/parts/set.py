@@ -42,22 +42,11 @@ class PartSet:
         classes: names by label.
 
     Example:
-        >>> import numpy as np
-        >>> from PIL import Image
         >>> from cgn_augment.parts.set import PartSet
-        >>> from cgn_augment.parts.config import PartConfig
-        >>> from cgn_augment.parts.writing import write_parts
-        >>> folder = getfixture("tmp_path")
-        >>> pixels = np.full((48, 64, 4), 200, np.uint8)
-        >>> pixels[..., 3] = 0                                   # transparent around ...
-        >>> pixels[12:30, 20:40] = 20, 20, 20, 255               # ... an object
-        >>> (folder / "photos" / "cat").mkdir(parents=True)
-        >>> Image.fromarray(pixels).save(folder / "photos" / "cat" / "1.png")
-        >>> config = PartConfig(masks="alpha")
-        >>> manifest = write_parts(folder / "photos", folder / "parts", config, num_workers=0)
-        >>> parts = PartSet.open(folder / "parts")
+        >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
+        >>> parts = PartSet.open(folder)
         >>> parts.of_class("cat", "object").tolist(), parts.counts
-        ([0], {'usable': 1})
+        ([0], {'usable': 2})
         >>> parts.read(0).background.shape
         torch.Size([3, 48, 64])
     """

@@ -102,7 +102,7 @@ class EnsembleRun(ImageRun[EnsembleResult]):
             config or EnsembleConfig(),
             EnsembleResult,
             folder,
-            classes=classes or [str(y) for y in range(model.num_classes)],
+            classes=classes,
             settings=settings,
             save_every=save_every,
             log_every=log_every,

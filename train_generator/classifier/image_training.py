@@ -37,12 +37,12 @@ class ImageRun(EpochRun[Result]):
     """A classifier of photographs in training; a subclass has its losses and its file.
 
     Args:
-        model: on the stream's device, with a `name` and an `origin` of its backbone.
+        model: on the stream's device, with `num_classes`, and `name` and `origin` of its backbone.
         stream: what it is trained on.
         config: settings.
         result_type: see `EpochRun`.
         folder: where everything is written; made if it is missing. None keeps nothing.
-        classes: names of the classes, by label.
+        classes: names of the classes, by label; their numbers by default.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
         log_every: steps between two looks at the losses.
@@ -52,13 +52,13 @@ class ImageRun(EpochRun[Result]):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         stream: CounterfactualDataset,
         config: EnsembleConfig,
         result_type: type[Result],
         folder: Path | None,
         *,
-        classes: Sequence[str],
+        classes: Sequence[str] | None,
         settings: Mapping[str, Any] | None,
         save_every: int,
         log_every: int,
@@ -78,7 +78,8 @@ class ImageRun(EpochRun[Result]):
             log_every=log_every,
             by_step=num_steps is not None,
         )
-        self.folder, self.classes = folder, tuple(classes)
+        self.folder = folder
+        self.classes = tuple(classes or map(str, range(model.num_classes)))
 
     @abstractmethod
     def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:

@@ -196,7 +196,7 @@ class PlainRun(ImageRun[EpochResult]):
             config,
             EpochResult,
             folder,
-            classes=classes or [str(y) for y in range(model.num_classes)],
+            classes=classes,
             settings=settings,
             save_every=save_every,
             log_every=log_every,
