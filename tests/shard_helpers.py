@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import random
+import signal
 import tarfile
+import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -49,3 +54,44 @@ def start_ranks(*arguments: Any) -> list[BaseProcess]:
     for process in processes:
         process.start()
     return processes
+
+
+def kill_until_complete(
+    out: Path,
+    num: int,
+    chance: random.Random,
+    ahead: int,
+    start: Callable[[Path], list[BaseProcess]],
+) -> int:
+    """Starts ranks and kills them after 1 to `ahead` more shards, until the set is complete.
+
+    Returns:
+        How often a living process was killed; at most `num`.
+    """
+    kills = 0
+    while kills < num and not (out / "manifest.json").exists():
+        enough = len(list(out.glob("*.tar"))) + chance.randint(1, ahead)
+        processes = start(out)
+        while len(list(out.glob("*.tar"))) < enough and processes[0].is_alive():
+            time.sleep(chance.uniform(0, 0.01))
+        kills += any(process.is_alive() for process in processes)
+        for process in processes:
+            process.kill()
+            process.join()
+            assert process.exitcode in (0, -signal.SIGKILL)
+    return kills
+
+
+Change = Callable[[str, bytes], bytes | None]
+
+
+def rewrite_tar(path: Path, change: Change) -> None:
+    """Writes a shard anew, each file changed; None leaves it out."""
+    with tarfile.open(path) as tar:
+        files = [(info, tar.extractfile(info).read()) for info in tar]
+    with tarfile.open(path, "w") as tar:
+        for info, data in files:
+            changed = change(info.name, data)
+            if changed is not None:
+                info.size = len(changed)
+                tar.addfile(info, io.BytesIO(changed))

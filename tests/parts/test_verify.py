@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from part_helpers import write
+from shard_helpers import Change, rewrite_tar
 
 from cgn_augment.errors import DataError
 from cgn_augment.generators import SmallCGN
@@ -20,8 +19,6 @@ from cgn_augment.parts.verify import verify_parts
 from cgn_augment.shards import ShardConfig, render_shards, verify_shards
 from cgn_augment.shards.checking import advice
 from cgn_augment.shards.layout import PARTS
-
-Change = Callable[[str, bytes], bytes | None]
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +36,7 @@ def copied(place: Path, tmp_path: Path) -> Path:
 def rewrite(folder: Path, change: Change) -> None:
     """Writes the second shard anew, each file changed, with the checksum of what comes out."""
     path = folder / "parts-000001.tar"
-    with tarfile.open(path) as tar:
-        files = [(info, tar.extractfile(info).read()) for info in tar]
-    with tarfile.open(path, "w") as tar:
-        for info, data in files:
-            changed = change(info.name, data)
-            if changed is not None:
-                info.size = len(changed)
-                tar.addfile(info, io.BytesIO(changed))
+    rewrite_tar(path, change)
     data = path.read_bytes()
     facts = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import torch
 from part_helpers import config_for, make_photos, start_ranks, write
 from PIL import Image
-from shard_helpers import contents
+from shard_helpers import contents, kill_until_complete
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, DataError, FileError
@@ -112,16 +110,9 @@ def test_sets_of_killed_ranks_equal_an_uninterrupted_one(
     chance, kills = random.Random(0), 0
     while kills < num_kills:
         out = tmp_path / f"set{kills}"
-        while kills < num_kills and not (out / "manifest.json").exists():
-            enough = len(list(out.glob("*.tar"))) + chance.randint(1, 5)
-            processes = start_ranks(tmp_path, out, num_workers)
-            while len(list(out.glob("*.tar"))) < enough and processes[0].is_alive():
-                time.sleep(chance.uniform(0, 0.01))
-            kills += any(process.is_alive() for process in processes)
-            for process in processes:
-                process.kill()
-                process.join()
-                assert process.exitcode in (0, -signal.SIGKILL)
+        kills += kill_until_complete(
+            out, num_kills - kills, chance, 5, lambda at: start_ranks(tmp_path, at, num_workers)
+        )
         write(tmp_path, out, resume=True)
         assert contents(out) == contents(tmp_path / "whole")
         assert verify_parts(out) == []

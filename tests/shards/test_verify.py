@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shard_helpers import contents, render
+from shard_helpers import Change, contents, render, rewrite_tar
 
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import Problem, ShardConfig, verify_shards
 from cgn_augment.shards.checking import advice
 from cgn_augment.shards.layout import COUNTERFACTUALS
-
-Change = Callable[[str, bytes], bytes | None]
-
-
-def rewrite(folder: Path, shard: int, change: Change) -> None:
-    """Writes a shard anew, each file changed; None leaves it out."""
-    path = folder / f"counterfactuals-{shard:06d}.tar"
-    with tarfile.open(path) as tar:
-        files = [(info, tar.extractfile(info).read()) for info in tar]
-    with tarfile.open(path, "w") as tar:
-        for info, data in files:
-            changed = change(info.name, data)
-            if changed is not None:
-                info.size = len(changed)
-                tar.addfile(info, io.BytesIO(changed))
 
 
 def at(name: str, new: bytes | None) -> Change:
@@ -67,7 +50,7 @@ def relabel(key: str, change_value: Callable[[int], int]) -> Change:
 def test_verify_finds_what_a_checksum_of_the_damage_would_hide(
     change: Change, what: str, copied: Path
 ) -> None:
-    rewrite(copied, 1, change)
+    rewrite_tar(copied / "counterfactuals-000001.tar", change)
     problems = verify_shards(copied)
     assert {problem.shard for problem in problems} == {1}
     assert any("are not the" in problem.what for problem in problems)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 import resource
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from shard_helpers import FIFTY, contents, members, render, start_ranks
+from shard_helpers import FIFTY, contents, kill_until_complete, members, render, start_ranks
 
 from cgn_augment import Interventions
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
@@ -156,21 +154,15 @@ def test_sets_of_killed_ranks_equal_an_uninterrupted_one(
     num_kills: int, tiny_cgn: SmallCGN, tmp_path: Path
 ) -> None:
     config = ShardConfig(num=400, shard_size=10, format="jpg", block_size=16)
-    save_cgn(tiny_cgn, tmp_path / "tiny.safetensors")
+    checkpoint = tmp_path / "tiny.safetensors"
+    save_cgn(tiny_cgn, checkpoint)
     render(tiny_cgn, tmp_path / "whole", config)
     chance, kills = random.Random(0), 0
     while kills < num_kills:
         out = tmp_path / f"set{kills}"
-        while kills < num_kills and not (out / "manifest.json").exists():
-            enough = len(list(out.glob("*.tar"))) + chance.randint(1, 9)
-            processes = start_ranks(tmp_path / "tiny.safetensors", out, config)
-            while len(list(out.glob("*.tar"))) < enough and processes[0].is_alive():
-                time.sleep(chance.uniform(0, 0.01))
-            kills += any(process.is_alive() for process in processes)
-            for process in processes:
-                process.kill()
-                process.join()
-                assert process.exitcode in (0, -signal.SIGKILL)
+        kills += kill_until_complete(
+            out, num_kills - kills, chance, 9, lambda at: start_ranks(checkpoint, at, config)
+        )
         render(tiny_cgn, out, config, resume=True)
         assert contents(out) == contents(tmp_path / "whole")
         assert verify_shards(out) == []
