@@ -23,6 +23,7 @@ HEAVY = [
     "kornia",
     "matplotlib",
     "scipy",
+    "PIL",
     "boto3",
     "webdataset",
     "pytorch_pretrained_biggan",

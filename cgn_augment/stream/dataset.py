@@ -31,7 +31,6 @@ from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.history import History
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
-from cgn_augment.stream.preview import save_preview
 from cgn_augment.stream.reading import ReadConfig, wrap_real
 from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
@@ -400,6 +399,8 @@ class CounterfactualDataset(IterableDataset[Any]):
             DataError: there is no batch, or it is not as was declared.
             UsageError: a sampler, or an iterable dataset without workers, that cannot be copied.
         """
+        from cgn_augment.stream.preview import save_preview  # which imports what draws
+
         save_preview(self, path, num, classes)
         return Path(path)
 
