@@ -59,11 +59,11 @@ def _begin(reports: Any) -> None:
     _reports = reports
 
 
-def _run_there(job: Job, photos: Photos, out: Path) -> Job:
-    return run_job(job, photos, out, lambda: _reports.put(1))
+def _run_there(job: Job, photos: Photos, out: Path, device: str) -> Job:
+    return run_job(job, photos, out, lambda: _reports.put(1), device)
 
 
-def run_jobs(jobs: Sequence[Job], photos: Photos, out: Path, num: int) -> None:
+def run_jobs(jobs: Sequence[Job], photos: Photos, out: Path, num: int, device: str = "cpu") -> None:
     """Runs what has no file yet, in `num` processes of one thread each."""
     left = find_left(jobs, photos, out)
     with tqdm(total=sum(job.steps for job in jobs), unit="step", smoothing=0.02) as bar:
@@ -72,13 +72,13 @@ def run_jobs(jobs: Sequence[Job], photos: Photos, out: Path, num: int) -> None:
         if num == 1:
             torch.set_num_threads(1)
             for place, job in enumerate(left):
-                run_job(job, photos, out, bar.update)
+                run_job(job, photos, out, bar.update, device)
                 bar.set_postfix_str(f"{len(jobs) - len(left) + place + 1} of {len(jobs)} runs")
             return
         context = multiprocessing.get_context("spawn")
         reports = context.Queue()
         with ProcessPoolExecutor(num, context, _begin, (reports,)) as pool:
-            futures = [pool.submit(_run_there, job, photos, out) for job in left]
+            futures = [pool.submit(_run_there, job, photos, out, device) for job in left]
             try:
                 while not all(future.done() for future in futures):
                     with suppress(queue.Empty):
@@ -216,6 +216,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=400, help="training photographs")
     parser.add_argument("--fill", default="copy", help="of the backgrounds; default: copy")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, of one thread each")
+    parser.add_argument("--device", default="cpu", help="where classifiers are trained")
+    parser.add_argument(
+        "--prepare", action="store_true", help="make photographs and parts, and train nothing"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps on drawn images")
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -242,7 +246,9 @@ def main() -> None:
         photos.prepare(correlation, any(row.parts for row in mine))
     if any(ROWS[job.row].decorrelated for job in left):
         photos.prepare(DECORRELATED, with_parts=False)
-    run_jobs(jobs, photos, out, arguments.jobs)
+    if arguments.prepare:
+        return
+    run_jobs(jobs, photos, out, arguments.jobs, arguments.device)
     results = read_results(out)
     table = make_table(results)
     (out / "table.md").write_text(table)

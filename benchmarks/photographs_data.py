@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from held_parts import HeldParts
+from cgn_augment.parts.held import HeldParts
 from PIL import Image, ImageDraw
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
@@ -141,7 +141,9 @@ def load_part_values(folder: Path) -> HeldParts:
     return HeldParts([parts.read(number, foreground=True) for number in range(len(parts))])
 
 
-def make_parts(photos: Photos, correlation: float, kind: str) -> Parts:
+def make_parts(
+    photos: Photos, correlation: float, kind: str, device: torch.device | str = "cpu"
+) -> Parts:
     """Opens the parts of the photographs, read into memory once, at the size of the classifier."""
     split, held = (
         load_split(photos.folder(correlation) / "train"),
@@ -152,7 +154,7 @@ def make_parts(photos: Photos, correlation: float, kind: str) -> Parts:
         every = [held.read(number) for number in range(len(split.keys))]
         held = HeldParts([replace(part, background=whole[part.key]) for part in every])
     labels = {name: y for y, name in enumerate(split.classes)}
-    return open_parts(held, SIZE, class_to_idx=labels, num_threads=0)
+    return open_parts(held, SIZE, device, class_to_idx=labels, num_threads=0)
 
 
 def make_batches(split: Split) -> list[tuple[Tensor, Tensor]]:

@@ -107,14 +107,16 @@ class Job(NamedTuple):
         return f"{self.row}-{self.correlation}-{self.steps}-{self.seed}.json"
 
 
-def make_stream(job: Job, photos: Photos) -> CounterfactualDataset:
+def make_stream(
+    job: Job, photos: Photos, device: torch.device | str = "cpu"
+) -> CounterfactualDataset:
     """Makes the stream of a run; what is drawn in it depends on the global generators."""
     row = ROWS[job.row]
     of = DECORRELATED if row.decorrelated else job.correlation
     data = Photographs(load_split(photos.folder(of) / "train"), row.augment)
     source: FreshSource | None = None
     if row.parts is not None:
-        parts = make_parts(photos, of, row.parts)
+        parts = make_parts(photos, of, row.parts, device)
         texture = "shape" if row.own_texture else None
         interventions = Interventions(texture=texture, background="other")
         source = FreshSource(parts, interventions, placement=row.placement)
@@ -131,6 +133,7 @@ def make_stream(job: Job, photos: Photos) -> CounterfactualDataset:
         collate_fn=collate,
         ratio=0.0 if source is None else 1.0,
         transform=match_real(LOOK.mean, LOOK.std, SIZE, RandomHorizontalFlip()),
+        device=device,
         seed=job.seed,
     )
 
@@ -153,12 +156,14 @@ class ReportingRun(PlainRun):
         return sums
 
 
-def train(job: Job, photos: Photos, report: Callable[[], None]) -> dict[str, Any]:
+def train(
+    job: Job, photos: Photos, report: Callable[[], None], device: torch.device
+) -> dict[str, Any]:
     """Trains and tests one classifier; returns what its file holds."""
     random.seed(job.seed)
     np.random.seed(job.seed)  # noqa: NPY002 - which RandAugment draws from
     torch.manual_seed(job.seed)
-    stream = make_stream(job, photos)
+    stream = make_stream(job, photos, device)
     tests = {
         name: load_split(photos.folder(job.correlation) / folder)
         for name, folder in (("decorrelated", "test_random"), ("correlated", "test_same"))
@@ -166,7 +171,7 @@ def train(job: Job, photos: Photos, report: Callable[[], None]) -> dict[str, Any
     batches = {name: make_batches(split) for name, split in tests.items()}
     classes = tests["correlated"].classes
     model = make_classifier(BACKBONE, len(classes), pretrained=False, seed=job.seed)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = ReportingRun(model, stream, CONFIG, classes=classes)
     run.report = report
     start = time.process_time()
@@ -184,6 +189,7 @@ def train(job: Job, photos: Photos, report: Callable[[], None]) -> dict[str, Any
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "torchvision", "timm")},
             "processor": platform.machine(),
+            "device": name_device(device),
             "threads": torch.get_num_threads(),
         },
     }
@@ -220,9 +226,20 @@ def find_left(jobs: Sequence[Job], photos: Photos, out: Path) -> list[Job]:
     return left
 
 
-def run_job(job: Job, photos: Photos, out: Path, report: Callable[[], None]) -> Job:
+def name_device(device: torch.device) -> str:
+    """Returns "cpu", or the name of the card."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def run_job(
+    job: Job,
+    photos: Photos,
+    out: Path,
+    report: Callable[[], None],
+    device: torch.device | str = "cpu",
+) -> Job:
     """Trains one classifier and writes its file."""
-    found = train(job, photos, report)
+    found = train(job, photos, report, torch.device(device))
     with replacing(out / job.file) as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n")
     return job

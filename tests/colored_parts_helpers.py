@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from held_parts import HeldParts
+from cgn_augment.parts.held import HeldParts
 from PIL import Image
 
 from cgn_augment import MaskGate, Parts

@@ -86,7 +86,7 @@ def open_parts(
         >>> import torch
         >>> from cgn_augment import BankSource, MaskGate
         >>> from cgn_augment.parts.cut import take_apart
-        >>> from held_parts import HeldParts
+        >>> from cgn_augment.parts.held import HeldParts
         >>> from cgn_augment.parts.opening import open_parts
         >>> image, mask = torch.full((3, 48, 64), 200, dtype=torch.uint8), torch.zeros(1, 48, 64)
         >>> image[:, 10:20, 30:45], mask[:, 10:20, 30:45] = 20, 1

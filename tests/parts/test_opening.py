@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from colored_parts_helpers import CLASSES, make_part, make_parts, make_set, write_set
-from held_parts import HeldParts
+from cgn_augment.parts.held import HeldParts
 from source_helpers import seeded
 from torchvision.datasets import ImageFolder
 

@@ -1,4 +1,4 @@
-"""Parts in memory, read like a set on disk."""
+"""Parts in memory, read like a set on disk: what `open_parts` takes in a set's place."""
 
 from __future__ import annotations
 
