@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from cgn_augment.parts.held import HeldParts
 from PIL import Image, ImageDraw
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
@@ -24,6 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from cgn_augment import Parts
 from cgn_augment.images.finding import find_labelled_images, read_image
 from cgn_augment.parts.fitting import resize_bytes
+from cgn_augment.parts.held import HeldParts
 from cgn_augment.parts.opening import open_parts
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.writing import PartConfig, write_parts

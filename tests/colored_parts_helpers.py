@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cgn_augment.parts.held import HeldParts
 from PIL import Image
 
 from cgn_augment import MaskGate, Parts
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.cut import take_apart
+from cgn_augment.parts.held import HeldParts
 from cgn_augment.parts.opening import open_parts
 from cgn_augment.parts.part import Part
 from cgn_augment.parts.writing import write_parts

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from colored_parts_helpers import CLASSES, make_part, make_parts, make_set, write_set
-from cgn_augment.parts.held import HeldParts
 from source_helpers import seeded
 from torchvision.datasets import ImageFolder
 
 from cgn_augment import MaskGate, Mechanisms, Parts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, UsageError
 from cgn_augment.parts import load_parts
+from cgn_augment.parts.held import HeldParts
 from cgn_augment.parts.opening import load_mechanisms, match_classes, open_parts
 
 
