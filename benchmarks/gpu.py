@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_generator import measure_generator
 from gpu_made import measure_compiled, measure_filling, measure_made, profile
 from gpu_setup import FULL, SMALL, Setup
 from gpu_table import table
@@ -107,8 +108,6 @@ def make_parts(setup: Setup, results: Results) -> dict[str, Part]:
 
 def measure_generators(setup: Setup, seconds: float) -> Row:
     """Measures fresh images of the ImageNet CGN against the published way."""
-    from imagenet_speed import measure_generator
-
     batches = (1, 2) if setup.sizes.small else (1, 4, 16, 64)
     dtypes = torch.float32, torch.bfloat16
     rows = measure_generator(setup.device, dtypes, batches, seconds, setup.sizes.small)
