@@ -150,7 +150,7 @@ def run_tests(setup: Setup, seconds: float, out: Path) -> Row:
             code = f"stopped after {max(seconds, 60):.0f} seconds"
     lines = log.read_text().splitlines()
     counts = re.findall(
-        r"(\d+) (passed|failed|skipped|errors?|deselected|tests? collected)", "\n".join(lines[-3:])
+        r"(\d+) (passed|failed|skipped|error|deselected|test)", "\n".join(lines[-3:])
     )
     return {
         "code": code,
