@@ -134,26 +134,30 @@ def _turnover(plan: Plan) -> str:
 # Measuring ---------------------------------------------------------------------------------------
 
 
-class _Noise:
+class Noise:
     """Mechanisms that cost next to nothing, so that what stands behind them is measured."""
 
-    num_classes, shared_noise, fingerprint = 1, True, "noise"
+    shared_noise, fingerprint = True, "noise"
 
-    def __init__(self, image_size: int, device: torch.device) -> None:
-        self.image_size, self.device = image_size, device
+    def __init__(self, image_size: int, device: torch.device, num_classes: int = 1) -> None:
+        self.image_size, self.device, self.num_classes = image_size, device, num_classes
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draws (num, 1) numbers in [0, 1)."""
         return torch.rand(num, 1, generator=generator).to(self.device)
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns masks (N, 1, H, W) of one value each."""
         return self._spread(noise, 1)
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns images (N, 3, H, W) of one value each."""
         return self._spread(noise, 3)
 
     background = texture
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns the images as they are."""
         return images
 
     def _spread(self, noise: Tensor, channels: int) -> Tensor:
@@ -170,7 +174,7 @@ def measure_rates(
     copying = _median_seconds(lambda: taken.copy_(given), device, seconds)
     rate = 2 * len(given) / copying / 1e9
     num = require_count("counterfactuals of a step", work.num)
-    bank = BankSource(_Noise(work.source_pixels, device), 64, storage=work.storage)  # type: ignore[arg-type]
+    bank = BankSource(Noise(work.source_pixels, device), 64, storage=work.storage)  # type: ignore[arg-type]
     size = None if work.source_pixels == work.pixels else work.pixels
     match = match_real(0.5, 0.25, size)
     made = _median_seconds(lambda: match(bank.sample(num, generator).images), device, seconds)
