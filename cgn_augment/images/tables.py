@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cgn_augment.errors import DataError
 from cgn_augment.files import first_line
+from cgn_augment.images.finding import name_some
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -45,6 +46,17 @@ def read_table(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path} has no row: expected one for each image")
     return rows
+
+
+def require_columns(rows: Sequence[Row], names: Sequence[str], what: str) -> None:
+    """Refuses a table that lacks a column; `what` names it in the error.
+
+    Raises:
+        DataError: it does.
+    """
+    lost = [name for name in names if any(name not in row for row in rows)]
+    if lost:
+        raise DataError(f"{what} has the columns {list(rows[0])}, and none {name_some(lost)}")
 
 
 def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:

@@ -1,0 +1,125 @@
+"""What a user says where images are, and which images those are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cgn_augment.errors import ArgumentError
+from cgn_augment.images.folders import read_folder, split_folders
+from cgn_augment.images.hugging_face import HUGGING_FACE
+from cgn_augment.images.image_table import ImageTable
+from cgn_augment.images.listed import TABLE, Columns, parse_table, read_listed
+from cgn_augment.images.tables import SUFFIXES as TABLES
+from cgn_augment.images.waterbirds import read_waterbirds
+
+PLACES = (
+    "a folder with one folder of images for each class, waterbirds:PATH, spawrious:PATH@SPLIT, "
+    "urbancars:PATH, in9:PATH, or table:FILE.csv"
+)
+
+_LAYOUTS: dict[str, Callable[[Path, str], ImageTable]] = {
+    "waterbirds": read_waterbirds,
+}
+
+
+def is_listed(place: str) -> bool:
+    """Returns whether the images of a place are known before any is read.
+
+    Example:
+        >>> from cgn_augment.images.places import is_listed
+        >>> is_listed("table:photos.csv"), is_listed("hf:cifar10@train")
+        (True, False)
+    """
+    return not (place.startswith(HUGGING_FACE) or place.endswith(".tar"))
+
+
+def read_place(
+    place: str,
+    *,
+    split: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    columns: Columns | None = None,
+    further: tuple[str, ...] = (),
+) -> ImageTable:
+    """Reads which images there are at a place, and what is known of each.
+
+    Args:
+        place: a folder with one folder of images for each class, or with such a folder for each
+            split; `waterbirds:PATH`, or `waterbirds:PATH@100`; `table:FILE`, or a path ending in
+            .csv, .tsv or .jsonl, whose columns may be named, as in `photos.csv?path=file&label=y`.
+        split: train, val or test; `all`; None takes those for training, or the only split.
+        classes: names by label, where a table does not say.
+        columns: of a table, where the place does not name them.
+        further: columns to keep besides.
+
+    Raises:
+        ArgumentError: a value that does not fit these images.
+        DataError: there are no images, or they are laid out differently; files that a table or a
+            layout lists are missing.
+
+    Example:
+        >>> from PIL import Image
+        >>> from cgn_augment.images.places import read_place
+        >>> folder = getfixture("tmp_path")
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("RGB", (8, 8)).save(folder / name / "1.jpg")
+        >>> table = read_place(str(folder))
+        >>> table.files, table.classes
+        (('cat/1.jpg', 'dog/1.jpg'), ('cat', 'dog'))
+    """
+    if not is_listed(place):
+        raise ArgumentError(f"{place} does not list its images: give {PLACES}")
+    layout, _, rest = place.partition(":")
+    if _is_table(place):
+        path, named = parse_table(place.removeprefix(TABLE))
+        given = named if columns is None else columns
+        table = read_listed(path, given, classes=classes, further=further).of_split(split)
+    elif layout in _LAYOUTS:
+        path, variant = _split_variant(rest)
+        table = _LAYOUTS[layout](path, variant).of_split(split)
+    else:
+        return _keep(read_folder(Path(place), split), further)
+    table.require_files()
+    return table if _is_table(place) else _keep(table, further)
+
+
+def find_splits(place: str) -> tuple[str, ...]:
+    """Returns the splits that a place has, train, val and test first; empty where it has none.
+
+    Shards and Hugging Face datasets have none by this: each of their places is one split.
+
+    Raises:
+        ArgumentError: as for `read_place`.
+        DataError: as for `read_place`.
+    """
+    if not is_listed(place):
+        return ()
+    layout, _, rest = place.partition(":")
+    if _is_table(place):
+        return read_listed(*parse_table(place.removeprefix(TABLE))).split_names
+    if layout in _LAYOUTS:
+        return _LAYOUTS[layout](*_split_variant(rest)).split_names
+    return tuple(split_folders(Path(place).expanduser()))
+
+
+def _is_table(place: str) -> bool:
+    return place.startswith(TABLE) or place.partition("?")[0].endswith(TABLES)
+
+
+def _split_variant(rest: str) -> tuple[Path, str]:
+    """Splits PATH@VARIANT; an @ of a folder above is none."""
+    path, _, variant = rest.rpartition("@")
+    if not path or "/" in variant:
+        return Path(rest).expanduser(), ""
+    return Path(path).expanduser(), variant
+
+
+def _keep(table: ImageTable, further: tuple[str, ...]) -> ImageTable:
+    lost = [name for name in further if name not in table.columns]
+    if lost:
+        has = ", ".join(table.columns) or "none"
+        raise ArgumentError(f"{table.place} has no column {lost[0]!r}; it has {has}")
+    return replace(table, columns={name: table.columns[name] for name in further})
