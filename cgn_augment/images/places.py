@@ -10,8 +10,11 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.images.folders import read_folder, split_folders
 from cgn_augment.images.hugging_face import HUGGING_FACE
 from cgn_augment.images.image_table import ImageTable
+from cgn_augment.images.imagenet9 import read_imagenet9
 from cgn_augment.images.listed import TABLE, Columns, parse_table, read_listed
+from cgn_augment.images.spawrious import read_spawrious
 from cgn_augment.images.tables import SUFFIXES as TABLES
+from cgn_augment.images.urbancars import read_urbancars
 from cgn_augment.images.waterbirds import read_waterbirds
 
 PLACES = (
@@ -21,6 +24,9 @@ PLACES = (
 
 _LAYOUTS: dict[str, Callable[[Path, str], ImageTable]] = {
     "waterbirds": read_waterbirds,
+    "spawrious": read_spawrious,
+    "urbancars": read_urbancars,
+    "in9": read_imagenet9,
 }
 
 
@@ -47,8 +53,10 @@ def read_place(
 
     Args:
         place: a folder with one folder of images for each class, or with such a folder for each
-            split; `waterbirds:PATH`, or `waterbirds:PATH@100`; `table:FILE`, or a path ending in
-            .csv, .tsv or .jsonl, whose columns may be named, as in `photos.csv?path=file&label=y`.
+            split; a layout, `waterbirds:PATH`, `waterbirds:PATH@100`, `spawrious:PATH@o2o_easy`
+            (or another of its six benchmarks), `urbancars:PATH`, `in9:PATH`, `in9:PATH@mixed_rand`;
+            `table:FILE`, or a path ending in .csv, .tsv or .jsonl, whose columns may be named, as
+            in `photos.csv?path=file&label=y`.
         split: train, val or test; `all`; None takes those for training, or the only split.
         classes: names by label, where a table does not say.
         columns: of a table, where the place does not name them.
