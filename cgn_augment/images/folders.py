@@ -45,7 +45,7 @@ def read_folder(root: Path, split: str | None = None) -> ImageTable:
     """
     root = root.expanduser()
     folders = split_folders(root)
-    wanted = choose_split(str(root), tuple(folders), split)
+    wanted = choose_split(str(root), folders, split)
     chosen = {name: folder for name, folder in folders.items() if wanted in (name, ALL)}
     classes: tuple[str, ...] | None = None
     files: list[str] = []

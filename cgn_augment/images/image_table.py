@@ -7,7 +7,7 @@ layouts of the published benchmarks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from cgn_augment.images.finding import name_some
 
 ALL = "all"
 TRAIN = "train"
+GROUP = "group"
+"""The column with the names of the groups."""
 
 _ORDER = (TRAIN, "val", "test")
 _ALIASES = {
@@ -103,8 +105,7 @@ class ImageTable:
     @property
     def split_names(self) -> tuple[str, ...]:
         """Splits that there are: train, val and test first; empty where there are none."""
-        there = set(self.splits or ())
-        return (*(n for n in _ORDER if n in there), *sorted(there - set(_ORDER)))
+        return order_splits(self.splits or ())
 
     def of_split(self, split: str | None) -> ImageTable:
         """Returns the images of a split.
@@ -148,12 +149,16 @@ class ImageTable:
         )
 
     def with_groups(self, numbers: Sequence[int], names: Sequence[str]) -> ImageTable:
-        """Returns the images with a group of each, whose training images are counted."""
+        """Returns the images with a group of each, whose training images are counted.
+
+        The names of the groups become a column, too.
+        """
         counts = None
         if self.splits is not None and TRAIN in self.splits:
             trained = Counter(n for n, s in zip(numbers, self.splits, strict=True) if s == TRAIN)
             counts = tuple(trained[number] for number in range(len(names)))
-        return replace(self, groups=Groups(tuple(numbers), tuple(names), counts))
+        columns = {**self.columns, GROUP: tuple(names[number] for number in numbers)}
+        return replace(self, groups=Groups(tuple(numbers), tuple(names), counts), columns=columns)
 
     def require_files(self) -> None:
         """Refuses images that are not there; what lies behind a URL is not asked.
@@ -169,7 +174,19 @@ class ImageTable:
             )
 
 
-def choose_split(place: str, there: Sequence[str], split: str | None) -> str:
+def order_splits(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns each name once, train, val and test first.
+
+    Example:
+        >>> from cgn_augment.images.image_table import order_splits
+        >>> order_splits(["test", "odd", "train", "test"])
+        ('train', 'test', 'odd')
+    """
+    there = set(names)
+    return (*(name for name in _ORDER if name in there), *sorted(there - set(_ORDER)))
+
+
+def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
     """Returns which of the splits of a place is meant; `all` where there are none.
 
     Raises:
@@ -181,6 +198,7 @@ def choose_split(place: str, there: Sequence[str], split: str | None) -> str:
         >>> choose_split("here", ("train", "val"), None)
         'train'
     """
+    there = order_splits(names)
     if not there:
         if split not in (None, ALL, TRAIN):
             raise ArgumentError(f"{place} has no splits: leave the split {split!r} out")
@@ -201,6 +219,12 @@ def choose_split(place: str, there: Sequence[str], split: str | None) -> str:
 def below(root: Path, file: str) -> str:
     """Returns the path of a file below a folder; a URL stays as it is."""
     return file if "://" in file else str(root / file)
+
+
+def some_masks(masks: Iterable[str | None]) -> tuple[str | None, ...] | None:
+    """Returns the files of masks, None for an image without; None if there is no mask at all."""
+    found = tuple(masks)
+    return found if any(found) else None
 
 
 def sort_names(names: set[str]) -> list[str]:

@@ -11,13 +11,17 @@ from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import name_some
 from cgn_augment.images.image_table import (
+    GROUP,
     ImageTable,
+    some_masks,
     sort_names,
     split_name,
 )
 from cgn_augment.images.tables import Row, read_table, require_columns
 
 TABLE = "table:"
+
+_ADVICE = ": say which of them holds what, as in table:FILE?path=file&label=y&mask=seg"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def read_listed(
     if not names["path"] or not names["label"]:
         raise ArgumentError(f"{place}: say which columns hold the paths and the labels")
     named = {kind: name for kind, name in names.items() if name}
-    require_columns(rows, [*named.values(), *further], f"{place}, read with ?path=…&label=…,")
+    kept = [name for name in further if name != GROUP or not names["group"]]
+    require_columns(rows, [*named.values(), *kept], place, _ADVICE)
     cells = {kind: [row[name] for row in rows] for kind, name in named.items()}
     for kind in ("path", "label", "split", "group"):
         _require_filled(cells.get(kind, []), cells["path"], f"{place}: {{}} has no {names[kind]}")
@@ -112,8 +117,8 @@ def read_listed(
         labels=tuple(numbers[of_label[cell]] for cell in cells["label"]),
         classes=known,
         splits=tuple(split_name(cell) for cell in cells["split"]) if "split" in cells else None,
-        masks=tuple(cell or None for cell in cells["mask"]) if "mask" in cells else None,
-        columns={name: tuple(row[name] for row in rows) for name in further},
+        masks=some_masks(cell or None for cell in cells.get("mask", [])),
+        columns={name: tuple(row[name] for row in rows) for name in kept},
     )
     if "group" not in cells:
         return table

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.images.finding import find_images
 from cgn_augment.images.folders import read_folder, split_folders
 from cgn_augment.images.hugging_face import HUGGING_FACE
-from cgn_augment.images.image_table import ImageTable
+from cgn_augment.images.image_table import ALL, GROUP, ImageTable, choose_split, order_splits
 from cgn_augment.images.imagenet9 import read_imagenet9
 from cgn_augment.images.listed import TABLE, Columns, parse_table, read_listed
 from cgn_augment.images.spawrious import read_spawrious
@@ -80,18 +81,51 @@ def read_place(
     """
     if not is_listed(place):
         raise ArgumentError(f"{place} does not list its images: give {PLACES}")
-    layout, _, rest = place.partition(":")
-    if _is_table(place):
-        path, named = parse_table(place.removeprefix(TABLE))
-        given = named if columns is None else columns
-        table = read_listed(path, given, classes=classes, further=further).of_split(split)
-    elif layout in _LAYOUTS:
-        path, variant = _split_variant(rest)
-        table = _LAYOUTS[layout](path, variant).of_split(split)
+    if is_table(place):
+        table = _read_table(place, classes, columns, further).of_split(split)
+    elif layout_of(place):
+        table = _read_layout(place).of_split(split)
     else:
         return _keep(read_folder(Path(place), split), further)
     table.require_files()
-    return table if _is_table(place) else _keep(table, further)
+    return _keep(table, further)
+
+
+def find_files(place: str, split: str | None = None, least: int = 1) -> tuple[Path, list[str]]:
+    """Finds the images of a place whatever their classes are.
+
+    Args:
+        place: as for `read_place`, or a folder with images, in folders or not.
+        split: as for `read_place`.
+        least: images that there must be.
+
+    Returns:
+        The folder that they are below, and their paths below it, sorted if a folder holds them;
+        those that lie elsewhere as absolute paths or URLs.
+
+    Raises:
+        ArgumentError: as for `read_place`.
+        DataError: as for `read_place`, or there are too few images.
+
+    Example:
+        >>> from PIL import Image
+        >>> from cgn_augment.images.places import find_files
+        >>> folder = getfixture("tmp_path")
+        >>> Image.new("RGB", (8, 8)).save(folder / "1.jpg")
+        >>> find_files(str(folder))[1]
+        ['1.jpg']
+    """
+    if is_table(place) or layout_of(place):
+        table = read_place(place, split=split)
+        if len(table) < least:
+            raise DataError(f"{place} has {len(table)} images, and {least} or more are needed")
+        return table.root, list(table.files)
+    root = Path(place).expanduser()
+    folders = split_folders(root)
+    wanted = choose_split(place, folders, split)
+    chosen = [folder for name, folder in folders.items() if wanted in (name, ALL)] or [""]
+    found = [path for folder in chosen for path in find_images(root / folder, least)]
+    return root, [path.relative_to(root).as_posix() for path in found]
 
 
 def find_splits(place: str) -> tuple[str, ...]:
@@ -105,15 +139,45 @@ def find_splits(place: str) -> tuple[str, ...]:
     """
     if not is_listed(place):
         return ()
+    if is_table(place):
+        return _read_table(place).split_names
+    if layout_of(place):
+        return _read_layout(place).split_names
+    return order_splits(split_folders(Path(place).expanduser()))
+
+
+def layout_of(place: str) -> str:
+    """Returns the layout that a place names, such as waterbirds; "" where it names none.
+
+    Example:
+        >>> from cgn_augment.images.places import layout_of
+        >>> layout_of("in9:bg_challenge@mixed_rand"), layout_of("photos")
+        ('in9', '')
+    """
+    name, colon, _ = place.partition(":")
+    return name if colon and name in _LAYOUTS else ""
+
+
+def _read_layout(place: str) -> ImageTable:
     layout, _, rest = place.partition(":")
-    if _is_table(place):
-        return read_listed(*parse_table(place.removeprefix(TABLE))).split_names
-    if layout in _LAYOUTS:
-        return _LAYOUTS[layout](*_split_variant(rest)).split_names
-    return tuple(split_folders(Path(place).expanduser()))
+    return _LAYOUTS[layout](*_split_variant(rest))
 
 
-def _is_table(place: str) -> bool:
+def _read_table(
+    place: str,
+    classes: tuple[str, ...] | None = None,
+    columns: Columns | None = None,
+    further: tuple[str, ...] = (),
+) -> ImageTable:
+    path, named = parse_table(place.removeprefix(TABLE))
+    given = {name: column for name, column in vars(named).items() if column is not None}
+    return read_listed(
+        path, replace(columns or Columns(), **given), classes=classes, further=further
+    )
+
+
+def is_table(place: str) -> bool:
+    """Returns whether a place is a table: `table:FILE`, or a path that ends like one."""
     return place.startswith(TABLE) or place.partition("?")[0].endswith(TABLES)
 
 
@@ -126,8 +190,10 @@ def _split_variant(rest: str) -> tuple[Path, str]:
 
 
 def _keep(table: ImageTable, further: tuple[str, ...]) -> ImageTable:
+    """Returns the images with these columns, and with their groups."""
     lost = [name for name in further if name not in table.columns]
     if lost:
-        has = ", ".join(table.columns) or "none"
-        raise ArgumentError(f"{table.place} has no column {lost[0]!r}; it has {has}")
-    return replace(table, columns={name: table.columns[name] for name in further})
+        has = f"has the columns {', '.join(table.columns)}" if table.columns else "has no columns"
+        raise ArgumentError(f"{table.place} {has}: leave --columns out, or name one of them")
+    kept = [name for name in table.columns if name in further or name == GROUP]
+    return replace(table, columns={name: table.columns[name] for name in kept})

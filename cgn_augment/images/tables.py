@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cgn_augment.errors import DataError
 from cgn_augment.files import first_line
-from cgn_augment.images.finding import name_some
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -48,7 +47,7 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def require_columns(rows: Sequence[Row], names: Sequence[str], what: str) -> None:
+def require_columns(rows: Sequence[Row], names: Sequence[str], what: str, advice: str = "") -> None:
     """Refuses a table that lacks a column; `what` names it in the error.
 
     Raises:
@@ -56,7 +55,7 @@ def require_columns(rows: Sequence[Row], names: Sequence[str], what: str) -> Non
     """
     lost = [name for name in names if any(name not in row for row in rows)]
     if lost:
-        raise DataError(f"{what} has the columns {list(rows[0])}, and none {name_some(lost)}")
+        raise DataError(f"{what} has the columns {list(rows[0])}, and none {lost[0]!r}{advice}")
 
 
 def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:

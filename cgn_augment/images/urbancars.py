@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from cgn_augment.errors import ArgumentError, DataError
-from cgn_augment.images.image_table import TRAIN, ImageTable
+from cgn_augment.images.image_table import TRAIN, ImageTable, some_masks
 
 KINDS = ("urban", "country")
 CLASSES = tuple(f"{kind} car" for kind in KINDS)
@@ -57,8 +57,7 @@ def read_urbancars(root: Path, variant: str = "") -> ImageTable:
         )
     files = tuple(file for _, _, file in rows)
     groups = [group for _, group, _ in rows]
-    masks = tuple(f"{file.rpartition('.')[0]}{_MASK}" for file in files)
-    there = tuple(mask if (root / mask).is_file() else None for mask in masks)
+    masks = [f"{file.rpartition('.')[0]}{_MASK}" for file in files]
     return ImageTable(
         place=f"urbancars:{root}",
         root=root,
@@ -66,7 +65,7 @@ def read_urbancars(root: Path, variant: str = "") -> ImageTable:
         labels=tuple(group // 4 for group in groups),
         classes=CLASSES,
         splits=tuple(split for split, _, _ in rows),
-        masks=there if any(there) else None,
+        masks=some_masks(mask if (root / mask).is_file() else None for mask in masks),
         columns={
             "background": tuple(KINDS[group // 2 % 2] for group in groups),
             "object": tuple(KINDS[group % 2] for group in groups),

@@ -6,7 +6,7 @@ from itertools import compress
 from pathlib import Path
 
 from cgn_augment.errors import ArgumentError, DataError
-from cgn_augment.images.image_table import TRAIN, ImageTable
+from cgn_augment.images.image_table import TRAIN, ImageTable, some_masks
 from cgn_augment.images.tables import Row, read_table, require_columns
 
 CLASSES = ("landbird", "waterbird")
@@ -83,7 +83,5 @@ def _digit(row: Row, column: str, most: int, path: Path) -> int:
 
 
 def _masks(root: Path, names: list[str]) -> tuple[str | None, ...] | None:
-    if not (root / SEGMENTATIONS).is_dir():
-        return None
     masks = [f"{SEGMENTATIONS}/{name.rpartition('.')[0]}.png" for name in names]
-    return tuple(mask if (root / mask).is_file() else None for mask in masks)
+    return some_masks(mask if (root / mask).is_file() else None for mask in masks)
