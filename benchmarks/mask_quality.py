@@ -147,7 +147,9 @@ def read_references(folder: Path, steps: int) -> dict[str, list[float]]:
 
 def make_table(found: dict[str, Found]) -> str:
     """Returns a Markdown table; means ± standard deviations: over images, and over seeds."""
-    heads = "| masks | IoU | objects | decorrelated | correlated | seeds |\n|---|---|---|---|---|---|"
+    heads = (
+        "| masks | IoU | objects | decorrelated | correlated | seeds |\n|---|---|---|---|---|---|"
+    )
     lines = [heads]
     for name, each in sorted(found.items(), key=lambda item: -item[1].masks["iou"]):
         accuracies = [_percent(each.accuracies[test]) for test in TESTS]
@@ -174,9 +176,11 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
     families = list(dict.fromkeys(KINDS[name].family for name in found))
     for number, family in enumerate(families):
         names = [name for name in found if KINDS[name].family == family]
-        chain = names if family in (TRUE.family, "found") or TRUE.name not in found else [
-            TRUE.name, *names
-        ]
+        chain = (
+            names
+            if family in (TRUE.family, "found") or TRUE.name not in found
+            else [TRUE.name, *names]
+        )
         chain = sorted(chain, key=lambda name: found[name].masks["iou"])
         points = {
             name: (found[name].masks["iou"], found[name].accuracies[TESTS[0]]) for name in chain

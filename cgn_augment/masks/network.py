@@ -52,9 +52,8 @@ class MaskerNetwork(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Returns what `forward` returns, before the sigmoid."""
-        height, width = images.shape[-2:]
         fits = images.dim() == 4 and images.shape[1] == 3
-        if not fits or height % self.stride or width % self.stride:
+        if not fits or any(side % self.stride for side in images.shape[2:]):
             raise ArgumentError(
                 f"images must have the shape (B, 3, H, W), H and W multiples of {self.stride}, got "
                 f"{tuple(images.shape)}"

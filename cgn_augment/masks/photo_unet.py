@@ -1,8 +1,8 @@
 """A U-Net that marks the object in a photograph, with or without a backbone of torchvision.
 
-After Ronneberger et al., U-Net, MICCAI 2015, with padding, batch normalisation and nearest-neighbour
-upsampling. With a backbone, a ResNet takes the place of the way down, and a stem of the U-Net's own
-sees the image at full resolution, which a ResNet never does.
+After Ronneberger et al., U-Net, MICCAI 2015, with padding, batch normalisation and upsampling by
+the nearest neighbour. With a backbone, a ResNet takes the place of the way down, and a stem of the
+U-Net's own sees the image at full resolution, which a ResNet never does.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PhotoMasker(MaskerNetwork):
-    """Maps photographs to masks. 1.4 million parameters at width 16 without a backbone.
+    """Maps photographs to masks. 2 million parameters at width 16 without a backbone.
 
     Args:
-        width: channels at full resolution; without a backbone they double with each of five halvings
-            of it up to 8 times as many.
+        width: channels at full resolution; they double with each halving of it, up to 8 times as
+            many.
         backbone: of the way down; new weights, which `load_backbone` replaces.
         size: side in pixels of the images that it is trained for.
 
@@ -54,6 +54,9 @@ class PhotoMasker(MaskerNetwork):
             raise ArgumentError(f"size must be a multiple of {self.stride}, got {size}")
         if backbone is not None:
             require_choices(self, backbone=Backbone)
+        self.down: nn.Module
+        self.mean: Tensor
+        self.std: Tensor
         self.stem = nn.Sequential(*conv_block(3, width), *conv_block(width, width))
         if backbone is None:
             dims = [width * min(2**level, 8) for level in range(1, 6)]

@@ -38,7 +38,9 @@ class UNetMasker(MaskerNetwork):
         super().__init__()
         self.width = require_count("width", width)
         self.at_full = nn.Sequential(*conv_block(3, width), *conv_block(width, width))
-        self.at_half = nn.Sequential(*conv_block(width, 2 * width), *conv_block(2 * width, 2 * width))
+        self.at_half = nn.Sequential(
+            *conv_block(width, 2 * width), *conv_block(2 * width, 2 * width)
+        )
         self.at_quarter = nn.Sequential(
             *conv_block(2 * width, 4 * width), *conv_block(4 * width, 4 * width)
         )

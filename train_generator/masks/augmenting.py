@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from kornia.augmentation import (
     AugmentationSequential,
@@ -21,7 +23,7 @@ from train_generator.masks.data import Annotated
 class Augmenter:
     """Draws batches of images and masks, of which a share has another image's background.
 
-    Objects are mirrored, turned by up to 25 degrees, moved, sheared, and made 0.6 to 1.6 times as
+    Objects are mirrored, turned by up to 20 degrees, moved, sheared, and made 0.7 to 1.5 times as
     large, which crops them where they leave the image; what comes in from beyond the border is a
     reflection, of image and mask alike. Then colours change, and some images lose theirs or are
     blurred.
@@ -50,7 +52,7 @@ class Augmenter:
         self._pairs = AugmentationSequential(
             *_moves(),
             data_keys=["input", "mask"],
-            extra_args={DataKey.MASK: {"resample": Resample.BILINEAR, "align_corners": True}},
+            extra_args={DataKey.MASK: {"resample": Resample.BILINEAR, "align_corners": False}},
         )
         self._scenes = nn.Sequential(*_moves())
         self._colours = nn.Sequential(
@@ -83,14 +85,14 @@ class Augmenter:
         return torch.randint(len(self._images), (num,), generator=generator).to(self._device)
 
 
-def _moves() -> list[nn.Module]:
+def _moves() -> list[Any]:
     return [
         RandomHorizontalFlip(),
         RandomAffine(
-            degrees=25,
+            degrees=20,
             translate=(0.15, 0.15),
-            scale=(0.6, 1.6),
-            shear=10,
+            scale=(0.7, 1.5),
+            shear=5,
             padding_mode="reflection",
             p=1.0,
         ),

@@ -65,6 +65,4 @@ class PhotoMaskerConfig:
         elif self.backbone_file is not None:
             raise ArgumentError("backbone_file has the weights of a backbone: say which, backbone")
         if self.size % PhotoMasker.stride:
-            raise ArgumentError(
-                f"size must be a multiple of {PhotoMasker.stride}, got {self.size}"
-            )
+            raise ArgumentError(f"size must be a multiple of {PhotoMasker.stride}, got {self.size}")

@@ -153,7 +153,7 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Pixels]:
     inside = mask > 0.5
     if inside.all() or not inside.any():
         what = "nothing but object" if inside.any() else "no object"
-        raise DataError(f"{pair.mask} shows {what}: it must be white on the object and black beside")
+        raise DataError(f"{pair.mask} shows {what}: make the object white, and the rest black")
     return image, mask
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -195,7 +196,7 @@ def _read_backbone(name: str, file: str | None) -> dict[str, Tensor]:
         return state
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    weights = cast(Any, get_model_weights(name)).DEFAULT
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
