@@ -12,9 +12,9 @@ benchmark's, with `photos-0.98-400`. Each run differs in the masks alone, of one
   bundled masker, which was made for digits.
 
 `--prepare` makes masks and parts and stops; then the runs can be done elsewhere, with the same
-CACHE. Every run leaves one JSON file; a run whose file is there is not repeated, so the benchmark
-can be stopped at any time. Lines for plain training and for the upper bound come from runs of
-benchmarks/photographs.py, `--references`.
+CACHE, and `--draw` puts their files into table and plot. Every run leaves one JSON file; a run
+whose file is there is not repeated, so the benchmark can be stopped at any time. Lines for plain
+training and for the upper bound come from runs of benchmarks/photographs.py, `--references`.
 """
 
 from __future__ import annotations
@@ -228,6 +228,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--prepare", action="store_true", help="make masks and parts, and train nothing"
     )
+    parser.add_argument(
+        "--draw", action="store_true", help="table and plot of what there is, and nothing else"
+    )
     parser.add_argument("--smoke", action="store_true", help="one step on drawn images")
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -236,9 +239,22 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def report(out: Path, references: Path, steps: int) -> None:
+    """Writes table and plot of the runs that there are."""
+    found = read_runs(out)
+    table = make_table(found)
+    (out / "table.md").write_text(table)
+    figure = draw_plot(found, read_references(references, steps))
+    save_figure(figure, out / "mask_quality.png")
+    print(table, end="")
+
+
 def main() -> None:
     arguments = parse()
     out: Path = arguments.out
+    if arguments.draw:
+        report(out, arguments.references, arguments.steps)
+        return
     batch = 8 if arguments.smoke else 64
     kinds = [
         MaskedPhotos(
@@ -262,12 +278,7 @@ def main() -> None:
         )
     ]
     spread_out(_train, [(run, arguments.device) for run in runs], arguments.jobs)
-    found = read_runs(out)
-    table = make_table(found)
-    (out / "table.md").write_text(table)
-    references = read_references(arguments.references, arguments.steps)
-    save_figure(draw_plot(found, references), out / "mask_quality.png")
-    print(table, end="")
+    report(out, arguments.references, arguments.steps)
 
 
 if __name__ == "__main__":
