@@ -18,10 +18,11 @@ class PartConfig:
     """Settings of a set of parts. Two sets with the same settings and images are the same bytes.
 
     Attributes:
-        masks: a folder of PNG files that mirrors the images; `member:mask.png`, a member of the
-            samples of shards; `column:mask`, a column of a table or of a Hugging Face dataset; or
-            `alpha`, the alpha channel of the images themselves. By default the images' own: what
-            the layout of a benchmark has, or the column `mask` of a table.
+        masks: a folder of PNG files that mirrors the images (of shards and of a Hugging Face
+            dataset their keys); `member:mask.png`, a member of the samples of shards;
+            `column:mask`, a column of a table or of a Hugging Face dataset; or `alpha`, the alpha
+            channel of the images themselves. By default the images' own: what a benchmark's layout
+            has, or the column `mask` of a table.
         split: of images that come in splits; `all` for all of them.
         classes: names by label, or their number, where the images do not say.
         path: column of a table with the paths of the images.

@@ -16,8 +16,11 @@ from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import (
     ALPHA,
     COLUMN,
+    MEMBER,
     Photo,
+    mirrored,
     refuse_masks,
+    require_mask_folder,
 )
 
 
@@ -27,7 +30,7 @@ class HuggingFacePhotos:
 
     Attributes:
         found: the rows, their images as files.
-        mask: column of the masks; None takes the alpha channel.
+        mask: column of the masks; None where they lie elsewhere.
         config: of the input.
     """
 
@@ -66,10 +69,14 @@ class HuggingFacePhotos:
             image = _file(row[self.found.image])
             if image is None:
                 raise DataError(f"row {number} has no image in the column {self.found.image!r}")
-            mask = None if self.mask is None else _file(row[self.mask])
+            key, source = f"{number:09d}", f"row {number}"
+            mask: Encoded | None = None
+            if self.mask is not None:
+                mask = _file(row[self.mask])
+            elif self.config.masks != ALPHA:
+                mask = mirrored(self.config.masks, f"{key}.png")
             columns = {name: str(row[name]) for name in self.config.columns}
-            source = f"row {number}"
-            yield Photo(f"{number:09d}", self.classes[label], source, image, mask, columns)
+            yield Photo(key, self.classes[label], source, image, mask, columns)
 
     def require_keys(self, keys: Iterable[str]) -> None:
         """Refuses keys that no row has."""
@@ -90,12 +97,13 @@ def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
     """Opens a Hugging Face dataset, of which the training split where NAME does not say another.
 
     Raises:
-        ArgumentError: masks that are neither a column nor alpha.
-        DataError: there is no such dataset, or it has other columns.
+        ArgumentError: masks of a kind that it does not have.
+        DataError: there is no such dataset, it has other columns, or there is no folder of masks.
     """
     mask = config.masks.removeprefix(COLUMN) if config.masks.startswith(COLUMN) else None
-    if mask is None and config.masks != ALPHA:
-        refuse_masks(config.masks, f"{COLUMN}NAME or {ALPHA}", f"hf:{name}")
+    if config.masks.startswith(MEMBER):
+        refuse_masks(config.masks, f"{COLUMN}NAME, a folder, or {ALPHA}", f"hf:{name}")
+    require_mask_folder(config.masks)
     if "@" in name and config.split != "train":
         raise ArgumentError(f"hf:{name} says itself which split: leave --split out")
     without = [] if mask is None else [mask]

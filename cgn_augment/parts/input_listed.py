@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.image_table import SPLIT_NAMES, ImageTable, below
 from cgn_augment.images.listed import Columns
 from cgn_augment.images.places import is_table, read_place
@@ -80,6 +80,11 @@ def _masks(table: ImageTable, config: PartConfig) -> list[str | None]:
     outer: dict[str, bool] = {}
     found: list[str | None] = []
     for file in table.files:
+        if "://" in file or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise DataError(
+                f"no folder of masks can mirror {file}, which does not lie below {table.root}: "
+                f"name the masks in the table, with --masks {COLUMN}NAME"
+            )
         top, slash, inner = file.partition("/")
         if top not in outer:  # masks mirror all of the images, or what is in one folder of them
             outer[top] = not slash or top not in _OUTER or (folder / top).is_dir()

@@ -145,22 +145,29 @@ def mirrored(masks: str, source: str) -> str:
         >>> mirrored("masks", "cat/1.jpg")
         'masks/cat/1.png'
     """
-    return str(Path(masks).expanduser() / f"{source.rpartition('.')[0]}.png")
+    return str(Path(masks).expanduser() / f"{source.rpartition('.')[0] or source}.png")
 
 
 def require_some_mask(photos: Sequence[Photo], masks: str) -> None:
     """Refuses masks in a folder of which none belongs to an image."""
     if masks == ALPHA:
         return
-    if not masks.startswith(COLUMN) and not Path(masks).expanduser().is_dir():
-        raise DataError(
-            f"there is no folder {masks} of masks. --masks is a folder that mirrors the images, "
-            f"{MEMBER}NAME of shards, {COLUMN}NAME of a table or of hf:, or {ALPHA}"
-        )
+    require_mask_folder(masks)
     files = [photo.mask for photo in photos if isinstance(photo.mask, str)]
     if files and not any("://" in file or Path(file).is_file() for file in files):
         raise DataError(
             f"none of {len(photos)} images has a mask: {photos[0].source} would have {files[0]}"
+        )
+
+
+def require_mask_folder(masks: str) -> None:
+    """Raises where masks lie in a folder and there is none."""
+    if masks == ALPHA or masks.startswith((COLUMN, MEMBER)):
+        return
+    if not Path(masks).expanduser().is_dir():
+        raise DataError(
+            f"there is no folder {masks} of masks. --masks is a folder that mirrors the images, "
+            f"{MEMBER}NAME of shards, {COLUMN}NAME of a table or of hf:, or {ALPHA}"
         )
 
 

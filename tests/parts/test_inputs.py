@@ -195,8 +195,8 @@ def test_samples_of_shards(tmp_path: Path) -> None:
     assert PartConfig(masks="alpha", classes=1000).class_names[207] == "golden retriever"
     with pytest.raises(ArgumentError, match=r"pass --classes '\[cat, …\]'"):
         found(urls, masks="alpha")
-    with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME or alpha"):
-        found(urls, masks="masks", classes=CLASSES)
+    with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME, a folder, or alpha"):
+        found(urls, masks="column:mask", classes=CLASSES)
     with pytest.raises(ArgumentError, match="which have no splits"):
         found(urls, split="val", **given)
     with pytest.raises(DataError, match=r"there is no shard .*train-2\.tar"):
@@ -240,7 +240,7 @@ def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="and no 'other'"):
         found(place, masks="column:other")
     for given, message in (
-        ({"masks": "masks"}, "are column:NAME or alpha"),
+        ({"masks": "member:mask.png"}, "are column:NAME, a folder, or alpha"),
         ({"masks": "column:seg", "classes": ("a", "b")}, "leave --classes out"),
         ({"masks": "column:seg", "columns": ("group",)}, "has no column 'group'"),
     ):
