@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.images.finding import SUFFIXES
 from cgn_augment.images.folders import read_folder
 from cgn_augment.images.image_table import ALL, ImageTable
 
@@ -42,7 +43,7 @@ def find_variants(root: Path) -> tuple[str, ...]:
         DataError: it holds none.
     """
     root = root.expanduser()
-    there = {path.parent.name for path in root.glob("*/val") if path.is_dir()}
+    there = {path.parent.name for path in root.glob("*/val") if _has_images(path / CLASSES[0])}
     found = [name for name in VARIANTS if name in there] + sorted(there - set(VARIANTS))
     if not found:
         raise DataError(f"{root} has no variant of ImageNet-9. Expected: {_LAYOUT}")
@@ -74,3 +75,10 @@ def read_imagenet9(root: Path, variant: str = "") -> ImageTable:
             f"{', '.join(CLASSES)}. Expected: {_LAYOUT}"
         )
     return replace(table, place=f"in9:{root}@{variant}")
+
+
+def _has_images(folder: Path) -> bool:
+    """Returns whether a folder has an image; some releases have one of masks that are none."""
+    return folder.is_dir() and any(
+        path.name.lower().endswith(SUFFIXES) for path in folder.iterdir()
+    )

@@ -176,6 +176,11 @@ def _read_table(
     )
 
 
+def is_folder(place: str) -> bool:
+    """Returns whether a place is a folder: neither a table nor a layout, shards or `hf:`."""
+    return is_listed(place) and not is_table(place) and not layout_of(place)
+
+
 def is_table(place: str) -> bool:
     """Returns whether a place is a table: `table:FILE`, or a path that ends like one."""
     return place.startswith(TABLE) or place.partition("?")[0].endswith(TABLES)
