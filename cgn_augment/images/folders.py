@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cgn_augment.errors import DataError
@@ -23,17 +24,25 @@ def split_folders(root: Path) -> dict[str, str]:
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root} of images. Expected:{CLASS_LAYOUT}")
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    there = [name for name in names if any(path.is_dir() for path in (root / name).iterdir())]
-    if set(there) & SPLIT_NAMES and not set(names) <= SPLIT_NAMES:
-        split = sorted(set(there) & SPLIT_NAMES)[-1]
+    names = _folders(root)
+    called = [name for name in names if name in SPLIT_NAMES]  # others need not be looked into
+    splits = [name for name in called if _folders(root / name)]
+    if splits and called != names:
         raise DataError(
-            f"{root} has the folder {split}, which has folders itself, beside {name_some(names)}: "
-            f"give the folder of a split, such as {root / split}"
+            f"{root} has the folder {splits[-1]}, which has folders itself, beside "
+            f"{name_some(names)}: give the folder of a split, such as {root / splits[-1]}"
         )
-    if not names or not set(names) <= SPLIT_NAMES or there != names:
+    if not names or splits != names:
         return {}
+    twice = len({split_name(name) for name in names}) < len(names)
+    if twice:
+        raise DataError(f"{root} has the folders {name_some(names)}, of which two are one split")
     return {split_name(name): name for name in names}
+
+
+def _folders(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def read_folder(root: Path, split: str | None = None) -> ImageTable:

@@ -61,7 +61,7 @@ class CGNMeasures:
         self.config, self.cgn, self.seed = config, cgn, seed
         self.ranks = ranks or Ranks()
         # What is wrong with the files is known before the training.
-        self._real = None if config.real is None else _find_real(config.real)
+        self._real = None if config.real is None else find_real_paths(config.real)
         least = min(config.num_images, len(self._real or range(config.num_images)))
         if self.ranks.num > least:
             raise ArgumentError(
@@ -110,7 +110,7 @@ class CGNMeasures:
         self._real = None
 
 
-def _find_real(place: str) -> list[str]:
+def find_real_paths(place: str) -> list[str]:
     """Returns the paths of the real images of a place."""
     root, files = find_files(place, least=2)
     return [below(root, file) for file in files]
