@@ -65,7 +65,7 @@ def read_folder(root: Path, split: str | None = None) -> ImageTable:
         if classes not in (None, found.classes):
             raise DataError(f"{root / folder} has other classes than the other splits")
         classes = found.classes
-        files += [path.relative_to(root).as_posix() for path in found.paths]
+        files += [str(path).removeprefix(f"{root}/") for path in found.paths]
         labels += found.labels
         splits += [name] * len(found.paths)
     return ImageTable(

@@ -43,7 +43,7 @@ def find_variants(root: Path) -> tuple[str, ...]:
         DataError: it holds none.
     """
     root = root.expanduser()
-    there = {path.parent.name for path in root.glob("*/val") if _has_images(path / CLASSES[0])}
+    there = {path.parent.name for path in root.glob("*/val") if _has_images(path)}
     found = [name for name in VARIANTS if name in there] + sorted(there - set(VARIANTS))
     if not found:
         raise DataError(f"{root} has no variant of ImageNet-9. Expected: {_LAYOUT}")
@@ -77,8 +77,6 @@ def read_imagenet9(root: Path, variant: str = "") -> ImageTable:
     return replace(table, place=f"in9:{root}@{variant}")
 
 
-def _has_images(folder: Path) -> bool:
-    """Returns whether a folder has an image; some releases have one of masks that are none."""
-    return folder.is_dir() and any(
-        path.name.lower().endswith(SUFFIXES) for path in folder.iterdir()
-    )
+def _has_images(val: Path) -> bool:
+    """Returns whether a folder of class folders has an image; some releases have one of none."""
+    return any(path.name.lower().endswith(SUFFIXES) for path in val.glob("*/*"))
