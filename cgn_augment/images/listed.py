@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -17,7 +17,7 @@ from cgn_augment.images.image_table import (
     sort_names,
     split_name,
 )
-from cgn_augment.images.tables import Row, read_table, require_columns
+from cgn_augment.images.tables import read_table, require_columns
 
 TABLE = "table:"
 
@@ -85,8 +85,9 @@ def read_listed(
         The images. Which classes and groups there are is the same for every split.
 
     Raises:
-        ArgumentError: a column that the table lacks, or a label that is no class.
-        DataError: the table cannot be read, or a row lacks a path, a label, a split or a group.
+        ArgumentError: a label that is no class.
+        DataError: the table cannot be read or lacks a column; or a row lacks a path, a label, a
+            split or a group.
 
     Example:
         >>> from cgn_augment.images.listed import read_listed
@@ -98,7 +99,8 @@ def read_listed(
     """
     path = path.expanduser()
     rows, place = read_table(path), f"{TABLE}{path}"
-    names = {kind: _column(rows[0], kind, name) for kind, name in vars(columns).items()}
+    there = {name for row in rows for name in row}
+    names = {kind: _column(there, kind, name) for kind, name in vars(columns).items()}
     if not names["path"] or not names["label"]:
         raise ArgumentError(f"{place}: say which columns hold the paths and the labels")
     named = {kind: name for kind, name in names.items() if name}
@@ -106,7 +108,7 @@ def read_listed(
     require_columns(rows, [*named.values(), *kept], place, _ADVICE)
     cells = {kind: [row[name] for row in rows] for kind, name in named.items()}
     for kind in ("path", "label", "split", "group"):
-        _require_filled(cells.get(kind, []), cells["path"], f"{place}: {{}} has no {names[kind]}")
+        _require_filled(kind, cells, place, names[kind])
     of_label = class_names_of(cells["label"], classes, place)
     known = classes or tuple(of_label.values())
     numbers = {name: number for number, name in enumerate(known)}
@@ -165,18 +167,20 @@ def class_names_of(
     return {label: label if label in known else classes[int(label)] for label in ordered}
 
 
-def _column(row: Row, kind: str, name: str | None) -> str:
+def _column(there: Collection[str], kind: str, name: str | None) -> str:
     """Returns the name of a column; "" for one that is not read."""
     if name is None:
-        return kind if kind in row or kind in ("path", "label") else ""
+        return kind if kind in there or kind in ("path", "label") else ""
     return name
 
 
-def _require_filled(cells: Sequence[str], files: Sequence[str], problem: str) -> None:
-    if "" in cells:
-        first, num = cells.index(""), sum(cell == "" for cell in cells)
-        more = f", like {num - 1} more rows" if num > 1 else ""
-        raise DataError(
-            f"{problem.format(f'row {first + 1} ({files[first]})')}{more}: fill it, or leave a "
-            "column out with its name empty, such as ?group="
-        )
+def _require_filled(kind: str, cells: Mapping[str, Sequence[str]], place: str, name: str) -> None:
+    holes = [row for row, cell in enumerate(cells.get(kind, ())) if not cell.strip()]
+    if not holes:
+        return
+    more = f", like {len(holes) - 1} more rows" if len(holes) > 1 else ""
+    or_without = f", or read the table without, with ?{kind}=" if kind in ("split", "group") else ""
+    raise DataError(
+        f"{place}: row {holes[0] + 1} ({cells['path'][holes[0]]}) has no {name}{more}: fill "
+        f"{'them' if more else 'it'} in{or_without}"
+    )

@@ -19,8 +19,8 @@ from cgn_augment.images.urbancars import read_urbancars
 from cgn_augment.images.waterbirds import read_waterbirds
 
 PLACES = (
-    "a folder with one folder of images for each class, waterbirds:PATH, spawrious:PATH@SPLIT, "
-    "urbancars:PATH, in9:PATH, or table:FILE.csv"
+    "a folder with one folder of images for each class, waterbirds:PATH, spawrious:PATH@BENCHMARK, "
+    "urbancars:PATH, in9:PATH@VARIANT, or table:FILE.csv"
 )
 
 _LAYOUTS: dict[str, Callable[[Path, str], ImageTable]] = {
@@ -39,6 +39,8 @@ def is_listed(place: str) -> bool:
         >>> is_listed("table:photos.csv"), is_listed("hf:cifar10@train")
         (True, False)
     """
+    if layout_of(place) or place.startswith(TABLE):
+        return True
     return not (place.startswith(HUGGING_FACE) or place.endswith(".tar"))
 
 
@@ -86,7 +88,7 @@ def read_place(
     elif layout_of(place):
         table = _read_layout(place).of_split(split)
     else:
-        return _keep(read_folder(Path(place), split), further)
+        return _keep(read_folder(_folder(place), split), further)
     table.require_files()
     return _keep(table, further)
 
@@ -120,12 +122,12 @@ def find_files(place: str, split: str | None = None, least: int = 1) -> tuple[Pa
         if len(table) < least:
             raise DataError(f"{place} has {len(table)} images, and {least} or more are needed")
         return table.root, list(table.files)
-    root = Path(place).expanduser()
+    root = _folder(place)
     folders = split_folders(root)
     wanted = choose_split(place, folders, split)
     chosen = [folder for name, folder in folders.items() if wanted in (name, ALL)] or [""]
     found = [path for folder in chosen for path in find_images(root / folder, least)]
-    return root, [path.relative_to(root).as_posix() for path in found]
+    return root, [str(path).removeprefix(f"{root}/") for path in found]
 
 
 def find_splits(place: str) -> tuple[str, ...]:
@@ -143,7 +145,7 @@ def find_splits(place: str) -> tuple[str, ...]:
         return _read_table(place).split_names
     if layout_of(place):
         return _read_layout(place).split_names
-    return order_splits(split_folders(Path(place).expanduser()))
+    return order_splits(split_folders(_folder(place)))
 
 
 def layout_of(place: str) -> str:
@@ -184,6 +186,18 @@ def is_folder(place: str) -> bool:
 def is_table(place: str) -> bool:
     """Returns whether a place is a table: `table:FILE`, or a path that ends like one."""
     return place.startswith(TABLE) or place.partition("?")[0].endswith(TABLES)
+
+
+def _folder(place: str) -> Path:
+    """Returns the folder that a place is; refuses the name of a layout that there is not."""
+    folder = Path(place).expanduser()
+    name, colon, _ = place.partition(":")
+    if colon and name.isalnum() and not folder.is_dir():
+        raise DataError(
+            f"there is no folder {place}, nor a layout {name!r}: give {PLACES}; shards (.tar) or "
+            f"{HUGGING_FACE}NAME@SPLIT where those are taken"
+        )
+    return folder
 
 
 def _split_variant(rest: str) -> tuple[Path, str]:

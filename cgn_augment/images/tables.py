@@ -53,9 +53,11 @@ def require_columns(rows: Sequence[Row], names: Sequence[str], what: str, advice
     Raises:
         DataError: it does.
     """
-    lost = [name for name in names if any(name not in row for row in rows)]
-    if lost:
-        raise DataError(f"{what} has the columns {list(rows[0])}, and none {lost[0]!r}{advice}")
+    for number, row in enumerate(rows):
+        lost = [name for name in names if name not in row]
+        if lost:
+            where = f"{what}, row {number + 1}," if number else what
+            raise DataError(f"{where} has the columns {list(row)}, and none {lost[0]!r}{advice}")
 
 
 def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:

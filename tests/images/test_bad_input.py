@@ -189,6 +189,19 @@ def with_a_label_missing(root: Path) -> str:
     return str(edit(make_table(root / "data/photos.csv"), ",dog,test,day", ",,test,day"))
 
 
+def with_groups_of_some_lines(root: Path) -> str:
+    path = root / "data/photos.jsonl"
+    for level in (1, 2):
+        grey(path.parent / f"{level}.png", level)
+    lines = [{"path": "1.png", "label": 0}, {"path": "2.png", "label": 1, "group": "day"}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def of_a_layout_that_there_is_not(root: Path) -> str:
+    return f"waterbird:{root}"
+
+
 def with_a_row_cut_off(root: Path) -> str:
     path = make_table(root / "data/photos.csv")
     path.write_text(path.read_text() + "dog.png,dog\n")
@@ -219,6 +232,8 @@ BAD = {
     without_an_image: r"1 of the 8 images of .* are missing: there is no file .*/dog_day_1\.png",
     with_a_hole_among_the_groups: r"row 11 \(val/cat_night_0\.png\) has no group, like 3 more",
     with_a_label_missing: r"row 21 \(test/dog_day_0\.png\) has no label, like 1 more",
+    with_groups_of_some_lines: r"photos\.jsonl has the columns \['path', 'label'\], and none 'gro",
+    of_a_layout_that_there_is_not: r"there is no folder waterbird:.* nor a layout 'waterbird'",
     with_a_row_cut_off: r"photos\.csv cannot be read as a table \(line 26 has more or fewer",
     of_splits_beside_classes: r"has the folder train, which has folders itself, beside cat, train",
     of_a_table_that_is_not_there: r"there is no table .*none\.csv",

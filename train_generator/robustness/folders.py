@@ -151,7 +151,7 @@ def find_real_images(place: str | Path) -> LabelledPaths:
         DataError: as for `read_place`, or there are training images alone.
     """
     place = str(place)
-    if is_folder(place) and not Path(place).expanduser().is_dir():
+    if is_folder(place) and ":" not in place and not Path(place).expanduser().is_dir():
         raise DataError(f"there is no folder {place} of real images. Expected:{REAL_LAYOUT}")
     there = find_splits(place)
     split = next((name for name in ("test", "val") if name in there), None)
