@@ -165,12 +165,14 @@ def make_masker(config: PhotoMaskerConfig, seed: int) -> PhotoMasker:
         CheckpointError: the backbone's weights are damaged or another network's.
         FileError: they cannot be had.
     """
+    state = {}
+    if config.backbone is not None:  # which may not be there
+        state = _read_backbone(config.backbone, config.backbone_file)
     with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
         masker = PhotoMasker(config.width, config.backbone, config.size)
     if config.backbone is None:
         return masker
     source = config.backbone_file or f"torchvision's {config.backbone}"
-    state = _read_backbone(config.backbone, config.backbone_file)
     try:
         masker.load_backbone(state)
     except RuntimeError as error:
