@@ -224,7 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fill", default="telea", help="of the backgrounds; default: telea")
     parser.add_argument("--unet", help="file of the masker that learned from 80 masks")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--device", default="cpu", help="where classifiers are trained")
+    parser.add_argument("--device", default="cpu", help="where networks run")
     parser.add_argument(
         "--prepare", action="store_true", help="make masks and parts, and train nothing"
     )
@@ -258,7 +258,14 @@ def main() -> None:
     batch = 8 if arguments.smoke else 64
     kinds = [
         MaskedPhotos(
-            arguments.cache, None, arguments.per_class, arguments.fill, batch, kind, arguments.unet
+            arguments.cache,
+            None,
+            arguments.per_class,
+            arguments.fill,
+            batch,
+            kind,
+            arguments.unet,
+            arguments.device,
         )
         for kind in arguments.kinds
     ]

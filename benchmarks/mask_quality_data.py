@@ -104,10 +104,12 @@ class MaskedPhotos(Photos):
     Attributes:
         kind: name of the masks.
         unet: file of the masker that was trained on 80 masks, where its masks are to be found.
+        device: where it finds them.
     """
 
     kind: str = TRUE.name
     unet: str | None = None
+    device: str = "cpu"
 
     @property
     def masks(self) -> Path:
@@ -213,7 +215,9 @@ def _find(photos: MaskedPhotos, name: str, out: Path) -> None:
     size = 32 if name == "bundled" else None
     # As a function, since the command refuses bundled maskers for photographs.
     masker = maskers[name] if name in maskers else load_masker(BUNDLED)
-    write_masks(photos.images, out, masker, MaskSettings(size=size), progress=True)
+    device = photos.device if name == "unet" else "cpu"
+    settings = MaskSettings(size=size, device=device, batch_size=64)
+    write_masks(photos.images, out, masker, settings, progress=True)
 
 
 def _read(path: Path) -> Bools:
