@@ -161,7 +161,7 @@ def test_a_table_names_paths_labels_masks_and_groups(tmp_path: Path) -> None:
         ({"place": "?path=img&label=kind"}, "and none 'kind': say which of them holds what"),
         ({"split": "train"}, "has the splits 0, 2, and none 'train'"),
         ({"classes": ("cat",)}, "has the labels 1, which are none of the 1 classes"),
-        ({"masks": "member:mask.png"}, "masks of .*photos.csv.* are column:NAME, a folder, or alpha"),
+        ({"masks": "member:mask.png"}, "masks of .*csv.* are column:NAME, a folder, or alpha"),
         ({"masks": "column:img2"}, "and none 'img2'"),
     ],
 )
