@@ -56,8 +56,9 @@ def evaluate(
             resnet50.IMAGENET1K_V1 or timm/NAME, also with weights of a file: resnet50=FILE; or
             several: '[ONE, TWO]'.
         cue_conflict: folder of the cue-conflict images of Geirhos et al., for the shape bias.
-        in9: folder of ImageNet-9 (bg_challenge), for the background gap.
-        real: folder of validation images with a folder for each class, for the accuracy.
+        in9: folder of ImageNet-9 (bg_challenge), for the background gap and all its variants.
+        real: validation images, for the accuracy: a folder with a folder for each class, a table,
+            or a benchmark's layout, such as waterbirds:PATH; of splits that for testing.
         cgn: path of a checkpoint or name of a bundled generator, for the accuracy on
             counterfactuals and the sensitivity to each factor.
         out: folder of evaluation.json and the pictures.
@@ -74,7 +75,7 @@ def evaluate(
     config = EvaluationConfig(batch_size, num_workers, progress=True)
     bias = None if cue_conflict is None else find_cue_conflicts(Path(cue_conflict))
     gap = None if in9 is None else find_imagenet9(Path(in9))
-    accuracy = None if real is None else (Path(real), find_real_images(Path(real)))
+    accuracy = None if real is None else (Path(real), find_real_images(real))
     network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)
     data = EvaluationData(bias, gap, accuracy, network, class_map, num, seed)
     predictors = load_predictors(classifiers, device)

@@ -69,12 +69,21 @@ def make_tables(part: str, measured: Measured) -> dict[str, Table]:
             TITLES[title]: _table(measured, header, partial(_factor_cells, what))
             for what, title in (("accuracy", FACTOR), ("sensitivity", "sensitivity"))
         }
-    columns = _COLUMNS[part]
+    columns = _columns(part, measured)
     return {
         TITLES[part]: _table(
             measured, columns, lambda row: [_cell(row, name) for name in columns.values()]
         )
     }
+
+
+def _columns(part: str, measured: Measured) -> dict[str, str]:
+    """Returns the columns of a part; ImageNet-9 has one for each further variant, too."""
+    columns = dict(_COLUMNS[part])
+    if part == IMAGENET9:
+        for row in (row for rows in measured.values() for row in rows.values()):
+            columns |= {name: name for name in row if name not in columns.values()}
+    return columns
 
 
 def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
