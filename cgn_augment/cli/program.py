@@ -13,7 +13,9 @@ from jsonargparse import auto_cli
 from cgn_augment.cli import masks as masks
 from cgn_augment.cli import parts as parts
 from cgn_augment.cli import shards as shards
+from cgn_augment.cli.doctor import doctor
 from cgn_augment.cli.generators import interpolate, sample
+from cgn_augment.cli.plan import plan
 from cgn_augment.cli.preview import preview
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, read_metadata
@@ -83,9 +85,11 @@ def main() -> None:
         "sample": sample,
         "interpolate": interpolate,
         "preview": preview,
+        "plan": plan,
         "masks": masks.write,
         "parts": of_parts,
         "shards": of_shards,
+        "doctor": doctor,
     }
     own, under = [*sys.argv[1:], "", ""][:2]
     if own == "shards" and under not in of_shards:
