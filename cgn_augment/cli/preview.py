@@ -57,8 +57,9 @@ def preview(
     """Draws what a training loop will see: real images and counterfactuals, with their labels.
 
     Args:
-        data: your images: a folder with a folder for each class, shards (a path or URL that ends in
-            .tar) or hf:NAME@SPLIT.
+        data: your images: a folder with a folder for each class, a table (.csv, .tsv, .jsonl), a
+            benchmark's layout such as waterbirds:PATH, shards (a path or URL that ends in .tar) or
+            hf:NAME@SPLIT.
         cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
             parts, whose classes must have the names of those of the data.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.

@@ -15,15 +15,21 @@ from cgn_augment.checks import require_count, require_counts, require_part, requ
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.datasets import (
     ImageSet,
+    MapImages,
     evaluation_transform,
     open_images,
     training_transform,
 )
 from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.loading import LoadConfig
+from cgn_augment.images.places import find_splits
+from cgn_augment.types import Source
 from train_generator.classifier.backbones import Preprocessing
 from train_generator.classifier.ensemble_config import EnsembleConfig
-from train_generator.classifier.sources import Origin, SourceConfig, make_source
+from train_generator.classifier.group_dro import ETA, BalancedSampler
+from train_generator.classifier.peers import ALONE, Method, PeerConfig
+from train_generator.classifier.selection import Select
+from train_generator.classifier.sources import NoSource, Origin, SourceConfig, make_source
 
 Class = int | str
 ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
@@ -162,11 +168,12 @@ def open_both(
         DataError: one is missing or laid out differently.
     """
     (mean, std, size), config = astuple(preprocessing), settings.images
-    train, validation, classes = settings.train, settings.validation, settings.classes
+    train, classes = settings.train, settings.classes
+    validation, split = find_validation(settings)
     transform = training_transform(mean, std, size, config.min_scale, config.flip)
     real = open_images(train, transform, classes=classes, num_images=settings.num_train)
     transform = evaluation_transform(mean, std, size, config.test_crop)
-    tests = open_images(validation, transform, classes=classes)
+    tests = open_images(validation, transform, split=split, classes=classes)
     if tests.classes != real.classes:
         odd = sorted(set(tests.classes) ^ set(real.classes))
         raise ArgumentError(
@@ -175,6 +182,30 @@ def open_both(
             "mean the same"
         )
     return real, tests
+
+
+def find_validation(settings: EnsembleSettings) -> tuple[str, str | None]:
+    """Returns where the validation images are, and which split of it they are.
+
+    Raises:
+        ArgumentError: nobody says.
+        DataError: as for `find_splits`.
+    """
+    place = settings.train if settings.validation is None else settings.validation
+    there = find_splits(place)
+    if "val" in there:
+        return place, "val"
+    if settings.validation is None:
+        has = f"has the splits {', '.join(there)}" if there else "has no splits"
+        raise ArgumentError(
+            f"{place} {has}, so say where the validation images are: classifier TRAIN VAL"
+        )
+    if len(there) > 1 and "test" in there:
+        raise ArgumentError(
+            f"{place} has the splits {', '.join(there)} and none for validation: an epoch chosen "
+            "by test images would flatter. Name images for validation alone"
+        )
+    return place, None
 
 
 def make_stream(
@@ -218,8 +249,9 @@ def make_stream(
         class_map = resolve_class_map(settings.class_map, real.classes, made.num_classes)
     match = match_real(mean, std, size, augment if len(augment) else None, resize=resize)
     data, arguments = real.training(reading)
-    if settings.method == "groupdro":
-        data, arguments = with_groups(real, data, arguments, reading)
+    if settings.method == "groupdro" and isinstance(real, MapImages):
+        data = real.with_groups()
+        arguments["sampler"] = BalancedSampler(data.groups, reading.seed)
     return CounterfactualDataset(
         data,
         source,

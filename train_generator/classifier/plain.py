@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cgn_augment.images.image_table import Groups
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.images.image_table import Groups
 from train_generator.classifier.backbones import make_backbone
 from train_generator.classifier.ensemble_config import EnsembleConfig
 from train_generator.classifier.ensemble_losses import use_batch_statistics

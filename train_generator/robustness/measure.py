@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from cgn_augment.images.image_table import Groups
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from cgn_augment.checks import require_counts
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.finding import read_image
+from cgn_augment.images.image_table import Groups
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
 from train_generator.metrics.factors import accuracy
 from train_generator.metrics.groups import GroupAccuracies, count_groups

@@ -122,9 +122,15 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         add(REAL, measure, images=_describe_images(images))
     if data.groups is not None:
         found = data.groups
-        images = label_images(found.folder, found.images, predictor.classes, predictor.num_classes)
+        folder, known = Path(found.place), predictor.classes
+        images = label_images(folder, found.images, known, predictor.num_classes)
         measure = partial(_measure_groups, predictor, images, found, config)
-        add(GROUPS, measure, images=f"{len(images)} of {found.place}", groups=list(found.names))
+        add(
+            GROUPS,
+            measure,
+            images=f"{len(images)} of {found.place}",
+            groups=list(found.groups.names),
+        )
     if data.cgn is not None:
         class_map = find_class_map(predictor, data.cgn, data.class_map)
         add(

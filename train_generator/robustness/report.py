@@ -75,12 +75,29 @@ def make_tables(part: str, measured: Measured) -> dict[str, Table]:
         }
     if part == GROUPS:
         return {TITLES[GROUPS]: make_group_table(_named_rows(measured))}
-    columns = _COLUMNS[part]
+    columns = _columns(part, measured)
     return {
         TITLES[part]: _table(
             measured, columns, lambda row: [_cell(row, name) for name in columns.values()]
         )
     }
+
+
+def _columns(part: str, measured: Measured) -> dict[str, str]:
+    """Returns the columns of a part; ImageNet-9 has one for each further variant, too."""
+    columns = dict(_COLUMNS[part])
+    if part == IMAGENET9:
+        for row in (row for rows in measured.values() for row in rows.values()):
+            columns |= {name: name for name in row if name not in columns.values()}
+    return columns
+
+
+def say_what_lacks(part: str, measured: Measured) -> list[str]:
+    """Returns what there was no image of, a line each; nothing where all was there."""
+    if part != GROUPS:
+        return []
+    row = next(iter(_named_rows(measured).values()))
+    return [f"there is no image of the group {name}" for name in row["empty_groups"]]
 
 
 def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
