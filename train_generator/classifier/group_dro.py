@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -68,7 +69,7 @@ class GroupWeights:
             A scalar: the sum over groups of weight times mean loss.
         """
         num = len(self.values)
-        members = torch.nn.functional.one_hot(groups, num).to(losses.dtype)  # (N, G)
+        members = F.one_hot(groups.to(losses.device), num).to(losses.dtype)  # (N, G)
         means = (losses @ members) / members.sum(dim=0).clamp(min=1)
         moved = self.values * torch.exp(self.eta * means.detach())
         self.values = moved / moved.sum()
