@@ -9,7 +9,7 @@ which three are kept, normalisation in one pass, and weights with the spectral n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +133,8 @@ class BigGAN(nn.Module):
         self.embeddings: nn.Linear = published.embeddings
         self.generator: nn.Module = published.generator
         _replace_parts(self.generator, self.config.channel_width)
-        self._folded, self._lean = False, cast(LeanBigGAN | None, None)
+        self._folded, self.compiled = False, False
+        self._lean: LeanBigGAN | None = None
         self.settle_norms(SETTLING)
         self.eval()
 
@@ -203,9 +204,9 @@ class BigGAN(nn.Module):
         """Leaves out what follows from the weights."""
         return {**self.__dict__, "_lean": None}
 
-    def _apply(self, *args: Any) -> Any:
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._lean = None
-        return super()._apply(*args)  # type: ignore[no-untyped-call]
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self._lean = None
@@ -215,8 +216,10 @@ class BigGAN(nn.Module):
     def make_lean(self, rows: StatisticsRows, joined: bool) -> LeanBigGAN:
         """Returns what draws with the folded weights, which is kept while they stay as they are."""
         lean = self._lean
-        if lean is None or not lean.fits((rows, joined)):
-            lean = self._lean = LeanBigGAN(self.generator, rows, EPSILON, joined=joined)
+        compiled = self.compiled and joined
+        if lean is None or not lean.fits((rows, joined, compiled)):
+            lean = LeanBigGAN(self.generator, rows, EPSILON, joined=joined, compiled=compiled)
+            self._lean = lean
         return lean
 
     @torch.no_grad()

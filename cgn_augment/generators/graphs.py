@@ -65,6 +65,10 @@ class Graphs:
         self._pool: Any = None
         self._done: Any = None
 
+    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
+        """Copies, in this process or another, begin without recordings."""
+        return Graphs, ()
+
     def __len__(self) -> int:
         return len(self._recorded)
 

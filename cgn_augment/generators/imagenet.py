@@ -24,6 +24,7 @@ from cgn_augment.generators.mechanisms import CGNetwork
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
 from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
+from cgn_augment.types import FACTORS
 
 
 class ImageNetCGN(CGNetwork):
@@ -138,7 +139,7 @@ class ImageNetCGN(CGNetwork):
             self._fold()
         return self
 
-    def use_graphs(self, enabled: bool = True) -> Self:
+    def use_graphs(self, enabled: bool = True, *, compiled: bool = False) -> Self:
         """Draws with CUDA graphs from now on, or no longer; on the CPU that changes nothing.
 
         A mechanism is then one launch, which pays at small batches: there, launching its several
@@ -147,17 +148,20 @@ class ImageNetCGN(CGNetwork):
         change. The images are the same. Recordings hold memory of the GPU for their batch size
         until they are dropped: `use_graphs(False)` drops them. Copies of this network have none.
 
+        Args:
+            enabled: whether to use them.
+            compiled: whether kernels that torch.compile makes take part, which the first call waits
+                for; they save passes over memory, at large batches most.
+
         Raises:
             ArgumentError: the network is not folded (see `freeze`).
         """
         if enabled and not self._folded:
             raise ArgumentError("use_graphs is for a folded network: call freeze() first")
         self._graphs = Graphs() if enabled else None
+        for factor in FACTORS:
+            self._biggan(factor).compiled = enabled and compiled
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what is recorded on a GPU, which no other process can use."""
-        return {**self.__dict__, "_graphs": None if self._graphs is None else Graphs()}
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode, unless frozen; U2-Net and the generators stay in eval mode."""

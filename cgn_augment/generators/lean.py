@@ -15,7 +15,8 @@ of what is linear in it, so that its images differ from those of the modules by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ from cgn_augment.generators.truncation import StatisticsRows
 
 Affine = tuple[Tensor, Tensor]
 """Gain and shift of a normalisation, each (N, C, 1, 1) or (1, C, 1, 1)."""
+
+
+Normalise = Callable[..., Tensor]
 
 
 class Block(NamedTuple):
@@ -67,17 +71,25 @@ class LeanBigGAN:
         epsilon: of the normalisation.
         joined: whether one product makes all gains and shifts. Needs memory for their weights once
             more, in float32.
+        compiled: whether a normalisation and the ReLU after it are one kernel of torch.compile.
 
     Attributes:
         tensors: all that it reads when it draws.
     """
 
     def __init__(
-        self, generator: Any, rows: StatisticsRows, epsilon: float, *, joined: bool
+        self,
+        generator: Any,
+        rows: StatisticsRows,
+        epsilon: float,
+        *,
+        joined: bool,
+        compiled: bool = False,
     ) -> None:
         weights = [*generator.parameters(), *generator.buffers()]
         self._watch = Watch(weights)
-        self.key = rows, joined
+        self.key = rows, joined, compiled
+        self._normalise: Normalise = compiled_normalise() if compiled else _normalise
         self.parts: list[Block | Attention] = []
         self._norms: list[Norm] = []
         self._first = generator.gen_z
@@ -100,7 +112,7 @@ class LeanBigGAN:
         self.tensors = [*weights, *self._end, self._colour, *(self._table or ())]
         self.tensors += [v for part in self.parts for v in part if isinstance(v, Tensor)]
 
-    def fits(self, key: tuple[StatisticsRows, bool]) -> bool:
+    def fits(self, key: tuple[StatisticsRows, bool, bool]) -> bool:
         """Says whether it still holds what follows from the weights, and from these rows."""
         return key == self.key and self._watch.unchanged()
 
@@ -110,8 +122,11 @@ class LeanBigGAN:
         x: Tensor = self._first(condition)
         x = x.view(len(x), 4, 4, -1).permute(0, 3, 1, 2)
         for part in self.parts:
-            x = _attend(part, x) if isinstance(part, Attention) else _run_block(part, x, affines)
-        x = _normalise(x, self._end)
+            if isinstance(part, Attention):
+                x = _attend(part, x)
+            else:
+                x = self._run_block(part, x, affines)
+        x = self._normalise(x, *self._end)
         return F.conv2d(x, self._colour, self._colour_bias, padding=1).tanh_()
 
     def _add_block(
@@ -134,6 +149,19 @@ class LeanBigGAN:
         last = block.conv_3.weight
         self.parts.append(Block(bool(block.up_sample), merged, *weights, block.conv_2.weight, last))
         return size * (1 + block.up_sample), carried[: len(last)] + before
+
+    def _run_block(self, block: Block, x: Tensor, affines: Iterator[Affine]) -> Tensor:
+        y = F.conv2d(self._normalise(x, *next(affines)), block.first)
+        y = self._normalise(y, *next(affines), y)
+        if block.merged:
+            y = F.conv_transpose2d(y, block.second, stride=2, padding=1)
+        else:
+            y = F.interpolate(y, scale_factor=2) if block.doubles else y
+            y = F.conv2d(y, block.second, padding=1)
+        y = F.conv2d(self._normalise(y, *next(affines), y), block.third, padding=1)
+        y = F.conv2d(self._normalise(y, *next(affines), y), block.last)
+        skipped = x[:, : y.shape[1]]
+        return _add_doubled(y, skipped) if block.doubles else y.add_(skipped)
 
     def _affines(self, condition: Tensor) -> Iterator[Affine]:
         dtype = condition.dtype
@@ -185,23 +213,20 @@ def merge_upsampling(kernel: Tensor) -> Tensor:
     return kernel.contiguous(memory_format=torch.channels_last)
 
 
-def _run_block(block: Block, x: Tensor, affines: Iterator[Affine]) -> Tensor:
-    y = F.conv2d(_normalise(x, next(affines)), block.first)
-    y = _normalise(y, next(affines), in_place=True)
-    if block.merged:
-        y = F.conv_transpose2d(y, block.second, stride=2, padding=1)
-    else:
-        y = F.interpolate(y, scale_factor=2) if block.doubles else y
-        y = F.conv2d(y, block.second, padding=1)
-    y = F.conv2d(_normalise(y, next(affines), in_place=True), block.third, padding=1)
-    y = F.conv2d(_normalise(y, next(affines), in_place=True), block.last)
-    skipped = x[:, : y.shape[1]]
-    return _add_doubled(y, skipped) if block.doubles else y.add_(skipped)
+def _normalise(x: Tensor, gain: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
+    """Returns relu(gain x + shift), in `out` if it is given, which may be `x`."""
+    return torch.addcmul(shift, x, gain, out=torch.empty_like(x) if out is None else out).relu_()
 
 
-def _normalise(x: Tensor, affine: Affine, *, in_place: bool = False) -> Tensor:
-    gain, shift = affine
-    return torch.addcmul(shift, x, gain, out=x if in_place else torch.empty_like(x)).relu_()
+@cache
+def compiled_normalise() -> Normalise:
+    """Returns `_normalise` as one kernel, which is made when it is first called."""
+
+    def normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        return torch.addcmul(shift, x, gain).relu()
+
+    made = torch.compile(normalise, dynamic=True)
+    return lambda x, gain, shift, out=None: made(x, gain, shift)
 
 
 def _add_doubled(y: Tensor, x: Tensor) -> Tensor:
