@@ -14,7 +14,8 @@ from cgn_augment.images.tar import Sample
 from cgn_augment.parts.index import INDEX, MEMBERS
 from cgn_augment.shards.checking import Problem, verify_set
 from cgn_augment.shards.layout import MANIFEST, PARTS
-from cgn_augment.shards.manifest import Manifest, Record, read_begun
+from cgn_augment.shards.manifest import Manifest, read_begun
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.writer import find_places
 

@@ -165,7 +165,7 @@ def _decode_array(data: bytes, shape: tuple[int, ...]) -> Array:
     if read_header is None:
         raise DataError("it is of another version of npy than any that is written here")
     found, _, dtype = read_header(file)
-    if (found, dtype) != (shape, np.float32):
+    if found != shape or dtype != np.float32:
         raise DataError(f"it is {dtype} of the shape {found} and not float32 of {shape}")
     array: Array = np.load(io.BytesIO(data), allow_pickle=False)
     if not float(np.abs(array).max()) <= _MOST:

@@ -13,7 +13,8 @@ from cgn_augment.shards.checking import Problem, verify_set
 from cgn_augment.shards.config import sample_key
 from cgn_augment.shards.encode import IMAGE_FORMATS, decode_picture, describe, read_classes
 from cgn_augment.shards.layout import COUNTERFACTUALS
-from cgn_augment.shards.manifest import Manifest, Record
+from cgn_augment.shards.manifest import Manifest
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.sampling import numbered_classes
 from cgn_augment.types import FACTORS
 

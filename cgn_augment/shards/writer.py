@@ -16,14 +16,13 @@ from cgn_augment.images.tar import Sample
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.layout import INFO, MANIFEST, SETTINGS, SetKind
 from cgn_augment.shards.manifest import (
-    ClassCounts,
     Manifest,
-    Record,
     close_set,
     find_complete,
     open_set,
     write_record,
 )
+from cgn_augment.shards.records import ClassCounts, Record
 from cgn_augment.shards.store import HashingFile, Store
 
 
@@ -123,7 +122,7 @@ def write_set(
             names = [name(shard) for shard in own for name in (kind.shard_name, kind.record_name)]
             common = [SETTINGS, INFO, MANIFEST, *contents.extras] if rank == 0 else []
             store.remove_leftovers([*names, *common])
-        complete = find_complete(store, kind, own)
+        complete = find_complete(store, contents.settings, own)
         missing = [shard for shard in own if shard not in complete]
         left = contents.count(missing)
         with (

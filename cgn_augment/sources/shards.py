@@ -22,7 +22,8 @@ from cgn_augment.images.tar import expand_urls
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.encode import to_images
 from cgn_augment.shards.lanes import Chunk, ChunkDataset, Form, ReadPlan, Shard
-from cgn_augment.shards.manifest import Manifest, Record, read_manifest
+from cgn_augment.shards.manifest import Manifest, read_manifest
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.store import Store
 from cgn_augment.types import Counterfactuals, RealBatch, Step
 
