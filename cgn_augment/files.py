@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
+from typing import IO
 from urllib.request import Request, urlopen
 from zipfile import is_zipfile
 
@@ -55,6 +57,29 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a file to read; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it is no regular file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from cgn_augment.files import open_regular
+        >>> open_regular(Path("/dev/zero"))
+        Traceback (most recent call last):
+        ...
+        cgn_augment.errors.FileError: /dev/zero is no regular file: ...
+    """
+    # Opening a pipe would wait for somebody who writes to it.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileError(f"{path} is no regular file: a folder, a pipe or a device is not read")
+    return os.fdopen(handle, "rb")
 
 
 def download(

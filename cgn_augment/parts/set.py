@@ -68,7 +68,7 @@ class PartSet:
             DataError: there is no set of parts, it is not complete, or its index is damaged.
         """
         store = Store(path)
-        if complete and MANIFEST not in store.sizes():
+        if complete and MANIFEST not in store.sizes([MANIFEST]):
             raise DataError(
                 f"{store.url} holds no complete set of parts: give the folder or URL that "
                 "'cgn-augment parts' wrote to, or complete the set with --resume"

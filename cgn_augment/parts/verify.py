@@ -42,7 +42,7 @@ def verify_parts(
         return "has no index" if lines is None else _check_samples(samples, lines, shard, record)
 
     problems = verify_set(url, PARTS, check, advance)
-    names = store.sizes()
+    names = store.sizes([MANIFEST, INDEX])
     if MANIFEST in names:
         num_shards = read_begun(store, PARTS).num_shards
         pieces = [_lines_of(store, shard) or [] for shard in range(num_shards)]

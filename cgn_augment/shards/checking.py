@@ -61,7 +61,9 @@ def verify_set(
         DataError: there is no set of this kind at all.
     """
     store = Store(url)
-    begun, sizes = read_begun(store, kind), store.sizes()
+    begun = read_begun(store, kind)
+    names = (kind.shard_name(shard) for shard in range(begun.num_shards))
+    sizes = store.sizes([MANIFEST, INFO, *names])
     problems = [*_check_names(store, begun, sizes)]
     records = {kind.shard_number(record.name): record for record in begun.shards}
     if MANIFEST not in sizes:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cgn_augment.errors import DataError
+from cgn_augment.errors import DataError, FileError
 from cgn_augment.functional import Purpose, step_generator, step_seed
 from cgn_augment.images.tar import Sample, read_shard
 from cgn_augment.shards.config import ImageFormat
@@ -107,15 +107,30 @@ class ReadPlan:
         return order[self.rank :: self.world_size][lane :: self.num_lanes]
 
 
-class ChunkDataset(IterableDataset[Chunk]):
-    """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes."""
+class ChunkDataset(IterableDataset[Chunk | FileError]):
+    """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes.
+
+    A shard that cannot be read is yielded as an error and ends it: one that is raised would reach
+    the user as a worker's traceback.
+    """
 
     def __init__(self, plan: ReadPlan, start: int) -> None:
         super().__init__()
         self.plan, self.start = plan, start
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Chunk | FileError]:
         """Yields the chunks that belong to this worker."""
+        try:
+            yield from self._chunks()
+        except FileNotFoundError as error:
+            yield FileError(
+                f"the shard {error.filename} is missing: cgn-augment shards verify says which "
+                "shards to render again"
+            )
+        except FileError as error:
+            yield error
+
+    def _chunks(self) -> Iterator[Chunk]:
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
         plan = self.plan
@@ -141,18 +156,13 @@ def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str
     """Yields exactly as many samples of a shard as it should have, in the order of the pass."""
     url, length = plan.shards[shard]
     lost = [f"{url} has fewer samples than {length}"]
-
-    def stop(error: Exception) -> bool:
-        lost.append(f"{url} cannot be read further: {type(error).__name__}: {error}")
-        return False
-
     shapes, num_classes = plan.shapes, plan.form.num_classes
     samples = read_shard(
         url,
         shuffle=plan.shuffle,
         seed=step_seed(Purpose.SHARD_SHUFFLE, plan.seed, number, shard),
         keep=None if shapes is None else lambda sample: _shape(sample, num_classes) in shapes,
-        handler=stop,
+        damaged=lambda error: lost.append(str(error)),
     )
     yield from islice(chain(samples, (lost[-1] for _ in count())), length)
 

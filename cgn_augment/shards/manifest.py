@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 from cgn_augment.errors import DataError
@@ -193,9 +194,10 @@ def find_complete(store: Store, settings: dict[str, Any], shards: range) -> dict
     Raises:
         DataError: a record is damaged.
     """
-    kind, sizes, complete = kind_of(settings), store.sizes(), {}
-    for shard in shards:
-        name, record_name = kind.shard_name(shard), kind.record_name(shard)
+    kind = kind_of(settings)
+    names = {shard: (kind.shard_name(shard), kind.record_name(shard)) for shard in shards}
+    sizes, complete = store.sizes(chain.from_iterable(names.values())), {}
+    for shard, (name, record_name) in names.items():
         if record_name in sizes and name in sizes:
             found, where = _read_json(store, record_name, kind), store.path(record_name)
             record = read_record(found, settings, shard, where)

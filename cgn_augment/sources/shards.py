@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, FileError
 from cgn_augment.functional import standard_numbers
 from cgn_augment.images.tar import expand_urls
 from cgn_augment.ranks import find_rank
@@ -95,7 +95,7 @@ class ShardSource:
         self._shapes: frozenset[int] | None = None
         self._step = Step()
         self._held: deque[Chunk] = deque()
-        self._chunks: Iterator[Chunk] | None = None
+        self._chunks: Iterator[Chunk | FileError] | None = None
         self._require_enough_shards(self.world_size or 1)
 
     @property
@@ -153,7 +153,7 @@ class ShardSource:
                 are too few for them.
             ArgumentTypeError: something else in the place of the step.
             DataError: none of the samples that are held could be read.
-            OSError: a shard is missing or cannot be opened.
+            FileError: a shard is missing, cannot be opened, or its server fails.
         """
         if not isinstance(step, Step):
             raise ArgumentTypeError(
@@ -240,8 +240,11 @@ class ShardSource:
         while len(self._held) < num_held:
             self._held.append(self._next_chunk(self._chunks))
 
-    def _next_chunk(self, chunks: Iterator[Chunk]) -> Chunk:
+    def _next_chunk(self, chunks: Iterator[Chunk | FileError]) -> Chunk:
         chunk = next(chunks)
+        if isinstance(chunk, FileError):
+            self.close()
+            raise chunk
         if chunk.skipped:
             if self.num_skipped == 0:
                 warnings.warn(

@@ -106,5 +106,7 @@ def test_a_record_that_is_none_is_one_error(text: str, copied: Path, tiny_cgn: S
         verify_shards(copied)
     assert len(str(refused.value).splitlines()) == 1
     config = ShardConfig(num=40, shard_size=10, members=("mask",))
-    with pytest.raises(DataError, match=r"counterfactuals-000002\.json .*is damaged|--resume writes it again"):
+    with pytest.raises(
+        DataError, match=r"counterfactuals-000002\.json .*is damaged|--resume writes it again"
+    ):
         render_shards(tiny_cgn, copied, config, resume=True)
