@@ -11,7 +11,7 @@ from PIL import Image
 
 from cgn_augment.errors import DataError
 from cgn_augment.files import first_line
-from cgn_augment.images.reading import to_rgb
+from cgn_augment.images.reading import open_image, to_rgb
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Ends of the names of image files, in capitals or not."""
@@ -119,7 +119,7 @@ def read_image(path: Path) -> Image.Image:
         DataError: it is missing, no image, or cut off.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(str(path)) as image:
             return to_rgb(image)
     except Exception as error:  # damaged bytes make Pillow raise anything
         raise DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -13,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError, DataError, FileError
 from cgn_augment.files import first_line
+from cgn_augment.images.reading import open_image
 from cgn_augment.parts.index import INDEX, MEMBERS, Index, Member, Numbers, read_index
 from cgn_augment.parts.part import Part
 from cgn_augment.shards.layout import MANIFEST, PARTS
@@ -80,7 +79,7 @@ class PartSet:
         try:
             with closing(_lines(store, [INDEX] if complete else pieces)) as lines:
                 index = read_index(lines, classes)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # lines of anything make the reader raise anything
             raise DataError(
                 f"{store.path(INDEX)} cannot be read ({first_line(error)}): write the set again"
             ) from error
@@ -186,7 +185,8 @@ class PartSet:
         name = PARTS.shard_name(int(self.index.shards[number]))
         try:
             data = self.store.read_range(name, start, length)
-            with Image.open(io.BytesIO(data)) as picture:
+            with open_image(data) as picture:
+                self._require_size(number, member, picture.size)
                 pixels = np.array(picture.convert(_MODES.get(member, "RGB")))
         except Exception as error:  # damaged bytes make Pillow raise anything
             raise FileError(
@@ -195,6 +195,17 @@ class PartSet:
             ) from error
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+    def _require_size(self, number: int, member: Member, size: tuple[int, int]) -> None:
+        """Raises before a picture is decoded that is not of the size in the index."""
+        if member in ("background", "foreground"):
+            wanted = self.index.sizes[number].tolist()
+        elif member == "object":
+            wanted = self.index.boxes[number].tolist()[2:]
+        else:
+            return
+        if [*size[::-1]] != wanted:
+            raise DataError(f"it has {size[::-1]} pixels where {tuple(wanted)} belong")
 
 
 def _lines(store: Store, names: Sequence[str]) -> Generator[bytes, None, None]:

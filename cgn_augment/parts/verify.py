@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from PIL import Image
-
+from cgn_augment.images.reading import open_image
 from cgn_augment.images.tar import Sample
 from cgn_augment.parts.index import INDEX, MEMBERS
 from cgn_augment.shards.checking import Problem, verify_set
@@ -92,11 +90,11 @@ def _check_sample(sample: Sample, facts: dict[str, Any], shard: int, start: int)
     for member in facts["places"]:
         name = MEMBERS[member]
         try:
-            with Image.open(io.BytesIO(sample[name])) as picture:
+            with open_image(sample[name]) as picture:
+                size = [picture.height, picture.width]
+                if size != sizes.get(member, size):
+                    return f"has a {name} of {size} pixels where {sizes[member]} belong"
                 picture.load()
         except Exception as error:  # Pillow raises whatever the bytes make it raise
             return f"has a {name} that cannot be decoded ({type(error).__name__}: {error})"
-        size = [picture.height, picture.width]
-        if size != sizes.get(member, size):
-            return f"has a {name} of {size} pixels where {sizes[member]} belong"
     return None
