@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
+import re
+import secrets
 import stat
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
@@ -21,20 +23,36 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows: nothing is locked, and leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+
+_MARK = ".tmp-"
+_LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
+"""Names that `replacing` and `temporary_file` give, and nobody else."""
+
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
+_swept: set[tuple[int, Path]] = set()
+_owned: dict[tuple[int, int, int], int] = {}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its place when the block has ended.
 
-    If the block raises, the temporary file goes and `path` stays as it was.
+    If the block raises, the temporary file goes and `path` stays as it was. What processes that
+    were killed left in the folder is removed when a process first writes there.
 
     Args:
         path: of the file to write; its folder exists. The temporary one has the same suffix.
 
     Raises:
         OSError: the folder is missing or cannot be written; it names `path`.
+        FileError: the disk is full.
 
     Example:
         >>> from cgn_augment.files import replacing
@@ -44,19 +62,166 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
+    if (os.getpid(), path.parent) not in _swept:
+        _swept.add((os.getpid(), path.parent))
+        remove_leftovers(path.parent)
     try:
-        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
-    except OSError as error:
-        error.filename = str(path)  # a user knows nothing of the temporary one
+        with temporary_file(path.parent, path.stem, path.suffix) as temporary:
+            yield temporary
+            temporary.replace(path)
+    except Exception as error:
+        code = _why_no_room(error)
+        if code is not None:
+            full = FileError(
+                f"{path} cannot be written ({os.strerror(code)}): make room, and do it again; what "
+                "was there before is there still"
+            )
+            full.strerror = os.strerror(code)
+            raise full from error
+        if isinstance(error, OSError) and _LEFTOVER.fullmatch(Path(str(error.filename)).name):
+            error.filename = str(path)  # a user knows nothing of the temporary one
+            error.filename2 = None
         raise
-    os.close(handle)
-    temporary = Path(name)
+
+
+@contextmanager
+def temporary_file(folder: Path, stem: str, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
+    """Gives a new, empty file that is locked for as long as the block, or the process, lasts.
+
+    The lock goes with the process, also when it is killed, so that `remove_leftovers` can tell what
+    is left behind from what is being written.
+
+    Args:
+        folder: where it lies.
+        stem: of its name.
+        suffix: of its name.
+        mode: permissions, less those that the user's umask takes away.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        path = folder / f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}"
+        handle = os.open(path, flags, mode)
+        if fcntl is None:
+            os.close(handle)  # Windows renames no file that is open
+            break
+        _lock(handle)
+        if path.exists():  # nobody took it for a leftover before it was locked
+            break
+        os.close(handle)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        yield path
     finally:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        if fcntl is not None:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Returns whether the lock of an open file is this process's now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else's, or a file system without locks, whose leftovers stay
+        return False
+    return True
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Returns the temporary files in a folder, those that are being written too."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+        return sorted(folder / name for name in names)
+    return []
+
+
+def remove_leftovers(folder: Path, stem: str | None = None) -> None:
+    """Removes the temporary files of killed processes from a folder, but none that is in use.
+
+    Args:
+        folder: where to look, not below it.
+        stem: of their names; None takes all.
+    """
+    if fcntl is None:
+        return
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    for path in leftovers(folder):
+        if stem is None or path.name.startswith(f".{stem}{_MARK}"):
+            with suppress(OSError):
+                handle = os.open(path, flags)
+                try:
+                    found = os.fstat(handle)
+                    ours = found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
+                    if ours and _lock(handle):
+                        path.unlink()
+                finally:
+                    os.close(handle)
+
+
+def _why_no_room(error: BaseException) -> int | None:
+    """Returns the number of the error, where a disk, a quota or a limit is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        found = re.search(r"\(os error (\d+)\)", str(seen))  # as Rust has it
+        code = int(found[1]) if found else getattr(seen, "errno", None)
+        if code is not None and code in _NO_ROOM:
+            return int(code)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+@contextmanager
+def owning(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for it out of a folder, for as long as the block lasts.
+
+    The folder is made where it is missing. Blocks of one process may be nested. On a file system
+    without locks nobody is kept out.
+
+    Raises:
+        UsageError: another process owns the folder.
+
+    Example:
+        >>> from cgn_augment.files import owning
+        >>> with owning(getfixture("tmp_path") / "runs"):
+        ...     pass  # written to by this process alone
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else -1
+    try:
+        place = folder.stat()
+        key = (os.getpid(), place.st_dev, place.st_ino)
+        if key not in _owned and fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is writing to {folder}: wait until it has ended, or write to "
+                    "another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+        _owned[key] = _owned.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            _owned[key] -= 1
+            if not _owned[key]:
+                del _owned[key]
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def save_pickle(value: object, path: Path) -> None:
+    """Writes tensors and plain values as `torch.save` does, whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or cannot be written; nothing is left behind.
+        FileError: the disk is full.
+    """
+    # Into an open file: torch itself says of a full disk that a position is unexpected.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def open_regular(path: Path) -> IO[bytes]:

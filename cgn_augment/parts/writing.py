@@ -127,7 +127,6 @@ class _Contents:
     filler: Filler | None
     num_workers: int
     kind = PARTS
-    extras = (INDEX, LEFT_OUT)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -6,17 +6,18 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows: leftovers are not told from files in use
-    fcntl = None  # type: ignore[assignment]
+from typing import IO, Any
 
 from cgn_augment.errors import FileError
-from cgn_augment.files import open_regular, replacing
+from cgn_augment.files import (
+    leftovers,
+    open_regular,
+    remove_leftovers,
+    replacing,
+    temporary_file,
+)
 from cgn_augment.images.remote import (
     connect,
     local_path,
@@ -25,9 +26,10 @@ from cgn_augment.images.remote import (
     protocol_of,
     read_range,
 )
+from cgn_augment.shards.layout import RECORDS
 
 _LARGEST_READ = 2**30
-_SPOOL = ".cgn-augment-shard."
+_SPOOL = "cgn-augment-shard"
 
 
 class HashingFile:
@@ -182,44 +184,31 @@ class Store:
         if self.is_local:
             path = Path(self._root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as held, replacing(path) as temporary:
-                _hold(held.enter_context(temporary.open("rb")))  # until after the renaming
-                with temporary.open("wb") as file:
-                    yield HashingFile(file)
-                    file.flush()
-                    os.fsync(file.fileno())  # or the name may reach the disk before the contents
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                yield HashingFile(file)
+                file.flush()
+                os.fsync(file.fileno())  # or the name may reach the disk before the contents
             return
-        with tempfile.NamedTemporaryFile(prefix=_SPOOL) as spool:
-            _hold(spool)
-            yield HashingFile(cast(IO[bytes], spool))
-            spool.flush()
+        with (
+            temporary_file(Path(tempfile.gettempdir()), _SPOOL, mode=0o600) as spool,
+            spool.open("wb") as file,
+        ):
+            yield HashingFile(file)
+            file.flush()
             target = f"{self._root}/{name}"
-            patiently(self.path(name), lambda: self._files.put_file(spool.name, target))
+            patiently(self.path(name), lambda: self._files.put_file(str(spool), target))
 
-    def remove_leftovers(self, names: list[str]) -> None:
-        """Removes what killed writers of `names` left behind, but nothing that is being written."""
-        if fcntl is None:
-            return
-        folders, stems = {Path(tempfile.gettempdir())}, {_SPOOL.strip(".")}
-        if self.is_local:
-            folders = {(Path(self._root) / name).parent for name in names}
-            stems = {Path(name).stem for name in names}
-        for path in (path for folder in folders for path in folder.glob(".*.*")):
-            if path.name[1:].partition(".")[0] in stems:
-                with suppress(OSError), path.open("rb") as file:  # in use, or already gone
-                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink(missing_ok=True)
+    def remove_leftovers(self) -> None:
+        """Removes what killed writers left behind, but nothing that is being written."""
+        if not self.is_local:
+            remove_leftovers(Path(tempfile.gettempdir()), _SPOOL)
+        for folder in self._folders():
+            remove_leftovers(folder)
 
     def leftovers(self) -> list[str]:
         """Returns the temporary files that lie in a local folder."""
-        if not self.is_local:
-            return []
-        root = Path(self._root)
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob(".*.*"))
+        found = [path for folder in self._folders() for path in leftovers(folder)]
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
 
-
-def _hold(file: Any) -> None:
-    """Marks a temporary file as in use; the mark goes with the process, also when it is killed."""
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks: its leftovers stay
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _folders(self) -> list[Path]:
+        return [Path(self._root), Path(self._root, RECORDS)] if self.is_local else []

@@ -107,7 +107,6 @@ class _Rendered:
     config: ShardConfig
     num_encoders: int
     kind = COUNTERFACTUALS
-    extras = ()
 
     @property
     def settings(self) -> dict[str, Any]:

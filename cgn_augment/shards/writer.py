@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cgn_augment.errors import FileError
 from cgn_augment.images.tar import Sample
 from cgn_augment.ranks import find_rank
-from cgn_augment.shards.layout import INFO, MANIFEST, SETTINGS, SetKind
+from cgn_augment.shards.layout import SetKind
 from cgn_augment.shards.manifest import (
     Manifest,
     close_set,
@@ -68,10 +68,6 @@ class Contents(Protocol):
     def num_shards(self) -> int:
         """Of the set."""
 
-    @property
-    def extras(self) -> tuple[str, ...]:
-        """Names of the files that `finish` writes."""
-
     def count(self, shards: Sequence[int]) -> int | None:
         """Returns how many samples these shards hold, where it is known."""
 
@@ -119,9 +115,7 @@ def write_set(
     try:
         open_set(store, contents.settings, contents.versions, resume=resume, own=own)
         if resume:
-            names = [name(shard) for shard in own for name in (kind.shard_name, kind.record_name)]
-            common = [SETTINGS, INFO, MANIFEST, *contents.extras] if rank == 0 else []
-            store.remove_leftovers([*names, *common])
+            store.remove_leftovers()
         complete = find_complete(store, contents.settings, own)
         missing = [shard for shard in own if shard not in complete]
         left = contents.count(missing)

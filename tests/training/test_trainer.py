@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,12 +14,13 @@ from contextlib import nullcontext
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from file_helpers import FORKS
 from matplotlib.figure import Figure
 from shard_helpers import PROCESSES
 from torch import Tensor, nn
@@ -39,7 +42,8 @@ from training_helpers import (
     weights,
 )
 
-from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
+from cgn_augment.files import leftovers
 from cgn_augment.functional import isolated_rng
 from train_generator.training import trainer as trainer_module
 from train_generator.training.average import update_average
@@ -322,16 +326,79 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint(
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (2, 2)
 
 
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_weights_that_are_lost_behind_finite_losses_end_a_training(
+    checkpoint: bool, tmp_path: Path
+) -> None:
+    trainer = make(tmp_path if checkpoint else None)
+
+    def lose(name: str, step: int) -> None:
+        if (name, step) == ("third", 3):
+            with torch.no_grad():
+                trainer.modules["first"].bias.fill_(float("nan"))
+
+    trainer.stages = {
+        name: lambda n=name: Toy(n, trainer.modules[n], lose)  # type: ignore[misc]
+        for name in trainer.stages
+    }
+    what = r"the weights first\.bias hold NaN or infinity after step 1[12]: the training has"
+    with pytest.raises(CheckpointError, match=what):
+        trainer.train(progress=False)
+    if checkpoint:
+        assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (2, 2)
+        assert not weights(make(tmp_path, resume=True)).isnan().any()
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_saved_is_told_of(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+
+    try:
+        with pytest.raises(FileError, match=r"checkpoint\.pt cannot be written \(File too large\)"):
+            make(tmp_path, at("third", 3, fill)).train(progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (2, 2)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_two_trainings_in_one_folder_are_one_error_and_the_first_goes_on(
+    tmp_path: Path, whole: Trainer
+) -> None:
+    second: list[int | None] = []
+
+    def train_too() -> None:
+        process = FORKS.Process(target=train_elsewhere, args=(tmp_path,))
+        process.start()
+        process.join()
+        second.append(process.exitcode)
+
+    first = make(tmp_path, at("first", 1, train_too))
+    first.train(progress=False)
+    assert second == [3]
+    assert torch.equal(weights(first), weights(whole))
+
+
+def train_elsewhere(folder: Path) -> None:
+    try:
+        make(folder).train(progress=False)
+    except UsageError:
+        sys.exit(3)
+
+
 def test_a_checkpoint_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = torch.save
 
-    def full(state: dict[str, object], path: Path) -> None:
-        saved(state, path)
+    def full(state: dict[str, object], file: IO[bytes]) -> None:
         if state["position"] == (2, 2):
-            path.write_bytes(path.read_bytes()[:500])
+            file.write(b"half")
             raise OSError("no space left on device")
+        saved(state, file)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
