@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.request import Request, urlopen
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,9 @@ try:
 except ImportError:  # pragma: no cover - Windows: nothing is locked, and leftovers stay
     fcntl = None  # type: ignore[assignment]
 
+
+_SHARED_AT_MOST = 16
+"""How many times a file's own size its tensors may have together, where some share memory."""
 
 _MARK = ".tmp-"
 _LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
@@ -321,6 +324,7 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
             torch's advice to run the code.
     """
     try:
+        _refuse_compressed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
             mapped = lazily and is_zipfile(path)
@@ -332,6 +336,15 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
     except Exception as error:  # the bytes of another file can make an unpickler raise anything
         reason = error.__context__ or error
         raise ValueError(str(reason) or type(reason).__name__) from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises `ValueError` for an archive that unfolds to more than its size; torch writes none."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+        if total > path.stat().st_size:
+            raise ValueError("it is compressed, and unfolds to more than there is in the file")
 
 
 def first_line(error: BaseException) -> str:
@@ -392,15 +405,44 @@ def read_safetensors(
     return state, header
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses the tensors of a file if one of them holds NaN or infinity.
+    """Refuses the tensors of a file if one of them is no weight, or holds NaN or infinity.
 
     Raises:
         CheckpointError: one does; the message names it.
     """
+    total = 0
+    for name, value in state.items():
+        what = _why_no_weight(value)
+        if what is not None:
+            raise CheckpointError(
+                f"{path}: {name} is {what}: save plain tensors, as "
+                "torch.save(model.state_dict(), path) does"
+            )
+        total += value.numel() * value.element_size()
+    if total > _SHARED_AT_MOST * max(path.stat().st_size, 2**20):
+        raise CheckpointError(
+            f"{path} claims {total} bytes of weights, which are many times those in the file"
+        )
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
+
+
+def _why_no_weight(value: Tensor) -> str | None:
+    if value.is_nested or value.layout != torch.strided:
+        return "a sparse or nested tensor"
+    if value.device.type != "cpu":
+        return f"a tensor without values ({value.device.type})"
+    if value.dtype not in _FLOATS + _WHOLE:
+        return f"of the type {value.dtype}"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return "expanded to more than there is in the file"
+    return None
 
 
 def save_tensors(

@@ -302,6 +302,54 @@ def test_a_damaged_or_foreign_checkpoint_is_one_error(
     assert "weights_only" not in str(caught.value)  # torch's advice to run the code
 
 
+STATES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a step below 0": lambda state: state.update(position=(1, -4)),
+    "a stage that there is not": lambda state: state.update(position=(9, 0)),
+    "no position": lambda state: state.pop("position"),
+    "a position that is text": lambda state: state.update(position="ab"),
+    "no optimizer": lambda state: state.update(optimizers=None),
+    "a network that is none": lambda state: state["modules"].update(first=None),
+    "a network without weights": lambda state: state["modules"].update(first={}),
+    "results that are none": lambda state: state.update(results=[3]),
+    "steps that are none": lambda state: state.update(steps_before=2.5),
+    "seconds that are none": lambda state: state.update(seconds="long"),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_a_training_cannot_be_in_is_one_error(
+    case: str, whole: Trainer, tmp_path: Path
+) -> None:
+    state = torch.load(whole.folder / CHECKPOINT, weights_only=True)
+    STATES[case](state)
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt") as told:
+        make(tmp_path, resume=True)
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [None, {}, {"state": 3, "param_groups": []}])
+def test_an_optimizer_that_is_none_is_one_error(value: object, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        make(tmp_path, at("second", 2, kill)).train(progress=False)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state["optimizers"] = {"adam": value, "schedule": value}
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="holds other networks or states") as told:
+        make(tmp_path, resume=True).train(progress=False)
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("lost", ["stream", "everything"])
+def test_a_checkpoint_without_a_stream_is_one_error(lost: str, tmp_path: Path) -> None:
+    make_epochs(tmp_path).train(progress=False)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state["state"] = {} if lost == "stream" else None
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="holds other networks or states"):
+        make_epochs(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("name", ["save_every", "sheet_every", "log_every", "measure_every"])
 def test_numbers_of_steps_are_checked_when_made(name: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=f"^{name} must be 1 or more, got 0"):

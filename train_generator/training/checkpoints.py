@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line, unpickle
 
@@ -29,6 +32,61 @@ def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
             f"{path} holds a training: pass --resume to go on with it (from Python, resume it), "
             "or write to another folder"
         )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training is.
+
+    Attributes:
+        position: the stage and the step in it that come next.
+        at_end: whether all steps of the stage are taken.
+        steps_before: of all stages.
+        seconds: that the steps took.
+        results: what each `EpochStage` that is done came to.
+    """
+
+    position: tuple[int, int]
+    at_end: bool
+    steps_before: int
+    seconds: float
+    results: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any], num_stages: int) -> Place:
+        """Returns the place in a checkpoint.
+
+        Raises:
+            Exception: there is none, or none that a training of so many stages can be at.
+        """
+        stage, step = (require_count("position", number, 0) for number in state["position"])
+        if stage > num_stages:
+            raise ArgumentError(f"position names stage {stage} of {num_stages}")
+        return cls(
+            (stage, step),
+            bool(state["at_end"]),
+            require_count("steps_before", state["steps_before"], 0),
+            float(state["seconds"]),
+            tuple(dict(result) for result in state["results"]),
+        )
+
+
+@contextmanager
+def loading(path: Path | None) -> Iterator[None]:
+    """Says of what goes wrong in the block that the checkpoint is of something else.
+
+    Raises:
+        CheckpointError: something went wrong.
+    """
+    try:
+        yield
+    except CheckpointError:  # of a stream, which says itself what does not fit
+        raise
+    except Exception as error:  # torch's own readers raise anything
+        raise CheckpointError(
+            f"{path} holds other networks or states than this version trains: start again in "
+            f"another folder ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

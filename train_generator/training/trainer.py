@@ -21,10 +21,16 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line, owning, save_pickle
+from cgn_augment.files import owning, require_finite, save_pickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.training.checkpoints import CHECKPOINT, check_folder, read_checkpoint
+from train_generator.training.checkpoints import (
+    CHECKPOINT,
+    Place,
+    check_folder,
+    loading,
+    read_checkpoint,
+)
 from train_generator.training.interrupt import deferred_interrupt
 from train_generator.training.measures import LOSSES, MEASURES, Curves
 from train_generator.training.ranks import Ranks
@@ -202,8 +208,9 @@ class Trainer:
     def _train_stage(self, curves: Curves, progress: bool) -> None:
         number = self._position[0]
         stage = list(self.stages.values())[number]()
-        for name, state in self._optimizers.items():
-            stage.optimizers[name].load_state_dict(state)
+        with loading(self.checkpoint):
+            for name, state in self._optimizers.items():
+                stage.optimizers[name].load_state_dict(state)
         self._optimizers = {}
         if not self._at_end:
             self._take_steps(stage, curves, progress)
@@ -338,20 +345,17 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = read_checkpoint(path, self.settings, self.stages)
-        try:
+        with loading(path):
+            place = Place.read(state, len(self.stages))
+            for name in self.modules:
+                require_finite(state["modules"][name], path)
             for kind, things in (("modules", self.modules), ("state", self._state)):
                 for name, thing in things.items():
                     thing.load_state_dict(state[kind][name])
-            self._position, self._at_end = tuple(state["position"]), state["at_end"]
-            self._steps_before, self.seconds = state["steps_before"], state["seconds"]
-            self.results, self._optimizers = list(state["results"]), state["optimizers"]
-        except CheckpointError:  # of a stream, which says itself what does not fit
-            raise
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} holds other networks than this version trains: start again in another "
-                f"folder ({first_line(error)})"
-            ) from error
+            self._optimizers = dict(state["optimizers"])
+        self._position, self._at_end = place.position, place.at_end
+        self._steps_before, self.seconds = place.steps_before, place.seconds
+        self.results = list(place.results)
 
 
 def _has_step(stage: Stage, step: int) -> bool:
