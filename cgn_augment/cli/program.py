@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from cgn_augment.cli import masks as masks
 from cgn_augment.cli import parts as parts
 from cgn_augment.cli import shards as shards
+from cgn_augment.cli.doctor import doctor
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.cli.preview import preview
 from cgn_augment.errors import CGNError
@@ -86,6 +87,7 @@ def main() -> None:
         "masks": masks.write,
         "parts": of_parts,
         "shards": of_shards,
+        "doctor": doctor,
     }
     own, under = [*sys.argv[1:], "", ""][:2]
     if own == "shards" and under not in of_shards:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cgn_augment.errors import DataError
+from cgn_augment.errors import DataError, FileError
 from cgn_augment.images.tar import Sample, read_samples
 from cgn_augment.shards.layout import INFO, MANIFEST, SetKind
 from cgn_augment.shards.manifest import (
@@ -149,6 +149,8 @@ def _check_shard(
     try:
         with store.open(name) as file:
             what = check_samples(read_samples(file, name), begun, shard, record)
+    except FileError:  # of a server, and no damage
+        raise
     except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
         what = f"cannot be read to its end ({type(error).__name__}: {error})"
     if what is not None:
