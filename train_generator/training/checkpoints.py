@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from cgn_augment.checks import require_count
@@ -102,7 +103,7 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> s
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted(before.keys() | now.keys(), key=str):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
@@ -118,13 +119,13 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[st
     """
     try:
         state: Any = unpickle(path)
-        before, stages_before = state["settings"], state["stages"]
+        before, stages_before = dict(state["settings"]), list(state["stages"])
+        changed = shorten(describe_differences(before, settings), 1000)
     except Exception as error:
         raise CheckpointError(
             f"{path} is no checkpoint of a training, or is cut off: delete it and start again "
             f"({first_line(error)})"
         ) from error
-    changed = describe_differences(before, settings)
     if changed or stages_before != list(stages):
         raise CheckpointError(
             f"{path} was made with other settings ({changed or 'other stages'}): resume with those "
