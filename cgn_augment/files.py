@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import mmap
 import os
@@ -14,14 +15,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
-from urllib.request import Request, urlopen
+from typing import IO, Any
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
 
@@ -30,6 +32,8 @@ try:
 except ImportError:  # pragma: no cover - Windows: nothing is locked, and leftovers stay
     fcntl = None  # type: ignore[assignment]
 
+
+_LARGEST_DOWNLOAD = 2**34
 
 _SHARED_AT_MOST = 16
 """How many times a file's own size its tensors may have together, where some share memory."""
@@ -172,14 +176,18 @@ def _why_no_room(error: BaseException) -> int | None:
 
 
 @contextmanager
-def owning(folder: Path) -> Iterator[None]:
+def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes that ask for it out of a folder, for as long as the block lasts.
 
-    The folder is made where it is missing. Blocks of one process may be nested. On a file system
+    Blocks of one process may be nested. On a file system
     without locks nobody is kept out.
 
+    Args:
+        folder: made where it is missing.
+        wait: until another process that owns it has done with it.
+
     Raises:
-        UsageError: another process owns the folder.
+        UsageError: another process owns the folder, and `wait` is off.
 
     Example:
         >>> from cgn_augment.files import owning
@@ -193,7 +201,7 @@ def owning(folder: Path) -> Iterator[None]:
         key = (os.getpid(), place.st_dev, place.st_ino)
         if key not in _owned and fcntl is not None:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise UsageError(
                     f"another process is writing to {folder}: wait until it has ended, or write to "
@@ -259,7 +267,9 @@ def download(
     remedy: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Downloads a file by torch.hub, whole or not at all; one that is there stays as it is.
+    """Downloads a file, whole or not at all; one that is there stays as it is.
+
+    Of several processes that want files in one folder each waits until the one before has its own.
 
     Args:
         url: where it is.
@@ -288,11 +298,12 @@ def download(
     if path.is_file():
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), sha256, progress)
-            if sha256 is None:
-                _require_length(url, temporary)
+        with owning(path.parent, wait=True):
+            if not path.is_file():  # another process may have brought it meanwhile
+                with replacing(path) as temporary, temporary.open("wb") as file:
+                    digest = _receive(url, file, progress)
+                    if not digest.startswith(sha256 or ""):
+                        raise OSError(f"its sha256 is {digest} and not {sha256}")
     except (OSError, HTTPException, RuntimeError) as error:
         remedy = remedy or f"fetch {url} where there is a network"
         raise CheckpointError(
@@ -301,12 +312,35 @@ def download(
     return path
 
 
-def _require_length(url: str, path: Path) -> None:
-    """Raises if a file is shorter or longer than the server says: torch.hub does not look."""
-    with urlopen(Request(url, method="HEAD"), timeout=30) as answer:
-        wanted, found = answer.headers.get("Content-Length"), path.stat().st_size
-    if wanted is not None and int(wanted) != found:
-        raise OSError(f"the connection ended after {found} of {wanted} bytes")
+class _Encrypted(HTTPRedirectHandler):
+    """Follows no redirect from https to anything less."""
+
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise OSError(f"its server sends on to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _receive(url: str, file: IO[bytes], progress: bool) -> str:
+    """Writes what is at a URL, no more than its server has announced; returns its SHA-256."""
+    digest, num = hashlib.sha256(), 0
+    with build_opener(_Encrypted).open(Request(url), timeout=30) as answer:
+        announced = answer.headers.get("Content-Length")
+        wanted = None if announced is None else int(announced)
+        with tqdm(
+            total=wanted, unit="B", unit_scale=True, desc=Path(url).name, disable=not progress
+        ) as bar:
+            while data := answer.read(2**20):
+                digest.update(data)
+                num += file.write(data)
+                bar.update(len(data))
+                if num > (_LARGEST_DOWNLOAD if wanted is None else wanted):
+                    raise OSError(f"its server sends more than the {wanted or num} bytes expected")
+    if wanted is not None and num != wanted:
+        raise OSError(f"the connection ended after {num} of {wanted} bytes")
+    return digest.hexdigest()
 
 
 def unpickle(path: Path, *, lazily: bool = False) -> object:
