@@ -15,6 +15,7 @@ from cgn_augment.cli import parts as parts
 from cgn_augment.cli import shards as shards
 from cgn_augment.cli.doctor import doctor
 from cgn_augment.cli.generators import interpolate, sample
+from cgn_augment.cli.plan import plan
 from cgn_augment.cli.preview import preview
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, read_metadata
@@ -84,6 +85,7 @@ def main() -> None:
         "sample": sample,
         "interpolate": interpolate,
         "preview": preview,
+        "plan": plan,
         "masks": masks.write,
         "parts": of_parts,
         "shards": of_shards,

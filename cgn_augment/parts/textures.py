@@ -157,7 +157,7 @@ def whole_textures(
                 "stages before this one longer, or with another seed",
                 stacklevel=2,
             )
-        counts = torch.tensor([len(each) for each in whole])
+        counts = torch.tensor([len(each) for each in whole], device=classes.device)
         pools.append(ClassPool(torch.cat(whole), classes.repeat_interleave(counts)))
     return pools[0], pools[1]
 

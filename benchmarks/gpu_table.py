@@ -1,0 +1,140 @@
+"""Turns what `gpu.py` measured into tables in Markdown, for the screen and for the documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def table(results: Row) -> str:
+    """Returns one table for each part that was measured, and the error of each that was not."""
+    machine = results["machine"]
+    card = machine.get("card", "CPU")
+    lines = [f"Measured on {card}, PyTorch {machine['torch']}, Python {machine['python']}.", ""]
+    for name, part in results["parts"].items():
+        lines.append(f"**{name}**" + (f" ({part['seconds']:g} s)" if "seconds" in part else ""))
+        lines.append("")
+        if "error" in part:
+            lines.append(f"failed: {part['error']}")
+        else:
+            lines.extend(_TABLES[name](part["result"]))
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Returns the lines of a table; numbers to three digits, None as nothing.
+
+    Example:
+        >>> markdown(["way", "ms"], [["plain", 1.23456]])
+        ['| way | ms |', '| --- | --- |', '| plain | 1.23 |']
+    """
+    cells = [[_text(cell) for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in ([*head], ["---"] * len(head), *cells)]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):  # a median with quartiles
+        low, middle, high = (_text(value[key]) for key in ("quartile_1", "median", "quartile_3"))
+        return f"{middle} ({low} to {high})"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def _ceilings(result: Row) -> list[str]:
+    rows = [["copy on the device, GB/s read and written", result["copy_gb_per_s"]]]
+    if "from_host_gb_per_s" in result:
+        rows.append(["copy from pinned memory, GB/s", result["from_host_gb_per_s"]])
+    rows += [[f"matrix product {kind}, TFLOP/s", v] for kind, v in result["matmul_tflops"].items()]
+    return markdown(["what", "rate"], rows)
+
+
+def _ways(result: Row) -> list[str]:
+    rows = [
+        [row["way"], row.get("ms", row.get("error")), row.get("ratio"), row.get("peak_gib")]
+        for row in result["rows"]
+    ]
+    return markdown(["way", "ms (quartiles)", "ratio (quartiles)", "peak GiB"], rows)
+
+
+def _generator(result: Row) -> list[str]:
+    rows = [
+        [
+            row["way"],
+            row["dtype"],
+            row["batch"],
+            row.get("images_per_second", row.get("error")),
+            row.get("tflops"),
+            None if row.get("peak_bytes") is None else row["peak_bytes"] / 2**30,
+        ]
+        for row in result["rows"]
+    ]
+    return markdown(["way", "type", "batch", "images a second", "TFLOP/s", "peak GiB"], rows)
+
+
+def _made(result: Row) -> list[str]:
+    keys = ("ms", "device_ms", "host_ms", "floor_ms", "device_over_floor", "waits")
+    rows = [
+        [row["way"], row["error"], *[None] * 5]
+        if "error" in row
+        else [row["way"], *(row[key] for key in keys)]
+        for row in result["rows"]
+    ]
+    head = ["way", "ms", "device ms", "host ms", "floor ms", "device / floor", "waits"]
+    return markdown(head, rows)
+
+
+def _memory(result: Row) -> list[str]:
+    steps = result["rows"][-1]["steps"]
+    rows = [[key.replace("_", " "), value] for key, value in result["growth"].items()]
+    return markdown([f"growth over {steps} steps, prefetch {result['prefetch']}", "MiB"], rows)
+
+
+def _filling(result: Row) -> list[str]:
+    rows = [[r["way"], r.get("num"), r.get("per_second", r.get("error"))] for r in result["rows"]]
+    return markdown(["bank of", "factors of each kind", "a second"], rows)
+
+
+def _profile(result: Row) -> list[str]:
+    lines = []
+    for name, rows in result["tables"].items():
+        shown = [rows] if isinstance(rows, str) else rows[:6]
+        lines += [f"{name}:", *(f"    {row}" for row in shown)]
+    return lines
+
+
+def _tests(result: Row) -> list[str]:
+    counts = ", ".join(f"{num} {name}" for name, num in result["counts"].items())
+    return [f"exit code {result['code']}: {counts}", *result["failed"]]
+
+
+_TABLES = {
+    "ceilings": _ceilings,
+    "training": _ways,
+    "generator": _generator,
+    "made": _made,
+    "digits": _ways,
+    "memory": _memory,
+    "filling": _filling,
+    "compiled": _made,
+    "profile": _profile,
+    "tests": _tests,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="what gpu.py wrote")
+    print(table(json.loads(parser.parse_args().results.read_text())), end="")
+
+
+if __name__ == "__main__":
+    main()

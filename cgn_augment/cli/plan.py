@@ -1,0 +1,209 @@
+"""The command `cgn-augment plan`: how large a bank and how many fresh factors fit into a step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from cgn_augment.checks import require_count
+from cgn_augment.generators import ImageNetCGN, load_cgn
+from cgn_augment.generators.drawing import run_mechanisms
+from cgn_augment.generators.layout import without_memory
+from cgn_augment.sources.bank import BankSource, StorageName
+from cgn_augment.sources.cost import (
+    MEASURED,
+    Plan,
+    Rates,
+    Work,
+    bytes_of_made,
+    count_flops,
+    make_plan,
+)
+from cgn_augment.stream.transforms import match_real
+from cgn_augment.types import Mechanisms
+
+Card = Literal["h100", "here"]
+
+
+def plan(
+    pixels: int = 224,
+    batch: int = 256,
+    ratio: float = 1.0,
+    step_ms: float = 180.0,
+    cgn: str = "imagenet",
+    overhead: float = 0.05,
+    device_gb: float = 4.0,
+    storage: StorageName = "uint8",
+    card: Card = "h100",
+    device: str = "cpu",
+) -> None:
+    """Says how large a bank and how many fresh factors fit into a step of training.
+
+    Args:
+        pixels: side of your images.
+        batch: real images of a step.
+        ratio: counterfactuals per real image.
+        step_ms: milliseconds of a step of yours on as many images, real ones alone.
+        cgn: imagenet for the CGN of the paper's size, parts for parts of photographs, or the path
+            or name of a generator.
+        overhead: the share that counterfactuals may add to a step.
+        device_gb: memory that the bank may take, in GB.
+        storage: of the bank.
+        card: h100 takes what was measured on one; here measures on --device, which takes seconds.
+        device: where to measure, such as cpu or cuda.
+    """
+    network = _open(cgn, torch.device(device if card == "here" else "meta"))
+    side = pixels if network is None else network.image_size
+    flops = 0 if network is None else sum(count_flops(network).values())
+    work = Work(pixels, batch, ratio, step_ms, side, storage, flops)
+    rates = MEASURED[card] if card != "here" else measure_rates(work, network, torch.device(device))
+    found = make_plan(work, rates, overhead=overhead, bank_gb=device_gb)
+    print(describe_plan(work, rates, found, overhead, device_gb))
+
+
+def _open(cgn: str, device: torch.device) -> Mechanisms | None:
+    """Returns the network to count and to measure; without memory on "meta"; None for parts."""
+    if cgn == "parts":
+        return None
+    if cgn != "imagenet":
+        return load_cgn(cgn, device=device if device.type != "meta" else "cpu")
+    if device.type == "meta":
+        with without_memory():
+            return ImageNetCGN().eval().requires_grad_(False)
+    return ImageNetCGN().freeze().to(device)
+
+
+def describe_plan(work: Work, rates: Rates, plan: Plan, overhead: float, bank_gb: float) -> str:
+    """Returns the plan as a table of what, how much and why."""
+    allowed = work.step_ms * overhead
+    rows = [
+        [
+            "a step",
+            f"{work.step_ms:.4g} ms",
+            f"{work.batch} real images of {work.pixels} pixels and {plan.num} counterfactuals, on "
+            f"{rates.name}",
+        ],
+        ["allowed", f"{allowed:.3g} ms", f"{overhead:.1%} of a step"],
+        [
+            "made half",
+            f"{plan.made_ms:.3g} ms",
+            f"{plan.made_mb:.4g} MB at least, {plan.floor_ms:.3g} ms at {rates.copy_gb_per_s:.0f} "
+            f"GB/s, times {rates.made_over_floor:.3g} as measured",
+        ],
+        [
+            "bank",
+            f"{plan.bank} of each",
+            f"{bank_gb:g} GB at {plan.bank_mb_each:.3g} MB ({work.storage}); each is shown "
+            f"{plan.uses:.2g} times a step",
+        ],
+    ]
+    if work.flops:
+        rows += [
+            [
+                "a fresh factor of each",
+                f"{plan.fresh_ms:.3g} ms",
+                f"{work.flops / 1e9:.4g} GFLOP at {rates.tflops:.3g} TFLOP/s as measured",
+            ],
+            ["refresh", f"{plan.refresh} a step", _turnover(plan)],
+            [
+                "all fresh",
+                f"{1 + plan.fresh_overhead:.3g} of a step",
+                f"{plan.num} fresh factors of each in every step",
+            ],
+        ]
+    else:
+        rows.append(["refresh", "", "parts are read, not drawn: of parts on disk, by threads"])
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _turnover(plan: Plan) -> str:
+    if plan.room_ms <= 0:
+        return "the made half alone takes more than is allowed: lower --ratio or raise --overhead"
+    if plan.refresh == 0:
+        return f"{plan.room_ms:.3g} ms are left, less than one takes: keep the bank as it is"
+    steps = plan.bank // plan.refresh
+    return f"in the {plan.room_ms:.3g} ms left; all of the bank is new after {steps} steps"
+
+
+# Measuring ---------------------------------------------------------------------------------------
+
+
+class Noise:
+    """Mechanisms that cost next to nothing, so that what stands behind them is measured."""
+
+    shared_noise, fingerprint = True, "noise"
+
+    def __init__(self, image_size: int, device: torch.device, num_classes: int = 1) -> None:
+        self.image_size, self.device, self.num_classes = image_size, device, num_classes
+
+    def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draws (num, 1) numbers in [0, 1)."""
+        return torch.rand(num, 1, generator=generator).to(self.device)
+
+    def shape(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns masks (N, 1, H, W) of one value each."""
+        return self._spread(noise, 1)
+
+    def texture(self, noise: Tensor, y: Tensor) -> Tensor:
+        """Returns images (N, 3, H, W) of one value each."""
+        return self._spread(noise, 3)
+
+    background = texture
+
+    def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns the images as they are."""
+        return images
+
+    def _spread(self, noise: Tensor, channels: int) -> Tensor:
+        return noise[:, :, None, None].expand(-1, channels, self.image_size, self.image_size)
+
+
+def measure_rates(
+    work: Work, cgn: Mechanisms | None, device: torch.device, seconds: float = 1.0
+) -> Rates:
+    """Measures a device: a copy, the made half of a step, and how fast the CGN draws."""
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randint(256, (2**27,), dtype=torch.uint8, device=device)
+    taken = torch.empty_like(given)
+    copying = _median_seconds(lambda: taken.copy_(given), device, seconds)
+    rate = 2 * len(given) / copying / 1e9
+    num = require_count("counterfactuals of a step", work.num)
+    bank = BankSource(Noise(work.source_pixels, device), 64, storage=work.storage)  # type: ignore[arg-type]
+    size = None if work.source_pixels == work.pixels else work.pixels
+    match = match_real(0.5, 0.25, size)
+    made = _median_seconds(lambda: match(bank.sample(num, generator).images), device, seconds)
+    moved = bytes_of_made(num, work.source_pixels, work.pixels, work.storage)
+    tflops = 1.0
+    if cgn is not None:
+        few = 64 if device.type == "cuda" else 1
+        classes = torch.zeros(3, few, dtype=torch.int64)
+        with torch.no_grad():
+            drawing = _median_seconds(
+                lambda: run_mechanisms(cgn, classes, generator, 1, few), device, seconds
+            )
+        tflops = work.flops * few / drawing / 1e12
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return Rates(name, rate, made / (moved / rate / 1e9), tflops)
+
+
+def _median_seconds(call: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Returns the median of calls, each waited for, after one that warms up."""
+
+    def take() -> float:
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    take()
+    found, end = [take()], time.perf_counter() + seconds
+    while len(found) < 50 and time.perf_counter() < end:
+        found.append(take())
+    return statistics.median(found)

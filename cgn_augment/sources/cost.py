@@ -1,0 +1,211 @@
+"""What counterfactuals cost a training step: bytes that move, FLOPs, and what a step has room for.
+
+Nothing here draws. A device is two rates: bytes copied a second, which bound the made half of a
+batch, and factors drawn a second, which bound what is fresh. docs/performance.md explains the model
+and how far from it we are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from cgn_augment.checks import require_choice, require_count
+from cgn_augment.errors import ArgumentError
+from cgn_augment.types import FACTORS, Mechanisms
+
+BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+"""Of a value, by the storage of a bank."""
+
+VALUES = 7
+"""Of a pixel of a set of factors: one of the mask, three of foreground and background each."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a device is.
+
+    Attributes:
+        name: of the device.
+        copy_gb_per_s: bytes of a copy within its memory, read and written, in 10⁹ a second.
+        made_over_floor: time of the made half over that of its fewest bytes, as measured.
+        tflops: of the generator while it draws, in 10¹² a second, as measured.
+    """
+
+    name: str
+    copy_gb_per_s: float
+    made_over_floor: float
+    tflops: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step is to do.
+
+    Attributes:
+        pixels: side of the images.
+        batch: real images of a step.
+        ratio: counterfactuals per real image.
+        step_ms: milliseconds of a step on as many real images.
+        source_pixels: side of the source's images.
+        storage: of the bank.
+        flops: to draw one mask, one foreground and one background; 0 where they are only read.
+
+    Raises:
+        ArgumentError: a value that no step can have.
+    """
+
+    pixels: int = 224
+    batch: int = 256
+    ratio: float = 1.0
+    step_ms: float = 180.0
+    source_pixels: int = 256
+    storage: str = "uint8"
+    flops: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("pixels", "batch", "source_pixels"):
+            require_count(name, getattr(self, name))
+        require_choice("storage", self.storage, tuple(BYTES))
+        if not self.ratio >= 0:
+            raise ArgumentError(f"ratio must be 0 or more, got {self.ratio}")
+        if not self.step_ms > 0:
+            raise ArgumentError(f"step_ms must be above 0, got {self.step_ms}")
+
+    @property
+    def num(self) -> int:
+        """Counterfactuals of a step."""
+        return round(self.batch * self.ratio)
+
+
+def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
+    """Returns the bytes of one mask, one foreground and one background in a bank.
+
+    Example:
+        >>> from cgn_augment.sources.cost import bytes_of_factors
+        >>> bytes_of_factors(256)
+        458752
+    """
+    return VALUES * BYTES[storage] * pixels**2
+
+
+def bytes_of_made(num: int, source_pixels: int, pixels: int, storage: str = "uint8") -> int:
+    """Returns the fewest bytes of a made half: each factor is read, each float32 image written.
+
+    Example:
+        >>> from cgn_augment.sources.cost import bytes_of_made
+        >>> bytes_of_made(256, 224, 224) / 1e6
+        244.056064
+    """
+    return num * (bytes_of_factors(source_pixels, storage) + 3 * BYTES["float32"] * pixels**2)
+
+
+def count_flops(cgn: Mechanisms) -> dict[str, int]:
+    """Counts the floating-point operations of each mechanism for one image.
+
+    A multiplication and an addition are two. Matrix products and convolutions count, which are all
+    but the whole. Weights without memory (`without_memory`) will do.
+
+    Example:
+        >>> from cgn_augment.generators import SmallCGN
+        >>> from cgn_augment.sources.cost import count_flops
+        >>> count_flops(SmallCGN().freeze())["shape"] > 10**6
+        True
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
+    noise = cgn.draw_noise(1, torch.Generator().manual_seed(0))
+    y = torch.zeros(1, dtype=torch.int64, device=noise.device)
+    found = {}
+    for factor in FACTORS:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            getattr(cgn, factor)(noise, y)
+        found[factor] = int(counter.get_total_flops())
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step costs, and what it has room for.
+
+    Attributes:
+        num: counterfactuals of a step.
+        made_mb: the fewest bytes of the made half, in 10⁶.
+        floor_ms: milliseconds that they take at the rate of a copy.
+        made_ms: milliseconds that are expected.
+        room_ms: of the overhead that is allowed, what the made half leaves.
+        fresh_ms: milliseconds of drawing one factor of each kind.
+        refresh: factors of each kind that a step may replace.
+        fresh_overhead: share that is added where every counterfactual is fresh.
+        bank: factors of each kind that fit into the memory.
+        bank_mb_each: bytes of one of each, in 10⁶.
+        uses: how often a factor of that bank is shown in a step, on average.
+    """
+
+    num: int
+    made_mb: float
+    floor_ms: float
+    made_ms: float
+    room_ms: float
+    fresh_ms: float
+    refresh: int
+    fresh_overhead: float
+    bank: int
+    bank_mb_each: float
+    uses: float
+
+
+def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> Plan:
+    """Says what fits into a step.
+
+    What runs on a side stream shares the device with the training, so that nothing of its work is
+    taken for free: only the host's part is hidden.
+
+    Args:
+        work: what a step is to do.
+        rates: of the device.
+        overhead: the share that may be added to a step.
+        bank_gb: memory for the bank, in 10⁹ bytes.
+
+    Raises:
+        ArgumentError: an overhead or a memory that is negative.
+
+    Example:
+        >>> from cgn_augment.sources.cost import Rates, Work, make_plan
+        >>> card = Rates("a card", copy_gb_per_s=2000, made_over_floor=2.0, tflops=100)
+        >>> plan = make_plan(Work(flops=2.5e11), card, overhead=0.05, bank_gb=4)
+        >>> plan.refresh, plan.bank
+        (3, 8719)
+    """
+    for name, value in (("overhead", overhead), ("bank_gb", bank_gb)):
+        if not value >= 0:
+            raise ArgumentError(f"{name} must be 0 or more, got {value}")
+    moved = bytes_of_made(work.num, work.source_pixels, work.pixels, work.storage)
+    floor_ms = moved / rates.copy_gb_per_s / 1e6
+    made_ms = floor_ms * rates.made_over_floor
+    room_ms = work.step_ms * overhead - made_ms
+    fresh_ms = work.flops / rates.tflops / 1e9
+    each = bytes_of_factors(work.source_pixels, work.storage)
+    bank = int(bank_gb * 1e9 / each)
+    refresh = work.num if fresh_ms == 0 else int(max(room_ms, 0) / fresh_ms)
+    return Plan(
+        num=work.num,
+        made_mb=moved / 1e6,
+        floor_ms=floor_ms,
+        made_ms=made_ms,
+        room_ms=room_ms,
+        fresh_ms=fresh_ms,
+        refresh=min(refresh, bank),
+        fresh_overhead=(made_ms + work.num * fresh_ms) / work.step_ms,
+        bank=bank,
+        bank_mb_each=each / 1e6,
+        uses=work.num / bank if bank else 0.0,
+    )
+
+
+MEASURED: Mapping[str, Rates] = {
+    "h100": Rates("NVIDIA H100 80GB HBM3", 3000.0, 3.0, 150.0),
+}
+"""By name, from benchmarks/results/gpu.json."""

@@ -1,0 +1,62 @@
+"""The command that says what a step has room for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import make_tiny_cgn, run_command
+
+from cgn_augment.cli import program
+from cgn_augment.cli.plan import measure_rates
+from cgn_augment.sources.cost import MEASURED, Work
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    return run_command(program.main, monkeypatch, "plan", *arguments)
+
+
+def test_a_plan_for_a_small_generator(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "--pixels", 32, "--batch", 64, "--step-ms", 10, "--cgn", "colored-mnist"
+    assert run(monkeypatch, *given, "--device-gb", 0.1, "--overhead", 0.1) == 0
+    text = capsys.readouterr().out
+    for words in ("64 real images of 32 pixels", "13950 of each", "10.0% of a step", "all fresh"):
+        assert words in text, text
+
+
+def test_parts_are_read_and_not_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--cgn", "parts") == 0
+    text = capsys.readouterr().out
+    assert "GFLOP" not in text
+    assert "parts are read" in text
+
+
+def test_a_step_without_room_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--cgn", "colored-mnist", "--step-ms", 0.01) == 0
+    assert "lower --ratio or raise --overhead" in capsys.readouterr().out
+
+
+def test_values_that_cannot_be_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--cgn", "colored-mnist", "--step-ms", 0) == 2
+    assert "error: step_ms must be above 0" in capsys.readouterr().err
+    assert run(monkeypatch, "--cgn", "no-such") == 2
+    assert "no-such" in capsys.readouterr().err
+
+
+def test_this_machine_is_measured() -> None:
+    work = Work(pixels=16, batch=4, source_pixels=32, flops=1e6)
+    rates = measure_rates(work, make_tiny_cgn().freeze(), torch.device("cpu"), seconds=0.01)
+    assert rates.name == "cpu"
+    assert min(rates.copy_gb_per_s, rates.made_over_floor, rates.tflops) > 0
+
+
+def test_measured_cards_are_whole() -> None:
+    for rates in MEASURED.values():
+        assert min(rates.copy_gb_per_s, rates.made_over_floor, rates.tflops) > 0
