@@ -44,9 +44,8 @@ def patience() -> float:
 
     Example:
         >>> from cgn_augment.images.remote import PATIENCE, patience
-        >>> with MonkeyPatch.context() as patch:
-        ...     patch.setenv(PATIENCE, "15")
-        ...     patience()
+        >>> getfixture("monkeypatch").setenv(PATIENCE, "15")
+        >>> patience()
         15.0
     """
     text = os.environ.get(PATIENCE, "")
@@ -118,11 +117,14 @@ def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
 
     Example:
         >>> from cgn_augment.images.remote import patiently
-        >>> answers = iter([None, 7])
-        >>> patiently("s3://bucket/file", lambda: 14 // next(answers, 2))
-        Traceback (most recent call last):
-        ...
-        cgn_augment.errors.FileError: s3://bucket/file cannot be used: unsupported operand ...
+        >>> answers = iter([OSError("busy"), None])
+        >>> def ask():
+        ...     error = next(answers)
+        ...     if error:
+        ...         raise error
+        ...     return "content"
+        >>> patiently("s3://bucket/file", ask)
+        'content'
     """
     seconds, start, pause = patience(), time.monotonic(), 0.1
     while True:

@@ -55,10 +55,12 @@ def require_state(state: Mapping[str, Any], fingerprint: Mapping[str, str]) -> N
                 f"{shorten(repr(value), 90)}"
             )
     then = state["fingerprint"]
-    if not isinstance(then, Mapping):
-        raise CheckpointError(
-            "the state is damaged: expected what state_dict() returned, and its fingerprint is none"
-        )
+    for key in ("real", "fingerprint"):
+        if not isinstance(state[key], Mapping):
+            raise CheckpointError(
+                f"the state is damaged: {key} must be a dictionary, got "
+                f"{shorten(repr(state[key]), 90)}"
+            )
     differing = [
         f"{key}: {shorten(repr(then.get(key)), 200)} then, {now!r} now"
         for key, now in fingerprint.items()
