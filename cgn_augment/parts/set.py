@@ -81,6 +81,8 @@ class PartSet:
         try:
             with closing(_lines(store, [INDEX] if complete else pieces)) as lines:
                 index = read_index(lines, classes)
+        except FileError:  # of a server, and no damage
+            raise
         except Exception as error:  # lines of anything make the reader raise anything
             raise DataError(
                 f"{store.path(INDEX)} cannot be read ({first_line(error)}): write the set again"
