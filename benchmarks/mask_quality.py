@@ -70,7 +70,10 @@ def _train(run: Run, device: str) -> None:
 
 
 def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num: int) -> None:
-    """Calls `work` with each of the items, in `num` processes of one thread each."""
+    """Calls `work` with each of the items, in `num` processes of one thread each.
+
+    The others are done where one fails; then its error is raised.
+    """
     with tqdm(total=len(items), desc=work.__name__.strip("_")) as bar:
         if num == 1:
             for item in items:
@@ -81,14 +84,15 @@ def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num:
         with ProcessPoolExecutor(num, context, _begin) as pool:
             futures = [pool.submit(work, *item) for item in items]
             try:
-                for future in as_completed(futures):
-                    future.result()
+                for _ in as_completed(futures):
                     bar.update()
-            except BaseException:
+            except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in multiprocessing.active_children():
                     process.terminate()
                 raise
+    for future in futures:
+        future.result()
 
 
 def prepare(kinds: Sequence[MaskedPhotos], out: Path, num: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cgn_augment.errors import DataError
 from cgn_augment.images.finding import LabelledPaths, find_labelled_images, name_some
+from cgn_augment.images.image_table import ImageTable
 from cgn_augment.images.imagenet9 import CLASSES as NINE
 from cgn_augment.images.imagenet9 import find_variants
 from cgn_augment.images.places import find_splits, is_folder, read_place
@@ -153,14 +154,24 @@ def find_real_images(place: str | Path) -> LabelledPaths:
     place = str(place)
     if is_folder(place) and ":" not in place and not Path(place).expanduser().is_dir():
         raise DataError(f"there is no folder {place} of real images. Expected:{REAL_LAYOUT}")
+    table = read_test_images(place)
+    if any("://" in path for path in table.paths):
+        raise DataError(f"{place} names URLs: give paths of files, which alone are read here")
+    return LabelledPaths(tuple(map(Path, table.paths)), table.labels, table.classes)
+
+
+def read_test_images(place: str) -> ImageTable:
+    """Reads which images a place has for testing, or for validation where it has no others.
+
+    Raises:
+        ArgumentError: as for `read_place`.
+        DataError: as for `read_place`, or there are training images alone.
+    """
     there = find_splits(place)
     split = next((name for name in ("test", "val") if name in there), None)
     if there and split is None:
         raise DataError(f"{place} has the splits {', '.join(there)}, and none of test images")
-    table = read_place(place, split=split)
-    if any("://" in path for path in table.paths):
-        raise DataError(f"{place} names URLs: give paths of files, which alone are read here")
-    return LabelledPaths(tuple(map(Path, table.paths)), table.labels, table.classes)
+    return read_place(place, split=split)
 
 
 def label_images(
