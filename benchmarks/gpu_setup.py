@@ -53,7 +53,7 @@ class Sizes:
     batch: int = 256
     bank: int = 256
     refresh: int = 64
-    steps: int = 6
+    steps: int = 4
     rounds: int = 3
     digits: int = 256
     flat_steps: int = 2000
