@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_generator import measure_generator
 from gpu_made import measure_compiled, measure_filling, measure_made, profile
 from gpu_setup import FULL, SMALL, Setup
 from gpu_table import table
 from gpu_timing import Row, describe, describe_machine, measure_ceilings, read_card, tidy
 from gpu_training import measure_digits, measure_memory, measure_training
+from imagenet_speed import measure_generator
 
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {
