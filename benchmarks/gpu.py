@@ -85,11 +85,12 @@ class Results:
 def make_parts(setup: Setup, results: Results) -> dict[str, Part]:
     """Returns the parts by name; each takes the seconds that it may last."""
 
+    def ceilings() -> Row:
+        measured: Row | None = results.parts.get("ceilings", {}).get("result")
+        return measured or measure_ceilings(setup.device, small=setup.sizes.small)
+
     def copy_rate() -> float:
-        ceilings = results.parts.get("ceilings", {}).get("result")
-        if ceilings is None:
-            ceilings = measure_ceilings(setup.device, small=setup.sizes.small)
-        rate: float = ceilings["copy_gb_per_s"]
+        rate: float = ceilings()["copy_gb_per_s"]
         return rate
 
     return {
@@ -100,25 +101,49 @@ def make_parts(setup: Setup, results: Results) -> dict[str, Part]:
         "digits": lambda seconds: measure_digits(setup, seconds),
         "memory": lambda seconds: measure_memory(setup),
         "filling": lambda seconds: measure_filling(setup, seconds),
-        "generator": lambda seconds: measure_generators(setup, seconds),
+        "generator": lambda seconds: measure_generators(setup, seconds, ceilings()),
         "profile": lambda _: profile(setup),
         "compiled": lambda seconds: measure_compiled(setup, seconds, copy_rate()),
     }
 
 
-def measure_generators(setup: Setup, seconds: float) -> Row:
+def measure_generators(setup: Setup, seconds: float, ceilings: Row) -> Row:
     """Measures fresh images of the ImageNet CGN against the published way."""
     batches = (1, 2) if setup.sizes.small else (1, 4, 16, 64)
     dtypes = torch.float32, torch.bfloat16
     rows = measure_generator(setup.device, dtypes, batches, seconds, setup.sizes.small)
-    return {"what": "fresh images of the ImageNet CGN a second", "rows": [plain(r) for r in rows]}
+    return {
+        "what": "fresh images of the ImageNet CGN a second; times the published way: over its "
+        "best rate in float32; share: of the rate of a large matrix product of the type, for "
+        "float32 of TF32, which convolutions use",
+        "rows": compare([plain(row) for row in rows], ceilings["matmul_tflops"]),
+    }
+
+
+def compare(rows: list[Row], products: dict[str, float]) -> list[Row]:
+    """Adds how many times the published way a rate is, and its share of a matrix product's."""
+    best = max(
+        (
+            row.get("images_per_second", 0.0)
+            for row in rows
+            if (row["way"], row["dtype"]) == ("published", "float32")
+        ),
+        default=0.0,
+    )
+    for row in rows:
+        if "error" not in row:
+            row["times_published"] = row["images_per_second"] / best if best else None
+            of_float32 = products.get("tf32", products["float32"])
+            product = of_float32 if row["dtype"] == "float32" else products[row["dtype"]]
+            row["share_of_product"] = row["tflops"] / product
+    return rows
 
 
 def plain(row: Row) -> Row:
     """Names types as JSON can hold them."""
     return {
-        k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v
-        for k, v in row.items()
+        key: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+        for key, value in row.items()
     }
 
 

@@ -66,18 +66,20 @@ def _ways(result: Row) -> list[str]:
 
 
 def _generator(result: Row) -> list[str]:
+    keys = ("times_published", "tflops", "share_of_product", "difference")
     rows = [
         [
             row["way"],
             row["dtype"],
             row["batch"],
             row.get("images_per_second", row.get("error")),
-            row.get("tflops"),
+            *(row.get(key) for key in keys),
             None if row.get("peak_bytes") is None else row["peak_bytes"] / 2**30,
         ]
         for row in result["rows"]
     ]
-    return markdown(["way", "type", "batch", "images a second", "TFLOP/s", "peak GiB"], rows)
+    head = ["way", "type", "batch", "images a second", "times the published way", "TFLOP/s"]
+    return markdown([*head, "share", "largest difference", "peak GiB"], rows)
 
 
 def _made(result: Row) -> list[str]:
