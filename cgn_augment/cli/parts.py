@@ -23,13 +23,8 @@ from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
 
-_MASKS = (
-    "say where the masks are: --masks FOLDER that mirrors the images, member:NAME of shards, "
-    "column:NAME of a table or of hf:, or alpha"
-)
 
-
-@settings_as_options(PartConfig, masks=_MASKS)
+@settings_as_options(PartConfig)
 def write(
     config: PartConfig,
     images: str,
@@ -49,8 +44,10 @@ def write(
 
     Args:
         config: of the set.
-        images: a folder with a folder of images for each class; shards (.tar, braces for several);
-            hf:NAME@SPLIT; or a table (.csv, .tsv, .jsonl, or table:FILE).
+        images: a folder with a folder of images for each class; waterbirds:PATH,
+            spawrious:PATH@BENCHMARK, urbancars:PATH or in9:PATH@VARIANT; a table (.csv, .tsv,
+            .jsonl, or table:FILE?path=NAME&label=NAME); shards (.tar, braces for several); or
+            hf:NAME@SPLIT.
         out: folder or URL (such as s3://bucket/folder) of the set.
         exclude: file with keys of images to leave out, one on each line, or JSON lines as in
             left_out.jsonl.

@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError
 from cgn_augment.files import replacing
-from cgn_augment.images.finding import find_images, name_some, read_image
+from cgn_augment.images.finding import name_some, read_image
+from cgn_augment.images.image_table import below
+from cgn_augment.images.places import find_files
 from cgn_augment.images.reading import Encoded, resize_mask
 from cgn_augment.masks.checkpoint import bundled_maskers
 from cgn_augment.masks.opening import SizedMasker, open_masker
@@ -81,6 +83,7 @@ def write_masks(
     masker: str | Callable[[Tensor], Any],
     settings: MaskSettings | None = None,
     *,
+    split: str | None = None,
     progress: bool = False,
 ) -> MaskCounts:
     """Finds the masks of all images in a folder and below, and writes them as PNG files.
@@ -90,10 +93,11 @@ def write_masks(
     call goes on after an interruption, and leaves what was mended by hand alone.
 
     Args:
-        images: the folder.
+        images: the folder; or a table or the layout of a benchmark, see `read_place`.
         out: another folder, which may have been begun by the same masker with the same settings.
         masker: see `open_masker`.
         settings: of the masker, and how its masks are refined.
+        split: of images that come in splits, or `all`; those for training by default.
         progress: whether to show a bar.
 
     Raises:
@@ -122,9 +126,11 @@ def write_masks(
         ...     mask.size
         (64, 48)
     """
-    source, target = Path(images).expanduser(), Path(out).expanduser()
-    refuse_nested(source, target)
-    targets = _targets(find_images(source), source, target)
+    root, files = find_files(os.fspath(images), split)
+    target = Path(out).expanduser()
+    if Path(images).expanduser().is_dir():  # all that lies in a table or a layout is named
+        refuse_nested(root, target)
+    targets = _targets(files, root, target)
     return write_targets(targets, target, masker, settings, total=len(targets), progress=progress)
 
 
@@ -218,15 +224,23 @@ def refuse_nested(source: Path, target: Path) -> None:
         )
 
 
-def _targets(paths: Iterable[Path], source: Path, target: Path) -> list[Target]:
+def _targets(files: Iterable[str], root: Path, out: Path) -> list[Target]:
     """Returns where the mask of each image goes."""
-    found: dict[Path, Path] = {}
-    for path in paths:
-        place = target / path.relative_to(source).with_suffix(".png")
+    found: dict[Path, str] = {}
+    for file in files:
+        place = out / Path(file).with_suffix(".png")
+        if "://" in file or ".." in place.parts or out not in place.parents:
+            raise DataError(
+                f"the mask of {file} would not lie in {out}: give paths below {root}, the folder "
+                "of the table"
+            )
         if place in found:
-            raise DataError(f"{found[place]} and {path} would have one mask: rename one of them")
-        found[place] = path
-    return [Target(str(path), str(path), place) for place, path in found.items()]
+            raise DataError(
+                f"{below(root, found[place])} and {below(root, file)} would have one mask: rename "
+                "one of them"
+            )
+        found[place] = file
+    return [Target(below(root, file), below(root, file), place) for place, file in found.items()]
 
 
 def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:

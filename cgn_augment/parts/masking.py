@@ -11,7 +11,7 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.masks.writing import MaskCounts, Target, refuse_nested, write_targets
 from cgn_augment.parts.config import PartConfig
-from cgn_augment.parts.inputs import ALPHA, COLUMN, MEMBER, Photos, mirrored
+from cgn_augment.parts.inputs import ALPHA, COLUMN, MEMBER, OWN, Photos, mirrored
 from cgn_augment.parts.photos import find_photos
 from cgn_augment.ranks import find_rank
 
@@ -44,7 +44,7 @@ def mask_photos(
             `write_masks`, whose other errors come too.
         DataError: images that cannot be used, or the path of one leads out of the folder.
     """
-    if config.masks == ALPHA or config.masks.startswith((COLUMN, MEMBER)):
+    if config.masks in (ALPHA, OWN) or config.masks.startswith((COLUMN, MEMBER)):
         raise ArgumentError(
             f"masks is the folder that a masker's masks are written to, got {config.masks!r}"
         )
