@@ -28,7 +28,7 @@ PLUGIN = (
 TRAINER = (
     ("training",),
     ("losses", "metrics"),
-    ("small", "imagenet", "classifier"),
+    ("small", "masks", "imagenet", "classifier"),
     ("robustness",),
     ("mnist",),
     ("cli",),

@@ -18,6 +18,7 @@ from cgn_augment.cli.doctor import doctor
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.cli.plan import plan
 from cgn_augment.cli.preview import preview
+from cgn_augment.cli.values import NAMES_AS_WRITTEN
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.sheet import draw_cgn
@@ -119,6 +120,7 @@ def run_commands(
             prog=name,
             as_positional=isinstance(commands, dict),
             args=given,
+            parser_mode=NAMES_AS_WRITTEN,
             exit_on_error=False,  # which would print the usage of all options before the error
         )
         sys.stdout.flush()
