@@ -65,7 +65,7 @@ def check_settings(settings: Any, where: str) -> SetKind:
             _require_between("image_size", settings["image_size"], 1, _MOST_PIXELS)
             for y in settings.get("classes", ()):
                 _require_between("classes", y, 0, settings["num_classes"] - 1)
-        elif not all(isinstance(name, str) for name in settings["classes"]):
+        elif not _are_names(settings["classes"]):
             raise ArgumentTypeError("classes must be names")
     return kind
 
@@ -113,6 +113,10 @@ def _check_counts(record: Record, settings: dict[str, Any], shard: int) -> None:
                 f"class_counts of {factor} count {sum(counts)} images of {len(counts)} classes "
                 f"where {belonging} of {settings['num_classes']} belong"
             )
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _require_between(name: str, value: object, least: int, most: int) -> None:

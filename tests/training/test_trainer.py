@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import resource
@@ -428,6 +429,38 @@ def test_two_trainings_in_one_folder_are_one_error_and_the_first_goes_on(
     first.train(progress=False)
     assert second == [3]
     assert torch.equal(weights(first), weights(whole))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.parametrize("num_kills", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_kills_while_a_checkpoint_is_saved_leave_nothing_and_change_no_weight(
+    num_kills: int, tmp_path: Path, whole: Trainer
+) -> None:
+    for kill_number in range(num_kills):
+        process = FORKS.Process(target=train_and_be_killed, args=(tmp_path, kill_number % 6))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert len(leftovers(tmp_path)) == 1  # those of earlier kills are gone
+    last = make(tmp_path, resume=(tmp_path / CHECKPOINT).exists(), save_every=1)
+    last.train(progress=False)
+    assert torch.equal(weights(last), weights(whole))
+    assert leftovers(tmp_path) == []
+
+
+def train_and_be_killed(folder: Path, saves: int) -> None:
+    """Trains on, and dies in the middle of a checkpoint, after so many whole ones."""
+    saved, left = torch.save, iter(range(saves))
+
+    def save(state: dict[str, Any], file: IO[bytes]) -> None:
+        if next(left, None) is None or state["position"][0] == len(STEPS):
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved(state, file)
+
+    torch.save = save
+    make(folder, resume=(folder / CHECKPOINT).exists(), save_every=1).train(progress=False)
 
 
 def train_elsewhere(folder: Path) -> None:
