@@ -7,6 +7,7 @@ import logging
 from itertools import chain, repeat
 from typing import Any
 
+from cgn_augment.errors import CheckpointError
 from cgn_augment.stream.loaders import RealData
 from cgn_augment.stream.mixing import Proportion
 from cgn_augment.stream.state import Position
@@ -113,6 +114,12 @@ class History:
     def begin(self) -> tuple[object, Position, Any]:
         """Returns a token of a new iterator, where it starts, and what was loaded for it."""
         self.leave_a_begun_epoch()  # others may have iterated since `iter`
+        num_steps = None if self._loaded is None else self._real.num_steps()
+        if num_steps is not None and self.position.step > num_steps:
+            raise CheckpointError(
+                f"the state is of step {self.position.step} and an epoch has {num_steps} here: it "
+                "is damaged, or of other data"
+            )
         token = self._current = object()
         loaded, self._loaded, self._left, self._read = self._loaded, None, None, None
         return token, self.position, loaded
