@@ -8,8 +8,8 @@ benchmark's, with `photos-0.98-400`. Each run differs in the masks alone, of one
 
 - true; eroded or dilated by some pixels; moved by some pixels to one of four sides; a share of the
   images with the mask of another image;
-- found by GrabCut, by a U-Net that learned from 80 masks (`train-generator masker`), and by a
-  bundled masker, which was made for digits.
+- found by GrabCut, by a U-Net that learned from 80 masks (`train-generator masker`), as they are
+  and with their edges refined, and by a bundled masker, which was made for digits.
 
 `--prepare` makes masks and parts and stops; then the runs can be done elsewhere, with the same
 CACHE, and `--draw` puts their files into table and plot. Every run leaves one JSON file; a run
@@ -34,6 +34,7 @@ from mask_quality_data import (
     CORRELATION,
     KINDS,
     OVERLAP,
+    REFINED,
     SHARDS,
     TRUE,
     MaskedPhotos,
@@ -97,7 +98,9 @@ def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num:
 
 def prepare(kinds: Sequence[MaskedPhotos], out: Path, num: int) -> None:
     """Makes the masks and the parts of each kind, and notes how good the masks are."""
-    write_kind(kinds[0].true())
+    bases = [TRUE.name, *sorted({REFINED[each.kind] for each in kinds if each.kind in REFINED})]
+    for name in bases:
+        write_kind(kinds[0].of(name))
     spread_out(write_kind, [(photos,) for photos in kinds], num)
     shares = [(photos, rank) for photos in kinds for rank in range(SHARDS)]
     spread_out(take_apart, shares, num)

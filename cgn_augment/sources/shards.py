@@ -55,6 +55,7 @@ class ShardSource:
         num_classes: classes of the CGN that drew them.
         num_images: images of the set that are read.
         num_skipped: samples that were skipped so far because they are damaged.
+        needs_real: False: what is read does not depend on the real batch.
 
     Raises:
         ArgumentError: a value that cannot be used, or too few shards for ranks and workers.
@@ -71,6 +72,8 @@ class ShardSource:
         >>> source.sample(16, torch.Generator().manual_seed(0)).images.shape
         torch.Size([16, 3, 32, 32])
     """
+
+    needs_real = False
 
     def __init__(
         self,

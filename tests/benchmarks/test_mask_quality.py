@@ -78,6 +78,23 @@ def test_worse_masks_are_worse_as_they_are_named() -> None:
     assert sorted(sides) == [[6, 10], [10, 6], [10, 14], [14, 10]]
 
 
+def test_refined_masks_are_made_of_found_ones(tmp_path: Path) -> None:
+    from mask_quality_data import MaskedPhotos, write_kind
+
+    photos = MaskedPhotos(tmp_path, None, 1, "none", 8)
+    photos.prepare(0.98, with_parts=False)
+    write_kind(photos)
+    worse = photos.of("eroded-2")
+    write_kind(worse)
+    worse.masks.rename(photos.of("unet").masks)
+    (photos.of("unet").masks / "overlap.json").unlink()
+    overlaps = []
+    for name in ("unet", "unet-edges"):
+        write_kind(photos.of(name))
+        overlaps.append(json.loads((photos.of(name).masks / "overlap.json").read_text())["iou"])
+    assert overlaps[0] < 0.85 < overlaps[1]
+
+
 def test_a_share_of_the_images_has_another_images_mask(tmp_path: Path) -> None:
     from mask_quality_data import MaskedPhotos, write_kind
 

@@ -65,9 +65,8 @@ def test_a_layout_is_trained_on_and_evaluated_by_group(
     assert images["average over images"] == "10"
     known = json.loads((tmp_path / "out" / "evaluation.json").read_text())["classifiers"]
     row = known["classifier.pt"]["groups"]["rows"]["logits"]
-    shares = [
-        row["groups"][name]["num_right"] / row["groups"][name]["num_images"] for name in GROUPS
-    ]
+    by_name = [row["groups"][name] for name in GROUPS]
+    shares = [group["num_right"] / group["num_images"] for group in by_name]
     weights = WATERBIRDS["train"]
     assert row["worst_group_accuracy"] == min(shares)
     assert row["average"] == sum(group["num_right"] for group in by_name) / 10

@@ -191,7 +191,9 @@ def _require_imagenet(logits: Tensor) -> Tensor:
             "logits must be of ImageNet's 1000 classes, which the groups are made of, got the "
             f"shape {tuple(logits.shape)}"
         )
-    return require_finite_scores(logits)
+    # After the softmax, so that a log probability of 0 may be minus infinity.
+    require_finite_scores(logits.double().softmax(dim=1))
+    return logits
 
 
 def _share(part: int, whole: int) -> float:
