@@ -86,6 +86,11 @@ class Setup:
         return copy.deepcopy(self.cgn).to(torch.bfloat16)
 
     @cached_property
+    def graphed_cgn(self) -> ImageNetCGN:
+        """The same, which replays what it launches."""
+        return copy.deepcopy(self.half_cgn).use_graphs(self.device.type == "cuda")
+
+    @cached_property
     def digits_cgn(self) -> SmallCGN:
         """A bundled CGN of digits."""
         cgn = load_cgn("colored-mnist", device=self.device)

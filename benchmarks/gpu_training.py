@@ -83,6 +83,7 @@ def measure_training(setup: Setup, seconds: float) -> Row:
     add(f"parts, refresh {refresh}", lambda: bank(setup.parts, refresh=refresh))
     add(f"CGN bfloat16, refresh {refresh}", lambda: bank(setup.half_cgn, refresh=refresh), 0.5)
     few = max(1, refresh // 16)
+    add(f"CGN bfloat16, graphs, refresh {few}", lambda: bank(setup.graphed_cgn, refresh=few))
     add(f"CGN bfloat16, refresh {few}", lambda: bank(setup.half_cgn, refresh=few))
     pinned = "as many images from pinned memory"
     ways[pinned] = Way(on(train, forever(setup.real(2 * batch, where="pinned", batches=2))))
