@@ -39,7 +39,7 @@ import numpy as np
 from PIL import Image
 
 from cgn_augment.parts.config import PartConfig
-from cgn_augment.parts.inputs import photos_of_folder
+from cgn_augment.parts.input_listed import photos_of_place
 from cgn_augment.parts.making import read_photo
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.writing import write_parts
@@ -135,9 +135,8 @@ def cpu_seconds() -> float:
 
 def plain(photos: Path) -> float:
     """CPU milliseconds to read and encode an image."""
-    listed = photos_of_folder(
-        photos / "train", PartConfig(masks=str(photos / "train_masks"))
-    ).photos[::10]
+    config = PartConfig(masks=str(photos / "train_masks"))
+    listed = photos_of_place(str(photos / "train"), config).photos[::10]
     begun = time.process_time()
     with tempfile.TemporaryFile() as file:
         for photo in listed:

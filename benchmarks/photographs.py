@@ -25,22 +25,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
-import queue
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from job_pool import find_left, run_jobs
 from matplotlib.figure import Figure
 from photographs_data import Photos
-from photographs_runs import DECORRELATED, ROWS, Job, find_left, run_job
-from tqdm import tqdm
+from photographs_runs import DECORRELATED, ROWS, Job, describe, run_job
 
 from cgn_augment import CGNError
 from cgn_augment.pictures.sheets import save_figure
@@ -48,50 +44,6 @@ from cgn_augment.pictures.sheets import save_figure
 RESULTS = Path(__file__).parent / "results" / "photographs"
 LONG = ("placed", "upper")
 """Rows that are trained for the second number of steps too."""
-
-
-_reports: Any = None  # of a process of its own: where it says that steps are done
-
-
-def _begin(reports: Any) -> None:
-    global _reports
-    torch.set_num_threads(1)
-    _reports = reports
-
-
-def _run_there(job: Job, photos: Photos, out: Path, device: str) -> Job:
-    return run_job(job, photos, out, lambda: _reports.put(1), device)
-
-
-def run_jobs(jobs: Sequence[Job], photos: Photos, out: Path, num: int, device: str = "cpu") -> None:
-    """Runs what has no file yet, in `num` processes of one thread each."""
-    left = find_left(jobs, photos, out)
-    with tqdm(total=sum(job.steps for job in jobs), unit="step", smoothing=0.02) as bar:
-        bar.update(sum(job.steps for job in jobs) - sum(job.steps for job in left))
-        bar.set_postfix_str(f"{len(jobs) - len(left)} of {len(jobs)} runs")
-        if num == 1:
-            torch.set_num_threads(1)
-            for place, job in enumerate(left):
-                run_job(job, photos, out, bar.update, device)
-                bar.set_postfix_str(f"{len(jobs) - len(left) + place + 1} of {len(jobs)} runs")
-            return
-        context = multiprocessing.get_context("spawn")
-        reports = context.Queue()
-        with ProcessPoolExecutor(num, context, _begin, (reports,)) as pool:
-            futures = [pool.submit(_run_there, job, photos, out, device) for job in left]
-            try:
-                while not all(future.done() for future in futures):
-                    with suppress(queue.Empty):
-                        bar.update(reports.get(timeout=1))
-                    done = sum(future.done() for future in futures)
-                    bar.set_postfix_str(f"{len(jobs) - len(left) + done} of {len(jobs)} runs")
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
-            for future in futures:
-                future.result()
 
 
 # Table and plot ---------------------------------------------------------------------------------
@@ -240,7 +192,7 @@ def main() -> None:
     photos = Photos(
         arguments.cache, arguments.make_photos, arguments.per_class, arguments.fill, batch
     )
-    left = find_left(jobs, photos, out)
+    left = find_left(jobs, out, partial(describe, photos=photos))
     for correlation in sorted({job.correlation for job in left}):
         mine = [ROWS[job.row] for job in left if job.correlation == correlation]
         photos.prepare(correlation, any(row.parts for row in mine))
@@ -248,7 +200,8 @@ def main() -> None:
         photos.prepare(DECORRELATED, with_parts=False)
     if arguments.prepare:
         return
-    run_jobs(jobs, photos, out, arguments.jobs, arguments.device)
+    run = partial(run_job, photos=photos, out=out, device=arguments.device)
+    run_jobs(jobs, left, run, arguments.jobs)
     results = read_results(out)
     table = make_table(results)
     (out / "table.md").write_text(table)

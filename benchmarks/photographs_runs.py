@@ -6,7 +6,7 @@ import json
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,9 +36,9 @@ from cgn_augment import (
     Placement,
     match_real,
 )
-from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from train_generator.classifier import EnsembleConfig, PlainRun, make_classifier, measure_accuracy
+from train_generator.classifier.sources import NoSource
 
 DECORRELATED = 0.0
 CONFIG = EnsembleConfig(
@@ -127,7 +127,7 @@ def make_stream(
     order = torch.Generator().manual_seed(job.seed)
     return CounterfactualDataset(
         data,
-        source or _Nothing(),
+        source or NoSource(),
         batch_size=batch,
         sampler=RandomSampler(data, num_samples=job.steps * batch, generator=order),
         collate_fn=collate,
@@ -138,17 +138,10 @@ def make_stream(
     )
 
 
-class _Nothing:
-    """A source that is never drawn from."""
-
-    def sample(self, num: int, generator: Any, step: Any = None, real: Any = None) -> Any:
-        raise NotImplementedError
-
-
 class ReportingRun(PlainRun):
     """A training that says when a step is done."""
 
-    report: Callable[[], None]
+    report: Callable[[], object]
 
     def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
         sums = super()._train_batch(batch, epoch, step)
@@ -157,7 +150,7 @@ class ReportingRun(PlainRun):
 
 
 def train(
-    job: Job, photos: Photos, report: Callable[[], None], device: torch.device
+    job: Job, photos: Photos, report: Callable[[], object], device: torch.device
 ) -> dict[str, Any]:
     """Trains and tests one classifier; returns what its file holds."""
     random.seed(job.seed)
@@ -210,22 +203,6 @@ def describe(job: Job, photos: Photos) -> dict[str, Any]:
     return found
 
 
-def find_left(jobs: Sequence[Job], photos: Photos, out: Path) -> list[Job]:
-    """Returns the runs that have no file yet.
-
-    Raises:
-        ArgumentError: a file is of other settings.
-    """
-    left = []
-    for job in jobs:
-        file = out / job.file
-        if not file.is_file():
-            left.append(job)
-        elif json.loads(file.read_text())["settings"] != describe(job, photos):
-            raise ArgumentError(f"{file} is of other settings: pass another --out, or remove it")
-    return left
-
-
 def name_device(device: torch.device) -> str:
     """Returns "cpu", or the name of the card."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -233,9 +210,9 @@ def name_device(device: torch.device) -> str:
 
 def run_job(
     job: Job,
+    report: Callable[[], object],
     photos: Photos,
     out: Path,
-    report: Callable[[], None],
     device: torch.device | str = "cpu",
 ) -> Job:
     """Trains one classifier and writes its file."""

@@ -11,7 +11,13 @@ from cgn_augment.masks.writing import MaskCounts, write_masks
 
 
 @settings_as_options(MaskSettings)
-def write(settings: MaskSettings, images: str, out: str, masker: str | None = None) -> None:
+def write(
+    settings: MaskSettings,
+    images: str,
+    out: str,
+    masker: str | None = None,
+    split: str | None = None,
+) -> None:
     """Finds the mask of each image of a folder and writes it as a PNG file of the same name.
 
     Masks that are in OUT stay as they are: the same command goes on after an interruption, and what
@@ -19,16 +25,19 @@ def write(settings: MaskSettings, images: str, out: str, masker: str | None = No
 
     Args:
         settings: of the masks.
-        images: a folder with images, in folders of classes or not.
+        images: a folder with images, in folders of classes or not; waterbirds:PATH,
+            spawrious:PATH@BENCHMARK, urbancars:PATH or in9:PATH@VARIANT; or a table (.csv, .tsv,
+            .jsonl, or table:FILE?path=NAME&label=NAME).
         out: another folder, for the masks.
         masker: a file model.onnx (U2-Net, ISNet, BiRefNet, ...), u2net.pth, or .safetensors of
             train-generator masker; torchvision/NAME; grabcut, which needs no weights; or the name
             of a bundled masker.
+        split: of images that come in splits: train (the default), val or test; or all.
     """
     if masker is None:
         raise ArgumentError(f"say what finds the masks, --masker M: {KINDS}")
     try:
-        counts = write_masks(images, out, masker, settings, progress=True)
+        counts = write_masks(images, out, masker, settings, split=split, progress=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
     tell(counts, out)

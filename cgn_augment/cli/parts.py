@@ -20,17 +20,11 @@ from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
-from cgn_augment.ranks import find_rank
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
 
-_MASKS = (
-    "say where the masks are: --masks FOLDER that mirrors the images, member:NAME of shards, "
-    "column:NAME of a table or of hf:, or alpha"
-)
 
-
-@settings_as_options(PartConfig, masks=_MASKS)
+@settings_as_options(PartConfig)
 def write(
     config: PartConfig,
     images: str,
@@ -50,8 +44,10 @@ def write(
 
     Args:
         config: of the set.
-        images: a folder with a folder of images for each class; shards (.tar, braces for several);
-            hf:NAME@SPLIT; or a table (.csv, .tsv, .jsonl, or table:FILE).
+        images: a folder with a folder of images for each class; waterbirds:PATH,
+            spawrious:PATH@BENCHMARK, urbancars:PATH or in9:PATH@VARIANT; a table (.csv, .tsv,
+            .jsonl, or table:FILE?path=NAME&label=NAME); shards (.tar, braces for several); or
+            hf:NAME@SPLIT.
         out: folder or URL (such as s3://bucket/folder) of the set.
         exclude: file with keys of images to leave out, one on each line, or JSON lines as in
             left_out.jsonl.
@@ -60,19 +56,22 @@ def write(
         num_workers: processes that take images apart (default: one for each core).
         resume: go on with what is in OUT.
         masker: finds the masks first, and writes them to the folder that --masks names; see
-            cgn-augment masks. For one process.
+            cgn-augment masks. Each process finds those of the shards that it writes.
         masking: settings of the masker and its masks.
     """
     if masker is None and masking != MaskSettings():
         raise ArgumentError("--masking is for a masker: pass --masker too")
-    if masker is not None and find_rank(rank, world_size)[1] > 1:
-        raise ArgumentError(
-            f"one process finds masks: run cgn-augment masks {images} {config.masks} --masker "
-            f"{masker} first, then leave --masker out"
-        )
     with resumable():
         if masker is not None:
-            counts = mask_photos(images, config, masker, masking, progress=True)
+            counts = mask_photos(
+                images,
+                config,
+                masker,
+                masking,
+                rank=rank,
+                world_size=world_size,
+                progress=True,
+            )
             tell_masks(counts, config.masks)
         manifest = write_parts(
             images,

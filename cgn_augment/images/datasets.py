@@ -1,4 +1,4 @@
-"""Labelled photographs from a folder, from WebDataset shards, or from Hugging Face datasets.
+"""Labelled photographs from folders, tables, benchmarks' layouts, shards, or Hugging Face datasets.
 
 Each knows its classes, and gives what a `CounterfactualDataset` reads for training and a loader for
 testing.
@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from cgn_augment.checks import require_count, require_part
 from cgn_augment.errors import ArgumentError, DataError
-from cgn_augment.images.finding import LabelledPaths, find_labelled_images, read_image
+from cgn_augment.images.finding import read_image
 from cgn_augment.images.hugging_face import HUGGING_FACE, open_hugging_face
+from cgn_augment.images.image_table import Groups
 from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.images.loading import LoadConfig, Transform, make_loader
+from cgn_augment.images.places import is_listed, read_place
 from cgn_augment.images.reading import to_rgb
 from cgn_augment.images.shards import ShardImages
 from cgn_augment.images.tar import expand_urls
@@ -32,10 +34,27 @@ class MapImages:
     Attributes:
         dataset: of pairs (image (3, H, W) float32, label).
         classes: names by label.
+        groups: which group each image is of, by its index; None where it is not known.
+        masks: path or URL of each image's mask, or None for one without; None where there are none.
     """
 
     dataset: Dataset[tuple[Tensor, int]]
     classes: tuple[str, ...]
+    groups: Groups | None = None
+    masks: tuple[str | None, ...] | None = None
+
+    def with_groups(self) -> GroupedImages:
+        """Returns a data set of (image, label, group).
+
+        Raises:
+            ArgumentError: the groups are not known.
+        """
+        if self.groups is None:
+            raise ArgumentError(
+                "these images have no groups: take a layout that has, such as waterbirds:PATH, or "
+                "a table with a column group"
+            )
+        return GroupedImages(self.dataset, self.groups.numbers)
 
     def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
         """Returns `real` of a `CounterfactualDataset`, and the arguments that belong to it."""
@@ -61,16 +80,20 @@ def open_images(
     place: str,
     transform: Transform,
     *,
+    split: str | None = None,
     classes: int | Sequence[str] | None = None,
     num_images: int | None = None,
 ) -> ImageSet:
     """Finds out what kind of images there are at a place.
 
     Args:
-        place: a folder with one folder of images for each class; shards, as a path or URL ending in
-            .tar, where braces stand for several (`s3://bucket/train-{000..146}.tar`); or
-            `hf:NAME@SPLIT`, a dataset of Hugging Face by its folder or name.
+        place: a folder with one folder of images for each class, a table, or a benchmark's layout
+            (see `read_place`); shards, as a path or URL ending in .tar, where braces stand for
+            several (`s3://bucket/train-{000..146}.tar`); or `hf:NAME@SPLIT`, a dataset of Hugging
+            Face by its folder or name.
         transform: turns a PIL image in RGB into (3, H, W) float32.
+        split: train, val, test or `all`, of images that come in splits (see `find_splits`); None
+            takes those for training, or the only split.
         classes: names of the classes by label, or their number, where the images do not say.
         num_images: of an epoch, for shards.
 
@@ -94,15 +117,20 @@ def open_images(
     if isinstance(classes, int):
         classes = class_names(classes) or [str(label) for label in range(classes)]
     names = None if classes is None else tuple(classes)
-    if place.startswith(HUGGING_FACE):
+    images: ImageSet
+    if is_listed(place):
+        table = read_place(place, split=split, classes=names)
+        dataset = TableImages(table.paths, table.labels, transform)
+        images = MapImages(dataset, table.classes, table.groups, table.mask_paths)
+    elif split is not None:
+        raise ArgumentError(f"{place} says itself which split: leave the split {split!r} out")
+    elif place.startswith(HUGGING_FACE):
         found = open_hugging_face(place.removeprefix(HUGGING_FACE), names)
-        dataset = _HuggingFaceImages(found.rows, found.image, found.label, transform)
-        images: ImageSet = MapImages(dataset, found.classes)
-    elif place.endswith(".tar"):
+        images = MapImages(
+            _HuggingFaceImages(found.rows, found.image, found.label, transform), found.classes
+        )
+    else:
         images = _open_shards(place, transform, names, num_images)
-    else:  # labels go by the order of the folders' names
-        folder = find_labelled_images(Path(place))
-        images = MapImages(_FolderImages(folder, transform), folder.classes)
     if names is not None and images.classes != names:
         raise ArgumentError(
             f"{place} says itself which {len(images.classes)} classes it has: leave classes out"
@@ -179,15 +207,44 @@ def evaluation_transform(
 
 
 @dataclass(frozen=True)
-class _FolderImages(Dataset[tuple[Tensor, int]]):
-    found: LabelledPaths
+class TableImages(Dataset[tuple[Tensor, int]]):
+    """Pairs of an image (3, H, W) float32 and its label.
+
+    Attributes:
+        paths: or URLs of the images.
+        labels: of each.
+        transform: of an image.
+    """
+
+    paths: Sequence[str]
+    labels: Sequence[int]
     transform: Transform
 
     def __len__(self) -> int:
-        return len(self.found.paths)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(read_image(self.found.paths[index])), self.found.labels[index]
+        return self.transform(read_image(self.paths[index])), self.labels[index]
+
+
+@dataclass(frozen=True)
+class GroupedImages(Dataset[tuple[Tensor, int, int]]):
+    """Images as another data set has them, with the group of each.
+
+    Attributes:
+        dataset: of pairs (image, label).
+        groups: of each image.
+    """
+
+    dataset: Dataset[tuple[Tensor, int]]
+    groups: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        image, label = self.dataset[index]
+        return image, label, self.groups[index]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cgn_augment.errors import DataError
 from cgn_augment.files import first_line
-from cgn_augment.images.reading import to_rgb
+from cgn_augment.images.reading import Encoded, open_image, to_rgb
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Ends of the names of image files, in capitals or not."""
@@ -112,18 +112,23 @@ def find_labelled_images(
     )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(file: Path | Encoded, name: str | None = None) -> Image.Image:
     """Returns an image file upright and as RGB; see `to_rgb`.
+
+    Args:
+        file: its path, its URL, or its contents.
+        name: of contents, for the error.
 
     Raises:
         DataError: it is missing, no image, or cut off.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(file if isinstance(file, bytes) else str(file)) as image:
             return to_rgb(image)
     except Exception as error:  # damaged bytes make Pillow raise anything
+        what = name or str(file)
         raise DataError(
-            f"{path} cannot be read as an image: replace or remove it ({first_line(error)})"
+            f"{what} cannot be read as an image: replace or remove it ({first_line(error)})"
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cgn_augment.errors import DataError
@@ -45,6 +45,19 @@ def read_table(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path} has no row: expected one for each image")
     return rows
+
+
+def require_columns(rows: Sequence[Row], names: Sequence[str], what: str, advice: str = "") -> None:
+    """Refuses a table that lacks a column; `what` names it in the error.
+
+    Raises:
+        DataError: it does.
+    """
+    for number, row in enumerate(rows):
+        lost = [name for name in names if name not in row]
+        if lost:
+            where = f"{what}, row {number + 1}," if number else what
+            raise DataError(f"{where} has the columns {list(row)}, and none {lost[0]!r}{advice}")
 
 
 def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:

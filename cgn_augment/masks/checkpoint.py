@@ -11,15 +11,20 @@ import torch
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line, read_safetensors, save_tensors
 from cgn_augment.generators.checkpoint import find_weights, require_device
+from cgn_augment.generators.layout import without_memory
+from cgn_augment.masks.network import MaskerNetwork
+from cgn_augment.masks.photo_unet import PhotoMasker
 from cgn_augment.masks.unet import UNetMasker
 
 FORMAT = "cgn_augment_masker/1"
 WEIGHTS = Path(__file__).parent / "weights"
 
+_KINDS: dict[str, type[MaskerNetwork]] = {each.kind: each for each in (UNetMasker, PhotoMasker)}
+
 
 def load_masker(
     name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> UNetMasker:
+) -> MaskerNetwork:
     """Loads a frozen masker.
 
     Args:
@@ -48,20 +53,22 @@ def load_masker(
     path = find_weights(name_or_path, WEIGHTS, "masker", remedy)
     state, header = read_safetensors(path, what="a masker", remedy=remedy, format=FORMAT)
     try:
-        masker = UNetMasker(**json.loads(header["config"])).float()
+        kind = header.get("network", UNetMasker.kind)
+        with without_memory():  # whatever width the file claims
+            masker = _KINDS[kind](**json.loads(header["config"])).float()
         state = {name: value.float() for name, value in state.items()}
         for name, buffer in masker.state_dict().items():
             if not buffer.is_floating_point():  # counters of batches, which are not kept
-                state[name] = buffer
-        masker.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+        masker.load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path} does not hold the masker that it describes ({first_line(error)})"
         ) from error
     return masker.to(target).freeze()
 
 
-def save_masker(masker: UNetMasker, path: str | os.PathLike[str], **metadata: object) -> None:
+def save_masker(masker: MaskerNetwork, path: str | os.PathLike[str], **metadata: object) -> None:
     """Writes a masker as safetensors in half precision, whole or not at all.
 
     Args:
@@ -73,7 +80,11 @@ def save_masker(masker: UNetMasker, path: str | os.PathLike[str], **metadata: ob
         ArgumentError: another suffix, or metadata under a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
-    header = {"format": FORMAT, "config": json.dumps({"width": masker.width})}
+    header = {
+        "format": FORMAT,
+        "network": masker.kind,
+        "config": json.dumps(masker.config),
+    }
     state = {
         name: value.detach().half().cpu().contiguous()
         for name, value in masker.state_dict().items()

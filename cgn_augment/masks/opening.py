@@ -26,7 +26,7 @@ GRABCUT = "grabcut"
 SIZE = 320
 """Pixels of the images that a function sees, where nobody says."""
 
-_U2NET_SIZE, _UNET_SIZE = 320, 32
+_U2NET_SIZE = 320
 _GRABCUT_SIZE = 112  # where it finds more than in larger images, and faster
 
 _MODEL = ("mean", "std", "activation")
@@ -139,7 +139,8 @@ def open_masker(
         raise FileError(
             f"there is no masker {masker!r}: {KINDS} ({', '.join(bundled_maskers()) or 'none'})"
         )
-    unet, size = load_masker(masker, device=device), settings.size or _UNET_SIZE
-    if size % 4:
-        raise ArgumentError(f"size of {masker} must be a multiple of 4, got {size}")
+    unet = load_masker(masker, device=device)
+    size = settings.size or unet.size
+    if size % unet.stride:
+        raise ArgumentError(f"size of {masker} must be a multiple of {unet.stride}, got {size}")
     return SizedMasker(unet, size, None, None, unet.fingerprint, device)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,10 @@ from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError
 from cgn_augment.files import replacing
-from cgn_augment.images.finding import find_images, name_some, read_image
-from cgn_augment.images.reading import resize_mask
+from cgn_augment.images.finding import name_some, read_image
+from cgn_augment.images.image_table import below
+from cgn_augment.images.places import find_files
+from cgn_augment.images.reading import Encoded, resize_mask
 from cgn_augment.masks.checkpoint import bundled_maskers
 from cgn_augment.masks.opening import SizedMasker, open_masker
 from cgn_augment.masks.refine import Mask, Pixels, import_opencv, refine
@@ -55,6 +57,20 @@ class MaskCounts(NamedTuple):
     unreadable: tuple[str, ...]
 
 
+class Target(NamedTuple):
+    """An image, and where its mask goes.
+
+    Attributes:
+        name: of the image, for errors.
+        image: its file, or what it holds.
+        mask: the PNG file to write.
+    """
+
+    name: str
+    image: Encoded
+    mask: Path
+
+
 class _Read(NamedTuple):
     target: Path
     pixels: Pixels
@@ -67,6 +83,7 @@ def write_masks(
     masker: str | Callable[[Tensor], Any],
     settings: MaskSettings | None = None,
     *,
+    split: str | None = None,
     progress: bool = False,
 ) -> MaskCounts:
     """Finds the masks of all images in a folder and below, and writes them as PNG files.
@@ -76,10 +93,11 @@ def write_masks(
     call goes on after an interruption, and leaves what was mended by hand alone.
 
     Args:
-        images: the folder.
+        images: the folder; or a table or the layout of a benchmark, see `read_place`.
         out: another folder, which may have been begun by the same masker with the same settings.
         masker: see `open_masker`.
         settings: of the masker, and how its masks are refined.
+        split: of images that come in splits, or `all`; those for training by default.
         progress: whether to show a bar.
 
     Raises:
@@ -108,31 +126,62 @@ def write_masks(
         ...     mask.size
         (64, 48)
     """
+    root, files = find_files(os.fspath(images), split)
+    target = Path(out).expanduser()
+    if Path(images).expanduser().is_dir():  # all that lies in a table or a layout is named
+        refuse_nested(root, target)
+    targets = _targets(files, root, target)
+    return write_targets(targets, target, masker, settings, total=len(targets), progress=progress)
+
+
+def write_targets(
+    targets: Iterable[Target],
+    out: Path,
+    masker: str | Callable[[Tensor], Any],
+    settings: MaskSettings | None = None,
+    *,
+    total: int | None = None,
+    progress: bool = False,
+) -> MaskCounts:
+    """Finds the masks of images from anywhere; see `write_masks`.
+
+    Args:
+        targets: images and where their masks go, one after the other; each is taken when it is its
+            turn. Several processes may share them out.
+        out: folder of all masks.
+        masker: see `open_masker`.
+        settings: of the masker, and how its masks are refined.
+        total: how many images there are, where it is known, for the bar.
+        progress: whether to show a bar.
+
+    Raises:
+        CGNError: as for `write_masks`.
+    """
     settings = settings or MaskSettings()
-    source, target = Path(images).expanduser(), Path(out).expanduser()
-    paths = find_images(source)
-    targets = _targets(paths, source, target)
     if settings.edges != "none":
         import_opencv(settings.edges)  # before anything that takes long
     opened = open_masker(masker, settings)
+    left = iter(targets)
+    first = list(islice(left, 1))
     if isinstance(masker, str) and masker in bundled_maskers():
-        _refuse_photographs(paths[0], masker)
-    _begin(target, opened, settings)
+        for target in first:
+            _refuse_photographs(target, masker)
+    _begin(out, opened, settings)
     unreadable: list[str] = []
     written = kept = 0
     with (
         ThreadPoolExecutor(count_cores()) as pool,
-        tqdm(total=len(paths), unit="image", disable=not progress, desc="masking") as bar,
+        tqdm(total=total, unit="image", disable=not progress, desc="masking") as bar,
     ):
 
-        def lacking() -> Iterator[tuple[Path, Path]]:
+        def lacking() -> Iterator[Target]:
             nonlocal kept
-            for path, place in zip(paths, targets, strict=True):
-                if place.exists():
+            for target in chain(first, left):
+                if target.mask.exists():
                     kept += 1
                     bar.update()
                 else:
-                    yield path, place
+                    yield target
 
         writing: list[Future[None]] = []
         for read in _read_ahead(pool, lacking(), opened.size, settings.batch_size):
@@ -152,34 +201,46 @@ def write_masks(
     return MaskCounts(written, kept, tuple(unreadable))
 
 
-def _refuse_photographs(path: Path, masker: str) -> None:
+def _refuse_photographs(target: Target, masker: str) -> None:
     try:
-        size = read_image(path).size
+        size = read_image(target.image, target.name).size
     except DataError:  # which is said in its turn
         return
     if min(size) > DRAWN:
         raise ArgumentError(
-            f"{masker} finds the digits of small drawn images, and {path} has {size[0]}x{size[1]} "
-            "pixels: it would find something else in photographs; take u2net.onnx or "
-            "another file, torchvision/NAME or grabcut"
+            f"{masker} finds the digits of small drawn images, and {target.name} has "
+            f"{size[0]}x{size[1]} pixels: it would find something else in photographs; take "
+            "u2net.onnx or another file, torchvision/NAME or grabcut"
         )
 
 
-def _targets(paths: Iterable[Path], source: Path, target: Path) -> list[Path]:
-    """Returns where the mask of each image goes."""
+def refuse_nested(source: Path, target: Path) -> None:
+    """Raises for a folder of masks that lies in that of the images, or the other way round."""
     one, other = source.resolve(), target.resolve()
     if one == other or one in other.parents or other in one.parents:
         raise ArgumentError(
             f"{target} and {source} must be folders beside each other, or masks would be taken for "
             "images: give another folder for the masks"
         )
-    found: dict[Path, Path] = {}
-    for path in paths:
-        place = target / path.relative_to(source).with_suffix(".png")
+
+
+def _targets(files: Iterable[str], root: Path, out: Path) -> list[Target]:
+    """Returns where the mask of each image goes."""
+    found: dict[Path, str] = {}
+    for file in files:
+        place = out / Path(file).with_suffix(".png")
+        if "://" in file or ".." in place.parts or out not in place.parents:
+            raise DataError(
+                f"the mask of {file} would not lie in {out}: give paths below {root}, the folder "
+                "of the table"
+            )
         if place in found:
-            raise DataError(f"{found[place]} and {path} would have one mask: rename one of them")
-        found[place] = path
-    return list(found)
+            raise DataError(
+                f"{below(root, found[place])} and {below(root, file)} would have one mask: rename "
+                "one of them"
+            )
+        found[place] = file
+    return [Target(below(root, file), below(root, file), place) for place, file in found.items()]
 
 
 def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
@@ -211,28 +272,28 @@ def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, pairs: Iterable[tuple[Path, Path]], size: int, batch_size: int
+    pool: ThreadPoolExecutor, targets: Iterable[Target], size: int, batch_size: int
 ) -> Iterator[list[_Read | str]]:
     """Yields batches of images, while the next batch is read."""
     waiting: deque[list[Future[_Read | str]]] = deque()
-    left = iter(pairs)
+    left = iter(targets)
     while batch := list(islice(left, batch_size)):
-        waiting.append([pool.submit(_read, path, place, size) for path, place in batch])
+        waiting.append([pool.submit(_read, target, size) for target in batch])
         if len(waiting) > 1:
             yield [future.result() for future in waiting.popleft()]
     while waiting:
         yield [future.result() for future in waiting.popleft()]
 
 
-def _read(path: Path, target: Path, size: int) -> _Read | str:
+def _read(target: Target, size: int) -> _Read | str:
     try:
-        image = read_image(path)
+        image = read_image(target.image, target.name)
     except DataError as error:
         return str(error)
     # Squeezed into a square, as these networks were trained.
     square = image.resize((size, size), Image.Resampling.BILINEAR)
     small = torch.from_numpy(np.array(square)).permute(2, 0, 1)
-    return _Read(target, np.asarray(image), small)
+    return _Read(target.mask, np.asarray(image), small)
 
 
 def _find(masker: SizedMasker, read: list[_Read]) -> list[Mask]:

@@ -18,14 +18,14 @@ class PartConfig:
     """Settings of a set of parts. Two sets with the same settings and images are the same bytes.
 
     Attributes:
-        masks: a folder of PNG files that mirrors the images; `member:mask.png`, a member of the
-            samples of shards; `column:mask`, a column of a table or of a Hugging Face dataset; or
-            `alpha`, the alpha channel of the images themselves.
+        masks: a folder of PNG files that mirrors the images (of shards and of a Hugging Face
+            dataset their keys); `member:mask.png`, a member of the samples of shards;
+            `column:mask`, a column of a table or of a Hugging Face dataset; or `alpha`, the alpha
+            channel of the images themselves. By default the images' own: what a benchmark's layout
+            has, or the column `mask` of a table.
         split: of images that come in splits; `all` for all of them.
         classes: names by label, or their number, where the images do not say.
-        path: column of a table with the paths of the images.
-        label: column of a table with the labels.
-        columns: further columns to keep, such as a group.
+        columns: further columns to keep; the group is kept where it is known.
         shard_size: images of a shard.
         size: bound of the longer side, in pixels; smaller images stay as they are.
         fill: how backgrounds are filled: with copies from the same image, by Telea's method
@@ -41,11 +41,9 @@ class PartConfig:
         quality: of the backgrounds' JPEG, 1 to 100.
     """
 
-    masks: str
+    masks: str = "own"
     split: str = "train"
     classes: tuple[str, ...] | int | None = None
-    path: str = "path"
-    label: str = "label"
     columns: tuple[str, ...] = ()
     shard_size: int = 1000
     size: int = 512

@@ -8,12 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError, DataError, FileError
 from cgn_augment.files import first_line
+from cgn_augment.images.reading import Encoded
 from cgn_augment.images.shards import SUFFIXES
 from cgn_augment.images.tar import Sample, expand_urls, read_shard
 from cgn_augment.parts.config import PartConfig
-from cgn_augment.parts.inputs import ALPHA, MEMBER, Photo, refuse_masks
+from cgn_augment.parts.inputs import (
+    ALPHA,
+    COLUMN,
+    MEMBER,
+    Photo,
+    mirrored,
+    refuse_masks,
+    require_mask_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,13 @@ class ShardPhotos:
     Attributes:
         urls: of the shards.
         classes: names by label.
-        mask: member with the mask; None takes the alpha channel.
+        masks: a folder, `member:NAME`, or `alpha`.
         columns: of the member json that are kept.
     """
 
     urls: tuple[str, ...]
     classes: tuple[str, ...]
-    mask: str | None
+    masks: str
     columns: tuple[str, ...]
 
     @property
@@ -83,13 +92,19 @@ class ShardPhotos:
             if lost:
                 raise DataError(f"{url}, sample {key} has no {lost[0]!r} in its json")
             columns = {name: str(facts[name]) for name in self.columns}
-        mask = None if self.mask is None else sample.get(self.mask)
+        mask: Encoded | None = None
+        if self.masks.startswith(MEMBER):
+            mask = sample.get(self.masks.removeprefix(MEMBER))
+        elif self.masks != ALPHA:
+            mask = mirrored(self.masks, f"{key}.{kind}")
         return Photo(key, self.classes[int(label)], f"{key}.{kind}", sample[kind], mask, columns)
 
 
 def _read(url: str) -> Iterator[Sample]:
     try:
         yield from read_shard(url)
+    except FileError:  # of a server, and no damage
+        raise
     except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
         raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
 
@@ -98,8 +113,8 @@ def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
     """Opens shards, named by a path or URL that ends in .tar, where braces stand for several.
 
     Raises:
-        ArgumentError: no classes, or masks that are neither a member nor alpha.
-        DataError: a shard is missing, or two have the same name.
+        ArgumentError: no classes, or masks of a kind that shards do not have.
+        DataError: a shard or the folder of the masks is missing, or two shards have one name.
     """
     if config.class_names is None:
         raise ArgumentError(
@@ -107,9 +122,9 @@ def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
         )
     if config.split != "train":
         raise ArgumentError(f"{urls} are shards, which have no splits: leave --split out")
-    mask = config.masks.removeprefix(MEMBER) if config.masks.startswith(MEMBER) else None
-    if mask is None and config.masks != ALPHA:
-        refuse_masks(config.masks, f"{MEMBER}NAME or {ALPHA}", urls)
+    if config.masks.startswith(COLUMN):
+        refuse_masks(config.masks, f"{MEMBER}NAME, a folder, or {ALPHA}", urls)
+    require_mask_folder(config.masks)
     shards = tuple(expand_urls(urls))
     lost = [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
     if lost:
@@ -117,4 +132,4 @@ def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
     names = [shard.rpartition("/")[2] for shard in shards]
     if len(set(names)) < len(names):
         raise DataError(f"two of the shards {urls} have the same name: keys would be ambiguous")
-    return ShardPhotos(shards, config.class_names, mask, config.columns)
+    return ShardPhotos(shards, config.class_names, config.masks, config.columns)

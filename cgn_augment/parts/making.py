@@ -29,7 +29,7 @@ from cgn_augment.masks.trust import MaskGate
 from cgn_augment.parts.cut import take_apart
 from cgn_augment.parts.fill import Filler
 from cgn_augment.parts.index import MEMBERS, Member, describe_part
-from cgn_augment.parts.inputs import Photo
+from cgn_augment.parts.inputs import NONE, Photo
 from cgn_augment.parts.part import Part
 
 UNREADABLE, NO_MASK, OTHER_SIZE, EXCLUDED = "unreadable", "no mask", "mask size", "excluded"
@@ -161,6 +161,8 @@ def read_photo(photo: Photo, bound: int) -> tuple[Image.Image, Pixels]:
 
 
 def _read_mask(mask: str | bytes, image: Image.Image) -> Pixels:
+    if mask == NONE:
+        raise LeftOutError(NO_MASK, "none is named", image)
     try:
         with open_image(mask) as file:
             return to_mask(file)

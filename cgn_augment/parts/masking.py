@@ -1,17 +1,19 @@
-"""Finds the masks of images before they are taken apart."""
+"""Finds the masks of images before they are taken apart, whatever they lie in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.images.hugging_face import HUGGING_FACE
-from cgn_augment.images.tables import SUFFIXES as TABLES
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.masks.settings import MaskSettings
-from cgn_augment.masks.writing import MaskCounts, write_masks
+from cgn_augment.masks.writing import MaskCounts, Target, refuse_nested, write_targets
 from cgn_augment.parts.config import PartConfig
-from cgn_augment.parts.inputs import ALPHA, COLUMN, MEMBER, splits_of
-from cgn_augment.parts.photos import TABLE
+from cgn_augment.parts.inputs import ALPHA, COLUMN, MEMBER, OWN, Photos, mirrored
+from cgn_augment.parts.photos import find_photos
+from cgn_augment.ranks import find_rank
 
 
 def mask_photos(
@@ -20,36 +22,53 @@ def mask_photos(
     masker: str,
     settings: MaskSettings | None = None,
     *,
+    rank: int | None = None,
+    world_size: int | None = None,
     progress: bool = False,
 ) -> MaskCounts:
-    """Finds the masks of a folder of images, of its splits that are taken apart.
+    """Finds the masks of the images that this rank will take apart.
+
+    The mask of the image with the key cat/1 is cat/1.png in the folder of the masks.
 
     Args:
-        images: a folder, as for `find_photos`.
+        images: as for `find_photos`.
         config: whose `masks` is the folder that they are written to.
         masker: see `open_masker`.
         settings: see `write_masks`.
-        progress: whether to show a bar for each split.
+        rank: which of `world_size` processes this is, as for `write_parts`.
+        world_size: how many processes there are.
+        progress: whether to show a bar.
 
     Raises:
-        ArgumentError: the images lie in something else than a folder, or the masks would; or as
-            for `write_masks`, whose other errors come too.
+        ArgumentError: the masks would lie in something else than a folder; or as for
+            `write_masks`, whose other errors come too.
+        DataError: images that cannot be used, or the path of one leads out of the folder.
     """
-    if images.startswith((HUGGING_FACE, TABLE)) or images.endswith((".tar", *TABLES)):
-        raise ArgumentError(
-            f"a masker finds the masks of a folder of images, and {images} is none: say where its "
-            "masks are, and leave masker out"
-        )
-    if config.masks == ALPHA or config.masks.startswith((COLUMN, MEMBER)):
+    if config.masks in (ALPHA, OWN) or config.masks.startswith((COLUMN, MEMBER)):
         raise ArgumentError(
             f"masks is the folder that a masker's masks are written to, got {config.masks!r}"
         )
-    root, masks = Path(images).expanduser(), Path(config.masks).expanduser()
-    counts = [
-        write_masks(root / split, masks / split, masker, settings, progress=progress)
-        for split in splits_of(root, config)
-    ]
-    unreadable = tuple(why for each in counts for why in each.unreadable)
-    return MaskCounts(
-        sum(each.written for each in counts), sum(each.kept for each in counts), unreadable
-    )
+    rank, world_size = find_rank(rank, world_size)
+    out = Path(config.masks).expanduser()
+    if Path(images).expanduser().is_dir():
+        refuse_nested(Path(images).expanduser(), out)
+    photos = find_photos(images, replace(config, masks=ALPHA))
+    own = range(rank, photos.num_shards, world_size)
+    targets: Iterator[Target] = _targets(photos, own, out)
+    total = photos.count(own)
+    if not own:  # so that it finds a mask when it looks whether the folder belongs to the images
+        targets, total = islice(_targets(photos, range(1), out), 1), 1
+    return write_targets(targets, out, masker, settings, total=total, progress=progress)
+
+
+def _targets(photos: Photos, shards: range, out: Path) -> Iterator[Target]:
+    for shard in shards:
+        for photo in photos.of_shard(shard):
+            mask = Path(mirrored(str(out), f"{photo.key}.png"))
+            if ".." in mask.parts or out not in mask.parents:
+                raise DataError(
+                    f"the mask of {photo.source} would not lie in {out}: give paths that are "
+                    "relative to the folder of the table"
+                )
+            name = photo.image if isinstance(photo.image, str) else photo.key
+            yield Target(name, photo.image, mask)

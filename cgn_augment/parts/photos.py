@@ -5,38 +5,36 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cgn_augment.errors import DataError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.hugging_face import HUGGING_FACE
-from cgn_augment.images.tables import SUFFIXES as TABLES
+from cgn_augment.images.places import is_listed
 from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.input_hugging_face import photos_of_hugging_face
+from cgn_augment.parts.input_listed import photos_of_place
 from cgn_augment.parts.input_shards import photos_of_shards
-from cgn_augment.parts.input_tables import photos_of_hugging_face, photos_of_table
-from cgn_augment.parts.inputs import Photos, photos_of_folder
-
-TABLE = "table:"
+from cgn_augment.parts.inputs import NO_MASKS, OWN, Photos
 
 
 def find_photos(images: str, config: PartConfig) -> Photos:
     """Finds out what kind of images there are at a place, and which.
 
     Args:
-        images: a folder with one folder of images for each class; shards, as a path or URL ending
-            in .tar, where braces stand for several; `hf:NAME@SPLIT`; or a table, as a path ending
-            in .csv, .tsv or .jsonl, or `table:FILE`.
+        images: a folder with one folder of images for each class, a table, or a benchmark's layout
+            (see `read_place`); shards, as a path or URL ending in .tar, where braces stand for
+            several; or `hf:NAME@SPLIT`.
         config: where their masks are.
 
     Raises:
         ArgumentError: settings that do not fit these images.
         DataError: there are no images, or they are laid out differently.
     """
-    table = images.removeprefix(TABLE)
+    if is_listed(images):
+        return photos_of_place(images, config)
+    if config.masks == OWN:
+        raise ArgumentError(NO_MASKS)
     if images.startswith(HUGGING_FACE):
         return photos_of_hugging_face(images.removeprefix(HUGGING_FACE), config)
-    if images != table or table.endswith(TABLES):
-        return photos_of_table(Path(table), config)
-    if images.endswith(".tar"):
-        return photos_of_shards(images, config)
-    return photos_of_folder(Path(images), config)
+    return photos_of_shards(images, config)
 
 
 def read_keys(path: Path) -> list[str]:

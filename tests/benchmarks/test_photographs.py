@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,9 @@ def test_the_command_runs_every_row_once(
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
+    from job_pool import find_left
     from photographs_data import Photos
-    from photographs_runs import Job, describe, find_left
+    from photographs_runs import Job, describe
 
     from cgn_augment.errors import ArgumentError
 
@@ -51,9 +54,9 @@ def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     jobs = [Job("parts", 0.98, 10, 0), Job("parts", 0.98, 10, 1)]
     found = {"settings": describe(jobs[0], photos)}
     (tmp_path / jobs[0].file).write_text(json.dumps(found))
-    assert find_left(jobs, photos, tmp_path) == jobs[1:]
+    assert find_left(jobs, tmp_path, partial(describe, photos=photos)) == jobs[1:]
     with pytest.raises(ArgumentError, match=r"is of other settings: pass another --out"):
-        find_left(jobs, Photos(tmp_path, None, 4, "telea"), tmp_path)
+        find_left(jobs, tmp_path, partial(describe, photos=replace(photos, fill="telea")))
 
 
 def test_the_table_has_means_and_deviations_over_the_seeds() -> None:

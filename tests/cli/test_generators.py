@@ -1,4 +1,4 @@
-"""`train-generator small` and `masker` on images of one's own."""
+"""`train-generator small` on images of one's own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_tiny_cgn, run_command
+from conftest import run_command
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from small_helpers import PARTS, write_folders
 
-from cgn_augment.errors import ArgumentError
-from cgn_augment.generators import save_cgn
 from train_generator.cli import generators as commands
 from train_generator.cli import program as cli
-from train_generator.small.config import MaskerConfig, ShapesConfig, TexturesConfig
+from train_generator.small.config import ShapesConfig, TexturesConfig
 from train_generator.small.training import SmallTraining
 from train_generator.training.machine import CGN_FILE
 
@@ -85,23 +83,3 @@ def test_a_variant_is_trained_on_what_the_recipe_may_know() -> None:
     assert given.masks is not None
     assert given.masks.shape == (40, 1, 32, 32)
     assert given.flags == {"variant": "colored", "textures": None, "num_train": 40}
-
-
-@FEW_STEPS
-def test_a_masker_learns_from_own_images_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_folders(tmp_path)
-    cgn = tmp_path / "cgn.safetensors"
-    save_cgn(make_tiny_cgn(num_classes=3), cgn)
-    config = MaskerConfig(num_steps=2, rounds=1, batch_size=4, num_factors=20, num_textures=2)
-    options: dict[str, Any] = {"images": str(tmp_path / "images"), "training": config}
-    commands.masker(str(cgn), str(tmp_path / "out"), masks=str(tmp_path / "masks"), **options)
-    card = (tmp_path / "out/masker.md").read_text()
-    assert (
-        f"masks found in the images in {tmp_path / 'images'}: intersection over union with 24 true"
-        in card
-    )
-    assert card in capsys.readouterr().out
-    with pytest.raises(ArgumentError, match="give --images FOLDER too"):
-        commands.masker(str(cgn), str(tmp_path / "other"), masks=str(tmp_path / "masks"))

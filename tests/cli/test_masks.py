@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
+from layout_helpers import WATERBIRDS, make_waterbirds
 from mask_helpers import make_images, read_mask
 from torch import Tensor
 
@@ -66,3 +67,17 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(commands, "write_masks", press)
     assert run(tmp_path, tmp_path / "masks", "--masker", "grabcut") == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_masked_and_taken_apart_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, out = f"waterbirds:{make_waterbirds(tmp_path / 'birds', side=48)}", tmp_path / "masks"
+    assert run(place, out, "--masker", "grabcut", "--size", 32, "--split", "val") == 0
+    assert f"{sum(WATERBIRDS['val'])} masks written" in capsys.readouterr().out
+    words = ["parts", place, tmp_path / "parts", "--masks", out, "--fill", "none", "--split", "val"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_command(program.main, patch, *words, "--num-workers", 0) == 0
+    assert f"complete, {sum(WATERBIRDS['val'])} images" in capsys.readouterr().out
+    assert run(f"waterbirds:{tmp_path}", out, "--masker", "grabcut") == 2
+    assert "there is no " in capsys.readouterr().err

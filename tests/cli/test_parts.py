@@ -118,17 +118,29 @@ def test_a_masker_finds_the_masks_first(
     assert contents(out) == made
 
 
+def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) -> None:
+    given = ("--fill", "none", "--shard-size", 3, "--num-workers", 0, "--masker", "grabcut")
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert run(place / "photos", whole / "set", "--masks", whole / "masks", *given) == 0
+    for rank in (3, 1, 0, 2):  # the last one has no shard
+        ranks = ("--rank", rank, "--world-size", 4, "--resume")
+        masks = ("--masks", shared / "masks")
+        assert run(place / "photos", shared / "set", *masks, *given, *ranks) == 0
+        found = len(list((shared / "masks").rglob("*.png")))
+        assert found == {3: 1, 1: 4, 0: 6, 2: 8}[rank]  # of shards of three, three and two
+    for path in (whole / "masks").rglob("*.png"):
+        other = shared / "masks" / path.relative_to(whole / "masks")
+        assert other.read_bytes() == path.read_bytes()
+    assert PartSet.open(shared / "set").counts == PartSet.open(whole / "set").counts
+
+
 @pytest.mark.parametrize(
     ("images", "arguments", "told"),
     [
         ("photos", ("--masker", "nothing"), "there is no masker 'nothing'"),
         ("photos", ("--masking.size", "64"), "--masking is for a masker: pass --masker too"),
-        ("a.tar", ("--masker", "grabcut"), "a masker finds the masks of a folder of images"),
-        (
-            "photos",
-            ("--masker", "grabcut", "--rank", "0", "--world-size", "2"),
-            "one process finds masks: run cgn-augment masks",
-        ),
+        ("a.tar", ("--masker", "grabcut", "--classes", "2"), "there is no shard"),
+        ("photos", ("--masker", "grabcut", "--rank", "0"), "give rank and world_size together"),
         (
             "photos",
             ("--masker", "grabcut", "--masks", "alpha"),
@@ -157,7 +169,7 @@ def test_the_split_that_is_taken_apart_is_masked(place: Path, tmp_path: Path) ->
         shutil.copytree(place / "photos", tmp_path / "photos" / split)
     given = ("--masks", tmp_path / "masks", *settings(place)[2:], "--masker", "grabcut")
     assert run(tmp_path / "photos", tmp_path / "set", *given, "--masking.size", 64) == 0
-    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["train"]
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["masks.json", "train"]
     assert PartSet.open(tmp_path / "set").counts == {"usable": 8}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layout_helpers import WATERBIRDS, make_table, make_waterbirds
 from mask_helpers import SIZES, box, find_dark, make_images, read_mask
 from PIL import Image
 from torch import Tensor
@@ -15,6 +16,8 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from cgn_augment.masks import writing
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.masks.writing import SETTINGS, write_masks
+from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.photos import find_photos
 
 SETTING = MaskSettings(size=64, batch_size=2)
 
@@ -169,3 +172,30 @@ def test_memory_holds_no_more_than_a_few_batches(
     write_masks(photos, photos.parent / "masks", find_dark, MaskSettings(size=32, batch_size=4))
     assert len(ended) == 43
     assert most <= 4 * 4  # one batch is read, one masked and one written
+
+
+def test_masks_of_a_layout_mirror_its_images_split_by_split(tmp_path: Path) -> None:
+    root = make_waterbirds(tmp_path / "birds", inside="images", suffix=".png")
+    place, out = f"waterbirds:{root}", tmp_path / "masks"
+    counts = write_masks(place, out, find_dark, SETTING)
+    assert counts == (sum(WATERBIRDS["train"]), 0, ())
+    assert next(iter(masks_in(out))) == "images/001.Landbird/train_0_0.png"
+    photos = find_photos(place, PartConfig(masks=str(out)))
+    assert all(Path(str(photo.mask)).is_file() for photo in photos.of_shard(0))
+    assert write_masks(place, out, find_dark, SETTING, split="test").written == 10
+    assert write_masks(place, out, find_dark, SETTING, split="all") == (6, 21, ())
+    # Beside the images, where the published masks are: what is in a layout is named by its table.
+    assert write_masks(place, root / "segmentations", find_dark, SETTING).written == 11
+    with pytest.raises(DataError, match="has the splits train, val, test, and none 'tset'"):
+        write_masks(place, out, find_dark, SETTING, split="tset")
+
+
+def test_masks_of_a_table_lie_below_the_folder_of_masks(tmp_path: Path) -> None:
+    table = make_table(tmp_path / "data" / "photos.csv")
+    assert write_masks(f"table:{table}", tmp_path / "masks", find_dark, SETTING).written == 8
+    assert (tmp_path / "masks" / "train" / "cat_day_0.png").is_file()
+    table.write_text(
+        table.read_text().replace("train/cat_day_0.png", "../data/train/cat_day_0.png")
+    )
+    with pytest.raises(DataError, match=r"the mask of \.\./data/.* would not lie in"):
+        write_masks(table, tmp_path / "other", find_dark, SETTING)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from layout_helpers import URBANCARS, WATERBIRDS, make_table, make_urbancars, make_waterbirds
 from part_helpers import CLASSES, make_photo, make_photos
 
 from cgn_augment.errors import ArgumentError, CGNError, DataError
+from cgn_augment.images.waterbirds import GROUPS
 from cgn_augment.parts.config import PartConfig
-from cgn_augment.parts.inputs import Photo
-from cgn_augment.parts.making import read_photo
+from cgn_augment.parts.inputs import NONE, Photo
+from cgn_augment.parts.making import LeftOutError, read_photo
 from cgn_augment.parts.photos import find_photos
+from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.writing import write_parts
 
 datasets = pytest.importorskip("datasets")
 
@@ -66,7 +71,7 @@ def test_of_a_folder_with_splits_the_training_split_is_taken(mirror: str, tmp_pa
     whole = str(tmp_path / "masks")
     assert len(found(tmp_path / "data", masks=whole, split="test")) == 2
     assert len(found(tmp_path / "data", masks=whole, split="all")) == 6
-    with pytest.raises(DataError, match=r"has the splits \['test', 'train'\]"):
+    with pytest.raises(DataError, match="has the splits train, test, and none 'val'"):
         found(tmp_path / "data", masks=whole, split="val")
     shutil.copytree(tmp_path / "masks", tmp_path / "data" / "train_masks")
     with pytest.raises(DataError, match=r"give the folder of a split, such as .*data/train"):
@@ -106,8 +111,8 @@ def test_a_folder_that_cannot_be_used_is_one_error(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"masks": "column:mask"}, "masks of the folder .* are a folder that mirrors it, or alpha"),
-        ({"masks": "alpha", "split": "val"}, "has no splits: leave --split out"),
+        ({"masks": "column:mask"}, "masks of .*photos are a folder that mirrors it, or alpha"),
+        ({"masks": "alpha", "split": "val"}, "has no splits: leave the split 'val' out"),
         ({"masks": "alpha", "classes": ("a", "b")}, "leave --classes out"),
         ({"masks": "alpha", "columns": ("group",)}, "leave --columns out"),
     ],
@@ -132,39 +137,115 @@ def write_table(folder: Path, name: str = "photos.csv", **changes: Any) -> Path:
     return folder / name
 
 
-COLUMNS = {"path": "img", "label": "y", "split": "0"}
+COLUMNS = "?path=img&label=y"
 
 
 def test_a_table_names_paths_labels_masks_and_groups(tmp_path: Path) -> None:
     table = write_table(make_photos(tmp_path))
-    listed = found(table, masks="column:seg", columns=("place",), classes=CLASSES, **COLUMNS)
+    place, first = f"{table}{COLUMNS}", {"masks": "column:seg", "split": "0"}
+    listed = found(place, columns=("place",), classes=CLASSES, **first)
     assert keys(listed) == [f"photos/{name}/{n:03d}" for name in CLASSES for n in range(3)]
     assert (listed[0].label, listed[5].label, listed[0].columns) == ("cat", "dog", {"place": "sea"})
     assert_readable(listed[:3])
-    assert found(f"table:{table}", masks="column:seg", **COLUMNS)[0].label == "0"
-    everything = found(table, masks="column:seg", **{**COLUMNS, "split": "all"})
+    assert found(f"table:{place}", **first)[0].label == "0"
+    everything = found(place, masks="column:seg", split="all")
     assert_readable(everything)
     # Masks in a folder mirror the column of paths.
     shutil.copytree(tmp_path / "masks", tmp_path / "mirror" / "photos")
-    assert_readable(found(table, masks=str(tmp_path / "mirror"), **COLUMNS)[:3])
+    assert_readable(found(place, masks=str(tmp_path / "mirror"), split="0")[:3])
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"label": "kind"}, "and none 'kind': say which with --path, --label"),
-        ({"split": "train"}, r"has the splits \['0', '2'\], and none 'train'"),
+        ({"place": "?path=img&label=kind"}, "and none 'kind': say which of them holds what"),
+        ({"split": "train"}, "has the splits 0, 2, and none 'train'"),
         ({"classes": ("cat",)}, "has the labels 1, which are none of the 1 classes"),
-        ({"masks": "member:mask.png"}, "masks of the table .* are column:NAME, a folder, or alpha"),
+        ({"masks": "member:mask.png"}, "masks of .*csv.* are column:NAME, a folder, or alpha"),
         ({"masks": "column:img2"}, "and none 'img2'"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(
     given: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    table = write_table(make_photos(tmp_path))
+    given = {"masks": "column:seg", "split": "0", "place": COLUMNS, **given}
+    table = f"{write_table(make_photos(tmp_path))}{given.pop('place')}"
     with pytest.raises(CGNError, match=message):
-        found(table, **{"masks": "column:seg", **COLUMNS, **given})
+        found(table, **given)
+
+
+def test_a_table_brings_its_masks_and_groups(tmp_path: Path) -> None:
+    table = make_table(tmp_path / "photos.csv")
+    listed = found(table)
+    assert keys(listed) == [f"train/{name}_{t}_{i}" for name, t, i in product(*TABLE)]
+    assert [photo.columns["group"] for photo in listed[:3]] == ["day", "day", "night"]
+    assert listed[0].mask == str(tmp_path / "masks/train/cat_day_0.png")
+    assert found(f"{table}?group=")[0].columns == {}
+    text = table.read_text()
+    table.write_text(text.replace(",masks/train/cat_day_0.png", ","))
+    without = found(table)[0]
+    assert without.mask == NONE
+    with pytest.raises(LeftOutError, match="none is named") as left:
+        read_photo(without, 512)
+    assert left.value.verdict == "no mask"
+    table.write_text(text.replace("train/cat_day_0.png", f"{tmp_path}/train/cat_day_0.png", 1))
+    with pytest.raises(DataError, match=r"no folder of masks can mirror /.*cat_day_0\.png"):
+        found(table, masks=str(tmp_path / "masks"))
+
+
+TABLE = (CLASSES, ("day", "night"), (0, 1))
+
+
+# Layouts of benchmarks
+
+
+@pytest.mark.parametrize("inside", ["", "images/"])
+def test_of_waterbirds_the_training_split_is_taken_with_its_groups(
+    inside: str, tmp_path: Path
+) -> None:
+    root = make_waterbirds(tmp_path / "birds", inside=inside, masks=True)
+    listed = found(f"waterbirds:{root}", columns=("place",))
+    assert len(listed) == sum(WATERBIRDS["train"])
+    assert listed[0].key == f"{inside}001.Landbird/train_0_0"
+    assert listed[0].label == "landbird"
+    assert listed[-1].columns == {"place": "water", "group": "waterbird on water"}
+    for photo in listed:
+        assert read_photo(photo, 512)[1].mean() == pytest.approx(0.25)
+    assert len(found(f"waterbirds:{root}@100")) == 9
+    assert len(found(f"waterbirds:{root}", split="val")) == sum(WATERBIRDS["val"])
+    # A folder mirrors all of the images, or what is in their folder.
+    masks = root / "segmentations"
+    assert found(f"waterbirds:{root}", masks=str(masks))[0].mask == listed[0].mask
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / (inside or "other")).symlink_to(masks)
+    if inside:
+        whole = found(f"waterbirds:{root}", masks=str(tmp_path / "whole"))
+        assert whole[0].mask == str(tmp_path / "whole/images/001.Landbird/train_0_0.png")
+
+
+def test_masks_of_layouts_are_found_or_said_to_be_missing(tmp_path: Path) -> None:
+    cars = found(f"urbancars:{make_urbancars(tmp_path / 'cars', masks=True)}")
+    assert len(cars) == sum(URBANCARS["train"])
+    assert all(str(photo.mask) == f"{str(photo.image)[:-4]}_mask.png" for photo in cars)
+    assert cars[-1].columns == {"group": "country car, country background, country object"}
+    make_waterbirds(tmp_path / "birds")
+    with pytest.raises(ArgumentError, match="comes without masks: say where the masks are: --mas"):
+        found(f"waterbirds:{tmp_path / 'birds'}")
+    with pytest.raises(ArgumentError, match="has the columns place, group: leave --columns out"):
+        found(f"waterbirds:{tmp_path / 'birds'}", masks="alpha", columns=("sea",))
+    for place in ("hf:cifar10@train", "real.tar"):
+        with pytest.raises(ArgumentError, match="say where the masks are: --masks FOLDER"):
+            found(place, classes=2)
+
+
+def test_parts_keep_the_groups_of_their_images(tmp_path: Path) -> None:
+    root = make_waterbirds(tmp_path / "birds", masks=True)
+    write_parts(f"waterbirds:{root}", tmp_path / "parts", PartConfig(fill="none"), num_workers=0)
+    parts = PartSet.open(tmp_path / "parts")
+    groups = [parts.read(number).columns["group"] for number in range(len(parts))]
+    counts = [groups.count(name) for name in GROUPS]
+    assert tuple(counts) == WATERBIRDS["train"]
+    assert parts.classes == ("landbird", "waterbird")
 
 
 # Shards
@@ -195,8 +276,8 @@ def test_samples_of_shards(tmp_path: Path) -> None:
     assert PartConfig(masks="alpha", classes=1000).class_names[207] == "golden retriever"
     with pytest.raises(ArgumentError, match=r"pass --classes '\[cat, …\]'"):
         found(urls, masks="alpha")
-    with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME or alpha"):
-        found(urls, masks="masks", classes=CLASSES)
+    with pytest.raises(ArgumentError, match=r"masks of .* are member:NAME, a folder, or alpha"):
+        found(urls, masks="column:mask", classes=CLASSES)
     with pytest.raises(ArgumentError, match="which have no splits"):
         found(urls, split="val", **given)
     with pytest.raises(DataError, match=r"there is no shard .*train-2\.tar"):
@@ -240,7 +321,7 @@ def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="and no 'other'"):
         found(place, masks="column:other")
     for given, message in (
-        ({"masks": "masks"}, "are column:NAME or alpha"),
+        ({"masks": "member:mask.png"}, "are column:NAME, a folder, or alpha"),
         ({"masks": "column:seg", "classes": ("a", "b")}, "leave --classes out"),
         ({"masks": "column:seg", "columns": ("group",)}, "has no column 'group'"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from cgn_augment.checks import require_choices, require_counts, require_positive, require_weights
 from cgn_augment.errors import ArgumentError
 from train_generator.training.precision import Precision
+
+PRESETS = Path(__file__).parent / "presets"
+"""Folder of the settings of published trainings, as YAML files that `--preset` names."""
 
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "one_cycle"]

@@ -15,15 +15,21 @@ from cgn_augment.checks import require_count, require_counts, require_part, requ
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.datasets import (
     ImageSet,
+    MapImages,
     evaluation_transform,
     open_images,
     training_transform,
 )
 from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.loading import LoadConfig
+from cgn_augment.images.places import find_splits
+from cgn_augment.types import Source
 from train_generator.classifier.backbones import Preprocessing
 from train_generator.classifier.ensemble_config import EnsembleConfig
-from train_generator.classifier.sources import Origin, SourceConfig, make_source
+from train_generator.classifier.group_dro import ETA, BalancedSampler
+from train_generator.classifier.peers import ALONE, Method, PeerConfig
+from train_generator.classifier.selection import Select
+from train_generator.classifier.sources import NoSource, Origin, SourceConfig, make_source
 
 Class = int | str
 ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
@@ -63,13 +69,20 @@ class EnsembleSettings:
     Attributes:
         train: real images to train on: a folder with one folder for each class, WebDataset shards
             (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
-        validation: real images to test on after each epoch; likewise.
+        validation: real images to test on after each epoch; likewise. Left out, the validation
+            split of a layout that has one.
         parts: folder or URL of the images' own parts, which cgn-augment parts wrote and which are
             recombined; their classes have the names of the images' classes.
         cgn: instead, path of a CGN or name of a bundled one, whose counterfactuals are streamed.
         shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
         heads: 3 trains the invariant ensemble; 1 a plain classifier, on batches of real images and
             counterfactuals, and writes its state dict.
+        method: with one head, what the field does against shortcuts: plain, cutmix or groupdro, on
+            real images alone; dfr retrains the last layer on balanced validation groups, after a
+            training with counterfactuals or without.
+        select: with one head, which epoch is kept: the last, or the best average or worst_group of
+            the validation images.
+        eta: of groupdro.
         backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1; timm/NAME; or
             resnet10_w32, a small one for small photographs.
         backbone_file: state dict with the backbone's weights, instead of a download.
@@ -91,11 +104,14 @@ class EnsembleSettings:
     """
 
     train: str
-    validation: str
+    validation: str | None = None
     parts: str | None = None
     cgn: str | None = None
     shards: str | list[str] | None = None
     heads: int = 3
+    method: Method | None = None
+    select: Select = "last"
+    eta: float = ETA
     backbone: str = "resnet50"
     backbone_file: str | None = None
     pretrained: bool = True
@@ -115,6 +131,31 @@ class EnsembleSettings:
         require_weights(self, "ratio")
         if self.heads not in (1, 3):
             raise ArgumentError(f"heads must be 1 or 3, got {self.heads}")
+        peer = self.peer
+        if self.heads == 3 and (peer.method, peer.select) != (None, "last"):
+            raise ArgumentError(
+                "methods and the choice of an epoch are those of a plain classifier: pass --heads 1"
+            )
+        if peer.method in ALONE and self.origin != Origin():
+            raise ArgumentError(
+                f"method {peer.method} is trained on real images alone: leave parts, cgn and "
+                "shards out, or the method"
+            )
+
+    @property
+    def peer(self) -> PeerConfig:
+        """What is done besides counterfactuals."""
+        return PeerConfig(self.method, self.select, self.eta)
+
+    @property
+    def origin(self) -> Origin:
+        """What counterfactuals are made of."""
+        return Origin(self.parts, self.cgn, self.shards)
+
+    @property
+    def is_real_alone(self) -> bool:
+        """Whether there are no counterfactuals."""
+        return self.method is not None and self.origin == Origin()
 
 
 def open_both(
@@ -127,11 +168,12 @@ def open_both(
         DataError: one is missing or laid out differently.
     """
     (mean, std, size), config = astuple(preprocessing), settings.images
-    train, validation, classes = settings.train, settings.validation, settings.classes
+    train, classes = settings.train, settings.classes
+    validation, split = find_validation(settings)
     transform = training_transform(mean, std, size, config.min_scale, config.flip)
     real = open_images(train, transform, classes=classes, num_images=settings.num_train)
     transform = evaluation_transform(mean, std, size, config.test_crop)
-    tests = open_images(validation, transform, classes=classes)
+    tests = open_images(validation, transform, split=split, classes=classes)
     if tests.classes != real.classes:
         odd = sorted(set(tests.classes) ^ set(real.classes))
         raise ArgumentError(
@@ -140,6 +182,30 @@ def open_both(
             "mean the same"
         )
     return real, tests
+
+
+def find_validation(settings: EnsembleSettings) -> tuple[str, str | None]:
+    """Returns where the validation images are, and which split of it they are.
+
+    Raises:
+        ArgumentError: nobody says.
+        DataError: as for `find_splits`.
+    """
+    place = settings.train if settings.validation is None else settings.validation
+    there = find_splits(place)
+    if "val" in there:
+        return place, "val"
+    if settings.validation is None:
+        has = f"has the splits {', '.join(there)}" if there else "has no splits"
+        raise ArgumentError(
+            f"{place} {has}, so say where the validation images are: classifier TRAIN VAL"
+        )
+    if len(there) > 1 and "test" in there:
+        raise ArgumentError(
+            f"{place} has the splits {', '.join(there)} and none for validation: an epoch chosen "
+            "by test images would flatter. Name images for validation alone"
+        )
+    return place, None
 
 
 def make_stream(
@@ -155,36 +221,44 @@ def make_stream(
         ArgumentError: not one of parts, a CGN and shards, or what does not go with it.
     """
     mean, std, size = astuple(preprocessing)
-    images, origin = settings.images, Origin(settings.parts, settings.cgn, settings.shards)
+    images, origin = settings.images, settings.origin
     augment = nn.Sequential()
     crops = origin.parts is not None and images.min_scale < 1
     if crops:
         augment.append(RandomResizedCrop((size, size), scale=(images.min_scale, 1.0)))
     if images.flip:
         augment.append(RandomHorizontalFlip())
-    source = make_source(
-        origin,
-        settings.source,
-        # What is cropped is stored larger, as validation images are.
-        size=round(size / images.test_crop) if crops else size,
-        classes=real.classes,
-        num=settings.batch_size * settings.ratio,
-        reading=reading,
-        device=device,
-    )
     if settings.parts is not None and settings.class_map is not None:
         raise ArgumentError("parts are of the images' own classes: leave class_map out")
-    # A larger CGN is cropped, as the real images are; parts have their size, or their own crop.
-    resize = None if origin.parts is not None else max(size, source.image_size)
+    source: Source = NoSource()
+    resize = class_map = None
+    if not settings.is_real_alone:
+        made = make_source(
+            origin,
+            settings.source,
+            # What is cropped is stored larger, as validation images are.
+            size=round(size / images.test_crop) if crops else size,
+            classes=real.classes,
+            num=settings.batch_size * settings.ratio,
+            reading=reading,
+            device=device,
+        )
+        source = made
+        # A larger CGN is cropped, as the real images are; parts have their size, or their own crop.
+        resize = None if origin.parts is not None else max(size, made.image_size)
+        class_map = resolve_class_map(settings.class_map, real.classes, made.num_classes)
     match = match_real(mean, std, size, augment if len(augment) else None, resize=resize)
     data, arguments = real.training(reading)
-    arguments["class_map"] = resolve_class_map(settings.class_map, real.classes, source.num_classes)
+    if settings.method == "groupdro" and isinstance(real, MapImages):
+        data = real.with_groups()
+        arguments["sampler"] = BalancedSampler(data.groups, reading.seed)
     return CounterfactualDataset(
         data,
         source,
-        ratio=settings.ratio,
+        ratio=0.0 if settings.is_real_alone else settings.ratio,
         mix="separate" if settings.heads == 3 else "append",
         label="all" if settings.heads == 3 else "shape",
+        class_map=class_map,
         transform=match,
         device=device,
         seed=reading.seed,

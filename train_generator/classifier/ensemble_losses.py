@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cgn_augment.types import FACTORS
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble
 from train_generator.classifier.ensemble_config import BatchNormPolicy
+from train_generator.metrics.groups import require_finite_scores
 
 
 class EnsembleLosses(NamedTuple):
@@ -115,6 +116,9 @@ def count_correct(
         By "shape", "texture", "background", "average" and "background_free" how many images are
         right, and by "images" how many there are.
 
+    Raises:
+        ArgumentError: a score is NaN or infinite.
+
     Example:
         >>> import torch
         >>> from train_generator.classifier import count_correct, make_ensemble
@@ -129,6 +133,7 @@ def count_correct(
     for images, labels in batches:
         targets = labels.to(device)
         for name, logits in model(images.to(device)).predictions().items():
+            require_finite_scores(logits, f"the output {name}")
             counts[name] += int((logits.argmax(dim=1) == targets).sum())
         counts["images"] += len(labels)
     model.train(was_training)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cgn_augment import CounterfactualDataset
 from train_generator.training.precision import warn_of_slow_precision
 from train_generator.training.ranks import Ranks
+from train_generator.training.stages import Stateful
 from train_generator.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class EpochRun(ABC, Generic[Result]):
         folder: see `Trainer`.
         settings: further plain values that a checkpoint must agree with.
         by_step: whether the schedule counts steps; otherwise epochs.
+        state: what else a checkpoint must hold, by name.
         options: of the `Trainer`.
 
     Raises:
@@ -60,6 +62,7 @@ class EpochRun(ABC, Generic[Result]):
         *,
         settings: Mapping[str, Any] | None = None,
         by_step: bool = False,
+        state: Mapping[str, Stateful] | None = None,
         **options: Any,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
@@ -77,7 +80,12 @@ class EpochRun(ABC, Generic[Result]):
             self.settings,
             seed=stream.seed,
             ranks=self.ranks,
-            state={"stream": stream, "optimizer": optimizer, "schedule": schedule},
+            state={
+                "stream": stream,
+                "optimizer": optimizer,
+                "schedule": schedule,
+                **(state or {}),
+            },
             **options,
         )
         warn_of_slow_precision(config.precision, stream.device)
@@ -140,7 +148,7 @@ class EpochRun(ABC, Generic[Result]):
         """Returns the means over images, numbers or scalars, of such sums."""
 
     @abstractmethod
-    def _measure(self) -> dict[str, float]:
+    def _measure(self) -> dict[str, Any]:
         """Tests the model after an epoch; returns accuracies by their names in the result."""
 
     def _write(self, result: Result) -> None:

@@ -28,6 +28,7 @@ from train_generator.classifier.ensemble_config import (
     make_schedule,
 )
 from train_generator.classifier.epochs import EpochRun, Result, count_steps
+from train_generator.training.stages import Stateful
 
 RESULTS_FILE = "results.json"
 CURVES_FILE = "curves.png"
@@ -46,6 +47,7 @@ class ImageRun(EpochRun[Result]):
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
         log_every: steps between two looks at the losses.
+        state: what else a checkpoint must hold, by name.
     """
 
     config: EnsembleConfig
@@ -62,6 +64,7 @@ class ImageRun(EpochRun[Result]):
         settings: Mapping[str, Any] | None,
         save_every: int,
         log_every: int,
+        state: Mapping[str, Stateful] | None = None,
     ) -> None:
         optimizer = make_optimizer(config, model)
         num_steps = count_steps(stream)  # the rate changes from epoch to epoch if it is unknown
@@ -77,6 +80,7 @@ class ImageRun(EpochRun[Result]):
             save_every=save_every,
             log_every=log_every,
             by_step=num_steps is not None,
+            state=state,
         )
         self.folder = folder
         self.classes = tuple(classes or map(str, range(model.num_classes)))
@@ -117,12 +121,15 @@ class ImageRun(EpochRun[Result]):
         with isolated_rng(seed, device):
             yield torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
-    def _measure(self) -> dict[str, float]:
+    def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields this process's part of the validation images, with a bar."""
         if self.ranks.num > 1:
             for buffer in self.model.buffers():  # each process has seen other images
                 dist.broadcast(buffer, src=0)
-        bar = tqdm(self._test, "validation", leave=False, disable=not self._progress)
-        right = self.ranks.sum(self._count_correct(bar))
+        yield from tqdm(self._test, "validation", leave=False, disable=not self._progress)
+
+    def _measure(self) -> dict[str, Any]:
+        right = self.ranks.sum(self._count_correct(self._validation()))
         num = right.pop("images")
         if num == 0:
             raise ArgumentError("there are no validation images to measure the accuracy on")
@@ -133,15 +140,19 @@ class ImageRun(EpochRun[Result]):
             return
         results = [*self.results, result]
         self._save(result, self.folder)
+        self._record(results, self.folder)
+        save_figure(self._draw(results), self.folder / CURVES_FILE)
+
+    def _record(self, results: Sequence[Result], folder: Path) -> None:
+        """Writes what the epochs came to."""
         record = {
             "backbone": self.model.name,
             "origin": self.model.origin,
             **self._describe(),
             "epochs": [asdict(each) for each in results],
         }
-        with replacing(self.folder / RESULTS_FILE) as temporary:
+        with replacing(folder / RESULTS_FILE) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
-        save_figure(self._draw(results), self.folder / CURVES_FILE)
 
 
 def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:

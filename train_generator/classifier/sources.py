@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from cgn_augment import (
     BankSource,
+    Counterfactuals,
     FreshSource,
     Interventions,
     Parts,
@@ -72,6 +73,27 @@ class SourceConfig:
         return None if self.placement == Placement() else self.placement
 
 
+class NoSource:
+    """A source for a stream of real images alone, which never draws from it.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from cgn_augment import CounterfactualDataset
+        >>> from train_generator.classifier.sources import NoSource
+        >>> real = TensorDataset(torch.zeros(4, 3, 8, 8), torch.arange(4))
+        >>> [(images, labels)] = CounterfactualDataset(real, NoSource(), batch_size=4, ratio=0)
+        >>> len(images)
+        4
+    """
+
+    def sample(
+        self, num: int, generator: torch.Generator, step: Any = None, real: Any = None
+    ) -> Counterfactuals:
+        """Raises: there is nothing to draw."""
+        raise NotImplementedError("there are no counterfactuals in this training")
+
+
 class Origin(NamedTuple):
     """What counterfactuals are made of: one of the three.
 
@@ -113,7 +135,7 @@ def make_source(
     if sum(given is not None for given in origin) != 1:
         raise ArgumentError(
             "counterfactuals come from parts, from a CGN or from shards: pass one of --parts, "
-            "--cgn and --shards"
+            "--cgn and --shards; or train without them: --method plain"
         )
     if origin.shards is not None:
         if (config.texture, config.background, config.placement_or_none) != (None, "any", None):

@@ -15,6 +15,7 @@ from cgn_augment import CounterfactualDataset
 from cgn_augment.checks import require_choices, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
+from train_generator.metrics.groups import require_finite_scores
 from train_generator.training.precision import Precision
 from train_generator.training.stages import descend
 
@@ -105,6 +106,22 @@ class EpochResult:
     test_accuracy: float
 
 
+@dataclass(frozen=True)
+class GroupResult(EpochResult):
+    """What an epoch came to where the validation images have groups.
+
+    Attributes:
+        worst_group_accuracy: the lowest of the groups' accuracies, in [0, 1].
+        adjusted_accuracy: their mean weighted by the groups' training images; None where these are
+            not known, or a group that was trained on has no validation image.
+        group_accuracies: by name of the group; None for one without validation images.
+    """
+
+    worst_group_accuracy: float
+    adjusted_accuracy: float | None
+    group_accuracies: dict[str, float | None]
+
+
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -139,7 +156,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
 
     Raises:
-        ArgumentError: there are no images.
+        ArgumentError: there are no images, or a score is NaN or infinite.
     """
     num_correct, num_images = count_right(model, batches)
     if num_images == 0:
@@ -147,24 +164,35 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     return num_correct / num_images
 
 
-@torch.no_grad()
 def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:
     """Returns how many images have their label as the most likely class, and how many there are.
+
+    Arguments and errors are those of `find_right`.
+    """
+    right = find_right(model, batches)
+    return int(right.sum()), len(right)
+
+
+@torch.no_grad()
+def find_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns of each image whether its label is the most likely class, (N,) bool on the CPU.
 
     Args:
         model: returns scores (B, classes); it is in eval mode meanwhile.
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
+
+    Raises:
+        ArgumentError: a score is NaN or infinite.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    num_correct = num_images = 0
+    right = [torch.zeros(0, dtype=torch.bool)]
     for images, labels in batches:
-        predicted = model(images.to(device)).argmax(dim=1)
-        num_correct += int((predicted == labels.to(device)).sum())
-        num_images += len(labels)
+        scores = require_finite_scores(model(images.to(device)))
+        right.append((scores.argmax(dim=1) == labels.to(device)).cpu())
     model.train(was_training)
-    return num_correct, num_images
+    return torch.cat(right)
 
 
 class ClassifierRun(EpochRun[EpochResult]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import owning
 from cgn_augment.images.loading import LoadConfig
 from train_generator.classifier.backbones import find_preprocessing
 from train_generator.classifier.ensemble import InvariantEnsemble, make_ensemble
@@ -20,8 +22,9 @@ from train_generator.classifier.ensemble_config import EnsembleResult
 from train_generator.classifier.ensemble_data import EnsembleSettings, make_stream, open_both
 from train_generator.classifier.ensemble_training import CLASSIFIER_FILE, EnsembleRun
 from train_generator.classifier.image_training import require_classes
+from train_generator.classifier.peers import require_groups
 from train_generator.classifier.plain import PLAIN_FILE, PlainRun, make_classifier
-from train_generator.classifier.training import EpochResult
+from train_generator.classifier.training import EpochResult, GroupResult
 from train_generator.training.machine import make_accelerator, write_settings
 from train_generator.training.trainer import check_folder
 
@@ -31,6 +34,7 @@ def classifier(
     settings: EnsembleSettings,
     out: str = "runs/classifier",
     num_workers: int = 0,
+    preset: str | None = None,
     resume: bool = False,
     save_every: int = 500,
 ) -> None:
@@ -44,26 +48,48 @@ def classifier(
         settings: of the training.
         out: folder for the classifier, checkpoint, results and curves.
         num_workers: processes that decode, for each process that trains.
+        preset: waterbirds: settings of a published training; the options after it win.
         resume: goes on with the training in the folder.
         save_every: steps between checkpoints.
     """
+    if preset is not None:  # `expand_preset` has taken one that there is away
+        raise ArgumentError(
+            f"there is no preset {preset!r} of a classifier: --preset waterbirds, on the command "
+            "line; a file lists the settings themselves"
+        )
     folder = Path(out)
     check_folder(folder, resume)  # before anything that takes long
     accelerator = make_accelerator(settings.device, settings.training.precision)
+    is_first = accelerator.is_main_process
     try:
         run, tests = make_run(settings, accelerator, folder, num_workers, save_every)
         if resume:
             run.resume()
-        is_first = accelerator.is_main_process
-        if is_first:
-            write_settings(settings, folder, accelerator)
-            print(f"backbone: {run.model.origin}", flush=True)
-        results: Sequence[Any] = run.train(tests, announce=_announce if is_first else None)
-        if is_first:
-            file = CLASSIFIER_FILE if isinstance(run, EnsembleRun) else PLAIN_FILE
-            print(f"classifier: {folder / file} ({len(results)} epochs)")
+        with owning(folder) if is_first else nullcontext():
+            if not resume:
+                check_folder(folder, resume)  # again: another training may have ended just now
+            train_run(run, tests, settings, folder, accelerator)
     finally:
         accelerator.end_training()
+
+
+def train_run(
+    run: EnsembleRun | PlainRun,
+    tests: DataLoader[Any],
+    settings: EnsembleSettings,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Trains what is left, and says what came of it."""
+    is_first = accelerator.is_main_process
+    if is_first:
+        write_settings(settings, folder, accelerator)
+        print(f"backbone: {run.model.origin}", flush=True)
+    results: Sequence[Any] = run.train(tests, announce=_announce if is_first else None)
+    if is_first:
+        file = CLASSIFIER_FILE if isinstance(run, EnsembleRun) else PLAIN_FILE
+        print(_describe_kept(run), end="")
+        print(f"classifier: {folder / file} ({len(results)} epochs)")
 
 
 def make_run(
@@ -91,6 +117,8 @@ def make_run(
     if images.image_size is not None:
         preprocessing = replace(preprocessing, image_size=images.image_size)
     real, tests = open_both(settings, preprocessing)
+    groups = [getattr(images, "groups", None) for images in (real, tests)]
+    require_groups(settings.peer, *groups)
     stream = make_stream(settings, real, preprocessing, reading, device)
     require_classes(stream, len(real.classes))  # before a backbone is downloaded
     _require_statistics(settings)
@@ -121,7 +149,15 @@ def make_run(
     if isinstance(model, InvariantEnsemble):
         run = EnsembleRun(model, stream, **options)
     else:
-        run = PlainRun(model, stream, **options)
+        train_groups, test_groups = groups
+        run = PlainRun(
+            model,
+            stream,
+            peer=settings.peer,
+            train_groups=train_groups,
+            test_groups=test_groups,
+            **options,
+        )
     return run, tests.testing(reading)
 
 
@@ -146,5 +182,30 @@ def _announce(result: EnsembleResult | EpochResult) -> None:
             "texture": result.texture_accuracy,
             "background": result.background_accuracy,
         }
+    if isinstance(result, GroupResult):
+        shown = {"average": result.test_accuracy, "worst group": result.worst_group_accuracy}
+        adjusted, groups = result.adjusted_accuracy, result.group_accuracies
+        shown |= {} if adjusted is None else {"adjusted average": adjusted}
+        shown |= {name: value for name, value in groups.items() if value is not None}
     accuracies = ", ".join(f"{name} {100 * value:.1f} %" for name, value in shown.items())
     print(f"epoch {result.epoch}: loss {result.loss:.3f}; validation: {accuracies}", flush=True)
+    if isinstance(result, GroupResult) and result.epoch == 1:
+        empty = [name for name, value in result.group_accuracies.items() if value is None]
+        if empty:
+            print(f"there is no validation image of {', '.join(empty)}", flush=True)
+
+
+def _describe_kept(run: EnsembleRun | PlainRun) -> str:
+    """Says which epoch's weights are in the file, and what became of the last layer."""
+    if not isinstance(run, PlainRun):
+        return ""
+    told = ""
+    if run.peer.select != "last":
+        by = run.peer.select.replace("_", " ")
+        told = f"kept: epoch {run.best.epoch}, the best {by} ({100 * run.best.score:.1f} %)\n"
+    if run.retrained is not None:
+        told += (
+            f"last layer: retrained on {run.retrained.num_images} validation images, as many of "
+            f"each group (C {run.retrained.inverse_strength:g})\n"
+        )
+    return told

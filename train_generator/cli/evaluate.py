@@ -15,6 +15,7 @@ from train_generator.robustness.folders import (
     find_imagenet9,
     find_real_images,
 )
+from train_generator.robustness.grouped import find_grouped_images
 from train_generator.robustness.measure import EvaluationConfig
 from train_generator.robustness.parts import (
     FACTOR,
@@ -26,7 +27,12 @@ from train_generator.robustness.parts import (
 )
 from train_generator.robustness.predictors import Predictor, load_predictor
 from train_generator.robustness.record import EvaluationRecord, Rows
-from train_generator.robustness.report import draw_changes, draw_pictures, make_tables
+from train_generator.robustness.report import (
+    draw_changes,
+    draw_pictures,
+    make_tables,
+    say_what_lacks,
+)
 
 
 def evaluate(
@@ -34,6 +40,7 @@ def evaluate(
     cue_conflict: str | None = None,
     in9: str | None = None,
     real: str | None = None,
+    groups: str | None = None,
     cgn: str | None = None,
     out: str = "runs/evaluation",
     num: int = 1000,
@@ -45,10 +52,11 @@ def evaluate(
     device: str = "cpu",
     table: Format = "markdown",
 ) -> None:
-    """Measures shape bias, background gap, accuracy and sensitivity to each factor of classifiers.
+    """Measures shape bias, background gap, accuracy, worst group and sensitivity to each factor.
 
-    Each of --cue-conflict, --in9, --real and --cgn asks for a part; one or more are needed. What
-    is measured is in OUT at once: repeat the command after Ctrl-C, it goes on with the next part.
+    Each of --cue-conflict, --in9, --real, --groups and --cgn asks for a part; one or more are
+    needed. What is measured is in OUT at once: repeat the command after Ctrl-C, it goes on with the
+    next part.
 
     Args:
         classifiers: an ensemble (.safetensors), a checkpoint of examples/invariant_mnist.py (.pt),
@@ -56,8 +64,11 @@ def evaluate(
             resnet50.IMAGENET1K_V1 or timm/NAME, also with weights of a file: resnet50=FILE; or
             several: '[ONE, TWO]'.
         cue_conflict: folder of the cue-conflict images of Geirhos et al., for the shape bias.
-        in9: folder of ImageNet-9 (bg_challenge), for the background gap.
-        real: folder of validation images with a folder for each class, for the accuracy.
+        in9: folder of ImageNet-9 (bg_challenge), for the background gap and all its variants.
+        real: validation images, for the accuracy: a folder with a folder for each class, a table,
+            or a benchmark's layout, such as waterbirds:PATH; of splits that for testing.
+        groups: waterbirds:PATH, spawrious:PATH@BENCHMARK, urbancars:PATH, or table:FILE.csv with a
+            column group, for the accuracy by group, the worst group and the averages.
         cgn: path of a checkpoint or name of a bundled generator, for the accuracy on
             counterfactuals and the sensitivity to each factor.
         out: folder of evaluation.json and the pictures.
@@ -74,9 +85,10 @@ def evaluate(
     config = EvaluationConfig(batch_size, num_workers, progress=True)
     bias = None if cue_conflict is None else find_cue_conflicts(Path(cue_conflict))
     gap = None if in9 is None else find_imagenet9(Path(in9))
-    accuracy = None if real is None else (Path(real), find_real_images(Path(real)))
+    accuracy = None if real is None else (Path(real), find_real_images(real))
+    grouped = None if groups is None else find_grouped_images(groups)
     network = None if cgn is None else load_cgn(cgn, device=device, truncation=truncation)
-    data = EvaluationData(bias, gap, accuracy, network, class_map, num, seed)
+    data = EvaluationData(bias, gap, accuracy, grouped, network, class_map, num, seed)
     predictors = load_predictors(classifiers, device)
     parts = {name: make_parts(predictor, data, config) for name, predictor in predictors.items()}
     folder = Path(out)
@@ -85,6 +97,8 @@ def evaluate(
     for part in (name for name in PARTS if name in measured):
         for title, rows in make_tables(part, measured[part]).items():
             print(f"\n{title}\n\n{format_table(rows, table)}")
+        for line in say_what_lacks(part, measured[part]):
+            print(f"\n{line}")
         for name, figure in draw_pictures(part, measured[part]).items():
             print(f"\npicture: {save_figure(figure, folder / f'{name}.png')}")
     if network is not None and FACTOR in measured:

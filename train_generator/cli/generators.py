@@ -11,15 +11,13 @@ from torch import Tensor
 from cgn_augment import load_cgn
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.errors import ArgumentError
-from cgn_augment.generators import SmallCGN
 from train_generator.metrics.masks import intersection_over_union
 from train_generator.mnist.textures import Textures, load_textures
 from train_generator.mnist.training import label_variant, measure_for_card
 from train_generator.mnist.variants import Variant, make_variant
 from train_generator.small.card import Measured, assumptions, write_card
-from train_generator.small.config import MaskerConfig, SmallConfig
+from train_generator.small.config import SmallConfig
 from train_generator.small.images import IMAGE_SIZE, LabelledImages, read_class_folders, read_masks
-from train_generator.small.masker_training import MaskerTraining, write_masker_card
 from train_generator.small.measure import NOTES, measure_drawn
 from train_generator.small.training import SmallTraining
 from train_generator.training.checkpoints import check_folder
@@ -76,54 +74,6 @@ def small(
     measured = measure_small(training, path, given)
     seconds = training.trainer.seconds
     print(f"card: {write_card(path, config, given.data, given.flags, seconds, measured)}")
-
-
-def masker(
-    cgn: str = "wildlife-mnist",
-    out: str = "runs/masker",
-    variant: Variant | None = None,
-    images: str | None = None,
-    masks: str | None = None,
-    textures: str | None = None,
-    width: int = 8,
-    seed: int = 0,
-    device: str = "cpu",
-    training: MaskerConfig = MaskerConfig(num_steps=2000, rounds=0),  # noqa: B008 - frozen
-    resume: bool = False,
-) -> None:
-    """Trains a masker on what a small generator draws, and measures it on real images.
-
-    With rounds it learns from the real images too, without their true masks.
-
-    Args:
-        cgn: path of a checkpoint or name of a bundled generator.
-        out: folder for the masker, its card, checkpoint and TensorBoard's events.
-        variant: of the real images for the rounds and to measure it on: colored, double_colored or
-            wildlife. Their true masks are used for the measurement alone.
-        images: instead of a variant: folder with one folder of images for each class.
-        masks: true masks of the images, as for `small`.
-        textures: wildlife only: folder with object/ and background/, ten images each.
-        width: channels of the U-Net at full resolution.
-        seed: of everything that is drawn.
-        device: cpu or cuda.
-        training: settings; num_textures is for the rounds.
-        resume: goes on with the training in the folder.
-    """
-    data = true = real = None
-    if (variant, images, masks) != (None, None, None):  # what is wrong is known before all else
-        num = None if variant is None else NUM_MEASURED
-        given = open_images(variant, textures, images, masks, num=num)
-        data, true = given.data, given.masks
-        real = data.images, data.labels
-    network = load_cgn(cgn, device=device)
-    if not isinstance(network, SmallCGN):
-        raise ArgumentError(f"{cgn} is no small generator: give one of {IMAGE_SIZE}x{IMAGE_SIZE}")
-    run = MaskerTraining(network, training, Path(out), real, width=width, seed=seed, resume=resume)
-    path = run.train()
-    print(f"masker: {path}")
-    card = write_masker_card(path, cgn, run.trainer.seconds, training.rounds, data, true)
-    print(card.read_text())
-    print(f"card: {card}")
 
 
 @dataclass(frozen=True, eq=False)

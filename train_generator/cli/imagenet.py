@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.errors import ArgumentError
 from train_generator.imagenet.card import write_imagenet_card
-from train_generator.imagenet.config import ImageNetConfig, PresetName, preset_path
+from train_generator.imagenet.config import ImageNetConfig, PresetName
 from train_generator.imagenet.training import ImageNetTraining
 from train_generator.imagenet.weights import fetch_all
 
@@ -69,29 +67,3 @@ def fetch_weights(
     names = [files] if isinstance(files, str) else files
     for line in fetch_all(names, Path(out), progress=True):
         print(line)
-
-
-def expand_preset(arguments: Sequence[str]) -> list[str]:
-    """Puts the file of a preset in the place of its name; what stands after it wins.
-
-    A name that there is not is left for the command to refuse.
-
-    Example:
-        >>> from train_generator.cli.imagenet import expand_preset
-        >>> expanded = expand_preset(["imagenet", "--seed=1", "--preset", "paper"])
-        >>> expanded[1].endswith("presets/paper.yaml"), expanded[2:]
-        (True, ['--seed=1'])
-    """
-    if list(arguments[:1]) != ["imagenet"]:
-        return list(arguments)
-    kept, files, rest = [], [], iter(arguments[1:])
-    for argument in rest:
-        flag, equals, name = argument.partition("=")
-        if flag == "--preset":
-            name = name if equals else next(rest, "")
-            if name in get_args(PresetName):
-                files.append(f"--config={preset_path(name)}")
-                continue
-            argument = f"--preset={name}"
-        kept.append(argument)
-    return ["imagenet", *files, *kept]

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
-from cgn_augment.masks import UNetMasker, load_masker
+from cgn_augment.masks import load_masker
+from cgn_augment.masks.network import MaskerNetwork
 from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.types import Mechanisms
 from train_generator.metrics.tables import Format, format_table
@@ -135,7 +136,7 @@ def downstream(
         if unknown:
             raise ArgumentError(f"{name} has {unknown}: its keys must be of {', '.join(VARIANTS)}")
 
-    def load(variant: Variant, row: Row) -> tuple[Mechanisms | None, UNetMasker | None]:
+    def load(variant: Variant, row: Row) -> tuple[Mechanisms | None, MaskerNetwork | None]:
         finder = None
         if row in ("real_shapes", "real_parts"):
             finder = load_masker(masker_paths[variant], device=device)

@@ -10,10 +10,12 @@ import torch
 
 from cgn_augment.cli.program import run_commands
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
+from train_generator.cli.arguments import expand_preset, name_validation
 from train_generator.cli.classifier import classifier
 from train_generator.cli.evaluate import evaluate
-from train_generator.cli.generators import masker, small
-from train_generator.cli.imagenet import expand_preset, fetch_weights, imagenet
+from train_generator.cli.generators import small
+from train_generator.cli.imagenet import fetch_weights, imagenet
+from train_generator.cli.maskers import drawn, masker
 from train_generator.cli.mnist import downstream, judge, measure
 from train_generator.mnist.appearance import Factor, render_factor
 from train_generator.mnist.textures import load_textures, procedural_textures
@@ -72,7 +74,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any] | dict[str, Any]] = {
         "small": small,
         "imagenet": imagenet,
-        "masker": masker,
+        "masker": {"drawn": drawn} if sys.argv[2:3] == ["drawn"] else masker,
         "measure": measure,
         "downstream": downstream,
         "judge": judge,
@@ -82,4 +84,5 @@ def main() -> None:
         "textures": textures,
         "fetch-weights": fetch_weights,
     }
-    run_commands("train-generator", commands, expand_preset(sys.argv[1:]))
+    arguments = name_validation(expand_preset(sys.argv[1:]))
+    run_commands("train-generator", commands, arguments)

@@ -116,7 +116,8 @@ class MetricsConfig:
         batch_size: images drawn at once.
         inception: Inception-v3 for the Inception score: "download", or the path of torch-fidelity's
             weights; None measures the mean mask alone.
-        real: folder of real images, in subfolders or not, for the FID; needs `inception`.
+        real: folder of real images, in subfolders or not, for the FID; or a table or a benchmark's
+            layout, such as waterbirds:PATH; of splits the training split. Needs `inception`.
         splits: parts of the images whose Inception scores are averaged.
     """
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, compose, step_generator, step_seed
 from cgn_augment.generators import ImageNetCGN
-from cgn_augment.images.finding import find_images
+from cgn_augment.images.image_table import below
+from cgn_augment.images.places import find_files
 from train_generator.imagenet.config import MetricsConfig
 from train_generator.metrics.folders import read_batches
 from train_generator.metrics.inception import InceptionMeasures, load_inception
@@ -62,7 +61,7 @@ class CGNMeasures:
         self.config, self.cgn, self.seed = config, cgn, seed
         self.ranks = ranks or Ranks()
         # What is wrong with the files is known before the training.
-        self._real = None if config.real is None else find_images(Path(config.real), least=2)
+        self._real = None if config.real is None else find_real_paths(config.real)
         least = min(config.num_images, len(self._real or range(config.num_images)))
         if self.ranks.num > least:
             raise ArgumentError(
@@ -109,3 +108,9 @@ class CGNMeasures:
         batches = read_batches(own, self.cgn.image_size, self.config.batch_size)
         self.inception.add_real(images.to(self.cgn.device) for images in batches)
         self._real = None
+
+
+def find_real_paths(place: str) -> list[str]:
+    """Returns the paths of the real images of a place."""
+    root, files = find_files(place, least=2)
+    return [below(root, file) for file in files]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from cgn_augment.images.finding import read_image
 
 
-def read_square(path: Path, size: int) -> Tensor:
+def read_square(path: Path | str, size: int) -> Tensor:
     """Returns the middle square of an image as (3, size, size) uint8, resized with antialiasing.
 
     Raises:
@@ -27,7 +27,7 @@ def read_square(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
-def read_batches(paths: list[Path], size: int, batch_size: int) -> Iterator[Tensor]:
+def read_batches(paths: Sequence[Path | str], size: int, batch_size: int) -> Iterator[Tensor]:
     """Yields batches (N, 3, size, size) uint8 of the images; see `read_square`."""
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]

@@ -22,7 +22,7 @@ from cgn_augment import BankSource, CounterfactualDataset, Parts, RealShapeSourc
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import isolated_rng
-from cgn_augment.masks import UNetMasker
+from cgn_augment.masks.network import MaskerNetwork
 from cgn_augment.types import Mechanisms, Source
 from train_generator.classifier import (
     ClassifierConfig,
@@ -83,7 +83,7 @@ class DownstreamRun:
     config: DownstreamConfig
     textures: Textures | None = None
     device: torch.device | str = "cpu"
-    masker: UNetMasker | None = None
+    masker: MaskerNetwork | None = None
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.textures)
@@ -266,5 +266,5 @@ def run_downstream(
     return [complete[path] for path in paths]
 
 
-def _take_apart(data: VariantData, masker: UNetMasker, device: torch.device | str) -> Parts:
+def _take_apart(data: VariantData, masker: MaskerNetwork, device: torch.device | str) -> Parts:
     return Parts.from_images(data.images.to(device), data.labels.to(device), masker)

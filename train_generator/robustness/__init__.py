@@ -13,6 +13,8 @@ from train_generator.robustness.folders import (
     find_imagenet9,
     label_images,
 )
+from train_generator.robustness.group_report import draw_groups, make_group_table
+from train_generator.robustness.grouped import GroupedImages, find_grouped_images
 from train_generator.robustness.groups import (
     ClassGroups,
     cue_conflict_categories,
@@ -22,6 +24,7 @@ from train_generator.robustness.groups import (
 from train_generator.robustness.measure import (
     EvaluationConfig,
     measure_cue_conflict,
+    measure_groups,
     measure_imagenet9,
     measure_real,
 )
@@ -65,6 +68,7 @@ __all__ = [
     "EvaluationRecord",
     "FactorMeasures",
     "FactorShares",
+    "GroupedImages",
     "ImageFiles",
     "Part",
     "Predictor",
@@ -73,6 +77,7 @@ __all__ = [
     "change_factors",
     "cue_conflict_categories",
     "draw_changes",
+    "draw_groups",
     "draw_pictures",
     "draw_shape_bias",
     "draw_shares",
@@ -80,17 +85,20 @@ __all__ = [
     "factor_sensitivity",
     "find_class_map",
     "find_cue_conflicts",
+    "find_grouped_images",
     "find_imagenet9",
     "group_predictions",
     "group_probabilities",
     "imagenet9_classes",
     "label_images",
     "load_predictor",
+    "make_group_table",
     "make_parts",
     "make_tables",
     "measure_changes",
     "measure_cue_conflict",
     "measure_factors",
+    "measure_groups",
     "measure_imagenet9",
     "measure_real",
     "plain_predictor",

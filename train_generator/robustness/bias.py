@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError
+from train_generator.metrics.groups import require_finite_scores
 from train_generator.robustness.groups import ClassGroups
 
 
@@ -27,7 +28,7 @@ def group_probabilities(logits: Tensor, groups: ClassGroups) -> Tensor:
         (N, G) float64 in [0, 1]; a row need not sum to 1.
 
     Raises:
-        ArgumentError: logits of other than 1000 classes.
+        ArgumentError: logits of other than 1000 classes, or NaN or infinity among them.
 
     Example:
         >>> import torch
@@ -55,7 +56,7 @@ def group_predictions(logits: Tensor, groups: ClassGroups) -> Tensor:
         (N,) int64 groups; -1 where the class is in none, which counts as wrong.
 
     Raises:
-        ArgumentError: logits of other than 1000 classes.
+        ArgumentError: logits of other than 1000 classes, or NaN or infinity among them.
 
     Example:
         >>> import torch
@@ -190,6 +191,8 @@ def _require_imagenet(logits: Tensor) -> Tensor:
             "logits must be of ImageNet's 1000 classes, which the groups are made of, got the "
             f"shape {tuple(logits.shape)}"
         )
+    # After the softmax, so that a log probability of 0 may be minus infinity.
+    require_finite_scores(logits.double().softmax(dim=1))
     return logits
 
 

@@ -16,10 +16,14 @@ from torch import Tensor
 
 from cgn_augment.errors import DataError
 from cgn_augment.images.finding import LabelledPaths, find_labelled_images, name_some
-from train_generator.robustness.groups import cue_conflict_categories, imagenet9_classes
+from cgn_augment.images.image_table import ImageTable
+from cgn_augment.images.imagenet9 import CLASSES as NINE
+from cgn_augment.images.imagenet9 import find_variants
+from cgn_augment.images.places import find_splits, is_folder, read_place
+from train_generator.robustness.groups import cue_conflict_categories
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")
-"""Of the variants of ImageNet-9 those that are measured."""
+"""Of the variants of ImageNet-9 those that must be there."""
 
 CUE_CONFLICT_LAYOUT = """
   FOLDER/airplane/airplane1-bicycle2.png   (shape of the first, texture of the second)
@@ -107,13 +111,14 @@ def find_cue_conflicts(folder: Path) -> ImageFiles:
 
 
 def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
-    """Finds the images of three variants of ImageNet-9 (Xiao et al., ICLR 2021).
+    """Finds the images of the variants of ImageNet-9 (Xiao et al., ICLR 2021).
 
     Args:
         folder: with the folders of the variants.
 
     Returns:
-        By variant (`original`, `mixed_same`, `mixed_rand`) its images; the label is one of nine.
+        By variant (`original`, `mixed_same`, `mixed_rand`, and others that are there) its images;
+        the label is one of nine.
 
     Raises:
         DataError: a variant or a class is missing, has another name or no image.
@@ -126,18 +131,47 @@ def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
             f"{folder} lacks {', '.join(f'{name}/val' for name in missing)} of ImageNet-9",
             IMAGENET9_LAYOUT,
         )
-    names = [f"{i:02d}_{name}" for i, name in enumerate(imagenet9_classes().names)]
     variants = {}
-    for variant in VARIANTS:
+    for variant in dict.fromkeys((*VARIANTS, *find_variants(folder))):
         inside = folder / variant / "val"
-        found = _find_named(inside, names, "images of ImageNet-9", IMAGENET9_LAYOUT)
-        variants[variant] = _relabel(inside, found, range(len(names)))
+        found = _find_named(inside, NINE, "images of ImageNet-9", IMAGENET9_LAYOUT)
+        variants[variant] = _relabel(inside, found, range(len(NINE)))
     return variants
 
 
-def find_real_images(folder: Path) -> LabelledPaths:
-    """Finds the images of a folder with a folder for each class; errors as of its reader."""
-    return find_labelled_images(folder, what="real images", layout=REAL_LAYOUT)
+def find_real_images(place: str | Path) -> LabelledPaths:
+    """Finds the images that accuracy is measured on.
+
+    Args:
+        place: a folder with a folder for each class, a table, or the layout of a benchmark, see
+            `read_place`. Of images that come in splits those for testing are taken, or those for
+            validation where there are no others.
+
+    Raises:
+        ArgumentError: as for `read_place`.
+        DataError: as for `read_place`, or there are training images alone.
+    """
+    place = str(place)
+    if is_folder(place) and ":" not in place and not Path(place).expanduser().is_dir():
+        raise DataError(f"there is no folder {place} of real images. Expected:{REAL_LAYOUT}")
+    table = read_test_images(place)
+    if any("://" in path for path in table.paths):
+        raise DataError(f"{place} names URLs: give paths of files, which alone are read here")
+    return LabelledPaths(tuple(map(Path, table.paths)), table.labels, table.classes)
+
+
+def read_test_images(place: str) -> ImageTable:
+    """Reads which images a place has for testing, or for validation where it has no others.
+
+    Raises:
+        ArgumentError: as for `read_place`.
+        DataError: as for `read_place`, or there are training images alone.
+    """
+    there = find_splits(place)
+    split = next((name for name in ("test", "val") if name in there), None)
+    if there and split is None:
+        raise DataError(f"{place} has the splits {', '.join(there)}, and none of test images")
+    return read_place(place, split=split)
 
 
 def label_images(

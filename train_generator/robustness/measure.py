@@ -18,8 +18,10 @@ from tqdm import tqdm
 from cgn_augment.checks import require_counts
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.finding import read_image
+from cgn_augment.images.image_table import Groups
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES
 from train_generator.metrics.factors import accuracy
+from train_generator.metrics.groups import GroupAccuracies, count_groups
 from train_generator.robustness.bias import (
     ShapeBias,
     group_predictions,
@@ -119,6 +121,33 @@ def measure_real(
     best = partial(torch.argmax, dim=1)
     decided = _decide_images(predictor, images, best, predictor.cropping, config, "real images")
     return {name: accuracy(each, images.labels[:, 0]) for name, each in decided.items()}
+
+
+def measure_groups(
+    predictor: Predictor,
+    images: ImageFiles,
+    groups: Groups,
+    config: EvaluationConfig | None = None,
+) -> dict[str, GroupAccuracies]:
+    """Counts by group how many images each output gives their label.
+
+    Args:
+        predictor: a classifier of the images' classes.
+        images: see `label_images`; they are resized and cropped as ImageNet's are.
+        groups: of these images, in their order.
+        config: how images are read.
+
+    Raises:
+        ArgumentError: not a group for each image.
+        DataError: an image cannot be read.
+    """
+    best = partial(torch.argmax, dim=1)
+    decided = _decide_images(predictor, images, best, predictor.cropping, config, "groups")
+    numbers = torch.tensor(groups.numbers)
+    return {
+        name: count_groups(each == images.labels[:, 0], numbers, groups.names, groups.train_counts)
+        for name, each in decided.items()
+    }
 
 
 def category_decision(predictor: Predictor) -> Decide:

@@ -18,12 +18,14 @@ from cgn_augment.types import Mechanisms
 from train_generator.classifier.ensemble_data import ClassMapping, resolve_class_map
 from train_generator.robustness.bias import ShapeBias, background_gap
 from train_generator.robustness.folders import ImageFiles, label_images
+from train_generator.robustness.grouped import GroupedImages
 from train_generator.robustness.groups import cue_conflict_categories
 from train_generator.robustness.measure import (
     EvaluationConfig,
     category_decision,
     imagenet9_decision,
     measure_cue_conflict,
+    measure_groups,
     measure_imagenet9,
     measure_real,
 )
@@ -32,7 +34,8 @@ from train_generator.robustness.record import Rows
 from train_generator.robustness.sensitivity import measure_factors
 
 CUE_CONFLICT, IMAGENET9, REAL, FACTOR = "cue_conflict", "imagenet9", "real", "factors"
-PARTS = (CUE_CONFLICT, IMAGENET9, REAL, FACTOR)
+GROUPS = "groups"
+PARTS = (CUE_CONFLICT, IMAGENET9, REAL, GROUPS, FACTOR)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class EvaluationData:
         cue_conflict: see `find_cue_conflicts`.
         imagenet9: see `find_imagenet9`.
         real: a folder and its images, see `label_images`.
+        groups: see `find_grouped_images`.
         cgn: a frozen CGN.
         class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None
             where they are the same, or follow from the names of the labels.
@@ -68,16 +72,18 @@ class EvaluationData:
     cue_conflict: ImageFiles | None = None
     imagenet9: Mapping[str, ImageFiles] | None = None
     real: tuple[Path, LabelledPaths] | None = None
+    groups: GroupedImages | None = None
     cgn: Mechanisms | None = None
     class_map: ClassMapping | None = None
     num: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not any((self.cue_conflict, self.imagenet9, self.real, self.cgn)):
+        if not any((self.cue_conflict, self.imagenet9, self.real, self.groups, self.cgn)):
             raise ArgumentError(
                 "there is nothing to measure: name what the classifiers shall see with one or more "
-                "of --cue-conflict FOLDER, --in9 FOLDER, --real FOLDER, --cgn NAME"
+                "of --cue-conflict FOLDER, --in9 FOLDER, --real FOLDER, --groups LAYOUT:PATH, "
+                "--cgn NAME"
             )
         require_count("num", self.num)
         require_count("seed", self.seed, 0)
@@ -114,6 +120,17 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         images = label_images(*data.real, predictor.classes, predictor.num_classes)
         measure = partial(_measure_accuracy, predictor, images, config)
         add(REAL, measure, images=_describe_images(images))
+    if data.groups is not None:
+        found = data.groups
+        folder, known = Path(found.place), predictor.classes
+        images = label_images(folder, found.images, known, predictor.num_classes)
+        measure = partial(_measure_groups, predictor, images, found, config)
+        add(
+            GROUPS,
+            measure,
+            images=f"{len(images)} of {found.place}",
+            groups=list(found.groups.names),
+        )
     if data.cgn is not None:
         class_map = find_class_map(predictor, data.cgn, data.class_map)
         add(
@@ -194,6 +211,16 @@ def _measure_gap(
 def _measure_accuracy(predictor: Predictor, images: ImageFiles, config: EvaluationConfig) -> Rows:
     measured = measure_real(predictor, images, config)
     return {name: {"accuracy": each, "num_images": len(images)} for name, each in measured.items()}
+
+
+def _measure_groups(
+    predictor: Predictor, images: ImageFiles, found: GroupedImages, config: EvaluationConfig
+) -> Rows:
+    measured = measure_groups(predictor, images, found.groups, config)
+    return {
+        name: {**each.as_row(), "drops": each.drops(found.uncommon)}
+        for name, each in measured.items()
+    }
 
 
 def _measure_factors(

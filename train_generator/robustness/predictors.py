@@ -22,6 +22,7 @@ from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
 from train_generator.classifier import MNISTClassifier
 from train_generator.classifier.backbones import make_backbone
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, load_ensemble
+from train_generator.metrics.groups import require_finite_scores
 
 _RESIZE_RATIO = 256 / 224
 """Images are resized to this many times the size of the crop, as is usual on ImageNet."""
@@ -99,10 +100,17 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Returns by output the scores (N, C) float32 of images (N, 3, S, S) float32 in [0, 1]."""
+        """Returns by output the scores (N, C) float32 of images (N, 3, S, S) float32 in [0, 1].
+
+        Raises:
+            ArgumentError: a score is NaN or infinite.
+        """
         normal = transforms.normalize(images.to(self.device), list(self.mean), list(self.std))
         scores = self.name_scores(self.model(normal))
-        return {name: scores[name].float() for name in self.outputs}
+        return {
+            name: require_finite_scores(scores[name].float(), f"the output {name}")
+            for name in self.outputs
+        }
 
     @property
     def cropping(self) -> Cropping:

@@ -17,8 +17,9 @@ from cgn_augment.pictures.sheets import draw_sheet
 from cgn_augment.types import FACTORS, Mechanisms
 from train_generator.metrics.tables import NOTHING, Table, format_share
 from train_generator.robustness.folders import VARIANTS
+from train_generator.robustness.group_report import draw_groups, make_group_table
 from train_generator.robustness.groups import cue_conflict_categories
-from train_generator.robustness.parts import CUE_CONFLICT, FACTOR, IMAGENET9, REAL
+from train_generator.robustness.parts import CUE_CONFLICT, FACTOR, GROUPS, IMAGENET9, REAL
 from train_generator.robustness.record import Rows
 from train_generator.robustness.sensitivity import change_factors
 
@@ -29,6 +30,7 @@ TITLES = {
     CUE_CONFLICT: "Cue-conflict images",
     IMAGENET9: "ImageNet-9",
     REAL: "Real images",
+    GROUPS: "Accuracy by group",
     FACTOR: "Counterfactuals: accuracy on each factor's label",
     "sensitivity": "Counterfactuals: predictions that flip when one factor alone changes",
 }
@@ -51,7 +53,9 @@ _INK = 0.55  # from this share on a cell is dark, and its number white
 
 
 def make_tables(part: str, measured: Measured) -> dict[str, Table]:
-    """Returns by title the tables of a part, a row for each output of each classifier.
+    """Returns by title the tables of a part.
+
+    Each output of each classifier is a row; of accuracies by group it is a column.
 
     Args:
         part: one of `PARTS`.
@@ -69,7 +73,9 @@ def make_tables(part: str, measured: Measured) -> dict[str, Table]:
             TITLES[title]: _table(measured, header, partial(_factor_cells, what))
             for what, title in (("accuracy", FACTOR), ("sensitivity", "sensitivity"))
         }
-    columns = _COLUMNS[part]
+    if part == GROUPS:
+        return {TITLES[GROUPS]: make_group_table(_named_rows(measured))}
+    columns = _columns(part, measured)
     return {
         TITLES[part]: _table(
             measured, columns, lambda row: [_cell(row, name) for name in columns.values()]
@@ -77,10 +83,29 @@ def make_tables(part: str, measured: Measured) -> dict[str, Table]:
     }
 
 
+def _columns(part: str, measured: Measured) -> dict[str, str]:
+    """Returns the columns of a part; ImageNet-9 has one for each further variant, too."""
+    columns = dict(_COLUMNS[part])
+    if part == IMAGENET9:
+        for row in (row for rows in measured.values() for row in rows.values()):
+            columns |= {name: name for name in row if name not in columns.values()}
+    return columns
+
+
+def say_what_lacks(part: str, measured: Measured) -> list[str]:
+    """Returns what there was no image of, a line each; nothing where all was there."""
+    if part != GROUPS:
+        return []
+    row = next(iter(_named_rows(measured).values()))
+    return [f"there is no image of the group {name}" for name in row["empty_groups"]]
+
+
 def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
     """Returns by name the pictures of a part; ImageNet-9 and real images have none."""
     if part == CUE_CONFLICT:
         return {"shape_bias": draw_shape_bias(measured)}
+    if part == GROUPS:
+        return {"groups": draw_groups(_named_rows(measured))}
     if part == FACTOR:
         rows = _named_rows(measured)
         return {

@@ -19,6 +19,7 @@ from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import choice_table, compose, sample_interventions
 from cgn_augment.types import FACTORS, Mechanisms
+from train_generator.metrics.groups import require_finite_scores
 
 Predict = Callable[[Tensor], Mapping[str, Tensor]]
 Choices = Sequence[Sequence[int]]
@@ -97,7 +98,8 @@ def factor_sensitivity(
         progress: shows a bar on standard error.
 
     Raises:
-        ArgumentError: `num` or `chunk` below 1, or fewer than two groups of classes.
+        ArgumentError: `num` or `chunk` below 1, fewer than two groups of classes, or scores that
+            are NaN or infinite.
 
     Example:
         >>> import torch
@@ -165,7 +167,7 @@ def measure_changes(
         announce: called with the number of images of each part when they are done.
 
     Raises:
-        ArgumentError: there are no images.
+        ArgumentError: there are no images, or scores are NaN or infinite.
     """
     counts: dict[str, Tensor] = {}  # (2, 3): right and flipped, by factor
     num = 0
@@ -276,4 +278,7 @@ def _split(generator: torch.Generator) -> torch.Generator:
 
 
 def _decide(predict: Predict, images: Tensor) -> dict[str, Tensor]:
-    return {name: scores.argmax(dim=1).cpu() for name, scores in predict(images).items()}
+    return {
+        name: require_finite_scores(scores, f"the output {name}").argmax(dim=1).cpu()
+        for name, scores in predict(images).items()
+    }

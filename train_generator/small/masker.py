@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.optim.lr_scheduler import OneCycleLR
 
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators import SmallCGN
@@ -25,6 +24,7 @@ from cgn_augment.masks import UNetMasker
 from cgn_augment.parts.textures import ClassPool, whole_textures
 from train_generator.small.adversary import draw_normal
 from train_generator.small.config import MaskerConfig
+from train_generator.training.schedules import one_cycle
 from train_generator.training.stages import descend
 
 
@@ -168,37 +168,6 @@ def find_masks(
             logits = masker.logits(part.to(accelerator.device))
         found.append((logits > 0).cpu())
     return torch.cat(found)
-
-
-def one_cycle(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int) -> OneCycleLR:
-    """Makes the learning rate rise in the first third of the steps, and then fall to 0.
-
-    Both ways follow half a cosine (Smith and Topin, Super-Convergence, 2018).
-
-    Args:
-        optimizer: whose learning rate it is.
-        learning_rate: the highest one.
-        num_steps: steps, after each of which the scheduler takes one.
-
-    Example:
-        >>> import torch
-        >>> from train_generator.small.masker import one_cycle
-        >>> adam = torch.optim.Adam([torch.zeros(1)])
-        >>> schedule = one_cycle(adam, 0.5, num_steps=3)
-        >>> adam.step()
-        >>> schedule.step()
-        >>> schedule.get_last_lr()
-        [0.5]
-    """
-    peak = max(1, num_steps // 3)
-    return OneCycleLR(
-        optimizer,
-        learning_rate,
-        total_steps=num_steps + 1,
-        pct_start=(peak + 1) / (num_steps + 1),
-        cycle_momentum=False,
-        final_div_factor=math.inf,
-    )
 
 
 def rise_and_fall(

@@ -25,6 +25,7 @@ from cgn_augment.generators.drawing import draw_factors
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.masks import UNetMasker, load_masker, save_masker
 from cgn_augment.masks.finding import find_masks
+from cgn_augment.masks.network import MaskerNetwork
 from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.metrics.masks import intersection_over_union
 from train_generator.small.card import describe_overlap
@@ -111,16 +112,17 @@ class MaskerTraining:
 
     def train(self) -> Path:
         """Takes all steps that are left and writes the masker, which `load_masker` reads."""
-        self.trainer.train(progress=self.progress)
         path = self.folder / MASKER_FILE
-        save_masker(
-            self.masker,
-            path,
-            cgn=self.cgn.fingerprint,
-            recipe=asdict(self.config),
-            seed=self.seed,
-            seconds=round(self.trainer.seconds),
-        )
+        with self.trainer.owning():
+            self.trainer.train(progress=self.progress)
+            save_masker(
+                self.masker,
+                path,
+                cgn=self.cgn.fingerprint,
+                recipe=asdict(self.config),
+                seed=self.seed,
+                seconds=round(self.trainer.seconds),
+            )
         return path
 
 
@@ -137,7 +139,7 @@ def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
     return draw_sheet({"drawn": images, "its mask": factors.mask, "mask found": found})
 
 
-def draw_found(masker: UNetMasker, data: LabelledImages, true: Tensor | None = None) -> Figure:
+def draw_found(masker: MaskerNetwork, data: LabelledImages, true: Tensor | None = None) -> Figure:
     """Draws a real image of each class, its mask, the mask that is found, and where they differ.
 
     The masker is frozen; true masks are (N, 1, 32, 32) bool, if these are known.

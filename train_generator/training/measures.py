@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
@@ -81,16 +81,22 @@ class Curves:
         lines = [] if self.folder is None else read_measures(self.folder / MEASURES)
         return any(line["step"] == step for line in lines)
 
-    def add(self, file: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds the values after so many steps to `LOSSES` or `MEASURES`."""
+    def add(self, file: str, step: int, values: Mapping[str, Any]) -> None:
+        """Adds the values after so many steps to `LOSSES` or `MEASURES`.
+
+        Values in a mapping get names such as "group_accuracies/landbird on water"; None stands for
+        what could not be measured.
+        """
         if self.folder is None:
             return
+        flat = dict(_flatten(values))
         with (self.folder / file).open("a") as lines:
-            lines.write(json.dumps({"step": step, **values}) + "\n")
+            lines.write(json.dumps({"step": step, **flat}) + "\n")
         if self._events is not None:
-            for name, value in values.items():
+            for name, value in flat.items():
                 tag = f"metrics/{name}" if file == MEASURES else name
-                self._events.add_scalar(tag, value, step)
+                if value is not None:
+                    self._events.add_scalar(tag, value, step)
             self._events.flush()  # so that a kill loses no entry that a checkpoint is past
 
     def add_sheet(self, step: int, figure: Figure) -> None:
@@ -102,6 +108,14 @@ class Curves:
         """Ends TensorBoard's file."""
         if self._events is not None:
             self._events.close()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _drop_later(path: Path, step: int) -> None:

@@ -1,0 +1,195 @@
+"""What the field's peers and parts make of the worst group, on photographs of animals.
+
+    python benchmarks/groups.py --make-photos ../shared/tools/make-photos --jobs 2
+
+Land and water animals at 96 pixels in the layout of Waterbirds, resized to 48; in training each
+stands in its own place as often as the correlation says, in validation and test photographs in
+either half of the time. Test animals and test places were never seen in training. A ResNet of one
+basic block a stage and width 32, from new weights; AdamW with one cycle, batches of 64, of which
+half are counterfactual in the rows of parts; true masks. All rows see the same flips and keep the
+last step's weights. Rows:
+
+- plain: photographs alone. cutmix: CutMix on every batch.
+- groupdro: GroupDRO, eta 0.01, each group drawn as often; knows the groups in training.
+- dfr: the plain row with its last layer retrained on balanced validation photographs, whose groups
+  it knows.
+- parts: objects on backgrounds whose own object was removed, of the other class, in place; placed:
+  moved, turned, resized, mirrored.
+
+Every run leaves one JSON file; a run whose file is there is not repeated, so the benchmark can be
+stopped at any time. Photographs and parts are made once, in a folder outside of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from groups_data import GroupPhotos
+from groups_runs import ROWS, describe, run_job
+from job_pool import find_left, run_jobs
+from matplotlib.figure import Figure
+from photographs_runs import Job
+
+from cgn_augment import CGNError
+from cgn_augment.pictures.sheets import save_figure
+
+RESULTS = Path(__file__).parent / "results" / "groups"
+MEASURES = {
+    "worst_group_accuracy": "worst group",
+    "average": "average",
+    "adjusted_average": "adjusted average",
+}
+
+
+class Cell(NamedTuple):
+    """Percentages of the seeds: their mean, standard deviation (None of one seed), and each one."""
+
+    mean: float
+    spread: float | None
+    values: tuple[float, ...]
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(out.glob("*-*-*-*.json"))]
+
+
+def gather(results: Sequence[dict[str, Any]]) -> dict[tuple[str, float, str], Cell]:
+    """Returns by row, correlation and measure what the seeds came to."""
+    found: dict[tuple[str, float, str], list[float]] = {}
+    for result in results:
+        for measure in MEASURES:
+            key = result["row"], result["correlation"], measure
+            found.setdefault(key, []).append(100 * result["test"][measure])
+    return {
+        key: Cell(
+            statistics.fmean(values),
+            statistics.stdev(values) if len(values) > 1 else None,
+            tuple(values),
+        )
+        for key, values in found.items()
+    }
+
+
+def make_table(results: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table: percent on test photographs, mean ± deviation over the seeds."""
+    cells = gather(results)
+    columns = [(c, m) for c in sorted({key[1] for key in cells}) for m in MEASURES]
+    heads = [f"{MEASURES[measure]}, {correlation}" for correlation, measure in columns]
+    lines = [f"| | groups known of | {' | '.join(heads)} |", f"|---|---|{'---|' * len(heads)}"]
+    for name, row in ROWS.items():
+        shown = [cells.get((name, *column)) for column in columns]
+        if any(shown):
+            texts = ["" if cell is None else _percent(cell) for cell in shown]
+            lines.append(f"| {row.name} | {row.labels} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(cell: Cell) -> str:
+    return f"{cell.mean:.1f}" if cell.spread is None else f"{cell.mean:.1f} ± {cell.spread:.1f}"
+
+
+def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
+    """Draws the worst group of rows and seeds, and the average, a panel for each correlation."""
+    cells = gather(results)
+    columns = sorted({key[1] for key in cells})
+    names = [name for name in ROWS if any(key[0] == name for key in cells)]
+    size = (3.2 + 3.2 * len(columns), 1.4 + 0.34 * len(names))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, correlation in zip(panels, columns, strict=True):
+        for place, name in enumerate(names):
+            worst = cells.get((name, correlation, "worst_group_accuracy"))
+            average = cells.get((name, correlation, "average"))
+            if worst is None or average is None:
+                continue
+            color = "C1" if ROWS[name].parts else "0.7"
+            axes.barh(place, worst.mean, color=color, height=0.7)
+            axes.plot(worst.values, [place] * len(worst.values), "k.", ms=4)
+            axes.plot([average.mean], [place], "k|", ms=12)
+            axes.text(average.mean + 2, place, f"{worst.mean:.1f}", va="center", fontsize=8)
+        axes.set(xlim=(0, 105), title=f"trained at correlation {correlation}")
+        axes.set_xlabel("worst group (%); line: average", fontsize=8)
+    panels[0].set_yticks(range(len(names)), [ROWS[name].name for name in names], fontsize=8)
+    panels[0].invert_yaxis()
+    return figure
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--make-photos", type=Path, help="the tool that makes the photographs")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "cgn-groups")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--correlations", nargs="+", type=float, default=[0.95, 1.0])
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--per-class", type=int, default=400, help="training photographs")
+    parser.add_argument(
+        "--test-per-class", type=int, default=220, help="test, and validation photographs"
+    )
+    parser.add_argument("--fill", default="copy", help="of the backgrounds; default: copy")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, of one thread each")
+    parser.add_argument("--device", default="cpu", help="where classifiers are trained")
+    parser.add_argument(
+        "--prepare", action="store_true", help="make photographs and parts, and train nothing"
+    )
+    parser.add_argument("--smoke", action="store_true", help="a step on drawn images")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.per_class = arguments.test_per_class = 6
+        arguments.seeds, arguments.steps = [0], 1
+        arguments.correlations = arguments.correlations[-1:]
+        arguments.fill, arguments.make_photos = "none", None
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    photos = GroupPhotos(
+        arguments.cache,
+        arguments.make_photos,
+        arguments.per_class,
+        arguments.test_per_class,
+        arguments.fill,
+        8 if arguments.smoke else 64,
+    )
+    jobs = [
+        Job(row, correlation, arguments.steps, seed)
+        for seed in arguments.seeds
+        for correlation in arguments.correlations
+        for row in arguments.rows
+    ]
+    left = find_left(jobs, out, partial(describe, photos=photos))
+    for correlation in sorted({job.correlation for job in left}):
+        mine = [ROWS[job.row] for job in left if job.correlation == correlation]
+        photos.prepare(correlation, any(row.parts for row in mine), drawn=arguments.smoke)
+    if arguments.prepare:
+        return
+    run = partial(run_job, photos=photos, out=out, device=arguments.device)
+    run_jobs(jobs, left, run, arguments.jobs)
+    results = read_results(out)
+    table = make_table(results)
+    (out / "table.md").write_text(table)
+    save_figure(draw_plot(results), out / "groups.png")
+    print(table, end="")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CGNError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

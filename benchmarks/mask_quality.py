@@ -1,0 +1,304 @@
+"""How good must masks be? What classifiers gain from parts that worse masks cut out.
+
+    python benchmarks/mask_quality.py --cache CACHE --unet runs/masker/masker.safetensors --jobs 2
+
+The photographs, the classifier and its training are those of benchmarks/photographs.py: row "parts,
+in place", trained at correlation 0.98, backgrounds filled by Telea's method. CACHE is that
+benchmark's, with `photos-0.98-400`. Each run differs in the masks alone, of one bit at 96 pixels:
+
+- true; eroded or dilated by some pixels; moved by some pixels to one of four sides; a share of the
+  images with the mask of another image;
+- found by GrabCut, by a U-Net that learned from 80 masks (`train-generator masker`), as they are
+  and with their edges refined, and by a bundled masker, which was made for digits.
+
+`--prepare` makes masks and parts and stops; then the runs can be done elsewhere, with the same
+CACHE, and `--draw` puts their files into table and plot. Every run leaves one JSON file; a run
+whose file is there is not repeated, so the benchmark can be stopped at any time. Lines for plain
+training and for the upper bound come from runs of benchmarks/photographs.py, `--references`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mask_quality_data import (
+    CORRELATION,
+    KINDS,
+    OVERLAP,
+    REFINED,
+    SHARDS,
+    TRUE,
+    MaskedPhotos,
+    take_apart,
+    write_kind,
+)
+from matplotlib.figure import Figure
+from photographs_runs import Job, find_left, run_job
+from tqdm import tqdm
+
+from cgn_augment import CGNError
+from cgn_augment.parts.set import PartSet
+from cgn_augment.pictures.sheets import save_figure
+
+RESULTS = Path(__file__).parent / "results"
+REFERENCES = {"plain": "photographs alone", "upper": "upper bound"}
+TESTS = ("decorrelated", "correlated")
+
+
+class Run(NamedTuple):
+    """A training with one kind of masks."""
+
+    photos: MaskedPhotos
+    job: Job
+    out: Path
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+
+
+def _train(run: Run, device: str) -> None:
+    run_job(run.job, run.photos, run.out / run.photos.kind, lambda: None, device)
+
+
+def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num: int) -> None:
+    """Calls `work` with each of the items, in `num` processes of one thread each.
+
+    The others are done where one fails; then its error is raised.
+    """
+    with tqdm(total=len(items), desc=work.__name__.strip("_")) as bar:
+        if num == 1:
+            for item in items:
+                work(*item)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num, context, _begin) as pool:
+            futures = [pool.submit(work, *item) for item in items]
+            try:
+                for _ in as_completed(futures):
+                    bar.update()
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
+    for future in futures:
+        future.result()
+
+
+def prepare(kinds: Sequence[MaskedPhotos], out: Path, num: int) -> None:
+    """Makes the masks and the parts of each kind, and notes how good the masks are."""
+    bases = [TRUE.name, *sorted({REFINED[each.kind] for each in kinds if each.kind in REFINED})]
+    for name in bases:
+        write_kind(kinds[0].of(name))
+    spread_out(write_kind, [(photos,) for photos in kinds], num)
+    shares = [(photos, rank) for photos in kinds for rank in range(SHARDS)]
+    spread_out(take_apart, shares, num)
+    for photos in kinds:
+        parts = PartSet.open(photos.parts(CORRELATION))
+        objects = sum(len(parts.of_class(name, "object")) for name in parts.classes)
+        facts = json.loads((photos.masks / OVERLAP).read_text())
+        told = {"kind": photos.kind, **facts, "objects": objects}
+        place = out / photos.kind
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "masks.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+# Table and plot ---------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What came of one kind of masks.
+
+    Attributes:
+        masks: their overlap with the truth.
+        accuracies: percentages by kind of test, one of each seed.
+    """
+
+    masks: dict[str, Any]
+    accuracies: dict[str, list[float]]
+
+
+def read_runs(out: Path) -> dict[str, Found]:
+    """Returns by kind what its runs came to, of the kinds that have runs."""
+    found = {}
+    for name in KINDS:
+        runs = [json.loads(path.read_text()) for path in sorted((out / name).glob("parts-*.json"))]
+        if runs:
+            masks = json.loads((out / name / "masks.json").read_text())
+            found[name] = Found(masks, {t: [100 * run[t] for run in runs] for t in TESTS})
+    return found
+
+
+def read_references(folder: Path, steps: int) -> dict[str, list[float]]:
+    """Returns the decorrelated accuracies of plain training and of the upper bound, by row."""
+    found = {
+        row: [
+            100 * json.loads(path.read_text())["decorrelated"]
+            for path in sorted(folder.glob(f"{row}-{CORRELATION}-{steps}-*.json"))
+        ]
+        for row in REFERENCES
+    }
+    return {row: values for row, values in found.items() if values}
+
+
+def make_table(found: dict[str, Found]) -> str:
+    """Returns a Markdown table; means ± standard deviations: over images, and over seeds."""
+    heads = (
+        "| masks | IoU | objects | decorrelated | correlated | seeds |\n|---|---|---|---|---|---|"
+    )
+    lines = [heads]
+    for name, each in sorted(found.items(), key=lambda item: -item[1].masks["iou"]):
+        accuracies = [_percent(each.accuracies[test]) for test in TESTS]
+        overlap = f"{each.masks['iou']:.3f} ± {each.masks['std']:.3f}"
+        seeds = len(each.accuracies[TESTS[0]])
+        cells = [KINDS[name].label, overlap, each.masks["objects"], *accuracies, seeds]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Figure:
+    """Draws the decorrelated accuracy against the overlap, a line for each way to be worse."""
+    figure = Figure(figsize=(8, 5.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for row, values in references.items():
+        mean = statistics.fmean(values)
+        axes.axhline(mean, color="0.6", ls="--", lw=1)
+        axes.text(0.01, mean + 0.3, REFERENCES[row], color="0.4", fontsize=8)
+    families = list(dict.fromkeys(KINDS[name].family for name in found))
+    for number, family in enumerate(families):
+        names = [name for name in found if KINDS[name].family == family]
+        chain = (
+            names
+            if family in (TRUE.family, "found") or TRUE.name not in found
+            else [TRUE.name, *names]
+        )
+        chain = sorted(chain, key=lambda name: found[name].masks["iou"])
+        points = {
+            name: (found[name].masks["iou"], found[name].accuracies[TESTS[0]]) for name in chain
+        }
+        xs = [x for x, _ in points.values()]
+        means = [statistics.fmean(values) for _, values in points.values()]
+        line = "" if family == "found" else "-"
+        color = f"C{number}"
+        axes.plot(xs, means, line, marker="o", ms=5, color=color, label=family)
+        for name in names:
+            x, values = points[name]
+            axes.plot([x] * len(values), values, "_", color=color, ms=6, alpha=0.6)
+            axes.annotate(
+                KINDS[name].label,
+                (x, statistics.fmean(values)),
+                xytext=(4, -9),
+                textcoords="offset points",
+                fontsize=7,
+                color=color,
+            )
+    axes.set(xlim=(0, 1.1), xlabel="intersection over union with the true masks, mean")
+    axes.set_ylabel("accuracy on decorrelated test photographs (%)")
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "cgn-photographs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "mask_quality")
+    parser.add_argument("--references", type=Path, default=RESULTS / "photographs")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1200, help="default: 1200")
+    parser.add_argument("--per-class", type=int, default=400, help="training photographs")
+    parser.add_argument("--fill", default="telea", help="of the backgrounds; default: telea")
+    parser.add_argument("--unet", help="file of the masker that learned from 80 masks")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--device", default="cpu", help="where networks run")
+    parser.add_argument(
+        "--prepare", action="store_true", help="make masks and parts, and train nothing"
+    )
+    parser.add_argument(
+        "--draw", action="store_true", help="table and plot of what there is, and nothing else"
+    )
+    parser.add_argument("--smoke", action="store_true", help="one step on drawn images")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.per_class, arguments.seeds, arguments.steps = 2, [0], 1
+        arguments.fill = "none"
+    return arguments
+
+
+def report(out: Path, references: Path, steps: int) -> None:
+    """Writes table and plot of the runs that there are."""
+    found = read_runs(out)
+    table = make_table(found)
+    (out / "table.md").write_text(table)
+    figure = draw_plot(found, read_references(references, steps))
+    save_figure(figure, out / "mask_quality.png")
+    print(table, end="")
+
+
+def main() -> None:
+    arguments = parse()
+    out: Path = arguments.out
+    if arguments.draw:
+        report(out, arguments.references, arguments.steps)
+        return
+    batch = 8 if arguments.smoke else 64
+    kinds = [
+        MaskedPhotos(
+            arguments.cache,
+            None,
+            arguments.per_class,
+            arguments.fill,
+            batch,
+            kind,
+            arguments.unet,
+            arguments.device,
+        )
+        for kind in arguments.kinds
+    ]
+    if not kinds[0].images.is_dir():
+        if not arguments.smoke:
+            sys.exit(f"error: {kinds[0].images} is missing: benchmarks/photographs.py makes it")
+        kinds[0].prepare(CORRELATION, with_parts=False)
+    prepare(kinds, out, arguments.jobs)
+    if arguments.prepare:
+        return
+    runs = [
+        Run(photos, job, out)
+        for seed in arguments.seeds
+        for photos in kinds
+        for job in find_left(
+            [Job("parts", CORRELATION, arguments.steps, seed)], photos, out / photos.kind
+        )
+    ]
+    spread_out(_train, [(run, arguments.device) for run in runs], arguments.jobs)
+    report(out, arguments.references, arguments.steps)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CGNError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

@@ -1,0 +1,45 @@
+"""How the values of options and of YAML files are read: names stay as they are written.
+
+YAML 1.1, which PyYAML speaks, takes 010 for 8, 000 for 0, and `no` for false: folders and classes
+with such names would silently be others. Here numbers stay text until an option wants a number, and
+true and false are the only truth values, as in YAML 1.2.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from jsonargparse import set_loader
+
+NAMES_AS_WRITTEN = "names-as-written"
+"""The `parser_mode` of jsonargparse that reads so."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool",
+    re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    list("tTfF"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
+
+
+def load_value(text: str) -> Any:
+    """Reads YAML, whose numbers stay text for the option that they are given to.
+
+    Example:
+        >>> from cgn_augment.cli.values import load_value
+        >>> load_value("{000: tench, no: [010, 7], flip: true}")
+        {'000': 'tench', 'no': ['010', '7'], 'flip': True}
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+set_loader(NAMES_AS_WRITTEN, load_value, (yaml.YAMLError,))

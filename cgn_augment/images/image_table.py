@@ -1,0 +1,234 @@
+"""Which images there are, and what is known of each, before any is read.
+
+Every kind of place that lists its images becomes an `ImageTable`: a folder, a table, and the
+layouts of the published benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.images.finding import name_some
+
+ALL = "all"
+TRAIN = "train"
+GROUP = "group"
+"""The column with the names of the groups."""
+
+_ORDER = (TRAIN, "val", "test")
+_ALIASES = {
+    "training": TRAIN,
+    "valid": "val",
+    "validation": "val",
+    "testing": "test",
+}
+SPLIT_NAMES = frozenset({*_ORDER, *_ALIASES})
+"""Names of folders that are splits."""
+
+_Kind = TypeVar("_Kind")
+
+
+def split_name(name: str) -> str:
+    """Returns one name for a split that goes by several.
+
+    Example:
+        >>> from cgn_augment.images.image_table import split_name
+        >>> split_name("validation"), split_name("test_2")
+        ('val', 'test_2')
+    """
+    return _ALIASES.get(name, name)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which group each image is of, such as a class in front of a background.
+
+    Attributes:
+        numbers: of each image, in the order of the images.
+        names: of the groups, by number, such as "landbird on water"; some may have no image.
+        train_counts: training images of each group; None where it is not known which images are
+            for training.
+    """
+
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+    train_counts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images, and what is known of each.
+
+    Attributes:
+        place: where they are, as a user says it.
+        root: folder that `files` and `masks` are below.
+        files: of the images: below `root`, absolute, or URLs.
+        labels: of each image.
+        classes: names by label.
+        splits: of each image; None where there are no splits.
+        groups: which each image is of; None where there are no groups.
+        masks: file with the mask of each image, or None for one without; None where there are none.
+        columns: what else is known of each image, as text by name.
+    """
+
+    place: str
+    root: Path
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...] | None = None
+    groups: Groups | None = None
+    masks: tuple[str | None, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Path or URL of each image."""
+        return tuple(below(self.root, file) for file in self.files)
+
+    @cached_property
+    def mask_paths(self) -> tuple[str | None, ...] | None:
+        """Path or URL of each image's mask; None for one without, None where there are none."""
+        if self.masks is None:
+            return None
+        return tuple(None if mask is None else below(self.root, mask) for mask in self.masks)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Splits that there are: train, val and test first; empty where there are none."""
+        return order_splits(self.splits or ())
+
+    def of_split(self, split: str | None) -> ImageTable:
+        """Returns the images of a split.
+
+        Args:
+            split: its name; `all` for all images; None for those for training, or for the only
+                split that there is.
+
+        Raises:
+            ArgumentError: a split is asked for where there are none, or must be named.
+            DataError: there is no such split.
+
+        Example:
+            >>> from pathlib import Path
+            >>> from cgn_augment.images.image_table import ImageTable
+            >>> table = ImageTable(
+            ...     "here", Path("a"), ("1.png", "2.png"), (0, 1), ("cat", "dog"), ("train", "val"))
+            >>> table.of_split("val").paths
+            ('a/2.png',)
+        """
+        wanted = choose_split(self.place, self.split_names, split)
+        if wanted == ALL:
+            return self
+        return self.where([name == wanted for name in self.splits or ()])
+
+    def where(self, keep: Sequence[bool]) -> ImageTable:
+        """Returns the images for which `keep` is true; the groups' training counts stay."""
+
+        def some(values: Sequence[_Kind]) -> tuple[_Kind, ...]:
+            return tuple(value for value, kept in zip(values, keep, strict=True) if kept)
+
+        groups = self.groups
+        return replace(
+            self,
+            files=some(self.files),
+            labels=some(self.labels),
+            splits=None if self.splits is None else some(self.splits),
+            groups=None if groups is None else replace(groups, numbers=some(groups.numbers)),
+            masks=None if self.masks is None else some(self.masks),
+            columns={name: some(values) for name, values in self.columns.items()},
+        )
+
+    def with_groups(self, numbers: Sequence[int], names: Sequence[str]) -> ImageTable:
+        """Returns the images with a group of each, whose training images are counted.
+
+        The names of the groups become a column, too.
+        """
+        counts = None
+        if self.splits is not None and TRAIN in self.splits:
+            trained = Counter(n for n, s in zip(numbers, self.splits, strict=True) if s == TRAIN)
+            counts = tuple(trained[number] for number in range(len(names)))
+        columns = {**self.columns, GROUP: tuple(names[number] for number in numbers)}
+        return replace(self, groups=Groups(tuple(numbers), tuple(names), counts), columns=columns)
+
+    def require_files(self) -> None:
+        """Refuses images that are not there; what lies behind a URL is not asked.
+
+        Raises:
+            DataError: some are missing.
+        """
+        lost = [path for path in self.paths if "://" not in path and not Path(path).is_file()]
+        if lost:
+            raise DataError(
+                f"{len(lost)} of the {len(self)} images of {self.place} are missing: there is no "
+                f"file {name_some(lost, 3)}"
+            )
+
+
+def order_splits(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns each name once, train, val and test first.
+
+    Example:
+        >>> from cgn_augment.images.image_table import order_splits
+        >>> order_splits(["test", "odd", "train", "test"])
+        ('train', 'test', 'odd')
+    """
+    there = set(names)
+    return (*(name for name in _ORDER if name in there), *sorted(there - set(_ORDER)))
+
+
+def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
+    """Returns which of the splits of a place is meant; `all` where there are none.
+
+    Raises:
+        ArgumentError: a split is asked for where there are none, or must be named.
+        DataError: there is no such split.
+
+    Example:
+        >>> from cgn_augment.images.image_table import choose_split
+        >>> choose_split("here", ("train", "val"), None)
+        'train'
+    """
+    there = order_splits(names)
+    if not there:
+        if split not in (None, ALL, TRAIN):
+            raise ArgumentError(f"{place} has no splits: leave the split {split!r} out")
+        return ALL
+    if split is None:
+        if TRAIN not in there and len(there) > 1:
+            raise ArgumentError(f"{place} has the splits {', '.join(there)}: say which one")
+        return TRAIN if TRAIN in there else there[0]
+    wanted = split_name(split)
+    if wanted != ALL and wanted not in there:
+        raise DataError(
+            f"{place} has the splits {', '.join(there)}, and none {split!r}: say which of them, or "
+            f"{ALL} for all images"
+        )
+    return wanted
+
+
+def below(root: Path, file: str) -> str:
+    """Returns the path of a file below a folder; a URL stays as it is."""
+    return file if "://" in file else str(root / file)
+
+
+def some_masks(masks: Iterable[str | None]) -> tuple[str | None, ...] | None:
+    """Returns the files of masks, None for an image without; None if there is no mask at all."""
+    found = tuple(masks)
+    return found if any(found) else None
+
+
+def sort_names(names: set[str]) -> list[str]:
+    """Sorts names as numbers if all are."""
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)

@@ -1,0 +1,93 @@
+"""What every network that finds masks has: its size, its frozen state, and its name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
+from cgn_augment.generators.fingerprint import hash_weights
+
+
+class MaskerNetwork(nn.Module):
+    """A network that maps images to masks; `UNetMasker` and `PhotoMasker` are the kinds.
+
+    Attributes:
+        kind: says in a file which network it is.
+        stride: height and width of images are multiples of it.
+        size: side in pixels of the images that it was trained for.
+    """
+
+    kind: ClassVar[str]
+    stride: ClassVar[int]
+    size: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fingerprint: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build it again, as plain values."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of the weights; taken once it is frozen."""
+        return self._fingerprint or hash_weights(self)
+
+    def freeze(self) -> Self:
+        """Makes this a network to find masks with: eval mode for good, no gradients."""
+        self.eval().requires_grad_(False)
+        if next(self.parameters()).device.type == "cpu":
+            self.to(memory_format=torch.channels_last)
+        self._fingerprint = hash_weights(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode, unless the network is frozen."""
+        return super().train(mode and self._fingerprint is None)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Returns what `forward` returns, before the sigmoid."""
+        fits = images.dim() == 4 and images.shape[1] == 3
+        if not fits or any(side % self.stride for side in images.shape[2:]):
+            raise ArgumentError(
+                f"images must have the shape (B, 3, H, W), H and W multiples of {self.stride}, got "
+                f"{tuple(images.shape)}"
+            )
+        if not images.is_floating_point():
+            raise ArgumentTypeError(
+                f"images must be floating point in [-1, 1], got {images.dtype}: scale them first"
+            )
+        return self._find(images)
+
+    def _find(self, images: Tensor) -> Tensor:
+        """Takes images of the right shape and type to logits (B, 1, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Finds the object.
+
+        Args:
+            images: (B, 3, H, W) float32 in [-1, 1]; H and W are multiples of `stride`.
+
+        Returns:
+            (B, 1, H, W) float32 mask in [0, 1]; 1 is object.
+
+        Raises:
+            ArgumentError: images of another shape.
+            ArgumentTypeError: images that are not floating point.
+        """
+        return self.logits(images).sigmoid()
+
+
+def conv_block(dim_in: int, dim_out: int) -> list[nn.Module]:
+    """Returns a convolution of 3 by 3 pixels, batch normalisation and a ReLU."""
+    return [
+        nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(dim_out),
+        nn.ReLU(inplace=True),
+    ]

@@ -1,0 +1,62 @@
+"""What is done to the words of a command line before they are parsed: presets, optional places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from train_generator.classifier.ensemble_config import PRESETS as CLASSIFIER_PRESETS
+from train_generator.imagenet.config import PRESETS as IMAGENET_PRESETS
+
+PRESETS: Mapping[str, Path] = {"imagenet": IMAGENET_PRESETS, "classifier": CLASSIFIER_PRESETS}
+"""By command the folder with the YAML files of its presets."""
+
+
+def expand_preset(arguments: Sequence[str]) -> list[str]:
+    """Puts the file of a preset in the place of its name; what stands after it wins.
+
+    A name that there is not is left for the command to refuse.
+
+    Example:
+        >>> from train_generator.cli.arguments import expand_preset
+        >>> expanded = expand_preset(["imagenet", "--seed=1", "--preset", "paper"])
+        >>> expanded[1].endswith("presets/paper.yaml"), expanded[2:]
+        (True, ['--seed=1'])
+    """
+    if not arguments or arguments[0] not in PRESETS:
+        return list(arguments)
+    there = {path.stem: path for path in PRESETS[arguments[0]].glob("*.yaml")}
+    kept, files, rest = [], [], iter(arguments[1:])
+    for argument in rest:
+        flag, equals, name = argument.partition("=")
+        if flag == "--preset":
+            name = name if equals else next(rest, "")
+            if name in there:
+                files.append(f"--config={there[name]}")
+                continue
+            argument = f"--preset={name}"
+        kept.append(argument)
+    return [arguments[0], *files, *kept]
+
+
+def name_validation(arguments: Sequence[str]) -> list[str]:
+    """Gives the second place of `classifier TRAIN VAL`, which may be left out, its name.
+
+    Example:
+        >>> from train_generator.cli.arguments import name_validation
+        >>> name_validation(["classifier", "data/train", "data/val", "--heads", "1"])
+        ['classifier', 'data/train', '--validation=data/val', '--heads', '1']
+        >>> name_validation(["classifier", "--heads", "1", "waterbirds:data"])
+        ['classifier', '--heads', '1', 'waterbirds:data']
+    """
+    if not arguments or arguments[0] != "classifier":
+        return list(arguments)
+    named, places, before = [arguments[0]], 0, ""
+    for argument in arguments[1:]:
+        is_place = not argument.startswith("-") and not (
+            before.startswith("-") and "=" not in before
+        )
+        places += is_place
+        named.append(f"--validation={argument}" if is_place and places == 2 else argument)
+        before = argument
+    return named

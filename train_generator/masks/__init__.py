@@ -1,0 +1,1 @@
+"""Maskers of photographs, from a few masks that somebody drew."""
