@@ -118,7 +118,8 @@ class RSU(nn.Module):
         encoded = _descend(encoders[: self.num_pooled], x)
         for encoder in encoders[self.num_pooled :]:
             encoded.append(encoder(encoded[-1]))
-        return _ascend(decoders, encoded)[0] + x
+        decoded = _ascend(decoders, encoded)[0]
+        return decoded + x if torch.is_grad_enabled() else decoded.add_(x)
 
 
 class ConvNormReLU(nn.Module):
