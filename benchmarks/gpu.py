@@ -9,14 +9,14 @@ same code at tiny sizes, on the CPU where there is no GPU.
 - ceilings: bytes copied a second and products of matrices, to hold the rest against.
 - training: a step of ResNet-50, half of the images counterfactuals, against as many that lie
   ready on the device.
-- generator: fresh images of the ImageNet CGN a second, against the published way.
+- tests: the tests marked gpu, in a process of their own.
 - made: the made half alone, against a copy of as many bytes.
 - digits: a step of the classifier of digits, from a bank and with fresh images.
 - memory: 2000 steps with a refreshed bank; what is allocated must not grow.
 - filling: how fast a bank fills.
-- compiled: the made half as plain operations of PyTorch, and compiled.
+- generator: fresh images of the ImageNet CGN a second, against the published way.
 - profile: where the time of the made half goes.
-- tests: the tests marked gpu, in a process of their own.
+- compiled: the made half as plain operations of PyTorch, and compiled.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_generator import measure_generator
 from gpu_made import measure_compiled, measure_filling, measure_made, profile
 from gpu_setup import FULL, SMALL, Setup
 from gpu_table import table
 from gpu_timing import Row, describe, describe_machine, measure_ceilings, read_card, tidy
 from gpu_training import measure_digits, measure_memory, measure_training
+from imagenet_speed import measure_generator
 
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {
     "ceilings": 6,
-    "training": 120,
-    "generator": 80,
-    "made": 25,
-    "digits": 30,
-    "memory": 30,
-    "filling": 25,
-    "compiled": 20,
-    "profile": 10,
+    "training": 110,
     "tests": 110,
+    "made": 20,
+    "digits": 25,
+    "memory": 25,
+    "filling": 20,
+    "generator": 80,
+    "profile": 8,
+    "compiled": 15,
 }
 """The parts in their order, and their shares of the time."""
 
@@ -85,40 +85,65 @@ class Results:
 def make_parts(setup: Setup, results: Results) -> dict[str, Part]:
     """Returns the parts by name; each takes the seconds that it may last."""
 
+    def ceilings() -> Row:
+        measured: Row | None = results.parts.get("ceilings", {}).get("result")
+        return measured or measure_ceilings(setup.device, small=setup.sizes.small)
+
     def copy_rate() -> float:
-        ceilings = results.parts.get("ceilings", {}).get("result")
-        if ceilings is None:
-            ceilings = measure_ceilings(setup.device, small=setup.sizes.small)
-        rate: float = ceilings["copy_gb_per_s"]
+        rate: float = ceilings()["copy_gb_per_s"]
         return rate
 
     return {
         "ceilings": lambda _: measure_ceilings(setup.device, small=setup.sizes.small),
         "training": lambda seconds: measure_training(setup, seconds),
-        "generator": lambda seconds: measure_generators(setup, seconds),
+        "tests": lambda seconds: run_tests(setup, seconds, results.path),
         "made": lambda seconds: measure_made(setup, seconds, copy_rate()),
         "digits": lambda seconds: measure_digits(setup, seconds),
         "memory": lambda seconds: measure_memory(setup),
         "filling": lambda seconds: measure_filling(setup, seconds),
-        "compiled": lambda seconds: measure_compiled(setup, seconds, copy_rate()),
+        "generator": lambda seconds: measure_generators(setup, seconds, ceilings()),
         "profile": lambda _: profile(setup),
-        "tests": lambda seconds: run_tests(setup, seconds, results.path),
+        "compiled": lambda seconds: measure_compiled(setup, seconds, copy_rate()),
     }
 
 
-def measure_generators(setup: Setup, seconds: float) -> Row:
+def measure_generators(setup: Setup, seconds: float, ceilings: Row) -> Row:
     """Measures fresh images of the ImageNet CGN against the published way."""
     batches = (1, 2) if setup.sizes.small else (1, 4, 16, 64)
     dtypes = torch.float32, torch.bfloat16
     rows = measure_generator(setup.device, dtypes, batches, seconds, setup.sizes.small)
-    return {"what": "fresh images of the ImageNet CGN a second", "rows": [plain(r) for r in rows]}
+    return {
+        "what": "fresh images of the ImageNet CGN a second; times the published way: over its "
+        "best rate in float32; share: of the rate of a large matrix product of the type, for "
+        "float32 of TF32, which convolutions use",
+        "rows": compare([plain(row) for row in rows], ceilings["matmul_tflops"]),
+    }
+
+
+def compare(rows: list[Row], products: dict[str, float]) -> list[Row]:
+    """Adds how many times the published way a rate is, and its share of a matrix product's."""
+    best = max(
+        (
+            row.get("images_per_second", 0.0)
+            for row in rows
+            if (row["way"], row["dtype"]) == ("published", "float32")
+        ),
+        default=0.0,
+    )
+    for row in rows:
+        if "error" not in row:
+            row["times_published"] = row["images_per_second"] / best if best else None
+            of_float32 = products.get("tf32", products["float32"])
+            product = of_float32 if row["dtype"] == "float32" else products[row["dtype"]]
+            row["share_of_product"] = row["tflops"] / product
+    return rows
 
 
 def plain(row: Row) -> Row:
     """Names types as JSON can hold them."""
     return {
-        k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v
-        for k, v in row.items()
+        key: str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+        for key, value in row.items()
     }
 
 
@@ -143,11 +168,11 @@ def run_tests(setup: Setup, seconds: float, out: Path) -> Row:
                 env=environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                timeout=max(seconds, 60),
+                timeout=max(seconds, 90),
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            code = f"stopped after {max(seconds, 60):.0f} seconds"
+            code = f"stopped after {max(seconds, 90):.0f} seconds"
     lines = log.read_text().splitlines()
     counts = re.findall(
         r"(\d+) (passed|failed|skipped|error|deselected|test)", "\n".join(lines[-3:])

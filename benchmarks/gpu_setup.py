@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from imagenet_speed import TINY
 from torch import Tensor
 
 from cgn_augment import (
@@ -22,15 +23,13 @@ from cgn_augment import (
     load_cgn,
     match_real,
 )
-from cgn_augment.generators import BigGANConfig, ImageNetCGN, SmallCGN
+from cgn_augment.generators import ImageNetCGN, SmallCGN
 from cgn_augment.types import Source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_CLASSES = 4
 FEW = list(range(NUM_CLASSES))
 MOVED = Placement(scale=(0.7, 1.3), shift=0.2, rotate=15, flip=0.5)
-TINY_LAYERS = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))
-TINY = BigGANConfig(10, 8, channel_width=4, layers=TINY_LAYERS, attention_at=2)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Sizes:
     batch: int = 256
     bank: int = 256
     refresh: int = 64
-    steps: int = 6
+    steps: int = 4
     rounds: int = 3
     digits: int = 256
     flat_steps: int = 2000

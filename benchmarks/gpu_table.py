@@ -66,18 +66,20 @@ def _ways(result: Row) -> list[str]:
 
 
 def _generator(result: Row) -> list[str]:
+    keys = ("times_published", "tflops", "share_of_product", "difference")
     rows = [
         [
             row["way"],
             row["dtype"],
             row["batch"],
             row.get("images_per_second", row.get("error")),
-            row.get("tflops"),
+            *(row.get(key) for key in keys),
             None if row.get("peak_bytes") is None else row["peak_bytes"] / 2**30,
         ]
         for row in result["rows"]
     ]
-    return markdown(["way", "type", "batch", "images a second", "TFLOP/s", "peak GiB"], rows)
+    head = ["way", "type", "batch", "images a second", "times the published way", "TFLOP/s"]
+    return markdown([*head, "share", "largest difference", "peak GiB"], rows)
 
 
 def _made(result: Row) -> list[str]:
@@ -130,10 +132,65 @@ _TABLES = {
 }
 
 
+DOCUMENTED = ("ceilings", "training", "generator", "made", "digits", "memory", "filling")
+"""The parts that users want to know of."""
+
+
+def for_documents(results: Row) -> str:
+    """Returns the tables of docs/performance.md, each under what it says."""
+    machine = results["machine"]
+    settings = machine.get("settings", {})
+    lines = [
+        f"On an {machine.get('card', 'unknown device')} (driver "
+        f"{settings.get('driver_version', 'unknown')}, PyTorch {machine['torch']}, Python "
+        f"{machine['python']}): `{results['command']}`.",
+    ]
+    for name in DOCUMENTED:
+        part = results["parts"].get(name, {})
+        if "result" not in part:
+            continue
+        what = part["result"].get("what", "what the device can do at best")
+        lines += ["", f"{name.capitalize()}: {what}.", "", *_TABLES[name](part["result"])]
+    return "\n".join(lines)
+
+
+def of_peers(results: Row) -> str:
+    """Returns the table of what peers.py measured."""
+    rows = [
+        [row["way"], row["ms"], row.get("added_ms"), row.get("added_ms_per_image")]
+        for row in results["rows"]
+    ]
+    return "\n".join(markdown(["way", "ms (quartiles)", "more", "more an image"], rows))
+
+
+def put_into(text: str, name: str, tables: str) -> str:
+    """Puts tables between the two marks of a document that have the name.
+
+    Example:
+        >>> put_into("a <!-- x --> old <!-- /x --> b", "x", "new").split()
+        ['a', '<!--', 'x', '-->', 'new', '<!--', '/x', '-->', 'b']
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{tables}\n{end}{rest.split(end)[1]}"
+
+
+WRITERS = {"gpu.json": for_documents, "peers.json": of_peers}
+"""By the name of a file of results."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, help="what gpu.py wrote")
-    print(table(json.loads(parser.parse_args().results.read_text())), end="")
+    parser.add_argument("results", type=Path, help="what gpu.py or peers.py wrote")
+    parser.add_argument("--into", type=Path, help="a document, whose tables are replaced")
+    given = parser.parse_args()
+    results = json.loads(given.results.read_text())
+    if given.into is None:
+        print(table(results), end="")
+    else:
+        name = given.results.name
+        text = put_into(given.into.read_text(), name, WRITERS[name](results))
+        given.into.write_text(text)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def measure_training(setup: Setup, seconds: float) -> Row:
 
     def add(name: str, make: Callable[[], BankSource], share: float = 1.0, **settings: Any) -> None:
         """Adds a way at each depth, with a bank of its own, whose contents move on."""
-        for depth in depths:
+        for depth in settings.get("depths", depths):
             source = make()
             batches = setup.stream(
                 settings.get("real", real),
@@ -78,7 +78,7 @@ def measure_training(setup: Setup, seconds: float) -> Row:
     bank, refresh = setup.bank, setup.sizes.refresh
     add("CGN, bank", lambda: bank(setup.cgn))
     add("parts, bank", lambda: bank(setup.parts))
-    add("parts, bank float32", lambda: bank(setup.parts, storage="float32"))
+    add("parts, bank float32", lambda: bank(setup.parts, storage="float32"), depths=(0,))
     add("parts, bank, placement", lambda: bank(setup.parts, placement=MOVED))
     add(f"parts, refresh {refresh}", lambda: bank(setup.parts, refresh=refresh))
     add(f"CGN bfloat16, refresh {refresh}", lambda: bank(setup.half_cgn, refresh=refresh), 0.5)

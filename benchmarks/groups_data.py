@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from cgn_augment.images.image_table import Groups
-from cgn_augment.images.waterbirds import METADATA, SEGMENTATIONS, read_waterbirds
 from photographs_data import LOOK, PHOTO_SIZE, SIZE, load_part_values
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -28,6 +26,8 @@ from torch.utils.data import Dataset
 from cgn_augment import Parts
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import read_image
+from cgn_augment.images.image_table import Groups
+from cgn_augment.images.waterbirds import METADATA, SEGMENTATIONS, read_waterbirds
 from cgn_augment.parts.fitting import resize_bytes
 from cgn_augment.parts.opening import open_parts
 from cgn_augment.parts.writing import PartConfig, write_parts

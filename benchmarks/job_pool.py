@@ -85,7 +85,9 @@ def run_jobs(jobs: Sequence[Steps], left: Sequence[Steps], run: Run, num: int) -
         context = multiprocessing.get_context("spawn")
         reports = context.Queue()
         with ProcessPoolExecutor(num, context, _begin, (reports,)) as pool:
-            futures = [pool.submit(_run_there, run, job) for job in left]
+            # The longest first, so that none is left to one process at the end.
+            longest = sorted(left, key=lambda job: -job.steps)
+            futures = [pool.submit(_run_there, run, job) for job in longest]
             try:
                 while not all(future.done() for future in futures):
                     with suppress(queue.Empty):

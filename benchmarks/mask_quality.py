@@ -8,8 +8,8 @@ benchmark's, with `photos-0.98-400`. Each run differs in the masks alone, of one
 
 - true; eroded or dilated by some pixels; moved by some pixels to one of four sides; a share of the
   images with the mask of another image;
-- found by GrabCut, by a U-Net that learned from 80 masks (`train-generator masker`), and by a
-  bundled masker, which was made for digits.
+- found by GrabCut, by a U-Net that learned from 80 masks (`train-generator masker`), as they are
+  and with their edges refined, and by a bundled masker, which was made for digits.
 
 `--prepare` makes masks and parts and stops; then the runs can be done elsewhere, with the same
 CACHE, and `--draw` puts their files into table and plot. Every run leaves one JSON file; a run
@@ -34,6 +34,7 @@ from mask_quality_data import (
     CORRELATION,
     KINDS,
     OVERLAP,
+    REFINED,
     SHARDS,
     TRUE,
     MaskedPhotos,
@@ -70,7 +71,10 @@ def _train(run: Run, device: str) -> None:
 
 
 def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num: int) -> None:
-    """Calls `work` with each of the items, in `num` processes of one thread each."""
+    """Calls `work` with each of the items, in `num` processes of one thread each.
+
+    The others are done where one fails; then its error is raised.
+    """
     with tqdm(total=len(items), desc=work.__name__.strip("_")) as bar:
         if num == 1:
             for item in items:
@@ -81,19 +85,22 @@ def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num:
         with ProcessPoolExecutor(num, context, _begin) as pool:
             futures = [pool.submit(work, *item) for item in items]
             try:
-                for future in as_completed(futures):
-                    future.result()
+                for _ in as_completed(futures):
                     bar.update()
-            except BaseException:
+            except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in multiprocessing.active_children():
                     process.terminate()
                 raise
+    for future in futures:
+        future.result()
 
 
 def prepare(kinds: Sequence[MaskedPhotos], out: Path, num: int) -> None:
     """Makes the masks and the parts of each kind, and notes how good the masks are."""
-    write_kind(kinds[0].true())
+    bases = [TRUE.name, *sorted({REFINED[each.kind] for each in kinds if each.kind in REFINED})]
+    for name in bases:
+        write_kind(kinds[0].of(name))
     spread_out(write_kind, [(photos,) for photos in kinds], num)
     shares = [(photos, rank) for photos in kinds for rank in range(SHARDS)]
     spread_out(take_apart, shares, num)
@@ -224,7 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fill", default="telea", help="of the backgrounds; default: telea")
     parser.add_argument("--unet", help="file of the masker that learned from 80 masks")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--device", default="cpu", help="where classifiers are trained")
+    parser.add_argument("--device", default="cpu", help="where networks run")
     parser.add_argument(
         "--prepare", action="store_true", help="make masks and parts, and train nothing"
     )
@@ -258,7 +265,14 @@ def main() -> None:
     batch = 8 if arguments.smoke else 64
     kinds = [
         MaskedPhotos(
-            arguments.cache, None, arguments.per_class, arguments.fill, batch, kind, arguments.unet
+            arguments.cache,
+            None,
+            arguments.per_class,
+            arguments.fill,
+            batch,
+            kind,
+            arguments.unet,
+            arguments.device,
         )
         for kind in arguments.kinds
     ]

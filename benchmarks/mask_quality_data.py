@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,19 @@ from scipy import ndimage
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
+from cgn_augment.images.finding import read_image
 from cgn_augment.images.reading import to_mask
 from cgn_augment.masks import load_masker
+from cgn_augment.masks.refine import refine
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.masks.writing import write_masks
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.writing import write_parts
+from cgn_augment.ranks import count_cores
 
 CORRELATION = 0.98
 MANIFEST, OVERLAP = "manifest.json", "overlap.json"
+EDGES = MaskSettings(largest=True, edges="grabcut")
 SHARDS = 4
 """Of a set of parts, each the work of a process."""
 
@@ -76,7 +81,14 @@ def keep(mask: Bools, number: int) -> Bools:
 
 
 TRUE = Kind("true", "true", "true", keep)
-FOUND = {"grabcut": "GrabCut", "unet": "U-Net of 80 masks", "bundled": "bundled masker"}
+FOUND = {
+    "grabcut": "GrabCut",
+    "unet": "U-Net of 80 masks",
+    "unet-edges": "the U-Net's, edges by GrabCut",
+    "bundled": "bundled masker",
+}
+REFINED = {"unet-edges": "unet"}
+"""Which masks others are made of, beside the true ones."""
 BUNDLED = "double-colored-mnist"
 KINDS: dict[str, Kind] = {
     each.name: each
@@ -104,10 +116,12 @@ class MaskedPhotos(Photos):
     Attributes:
         kind: name of the masks.
         unet: file of the masker that was trained on 80 masks, where its masks are to be found.
+        device: where it finds them.
     """
 
     kind: str = TRUE.name
     unet: str | None = None
+    device: str = "cpu"
 
     @property
     def masks(self) -> Path:
@@ -123,16 +137,15 @@ class MaskedPhotos(Photos):
         """Returns where the parts are."""
         return self.cache / f"parts-{self.kind}-{self.fill}"
 
-    def true(self) -> MaskedPhotos:
-        """Returns the same with the true masks."""
-        return MaskedPhotos(**{**asdict(self), "kind": TRUE.name})
+    def of(self, kind: str) -> MaskedPhotos:
+        """Returns the same with another kind of masks."""
+        return MaskedPhotos(**{**asdict(self), "kind": kind})
 
 
 def write_kind(photos: MaskedPhotos) -> None:
     """Writes the masks of a kind, where they are not there yet, and their overlap with the truth.
 
-    Those of other kinds than the true one and found ones are made of the true ones, which must be
-    there.
+    Worse masks are made of the true ones, and refined masks of found ones, which must be there.
 
     Raises:
         ArgumentError: the U-Net's masks are asked for, and there is no U-Net.
@@ -144,7 +157,9 @@ def write_kind(photos: MaskedPhotos) -> None:
         path.relative_to(photos.images).with_suffix(".png").as_posix()
         for path in sorted(photos.images.rglob("*.jpg"))
     ]
-    if kind.family == "found" and not all((photos.masks / name).is_file() for name in names):
+    if kind.name in REFINED:
+        _write(photos.masks, names, _refine(photos, photos.of(REFINED[kind.name]).masks, names))
+    elif kind.family == "found" and not all((photos.masks / name).is_file() for name in names):
         found = photos.cache / f"found-{kind.name}"
         _find(photos, kind.name, found)
         _write(photos.masks, names, (_read(found / name) for name in names))
@@ -152,8 +167,8 @@ def write_kind(photos: MaskedPhotos) -> None:
         drawn = photos.folder(CORRELATION) / "train_masks"
         _write(photos.masks, names, (_read(drawn / name) for name in names))
     elif kind.family != "found" and kind != TRUE:
-        _write(photos.masks, names, _worsen(kind, photos.true().masks, names))
-    facts = measure(names, photos.masks, photos.true().masks)
+        _write(photos.masks, names, _worsen(kind, photos.of(TRUE.name).masks, names))
+    facts = measure(names, photos.masks, photos.of(TRUE.name).masks)
     with replacing(done) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -203,6 +218,16 @@ def _worsen(kind: Kind, true: Path, names: Sequence[str]) -> Iterable[Bools]:
         yield _read(true / names[other.get(number, number)])
 
 
+def _refine(photos: MaskedPhotos, found: Path, names: Sequence[str]) -> list[Bools]:
+    def work(name: str) -> Bools:
+        pixels = np.asarray(read_image(photos.images / Path(name).with_suffix(".jpg")))
+        mask = refine(pixels, _read(found / name).astype(np.float32), EDGES)
+        return mask > 0.5
+
+    with ThreadPoolExecutor(count_cores()) as pool:
+        return list(pool.map(work, names))
+
+
 def _find(photos: MaskedPhotos, name: str, out: Path) -> None:
     if name == "unet" and photos.unet is None:
         raise ArgumentError(
@@ -213,7 +238,9 @@ def _find(photos: MaskedPhotos, name: str, out: Path) -> None:
     size = 32 if name == "bundled" else None
     # As a function, since the command refuses bundled maskers for photographs.
     masker = maskers[name] if name in maskers else load_masker(BUNDLED)
-    write_masks(photos.images, out, masker, MaskSettings(size=size), progress=True)
+    device = photos.device if name == "unet" else "cpu"
+    settings = MaskSettings(size=size, device=device, batch_size=64)
+    write_masks(photos.images, out, masker, settings, progress=True)
 
 
 def _read(path: Path) -> Bools:

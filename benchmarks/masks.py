@@ -1,15 +1,17 @@
 """How well maskers find objects, and what refinement does for them.
 
-    python benchmarks/masks.py PHOTOS --num 5
+    python benchmarks/masks.py PHOTOS --num 50 --masker masker.safetensors --learned MASKS
 
 PHOTOS holds photographs of objects, `train/CLASS/NAME.jpg`, and their true masks,
-`train_masks/CLASS/NAME.png`. Of each class the first `--num` are taken. Measured of each is the
-intersection over union with the true mask, both above 1/2: the mean, the standard deviation over
-images, and the mean of each class; and the images of a second, with reading and writing.
+`train_masks/CLASS/NAME.png`. Of each class `--num` are drawn, none of which has a mask in the
+folder `--learned`, from which a masker learned. Measured of each is the intersection over union
+with the true mask, both above 1/2: the mean, the standard deviation over images, and the mean of
+each class; and the images of a second, with reading and writing.
 
 - Maskers: GrabCut without a mask, the bundled maskers, and what `--masker` names beside them.
-- Refinements: of what each masker found, and of true masks made worse: shifted by 4 pixels, wider
-  or narrower by 4, and blurred as a masker of low resolution blurs them (an eighth).
+- Refinements, of the first `--refined` photographs: of what each masker found (of the bundled ones
+  the best alone), and of true masks made worse: shifted by 4 pixels, wider or narrower by 4, and
+  blurred as a masker of low resolution blurs them (an eighth).
 """
 
 from __future__ import annotations
@@ -83,15 +85,22 @@ WORSE: dict[str, Callable[[Mask], Mask]] = {
 }
 
 
-def read_photos(folder: Path, num: int) -> list[Photo]:
-    """The first `num` images of each class."""
+def read_photos(folder: Path, num: int, learned: Path | None = None) -> list[Photo]:
+    """Draws `num` images of each class, of which none was learned from."""
     found = find_labelled_images(folder / "train")
+    names = {p: p.relative_to(folder / "train").with_suffix(".png").as_posix() for p in found.paths}
+    pairs = [
+        (path, label)
+        for path, label in zip(found.paths, found.labels, strict=True)
+        if learned is None or not (learned / names[path]).is_file()
+    ]
+    order = np.random.default_rng(0).permutation(len(pairs)).tolist()
     photos, counts = [], [0] * len(found.classes)
-    for path, label in zip(found.paths, found.labels, strict=True):
+    for path, label in (pairs[place] for place in order):
         counts[label] += 1
         if counts[label] > num:
             continue
-        name = path.relative_to(folder / "train").with_suffix(".png").as_posix()
+        name = names[path]
         with Image.open(folder / "train_masks" / name) as mask:
             truth = to_mask(mask)
         photos.append(Photo(found.classes[label], name, np.asarray(read_image(path)), truth))
@@ -142,31 +151,43 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--num", type=int, default=5, help="images of each class")
     parser.add_argument("--masker", action="append", default=[], help="such as u2net.onnx")
+    parser.add_argument("--refined", type=int, help="photographs to refine; default: all")
+    parser.add_argument("--learned", type=Path, help="masks that a masker learned from")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[112, 224, 320], help="of GrabCut")
     parser.add_argument("--out", type=Path, default=RESULTS / "masks.json")
     given = parser.parse_args()
-    photos = read_photos(given.photos, given.num)
+    photos = read_photos(given.photos, given.num, given.learned)
     kinds: dict[str, tuple[str, int | None]] = {
-        **{f"grabcut, {size} pixels": ("grabcut", size) for size in (112, 224, 320)},
-        **{name: (name, None) for name in [*bundled_maskers(), *given.masker]},
+        **{f"grabcut, {size} pixels": ("grabcut", size) for size in given.sizes},
+        **{name: (name, None) for name in bundled_maskers()},
+        **{Path(name).name: (name, None) for name in given.masker},
     }
+    few = photos[: given.refined]
     results: dict[str, dict[str, Any]] = {}
+    found: dict[str, list[Mask]] = {}
     for name, (masker, size) in tqdm(kinds.items(), desc="maskers"):
-        masks, rate = run_masker(photos, masker, size)
-        results[name] = {"images a second": round(rate, 2), **_refined(photos, masks)}
+        found[name], rate = run_masker(photos, masker, size)
+        results[name] = {"images a second": round(rate, 2), "all": measure(photos, found[name])}
+    bundled = bundled_maskers()
+    best = max(bundled, key=lambda name: results[name]["all"]["iou"])
+    for name in tqdm([name for name in kinds if name not in bundled or name == best], "refining"):
+        results[name] |= _refined(few, found[name][: len(few)])
     for name, worsen in tqdm(WORSE.items(), desc="true masks made worse"):
-        results[name] = _refined(photos, [worsen(photo.truth) for photo in photos])
-    told = {
-        "command": f"python benchmarks/masks.py PHOTOS --num {given.num}",
+        results[name] = _refined(few, [worsen(photo.truth) for photo in few])
+    facts = {
+        "command": f"python benchmarks/masks.py PHOTOS --num {given.num} --refined {len(few)} ...",
+        "learned from": 0 if given.learned is None else len(list(given.learned.rglob("*.png"))),
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "opencv": version("opencv-python-headless"),
         "images": len(photos),
         "results": results,
     }
-    given.out.write_text(json.dumps(told, indent=1) + "\n")
-    for name, found in results.items():
-        refined: dict[str, Any] = found["refined"]
-        print(f"{name:24}", ", ".join(f"{kind} {each['iou']}" for kind, each in refined.items()))
+    given.out.write_text(json.dumps(facts, indent=1) + "\n")
+    for name, result in results.items():
+        refined: dict[str, Any] = {**result.get("refined", {}), "all": result.get("all")}
+        told = [f"{kind} {each['iou']}" for kind, each in refined.items() if each]
+        print(f"{name:24}", ", ".join(told))
 
 
 def _refined(photos: Sequence[Photo], masks: Sequence[Mask]) -> dict[str, object]:

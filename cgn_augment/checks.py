@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import operator
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, get_args
@@ -58,22 +59,37 @@ def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def require_count(name: str, value: object, least: int = 1) -> int:
     """Returns an integer of `least` or more; True and False are none.
 
+    What behaves as an integer is one, such as those of NumPy. All that a count or a seed may be
+    is below 2**64, which is as much as torch's generators take.
+
     Example:
         >>> from cgn_augment.checks import require_count
         >>> require_count("size", 20)
         20
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ArgumentError(f"{name} must be {least} or more, got {value}")
-    return value
+    try:
+        number = operator.index(value)
+    except TypeError as error:  # an array of several
+        raise ArgumentTypeError(f"{name} must be an integer, got {value!r}") from error
+    if number < least:
+        raise ArgumentError(f"{name} must be {least} or more, got {number}")
+    if number >= 2**64:
+        raise ArgumentError(f"{name} must be below 2**64, got {number}")
+    return number
 
 
 def require_counts(config: object, *names: str, least: int = 1) -> None:
-    """Refuses settings of a dataclass that are not integers of `least` or more."""
+    """Refuses settings of a dataclass that are not integers of `least` or more.
+
+    Those that behave as integers become plain ones, as JSON and YAML want them.
+    """
     for name in names:
-        require_count(name, getattr(config, name), least)
+        given = getattr(config, name)
+        number = require_count(name, given, least)
+        if type(given) is not int:
+            object.__setattr__(config, name, number)
 
 
 def require_part(name: str, value: float) -> float:

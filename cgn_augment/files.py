@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import mmap
 import os
-import tempfile
+import re
+import secrets
+import stat
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
-from urllib.request import Request, urlopen
-from zipfile import is_zipfile
+from typing import IO, Any
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows: nothing is locked, and leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+
+_LARGEST_DOWNLOAD = 2**34
+
+_SHARED_AT_MOST = 16
+"""How many times a file's own size its tensors may have together, where some share memory."""
+
+_MARK = ".tmp-"
+_LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
+"""Names that `replacing` and `temporary_file` give, and nobody else."""
+
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
+_swept: set[tuple[int, Path]] = set()
+_owned: dict[tuple[int, int, int], int] = {}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its place when the block has ended.
 
-    If the block raises, the temporary file goes and `path` stays as it was.
+    If the block raises, the temporary file goes and `path` stays as it was. What processes that
+    were killed left in the folder is removed when a process first writes there.
 
     Args:
         path: of the file to write; its folder exists. The temporary one has the same suffix.
 
     Raises:
         OSError: the folder is missing or cannot be written; it names `path`.
+        FileError: the disk is full.
 
     Example:
         >>> from cgn_augment.files import replacing
@@ -42,19 +69,193 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
+    if (os.getpid(), path.parent) not in _swept:
+        _swept.add((os.getpid(), path.parent))
+        remove_leftovers(path.parent)
     try:
-        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
-    except OSError as error:
-        error.filename = str(path)  # a user knows nothing of the temporary one
+        with temporary_file(path.parent, path.stem, path.suffix) as temporary:
+            yield temporary
+            temporary.replace(path)
+    except Exception as error:
+        code = _why_no_room(error)
+        if code is not None:
+            full = FileError(
+                f"{path} cannot be written ({os.strerror(code)}): make room, and do it again; what "
+                "was there before is there still"
+            )
+            full.strerror = os.strerror(code)
+            raise full from error
+        if isinstance(error, OSError) and _LEFTOVER.fullmatch(Path(str(error.filename)).name):
+            error.filename = str(path)  # a user knows nothing of the temporary one
+            error.filename2 = None
         raise
-    os.close(handle)
-    temporary = Path(name)
+
+
+@contextmanager
+def temporary_file(folder: Path, stem: str, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
+    """Gives a new, empty file that is locked for as long as the block, or the process, lasts.
+
+    The lock goes with the process, also when it is killed, so that `remove_leftovers` can tell what
+    is left behind from what is being written.
+
+    Args:
+        folder: where it lies.
+        stem: of its name.
+        suffix: of its name.
+        mode: permissions, less those that the user's umask takes away.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        path = folder / f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}"
+        handle = os.open(path, flags, mode)
+        if fcntl is None:
+            os.close(handle)  # Windows renames no file that is open
+            break
+        _lock(handle)
+        if path.exists():  # nobody took it for a leftover before it was locked
+            break
+        os.close(handle)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        yield path
     finally:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        if fcntl is not None:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Returns whether the lock of an open file is this process's now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else's, or a file system without locks, whose leftovers stay
+        return False
+    return True
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Returns the temporary files in a folder, those that are being written too."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+        return sorted(folder / name for name in names)
+    return []
+
+
+def remove_leftovers(folder: Path, stem: str | None = None) -> None:
+    """Removes the temporary files of killed processes from a folder, but none that is in use.
+
+    Args:
+        folder: where to look, not below it.
+        stem: of their names; None takes all.
+    """
+    if fcntl is None:
+        return
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    for path in leftovers(folder):
+        if stem is None or path.name.startswith(f".{stem}{_MARK}"):
+            with suppress(OSError):
+                handle = os.open(path, flags)
+                try:
+                    found = os.fstat(handle)
+                    ours = found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
+                    if ours and _lock(handle):
+                        path.unlink()
+                finally:
+                    os.close(handle)
+
+
+def _why_no_room(error: BaseException) -> int | None:
+    """Returns the number of the error, where a disk, a quota or a limit is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        found = re.search(r"\(os error (\d+)\)", str(seen))  # as Rust has it
+        code = int(found[1]) if found else getattr(seen, "errno", None)
+        if code is not None and code in _NO_ROOM:
+            return int(code)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+@contextmanager
+def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes that ask for it out of a folder, for as long as the block lasts.
+
+    Blocks of one process may be nested. On a file system
+    without locks nobody is kept out.
+
+    Args:
+        folder: made where it is missing.
+        wait: until another process that owns it has done with it.
+
+    Raises:
+        UsageError: another process owns the folder, and `wait` is off.
+
+    Example:
+        >>> from cgn_augment.files import owning
+        >>> with owning(getfixture("tmp_path") / "runs"):
+        ...     pass  # written to by this process alone
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else -1
+    try:
+        place = folder.stat()
+        key = (os.getpid(), place.st_dev, place.st_ino)
+        if key not in _owned and fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is writing to {folder}: wait until it has ended, or write to "
+                    "another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+        _owned[key] = _owned.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            _owned[key] -= 1
+            if not _owned[key]:
+                del _owned[key]
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def save_pickle(value: object, path: Path) -> None:
+    """Writes tensors and plain values as `torch.save` does, whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or cannot be written; nothing is left behind.
+        FileError: the disk is full.
+    """
+    # Into an open file: torch itself says of a full disk that a position is unexpected.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a file to read; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it is no regular file.
+
+    Example:
+        >>> from cgn_augment.files import open_regular
+        >>> path = getfixture("tmp_path") / "note.txt"
+        >>> size = path.write_bytes(b"whole")
+        >>> with open_regular(path) as file:
+        ...     file.read()
+        b'whole'
+    """
+    # Opening a pipe would wait for somebody who writes to it.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileError(f"{path} is no regular file: a folder, a pipe or a device is not read")
+    return os.fdopen(handle, "rb")
 
 
 def download(
@@ -66,7 +267,9 @@ def download(
     remedy: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Downloads a file by torch.hub, whole or not at all; one that is there stays as it is.
+    """Downloads a file, whole or not at all; one that is there stays as it is.
+
+    Of several processes that want files in one folder each waits until the one before has its own.
 
     Args:
         url: where it is.
@@ -95,11 +298,12 @@ def download(
     if path.is_file():
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), sha256, progress)
-            if sha256 is None:
-                _require_length(url, temporary)
+        with owning(path.parent, wait=True):
+            if not path.is_file():  # another process may have brought it meanwhile
+                with replacing(path) as temporary, temporary.open("wb") as file:
+                    digest = _receive(url, file, progress)
+                    if not digest.startswith(sha256 or ""):
+                        raise OSError(f"its sha256 is {digest} and not {sha256}")
     except (OSError, HTTPException, RuntimeError) as error:
         remedy = remedy or f"fetch {url} where there is a network"
         raise CheckpointError(
@@ -108,12 +312,35 @@ def download(
     return path
 
 
-def _require_length(url: str, path: Path) -> None:
-    """Raises if a file is shorter or longer than the server says: torch.hub does not look."""
-    with urlopen(Request(url, method="HEAD"), timeout=30) as answer:
-        wanted, found = answer.headers.get("Content-Length"), path.stat().st_size
-    if wanted is not None and int(wanted) != found:
-        raise OSError(f"the connection ended after {found} of {wanted} bytes")
+class _Encrypted(HTTPRedirectHandler):
+    """Follows no redirect from https to anything less."""
+
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise OSError(f"its server sends on to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _receive(url: str, file: IO[bytes], progress: bool) -> str:
+    """Writes what is at a URL, no more than its server has announced; returns its SHA-256."""
+    digest, num = hashlib.sha256(), 0
+    with build_opener(_Encrypted).open(Request(url), timeout=30) as answer:
+        announced = answer.headers.get("Content-Length")
+        wanted = None if announced is None else int(announced)
+        with tqdm(
+            total=wanted, unit="B", unit_scale=True, desc=Path(url).name, disable=not progress
+        ) as bar:
+            while data := answer.read(2**20):
+                digest.update(data)
+                num += file.write(data)
+                bar.update(len(data))
+                if num > (_LARGEST_DOWNLOAD if wanted is None else wanted):
+                    raise OSError(f"its server sends more than the {wanted or num} bytes expected")
+    if wanted is not None and num != wanted:
+        raise OSError(f"the connection ended after {num} of {wanted} bytes")
+    return digest.hexdigest()
 
 
 def unpickle(path: Path, *, lazily: bool = False) -> object:
@@ -131,6 +358,7 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
             torch's advice to run the code.
     """
     try:
+        _refuse_compressed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
             mapped = lazily and is_zipfile(path)
@@ -142,6 +370,15 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
     except Exception as error:  # the bytes of another file can make an unpickler raise anything
         reason = error.__context__ or error
         raise ValueError(str(reason) or type(reason).__name__) from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises `ValueError` for an archive that unfolds to more than its size; torch writes none."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+        if total > path.stat().st_size:
+            raise ValueError("it is compressed, and unfolds to more than there is in the file")
 
 
 def first_line(error: BaseException) -> str:
@@ -202,15 +439,44 @@ def read_safetensors(
     return state, header
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses the tensors of a file if one of them holds NaN or infinity.
+    """Refuses the tensors of a file if one of them is no weight, or holds NaN or infinity.
 
     Raises:
         CheckpointError: one does; the message names it.
     """
+    total = 0
+    for name, value in state.items():
+        what = _why_no_weight(value)
+        if what is not None:
+            raise CheckpointError(
+                f"{path}: {name} is {what}: save plain tensors, as "
+                "torch.save(model.state_dict(), path) does"
+            )
+        total += value.numel() * value.element_size()
+    if total > _SHARED_AT_MOST * max(path.stat().st_size, 2**20):
+        raise CheckpointError(
+            f"{path} claims {total} bytes of weights, which are many times those in the file"
+        )
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
+
+
+def _why_no_weight(value: Tensor) -> str | None:
+    if value.is_nested or value.layout != torch.strided:
+        return "a sparse or nested tensor"
+    if value.device.type != "cpu":
+        return f"a tensor without values ({value.device.type})"
+    if value.dtype not in _FLOATS + _WHOLE:
+        return f"of the type {value.dtype}"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return "expanded to more than there is in the file"
+    return None
 
 
 def save_tensors(

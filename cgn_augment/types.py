@@ -206,6 +206,8 @@ class Source(Protocol):
     More methods and attributes are used where a source has them: `image_size` and
     `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
     the classes of the map) and `fingerprint` (goes into the saved state's fingerprint).
+    One with `needs_real = False` never looks at `real`, and no random numbers but `generator`'s; it
+    may be drawn from ahead of the real batch, in a thread and with `real=None`.
     One with `needs_items = True` gets `RealBatch.items` where there is one. A `sample` with a
     further argument `out` may be given memory (num, 3, H, W) float32 on the source's `device`, to
     write the images to. `masks`, a key or position in the batch, says where masks lie that

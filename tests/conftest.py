@@ -33,6 +33,11 @@ BUCKETS = count()
 VARIANT_NAMES = ("colored", "double_colored", "wildlife")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --fuzz N: broken files of each kind that tests/fuzz reads."""
+    parser.addoption("--fuzz", type=int, default=0, metavar="N")
+
+
 def make_tiny_cgn(seed: int = 0, **config: int) -> SmallCGN:
     """A CGN of width 4 with random weights, not frozen; the global generators stay as they are."""
     with isolated_rng(seed, torch.device("cpu")):

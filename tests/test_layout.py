@@ -135,7 +135,7 @@ def test_the_stream_knows_only_the_protocol_of_sources() -> None:
 
 def test_tests_mirror_the_rooms() -> None:
     rooms = {name for levels in ROOMS.values() for level in levels for name in level}
-    extra = {"benchmarks", "clients", "tools"}
+    extra = {"benchmarks", "clients", "fuzz", "tools"}
     assert {path.name for path in (REPO / "tests").iterdir() if path.is_dir()} - {
         "__pycache__"
     } <= rooms | extra

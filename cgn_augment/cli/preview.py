@@ -46,7 +46,7 @@ def preview(
     fraction: float | None = None,
     mix: Mix = "append",
     label: Label = "shape",
-    class_map: dict[int | str, int | str | list[int | str]] | None = None,
+    class_map: dict[str, int | str | list[int | str]] | None = None,
     classes: int | list[str] | None = None,
     bank: int = 0,
     truncation: float | None = None,
@@ -135,17 +135,19 @@ def _scale(mean: Channels, std: Channels) -> tuple[list[float], list[float]]:
 
 
 def _read_map(
-    given: dict[int | str, int | str | list[int | str]], images: ImageSet, num_classes: int
+    given: dict[str, int | str | list[int | str]], images: ImageSet, num_classes: int
 ) -> dict[int, list[int]]:
     """Returns the classes of each label, where either may be given by name."""
     read = {}
     for label, classes in given.items():
         if label in images.classes:
-            label = images.classes.index(str(label))
-        elif not str(label).isdecimal():
+            number = images.classes.index(label)
+        elif label.isdecimal():
+            number = int(label)
+        else:
             raise ArgumentError(
                 f"class_map: {label!r} is none of the classes of the images: "
                 f"{', '.join(images.classes[:10])}"
             )
-        read[int(label)] = find_classes(classes, num_classes) or []
+        read[number] = find_classes(classes, num_classes) or []
     return read

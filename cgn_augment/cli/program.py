@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -122,18 +123,36 @@ def run_commands(
             parser_mode=NAMES_AS_WRITTEN,
             exit_on_error=False,  # which would print the usage of all options before the error
         )
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except ArgumentError as error:
         message = " ".join(str(error).replace("typing.", "").split())
         call = _places(commands, given)
         hint = f"write {name} {call}" if call else "--help lists what there is"
         _stop(2, f"{name}: error: {message}; {hint}")
     except (CGNError, OSError) as error:
-        reason: object = error
+        reason: object = without_traceback(str(error))
         if isinstance(error, OSError) and error.filename:
             reason = f"{error.filename}: {error.strerror}"
         _stop(2, f"{name}: error: {reason}")
     except KeyboardInterrupt as stop:
         _stop(130, f"{name}: interrupted{'; ' if str(stop) else ''}{stop}")
+
+
+def without_traceback(message: str) -> str:
+    """Returns what an error says that a loader's worker has handed on with its traceback.
+
+    Example:
+        >>> from cgn_augment.cli.program import without_traceback
+        >>> lines = "Caught DataError in DataLoader worker process 0.", "...", "DataError: why"
+        >>> without_traceback(chr(10).join(lines))
+        'why'
+    """
+    if not message.startswith("Caught ") or "DataLoader worker process" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2] or message
 
 
 def _stop(status: int, message: str) -> NoReturn:

@@ -33,6 +33,9 @@ _ARCHITECTURES: dict[str, Callable[..., CGN]] = {"small": SmallCGN, "imagenet": 
 _WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
 """Each stands in a reason that torch gives for refusing a pickle with more than weights."""
 
+_PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
 _MAPPED_FROM = 2**26
 """A file of this many bytes is mapped into memory and not read, so that there is no copy of it."""
 
@@ -61,7 +64,7 @@ def read_cgn(path: Path) -> CGN:
         )
     try:
         config = json.loads(header["config"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
     return build(path, state, kind, config)
 
@@ -91,7 +94,9 @@ def read_state_dict(path: Path) -> StateDict:
             "model.state_dict() alone"
         )
     tensors = dict(state)
-    consume_prefix_in_state_dict_if_present(tensors, "module.")  # of DataParallel
+    while tensors and all(name.startswith(_PREFIXES) for name in tensors):
+        for prefix in _PREFIXES:
+            consume_prefix_in_state_dict_if_present(tensors, prefix)
     tensors = {name: v for name, v in tensors.items() if not name.startswith(_TARGETS_ONLY)}
     require_finite(tensors, path)
     return tensors
@@ -102,9 +107,9 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
     try:
         with without_memory():  # weights are replaced below
             network = kind(**config)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
-            f"{path} describes no network: {config} ({first_line(error)})"
+            f"{path} describes no network: {shorten(str(config), 200)} ({first_line(error)})"
         ) from error
     expected = network.state_dict()
     for name in state.keys() & expected.keys():

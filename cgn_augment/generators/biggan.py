@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.lean import LeanBigGAN
 from cgn_augment.generators.mechanisms import check_inputs
 from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, find_rows
 
@@ -132,6 +133,8 @@ class BigGAN(nn.Module):
         self.embeddings: nn.Linear = published.embeddings
         self.generator: nn.Module = published.generator
         _replace_parts(self.generator, self.config.channel_width)
+        self._folded, self.compiled = False, False
+        self._lean: LeanBigGAN | None = None
         self.settle_norms(SETTLING)
         self.eval()
 
@@ -155,7 +158,10 @@ class BigGAN(nn.Module):
     ) -> Tensor:
         """Draws what `forward` draws, of a joined noise and embedding (N, 2 noise_dim)."""
         rows = find_rows(truncation, self.config.num_statistics, lookup)
-        images: Tensor = self.generator(condition, rows)
+        if not self._folded or (torch.is_grad_enabled() and condition.requires_grad):
+            images: Tensor = self.generator(condition, rows)
+        else:
+            images = self.make_lean(rows, condition.is_cuda).draw(condition)
         return images.float()
 
     def forward(
@@ -192,6 +198,29 @@ class BigGAN(nn.Module):
             if hasattr(part, "weight_orig"):
                 nn.utils.remove_spectral_norm(part).weight.requires_grad_(False)
                 part._load_state_dict_pre_hooks.clear()  # torch leaves that of the norm behind
+        self._folded = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what follows from the weights."""
+        return {**self.__dict__, "_lean": None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._lean = None
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._lean = None
+        super()._load_from_state_dict(*args)
+
+    @torch.no_grad()
+    def make_lean(self, rows: StatisticsRows, joined: bool) -> LeanBigGAN:
+        """Returns what draws with the folded weights, which is kept while they stay as they are."""
+        lean = self._lean
+        compiled = self.compiled and joined
+        if lean is None or not lean.fits((rows, joined, compiled)):
+            lean = LeanBigGAN(self.generator, rows, EPSILON, joined=joined, compiled=compiled)
+            self._lean = lean
+        return lean
 
     @torch.no_grad()
     def settle_norms(self, num_iterations: int = 1) -> None:

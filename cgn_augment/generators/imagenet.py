@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.biggan import BigGAN, BigGANConfig
 from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.generators.graphs import Graphs
 from cgn_augment.generators.layout import put_channels_last
 from cgn_augment.generators.mechanisms import CGNetwork
 from cgn_augment.generators.small import MASK_MAX, MASK_MIN
 from cgn_augment.generators.truncation import TruncationLookup, draw_truncated, find_rows
 from cgn_augment.generators.u2net import LEAST_SIZE, ConvNormReLU, U2Net
+from cgn_augment.types import FACTORS
 
 
 class ImageNetCGN(CGNetwork):
@@ -84,6 +87,7 @@ class ImageNetCGN(CGNetwork):
         self.f_bg = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
         self.u2net = U2Net(unet_width).eval().requires_grad_(False)
         self._folded = False
+        self._graphs: Graphs | None = None
         if folded:
             self._fold()
 
@@ -135,6 +139,30 @@ class ImageNetCGN(CGNetwork):
             self._fold()
         return self
 
+    def use_graphs(self, enabled: bool = True, *, compiled: bool = False) -> Self:
+        """Draws with CUDA graphs from now on, or no longer; on the CPU that changes nothing.
+
+        A mechanism is then one launch, which pays at small batches: there, launching its several
+        hundred kernels takes longer than running them. It is recorded when a batch size comes for
+        the second time, and once more when the weights, their device or dtype, or the truncation
+        change. The images are the same. Recordings hold memory of the GPU for their batch size
+        until they are dropped: `use_graphs(False)` drops them. Copies of this network have none.
+
+        Args:
+            enabled: whether to use them.
+            compiled: whether kernels that torch.compile makes take part, which the first call waits
+                for; they save passes over memory, at large batches most.
+
+        Raises:
+            ArgumentError: the network is not folded (see `freeze`).
+        """
+        if enabled and not self._folded:
+            raise ArgumentError("use_graphs is for a folded network: call freeze() first")
+        self._graphs = Graphs() if enabled else None
+        for factor in FACTORS:
+            self._biggan(factor).compiled = enabled and compiled
+        return self
+
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode, unless frozen; U2-Net and the generators stay in eval mode."""
         super().train(mode)
@@ -174,6 +202,16 @@ class ImageNetCGN(CGNetwork):
         return self._biggan(factor).condition(noise, y)
 
     def _run(self, factor: str, condition: Tensor) -> Tensor:
+        if self._graphs is None:
+            return self._run_eagerly(factor, condition)
+        rows = find_rows(self.truncation, self.biggan.num_statistics, self.truncation_lookup)
+        read = self._biggan(factor).make_lean(rows, condition.is_cuda).tensors
+        if factor == "shape":
+            read = [*read, *self.u2net.parameters()]
+        name = factor, self.truncation, self.truncation_lookup
+        return self._graphs.run(name, partial(self._run_eagerly, factor), condition, read)
+
+    def _run_eagerly(self, factor: str, condition: Tensor) -> Tensor:
         images = self._draw(factor, condition)
         return self.mask(images) if factor == "shape" else images
 

@@ -1,1 +1,1 @@
-"""Labelled images of the user: folders, WebDataset shards, Hugging Face."""
+"""Labelled images of the user: folders, tables, benchmarks' layouts, shards, Hugging Face."""

@@ -7,35 +7,39 @@ colours for shades of grey; all of that would be silent.
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+
+from cgn_augment.images.remote import local_path, open_file, protocol_of
 
 Pixels = npt.NDArray[np.float32]
 
 Encoded = str | bytes
 """An image file: its path, its URL, or its contents."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is taken for an image, by Pillow's names, whatever a file is called: Pillow knows more, and
+starts Ghostscript for some of them."""
+
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _COLOURED = 32  # between channels: less is what JPEG does to grey
 
 
 def open_image(file: Encoded) -> Image.Image:
-    """Opens an image file, whose pixels are not read yet.
+    """Opens an image file, whose pixels are not read yet, if it is of one of the `FORMATS`.
 
     Raises:
-        OSError: it is missing, or no image.
+        OSError: it is missing, no regular file, or no image.
     """
     if isinstance(file, bytes):
-        return Image.open(io.BytesIO(file))
-    if "://" in file:
-        with fsspec.open(file, "rb") as stream:
-            return Image.open(io.BytesIO(stream.read()))
-    return Image.open(Path(file))
+        return Image.open(io.BytesIO(file), formats=FORMATS)
+    with open_file(file) as stream:
+        if protocol_of(file):
+            return Image.open(io.BytesIO(stream.read()), formats=FORMATS)
+    return Image.open(local_path(file), formats=FORMATS)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -17,7 +15,7 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_generator, step_seed
 from cgn_augment.images.loading import LoadConfig, Transform, make_loader
-from cgn_augment.images.reading import to_rgb
+from cgn_augment.images.reading import open_image, to_rgb
 from cgn_augment.images.tar import Sample, read_shard
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -132,7 +130,7 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
             has = sorted(name for name in sample if not name.startswith("__"))
             raise DataError(f"{where} has {has}: expected an image (.jpg, .png, .webp) and .cls")
         try:
-            with Image.open(io.BytesIO(sample[kind])) as file:
+            with open_image(sample[kind]) as file:
                 picture = to_rgb(file)
             label = int(sample["cls"])
         except Exception as error:  # damaged bytes make Pillow raise anything

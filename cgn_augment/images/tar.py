@@ -1,26 +1,27 @@
-"""Reads the samples of WebDataset shards, with webdataset's own parts."""
+"""Reads the samples of WebDataset shards: plain tar files, whole, or an error says why."""
 
 from __future__ import annotations
 
 import random
+import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, Any, Self
 
-import fsspec
+from cgn_augment.errors import DataError
+from cgn_augment.files import first_line
+from cgn_augment.images.remote import local_path, open_file, protocol_of
 
 Sample = dict[str, Any]
 """The files of a sample as bytes by suffix, with its key in `__key__` and its tar in `__url__`."""
 
-Handler = Callable[[Exception], bool]
-"""Called with what is wrong with a tar; returns whether to go on."""
-
-
-def _raise(error: Exception) -> bool:
-    raise error
+_LARGEST_FILE = 2**30
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7z": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 def expand_urls(urls: str) -> list[str]:
     """Returns the shards that a path or URL with braces stands for, as webdataset does.
+
+    The path of a file that is there stands for itself, whatever characters it has.
 
     Example:
         >>> from cgn_augment.images.tar import expand_urls
@@ -29,23 +30,69 @@ def expand_urls(urls: str) -> list[str]:
     """
     from webdataset.shardlists import expand_urls as expand  # imports much
 
+    if not protocol_of(urls) and local_path(urls).is_file():
+        return [urls]
     expanded: list[str] = expand(urls)
     return expanded
 
 
-def read_samples(file: IO[bytes], url: str, handler: Handler = _raise) -> Iterator[Sample]:
+class _Header(tarfile.TarInfo):
+    """A header that must be whole: Python takes one that is not for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(first_line(error)) from error
+
+
+def read_samples(file: IO[bytes], url: str) -> Iterator[Sample]:
     """Yields the samples of an open tar file.
 
     Args:
         file: the open file.
         url: its name, for errors.
-        handler: called with what is wrong with the tar; raises by default.
-    """
-    from webdataset.tariterators import group_by_keys, tar_file_expander  # imports much
 
-    opened: list[dict[str, Any]] = [{"url": url, "stream": file}]
-    files = tar_file_expander(opened, handler=handler)
-    yield from group_by_keys(files, handler=handler)
+    Raises:
+        DataError: it is no tar, is compressed, ends without tar's end marker, or holds a file that
+            belongs to no sample; the message says behind how many samples.
+    """
+    from webdataset.tariterators import group_by_keys  # imports much
+
+    num = 0
+    try:
+        for sample in group_by_keys(_read_files(file, url)):
+            num += 1
+            yield sample
+    except (DataError, tarfile.TarError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(
+            f"{url} is damaged behind sample {num} ({first_line(error)}): make or copy it again"
+        ) from error
+
+
+def _read_files(file: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
+    start = file.peek(4)[:4] if hasattr(file, "peek") else b""
+    for sign, name in _PACKED.items():
+        if start.startswith(sign):
+            raise DataError(f"it is compressed with {name}, and only a plain tar is read")
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=_Header) as tar:
+        for info in tar:
+            tar.members = []  # type: ignore[attr-defined]  # it would keep all headers
+            base = info.name.rpartition("/")[2]
+            if not info.isreg() or (base.startswith("__") and base.endswith("__")):
+                continue
+            if base.startswith("._"):
+                raise DataError(
+                    f"it holds {info.name!r}, a file of macOS: make it with COPYFILE_DISABLE=1"
+                )
+            if info.issparse() or not 0 <= info.size <= _LARGEST_FILE:
+                raise DataError(f"it holds {info.name!r}, which is sparse or larger than 1 GiB")
+            data = tar.extractfile(info)
+            yield {"fname": info.name, "data": b"" if data is None else data.read(), "__url__": url}
+    yield {}  # the end of a shard
 
 
 def read_shard(
@@ -54,7 +101,7 @@ def read_shard(
     shuffle: int = 0,
     seed: int = 0,
     keep: Callable[[Sample], bool] | None = None,
-    handler: Handler = _raise,
+    damaged: Callable[[DataError], object] | None = None,
 ) -> Iterator[Sample]:
     """Yields the samples of a shard, whose order is a function of the seed.
 
@@ -63,13 +110,15 @@ def read_shard(
         shuffle: samples that they are shuffled over; 0 keeps the order of the file.
         seed: of the order.
         keep: says of a sample whether it is wanted; all are by default.
-        handler: called with what is wrong with the tar; raises by default.
+        damaged: called with what is wrong with the tar, which then ends there; raises by default.
 
     Raises:
-        OSError: the shard is missing or cannot be opened.
+        FileNotFoundError: the shard is missing.
+        FileError: it cannot be opened, or its server fails.
+        DataError: it is damaged.
     """
-    with fsspec.open(url, "rb") as file:
-        samples = read_samples(file, url, handler)
+    with open_file(url) as file:
+        samples = _until_damage(read_samples(file, url), damaged)
         if keep is not None:
             samples = filter(keep, samples)
         if shuffle:
@@ -77,3 +126,14 @@ def read_shard(
 
             samples = mix(shuffle, initial=shuffle, rng=random.Random(seed))(samples)
         yield from samples
+
+
+def _until_damage(
+    samples: Iterator[Sample], damaged: Callable[[DataError], object] | None
+) -> Iterator[Sample]:
+    try:
+        yield from samples
+    except DataError as error:
+        if damaged is None:
+            raise
+        damaged(error)

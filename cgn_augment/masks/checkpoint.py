@@ -11,6 +11,7 @@ import torch
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line, read_safetensors, save_tensors
 from cgn_augment.generators.checkpoint import find_weights, require_device
+from cgn_augment.generators.layout import without_memory
 from cgn_augment.masks.network import MaskerNetwork
 from cgn_augment.masks.photo_unet import PhotoMasker
 from cgn_augment.masks.unet import UNetMasker
@@ -53,13 +54,14 @@ def load_masker(
     state, header = read_safetensors(path, what="a masker", remedy=remedy, format=FORMAT)
     try:
         kind = header.get("network", UNetMasker.kind)
-        masker = _KINDS[kind](**json.loads(header["config"])).float()
+        with without_memory():  # whatever width the file claims
+            masker = _KINDS[kind](**json.loads(header["config"])).float()
         state = {name: value.float() for name, value in state.items()}
         for name, buffer in masker.state_dict().items():
             if not buffer.is_floating_point():  # counters of batches, which are not kept
-                state[name] = buffer
-        masker.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+        masker.load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path} does not hold the masker that it describes ({first_line(error)})"
         ) from error

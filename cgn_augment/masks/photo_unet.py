@@ -55,16 +55,12 @@ class PhotoMasker(MaskerNetwork):
         if backbone is not None:
             require_choices(self, backbone=Backbone)
         self.down: nn.Module
-        self.mean: Tensor
-        self.std: Tensor
         self.stem = nn.Sequential(*conv_block(3, width), *conv_block(width, width))
         if backbone is None:
             dims = [width * min(2**level, 8) for level in range(1, 6)]
             self.down = _Down(width, dims)
         else:
             self.down, dims = _make_resnet(backbone)
-            self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
-            self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
         steps, below = [], dims[-1]
         for level, dim in reversed(list(enumerate([width, *dims[:-1]]))):
             out = width * min(2**level, 8)
@@ -96,7 +92,8 @@ class PhotoMasker(MaskerNetwork):
         if self.backbone is None:
             levels = self.down(full)
         else:
-            normalised = (images / 2 + 0.5 - self.mean) / self.std
+            mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (_MEAN, _STD))
+            normalised = (images / 2 + 0.5 - mean) / std
             levels = list(self.down(normalised).values())
         found = levels[-1]
         for step, skip in zip(self.up, [*levels[-2::-1], full], strict=True):

@@ -25,8 +25,6 @@ class PartConfig:
             has, or the column `mask` of a table.
         split: of images that come in splits; `all` for all of them.
         classes: names by label, or their number, where the images do not say.
-        path: column of a table with the paths of the images.
-        label: column of a table with the labels.
         columns: further columns to keep; the group is kept where it is known.
         shard_size: images of a shard.
         size: bound of the longer side, in pixels; smaller images stay as they are.
@@ -46,8 +44,6 @@ class PartConfig:
     masks: str = "own"
     split: str = "train"
     classes: tuple[str, ...] | int | None = None
-    path: str = "path"
-    label: str = "label"
     columns: tuple[str, ...] = ()
     shard_size: int = 1000
     size: int = 512

@@ -127,6 +127,10 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
         keys.append(facts["key"])
         if facts["label"] not in label_of:
             raise ValueError(f"{facts['key']} has the class {facts['label']!r}, which is none")
+        if (len(facts["box"]), len(facts["size"])) != (4, 2):
+            raise ValueError(f"{facts['key']} has the box {facts['box']} in {facts['size']} pixels")
+        if any(len(place) != 2 for place in facts["places"].values()):
+            raise ValueError(f"{facts['key']} has files at {facts['places']}")
         numbers["label"].append(label_of[facts["label"]])
         numbers["verdict"].append(verdict_of(facts["verdict"]))
         numbers["box"].extend(facts["box"])

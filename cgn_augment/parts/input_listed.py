@@ -34,13 +34,8 @@ def photos_of_place(place: str, config: PartConfig) -> ListedPhotos:
         DataError: there are none, or no mask belongs to any of them.
     """
     column = config.masks.removeprefix(COLUMN) if config.masks.startswith(COLUMN) else None
-    columns = None
-    if is_table(place):
-        named = {"path": config.path, "label": config.label, "mask": column}
-        standard = PartConfig.path, PartConfig.label, None
-        given = zip(named.items(), standard, strict=True)
-        columns = Columns(**{name: to for (name, to), usual in given if to != usual})
-    elif column is not None:
+    columns = None if column is None else Columns(mask=column)
+    if column is not None and not is_table(place):
         refuse_masks(config.masks, f"a folder that mirrors it, or {ALPHA}", place)
     if config.masks.startswith(MEMBER):
         refuse_masks(config.masks, f"{COLUMN}NAME, a folder, or {ALPHA}", place)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError, DataError, FileError
 from cgn_augment.files import first_line
 from cgn_augment.images.reading import Encoded
 from cgn_augment.images.shards import SUFFIXES
@@ -103,6 +103,8 @@ class ShardPhotos:
 def _read(url: str) -> Iterator[Sample]:
     try:
         yield from read_shard(url)
+    except FileError:  # of a server, and no damage
+        raise
     except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
         raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
 

@@ -69,7 +69,7 @@ class PartSet:
             DataError: there is no set of parts, it is not complete, or its index is damaged.
         """
         store = Store(path)
-        if complete and MANIFEST not in store.sizes():
+        if complete and MANIFEST not in store.sizes([MANIFEST]):
             raise DataError(
                 f"{store.url} holds no complete set of parts: give the folder or URL that "
                 "'cgn-augment parts' wrote to, or complete the set with --resume"
@@ -81,7 +81,9 @@ class PartSet:
         try:
             with closing(_lines(store, [INDEX] if complete else pieces)) as lines:
                 index = read_index(lines, classes)
-        except (OSError, ValueError, KeyError) as error:
+        except FileError:  # of a server, and no damage
+            raise
+        except Exception as error:  # lines of anything make the reader raise anything
             raise DataError(
                 f"{store.path(INDEX)} cannot be read ({first_line(error)}): write the set again"
             ) from error
@@ -188,15 +190,29 @@ class PartSet:
         try:
             data = self.store.read_range(name, start, length)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+                self._require_size(number, member, picture.size)
                 mode = _MODES.get(member, "RGB")
                 pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
         except Exception as error:  # damaged bytes make Pillow raise anything
+            if isinstance(error, FileError) and not self.store.is_local:
+                raise  # of the server, and no damage
             raise FileError(
                 f"{self.store.path(name)}: the {member} of {self.index.keys[number]} cannot be "
                 f"read ({first_line(error)}): 'cgn-augment parts verify' says what to write again"
             ) from error
         planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
         return torch.from_numpy(planes.copy())  # NumPy transposes faster than torch
+
+    def _require_size(self, number: int, member: Member, size: tuple[int, int]) -> None:
+        """Raises before a picture is decoded that is not of the size in the index."""
+        if member in ("background", "foreground"):
+            wanted = self.index.sizes[number].tolist()
+        elif member == "object":
+            wanted = self.index.boxes[number].tolist()[2:]
+        else:
+            return
+        if [*size[::-1]] != wanted:
+            raise DataError(f"it has {size[::-1]} pixels where {tuple(wanted)} belong")
 
 
 def _lines(store: Store, names: Sequence[str]) -> Generator[bytes, None, None]:

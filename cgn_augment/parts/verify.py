@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from PIL import Image
-
+from cgn_augment.images.reading import open_image
 from cgn_augment.images.tar import Sample
 from cgn_augment.parts.index import INDEX, MEMBERS
 from cgn_augment.shards.checking import Problem, verify_set
 from cgn_augment.shards.layout import MANIFEST, PARTS
-from cgn_augment.shards.manifest import Manifest, Record, read_begun
+from cgn_augment.shards.manifest import Manifest, read_begun
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.writer import find_places
 
@@ -41,7 +40,7 @@ def verify_parts(
         return "has no index" if lines is None else _check_samples(samples, lines, shard, record)
 
     problems = verify_set(url, PARTS, check, advance)
-    names = store.sizes()
+    names = store.sizes([MANIFEST, INDEX])
     if MANIFEST in names:
         num_shards = read_begun(store, PARTS).num_shards
         pieces = [_lines_of(store, shard) or [] for shard in range(num_shards)]
@@ -91,11 +90,11 @@ def _check_sample(sample: Sample, facts: dict[str, Any], shard: int, start: int)
     for member in facts["places"]:
         name = MEMBERS[member]
         try:
-            with Image.open(io.BytesIO(sample[name])) as picture:
+            with open_image(sample[name]) as picture:
+                size = [picture.height, picture.width]
+                if size != sizes.get(member, size):
+                    return f"has a {name} of {size} pixels where {sizes[member]} belong"
                 picture.load()
         except Exception as error:  # Pillow raises whatever the bytes make it raise
             return f"has a {name} that cannot be decoded ({type(error).__name__}: {error})"
-        size = [picture.height, picture.width]
-        if size != sizes.get(member, size):
-            return f"has a {name} of {size} pixels where {sizes[member]} belong"
     return None

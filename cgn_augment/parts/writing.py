@@ -30,7 +30,8 @@ from cgn_augment.parts.making import EXCLUDED, NO_MASK, OTHER_SIZE, UNREADABLE, 
 from cgn_augment.parts.photos import find_photos
 from cgn_augment.ranks import count_cores
 from cgn_augment.shards.layout import PARTS
-from cgn_augment.shards.manifest import ClassCounts, Manifest, find_versions
+from cgn_augment.shards.manifest import Manifest, find_versions
+from cgn_augment.shards.records import ClassCounts
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.writer import write_set
 
@@ -126,7 +127,6 @@ class _Contents:
     filler: Filler | None
     num_workers: int
     kind = PARTS
-    extras = (INDEX, LEFT_OUT)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

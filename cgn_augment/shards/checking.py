@@ -7,17 +7,17 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cgn_augment.errors import DataError
+from cgn_augment.errors import DataError, FileError
 from cgn_augment.images.tar import Sample, read_samples
 from cgn_augment.shards.layout import INFO, MANIFEST, SetKind
 from cgn_augment.shards.manifest import (
     Manifest,
-    Record,
     make_info,
     read_begun,
     read_manifest,
     to_json,
 )
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.store import Store
 
 CheckSamples = Callable[[Iterator[Sample], Manifest, int, Record], str | None]
@@ -61,7 +61,9 @@ def verify_set(
         DataError: there is no set of this kind at all.
     """
     store = Store(url)
-    begun, sizes = read_begun(store, kind), store.sizes()
+    begun = read_begun(store, kind)
+    names = (kind.shard_name(shard) for shard in range(begun.num_shards))
+    sizes = store.sizes([MANIFEST, INFO, *names])
     problems = [*_check_names(store, begun, sizes)]
     records = {kind.shard_number(record.name): record for record in begun.shards}
     if MANIFEST not in sizes:
@@ -125,12 +127,8 @@ def _check_names(store: Store, begun: Manifest, sizes: dict[str, int]) -> Iterat
 def _check_manifest(
     store: Store, manifest: Manifest, begun: Manifest, sizes: dict[str, int]
 ) -> Iterator[Problem]:
-    names = [record.name for record in manifest.shards]
-    num_shards = begun.num_shards
     if manifest.settings != begun.settings:
         yield Problem(MANIFEST, "has other settings than the set")
-    if names != [begun.kind.shard_name(shard) for shard in range(num_shards)]:
-        yield Problem(MANIFEST, f"names {len(names)} shards where {num_shards} belong")
     if INFO not in sizes or store.read(INFO) != to_json(make_info(manifest)):
         yield Problem(INFO, "is missing or does not list what the manifest lists")
 
@@ -151,6 +149,8 @@ def _check_shard(
     try:
         with store.open(name) as file:
             what = check_samples(read_samples(file, name), begun, shard, record)
+    except FileError:  # of a server, and no damage
+        raise
     except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
         what = f"cannot be read to its end ({type(error).__name__}: {error})"
     if what is not None:

@@ -27,6 +27,9 @@ Label = Literal["shape", "texture", "background"]
 
 MEMBERS = get_args(Member)
 
+MAX_SHARDS = 10**6
+"""Most shards of a set: the number in a shard's name has six digits."""
+
 _PLAIN = ("num", "seed", "format", "quality", "label", "members", "shard_size", "block_size")
 
 
@@ -72,6 +75,11 @@ class ShardConfig:
         require_counts(self, "seed", least=0)
         if self.quality > 100:
             raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
+        if self.num_shards > MAX_SHARDS:
+            raise ArgumentError(
+                f"num and shard_size make {self.num_shards} shards, and a set has {MAX_SHARDS} at "
+                "most: raise shard_size"
+            )
         require_choices(self, format=ImageFormat, label=Label)
         if isinstance(self.members, str):
             raise ArgumentTypeError(f"members must be a list of names, got {self.members!r}")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from cgn_augment.errors import CGNError, DataError
+from cgn_augment.files import first_line
 from cgn_augment.generators.drawing import known_classes
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
@@ -22,6 +25,15 @@ from cgn_augment.types import FACTORS, Mechanisms
 Array = npt.NDArray[Any]
 
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+
+_PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+_MODES = {1: "L", 3: "RGB"}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_MOST = 1.001
+"""Largest value of an array: a blend of values in [-1, 1] may be off in its last digits."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +114,63 @@ def encode_picture(array: Array, kind: str, quality: int = 95) -> bytes:
     return file.getvalue()
 
 
-def decode_picture(data: bytes, kind: str) -> Array:
-    """Decodes what `encode_picture` made.
+def decode_picture(data: bytes, kind: str, size: int, channels: int = 3) -> Array:
+    """Decodes what `encode_picture` made, if it is what the set should hold.
+
+    Size, channels and type stand at the beginning of a file and are looked at first, so that a
+    small file which unfolds to a huge picture costs nothing.
+
+    Args:
+        data: the file.
+        kind: of the file: png, jpg, webp or npy.
+        size: height and width that it should have, in pixels.
+        channels: that it should have: 3 of an image, 1 of a mask.
 
     Returns:
-        (H, W, 3) or (H, W) uint8; for npy what the file holds.
+        (H, W, 3) or (H, W) uint8; for npy (C, H, W) float32.
 
     Raises:
+        DataError: it is of another size or type, or holds NaN or values far outside [-1, 1].
         Exception: of Pillow or NumPy, where the bytes are damaged.
     """
     if kind == "npy":
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
-    with Image.open(io.BytesIO(data)) as picture:
+        return _decode_array(data, (channels, size, size))
+    try:
+        opened = Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[kind]])
+    except UnidentifiedImageError as error:
+        raise DataError(f"it is no {_PILLOW_NAMES[kind]} file") from error
+    with opened as picture:
+        found, wanted = (picture.mode, picture.size), (_MODES[channels], (size, size))
+        if found != wanted:
+            raise DataError(f"it is {_name(*found)} and not {_name(*wanted)}")
         return np.asarray(picture)
+
+
+def describe(error: Exception) -> str:
+    """Says in one line what is wrong with a sample that could not be decoded."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    kind = "" if isinstance(error, CGNError) else f"{type(error).__name__}: "
+    return kind + first_line(error)
+
+
+def _name(mode: str, size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]} {mode}"
+
+
+def _decode_array(data: bytes, shape: tuple[int, ...]) -> Array:
+    # NumPy alone would take memory for whatever shape the file claims.
+    file = io.BytesIO(data)
+    read_header = _HEADERS.get(np.lib.format.read_magic(file))
+    if read_header is None:
+        raise DataError("it is of another version of npy than any that is written here")
+    found, _, dtype = read_header(file)
+    if found != shape or dtype != np.float32:
+        raise DataError(f"it is {dtype} of the shape {found} and not float32 of {shape}")
+    array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    if not float(np.abs(array).max()) <= _MOST:
+        raise DataError("it holds NaN or values outside [-1, 1]")
+    return array
 
 
 def to_images(decoded: Tensor) -> Tensor:
@@ -127,9 +182,17 @@ def to_images(decoded: Tensor) -> Tensor:
     return decoded.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
 
 
-def image_kind(sample: Sample) -> ImageFormat:
-    """Returns the format of a sample's image, or raises a KeyError if it has none."""
-    for kind in IMAGE_FORMATS:
-        if kind in sample:
-            return kind
-    raise KeyError(f"no image of the kinds {', '.join(IMAGE_FORMATS)}")
+def read_classes(data: bytes, num_classes: int) -> dict[str, int]:
+    """Returns the class of each factor that a sample's json names.
+
+    Raises:
+        DataError: one is missing, no integer, or none of the classes.
+    """
+    try:
+        found = json.loads(data)
+        classes = {factor: found[factor] for factor in FACTORS}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"it has labels that cannot be read ({first_line(error)})") from error
+    if not all(type(y) is int and 0 <= y < num_classes for y in classes.values()):
+        raise DataError(f"it has the classes {shorten(str(classes), 90)} of {num_classes}")
+    return classes

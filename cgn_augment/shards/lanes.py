@@ -8,7 +8,6 @@ for the beginning of one shard.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -19,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from cgn_augment.errors import DataError, FileError
 from cgn_augment.functional import Purpose, step_generator, step_seed
 from cgn_augment.images.tar import Sample, read_shard
-from cgn_augment.shards.encode import Array, decode_picture, image_kind
+from cgn_augment.shards.config import ImageFormat
+from cgn_augment.shards.encode import Array, decode_picture, describe, read_classes
 from cgn_augment.types import FACTORS
 
 MAX_LANES = 16
@@ -53,12 +54,27 @@ class Chunk(NamedTuple):
     skipped: list[str]
 
 
+class Form(NamedTuple):
+    """What the manifest says of every sample.
+
+    Attributes:
+        kind: format of the images.
+        image_size: their height and width, in pixels.
+        num_classes: classes of each factor.
+    """
+
+    kind: ImageFormat
+    image_size: int
+    num_classes: int
+
+
 @dataclass(frozen=True)
 class ReadPlan:
     """What a rank reads, and in which order.
 
     Attributes:
-        shards: all shards of the set.
+        shards: those that are read, each of one sample or more.
+        form: of their samples.
         seed: of the order.
         rank: which of `world_size` processes reads.
         world_size: how many processes there are.
@@ -68,6 +84,7 @@ class ReadPlan:
     """
 
     shards: tuple[Shard, ...]
+    form: Form
     seed: int
     rank: int
     world_size: int
@@ -90,15 +107,30 @@ class ReadPlan:
         return order[self.rank :: self.world_size][lane :: self.num_lanes]
 
 
-class ChunkDataset(IterableDataset[Chunk]):
-    """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes."""
+class ChunkDataset(IterableDataset[Chunk | FileError]):
+    """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes.
+
+    A shard that cannot be read is yielded as an error and ends it: one that is raised would reach
+    the user as a worker's traceback.
+    """
 
     def __init__(self, plan: ReadPlan, start: int) -> None:
         super().__init__()
         self.plan, self.start = plan, start
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Chunk | FileError]:
         """Yields the chunks that belong to this worker."""
+        try:
+            yield from self._chunks()
+        except FileNotFoundError as error:
+            yield FileError(
+                f"the shard {error.filename} is missing: cgn-augment shards verify says which "
+                "shards to render again"
+            )
+        except FileError as error:
+            yield error
+
+    def _chunks(self) -> Iterator[Chunk]:
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
         plan = self.plan
@@ -107,7 +139,7 @@ class ChunkDataset(IterableDataset[Chunk]):
             turn, lane = divmod(number, plan.num_lanes)
             if lane not in lanes:
                 lanes[lane] = read_lane(plan, lane, turn * plan.chunk)
-            yield decode_chunk(list(islice(lanes[lane], plan.chunk)))
+            yield decode_chunk(list(islice(lanes[lane], plan.chunk)), plan.form)
 
 
 def read_lane(plan: ReadPlan, lane: int, place: int) -> Iterator[Sample | str]:
@@ -124,24 +156,19 @@ def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str
     """Yields exactly as many samples of a shard as it should have, in the order of the pass."""
     url, length = plan.shards[shard]
     lost = [f"{url} has fewer samples than {length}"]
-
-    def stop(error: Exception) -> bool:
-        lost.append(f"{url} cannot be read further: {type(error).__name__}: {error}")
-        return False
-
-    shapes = plan.shapes
+    shapes, num_classes = plan.shapes, plan.form.num_classes
     samples = read_shard(
         url,
         shuffle=plan.shuffle,
         seed=step_seed(Purpose.SHARD_SHUFFLE, plan.seed, number, shard),
-        keep=None if shapes is None else lambda sample: _shape(sample) in shapes,
-        handler=stop,
+        keep=None if shapes is None else lambda sample: _shape(sample, num_classes) in shapes,
+        damaged=lambda error: lost.append(str(error)),
     )
     yield from islice(chain(samples, (lost[-1] for _ in count())), length)
 
 
-def decode_chunk(samples: list[Sample | str]) -> Chunk:
-    """Decodes samples; those that cannot be decoded are left out and told of."""
+def decode_chunk(samples: list[Sample | str], form: Form) -> Chunk:
+    """Decodes samples; those that are not of the form are left out and told of."""
     images: list[Array] = []
     classes: list[list[int]] = []
     skipped = [sample for sample in samples if isinstance(sample, str)]
@@ -149,25 +176,20 @@ def decode_chunk(samples: list[Sample | str]) -> Chunk:
         if isinstance(sample, str):
             continue
         try:
-            kind = image_kind(sample)
-            found = json.loads(sample["json"])
-            labels = [int(found[factor]) for factor in FACTORS]
-            image = decode_picture(sample[kind], kind)
-            if images and image.shape != images[0].shape:
-                raise ValueError(f"its size is {image.shape}, that of others {images[0].shape}")
+            labels = read_classes(sample["json"], form.num_classes)
+            images.append(decode_picture(sample[form.kind], form.kind, form.image_size))
         except Exception as error:  # damaged bytes make Pillow and NumPy raise anything
             where = f"{sample.get('__url__')}, sample {sample.get('__key__')}"
-            skipped.append(f"{where}: {type(error).__name__}: {error}")
+            skipped.append(f"{where}: {describe(error)}")
             continue
-        images.append(image)
-        classes.append(labels)
+        classes.append([labels[factor] for factor in FACTORS])
     if not images:
         return Chunk(torch.zeros(0), torch.zeros(3, 0, dtype=torch.int64), skipped)
     return Chunk(torch.from_numpy(np.stack(images)), torch.tensor(classes).T, skipped)
 
 
-def _shape(sample: Sample) -> int:
+def _shape(sample: Sample, num_classes: int) -> int:
     try:
-        return int(json.loads(sample["json"])["shape"])
-    except (KeyError, ValueError, TypeError):
+        return read_classes(sample["json"], num_classes)["shape"]
+    except (KeyError, DataError):
         return -1  # one that is lost is found missing at the shard's end

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 from cgn_augment.errors import DataError
+from cgn_augment.files import first_line
 from cgn_augment.shards.config import ShardConfig, config_of
 from cgn_augment.shards.layout import (
     COUNTERFACTUALS,
@@ -28,34 +30,12 @@ from cgn_augment.shards.layout import (
     kind_of,
     num_shards_of,
 )
+from cgn_augment.shards.records import ClassCounts, Record, check_settings, read_record
 from cgn_augment.shards.store import Store
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "cgn_augment_shards/1"
-
-ClassCounts = dict[str, list[int]]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a complete shard holds.
-
-    Attributes:
-        name: of its file.
-        first: index of its first image; None where what comes before is not counted.
-        num_samples: images.
-        num_bytes: size of the file.
-        sha256: of the file, as hexadecimal digits.
-        class_counts: for each factor, or verdict, the images of each class.
-    """
-
-    name: str
-    first: int | None
-    num_samples: int
-    num_bytes: int
-    sha256: str
-    class_counts: ClassCounts
 
 
 @dataclass(frozen=True)
@@ -182,19 +162,22 @@ def read_settings(store: Store, kind: SetKind) -> tuple[dict[str, Any], dict[str
         DataError: there are none, they cannot be read, or they are of a set of another kind.
     """
     found = _read_json(store, SETTINGS, kind)
-    if not isinstance(found, dict) or not {"settings", "versions"} <= found.keys():
-        raise DataError(f"{store.path(SETTINGS)} does not hold the settings of a set")
-    _require_kind(store, found["settings"], kind)
-    return found["settings"], found["versions"]
+    return _require_settings(store, SETTINGS, found, kind)
 
 
-def _require_kind(store: Store, settings: dict[str, Any], kind: SetKind) -> None:
-    there = kind_of(settings)
+def _require_settings(
+    store: Store, name: str, found: Any, kind: SetKind
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the settings and versions in a file, if they are those of a set of this kind."""
+    if not isinstance(found, dict) or not isinstance(found.get("versions"), dict):
+        raise DataError(f"{store.path(name)} does not hold the settings of a set: it is damaged")
+    there = check_settings(found.get("settings"), store.path(name))
     if there != kind:
         raise DataError(
             f"{store.url} is a set of {there.name}, which '{there.command}' wrote, and {kind.name} "
             "are wanted here"
         )
+    return found["settings"], found["versions"]
 
 
 def write_record(store: Store, record: Record) -> None:
@@ -203,16 +186,21 @@ def write_record(store: Store, record: Record) -> None:
     store.write(f"{RECORDS}/{name}.json", to_json(asdict(record)))
 
 
-def find_complete(store: Store, kind: SetKind, shards: range) -> dict[int, Record]:
+def find_complete(store: Store, settings: dict[str, Any], shards: range) -> dict[int, Record]:
     """Returns the records of those `shards` that are complete.
 
     A shard is complete if it has a record and the size that the record says.
+
+    Raises:
+        DataError: a record is damaged.
     """
-    sizes, complete = store.sizes(), {}
-    for shard in shards:
-        name, record_name = kind.shard_name(shard), kind.record_name(shard)
+    kind = kind_of(settings)
+    names = {shard: (kind.shard_name(shard), kind.record_name(shard)) for shard in shards}
+    sizes, complete = store.sizes(chain.from_iterable(names.values())), {}
+    for shard, (name, record_name) in names.items():
         if record_name in sizes and name in sizes:
-            record = Record(**_read_json(store, record_name, kind))
+            found, where = _read_json(store, record_name, kind), store.path(record_name)
+            record = read_record(found, settings, shard, where)
             if record.num_bytes == sizes[name]:
                 complete[shard] = record
     return complete
@@ -225,7 +213,7 @@ def read_begun(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
         DataError: there is no set of this kind.
     """
     settings, versions = read_settings(store, kind)
-    complete = find_complete(store, kind, range(num_shards_of(settings)))
+    complete = find_complete(store, settings, range(num_shards_of(settings)))
     return Manifest(settings, versions, tuple(complete.values()))
 
 
@@ -267,12 +255,14 @@ def read_manifest(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
     found = _read_json(store, MANIFEST, kind)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(f"{store.path(MANIFEST)} is not a manifest of the format {FORMAT!r}")
-    try:
-        _require_kind(store, found["settings"], kind)
-        records = tuple(Record(**record) for record in found["shards"])
-        return Manifest(found["settings"], found["versions"], records)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{store.path(MANIFEST)} is damaged ({error})") from error
+    settings, versions = _require_settings(store, MANIFEST, found, kind)
+    listed, num_shards = found.get("shards"), num_shards_of(settings)
+    if not isinstance(listed, list) or len(listed) != num_shards:
+        num = len(listed) if isinstance(listed, list) else "no"
+        raise DataError(f"{store.path(MANIFEST)} lists {num} shards where {num_shards} belong")
+    where = store.path(MANIFEST)
+    records = [read_record(each, settings, shard, where) for shard, each in enumerate(listed)]
+    return Manifest(settings, versions, tuple(records))
 
 
 def make_info(manifest: Manifest) -> dict[str, Any]:
@@ -294,5 +284,7 @@ def _read_json(store: Store, name: str, kind: SetKind) -> Any:
             f"{store.url} has no {name}, so it is not a complete set of {kind.name}: give the "
             f"folder or URL that '{kind.command}' wrote to, or complete the set with --resume"
         ) from error
-    except ValueError as error:
-        raise DataError(f"{store.path(name)} cannot be read ({error}): it is damaged") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{store.path(name)} cannot be read ({first_line(error)}): it is damaged"
+        ) from error

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_choice, require_count
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import owning
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators.drawing import draw_objects
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
@@ -230,17 +231,38 @@ def write_samples(
         ArgumentError: a folder that is not empty, nothing or an unknown kind to save, or a chunk
             below 1.
         OSError: the folder cannot be written.
+        UsageError: another process is writing to it.
     """
     for kind in save:
         require_choice("save", kind, KINDS)
     if not save:
         raise ArgumentError(f"save must name one or more of {', '.join(KINDS)}")
     require_count("chunk", chunk)
+    _require_empty(folder)
+    with owning(folder):
+        _require_empty(folder)  # again: another process may have written there just now
+        _write(cgn, classes, folder, save, seed, fixed_noise, chunk, tied, settings)
+
+
+def _require_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArgumentError(
             f"{folder} is there already and is not an empty folder: name another, so that images "
             "of two runs are not mixed"
         )
+
+
+def _write(
+    cgn: Mechanisms,
+    classes: Tensor,
+    folder: Path,
+    save: Sequence[Kind],
+    seed: int,
+    fixed_noise: bool,
+    chunk: int,
+    tied: bool,
+    settings: dict[str, Any] | None,
+) -> None:
     for kind in save:
         (folder / kind).mkdir(parents=True, exist_ok=True)
     written = {**(settings or {}), "fingerprint": cgn.fingerprint, "seed": seed}

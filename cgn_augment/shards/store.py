@@ -5,23 +5,31 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from cgn_augment.errors import FileError
+from cgn_augment.files import (
+    leftovers,
+    open_regular,
+    remove_leftovers,
+    replacing,
+    temporary_file,
+)
+from cgn_augment.images.remote import (
+    connect,
+    local_path,
+    open_file,
+    patiently,
+    protocol_of,
+    read_range,
+)
+from cgn_augment.shards.layout import RECORDS
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows: leftovers are not told from files in use
-    fcntl = None  # type: ignore[assignment]
-
-from cgn_augment.errors import ArgumentError
-from cgn_augment.files import replacing
-
-_SPOOL = ".cgn-augment-shard."
+_LARGEST_READ = 2**30
+_SPOOL = "cgn-augment-shard"
 
 
 class HashingFile:
@@ -66,25 +74,36 @@ class Store:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.url = os.fspath(url).rstrip("/") or "/"
-        try:
-            self._client, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise ArgumentError(f"{self.url!r} cannot be used: {error}") from error
-        self.is_local = isinstance(self._client, LocalFileSystem)
-        self._root, self._process = root.rstrip("/"), os.getpid()
+        self.protocol = protocol_of(self.url)
+        self.is_local = not self.protocol
+        self._process = os.getpid()
+        if self.is_local:
+            self._root = str(local_path(self.url))
+        else:
+            self._client, root = connect(self.url)
+            self._root = root.rstrip("/")
 
     @property
     def _files(self) -> Any:
         if self._process != os.getpid():  # connections do not survive a fork
-            self._client, self._process = fsspec.core.url_to_fs(self.url)[0], os.getpid()
+            self._client, self._process = connect(self.url)[0], os.getpid()
         return self._client
 
     def path(self, name: str) -> str:
         """Returns the path or URL of a file, for others to open."""
         return f"{self._root if self.is_local else self.url}/{name}"
 
-    def sizes(self) -> dict[str, int]:
-        """Returns the size in bytes of every complete file, by its name below the folder."""
+    def sizes(self, expected: Iterable[str] = ()) -> dict[str, int]:
+        """Returns the size in bytes of every complete file, by its name below the folder.
+
+        Args:
+            expected: names that are asked for one by one, of a web server, which has no list.
+
+        Raises:
+            FileError: access is denied, or the server fails.
+        """
+        if self.protocol in ("http", "https"):
+            return self._sizes_of(expected)
         if self.is_local:
             root = Path(self._root)
             paths = [path for path in root.rglob("*") if not path.name.startswith(".")]
@@ -94,28 +113,45 @@ class Store:
                     if path.is_file():
                         sizes[path.relative_to(root).as_posix()] = path.stat().st_size
             return sizes
-        self._files.invalidate_cache()
         try:
-            found = self._files.find(self._root, detail=True)
+            found = patiently(self.url, self._find)
         except FileNotFoundError:
             return {}
         skip = len(self._root) + 1
         return {path[skip:]: int(entry["size"]) for path, entry in found.items()}
+
+    def _find(self) -> dict[str, Any]:
+        self._files.invalidate_cache()
+        found: dict[str, Any] = self._files.find(self._root, detail=True)
+        return found
+
+    def _sizes_of(self, names: Iterable[str]) -> dict[str, int]:
+        sizes = {}
+        for name in names:
+            with suppress(FileNotFoundError):
+                url = self.path(name)
+                size = patiently(url, lambda url=url: self._files.info(url)["size"])  # type: ignore[misc]
+                if size is None:
+                    raise FileError(f"{url}: its server does not say how large it is")
+                sizes[name] = int(size)
+        return sizes
 
     def read(self, name: str) -> bytes:
         """Returns the contents of a file.
 
         Raises:
             FileNotFoundError: there is no such file.
+            FileError: it is no regular file, access is denied, or the server fails.
         """
         with self.open(name) as file:
-            return file.read()
+            data = file.read(_LARGEST_READ + 1)
+        if len(data) > _LARGEST_READ:
+            raise FileError(f"{self.path(name)} is larger than 1 GiB, as no such file of a set is")
+        return data
 
     def open(self, name: str) -> IO[bytes]:
-        """Opens a file to read from."""
-        if self.is_local:
-            return Path(self.path(name)).open("rb")
-        return cast(IO[bytes], self._files.open(f"{self._root}/{name}", "rb"))
+        """Opens a file to read from; errors as above."""
+        return open_file(self.path(name))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """Returns some bytes of a file.
@@ -123,17 +159,15 @@ class Store:
         Raises:
             OSError: the file is missing, or ends before.
         """
-        if self.is_local:
-            # Opened each time: a handle that is kept has a place, which forks and threads share.
-            with Path(self.path(name)).open("rb", buffering=0) as file:
-                file.seek(start)
-                data = file.read(length)
-        else:
+        if not self.is_local:
             place = f"{self._root}/{name}"
-            data = self._files.cat_file(place, start=start, end=start + length)
-        if len(data) != length:
-            raise OSError(f"{self.path(name)} ends before byte {start + length}")
-        return data
+            return read_range(self._files, self.path(name), place, start, length)
+        # Opened each time: a handle that is kept has a place, which forks and threads share.
+        with open_regular(Path(self.path(name))) as file:
+            if os.fstat(file.fileno()).st_size < start + length:
+                raise FileError(f"{self.path(name)} ends before byte {start + length}")
+            file.seek(start)
+            return file.read(length)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, whole or not at all."""
@@ -150,43 +184,31 @@ class Store:
         if self.is_local:
             path = Path(self._root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as held, replacing(path) as temporary:
-                _hold(held.enter_context(temporary.open("rb")))  # until after the renaming
-                with temporary.open("wb") as file:
-                    yield HashingFile(file)
-                    file.flush()
-                    os.fsync(file.fileno())  # or the name may reach the disk before the contents
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                yield HashingFile(file)
+                file.flush()
+                os.fsync(file.fileno())  # or the name may reach the disk before the contents
             return
-        with tempfile.NamedTemporaryFile(prefix=_SPOOL) as spool:
-            _hold(spool)
-            yield HashingFile(cast(IO[bytes], spool))
-            spool.flush()
-            self._files.put_file(spool.name, f"{self._root}/{name}")
+        with (
+            temporary_file(Path(tempfile.gettempdir()), _SPOOL, mode=0o600) as spool,
+            spool.open("wb") as file,
+        ):
+            yield HashingFile(file)
+            file.flush()
+            target = f"{self._root}/{name}"
+            patiently(self.path(name), lambda: self._files.put_file(str(spool), target))
 
-    def remove_leftovers(self, names: list[str]) -> None:
-        """Removes what killed writers of `names` left behind, but nothing that is being written."""
-        if fcntl is None:
-            return
-        folders, stems = {Path(tempfile.gettempdir())}, {_SPOOL.strip(".")}
-        if self.is_local:
-            folders = {(Path(self._root) / name).parent for name in names}
-            stems = {Path(name).stem for name in names}
-        for path in (path for folder in folders for path in folder.glob(".*.*")):
-            if path.name[1:].partition(".")[0] in stems:
-                with suppress(OSError), path.open("rb") as file:  # in use, or already gone
-                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink(missing_ok=True)
+    def remove_leftovers(self) -> None:
+        """Removes what killed writers left behind, but nothing that is being written."""
+        if not self.is_local:
+            remove_leftovers(Path(tempfile.gettempdir()), _SPOOL)
+        for folder in self._folders():
+            remove_leftovers(folder)
 
     def leftovers(self) -> list[str]:
         """Returns the temporary files that lie in a local folder."""
-        if not self.is_local:
-            return []
-        root = Path(self._root)
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob(".*.*"))
+        found = [path for folder in self._folders() for path in leftovers(folder)]
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
 
-
-def _hold(file: Any) -> None:
-    """Marks a temporary file as in use; the mark goes with the process, also when it is killed."""
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks: its leftovers stay
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _folders(self) -> list[Path]:
+        return [Path(self._root), Path(self._root, RECORDS)] if self.is_local else []

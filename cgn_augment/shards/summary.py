@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from itertools import islice
 
@@ -11,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cgn_augment.errors import DataError
+from cgn_augment.errors import DataError, FileError
+from cgn_augment.files import first_line
 from cgn_augment.images.tar import Sample, read_samples
 from cgn_augment.pictures.sheets import draw_sheet
-from cgn_augment.shards.encode import decode_picture, image_kind, to_images
+from cgn_augment.shards.encode import decode_picture, read_classes, to_images
 from cgn_augment.shards.manifest import read_begun
 from cgn_augment.shards.store import Store
 from cgn_augment.types import FACTORS
@@ -64,21 +64,31 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
     names = [record.name for record in found.shards]
     if not names:
         raise DataError(f"{store.url} has no complete shard to draw: render it with --resume")
+    size, kind = found.settings["image_size"], found.config.format
     rows, captions = {}, {}
     for name in names[:: max(1, len(names) // num_rows)][:num_rows]:
-        with store.open(name) as file:
-            samples = list(islice(read_samples(file, name), num_columns))
-        title, kind = f"shard {found.kind.shard_number(name)}", image_kind(samples[0])
-        rows[title] = _decode(samples, kind)
-        labels = [json.loads(sample["json"]) for sample in samples]
-        captions[title] = ["·".join(str(label[f]) for f in FACTORS) for label in labels]
-        for suffix in found.config.suffixes:
-            if suffix.count(".") and name == names[0]:
-                rows[f"its {suffix.partition('.')[0]}s"] = _decode(samples, suffix)
+        try:
+            with store.open(name) as file:
+                samples = list(islice(read_samples(file, name), num_columns))
+            title = f"shard {found.kind.shard_number(name)}"
+            rows[title] = _decode(samples, kind, size)
+            labels = [read_classes(s["json"], found.settings["num_classes"]) for s in samples]
+            captions[title] = ["·".join(str(label[f]) for f in FACTORS) for label in labels]
+            for suffix in found.config.suffixes:
+                if suffix.count(".") and name == names[0]:
+                    rows[f"its {suffix.partition('.')[0]}s"] = _decode(samples, suffix, size)
+        except FileError:  # of the server, which says itself what is wrong
+            raise
+        except Exception as error:  # damaged bytes make Pillow and NumPy raise anything
+            raise DataError(
+                f"{store.path(name)} cannot be drawn ({first_line(error)}): '{found.kind.command} "
+                "verify' says what to write again"
+            ) from error
     return draw_sheet(rows, captions, "shape · texture · background")
 
 
-def _decode(samples: list[Sample], suffix: str) -> Tensor:
-    kind = suffix.rpartition(".")[2]
-    arrays = [decode_picture(sample[suffix], kind) for sample in samples]
+def _decode(samples: list[Sample], suffix: str, size: int) -> Tensor:
+    member, _, kind = suffix.rpartition(".")
+    channels = 1 if member == "mask" else 3
+    arrays = [decode_picture(sample[suffix], kind, size, channels) for sample in samples]
     return to_images(torch.from_numpy(np.stack(arrays)))

@@ -6,12 +6,15 @@ import json
 import os
 from collections.abc import Callable, Iterator
 
+from cgn_augment.errors import DataError
+from cgn_augment.files import first_line
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.checking import Problem, verify_set
 from cgn_augment.shards.config import sample_key
-from cgn_augment.shards.encode import IMAGE_FORMATS, decode_picture
+from cgn_augment.shards.encode import IMAGE_FORMATS, decode_picture, describe, read_classes
 from cgn_augment.shards.layout import COUNTERFACTUALS
-from cgn_augment.shards.manifest import Manifest, Record
+from cgn_augment.shards.manifest import Manifest
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.sampling import numbered_classes
 from cgn_augment.types import FACTORS
 
@@ -57,9 +60,8 @@ def _check_samples(
         what = _check_sample(sample, begun, belonging[num - 1])
         if what is not None:
             return f"sample {sample['__key__']} {what}"
-        found = json.loads(sample["json"])
-        for factor in FACTORS:
-            counts[factor][found[factor]] += 1
+        for factor, y in read_classes(sample["json"], begun.settings["num_classes"]).items():
+            counts[factor][y] += 1
     if not num == record.num_samples == len(belonging):
         return f"has {num} samples where {len(belonging)} belong"
     return None if counts == record.class_counts else "has other classes than its record counts"
@@ -73,13 +75,12 @@ def _check_sample(sample: Sample, begun: Manifest, index: int) -> str | None:
     if suffixes != config.suffixes:
         return f"has the files {suffixes} where {config.suffixes} belong"
     try:
-        found = json.loads(sample["json"])
-        classes = {factor: int(found[factor]) for factor in FACTORS}
-        label = int(sample["cls"])
-    except (ValueError, KeyError, TypeError) as error:
-        return f"has labels that cannot be read ({error})"
-    if not all(0 <= y < settings["num_classes"] for y in classes.values()):
-        return f"has the classes {classes} of {settings['num_classes']}"
+        classes = read_classes(sample["json"], settings["num_classes"])
+        found, label = json.loads(sample["json"]), int(sample["cls"])
+    except DataError as error:
+        return str(error).removeprefix("it ")
+    except ValueError as error:
+        return f"has labels that cannot be read ({first_line(error)})"
     if settings["interventions"]["class_map"] == repr(None):  # settings cannot rebuild another
         rules, known = config.interventions, settings.get("classes", settings["num_classes"])
         drawn = numbered_classes(rules, known, [index], config.seed)[:, 0].tolist()
@@ -101,10 +102,7 @@ def _check_picture(data: bytes, suffix: str, size: int) -> str | None:
     if kind not in IMAGE_FORMATS:
         return None
     try:
-        shape = decode_picture(data, kind).shape
+        decode_picture(data, kind, size, 1 if member == "mask" else 3)
     except Exception as error:  # Pillow and NumPy raise whatever the bytes make them raise
-        return f"has a {suffix} that cannot be decoded ({type(error).__name__}: {error})"
-    wanted: tuple[int, ...] = (size, size) if member == "mask" else (size, size, 3)
-    if kind == "npy":
-        wanted = (1 if member == "mask" else 3, size, size)
-    return None if shape == wanted else f"has a {suffix} of the size {shape}, not {wanted}"
+        return f"has a {suffix} that cannot be decoded ({describe(error)})"
+    return None

@@ -24,7 +24,8 @@ from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ShardConfig
 from cgn_augment.shards.encode import draw_block, encode_block
 from cgn_augment.shards.layout import COUNTERFACTUALS
-from cgn_augment.shards.manifest import ClassCounts, Manifest, find_versions
+from cgn_augment.shards.manifest import Manifest, find_versions
+from cgn_augment.shards.records import ClassCounts
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.writer import write_set
 from cgn_augment.types import FACTORS, Mechanisms
@@ -106,7 +107,6 @@ class _Rendered:
     config: ShardConfig
     num_encoders: int
     kind = COUNTERFACTUALS
-    extras = ()
 
     @property
     def settings(self) -> dict[str, Any]:

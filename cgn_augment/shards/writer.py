@@ -14,16 +14,15 @@ from tqdm import tqdm
 from cgn_augment.errors import FileError
 from cgn_augment.images.tar import Sample
 from cgn_augment.ranks import find_rank
-from cgn_augment.shards.layout import INFO, MANIFEST, SETTINGS, SetKind
+from cgn_augment.shards.layout import SetKind
 from cgn_augment.shards.manifest import (
-    ClassCounts,
     Manifest,
-    Record,
     close_set,
     find_complete,
     open_set,
     write_record,
 )
+from cgn_augment.shards.records import ClassCounts, Record
 from cgn_augment.shards.store import HashingFile, Store
 
 
@@ -68,10 +67,6 @@ class Contents(Protocol):
     @property
     def num_shards(self) -> int:
         """Of the set."""
-
-    @property
-    def extras(self) -> tuple[str, ...]:
-        """Names of the files that `finish` writes."""
 
     def count(self, shards: Sequence[int]) -> int | None:
         """Returns how many samples these shards hold, where it is known."""
@@ -120,10 +115,8 @@ def write_set(
     try:
         open_set(store, contents.settings, contents.versions, resume=resume, own=own)
         if resume:
-            names = [name(shard) for shard in own for name in (kind.shard_name, kind.record_name)]
-            common = [SETTINGS, INFO, MANIFEST, *contents.extras] if rank == 0 else []
-            store.remove_leftovers([*names, *common])
-        complete = find_complete(store, kind, own)
+            store.remove_leftovers()
+        complete = find_complete(store, contents.settings, own)
         missing = [shard for shard in own if shard not in complete]
         left = contents.count(missing)
         with (

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -16,9 +13,10 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
-from cgn_augment.parts.threads import Threads
+from cgn_augment.sources.ahead import Ahead
 from cgn_augment.sources.drawn import DrawnSource
 from cgn_augment.sources.placement import Placement
+from cgn_augment.sources.turns import Turns
 from cgn_augment.types import FACTORS, Mechanisms, Step
 
 StorageName = Literal["float32", "float16", "uint8"]
@@ -93,7 +91,9 @@ class BankSource(DrawnSource):
         self._dtype: torch.dtype = getattr(torch, self.storage)
         as_bytes: Mechanisms | None = getattr(cgn, "as_bytes", None)
         self._drawn = cgn if as_bytes is None or self.storage != "uint8" else as_bytes
-        self._ahead = None if as_bytes is None or refresh == 0 else Ahead(self._draw_refresh)
+        self._ahead = (
+            None if as_bytes is None or refresh == 0 else Ahead(self._draw_refresh, cgn.device)
+        )
         for factor, classes in zip(FACTORS, self._classes, strict=True):
             if size < len(classes):
                 raise ArgumentError(
@@ -101,6 +101,7 @@ class BankSource(DrawnSource):
                     f"{factor}: make size at least {len(classes)}, or list fewer classes"
                 )
         self._bank: list[Tensor] = []
+        self._turns = Turns()
         self._rank, self._number = 0, 0
 
     @property
@@ -113,17 +114,20 @@ class BankSource(DrawnSource):
     ) -> tuple[Tensor, Tensor]:
         if self._dtype is not torch.uint8 or self.placement is not None:
             return super()._compose(classes, generator, step, out)
-        self._bring_to(step)
-        masks, foregrounds, backgrounds = self._bank
-        slots = self._draw_slots(classes, generator)
-        return compose_bytes(masks, foregrounds, backgrounds, slots, out)
+        with self._turns.take(self.device, self._bank):
+            self._bring_to(step)
+            masks, foregrounds, backgrounds = self._bank
+            slots = self._draw_slots(classes, generator)
+            return compose_bytes(masks, foregrounds, backgrounds, slots, out)
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
-        self._bring_to(step)
-        slots = self._draw_slots(classes, generator).to(self.device, non_blocking=True)
-        first = 0 if masks else 1
-        parts = zip(self._bank[first:], slots[first:], _LOWEST[first:], strict=True)
-        return [_unpack(kept.index_select(0, places), low) for kept, places, low in parts]
+        with self._turns.take(self.device, self._bank):
+            self._bring_to(step)
+            slots = self._draw_slots(classes, generator).to(self.device, non_blocking=True)
+            first = 0 if masks else 1
+            parts = zip(self._bank[first:], slots[first:], _LOWEST[first:], strict=True)
+            # Copies, which a later refresh does not touch.
+            return [_unpack(kept.index_select(0, places), low) for kept, places, low in parts]
 
     def _draw_slots(self, drawn: Tensor, generator: Generator) -> Tensor:
         """Returns for (3, N) classes a random place (3, N) of that class in the bank."""
@@ -212,45 +216,6 @@ class BankSource(DrawnSource):
     def _keep(bank: list[Tensor], slots: Tensor, drawn: list[Tensor]) -> None:
         for kept, values, low in zip(bank, drawn, _LOWEST, strict=True):
             kept[slots] = _pack(values, low, kept.dtype)
-
-
-class Ahead:
-    """Draws in a thread what the next step will ask for.
-
-    Args:
-        draw: a function of rank and step alone.
-
-    Example:
-        >>> from cgn_augment.sources.bank import Ahead
-        >>> ahead = Ahead(lambda rank, step: 10 * rank + step)
-        >>> ahead.begin(1, 5)
-        >>> ahead.take(1, 5), ahead.take(0, 7)
-        (15, 7)
-    """
-
-    def __init__(self, draw: Callable[[int, int], Any]) -> None:
-        self._draw, self._threads = draw, Threads(1)
-        self._begun: tuple[int, int, int, Future[Any]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_begun": None}
-
-    def begin(self, rank: int, number: int) -> None:
-        """Begins what a step will ask for, unless that is under way."""
-        key = (os.getpid(), rank, number)
-        if self._begun is None or self._begun[:3] != key:
-            self._begun = (*key, self._threads.submit(self._run, rank, number))
-
-    def take(self, rank: int, number: int) -> Any:
-        """Returns what belongs to a step, from the thread if it was begun there."""
-        begun, self._begun = self._begun, None
-        if begun is not None and begun[:3] == (os.getpid(), rank, number):
-            return begun[3].result()
-        return self._draw(rank, number)
-
-    def _run(self, rank: int, number: int) -> Any:
-        with torch.no_grad():  # which each thread has of its own
-            return self._draw(rank, number)
 
 
 def compose_bytes(

@@ -68,6 +68,11 @@ class DrawnSource(ABC):
         return self.cgn.device
 
     @property
+    def needs_real(self) -> bool:
+        """Whether `sample` looks at the real batch."""
+        return self.interventions.kind == "permute"
+
+    @property
     def fingerprint(self) -> str:
         """Says of two sources whether they draw the same."""
         settings = "".join(f"{name}={getattr(self, name)}, " for name in self._settings)

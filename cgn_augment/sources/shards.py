@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, FileError
 from cgn_augment.functional import standard_numbers
 from cgn_augment.images.tar import expand_urls
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.encode import to_images
-from cgn_augment.shards.lanes import Chunk, ChunkDataset, ReadPlan, Shard
-from cgn_augment.shards.manifest import Manifest, Record, read_manifest
+from cgn_augment.shards.lanes import Chunk, ChunkDataset, Form, ReadPlan, Shard
+from cgn_augment.shards.manifest import Manifest, read_manifest
+from cgn_augment.shards.records import Record
 from cgn_augment.shards.store import Store
 from cgn_augment.types import Counterfactuals, RealBatch, Step
 
@@ -54,6 +55,7 @@ class ShardSource:
         num_classes: classes of the CGN that drew them.
         num_images: images of the set that are read.
         num_skipped: samples that were skipped so far because they are damaged.
+        needs_real: False: what is read does not depend on the real batch.
 
     Raises:
         ArgumentError: a value that cannot be used, or too few shards for ranks and workers.
@@ -70,6 +72,8 @@ class ShardSource:
         >>> source.sample(16, torch.Generator().manual_seed(0)).images.shape
         torch.Size([16, 3, 32, 32])
     """
+
+    needs_real = False
 
     def __init__(
         self,
@@ -88,14 +92,13 @@ class ShardSource:
         )
         self.num_workers = require_count("num_workers", num_workers, 0)
         self.world_size = None if world_size is None else require_count("world_size", world_size)
-        self._records, settings = _find_records(urls)
-        self.image_size: int = settings["image_size"]
-        self.num_classes: int = settings["num_classes"]
+        self._records, self._form = _find_records(urls)
+        self.image_size, self.num_classes = self._form.image_size, self._form.num_classes
         self.num_skipped = 0
         self._shapes: frozenset[int] | None = None
         self._step = Step()
         self._held: deque[Chunk] = deque()
-        self._chunks: Iterator[Chunk] | None = None
+        self._chunks: Iterator[Chunk | FileError] | None = None
         self._require_enough_shards(self.world_size or 1)
 
     @property
@@ -132,6 +135,7 @@ class ShardSource:
                 f"no image of the shards has a shape of the classes {sorted(class_map.classes)}: "
                 "render a set with them, or add classes to class_map"
             )
+        restricted._require_enough_shards(self.world_size or 1)
         return restricted
 
     @standard_numbers()
@@ -152,7 +156,7 @@ class ShardSource:
                 are too few for them.
             ArgumentTypeError: something else in the place of the step.
             DataError: none of the samples that are held could be read.
-            OSError: a shard is missing or cannot be opened.
+            FileError: a shard is missing, cannot be opened, or its server fails.
         """
         if not isinstance(step, Step):
             raise ArgumentTypeError(
@@ -183,19 +187,29 @@ class ShardSource:
             )
             for url, record in self._records
         )
+        # A lane of empty shards would be read for ever.
         return ReadPlan(
-            shards, self.seed, step.rank, step.world_size, self.refresh, self.shuffle, shapes
+            tuple(shard for shard in shards if shard.length),
+            self._form,
+            self.seed,
+            step.rank,
+            step.world_size,
+            self.refresh,
+            self.shuffle,
+            shapes,
         )
 
     def _require_enough_shards(self, world_size: int) -> None:
-        num, workers = len(self._records), max(1, self.num_workers)
+        plan = self._plan(Step(world_size=world_size))
+        num, workers = len(plan.shards), max(1, self.num_workers)
         if num < world_size * workers:
+            those = "" if self._shapes is None else " with an image of the classes of class_map"
             raise ArgumentError(
-                f"{num} shards are too few for {world_size} ranks with {workers} workers each, who "
-                f"need one at least: pass num_workers={num // world_size} or fewer, or render the "
-                "set again with a smaller shard_size"
+                f"{num} shards{those} are too few for {world_size} ranks with {workers} workers "
+                f"each, who need one at least: pass num_workers={num // world_size} or fewer, or "
+                "render the set again with a smaller shard_size"
             )
-        lanes = self._plan(Step(world_size=world_size)).num_lanes
+        lanes = plan.num_lanes
         if lanes % workers:
             fitting = [str(n) for n in (0, 1, 2, 4, 8, 16) if n <= lanes]
             raise ArgumentError(
@@ -229,8 +243,11 @@ class ShardSource:
         while len(self._held) < num_held:
             self._held.append(self._next_chunk(self._chunks))
 
-    def _next_chunk(self, chunks: Iterator[Chunk]) -> Chunk:
+    def _next_chunk(self, chunks: Iterator[Chunk | FileError]) -> Chunk:
         chunk = next(chunks)
+        if isinstance(chunk, FileError):
+            self.close()
+            raise chunk
         if chunk.skipped:
             if self.num_skipped == 0:
                 warnings.warn(
@@ -240,11 +257,14 @@ class ShardSource:
                     stacklevel=2,
                 )
             self.num_skipped += len(chunk.skipped)
+        if self.num_workers:
+            # What a worker sends lies in shared memory, of which each tensor is an open file.
+            chunk = chunk._replace(images=chunk.images.clone(), classes=chunk.classes.clone())
         return chunk
 
 
-def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]:
-    """Returns path or URL and record of each shard, and the settings they have in common."""
+def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], Form]:
+    """Returns path or URL and record of each shard, and the form of all their samples."""
     listed = [urls] if isinstance(urls, (str, os.PathLike)) else list(urls)
     if not listed:
         raise ArgumentError("urls is empty: give the folder or URL of a set, or a list of shards")
@@ -268,7 +288,8 @@ def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], dict[str, int]]
     kinds = {tuple(m.settings[name] for name in common) for _, m in manifests.values()}
     if len(kinds) > 1:
         raise DataError(f"the sets differ in {', '.join(common)} and do not mix: {sorted(kinds)}")
-    return records, dict(zip(common, kinds.pop(), strict=True))
+    image_size, num_classes, kind = kinds.pop()
+    return records, Form(kind, image_size, num_classes)
 
 
 def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Tensor | None:

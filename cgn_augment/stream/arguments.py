@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
 from cgn_augment.generators.checkpoint import require_device
@@ -146,3 +147,19 @@ def require_row_order(shuffle_rows: bool, mix: str) -> bool:
             "shuffle_rows is for one batch of both, and mix='separate' yields two: leave one out"
         )
     return shuffle_rows
+
+
+def require_depth(prefetch: object, device: torch.device) -> int:
+    """Returns how many steps are made ahead.
+
+    Raises:
+        ArgumentTypeError: it is no integer.
+        ArgumentError: it is below 0, or steps cannot be made ahead on this device.
+    """
+    depth = require_count("prefetch", prefetch, 0)
+    if depth and device.type not in ("cpu", "cuda"):
+        raise ArgumentError(
+            f"prefetch makes steps ahead on the CPU and on CUDA devices, and this stream is on "
+            f"{str(device)!r}: leave it out"
+        )
+    return depth

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from cgn_augment.checks import require_choice, require_count
 from cgn_augment.class_map import ClassMap, ClassMapLike
 from cgn_augment.errors import ArgumentTypeError, DataError
 from cgn_augment.ranks import Ranks
+from cgn_augment.stream.ahead import DrawAhead
 from cgn_augment.stream.arguments import (
     Label,
     Output,
@@ -23,6 +25,7 @@ from cgn_augment.stream.arguments import (
     label_factors,
     make_source,
     read_keys,
+    require_depth,
     require_row_order,
 )
 from cgn_augment.stream.as_loader import StreamLoader, StreamSampler, mark_the_end
@@ -31,7 +34,9 @@ from cgn_augment.stream.columns import check_fill
 from cgn_augment.stream.history import History
 from cgn_augment.stream.mixing import Mix, Proportion, Schedule
 from cgn_augment.stream.place import refuse_rebuilding, require_usable_place
+from cgn_augment.stream.planning import Planned, plan_steps
 from cgn_augment.stream.reading import ReadConfig, wrap_real
+from cgn_augment.stream.side_stream import SideStream
 from cgn_augment.stream.state import STATE_VERSION, Position, require_state
 from cgn_augment.stream.step import StepMaker
 from cgn_augment.types import FACTORS, Mechanisms, Source
@@ -112,6 +117,13 @@ class CounterfactualDataset(IterableDataset[Any]):
         seed_items: seeds Python, NumPy and torch by (seed, epoch, index) while a map-style
             dataset reads an item, so that its random transforms are the same whatever the number
             of workers, and after a resume. Off, they draw what a plain loader's would.
+        prefetch: steps that are made ahead; 0 makes each when it is asked for. It changes nothing
+            of what is drawn. On a GPU a second CUDA stream copies, draws and mixes while the loop's
+            own trains; real batches are read ahead too, so they must not share memory that is
+            written anew. On a CPU a thread draws the counterfactuals alone, which pays where a core
+            is idle; real batches are read, transformed and mixed when they are asked for. It does
+            nothing where a source needs the real batch first (`RealShapeSource`, "permute", a
+            source that does not say `needs_real = False`) or the epoch's length is unknown.
 
     Attributes:
         epoch: the epoch that is under way or comes next.
@@ -186,6 +198,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         world_size: int | None = None,
         shard_iterable: bool | None = None,
         seed_items: bool = False,
+        prefetch: int = 0,
     ) -> None:
         super().__init__()
         require_choice("mix", mix, ("append", "replace", "separate"))
@@ -244,6 +257,8 @@ class CounterfactualDataset(IterableDataset[Any]):
         self.mix, self.label, self.class_map, self.source = mix, label, class_map, source
         self.seed, self.device, self.keys = seed, device, read_keys(keys)
         self.shuffle_rows = shuffle_rows
+        self.prefetch = require_depth(prefetch, device)
+        self._side = SideStream(device) if device.type == "cuda" else None
         self._layout: Layout | None = None
         self._history = History(self._real, self.proportion)
         self._bound: tuple[int, int] | None = None
@@ -426,21 +441,38 @@ class CounterfactualDataset(IterableDataset[Any]):
         items = self._real.items(position.step) if needs_items else None
         batches = self._real.start(position.epoch, position.step, loaded)
         self._history.note_sampler()
+        planned = plan_steps(batches, self._find_layout, self.proportion, position, items)
+        steps = self._make(planned)
         try:
-            for batch in batches:
-                layout = self._layout = self._layout or find_layout(batch, self.keys)
-                num_real = len(layout.take(batch)[0])
-                num, carry = self.proportion.split(position.total, num_real, position.carry)
-                chosen = None if items is None else torch.as_tensor(next(items))
-                made = self._maker.make(batch, layout, num, position, chosen)
-                position = Position(position.epoch, position.step + 1, position.total + 1, carry)
-                self._history.advance(token, position)
+            for made, position, read in steps:
+                self._history.advance(token, position, read)
                 yield made
             self._require_whole(position.step)
             self._history.complete(token, position)
         finally:
             # Workers of a loader end with its iterator, also after a break.
             del batches
+            steps.close()
+            planned.close()
+
+    def _make(self, planned: Iterator[Planned]) -> Generator[tuple[Any, Position, Any], None, None]:
+        """Yields steps, the position after each and, if more was read, the state of the data."""
+        maker = self._maker
+        if self.prefetch and self._side is not None:
+            note = partial(self._real.state, started=True)
+            yield from self._side.run(planned, maker.make_planned, note, self.prefetch)
+        elif self.prefetch and maker.can_draw_ahead:
+            sizes, num_steps = self._real.batch_sizes(), self._real.num_steps()
+            ahead = DrawAhead(maker, self.proportion, sizes, num_steps, self.prefetch)
+            for made, position in ahead.run(planned):
+                yield made, position, None
+        else:
+            for step in planned:
+                yield maker.make_planned(step), step.after, None
+
+    def _find_layout(self, batch: Any) -> Layout:
+        self._layout = self._layout or find_layout(batch, self.keys)
+        return self._layout
 
     def _require_whole(self, num_read: int) -> None:
         """Raises `DataError` if an epoch has ended before its length."""

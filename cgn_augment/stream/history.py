@@ -7,6 +7,7 @@ import logging
 from itertools import chain, repeat
 from typing import Any
 
+from cgn_augment.errors import CheckpointError
 from cgn_augment.stream.loaders import RealData
 from cgn_augment.stream.mixing import Proportion
 from cgn_augment.stream.state import Position
@@ -30,6 +31,7 @@ class History:
         self.position = Position(0, 0, 0, 0)
         self.knows_epoch = False
         self._loaded: Any = None
+        self._read: Any = None
         self._current: object | None = None
         self._left: object | None = None
         self._known_carry = (0, 0)
@@ -59,14 +61,14 @@ class History:
 
     def state(self) -> dict[str, Any]:
         """Returns the position, and what the real data needs to go on there."""
-        real = self._loaded
+        real = self._read if self._loaded is None else self._loaded
         if real is None:
             real = self._real.state(started=self._current is not None)
         return {**self.position._asdict(), "real": real}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was made."""
-        self._current, self._left, self.knows_epoch = None, None, True
+        self._current, self._left, self._read, self.knows_epoch = None, None, None, True
         self._loaded = state["real"]
         self.position = Position(**{name: state[name] for name in Position._fields})
 
@@ -112,21 +114,30 @@ class History:
     def begin(self) -> tuple[object, Position, Any]:
         """Returns a token of a new iterator, where it starts, and what was loaded for it."""
         self.leave_a_begun_epoch()  # others may have iterated since `iter`
+        num_steps = None if self._loaded is None else self._real.num_steps()
+        if num_steps is not None and self.position.step > num_steps:
+            raise CheckpointError(
+                f"the state is of step {self.position.step} and an epoch has {num_steps} here: it "
+                "is damaged, or of other data"
+            )
         token = self._current = object()
-        loaded, self._loaded, self._left = self._loaded, None, None
+        loaded, self._loaded, self._left, self._read = self._loaded, None, None, None
         return token, self.position, loaded
 
     def note_sampler(self) -> None:
         """Remembers the epoch that the real data itself has given its sampler."""
         self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
 
-    def advance(self, token: object, position: Position) -> None:
-        """Says that the iterator of this token is about to yield a batch."""
+    def advance(self, token: object, position: Position, read: Any = None) -> None:
+        """Says that the iterator of this token is about to yield a batch.
+
+        `read` is the state of the real data after that batch, where more was read meanwhile.
+        """
         # Lightning reads one batch ahead where there is no length, and says the epoch then.
         if self._left is token:
             self._current, self._left = token, None
         if self._current is token:
-            self.position, self.knows_epoch = position, True
+            self.position, self._read, self.knows_epoch = position, read, True
 
     def complete(self, token: object, position: Position) -> None:
         """Says that the iterator of this token has come to its end."""
@@ -137,7 +148,7 @@ class History:
 
     def _go_to(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
-        self._current, self._left, self._loaded = None, None, None
+        self._current, self._left, self._loaded, self._read = None, None, None, None
         total, carry = self.position.total, self.position.carry
         if self._may_ask_for_length:
             num_steps, sizes = self._real.num_steps(), self._real.batch_sizes()

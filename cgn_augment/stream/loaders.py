@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from inspect import isgeneratorfunction
 from itertools import islice
 from typing import Any
@@ -13,10 +14,26 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from cgn_augment.errors import CheckpointError
+from cgn_augment.files import first_line
 
 logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Says of what goes wrong in the block that the state of the real data is damaged."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # other libraries' loaders raise anything
+        raise CheckpointError(
+            "the state is damaged: what it says of the real data cannot be used "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+
 
 PASSED_ON = (
     "num_workers",
@@ -104,7 +121,9 @@ class RealData:
         """Returns the batches of `epoch` from `step` on; `state` is one of `state()`."""
         self._set_epoch(epoch)
         if state is not None:
-            self._restore(state)
+            with _reading():
+                torch.Generator().set_state(state["random"]["global"])  # only to see that it can be
+                self._restore(state)
         if state is None or step == 0:
             self._at_start = self._random_state()
             return self._from_the_start()
@@ -132,7 +151,8 @@ class RealData:
         A loader that shuffles anew each epoch goes on from the numbers that it had drawn there.
         """
         if state:
-            self._restore_generators(state["random"]["now"])
+            with _reading():
+                self._restore_generators(state["random"]["now"])
 
     def state(self, started: bool) -> State:
         """Returns what `start` needs to go on; `started` says that an epoch is under way."""

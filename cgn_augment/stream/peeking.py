@@ -41,6 +41,7 @@ def peeking(stream: CounterfactualDataset) -> Iterator[CounterfactualDataset]:
     twin.__dict__.update(vars(stream))
     twin.source, twin._real, twin._ranks = source, real, copy.deepcopy(stream._ranks, memo)
     twin._maker = replace(stream._maker, output="namedtuple", source=source)
+    twin.prefetch = 0
     twin._bound, twin._history = None, stream._history.copy(real)
     with kept_rng(stream.device), _kept_epochs(stream):
         yield twin

@@ -20,7 +20,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.ranks import Ranks
@@ -79,7 +79,8 @@ class ReadConfig:
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("num_workers", 0)):
             if getattr(self, name) is not None:
-                require_count(name, getattr(self, name), least)
+                require_counts(self, name, least=least)
+        require_counts(self, "seed", least=0)
         for name in ("sampler", "batch_sampler"):
             if getattr(self, name) is not None:
                 _require_repeatable(name, getattr(self, name), "a sampler or a list")

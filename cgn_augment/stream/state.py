@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from cgn_augment.errors import CheckpointError
 
 STATE_VERSION = 2
+
+_MOST = 2**62
 
 
 class Position(NamedTuple):
@@ -36,16 +39,30 @@ def require_state(state: Mapping[str, Any], fingerprint: Mapping[str, str]) -> N
     if version != STATE_VERSION:
         raise CheckpointError(
             f"not a state of this version of CounterfactualDataset: expected version "
-            f"{STATE_VERSION}, got {version!r}"
+            f"{STATE_VERSION}, got {shorten(repr(version), 90)}"
         )
     for key in (*Position._fields, "real", "fingerprint"):
         if key not in state:
             raise CheckpointError(
                 f"the state is damaged: expected what state_dict() returned, and {key!r} is missing"
             )
+    for key in Position._fields:
+        least = -_MOST if key == "carry" else 0  # it may be a debt
+        value = state[key]
+        if type(value) is not int or not least <= value <= _MOST:
+            raise CheckpointError(
+                f"the state is damaged: {key} must be an integer of {least} or more, got "
+                f"{shorten(repr(value), 90)}"
+            )
     then = state["fingerprint"]
+    for key in ("real", "fingerprint"):
+        if not isinstance(state[key], Mapping):
+            raise CheckpointError(
+                f"the state is damaged: {key} must be a dictionary, got "
+                f"{shorten(repr(state[key]), 90)}"
+            )
     differing = [
-        f"{key}: {then.get(key)!r} then, {now!r} now"
+        f"{key}: {shorten(repr(then.get(key)), 200)} then, {now!r} now"
         for key, now in fingerprint.items()
         if then.get(key) != now
     ]

@@ -5,10 +5,12 @@ Nothing here remembers the step before, so steps can be made ahead of time.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +36,34 @@ from cgn_augment.stream.batches import (
 from cgn_augment.stream.columns import MASK, Rows, asks_for_masks, check_columns
 from cgn_augment.stream.forms import require_same_form
 from cgn_augment.stream.mixing import Mix
+from cgn_augment.stream.planning import Planned
 from cgn_augment.stream.state import Position
 from cgn_augment.stream.transforms import MatchReal, as_transform
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
+
+_drawing = threading.RLock()
+"""Held by what draws: several streams, each with a thread, may share a source."""
+
+
+def _renew_lock() -> None:
+    global _drawing
+    _drawing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that is not in the child may hold it
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Drawn(NamedTuple):
+    """What was drawn for a step before its real batch was there.
+
+    Attributes:
+        made: the counterfactuals.
+        room: memory for all rows of the step, (B, 3, H, W), whose last ones they are; or None.
+    """
+
+    made: Counterfactuals
+    room: Tensor | None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -83,12 +110,24 @@ class StepMaker:
         if isinstance(at, (str, int)):
             self.fill = {at: MASK, **self.fill}
 
+    @property
+    def can_draw_ahead(self) -> bool:
+        """Whether the source draws without a look at the real batch, and says so."""
+        return getattr(self.source, "needs_real", True) is False
+
     def make(
-        self, batch: Any, layout: Layout, num: int, position: Position, items: Tensor | None
+        self,
+        batch: Any,
+        layout: Layout,
+        num: int,
+        position: Position,
+        items: Tensor | None,
+        drawn: Drawn | None = None,
     ) -> Any:
         """Mixes `num` counterfactuals into a real batch, at the step of this position.
 
-        `items` (B,) int64 on the CPU are those of the dataset that the batch holds, if known.
+        `items` (B,) int64 on the CPU are those of the dataset that the batch holds, if known;
+        `drawn` is what `draw_ahead` has drawn for this step, if it did.
 
         Raises:
             DataError: the real batch, or what the source or the transform gave, does not fit.
@@ -103,11 +142,10 @@ class StepMaker:
         elif self.output != "same" or self.label == "all":
             self._checker.check_form(batch, layout)
         images, labels = layout.take(layout.move(batch, self.device))
-        key = (self.seed, position.epoch, self.rank, position.step)
-        step = Step(position.total, self.rank, self.world_size)
-        room = self._make_room(images, num)
+        key = self._key(position)
+        room = self._find_room(images, num, drawn)
         real_batch = RealBatch(images, labels, labels, items, batch)
-        made, masks = self._draw(num, step, key, real_batch, room)
+        made, masks = self._draw(num, position, real_batch, room, drawn)
         factors = [getattr(made, factor) for factor in FACTORS]
         at = torch.full_like(made.shape, -1) if made.real is None else made.real
         rows = Rows(len(images), num, masks=masks)
@@ -133,14 +171,37 @@ class StepMaker:
             rows, mixed = replace(rows, order=order), reorder_rows(mixed, order)
         return self._pack(batch, layout, mixed, rows)
 
+    def make_planned(self, step: Planned) -> Any:
+        """Makes a step of what was planned for it; see `make`."""
+        return self.make(step.batch, step.layout, step.num, step.position, step.items)
+
+    @standard_numbers()
+    def draw_ahead(self, num: int, position: Position, num_real: int, like: Tensor) -> Drawn:
+        """Draws what `make` would draw, before the real batch is there.
+
+        Args:
+            num: counterfactuals, at least one.
+            position: of the step.
+            num_real: images that the real batch will have.
+            like: (…, 3, H, W), images as those of the batch.
+        """
+        room = self._make_room(like, num_real, num)
+        generator = step_generator(Purpose.SOURCE, *self._key(position))
+        # A class map draws one number for each label, whatever it is.
+        self._classes_of(torch.zeros(num_real, dtype=torch.int64), generator)
+        return Drawn(self._sample(num, generator, position, None, room), room)
+
+    def _key(self, position: Position) -> tuple[int, ...]:
+        return self.seed, position.epoch, self.rank, position.step
+
     @standard_numbers()
     def _draw(
         self,
         num: int,
-        step: Step,
-        key: tuple[int, ...],
+        position: Position,
         real: RealBatch,
         room: Tensor | None,
+        drawn: Drawn | None,
     ) -> tuple[Counterfactuals, Tensor | None]:
         """Draws, transforms and checks; the labels that come back are the user's.
 
@@ -151,17 +212,18 @@ class StepMaker:
         if num == 0:
             none = labels.new_zeros(0, dtype=torch.int64)
             return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none), None
-        generator = step_generator(Purpose.SOURCE, *key)
         if items is not None and len(items) != len(images):
             raise DataError(
                 f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
                 "each item where it is, for the source looks at which items they are"
             )
-        real = real._replace(classes=self._classes_of(labels, generator))
-        out = {} if room is None else {"out": room[-num:]}
-        made = self.source.sample(num, generator, step, real, **out)
-        if len(made) != num:
-            raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
+        if drawn is None:
+            generator = step_generator(Purpose.SOURCE, *self._key(position))
+            real = real._replace(classes=self._classes_of(labels, generator))
+            made = self._sample(num, generator, position, real, room)
+        else:
+            made = drawn.made
+        key = self._key(position)
         pictures, masks = self._transformed(made, key, overwrite=room is not None)
         require_same_form(pictures, images, self.transform)
         if self.value_range is not None and not self._checked:
@@ -174,8 +236,33 @@ class StepMaker:
         pictures = pictures.to(images.dtype)
         return Counterfactuals(pictures, shape, texture, background, rows), masks
 
+    def _sample(
+        self,
+        num: int,
+        generator: torch.Generator,
+        position: Position,
+        real: RealBatch | None,
+        room: Tensor | None,
+    ) -> Counterfactuals:
+        step = Step(position.total, self.rank, self.world_size)
+        out = {} if room is None else {"out": room[-num:]}
+        with _drawing:
+            made = self.source.sample(num, generator, step, real, **out)
+        if len(made) != num:
+            raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
+        return made
+
+    def _find_room(self, images: Tensor, num: int, drawn: Drawn | None) -> Tensor | None:
+        """Returns the room of what was drawn, if these images fit into it, or a new one."""
+        if drawn is None:
+            return self._make_room(images, len(images), num)
+        room = drawn.room
+        if room is None or room.dtype is not images.dtype or room.shape[1:] != images.shape[1:]:
+            return None
+        return room if room.device == images.device else None
+
     @standard_numbers()
-    def _make_room(self, images: Tensor, num: int) -> Tensor | None:
+    def _make_room(self, images: Tensor, num_real: int, num: int) -> Tensor | None:
         """Returns memory for all rows of the step, where the source can draw into a part of it.
 
         Large images are written once then, and not once by each that has them in hand.
@@ -190,8 +277,8 @@ class StepMaker:
             or getattr(self.source, "device", None) != images.device
         ):
             return None
-        num_real = len(images) - num if self.mix == "replace" else len(images)
-        return images.new_empty(num_real + num, *images.shape[1:])
+        stay = num_real - num if self.mix == "replace" else num_real
+        return images.new_empty(stay + num, *images.shape[1:])
 
     def _transformed(
         self, made: Counterfactuals, key: tuple[int, ...], *, overwrite: bool

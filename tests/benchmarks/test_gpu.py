@@ -102,3 +102,20 @@ def test_the_fewest_bytes_are_those_of_factors_and_images() -> None:
     # One image of two by two pixels: 7 values of a byte each and 3 of four bytes each, a pixel.
     assert least_bytes(1, 2, 2, 1) == 4 * 7 + 4 * 12
     assert least_bytes(3, 4, 2, 4) == 3 * (16 * 28 + 4 * 12)
+
+
+def test_rates_are_compared_to_the_best_of_the_published_way() -> None:
+    def row(way: str, dtype: str, rate: float) -> dict[str, Any]:
+        return {"way": way, "dtype": dtype, "images_per_second": rate, "tflops": rate / 10}
+
+    rows = [
+        row("published", "float32", 2.0),
+        row("published", "float32", 4.0),
+        row("published", "bfloat16", 9.0),
+        row("eager", "bfloat16", 40.0),
+        {"way": "graphs", "dtype": "bfloat16", "error": "no"},
+    ]
+    compared = gpu.compare(rows, {"float32": 1.0, "tf32": 2.0, "bfloat16": 8.0})
+    assert [each.get("times_published") for each in compared] == [0.5, 1.0, 2.25, 10.0, None]
+    assert compared[1]["share_of_product"] == 0.2
+    assert compared[3]["share_of_product"] == 0.5

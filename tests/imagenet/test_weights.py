@@ -6,13 +6,17 @@ import hashlib
 import http.server
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request
 
 import pytest
 from conftest import run_command
+from file_helpers import FORKS, names_in
 
+from cgn_augment import files as files_module
 from cgn_augment.errors import ArgumentError, CheckpointError
 from train_generator.cli import program as cli
 from train_generator.imagenet import weights
@@ -29,6 +33,8 @@ class Server(http.server.ThreadingHTTPServer):
     cut_after: int | None = None
     status: int | None = None
     num_asked = 0
+    announces = True
+    seconds = 0.0
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,7 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.content)))
+        if self.server.announces:
+            self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
 
     def do_GET(self) -> None:
@@ -44,6 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.status is not None:
             self.send_error(self.server.status)
             return
+        time.sleep(self.server.seconds)
         self.do_HEAD()
         self.wfile.write(self.server.content[: self.server.cut_after])
 
@@ -67,10 +75,6 @@ def file(server: Server) -> WeightFile:
     return WeightFile("weights.bin", "some weights", url, "the page", DIGEST)
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def test_a_file_is_downloaded_checked_and_not_downloaded_again(
     server: Server, file: WeightFile, tmp_path: Path
 ) -> None:
@@ -87,9 +91,8 @@ def test_a_broken_download_leaves_nothing_and_can_be_repeated(
     known: bool, server: Server, file: WeightFile, tmp_path: Path
 ) -> None:
     file = file if known else replace(file, sha256=None)
-    message = "invalid hash value" if known else "ended after 1000000 of 2304000 bytes"
     server.cut_after = 1_000_000
-    with pytest.raises(CheckpointError, match=rf"{message}.*\): repeat the command"):
+    with pytest.raises(CheckpointError, match=r"ended after 1000000 of 2304000 bytes\): repeat"):
         fetch(file, tmp_path)
     assert names_in(tmp_path) == []
     server.cut_after = None
@@ -100,11 +103,48 @@ def test_another_file_is_an_error_whether_downloaded_or_there(
     server: Server, file: WeightFile, tmp_path: Path
 ) -> None:
     server.content = CONTENT[::-1]
-    with pytest.raises(CheckpointError, match="invalid hash value"):
+    with pytest.raises(CheckpointError, match=rf"its sha256 is .* and not {DIGEST}\): repeat"):
         fetch(file, tmp_path)
     (tmp_path / "weights.bin").write_bytes(server.content)
     with pytest.raises(CheckpointError, match=f"sha256 is .* and not {DIGEST}; remove it .* page"):
         fetch(file, tmp_path)
+
+
+def test_a_body_without_an_end_is_not_received(
+    server: Server, file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_module, "_LARGEST_DOWNLOAD", 10**6)
+    server.announces = False
+    with pytest.raises(CheckpointError, match=r"sends more than the .* bytes expected"):
+        fetch(file, tmp_path)
+    assert names_in(tmp_path) == []
+
+
+def test_no_redirect_leads_from_https_to_http() -> None:
+    def redirect(url: str, to: str) -> Request | None:
+        handler = files_module._Encrypted()
+        return handler.redirect_request(Request(url), None, 302, "", {}, to)
+
+    assert redirect("https://a/x", "https://b/x") is not None
+    assert redirect("http://a/x", "http://b/x") is not None
+    for to in ("http://b/x", "ftp://b/x"):
+        with pytest.raises(OSError, match=f"sends on to {to}, which is not encrypted"):
+            redirect("https://a/x", to)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_two_processes_that_want_a_file_fetch_it_once(
+    server: Server, file: WeightFile, tmp_path: Path
+) -> None:
+    server.seconds = 0.3
+    processes = [FORKS.Process(target=fetch, args=(file, tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert server.num_asked == 1
+    assert names_in(tmp_path) == ["weights.bin"]
 
 
 def test_no_server_and_a_refusal_say_what_to_do_by_hand(

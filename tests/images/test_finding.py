@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from cgn_augment.errors import DataError
 from cgn_augment.images.finding import find_images, find_labelled_images, name_some, read_image
+from cgn_augment.images.reading import open_image, to_rgb
 
 
 def save(path: Path) -> Path:
@@ -67,6 +69,28 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, damage: bytes | Non
         path.write_bytes(damage)
     with pytest.raises(DataError, match=r"1\.png cannot be read as an image: replace or remove it"):
         read_image(path)
+
+
+def as_eps() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_a_picture_of_another_kind_under_the_name_of_an_image_starts_no_program(
+    as_bytes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(
+        "PIL.EpsImagePlugin.Ghostscript",
+        lambda *a, **k: started.append(a) or Image.new("L", (1, 1)),
+    )
+    path = tmp_path / "1.png"
+    path.write_bytes(as_eps())
+    with pytest.raises((DataError, OSError), match="cannot"):
+        to_rgb(open_image(path.read_bytes())) if as_bytes else read_image(path)
+    assert started == []
 
 
 def test_long_lists_of_names_are_cut() -> None:

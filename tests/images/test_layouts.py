@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -396,3 +397,14 @@ def test_a_table_may_name_urls(tmp_path: Path) -> None:
     path = layouts.write_rows(tmp_path / "photos.csv", [["path", "label"], [url, "cat"]])
     image, _ = open_images(str(path), WHOLE).dataset[0]
     assert round(float((image[0, 0, 0] + 1) * 127.5)) == 7
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "photographs.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    (block,) = [block for block in blocks if "waterbirds:" in block]
+    layouts.make_waterbirds(tmp_path / "birds")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"my_transform": WHOLE}
+    exec(block, names)
+    assert (names["label"], names["group"], len(names["table"])) == (0, 0, 6)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 from unittest.mock import Mock
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
+from cgn_augment import files as files_module
 from cgn_augment.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -109,7 +111,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_args: object, **_settings: object) -> None:
         pytest.fail("nothing must be downloaded")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(files_module, "_receive", refuse)
     return tmp_path / "hub" / "checkpoints"
 
 
@@ -340,16 +342,17 @@ def test_weights_are_downloaded_once_and_checked_by_hash(
 ) -> None:
     calls = []
 
-    def download(url: str, dst: str, hash_prefix: str, progress: bool) -> None:
-        calls.append((url, dst, hash_prefix, progress))
-        Path(dst).write_bytes(vgg_path.read_bytes())
+    def receive(url: str, file: IO[bytes], progress: bool) -> str:
+        calls.append((url, progress))
+        file.write(vgg_path.read_bytes())
+        return "397923af" + 56 * "0"
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(files_module, "_receive", receive)
     for _ in range(2):
         features = load_vgg16_features(progress=False)
         assert torch.equal(features.blocks[0][0].weight, state["features.0.weight"])
     url = f"https://download.pytorch.org/models/{VGG_FILE}"
-    assert [(call[0], *call[2:]) for call in calls] == [(url, "397923af", False)]
+    assert calls == [(url, False)]
     assert [path.name for path in hub.iterdir()] == [VGG_FILE]
 
 
@@ -361,7 +364,7 @@ def test_a_download_that_fails_says_how_to_get_the_file(
     def fail(*_args: object) -> None:
         raise failure
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(files_module, "_receive", fail)
     with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
         make_features("vgg16")
     message = str(caught.value)

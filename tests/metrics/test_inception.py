@@ -13,6 +13,7 @@ from imagenet_helpers import make_reduced_cgn
 from PIL import Image
 from torch import Tensor, nn
 
+from cgn_augment import files as files_module
 from cgn_augment.errors import CheckpointError, DataError, FileError, MissingPackageError
 from train_generator.imagenet.config import MetricsConfig
 from train_generator.imagenet.metrics import CGNMeasures
@@ -137,7 +138,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(files_module, "_receive", refuse)
     return tmp_path / "hub" / "checkpoints"
 
 

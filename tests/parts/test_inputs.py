@@ -137,39 +137,41 @@ def write_table(folder: Path, name: str = "photos.csv", **changes: Any) -> Path:
     return folder / name
 
 
-COLUMNS = {"path": "img", "label": "y", "split": "0"}
+COLUMNS = "?path=img&label=y"
 
 
 def test_a_table_names_paths_labels_masks_and_groups(tmp_path: Path) -> None:
     table = write_table(make_photos(tmp_path))
-    listed = found(table, masks="column:seg", columns=("place",), classes=CLASSES, **COLUMNS)
+    place, first = f"{table}{COLUMNS}", {"masks": "column:seg", "split": "0"}
+    listed = found(place, columns=("place",), classes=CLASSES, **first)
     assert keys(listed) == [f"photos/{name}/{n:03d}" for name in CLASSES for n in range(3)]
     assert (listed[0].label, listed[5].label, listed[0].columns) == ("cat", "dog", {"place": "sea"})
     assert_readable(listed[:3])
-    assert found(f"table:{table}", masks="column:seg", **COLUMNS)[0].label == "0"
-    everything = found(table, masks="column:seg", **{**COLUMNS, "split": "all"})
+    assert found(f"table:{place}", **first)[0].label == "0"
+    everything = found(place, masks="column:seg", split="all")
     assert_readable(everything)
     # Masks in a folder mirror the column of paths.
     shutil.copytree(tmp_path / "masks", tmp_path / "mirror" / "photos")
-    assert_readable(found(table, masks=str(tmp_path / "mirror"), **COLUMNS)[:3])
+    assert_readable(found(place, masks=str(tmp_path / "mirror"), split="0")[:3])
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"label": "kind"}, "and none 'kind': say which of them holds what"),
+        ({"place": "?path=img&label=kind"}, "and none 'kind': say which of them holds what"),
         ({"split": "train"}, "has the splits 0, 2, and none 'train'"),
         ({"classes": ("cat",)}, "has the labels 1, which are none of the 1 classes"),
-        ({"masks": "member:mask.png"}, "masks of .*photos.csv are column:NAME, a folder, or alpha"),
+        ({"masks": "member:mask.png"}, "masks of .*csv.* are column:NAME, a folder, or alpha"),
         ({"masks": "column:img2"}, "and none 'img2'"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(
     given: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    table = write_table(make_photos(tmp_path))
+    given = {"masks": "column:seg", "split": "0", "place": COLUMNS, **given}
+    table = f"{write_table(make_photos(tmp_path))}{given.pop('place')}"
     with pytest.raises(CGNError, match=message):
-        found(table, **{"masks": "column:seg", **COLUMNS, **given})
+        found(table, **given)
 
 
 def test_a_table_brings_its_masks_and_groups(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_an_image_that_cannot_be_read_is_named_by_its_key(tmp_path: Path) -> Non
     assert why.startswith("train-1/x cannot be read as an image")
 
 
-@pytest.mark.parametrize("path", ["../a/0.png", "{folder}/a/0.png"])
+@pytest.mark.parametrize("path", ["a/../a/0.png", "{folder}/a/0.png"])
 def test_a_table_whose_masks_would_lie_elsewhere_is_refused(path: str, tmp_path: Path) -> None:
     images, _ = make_table(tmp_path)
     text = Path(images).read_text()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
+import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -149,6 +152,30 @@ def test_other_settings_have_another_fingerprint(
 ) -> None:
     write(photos, tmp_path / "set")
     assert PartSet.open(tmp_path / "set").fingerprint != parts.fingerprint
+
+
+def test_a_picture_of_another_size_than_its_index_says_is_not_decoded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(place, tmp_path / "copy"))
+    lines = [json.loads(line) for line in (copy / "index.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["size"][0] += 1
+    (copy / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loaded = Mock()
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", loaded)
+    with pytest.raises(FileError, match=r"the background of cat/000 .* pixels where .* belong"):
+        PartSet.open(copy).picture(0, "background")
+    loaded.assert_not_called()
+
+
+@pytest.mark.parametrize("line", ["[]", "7", '{"key": 1, "label": []}', "[" * 100_000])
+def test_an_index_of_something_else_is_one_error(line: str, place: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(place, tmp_path / "copy"))
+    (copy / "index.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"index\.jsonl cannot be read") as told:
+        PartSet.open(copy)
+    assert len(str(told.value).splitlines()) == 1
 
 
 def test_what_is_no_complete_set_is_an_error(parts: PartSet, photos: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import layout_helpers as layouts
 import pytest
 import torch
 from robustness_helpers import (
@@ -22,15 +23,18 @@ from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import find_labelled_images
 from train_generator.robustness import (
     EvaluationConfig,
+    background_gap,
     cue_conflict_categories,
     find_cue_conflicts,
     find_imagenet9,
     imagenet9_classes,
     label_images,
+    make_tables,
     measure_cue_conflict,
     measure_imagenet9,
     measure_real,
 )
+from train_generator.robustness.folders import find_real_images
 from train_generator.robustness.measure import OpenedImages
 
 FIRST = [classes[0] for classes in cue_conflict_categories().classes]
@@ -111,6 +115,37 @@ def test_imagenet9_and_its_gap_with_a_partial_last_batch(tmp_path: Path) -> None
         assert found == pytest.approx(dict.fromkeys(variants, 16 / 18))
         found = measure_imagenet9(by_background, variants, config)["logits"]
         assert found == pytest.approx({"original": 1, "mixed_same": 1, "mixed_rand": 1 / 9})
+
+
+def test_every_variant_of_imagenet9_that_is_there_is_reported(tmp_path: Path) -> None:
+    folder = make_imagenet9(tmp_path)
+    shutil.copytree(folder / "mixed_rand", folder / "only_fg")
+    masks = folder / "fg_mask" / "val" / NINE[0]
+    masks.mkdir(parents=True)
+    (masks / "1.npy").touch()  # of the published set, which are no images
+    variants = find_imagenet9(folder)
+    assert list(variants) == ["original", "mixed_same", "mixed_rand", "only_fg"]
+    accuracies = measure_imagenet9(make_reader(1, FIRST_OF_NINE), variants)["logits"]
+    rows = {"logits": {**accuracies, "background_gap": background_gap(accuracies)}}
+    header, row = make_tables("imagenet9", {"resnet50": rows})["ImageNet-9"]
+    assert header[2:] == ["original", "mixed_same", "mixed_rand", "background gap", "only_fg"]
+    assert row[2:] == ["100.0 %", "100.0 %", "11.1 %", "88.9 points", "11.1 %"]
+
+
+def test_accuracy_is_measured_on_test_images(tmp_path: Path) -> None:
+    """Of those for validation where there are no others, and never of those for training."""
+    place = f"waterbirds:{layouts.make_waterbirds(tmp_path / 'birds')}"
+    assert len(find_real_images(place).paths) == sum(layouts.WATERBIRDS["test"])
+    nine = find_real_images(f"in9:{layouts.make_imagenet9(tmp_path / 'nine')}")
+    assert nine.classes == NINE
+    rows = [["path", "label", "split"], ["1.png", "cat", "train"]]
+    layouts.save_image(tmp_path / "1.png")
+    table = layouts.write_rows(tmp_path / "photos.csv", rows)
+    with pytest.raises(DataError, match="has the splits train, and none of test images"):
+        find_real_images(f"table:{table}")
+    for name in ("train", "val"):
+        save_image(tmp_path / "own" / name / "cat" / f"{name}.png", 1)
+    assert [path.name for path in find_real_images(tmp_path / "own").paths] == ["val.png"]
 
 
 def test_a_classifier_of_the_nine_needs_no_mapping(tmp_path: Path) -> None:

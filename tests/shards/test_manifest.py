@@ -11,7 +11,8 @@ from shard_helpers import FIFTY, contents, render
 
 from cgn_augment.errors import DataError
 from cgn_augment.generators import SmallCGN
-from cgn_augment.shards.manifest import Manifest, Record
+from cgn_augment.shards.manifest import Manifest
+from cgn_augment.shards.records import Record
 
 
 def test_a_set_has_the_documented_files(whole: Path) -> None:

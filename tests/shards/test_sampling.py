@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from file_helpers import FORKS, own
 from generator_helpers import MAKERS
 from PIL import Image
 
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, UsageError
 from cgn_augment.functional import compose
 from cgn_augment.generators import CGN, SmallCGN
 from cgn_augment.images.imagenet_classes import best_classes
@@ -178,6 +180,24 @@ def test_after_an_interruption_the_labels_list_what_is_there(
     listed = (tmp_path / "out" / "labels.jsonl").read_text().splitlines()
     assert len(listed) == 2
     assert len(list((tmp_path / "out" / "composite").iterdir())) == 2
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_folder_that_another_process_writes_to_is_left_to_it(
+    tiny_cgn: SmallCGN, tmp_path: Path
+) -> None:
+    owner = FORKS.Process(target=own, args=(tmp_path / "out", False))
+    owner.start()
+    while not (tmp_path / "out" / "owned").exists():
+        time.sleep(0.01)
+    (tmp_path / "out" / "owned").unlink()
+    try:
+        with pytest.raises(UsageError, match="another process is writing to"):
+            write_samples(tiny_cgn, choose_classes(10, 1), tmp_path / "out")
+    finally:
+        owner.kill()
+        owner.join()
+    write_samples(tiny_cgn, choose_classes(10, 1), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
+from file_helpers import names_in
 from shard_helpers import FIFTY, contents, render
 
 from cgn_augment import ShardSource, Step
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, CGNError
 from cgn_augment.generators import SmallCGN
-from cgn_augment.shards import render_shards, verify_shards
+from cgn_augment.shards import ShardConfig, render_shards, verify_shards
 from cgn_augment.shards.store import Store
 
 
@@ -21,17 +24,62 @@ def test_leftovers_of_killed_processes_are_removed_and_files_in_use_are_not(
 ) -> None:
     out = tmp_path / "set"
     render(tiny_cgn, out, world_size=2, ranks=[1])
-    for name in (".counterfactuals-000002.abc.tar", ".manifest.abc.json", "_records/.x"):
+    left = [".counterfactuals-000002.tmp-0123abcd.tar", "_records/.x.tmp-0123abcd.json"]
+    foreign = ["._counterfactuals-000002.tar", ".notes.txt"]
+    for name in (*left, *foreign):
         (out / name).write_bytes(b"half")
+    told = [problem.name for problem in verify_shards(out) if "--resume removes it" in problem.what]
+    assert told == left
     with Store(out).writing("counterfactuals-000004.tar") as file:
         file.write(b"of another process")
         render(tiny_cgn, out, world_size=2, ranks=[0], resume=True)
         names = {path.name for path in out.rglob(".*")}
-        assert len(names) == 2  # the one in use, and one that is not ours
-        assert ".x" in names
-    (out / "_records" / ".x").unlink()
+        assert len(names) == 3  # the one in use, and two that are not ours
     render(tiny_cgn, out, ranks=[0], resume=True)
+    for name in foreign:
+        (out / name).unlink()
     assert contents(out) == contents(whole)
+
+
+def test_what_lies_in_the_shared_temporary_folder_stops_no_resume(
+    tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    os.mkfifo(tmp_path / ".cgn-augment-shard.tmp-00000000")
+    (tmp_path / ".cgn-augment-shard.tmp-00000001").write_bytes(b"half")
+    url = "memory://shards/spool"
+    try:
+        render_shards(tiny_cgn, url, FIFTY)
+        render_shards(tiny_cgn, url, FIFTY, resume=True)
+    finally:
+        fsspec.filesystem("memory").rm("/shards", recursive=True)
+    assert names_in(tmp_path) == [".cgn-augment-shard.tmp-00000000"]
+
+
+@pytest.mark.parametrize("name", ["run{1,2}", "a::b", "a b\\c", "[ab]*", "~x", "%20"])
+def test_a_folder_may_have_any_name(name: str, tiny_cgn: SmallCGN, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    render(tiny_cgn, folder, ShardConfig(num=4, block_size=4))
+    assert verify_shards(folder) == []
+    for urls in (folder, [folder / "counterfactuals-000000.tar"]):
+        assert len(ShardSource(urls, refresh=4, size=4).sample(4, torch.Generator()).shape) == 4
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["counterfactuals-000001.tar", "_settings.json", "manifest.json"])
+def test_a_pipe_in_the_place_of_a_file_hangs_nothing(name: str, copied: Path) -> None:
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    if name == "manifest.json":
+        with pytest.raises(CGNError, match=r"no regular file|is not a complete set"):
+            ShardSource(copied)
+    elif name == "_settings.json":
+        with pytest.raises(CGNError, match=r"no regular file|has no _settings"):
+            verify_shards(copied)
+    else:
+        assert any(problem.name == name for problem in verify_shards(copied))
+        with pytest.raises(CGNError, match="no regular file"):
+            ShardSource(copied).sample(4, torch.Generator())
 
 
 def test_unknown_protocols_are_an_error(tiny_cgn: SmallCGN) -> None:

@@ -78,14 +78,14 @@ def test_verify_finds_damaged_missing_and_foreign_files(
     third = copied / "counterfactuals-000003.tar"
     third.write_bytes(third.read_bytes()[:9999])
     (copied / "counterfactuals-000004.tar").write_bytes(b"")
-    (copied / ".counterfactuals-000001.x.tar").write_bytes(b"half")
+    (copied / ".counterfactuals-000001.tmp-0123abcd.tar").write_bytes(b"half")
     (copied / "_info.json").write_text("{}")
     problems = verify_shards(copied)
     told = "\n".join(map(str, problems))
     for line in (
         "counterfactuals-000001.tar: is missing",
         "counterfactuals-000004.tar: is no shard of this set",
-        ".counterfactuals-000001.x.tar: was left by a process that was killed",
+        ".counterfactuals-000001.tmp-0123abcd.tar: was left by a process that was killed",
         "_info.json: is missing or does not list",
     ):
         assert line in told

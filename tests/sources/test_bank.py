@@ -17,7 +17,8 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
 from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
 from cgn_augment.parts.opening import open_parts
-from cgn_augment.sources.bank import Ahead, _pack, _unpack
+from cgn_augment.sources.ahead import Ahead
+from cgn_augment.sources.bank import _pack, _unpack
 
 STORAGES = ("float32", "float16", "uint8")
 SIZES = [(12, 3), (12, 5), (10, 10), (250, 60), (11, 1)]
@@ -263,7 +264,7 @@ def test_what_is_decoded_ahead_is_what_would_be_decoded_now() -> None:
             """Begins nothing, so that all is drawn when it is asked for."""
 
     ahead, now = (BankSource(make_parts(16), 12, 5, seed=3) for _ in range(2))
-    now._ahead = Slow(now._draw_refresh)
+    now._ahead = Slow(now._draw_refresh, now.device)
     for step in (Step(0), Step(1), Step(2), Step(2), Step(7), Step(8), Step(8, 1), Step(9, 1)):
         drawn = [source.sample(8, seeded(), step).images for source in (ahead, now)]
         assert torch.equal(*drawn), step
@@ -301,7 +302,7 @@ def test_what_is_begun_ahead_belongs_to_a_rank_and_a_step() -> None:
         calls.append((rank, number))
         return 10 * rank + number
 
-    ahead = Ahead(draw)
+    ahead = Ahead(draw, torch.device("cpu"))
     ahead.begin(0, 3)
     ahead.begin(0, 3)
     assert ahead.take(0, 3) == 3

@@ -20,7 +20,7 @@ from cgn_augment import (
     Source,
     Step,
 )
-from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, FileError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.encode import draw_block
@@ -238,10 +238,13 @@ def test_nothing_but_damage_is_an_error(copied: Path) -> None:
         ShardSource(copied).sample(4, seeded())
 
 
-def test_a_missing_shard_is_an_error(copied: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_missing_shard_is_one_error(num_workers: int, copied: Path) -> None:
     (copied / "counterfactuals-000003.tar").unlink()
-    with pytest.raises(FileNotFoundError, match="counterfactuals-000003"):
-        ShardSource(copied).sample(4, seeded())
+    source = ShardSource(copied, num_workers=num_workers)
+    with pytest.raises(FileError, match=r"shard .*counterfactuals-000003\.tar is missing") as told:
+        source.sample(4, seeded())
+    assert len(str(told.value).splitlines()) == 1
 
 
 # Which shards

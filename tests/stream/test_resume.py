@@ -384,6 +384,47 @@ def test_what_is_no_state_is_refused(state: Any, message: str) -> None:
         stream().load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"step": -4},
+        {"step": 2.0},
+        {"epoch": "1"},
+        {"epoch": True},
+        {"total": 10**400},
+        {"carry": None},
+        {"real": None},
+        {"real": []},
+        {"fingerprint": 3},
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_when_it_is_loaded(changed: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="the state is damaged: ") as told:
+        stream().load_state_dict({**stream().state_dict(), **changed})
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_step_behind_the_end_of_an_epoch_is_no_empty_epoch() -> None:
+    for step in (6, 10**9):
+        resumed = stream(num=20, batch_size=4)
+        resumed.load_state_dict({**resumed.state_dict(), "step": step})
+        with pytest.raises(CheckpointError, match=f"of step {step} and an epoch has 5 here"):
+            list(resumed)
+    resumed = stream(num=20, batch_size=4)
+    resumed.load_state_dict({**resumed.state_dict(), "step": 5})
+    assert list(resumed) == []
+
+
+@pytest.mark.parametrize(
+    "real", [{}, {"random": None}, {"random": {"global": 3, "own": [], "seeded": False, "now": []}}]
+)
+def test_a_state_of_the_real_data_that_is_none_is_one_error(real: Any) -> None:
+    resumed = stream(loader())
+    resumed.load_state_dict({**resumed.state_dict(), "real": real, "step": 1})
+    with pytest.raises(CheckpointError, match="what it says of the real data cannot be used"):
+        list(resumed)
+
+
 def test_a_loader_with_other_generators_than_the_state_is_an_error() -> None:
     resumed = restored(stream(loader(generator=own())).state_dict(), lambda: stream(loader()))
     with pytest.raises(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,12 +15,13 @@ from contextlib import nullcontext
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from file_helpers import FORKS
 from matplotlib.figure import Figure
 from shard_helpers import PROCESSES
 from torch import Tensor, nn
@@ -39,7 +43,8 @@ from training_helpers import (
     weights,
 )
 
-from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
+from cgn_augment.files import leftovers
 from cgn_augment.functional import isolated_rng
 from train_generator.training import trainer as trainer_module
 from train_generator.training.average import update_average
@@ -298,6 +303,54 @@ def test_a_damaged_or_foreign_checkpoint_is_one_error(
     assert "weights_only" not in str(caught.value)  # torch's advice to run the code
 
 
+STATES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a step below 0": lambda state: state.update(position=(1, -4)),
+    "a stage that there is not": lambda state: state.update(position=(9, 0)),
+    "no position": lambda state: state.pop("position"),
+    "a position that is text": lambda state: state.update(position="ab"),
+    "no optimizer": lambda state: state.update(optimizers=None),
+    "a network that is none": lambda state: state["modules"].update(first=None),
+    "a network without weights": lambda state: state["modules"].update(first={}),
+    "results that are none": lambda state: state.update(results=[3]),
+    "steps that are none": lambda state: state.update(steps_before=2.5),
+    "seconds that are none": lambda state: state.update(seconds="long"),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_a_training_cannot_be_in_is_one_error(
+    case: str, whole: Trainer, tmp_path: Path
+) -> None:
+    state = torch.load(whole.folder / CHECKPOINT, weights_only=True)
+    STATES[case](state)
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt") as told:
+        make(tmp_path, resume=True)
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [None, {}, {"state": 3, "param_groups": []}])
+def test_an_optimizer_that_is_none_is_one_error(value: object, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        make(tmp_path, at("second", 2, kill)).train(progress=False)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state["optimizers"] = {"adam": value, "schedule": value}
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="holds other networks or states") as told:
+        make(tmp_path, resume=True).train(progress=False)
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("lost", ["stream", "everything"])
+def test_a_checkpoint_without_a_stream_is_one_error(lost: str, tmp_path: Path) -> None:
+    make_epochs(tmp_path).train(progress=False)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state["state"] = {} if lost == "stream" else None
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="holds other networks or states"):
+        make_epochs(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("name", ["save_every", "sheet_every", "log_every", "measure_every"])
 def test_numbers_of_steps_are_checked_when_made(name: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=f"^{name} must be 1 or more, got 0"):
@@ -322,16 +375,111 @@ def test_a_training_that_diverges_keeps_the_last_good_checkpoint(
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (2, 2)
 
 
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_weights_that_are_lost_behind_finite_losses_end_a_training(
+    checkpoint: bool, tmp_path: Path
+) -> None:
+    trainer = make(tmp_path if checkpoint else None)
+
+    def lose(name: str, step: int) -> None:
+        if (name, step) == ("third", 3):
+            with torch.no_grad():
+                trainer.modules["first"].bias.fill_(float("nan"))
+
+    trainer.stages = {
+        name: lambda n=name: Toy(n, trainer.modules[n], lose)  # type: ignore[misc]
+        for name in trainer.stages
+    }
+    what = r"the weights first\.bias hold NaN or infinity after step 1[12]: the training has"
+    with pytest.raises(CheckpointError, match=what):
+        trainer.train(progress=False)
+    if checkpoint:
+        assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (2, 2)
+        assert not weights(make(tmp_path, resume=True)).isnan().any()
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_saved_is_told_of(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+
+    try:
+        with pytest.raises(FileError, match=r"checkpoint\.pt cannot be written \(File too large\)"):
+            make(tmp_path, at("third", 3, fill)).train(progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["position"] == (2, 2)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_two_trainings_in_one_folder_are_one_error_and_the_first_goes_on(
+    tmp_path: Path, whole: Trainer
+) -> None:
+    second: list[int | None] = []
+
+    def train_too() -> None:
+        process = FORKS.Process(target=train_elsewhere, args=(tmp_path,))
+        process.start()
+        process.join()
+        second.append(process.exitcode)
+
+    first = make(tmp_path, at("first", 1, train_too))
+    first.train(progress=False)
+    assert second == [3]
+    assert torch.equal(weights(first), weights(whole))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.parametrize("num_kills", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_kills_while_a_checkpoint_is_saved_leave_nothing_and_change_no_weight(
+    num_kills: int, tmp_path: Path, whole: Trainer
+) -> None:
+    for kill_number in range(num_kills):
+        process = FORKS.Process(target=train_and_be_killed, args=(tmp_path, kill_number % 6))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert len(leftovers(tmp_path)) == 1  # those of earlier kills are gone
+    last = make(tmp_path, resume=(tmp_path / CHECKPOINT).exists(), save_every=1)
+    last.train(progress=False)
+    assert torch.equal(weights(last), weights(whole))
+    assert leftovers(tmp_path) == []
+
+
+def train_and_be_killed(folder: Path, saves: int) -> None:
+    """Trains on, and dies in the middle of a checkpoint, after so many whole ones."""
+    saved, left = torch.save, iter(range(saves))
+
+    def save(state: dict[str, Any], file: IO[bytes]) -> None:
+        if next(left, None) is None or state["position"][0] == len(STEPS):
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved(state, file)
+
+    torch.save = save
+    make(folder, resume=(folder / CHECKPOINT).exists(), save_every=1).train(progress=False)
+
+
+def train_elsewhere(folder: Path) -> None:
+    try:
+        make(folder).train(progress=False)
+    except UsageError:
+        sys.exit(3)
+
+
 def test_a_checkpoint_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = torch.save
 
-    def full(state: dict[str, object], path: Path) -> None:
-        saved(state, path)
+    def full(state: dict[str, object], file: IO[bytes]) -> None:
         if state["position"] == (2, 2):
-            path.write_bytes(path.read_bytes()[:500])
+            file.write(b"half")
             raise OSError("no space left on device")
+        saved(state, file)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from cgn_augment.images.image_table import Groups
 from torch import Tensor
 
 from cgn_augment.checks import require_choices, require_positive
 from cgn_augment.errors import ArgumentError
+from cgn_augment.images.image_table import Groups
 from train_generator.classifier.group_dro import ETA, GroupWeights
 from train_generator.classifier.selection import Select
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import owning
 from cgn_augment.images.loading import LoadConfig
 from train_generator.classifier.backbones import find_preprocessing
 from train_generator.classifier.ensemble import InvariantEnsemble, make_ensemble
@@ -58,21 +60,36 @@ def classifier(
     folder = Path(out)
     check_folder(folder, resume)  # before anything that takes long
     accelerator = make_accelerator(settings.device, settings.training.precision)
+    is_first = accelerator.is_main_process
     try:
         run, tests = make_run(settings, accelerator, folder, num_workers, save_every)
         if resume:
             run.resume()
-        is_first = accelerator.is_main_process
-        if is_first:
-            write_settings(settings, folder, accelerator)
-            print(f"backbone: {run.model.origin}", flush=True)
-        results: Sequence[Any] = run.train(tests, announce=_announce if is_first else None)
-        if is_first:
-            file = CLASSIFIER_FILE if isinstance(run, EnsembleRun) else PLAIN_FILE
-            print(_describe_kept(run), end="")
-            print(f"classifier: {folder / file} ({len(results)} epochs)")
+        with owning(folder) if is_first else nullcontext():
+            if not resume:
+                check_folder(folder, resume)  # again: another training may have ended just now
+            train_run(run, tests, settings, folder, accelerator)
     finally:
         accelerator.end_training()
+
+
+def train_run(
+    run: EnsembleRun | PlainRun,
+    tests: DataLoader[Any],
+    settings: EnsembleSettings,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Trains what is left, and says what came of it."""
+    is_first = accelerator.is_main_process
+    if is_first:
+        write_settings(settings, folder, accelerator)
+        print(f"backbone: {run.model.origin}", flush=True)
+    results: Sequence[Any] = run.train(tests, announce=_announce if is_first else None)
+    if is_first:
+        file = CLASSIFIER_FILE if isinstance(run, EnsembleRun) else PLAIN_FILE
+        print(_describe_kept(run), end="")
+        print(f"classifier: {folder / file} ({len(results)} epochs)")
 
 
 def make_run(

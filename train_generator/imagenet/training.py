@@ -131,9 +131,13 @@ class ImageNetTraining:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; `resume` goes on.
         """
-        if self.ranks.is_main:
-            write_settings(self.config, self.folder, self.accelerator)
-        self.trainer.train(progress=self.progress)
+        with self.trainer.owning():
+            if self.ranks.is_main:
+                write_settings(self.config, self.folder, self.accelerator)
+            self.trainer.train(progress=self.progress)
+            return self._write()
+
+    def _write(self) -> Path:
         path = self.folder / CGN_FILE
         if self.ranks.is_main:
             save_cgn(

@@ -102,7 +102,7 @@ def hold_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair]
     """Splits pairs at random into those to learn from and those to measure.
 
     Args:
-        pairs: in any order, which has no part in it but by their names.
+        pairs: images that have masks.
         share: to measure, in [0, 1); above 0 it is at least one.
         seed: of the choice.
 

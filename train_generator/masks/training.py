@@ -25,7 +25,6 @@ from cgn_augment.pictures.sheets import draw_sheet, save_figure
 from train_generator.masks.augmenting import Augmenter
 from train_generator.masks.config import PhotoMaskerConfig
 from train_generator.masks.data import (
-    Annotated,
     Pair,
     find_pairs,
     hold_out,
@@ -110,7 +109,7 @@ class PhotoMaskerTraining:
         masker.to(target, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(masker).eval().requires_grad_(False)
         augmenter = Augmenter(annotated, config.recombine, target)
-        self._shown = _first(annotated, 8)
+        self._shown = read_annotated(_spread(self.learned), config.size)
         names = {"learned": [each.name for each in self.learned]}
         data = hash_tensors({"images": annotated.images, "masks": annotated.masks})
         settings = json.loads(json.dumps({**asdict(config), "seed": seed, **names, "data": data}))
@@ -153,9 +152,9 @@ class PhotoMaskerTraining:
     @torch.no_grad()
     def draw(self) -> Figure:
         """Draws images that it learns from, their masks, and what it finds."""
-        images, masks = self._shown
+        images = self._shown.images.float() / 127.5 - 1
         found = self.average.eval()(images.to(self.accelerator.device)).float().cpu()
-        return draw_sheet({"image": images, "mask": masks, "mask found": found})
+        return draw_sheet({"image": images, "mask": self._shown.masks, "mask found": found})
 
 
 def make_masker(config: PhotoMaskerConfig, seed: int) -> PhotoMasker:
@@ -165,12 +164,14 @@ def make_masker(config: PhotoMaskerConfig, seed: int) -> PhotoMasker:
         CheckpointError: the backbone's weights are damaged or another network's.
         FileError: they cannot be had.
     """
+    state = {}
+    if config.backbone is not None:  # which may not be there
+        state = _read_backbone(config.backbone, config.backbone_file)
     with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
         masker = PhotoMasker(config.width, config.backbone, config.size)
     if config.backbone is None:
         return masker
     source = config.backbone_file or f"torchvision's {config.backbone}"
-    state = _read_backbone(config.backbone, config.backbone_file)
     try:
         masker.load_backbone(state)
     except RuntimeError as error:
@@ -254,7 +255,7 @@ def write_photo_card(run: PhotoMaskerTraining, path: Path) -> Path:
         )
     else:
         lines.append("- nothing was held out, so it was not measured")
-    shown = read_annotated((run.held or run.learned)[:8], config.size)
+    shown = read_annotated(_spread(run.held or run.learned), config.size)
     images = shown.images.float() / 127.5 - 1
     found = masker(images)
     difference = ((found > 0.5) != (shown.masks > 0.5)).float()
@@ -266,5 +267,6 @@ def write_photo_card(run: PhotoMaskerTraining, path: Path) -> Path:
     return card
 
 
-def _first(annotated: Annotated, num: int) -> tuple[Tensor, Tensor]:
-    return annotated.images[:num].float() / 127.5 - 1, annotated.masks[:num]
+def _spread(pairs: Sequence[Pair], num: int = 8) -> Sequence[Pair]:
+    """Returns some pairs from all over the list, so of many classes."""
+    return pairs[:: -(-len(pairs) // num)]

@@ -116,6 +116,12 @@ class FactorsConfig:
                 f"images_per_texture ({self.images_per_texture}) must divide batch_size "
                 f"({self.batch_size})"
             )
+        if self.batch_size < 2 * self.images_per_texture:
+            raise ArgumentError(  # its normalisation needs two
+                f"batch_size ({self.batch_size}) must be {2 * self.images_per_texture} or more, "
+                "so that a step draws two textures of each kind: raise it, or lower "
+                "images_per_texture"
+            )
         if (self.features == "none") != (not any(self.gram_weights)):
             raise ArgumentError(
                 f"features {self.features!r} do not fit gram_weights {self.gram_weights}: give "
@@ -213,7 +219,8 @@ class ShapesConfig:
     average: float = 0.998
 
     def __post_init__(self) -> None:
-        require_counts(self, "batch_size", "codes_per_mask")
+        require_counts(self, "batch_size", least=2)  # for the batch normalisation
+        require_counts(self, "codes_per_mask")
         require_counts(self, "num_steps", "class_warmup", least=0)
         require_positive(self, "learning_rate", "sharpness")
         require_weights(self, "kl_weight", "class_weight")

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.generators.fingerprint import hash_tensors
 from cgn_augment.images.finding import find_labelled_images
+from cgn_augment.images.reading import open_image
 from train_generator.metrics.folders import read_square
 
 IMAGE_SIZE = SmallCGN.image_size
@@ -103,8 +103,7 @@ def read_class_folders(
         DataError: the folder is missing or laid out differently, or a file is damaged.
 
     Example:
-        >>> from PIL import Image
-        >>> from train_generator.small.images import read_class_folders
+        >>>         >>> from train_generator.small.images import read_class_folders
         >>> folder = getfixture("tmp_path")
         >>> for name in ("cat", "dog"):
         ...     (folder / name).mkdir()
@@ -149,7 +148,7 @@ def read_masks(folder: Path, images: Path, paths: Sequence[Path]) -> Tensor:
                 f"there is no mask {file} of {path}: give one for each image, or leave masks out"
             )
         masks.append(read_square(file, IMAGE_SIZE)[:1] > 127)
-        with Image.open(path) as image, Image.open(file) as mask:
+        with open_image(str(path)) as image, open_image(str(file)) as mask:
             if image.size != mask.size:
                 raise DataError(f"{file} has {mask.size} pixels and {path} {image.size}: fit them")
         if not masks[-1].any():

@@ -112,16 +112,17 @@ class MaskerTraining:
 
     def train(self) -> Path:
         """Takes all steps that are left and writes the masker, which `load_masker` reads."""
-        self.trainer.train(progress=self.progress)
         path = self.folder / MASKER_FILE
-        save_masker(
-            self.masker,
-            path,
-            cgn=self.cgn.fingerprint,
-            recipe=asdict(self.config),
-            seed=self.seed,
-            seconds=round(self.trainer.seconds),
-        )
+        with self.trainer.owning():
+            self.trainer.train(progress=self.progress)
+            save_masker(
+                self.masker,
+                path,
+                cgn=self.cgn.fingerprint,
+                recipe=asdict(self.config),
+                seed=self.seed,
+                seconds=round(self.trainer.seconds),
+            )
         return path
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -137,8 +138,12 @@ class SmallTraining:
         """
         data = self.data
         about = {"description": data.description, "classes": list(data.classes), **data.facts}
-        write_settings(self.config, self.folder, self.accelerator, images=about)
-        self.trainer.train(progress=self.progress)
+        with self.trainer.owning():
+            write_settings(self.config, self.folder, self.accelerator, images=about)
+            self.trainer.train(progress=self.progress)
+            return self._write(about)
+
+    def _write(self, about: dict[str, Any]) -> Path:
         path = self.folder / CGN_FILE
         cgn = copy.deepcopy(self.average)
         if self.config.shapes.num_steps:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line, unpickle
 
@@ -31,6 +35,61 @@ def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a training is.
+
+    Attributes:
+        position: the stage and the step in it that come next.
+        at_end: whether all steps of the stage are taken.
+        steps_before: of all stages.
+        seconds: that the steps took.
+        results: what each `EpochStage` that is done came to.
+    """
+
+    position: tuple[int, int]
+    at_end: bool
+    steps_before: int
+    seconds: float
+    results: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any], num_stages: int) -> Place:
+        """Returns the place in a checkpoint.
+
+        Raises:
+            Exception: there is none, or none that a training of so many stages can be at.
+        """
+        stage, step = (require_count("position", number, 0) for number in state["position"])
+        if stage > num_stages:
+            raise ArgumentError(f"position names stage {stage} of {num_stages}")
+        return cls(
+            (stage, step),
+            bool(state["at_end"]),
+            require_count("steps_before", state["steps_before"], 0),
+            float(state["seconds"]),
+            tuple(dict(result) for result in state["results"]),
+        )
+
+
+@contextmanager
+def loading(path: Path | None) -> Iterator[None]:
+    """Says of what goes wrong in the block that the checkpoint is of something else.
+
+    Raises:
+        CheckpointError: something went wrong.
+    """
+    try:
+        yield
+    except CheckpointError:  # of a stream, which says itself what does not fit
+        raise
+    except Exception as error:  # torch's own readers raise anything
+        raise CheckpointError(
+            f"{path} holds other networks or states than this version trains: start again in "
+            f"another folder ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Returns which settings differ and how, for an error; nothing where they are the same.
 
@@ -44,7 +103,7 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> s
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted(before.keys() | now.keys(), key=str):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
@@ -60,13 +119,13 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[st
     """
     try:
         state: Any = unpickle(path)
-        before, stages_before = state["settings"], state["stages"]
+        before, stages_before = dict(state["settings"]), list(state["stages"])
+        changed = shorten(describe_differences(before, settings), 1000)
     except Exception as error:
         raise CheckpointError(
             f"{path} is no checkpoint of a training, or is cut off: delete it and start again "
             f"({first_line(error)})"
         ) from error
-    changed = describe_differences(before, settings)
     if changed or stages_before != list(stages):
         raise CheckpointError(
             f"{path} was made with other settings ({changed or 'other stages'}): resume with those "

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,16 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line, replacing
+from cgn_augment.files import owning, require_finite, save_pickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.pictures.sheets import save_figure
-from train_generator.training.checkpoints import CHECKPOINT, check_folder, read_checkpoint
+from train_generator.training.checkpoints import (
+    CHECKPOINT,
+    Place,
+    check_folder,
+    loading,
+    read_checkpoint,
+)
 from train_generator.training.interrupt import deferred_interrupt
 from train_generator.training.measures import LOSSES, MEASURES, Curves
 from train_generator.training.ranks import Ranks
@@ -150,6 +156,26 @@ class Trainer:
         self._load(self.checkpoint)
         self._begun = True
 
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder while the block lasts; blocks may be nested.
+
+        Raises:
+            ArgumentError: there is a checkpoint that was not resumed.
+            UsageError: another process trains in the folder.
+        """
+        with ExitStack() as stack:
+            self._check_folder()
+            if self.checkpoint is not None and self.ranks.is_main:
+                stack.enter_context(owning(self.checkpoint.parent))
+            self._check_folder()  # again: another training may have ended just now
+            self._begun = True
+            yield
+
+    def _check_folder(self) -> None:
+        if not self._begun and self.checkpoint is not None:
+            check_folder(self.checkpoint.parent, False, self.checkpoint.name)
+
     def train(self, *, progress: bool = True) -> None:
         """Takes all steps that are left.
 
@@ -158,16 +184,16 @@ class Trainer:
 
         Raises:
             ArgumentError: there is a checkpoint that was not resumed.
-            CheckpointError: the training has diverged.
+            CheckpointError: the training has diverged; the last checkpoint stays.
+            FileError: the disk is full; the last checkpoint stays.
+            UsageError: another process trains in the folder.
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
         """
-        if not self._begun and self.checkpoint is not None:
-            check_folder(self.checkpoint.parent, False, self.checkpoint.name)
-        self._begun = True
         if self.finished:
             return
         folder = self.folder if self.ranks.is_main else None
         with (
+            self.owning(),
             deferred_interrupt() as interrupt,
             closing(Curves(folder, self._steps_before)) as curves,
         ):
@@ -182,8 +208,9 @@ class Trainer:
     def _train_stage(self, curves: Curves, progress: bool) -> None:
         number = self._position[0]
         stage = list(self.stages.values())[number]()
-        for name, state in self._optimizers.items():
-            stage.optimizers[name].load_state_dict(state)
+        with loading(self.checkpoint):
+            for name, state in self._optimizers.items():
+                stage.optimizers[name].load_state_dict(state)
         self._optimizers = {}
         if not self._at_end:
             self._take_steps(stage, curves, progress)
@@ -255,11 +282,7 @@ class Trainer:
         values = self.ranks.mean(losses)
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            last = "" if self.checkpoint is None else f"The last checkpoint is {self.checkpoint}; "
-            raise CheckpointError(
-                f"the losses {broken} of stage {stage.name} are not finite: the training has "
-                f"diverged. {last}lower the learning rate and start again in another folder"
-            )
+            raise self._diverged(f"the losses {broken} of stage {stage.name} are not finite")
         named = {f"{stage.name}/{name}": value for name, value in values.items()}
         curves.add(LOSSES, self._steps_before, named)
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
@@ -278,7 +301,28 @@ class Trainer:
             save_figure(figure, folder / f"{self._steps_before:07}.png")
             curves.add_sheet(self._steps_before, figure)
 
+    def _diverged(self, what: str) -> CheckpointError:
+        kept = self.checkpoint is not None and self.checkpoint.is_file()
+        last = f"The last good checkpoint is {self.checkpoint}; " if kept else ""
+        return CheckpointError(
+            f"{what} after step {self._steps_before}: the training has diverged. {last}lower the "
+            "learning rate and start again in another folder"
+        )
+
+    def _require_finite(self) -> None:
+        """Raises rather than write weights that are lost over those that are not."""
+        broken = [
+            f"{name}.{key}"
+            for name, module in self.modules.items()
+            for key, value in module.state_dict().items()
+            if value.is_floating_point() and not torch.isfinite(value).all()
+        ]
+        if self.ranks.any(bool(broken)):
+            where = ", ".join(broken[:3]) or "of another process"
+            raise self._diverged(f"the weights {where} hold NaN or infinity")
+
     def _save(self, stage: Stage | None) -> None:
+        self._require_finite()
         if self.checkpoint is None:
             return
         optimizers: Mapping[str, Any] = {} if stage is None else stage.optimizers
@@ -296,26 +340,22 @@ class Trainer:
         }
         if self.ranks.is_main:
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.checkpoint) as temporary:
-                torch.save(state, temporary)
+            save_pickle(state, self.checkpoint)
         self.ranks.wait()
 
     def _load(self, path: Path) -> None:
         state = read_checkpoint(path, self.settings, self.stages)
-        try:
+        with loading(path):
+            place = Place.read(state, len(self.stages))
+            for name in self.modules:
+                require_finite(state["modules"][name], path)
             for kind, things in (("modules", self.modules), ("state", self._state)):
                 for name, thing in things.items():
                     thing.load_state_dict(state[kind][name])
-            self._position, self._at_end = tuple(state["position"]), state["at_end"]
-            self._steps_before, self.seconds = state["steps_before"], state["seconds"]
-            self.results, self._optimizers = list(state["results"]), state["optimizers"]
-        except CheckpointError:  # of a stream, which says itself what does not fit
-            raise
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} holds other networks than this version trains: start again in another "
-                f"folder ({first_line(error)})"
-            ) from error
+            self._optimizers = dict(state["optimizers"])
+        self._position, self._at_end = place.position, place.at_end
+        self._steps_before, self.seconds = place.steps_before, place.seconds
+        self.results = list(place.results)
 
 
 def _has_step(stage: Stage, step: int) -> bool:

@@ -1,0 +1,155 @@
+"""Fresh images of the ImageNet CGN a second, each way of drawing them on the same device."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from published_layers import PublishedCGN
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cgn_augment.functional import compose
+from cgn_augment.generators import BigGANConfig, ImageNetCGN
+
+TINY = BigGANConfig(
+    10,
+    8,
+    channel_width=4,
+    layers=((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)),
+    attention_at=2,
+)
+WARM_UP = 4
+"""Calls before any is timed; a graph is recorded in the second."""
+
+LEAST, MOST = 3, 60
+"""Calls that are timed."""
+
+Row = dict[str, Any]
+Run = Callable[[Tensor, Tensor], Tensor]
+
+
+def draw(cgn: ImageNetCGN, noise: Tensor, y: Tensor) -> Tensor:
+    """Draws images as a source does."""
+    return compose(cgn.shape(noise, y), cgn.texture(noise, y), cgn.background(noise, y))
+
+
+def take_weights(published: PublishedCGN, sizes: BigGANConfig, unet_width: int) -> ImageNetCGN:
+    """Makes our network of the published one's weights, frozen and folded."""
+    cgn = ImageNetCGN(sizes, unet_width=unet_width)
+    state = {k: v for k, v in published.state_dict().items() if not k.startswith("biggan_GT.")}
+    cgn.load_state_dict(state)
+    return cgn.freeze()
+
+
+@torch.no_grad()
+def measure_generator(
+    device: torch.device,
+    dtypes: Sequence[torch.dtype],
+    batch_sizes: Sequence[int],
+    seconds: float,
+    small: bool,
+) -> list[Row]:
+    """Measures each way at each dtype and batch size; a way that fails leaves its error.
+
+    Args:
+        device: where.
+        dtypes: of the weights.
+        batch_sizes: images drawn at once.
+        seconds: for all of it, shared out evenly; each takes a few calls at least.
+        small: tiny layers, for a run that only shows that it works.
+
+    Returns:
+        Rows with `way` ("published", "eager", "graphs", "compile"; the last two on a GPU alone),
+        `dtype`, `batch`, `images_per_second`, `flops_per_image` of that way, `tflops`,
+        `peak_bytes` (None without a GPU) and `difference` (the largest from float32, drawn the
+        published way of the same noise), or `error` with a reason.
+    """
+    torch.manual_seed(0)
+    sizes, width = (TINY, 4) if small else (BigGANConfig(), 64)
+    published = PublishedCGN(sizes, width)
+    ours = take_weights(published, sizes, width).to(device)
+    theirs = published.to(device)
+    names = ("published", "eager", "graphs", "compile")[: 4 if device.type == "cuda" else 2]
+    each = seconds / (len(names) * len(dtypes) * len(batch_sizes))
+    noise, y = (
+        ours.draw_noise(1, torch.Generator().manual_seed(0)),
+        torch.tensor([0], device=device),
+    )
+    expected = theirs(noise, y)
+    flops: dict[str, int] = {}
+    rows: list[Row] = []
+    for dtype, batch in itertools.product(dtypes, batch_sizes):
+        cgn, published = copy.deepcopy(ours).to(dtype), copy.deepcopy(theirs).to(dtype)
+        inputs = noise.expand(batch, -1).to(dtype).contiguous(), y.expand(batch).contiguous()
+        for name in names:
+            row: Row = {"way": name, "dtype": dtype, "batch": batch}
+            rows.append(row)
+            tidy(device)
+            try:
+                cgn.use_graphs(name in ("graphs", "compile"), compiled=name == "compile")
+                run: Run = published if name == "published" else partial(draw, cgn)
+                if name not in flops:
+                    flops[name] = count_flops(run, noise.to(dtype), y)
+                row["difference"] = (run(*inputs)[:1].float() - expected).abs().max().item()
+                taken = time_calls(partial(run, *inputs), device, each)
+                row["images_per_second"] = batch / statistics.median(taken)
+                row["flops_per_image"] = flops[name]
+                row["tflops"] = flops[name] * row["images_per_second"] / 1e12
+                row["peak_bytes"] = (
+                    torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+                )
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:300]
+    return rows
+
+
+def count_flops(run: Run, noise: Tensor, y: Tensor) -> int:
+    """Returns the FLOPs of convolutions and products of matrices that drawing one image takes."""
+    with FlopCounterMode(display=False) as counter:
+        run(noise, y)
+    return int(counter.get_total_flops())
+
+
+def tidy(device: torch.device) -> None:
+    """Gives memory back, so that ways do not meet each other's."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def time_calls(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Returns the seconds of one call each; on a GPU one follows the other without a wait."""
+    end = time.perf_counter() + seconds
+    for _ in range(WARM_UP if device.type == "cuda" else 1):
+        call()
+    if device.type != "cuda":
+        found: list[float] = []
+        while len(found) < LEAST or (len(found) < MOST and time.perf_counter() < end):
+            start = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - start)
+        return found
+    torch.cuda.synchronize(device)
+    marks = [record_event()]
+    while len(marks) <= LEAST or (len(marks) <= MOST and time.perf_counter() < end):
+        call()
+        marks.append(record_event())
+        marks[max(0, len(marks) - 4)].synchronize()  # the host must not run ahead without end
+    torch.cuda.synchronize(device)
+    return [first.elapsed_time(last) / 1e3 for first, last in itertools.pairwise(marks)]
+
+
+def record_event() -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

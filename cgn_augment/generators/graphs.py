@@ -1,0 +1,140 @@
+"""CUDA graphs: what a mechanism launches on a GPU is recorded once, and replayed as one launch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOST_GRAPHS = 24
+"""Recorded at once, for eight batch sizes of three mechanisms; the oldest makes room."""
+
+_WARM_UP = 3
+"""Runs before a recording, in which libraries choose their kernels and take their memory."""
+
+Run = Callable[[Tensor], Tensor]
+
+
+class Watch:
+    """Says whether tensors are still the same memory with the same values.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.generators.graphs import Watch
+        >>> weight = torch.zeros(2)
+        >>> watch = Watch([weight])
+        >>> watch.unchanged()
+        True
+        >>> _ = weight.add_(1)
+        >>> watch.unchanged()
+        False
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+        self._seen = [_state(tensor) for tensor in tensors]
+
+    def unchanged(self) -> bool:
+        """Compares with the time when it was made."""
+        return self._seen == [_state(tensor) for tensor in self._tensors]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: Any
+    given: Tensor
+    made: Tensor
+    watch: Watch
+
+
+class Graphs:
+    """Replays functions of one tensor, each at the sizes that it was called with twice.
+
+    The first call of a size runs as it is, the second one is recorded. What is returned is a copy,
+    so that nothing that was drawn changes later. Threads and streams take turns.
+    """
+
+    def __init__(self) -> None:
+        self._recorded: dict[Hashable, _Recording] = {}
+        self._seen: set[Hashable] = set()
+        self._lock = threading.Lock()
+        self._pool: Any = None
+        self._done: Any = None
+
+    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
+        """Copies, in this process or another, begin without recordings."""
+        return Graphs, ()
+
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+    def run(self, name: Hashable, function: Run, given: Tensor, read: Sequence[Tensor]) -> Tensor:
+        """Returns what `function` makes of `given`.
+
+        Args:
+            name: of the function; with the size of `given` it says which recording is replayed.
+            function: launches the same kernels at every call.
+            given: its argument. On the CPU, where gradients are wanted, and inside of autocast or
+                of another recording, the function runs as it is.
+            read: what the function reads beside it: a recording keeps it, and a change of one
+                makes a new recording.
+        """
+        if not _can_record(given):
+            return function(given)
+        key = (name, tuple(given.shape), given.dtype, given.device)
+        with self._lock:
+            found = self._recorded.get(key)
+            if found is None or not found.watch.unchanged():
+                if found is None and key not in self._seen:
+                    self._seen.add(key)
+                    return function(given)
+                self._recorded.pop(key, None)
+                found = self._recorded[key] = self._record(function, given, read)
+                while len(self._recorded) > MOST_GRAPHS:
+                    del self._recorded[next(iter(self._recorded))]
+            with torch.cuda.device(given.device):
+                stream = torch.cuda.current_stream()
+                stream.wait_event(self._done)
+                found.given.copy_(given)
+                found.graph.replay()
+                made = found.made.clone()
+                self._done.record(stream)
+            return made
+
+    def _record(self, function: Run, given: Tensor, read: Sequence[Tensor]) -> _Recording:
+        cuda: Any = torch.cuda
+        with cuda.device(given.device):
+            if self._pool is None:
+                self._pool, self._done = cuda.graph_pool_handle(), cuda.Event()
+                self._done.record()
+            given = given.clone()
+            side, current = cuda.Stream(), cuda.current_stream()
+            side.wait_stream(current)
+            with cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    function(given)
+            current.wait_stream(side)
+            cuda.synchronize()
+            graph = cuda.CUDAGraph()
+            # Other threads may go on with their own work meanwhile.
+            with cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                made = function(given)
+        return _Recording(graph, given, made, Watch(read))
+
+
+def _can_record(given: Tensor) -> bool:
+    return (
+        given.is_cuda
+        and not (torch.is_grad_enabled() and given.requires_grad)
+        and not torch.is_autocast_enabled("cuda")
+        and not torch.cuda.is_current_stream_capturing()
+    )
+
+
+def _state(tensor: Tensor) -> tuple[object, ...]:
+    changes = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), tensor.dtype, tensor.device, changes

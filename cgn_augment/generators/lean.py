@@ -1,0 +1,274 @@
+"""What a folded BigGAN draws with: the same network in as few operations as can be.
+
+Brock, Donahue and Simonyan (ICLR 2019), appendix B, has the network. `LeanBigGAN` changes the order
+of what is linear in it, so that its images differ from those of the modules by rounding alone:
+
+- Batch normalisation is one multiplication and one addition. Its statistics, which a truncation
+  decides, and the biases of the convolutions before it are put into the two numbers of a channel.
+- A nearest upsampling and the 3x3 convolution after it are one transposed convolution: 4 products
+  for each output, in place of 9.
+- The skipped half of a block is added where it is, and not upsampled first.
+- Of self-attention the three projections are one, and PyTorch's fused attention does the rest.
+- Where launches cost more than arithmetic, on a GPU, one product of matrices makes the gains and
+  shifts of all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cgn_augment.generators.graphs import Watch
+from cgn_augment.generators.truncation import StatisticsRows
+
+Affine = tuple[Tensor, Tensor]
+"""Gain and shift of a normalisation, each (N, C, 1, 1) or (1, C, 1, 1)."""
+
+
+Normalise = Callable[..., Tensor]
+
+
+class Block(NamedTuple):
+    """Weights of a residual block; its biases are in shifts and in what is carried past it."""
+
+    doubles: bool
+    merged: bool
+    first: Tensor
+    second: Tensor
+    third: Tensor
+    last: Tensor
+
+
+class Attention(NamedTuple):
+    """Queries, keys and values in one projection; the other one has the gain of the result."""
+
+    num_query: int
+    project: Tensor
+    bias: Tensor
+    last: Tensor
+
+
+class Norm(NamedTuple):
+    """A conditional normalisation: what its gain and shift are made of, with the condition."""
+
+    scale: nn.Module
+    offset: nn.Module
+    deviation: Tensor  # 1 / that of the statistics
+    mean: Tensor  # less what is not added before: a bias
+
+
+class LeanBigGAN:
+    """Draws with the weights of a folded generator; holds what follows from them.
+
+    Args:
+        generator: the modules of a folded `BigGAN`.
+        rows: which statistics.
+        epsilon: of the normalisation.
+        joined: whether one product makes all gains and shifts. Needs memory for their weights once
+            more, in float32.
+        compiled: whether a normalisation and the ReLU after it are one kernel of torch.compile.
+
+    Attributes:
+        tensors: all that it reads when it draws.
+    """
+
+    def __init__(
+        self,
+        generator: Any,
+        rows: StatisticsRows,
+        epsilon: float,
+        *,
+        joined: bool,
+        compiled: bool = False,
+    ) -> None:
+        weights = [*generator.parameters(), *generator.buffers()]
+        self._watch = Watch(weights)
+        self.key = rows, joined, compiled
+        self._normalise: Normalise = compiled_normalise() if compiled else _normalise
+        self.parts: list[Block | Attention] = []
+        self._norms: list[Norm] = []
+        self._first = generator.gen_z
+        size, carried = 4, torch.zeros_like(generator.layers[0].bn_0.running_means[0]).float()
+        for layer in generator.layers:
+            if hasattr(layer, "bn_0"):
+                size, carried = self._add_block(layer, rows, epsilon, size, carried)
+            else:
+                self.parts.append(_attention(layer, carried))
+        mean, deviation = _statistics(generator.bn, rows, epsilon)
+        gain = generator.bn.weight.float() * deviation
+        shift = generator.bn.bias.float() + (carried - mean) * gain
+        dtype = generator.conv_to_rgb.weight.dtype
+        self._end: Affine = _as_map(gain[None], dtype), _as_map(shift[None], dtype)
+        self._colour = generator.conv_to_rgb.weight[:3].contiguous(
+            memory_format=torch.channels_last
+        )
+        self._colour_bias = generator.conv_to_rgb.bias[:3]
+        self._table = self._join() if joined else None
+        self.tensors = [*weights, *self._end, self._colour, *(self._table or ())]
+        self.tensors += [v for part in self.parts for v in part if isinstance(v, Tensor)]
+
+    def fits(self, key: tuple[StatisticsRows, bool, bool]) -> bool:
+        """Says whether it still holds what follows from the weights, and from these rows."""
+        return key == self.key and self._watch.unchanged()
+
+    def draw(self, condition: Tensor) -> Tensor:
+        """Draws (N, 3, H, W) in [-1, 1], channels last, of a condition (N, 2 noise_dim)."""
+        affines = self._affines(condition)
+        x: Tensor = self._first(condition)
+        x = x.view(len(x), 4, 4, -1).permute(0, 3, 1, 2)
+        for part in self.parts:
+            if isinstance(part, Attention):
+                x = _attend(part, x)
+            else:
+                x = self._run_block(part, x, affines)
+        x = self._normalise(x, *self._end)
+        return F.conv2d(x, self._colour, self._colour_bias, padding=1).tanh_()
+
+    def _add_block(
+        self, block: Any, rows: StatisticsRows, epsilon: float, size: int, carried: Tensor
+    ) -> tuple[int, Tensor]:
+        """Adds a block of a map of `size`; returns the next one's, and what it must add to it."""
+        before = carried
+        for norm, conv in zip(
+            (block.bn_0, block.bn_1, block.bn_2, block.bn_3),
+            (block.conv_0, block.conv_1, block.conv_2, block.conv_3),
+            strict=True,
+        ):
+            mean, deviation = _statistics(norm, rows, epsilon)
+            self._norms.append(Norm(norm.scale, norm.offset, deviation, mean - before))
+            before = conv.bias.float()
+        kernel = block.conv_1.weight
+        # A kernel of twice the size pays where it is not far larger than what it is applied to.
+        merged = bool(block.up_sample) and len(kernel) <= size**2
+        weights = (block.conv_0.weight, merge_upsampling(kernel) if merged else kernel)
+        last = block.conv_3.weight
+        self.parts.append(Block(bool(block.up_sample), merged, *weights, block.conv_2.weight, last))
+        return size * (1 + block.up_sample), carried[: len(last)] + before
+
+    def _run_block(self, block: Block, x: Tensor, affines: Iterator[Affine]) -> Tensor:
+        y = F.conv2d(self._normalise(x, *next(affines)), block.first)
+        y = self._normalise(y, *next(affines), y)
+        if block.merged:
+            y = F.conv_transpose2d(y, block.second, stride=2, padding=1)
+        else:
+            y = F.interpolate(y, scale_factor=2) if block.doubles else y
+            y = F.conv2d(y, block.second, padding=1)
+        y = F.conv2d(self._normalise(y, *next(affines), y), block.third, padding=1)
+        y = F.conv2d(self._normalise(y, *next(affines), y), block.last)
+        skipped = x[:, : y.shape[1]]
+        return _add_doubled(y, skipped) if block.doubles else y.add_(skipped)
+
+    def _affines(self, condition: Tensor) -> Iterator[Affine]:
+        dtype = condition.dtype
+        if self._table is None:
+            for norm in self._norms:
+                gain = norm.deviation + norm.scale(condition).float() * norm.deviation
+                shift = torch.addcmul(norm.offset(condition).float(), norm.mean, gain, value=-1)
+                yield _as_map(gain, dtype), _as_map(shift, dtype)
+            return
+        weight, bias = self._table
+        found = torch.addmm(bias, condition.float(), weight).to(dtype)[:, :, None, None]
+        sizes = [len(norm.mean) for norm in self._norms for _ in range(2)]
+        parts = iter(torch.split(found, sizes, dim=1))
+        yield from zip(parts, parts, strict=True)
+
+    def _join(self) -> tuple[Tensor, Tensor]:
+        weights, biases = [], []
+        for norm in self._norms:
+            scale: Any = norm.scale
+            offset: Any = norm.offset
+            gain = scale.weight.float() * norm.deviation[:, None]
+            weights += [gain, offset.weight.float() - norm.mean[:, None] * gain]
+            biases += [norm.deviation, -norm.mean * norm.deviation]
+        return torch.cat(weights).t(), torch.cat(biases)
+
+
+def merge_upsampling(kernel: Tensor) -> Tensor:
+    """Makes of a 3x3 convolution after a nearest upsampling one transposed convolution.
+
+    Args:
+        kernel: (C, C', 3, 3).
+
+    Returns:
+        (C', C, 4, 4), of a stride of 2 and a padding of 1.
+
+    Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from cgn_augment.generators.lean import merge_upsampling
+        >>> x, kernel = torch.rand(1, 2, 5, 5), torch.rand(3, 2, 3, 3)
+        >>> once = F.conv_transpose2d(x, merge_upsampling(kernel), stride=2, padding=1)
+        >>> twice = F.conv2d(F.interpolate(x, scale_factor=2), kernel, padding=1)
+        >>> torch.allclose(once, twice, atol=1e-5)
+        True
+    """
+    kernel = kernel.transpose(0, 1).flip(2, 3)
+    kernel = F.pad(kernel, (0, 1, 0, 0)) + F.pad(kernel, (1, 0, 0, 0))
+    kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+    return kernel.contiguous(memory_format=torch.channels_last)
+
+
+def _normalise(x: Tensor, gain: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
+    """Returns relu(gain x + shift), in `out` if it is given, which may be `x`."""
+    return torch.addcmul(shift, x, gain, out=torch.empty_like(x) if out is None else out).relu_()
+
+
+@cache
+def compiled_normalise() -> Normalise:
+    """Returns `_normalise` as one kernel, which is made when it is first called."""
+
+    def normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        return torch.addcmul(shift, x, gain).relu()
+
+    made = torch.compile(normalise, dynamic=True)
+    return lambda x, gain, shift, out=None: made(x, gain, shift)
+
+
+def _add_doubled(y: Tensor, x: Tensor) -> Tensor:
+    """Adds (N, C, H, W), each pixel to four, to (N, C, 2 H, 2 W) in place."""
+    num, channels, height, width = x.shape
+    pixels = y.view(num, channels, height, 2, width, 2)
+    pixels.add_(x[:, :, :, None, :, None])
+    return y
+
+
+def _attend(part: Attention, x: Tensor) -> Tensor:
+    projected = F.conv2d(x, part.project, part.bias)
+    num = part.num_query
+    query, others = projected[:, :num], F.max_pool2d(projected[:, num:], 2)
+    q, k, v = (_as_rows(each) for each in (query, others[:, :num], others[:, num:]))
+    found = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+    maps = found[:, 0].transpose(1, 2).view(len(x), -1, *x.shape[2:])
+    return F.conv2d(maps, part.last).add_(x)
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)[:, None]
+
+
+def _attention(part: Any, carried: Tensor) -> Attention:
+    projections = (part.snconv1x1_theta, part.snconv1x1_phi, part.snconv1x1_g)
+    weight = torch.cat([each.weight for each in projections])
+    bias = (weight.flatten(1).float() @ carried).to(weight)
+    last = part.snconv1x1_o_conv.weight * part.gamma
+    return Attention(len(part.snconv1x1_theta.weight), _channels_last(weight), bias, last)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _statistics(norm: Any, rows: StatisticsRows, epsilon: float) -> Affine:
+    """Returns the mean, and 1 / the deviation, each (C,) float32."""
+    both = (norm.running_means.float(), norm.running_vars.float())
+    mean, var = (each[rows.lower].lerp(each[rows.upper], rows.fraction) for each in both)
+    return mean, (var + epsilon).rsqrt()
+
+
+def _as_map(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype)[:, :, None, None]

@@ -1,0 +1,319 @@
+"""Files in folders, in object stores and on web servers, read alike.
+
+A server that fails, throttles or stalls is asked again, for as long as the user has patience, and
+is then an error that says so. What was not read whole is never taken for damaged.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import SystemRandom
+from typing import IO, Any, TypeVar, cast
+
+import fsspec
+
+from cgn_augment.errors import ArgumentError, CGNError, FileError
+from cgn_augment.files import first_line, open_regular
+
+Answer = TypeVar("Answer")
+
+PATIENCE = "CGN_AUGMENT_PATIENCE"
+"""Name of the environment variable that says for how many seconds a server may fail."""
+
+_SECONDS = 120.0
+_LONGEST_PAUSE = 20.0
+_BLOCK = 2**23  # bytes of a request; a smaller one would wait more often than it reads
+
+_WEB = ("http", "https")
+_AMAZON = ("s3", "s3a")
+_FINAL = (errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE)
+_UNKNOWN_USER = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+
+
+def patience() -> float:
+    """Returns for how many seconds a server may fail before that is an error.
+
+    Raises:
+        ArgumentError: the environment variable is no number above 0.
+
+    Example:
+        >>> from cgn_augment.images.remote import PATIENCE, patience
+        >>> getfixture("monkeypatch").setenv(PATIENCE, "15")
+        >>> patience()
+        15.0
+    """
+    text = os.environ.get(PATIENCE, "")
+    try:
+        seconds = float(text or _SECONDS)
+    except ValueError:
+        seconds = math.nan
+    if not (0 < seconds < math.inf):
+        raise ArgumentError(f"{PATIENCE} must be a number of seconds above 0, got {text!r}")
+    return seconds
+
+
+def protocol_of(place: str) -> str:
+    """Returns the protocol of a URL; nothing for a path, and for a `file://` URL.
+
+    Example:
+        >>> from cgn_augment.images.remote import protocol_of
+        >>> protocol_of("s3://bucket/set"), protocol_of("/data/a::b"), protocol_of("file:///data")
+        ('s3', '', '')
+    """
+    protocol, separator, _ = place.partition("://")
+    return "" if not separator or protocol in ("file", "local") else protocol
+
+
+def local_path(place: str) -> Path:
+    """Returns the path that a place without a protocol stands for, whatever characters it has."""
+    path = place.partition("://")[2] if place.startswith(("file://", "local://")) else place
+    return Path(path).expanduser().absolute()
+
+
+def connect(url: str) -> tuple[Any, str]:
+    """Returns fsspec's client of a URL and the URL's path there.
+
+    Raises:
+        ArgumentError: the protocol is unknown, or needs a package that is not installed.
+    """
+    protocol = protocol_of(url)
+    try:
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(url, **_options(protocol)))
+    except (ValueError, ImportError) as error:
+        raise ArgumentError(f"{url!r} cannot be used: {first_line(error)}") from error
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    seconds = patience() / 5  # of silence; then the connection is given up and made anew
+    if protocol in _AMAZON:
+        limits = {"connect_timeout": seconds, "read_timeout": seconds}
+        given = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
+        return {"config_kwargs": {**limits, "retries": {"max_attempts": 0}, **given}}
+    if protocol in _WEB:
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+        given = fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
+        return {"client_kwargs": {"timeout": timeout, **given}}
+    return {}
+
+
+def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
+    """Returns what a server answers, and asks again where it fails.
+
+    Args:
+        url: that is asked for, for the errors.
+        ask: asks once.
+
+    Raises:
+        FileNotFoundError: the server says that there is no such file.
+        FileError: it denies access, or failed for longer than `patience`.
+
+    Example:
+        >>> from cgn_augment.images.remote import patiently
+        >>> answers = iter([OSError("busy"), None])
+        >>> def ask():
+        ...     error = next(answers)
+        ...     if error:
+        ...         raise error
+        ...     return "content"
+        >>> patiently("s3://bucket/file", ask)
+        'content'
+    """
+    seconds, start, pause = patience(), time.monotonic(), 0.1
+    while True:
+        try:
+            return ask()
+        except CGNError:
+            raise
+        except Exception as error:  # each client has errors of its own
+            cause = _cause(error)
+            reason = f"{type(cause).__name__}: {first_line(cause)}"
+            if _is_missing(cause):
+                raise FileNotFoundError(errno.ENOENT, "there is no such file", url) from error
+            if _is_denied(cause):
+                raise FileError(
+                    f"access to {url} is denied ({reason}): check the credentials, and what they "
+                    "are allowed to do"
+                ) from error
+            if _is_final(cause):
+                raise FileError(f"{url} cannot be used: {first_line(cause)}") from error
+            pause = max(pause * SystemRandom().uniform(0.7, 1), _asked_pause(cause))
+            if time.monotonic() - start + pause > seconds:
+                raise FileError(
+                    f"{url}: its server has failed for {time.monotonic() - start:.0f} seconds "
+                    f"({reason}): try again later, or set {PATIENCE} to more than {seconds:g} "
+                    "seconds"
+                ) from error
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _cause(error: Exception) -> Exception:
+    """Returns what a client means: fsspec calls any failure of a web server a missing file."""
+    cause = error.__cause__
+    hidden = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
+    is_web = hidden and type(cause).__module__.partition(".")[0] in ("aiohttp", "asyncio")
+    return cast(Exception, cause) if is_web or isinstance(cause, TimeoutError) else error
+
+
+def _is_missing(cause: Exception) -> bool:
+    status = getattr(cause, "status", None)
+    return status in (404, 410) or (status is None and isinstance(cause, FileNotFoundError))
+
+
+def _is_denied(cause: Exception) -> bool:
+    denied = isinstance(cause, PermissionError) or type(cause).__name__ in _UNKNOWN_USER
+    return denied or getattr(cause, "status", None) in (401, 403, 407)
+
+
+def _is_final(cause: Exception) -> bool:
+    """Whether the same question would get the same answer."""
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in (408, 425, 429)
+    wrong = isinstance(cause, (ValueError, TypeError, AttributeError, NotImplementedError))
+    return wrong or (isinstance(cause, OSError) and cause.errno in _FINAL)
+
+
+def _asked_pause(cause: Exception) -> float:
+    """Returns for how many seconds the server asks to be left alone (`Retry-After`)."""
+    response = getattr(cause.__cause__, "response", None) or {}
+    headers = getattr(cause, "headers", None)
+    if headers is None and isinstance(response, dict):
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    try:
+        found = {str(name).lower(): value for name, value in dict(headers or {}).items()}
+        return max(0.0, float(found.get("retry-after", 0)))
+    except (TypeError, ValueError):  # a date, which asks for more than seconds
+        return 0.0
+
+
+def open_file(place: str) -> IO[bytes]:
+    """Opens a file to read from its beginning to its end.
+
+    Args:
+        place: a path, or a URL that fsspec knows. Nothing in it is expanded.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it is a pipe or a device, access is denied, or its server fails.
+
+    Example:
+        >>> from cgn_augment.images.remote import open_file
+        >>> path = getfixture("tmp_path") / "run{1,2}.txt"
+        >>> size = path.write_bytes(b"whole")
+        >>> with open_file(str(path)) as file:
+        ...     file.read()
+        b'whole'
+    """
+    protocol = protocol_of(place)
+    if not protocol:
+        return open_regular(local_path(place))
+    kind = _WebFile if protocol in _WEB else _StoredFile
+    return cast(IO[bytes], io.BufferedReader(kind(place), _BLOCK))
+
+
+class _StoredFile(io.RawIOBase):
+    """A file of a store that answers for any range of its bytes."""
+
+    def __init__(self, url: str) -> None:
+        self._url, (self._client, self._path) = url, connect(url)
+        self._size = int(patiently(url, lambda: self._client.info(self._path)["size"]))
+        self._place = 0
+
+    def readable(self) -> bool:
+        """It is there to be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads as much as there is room for, or what is left."""
+        num = min(len(buffer), self._size - self._place)
+        if num <= 0:
+            return 0
+        data = read_range(self._client, self._url, self._path, self._place, num)
+        buffer[:num] = data
+        self._place += num
+        return num
+
+
+def read_range(client: Any, url: str, path: str, start: int, length: int) -> bytes:
+    """Returns some bytes of a file in a store.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it ends before, its server sends whole files alone, or fails.
+    """
+
+    def ask() -> bytes:
+        data: bytes = client.cat_file(path, start=start, end=start + length)
+        if len(data) > length:
+            raise FileError(f"{url}: its server does not send parts of files: copy the set here")
+        if len(data) < length:
+            if int(client.info(path)["size"]) < start + length:
+                raise FileError(f"{url} ends before byte {start + length}")
+            raise OSError(f"the answer ended after {len(data)} of {length} bytes")
+        return data
+
+    return patiently(url, ask)
+
+
+class _WebFile(io.RawIOBase):
+    """A file of a web server, which may not answer for ranges: it is read in one go."""
+
+    def __init__(self, url: str) -> None:
+        self._url, (self._client, self._path) = url, connect(url)
+        self._size = patiently(url, lambda: self._client.info(self._path).get("size"))
+        self._place = 0
+        self._stream: Any = None
+
+    def readable(self) -> bool:
+        """It is there to be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads what has come, and no more than the server said that there is."""
+        num = len(buffer)
+        if self._size is not None:
+            num = min(num, self._size - self._place)
+        data = patiently(self._url, lambda: self._read(num)) if num > 0 else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def _read(self, num: int) -> bytes:
+        try:
+            if self._stream is None:
+                self._stream = self._client.open(self._path, "rb", block_size=0)
+                self._skip(self._place)
+            data: bytes = self._stream.read(num)
+            if not data and self._size is not None:
+                raise OSError(f"the answer ended after {self._place} of {self._size} bytes")
+        except Exception:
+            self._let_go()
+            raise
+        return data
+
+    def _skip(self, num: int) -> None:
+        while num > 0:
+            data = self._stream.read(min(num, _BLOCK))
+            if not data:
+                raise OSError(f"the answer ended {num} bytes before the place it was at")
+            num -= len(data)
+
+    def _let_go(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if not self.closed:
+            self._let_go()
+        super().close()

@@ -1,0 +1,133 @@
+"""What the JSON files of a set may say.
+
+They may come from anywhere, so nothing is taken on trust: a name that is not one of a set would
+lead a reader to other files, and a count to endless work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
+
+from cgn_augment.checks import require_count
+from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, DataError
+from cgn_augment.files import first_line
+from cgn_augment.shards.config import MAX_SHARDS, config_of
+from cgn_augment.shards.layout import COUNTERFACTUALS, SetKind, kind_of, num_shards_of
+from cgn_augment.types import FACTORS
+
+ClassCounts = dict[str, list[int]]
+
+_MOST_CLASSES, _MOST_PIXELS = 10**6, 2**15
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a complete shard holds.
+
+    Attributes:
+        name: of its file.
+        first: index of its first image; None where what comes before is not counted.
+        num_samples: images.
+        num_bytes: size of the file.
+        sha256: of the file, as hexadecimal digits.
+        class_counts: for each factor, or verdict, the images of each class.
+    """
+
+    name: str
+    first: int | None
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    class_counts: ClassCounts
+
+
+def check_settings(settings: Any, where: str) -> SetKind:
+    """Returns the kind of the set that has these settings.
+
+    Args:
+        settings: as JSON gave them.
+        where: they stand, for the error.
+
+    Raises:
+        DataError: they are none that a set can have; the message says what is wrong.
+    """
+    with _saying(f"{where} does not hold the settings of a set"):
+        kind = kind_of(settings)
+        _require_between("num_shards", num_shards_of(settings), 1, MAX_SHARDS)
+        if kind == COUNTERFACTUALS:
+            config_of(settings)
+            _require_between("num_classes", settings["num_classes"], 1, _MOST_CLASSES)
+            _require_between("image_size", settings["image_size"], 1, _MOST_PIXELS)
+            for y in settings.get("classes", ()):
+                _require_between("classes", y, 0, settings["num_classes"] - 1)
+        elif not _are_names(settings["classes"]):
+            raise ArgumentTypeError("classes must be names")
+    return kind
+
+
+def read_record(found: Any, settings: dict[str, Any], shard: int, where: str) -> Record:
+    """Returns the record of the shard of this number.
+
+    Args:
+        found: as JSON gave it.
+        settings: of the set, checked.
+        shard: number of the shard.
+        where: it stands, for the error.
+
+    Raises:
+        DataError: it is none of this shard; the message says what is wrong.
+    """
+    kind = kind_of(settings)
+    mend = "delete it, and the command that wrote the set with --resume writes it again"
+    with _saying(f"{where} does not describe {kind.shard_name(shard)}", mend):
+        record = Record(**found)
+        if record.name != kind.shard_name(shard):
+            raise ArgumentError(f"it names {shorten(repr(record.name), 90)}")
+        for name in ("num_samples", "num_bytes"):
+            require_count(name, getattr(record, name), 0)
+        if record.first is not None:
+            require_count("first", record.first, 0)
+        if not re.fullmatch("[0-9a-f]{64}", record.sha256):
+            raise ArgumentError("sha256 must be 64 hexadecimal digits")
+        for counts in record.class_counts.values():
+            for count in counts:
+                require_count("class_counts", count, 0)
+        if kind == COUNTERFACTUALS:
+            _check_counts(record, settings, shard)
+    return record
+
+
+def _check_counts(record: Record, settings: dict[str, Any], shard: int) -> None:
+    belonging = len(config_of(settings).samples_of(shard))
+    if record.num_samples != belonging:
+        raise ArgumentError(f"num_samples is {record.num_samples} where {belonging} belong")
+    for factor in FACTORS:
+        counts = record.class_counts[factor]
+        if (len(counts), sum(counts)) != (settings["num_classes"], belonging):
+            raise ArgumentError(
+                f"class_counts of {factor} count {sum(counts)} images of {len(counts)} classes "
+                f"where {belonging} of {settings['num_classes']} belong"
+            )
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _require_between(name: str, value: object, least: int, most: int) -> None:
+    if require_count(name, value, least) > most:
+        raise ArgumentError(f"{name} must be {most} or less, got {value}")
+
+
+@contextmanager
+def _saying(what: str, mend: str = "it is damaged") -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = first_line(error) if isinstance(error, CGNError) else f"{error!r}"
+        raise DataError(f"{what} ({shorten(reason, 200)}): {mend}") from error
