@@ -293,7 +293,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path: Path) -> None:
         make_run(tmp_path, num_epochs=1, ratio=0.5).resume()
     other = make_run(tmp_path, num_epochs=1)
     other.model.backbone[5] = torch.nn.Linear(32, 65)
-    with pytest.raises(CheckpointError, match="holds other networks than this version trains"):
+    with pytest.raises(CheckpointError, match="holds other networks or states than"):
         other.resume()
 
 

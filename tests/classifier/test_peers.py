@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,8 +31,12 @@ TEST = Groups((0,) * 12 + (1,) * 8, TRAIN.names, TRAIN.train_counts)
 TESTS = [tuple(part[:8] for part in show(20)[:]), tuple(part[8:] for part in show(20)[:])]
 
 
-def make_run(folder: Path | None = None, seed: int = 0, **peer: Any) -> PlainRun:
-    config = EnsembleConfig(num_epochs=3, optimizer="adamw", learning_rate=2e-3, batch_norm="train")
+def make_run(
+    folder: Path | None = None, seed: int = 0, num_epochs: int = 1, **peer: Any
+) -> PlainRun:
+    config = EnsembleConfig(
+        num_epochs=num_epochs, optimizer="adamw", learning_rate=2e-3, batch_norm="train"
+    )
     given = PeerConfig(**peer)
     options: dict[str, Any] = {"batch_size": 8, "ratio": 0.0}
     real: Any = show()
@@ -84,6 +89,27 @@ def test_an_epoch_has_the_accuracy_of_each_group(tmp_path: Path) -> None:
     assert lines[-1]["group_accuracies/absent"] is None
 
 
+def test_the_parts_of_two_processes_add_up_to_the_groups_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, seen = make_run(), []
+    images, labels = (torch.cat(parts) for parts in zip(*TESTS, strict=True))
+
+    def add(counts: dict[str, float]) -> dict[str, float]:
+        seen.append(counts)
+        return {name: sum(each[name] for each in seen) for name in counts}
+
+    for rank in (0, 1):
+        own = [(images[rank::2], labels[rank::2])]
+        monkeypatch.setattr(run, "ranks", SimpleNamespace(rank=rank, num=2, sum=add))
+        monkeypatch.setattr(run, "_validation", lambda own=own: iter(own))
+        found = run._measure()
+    alone = make_run()
+    alone._test = TESTS
+    assert found == alone._measure()
+    assert found["group_accuracies"]["absent"] is None
+
+
 def test_the_best_epoch_is_kept_over_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,15 +118,15 @@ def test_the_best_epoch_is_kept_over_an_interruption(
         "train_generator.classifier.selection.score_result", lambda *_: next(scores)
     )
     hashes: list[str] = []
-    whole = make_run(select="worst_group")
+    whole = make_run(select="worst_group", num_epochs=3)
     whole.train(TESTS, progress=False, announce=lambda _: hashes.append(hash_weights(whole.model)))
     assert whole.best.epoch == 2
     assert hash_weights(whole.model) == hashes[1] != hashes[2]
-    first = make_run(tmp_path, select="worst_group")
+    first = make_run(tmp_path, select="worst_group", num_epochs=3)
     stop_in_step(first, 12)  # in the third epoch, of five steps each
     with pytest.raises(KeyboardInterrupt):
         first.train(TESTS, progress=False)
-    second = make_run(tmp_path, seed=1, select="worst_group")
+    second = make_run(tmp_path, seed=1, select="worst_group", num_epochs=3)
     second.resume()
     second.train(TESTS, progress=False)
     assert hash_weights(second.model) == hashes[1]
@@ -112,16 +138,17 @@ def test_the_best_epoch_is_kept_over_an_interruption(
 
 @pytest.mark.parametrize("method", ["cutmix", "groupdro"])
 def test_an_interrupted_peer_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
-    whole, first = make_run(method=method), make_run(tmp_path, method=method)
+    whole = make_run(method=method, num_epochs=2)
+    first = make_run(tmp_path, method=method, num_epochs=2)
     expected = whole.train(TESTS, progress=False)
     stop_in_step(first, 7)
     with pytest.raises(KeyboardInterrupt):
         first.train(TESTS, progress=False)
-    second = make_run(tmp_path, seed=1, method=method)
+    second = make_run(tmp_path, seed=1, method=method, num_epochs=2)
     second.resume()
     assert second.train(TESTS, progress=False) == expected
     assert hash_weights(second.model) == hash_weights(whole.model)
-    plain = make_run(method="plain")
+    plain = make_run(method="plain", num_epochs=2)
     plain.train(TESTS, progress=False)
     assert hash_weights(plain.model) != hash_weights(whole.model)
 

@@ -65,7 +65,11 @@ def test_each_part_wants_classes_that_it_knows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing to measure: name .* --cue-conflict FOLDER, --in9 FOLDER, --real FOLDER, --c"),
+        (
+            {},
+            "nothing to measure: name .* --cue-conflict FOLDER, --in9 FOLDER, --real FOLDER, "
+            "--groups LAYOUT:PATH, --c",
+        ),
         ({"num": 0}, "num must be 1 or more, got 0"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
     ],

@@ -23,10 +23,10 @@ from train_generator.classifier.ensemble_losses import (
 from train_generator.classifier.ensemble_training import EnsembleRun
 from train_generator.classifier.plain import (
     PlainClassifier,
-    PlainRun,
     make_classifier,
     save_classifier,
 )
+from train_generator.classifier.plain_training import PlainRun
 from train_generator.classifier.training import (
     ClassifierConfig,
     ClassifierRun,

@@ -159,7 +159,7 @@ def fit_logistic(
         >>> from train_generator.classifier.last_layer import fit_logistic
         >>> features = torch.tensor([[1.0, 0.1], [2.0, -0.1], [-1.0, 0.1], [-2.0, -0.1]])
         >>> weight, bias = fit_logistic(features, torch.tensor([1, 1, 0, 0]), 2, 1.0)
-        >>> bool(weight[1, 0] > 0.3), weight[:, 1].tolist()
+        >>> bool(weight[1, 0] > 0.3), weight[:, 1].abs().tolist()
         (True, [0.0, 0.0])
     """
     inputs = torch.cat([features, features.new_ones(len(features), 1)], dim=1).double()

@@ -23,7 +23,8 @@ from train_generator.classifier.ensemble_data import EnsembleSettings, make_stre
 from train_generator.classifier.ensemble_training import CLASSIFIER_FILE, EnsembleRun
 from train_generator.classifier.image_training import require_classes
 from train_generator.classifier.peers import require_groups
-from train_generator.classifier.plain import PLAIN_FILE, PlainRun, make_classifier
+from train_generator.classifier.plain import PLAIN_FILE, make_classifier
+from train_generator.classifier.plain_training import PlainRun
 from train_generator.classifier.training import EpochResult, GroupResult
 from train_generator.training.machine import make_accelerator, write_settings
 from train_generator.training.trainer import check_folder

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from train_generator.metrics.tables import NOTHING, Table, format_share
+
+_MOST_ABREAST = 10  # groups whose names stand side by side
 
 GroupRows = Mapping[str, Mapping[str, Any]]
 """By name of a classifier's output what `GroupAccuracies.as_row` returned, with its drops."""
@@ -65,7 +68,8 @@ def draw_groups(rows: GroupRows) -> Figure:
     """
     groups = list(next(iter(rows.values()))["groups"])
     width = 0.8 / len(rows)
-    size = (1.6 + max(len(groups) * max(1.0, 0.35 * len(rows)), 4.0), 3.8)
+    many = len(groups) > _MOST_ABREAST
+    size = (1.6 + max(len(groups) * max(0.4 if many else 1.05, 0.35 * len(rows)), 4.0), 3.8)
     figure = Figure(figsize=size, dpi=160, layout="constrained")
     axes = figure.subplots()
     for number, (label, row) in enumerate(rows.items()):
@@ -78,10 +82,17 @@ def draw_groups(rows: GroupRows) -> Figure:
         )
         axes.axhline(100 * row["average"], color=color, linewidth=0.8, linestyle="--")
     empty = set(next(iter(rows.values()))["empty_groups"])
-    names = [f"{name}\n(no image)" if name in empty else name for name in groups]
-    axes.set_xticks(range(len(groups)), [_wrap(name) for name in names], fontsize=7)
-    axes.set(ylim=(0, 100), ylabel="accuracy (%), dashed: average over images")
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    names = [f"{name} (no image)" if name in empty else name for name in groups]
+    labels = names if many else [fill(name, 16) for name in names]
+    axes.set_xticks(range(len(groups)), labels, fontsize=7, rotation=90 if many else 0)
+    axes.set(ylim=(0, 100), ylabel="accuracy (%)")
+    axes.legend(
+        fontsize=7,
+        title="dashed: average",
+        title_fontsize=7,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     return figure
 
 
@@ -97,12 +108,3 @@ def _share(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} points"
-
-
-def _wrap(name: str) -> str:
-    """Puts the second half of a long name on a line of its own."""
-    words = name.split(" ")
-    if len(name) < 14 or len(words) < 2 or "\n" in name:
-        return name
-    half = min(range(1, len(words)), key=lambda i: abs(len(" ".join(words[:i])) - len(name) / 2))
-    return f"{' '.join(words[:half])}\n{' '.join(words[half:])}"
