@@ -28,65 +28,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_pretrained_biggan
 import torch
-from torch import Tensor, nn
+from imagenet_speed import count_flops, draw
+from published_layers import PublishedCGN
 
 from cgn_augment import load_cgn
-from cgn_augment.functional import compose
-from cgn_augment.generators import BigGANConfig, ImageNetCGN, U2Net
-from cgn_augment.generators.biggan import EPSILON
+from cgn_augment.generators import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
 
 RESULTS = Path(__file__).parent / "results"
-MECHANISMS = ("biggan_GT", "f_shape", "f_text", "f_bg")
 TOLERANCE = 1e-4
 MIB = 2**20
 
 
-class Published(nn.Module):
-    """The networks as the released code holds them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        ours = BigGANConfig()
-        config = pytorch_pretrained_biggan.BigGANConfig(
-            output_dim=ours.image_size, layers=list(ours.layers), eps=EPSILON
-        )
-        for name in MECHANISMS:
-            self.add_module(name, pytorch_pretrained_biggan.BigGAN(config))
-        self.u2net = U2Net()
-
-    def forward(self, noise: Tensor, y: Tensor, truncation: float) -> Tensor:
-        """Draws one image: what the release's generation does for it."""
-        one_hot = torch.nn.functional.one_hot(y, 1000).float()
-        drawn = {name: self.get_submodule(name)(noise, one_hot, truncation) for name in MECHANISMS}
-        mask = self.u2net(drawn["f_shape"]).clamp(1e-4, 0.9999)
-        self.u2net(drawn["f_bg"])  # for the background loss, computed and not used
-        return compose(mask, drawn["f_text"], drawn["f_bg"])
-
-
-def draw_ours(cgn: ImageNetCGN, noise: Tensor, y: Tensor) -> Tensor:
-    return compose(cgn.shape(noise, y), cgn.texture(noise, y), cgn.background(noise, y))
-
-
-def make_published(seed: int) -> Published:
-    """Random weights, with the singular vectors that training would have found."""
+def make_published(seed: int) -> PublishedCGN:
     torch.manual_seed(seed)
-    network = Published()
-    noise, one_hot = torch.randn(1, 128), torch.zeros(1, 1000)
-    for name in MECHANISMS:
-        biggan = network.get_submodule(name)
-        nn.init.ones_(biggan.generator.bn.weight)  # the package leaves these two uninitialised
-        nn.init.zeros_(biggan.generator.bn.bias)
-        with torch.no_grad():
-            for _ in range(3):  # in training mode each call refines the vectors
-                biggan.train()(noise, one_hot, 1.0)
-    return network.eval().requires_grad_(False)
+    return PublishedCGN()
+
+
+def measure_product(size: int = 1024, calls: int = 5) -> float:
+    """Returns the FLOP/s of the machine's own product of matrices, of processor time."""
+    first, second = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(calls):
+        start = time.process_time()
+        first @ second
+        times.append(time.process_time() - start)
+    return float(2 * size**3 / min(times))
 
 
 def peak() -> float:
@@ -106,7 +79,7 @@ def measure_memory(path: str) -> None:
     weights = sum(v.numel() * v.element_size() for v in cgn.state_dict().values()) / MIB
     noise = cgn.draw_noise(1, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        draw_ours(cgn, noise, torch.tensor([207]))
+        draw(cgn, noise, torch.tensor([207]))
     print(json.dumps({"weights": weights, "loading": loaded - before, "drawing": peak() - before}))
 
 
@@ -135,7 +108,7 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
     noise, y = cgn.draw_noise(1, torch.Generator().manual_seed(seed)), torch.tensor([207])
     ways = {
         "published": lambda: published(noise, y, 1.0),
-        "ours": lambda: draw_ours(cgn, noise, y),
+        "ours": lambda: draw(cgn, noise, y),
     }
     with torch.no_grad():
         difference = (ways["published"]() - ways["ours"]()).abs().max().item()
@@ -149,11 +122,19 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
                 way()
                 seconds[name].append(time.perf_counter() - start[0])
                 processor[name].append(time.process_time() - start[1])
+        flops = {
+            "published": count_flops(published, noise, y),
+            "ours": count_flops(partial(draw, cgn), noise, y),
+        }
+    taken = {name: statistics.median(values) for name, values in processor.items()}
     return {
         "ratio": ratio(seconds),
         "processor_ratio": ratio(processor),
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "processor_seconds": {n: statistics.median(values) for n, values in processor.items()},
+        "processor_seconds": taken,
+        "flops": flops,
+        "flops_per_second": {name: flops[name] / taken[name] for name in ways},
+        "flops_per_second_of_a_product": measure_product(),
         "largest_difference": difference,
         "memory_mib": memory,
         "rounds": {"seconds": seconds, "processor_seconds": processor},

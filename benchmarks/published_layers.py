@@ -69,6 +69,7 @@ class PublishedCGN(nn.Module):
                     nn.init.zeros_(part.bias)
             elif isinstance(part, package.model.SelfAttn):
                 nn.init.constant_(part.gamma, 0.5)  # at 0, as it begins, attention does nothing
+        _spread(self.u2net)
         self.eval().requires_grad_(False)
 
     def forward(self, noise: Tensor, y: Tensor, truncation: float = 1.0) -> Tensor:
@@ -78,6 +79,18 @@ class PublishedCGN(nn.Module):
         mask = self.u2net(drawn["f_shape"]).clamp(1e-4, 0.9999)
         self.u2net(drawn["f_bg"])  # for the background loss, computed and not used
         return compose(mask, drawn["f_text"], drawn["f_bg"])
+
+
+@torch.no_grad()
+def _spread(u2net: U2Net) -> None:
+    """Lets signals reach the mask, which new weights leave at 0.5 everywhere."""
+    for part in u2net.modules():
+        if isinstance(part, nn.Conv2d) and part.weight.shape[2] == 3:
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+    size = 64
+    images = torch.rand(1, 3, size, size) * 2 - 1
+    spread = torch.logit(u2net.double().eval()(images.double()), eps=1e-9).std()
+    u2net.float().outconv.weight.div_(spread.float())
 
 
 @torch.no_grad()

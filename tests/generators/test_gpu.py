@@ -7,6 +7,7 @@ import gc
 import pickle
 import threading
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from cgn_augment.types import FACTORS
 
 pytestmark = pytest.mark.gpu
 
-CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
 REDUCED = BigGANConfig(
     num_classes=10,
     noise_dim=32,
@@ -51,12 +52,18 @@ def exact() -> Iterator[None]:
 
 def make_pair(size: str) -> tuple[PublishedCGN, ImageNetCGN]:
     """The published networks and ours, of the same weights, on the GPU."""
+    published, cgn = _make_pair(size)
+    return published, copy.deepcopy(cgn)
+
+
+@cache
+def _make_pair(size: str) -> tuple[PublishedCGN, ImageNetCGN]:
     sizes, width = SIZES[size]
-    with isolated_rng(0, CPU):
+    with isolated_rng(0, CUDA), CUDA:  # first weights are drawn faster there
         published, cgn = PublishedCGN(sizes, width), ImageNetCGN(sizes, unet_width=width)
     state = published.state_dict()
     cgn.load_state_dict({k: v for k, v in state.items() if not k.startswith("biggan_GT.")})
-    return published.to("cuda"), cgn.freeze().to("cuda")
+    return published.to("cuda"), cgn.to("cuda").freeze()
 
 
 def make_reduced() -> ImageNetCGN:
