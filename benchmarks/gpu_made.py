@@ -141,6 +141,7 @@ def measure_filling(setup: Setup, seconds: float) -> Row:
         "digits": (lambda: setup.digits_cgn, 8 if small else 4000, 100),
         "CGN float32": (lambda: setup.cgn, 4 if small else 100, 50),
         "CGN bfloat16": (lambda: setup.half_cgn, 4 if small else 100, 50),
+        "CGN bfloat16, graphs": (lambda: setup.graphed_cgn, 4 if small else 100, 50),
         "parts": (lambda: setup.parts, 8 if small else 2000, 100),
     }
     rows: list[Row] = []
@@ -153,7 +154,7 @@ def measure_filling(setup: Setup, seconds: float) -> Row:
                 bank = BankSource(cgn, num, interventions=rule, chunk=chunk, storage="uint8")
                 bank.sample(1, torch.Generator().manual_seed(0))
 
-            found = time_calls(fill, setup.device, seconds / 4, least=2, most=5, warm_up=1)
+            found = time_calls(fill, setup.device, seconds / len(ways), least=2, most=5, warm_up=1)
             taken = spread(found)
             rows.append({"way": name, "num": num, "per_second": num / taken["median"]})
             rows[-1]["seconds"] = taken

@@ -43,6 +43,7 @@ class Sizes:
         refresh: factors of each kind that a step replaces, where it does.
         steps: of each way in a round.
         rounds: at least.
+        warm_up: steps before each block, which are not timed.
         digits: real digits of a step.
         flat_steps: steps over which memory must not grow.
         small: whether all is as small as can be, for a run without a GPU.
@@ -54,6 +55,7 @@ class Sizes:
     refresh: int = 64
     steps: int = 4
     rounds: int = 3
+    warm_up: int = 2
     digits: int = 256
     flat_steps: int = 2000
     small: bool = False
@@ -61,7 +63,16 @@ class Sizes:
 
 FULL = Sizes()
 SMALL = Sizes(
-    pixels=32, batch=2, bank=8, refresh=2, steps=1, rounds=1, digits=4, flat_steps=12, small=True
+    pixels=32,
+    batch=2,
+    bank=8,
+    refresh=2,
+    steps=1,
+    rounds=1,
+    warm_up=0,
+    digits=4,
+    flat_steps=12,
+    small=True,
 )
 
 
@@ -84,6 +95,11 @@ class Setup:
     def half_cgn(self) -> ImageNetCGN:
         """The same in bfloat16."""
         return copy.deepcopy(self.cgn).to(torch.bfloat16)
+
+    @cached_property
+    def graphed_cgn(self) -> ImageNetCGN:
+        """The same, which replays what it launches."""
+        return copy.deepcopy(self.half_cgn).use_graphs(self.device.type == "cuda")
 
     @cached_property
     def digits_cgn(self) -> SmallCGN:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cgn_augment.cli.plan import imagenet_without_memory
+from cgn_augment.sources.cost import Rates, count_flops
+
 Row = dict[str, Any]
 
 
@@ -154,6 +157,27 @@ def for_documents(results: Row) -> str:
     return "\n".join(lines)
 
 
+def rates_of(results: Row) -> Rates:
+    """Returns the rates that `cgn-augment plan` counts with, for `cgn_augment.sources.cost`.
+
+    FLOPs are those that the CGN takes now, so that a plan says the seconds that were measured.
+    """
+    parts = {name: part["result"] for name, part in results["parts"].items() if "result" in part}
+    made = {row["way"]: row.get("device_over_floor") for row in parts["made"]["rows"]}
+    per_second = max(
+        row.get("images_per_second", 0.0)
+        for row in parts["generator"]["rows"]
+        if row["dtype"] == "bfloat16" and row["way"] != "published"
+    )
+    return Rates(
+        results["machine"]["card"],
+        parts["ceilings"]["copy_gb_per_s"],
+        made["parts, bank uint8"],
+        made["CGN, bank uint8, resized"],
+        per_second * sum(count_flops(imagenet_without_memory()).values()) / 1e12,
+    )
+
+
 def of_peers(results: Row) -> str:
     """Returns the table of what peers.py measured."""
     rows = [
@@ -190,6 +214,8 @@ def main() -> None:
     else:
         name = given.results.name
         text = put_into(given.into.read_text(), name, WRITERS[name](results))
+        if name == "gpu.json":
+            print(f"for cgn_augment/sources/cost.py: {rates_of(results)}")
         given.into.write_text(text)
 
 

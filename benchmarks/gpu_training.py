@@ -83,14 +83,21 @@ def measure_training(setup: Setup, seconds: float) -> Row:
     add(f"parts, refresh {refresh}", lambda: bank(setup.parts, refresh=refresh))
     add(f"CGN bfloat16, refresh {refresh}", lambda: bank(setup.half_cgn, refresh=refresh), 0.5)
     few = max(1, refresh // 16)
+    add(f"CGN bfloat16, graphs, refresh {few}", lambda: bank(setup.graphed_cgn, refresh=few))
     add(f"CGN bfloat16, refresh {few}", lambda: bank(setup.half_cgn, refresh=few))
     pinned = "as many images from pinned memory"
     ways[pinned] = Way(on(train, forever(setup.real(2 * batch, where="pinned", batches=2))))
     host = setup.real(batch, where="pinned")
     add("parts, bank, from pinned memory", lambda: bank(setup.parts), real=host, base=pinned)
 
+    sizes = setup.sizes
     rows = measure_in_turns(
-        ways, setup.device, seconds, num_steps=setup.sizes.steps, least_rounds=setup.sizes.rounds
+        ways,
+        setup.device,
+        seconds,
+        num_steps=sizes.steps,
+        warm_up=sizes.warm_up,
+        least_rounds=sizes.rounds,
     )
     return {
         "what": f"a step of ResNet-50 on {2 * batch} images of {setup.sizes.pixels} pixels, half "
@@ -132,7 +139,12 @@ def measure_digits(setup: Setup, seconds: float) -> Row:
             ways[f"{name}, prefetch {depth}"] = Way(on(train, batches), ready)
     num_steps = 1 if setup.sizes.small else 40
     rows = measure_in_turns(
-        ways, device, seconds, num_steps=num_steps, warm_up=4, least_rounds=setup.sizes.rounds
+        ways,
+        device,
+        seconds,
+        num_steps=num_steps,
+        warm_up=2 * setup.sizes.warm_up,
+        least_rounds=setup.sizes.rounds,
     )
     return {
         "what": f"a step of the classifier of digits on {2 * batch} images of 32 pixels, half of "

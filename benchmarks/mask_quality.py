@@ -26,10 +26,12 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from job_pool import find_left
 from mask_quality_data import (
     CORRELATION,
     KINDS,
@@ -42,7 +44,7 @@ from mask_quality_data import (
     write_kind,
 )
 from matplotlib.figure import Figure
-from photographs_runs import Job, find_left, run_job
+from photographs_runs import Job, describe, run_job
 from tqdm import tqdm
 
 from cgn_augment import CGNError
@@ -67,7 +69,7 @@ def _begin() -> None:
 
 
 def _train(run: Run, device: str) -> None:
-    run_job(run.job, run.photos, run.out / run.photos.kind, lambda: None, device)
+    run_job(run.job, lambda: None, run.photos, run.out / run.photos.kind, device)
 
 
 def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num: int) -> None:
@@ -288,7 +290,9 @@ def main() -> None:
         for seed in arguments.seeds
         for photos in kinds
         for job in find_left(
-            [Job("parts", CORRELATION, arguments.steps, seed)], photos, out / photos.kind
+            [Job("parts", CORRELATION, arguments.steps, seed)],
+            out / photos.kind,
+            partial(describe, photos=photos),
         )
     ]
     spread_out(_train, [(run, arguments.device) for run in runs], arguments.jobs)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError
+from cgn_augment.generators.lean import convolve_to_few
 
 LEAST_SIZE = 32
 """Of the images, in pixels: they are halved five times."""
@@ -82,7 +83,11 @@ class U2Net(nn.Module):
         encoded = _descend(encoders, images)
         decoders = (self.stage5d, self.stage4d, self.stage3d, self.stage2d, self.stage1d)
         decoded = _ascend(decoders, encoded)
-        sides = [self.get_submodule(f"side{i}")(x) for i, x in enumerate(decoded, start=1)]
+        layers: list[Any] = [self.get_submodule(f"side{i}") for i in range(1, len(decoded) + 1)]
+        sides = [
+            convolve_to_few(x, layer.weight, layer.bias)
+            for x, layer in zip(decoded, layers, strict=True)
+        ]
         fused: Tensor = self.outconv(torch.cat([enlarge_to(side, images) for side in sides], dim=1))
         return fused.sigmoid()
 
@@ -118,7 +123,8 @@ class RSU(nn.Module):
         encoded = _descend(encoders[: self.num_pooled], x)
         for encoder in encoders[self.num_pooled :]:
             encoded.append(encoder(encoded[-1]))
-        return _ascend(decoders, encoded)[0] + x
+        decoded = _ascend(decoders, encoded)[0]
+        return decoded + x if torch.is_grad_enabled() else decoded.add_(x)
 
 
 class ConvNormReLU(nn.Module):

@@ -7,7 +7,6 @@ and how far from it we are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +30,14 @@ class Rates:
         name: of the device.
         copy_gb_per_s: bytes of a copy within its memory, read and written, in 10⁹ a second.
         made_over_floor: time of the made half over that of its fewest bytes, as measured.
+        resized_over_floor: the same, where the source's images are of another size.
         tflops: of the generator while it draws, in 10¹² a second, as measured.
     """
 
     name: str
     copy_gb_per_s: float
     made_over_floor: float
+    resized_over_floor: float
     tflops: float
 
 
@@ -135,6 +136,7 @@ class Plan:
         made_mb: the fewest bytes of the made half, in 10⁶.
         floor_ms: milliseconds that they take at the rate of a copy.
         made_ms: milliseconds that are expected.
+        over_floor: the one over the other, as measured.
         room_ms: of the overhead that is allowed, what the made half leaves.
         fresh_ms: milliseconds of drawing one factor of each kind.
         refresh: factors of each kind that a step may replace.
@@ -148,6 +150,7 @@ class Plan:
     made_mb: float
     floor_ms: float
     made_ms: float
+    over_floor: float
     room_ms: float
     fresh_ms: float
     refresh: int
@@ -174,7 +177,7 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
 
     Example:
         >>> from cgn_augment.sources.cost import Rates, Work, make_plan
-        >>> card = Rates("a card", copy_gb_per_s=2000, made_over_floor=2.0, tflops=100)
+        >>> card = Rates("a card", 2000, made_over_floor=2, resized_over_floor=3, tflops=100)
         >>> plan = make_plan(Work(flops=2.5e11), card, overhead=0.05, bank_gb=4)
         >>> plan.refresh, plan.bank
         (3, 8719)
@@ -184,7 +187,9 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
             raise ArgumentError(f"{name} must be 0 or more, got {value}")
     moved = bytes_of_made(work.num, work.source_pixels, work.pixels, work.storage)
     floor_ms = moved / rates.copy_gb_per_s / 1e6
-    made_ms = floor_ms * rates.made_over_floor
+    same_size = work.source_pixels == work.pixels
+    over = rates.made_over_floor if same_size else rates.resized_over_floor
+    made_ms = floor_ms * over
     room_ms = work.step_ms * overhead - made_ms
     fresh_ms = work.flops / rates.tflops / 1e9
     each = bytes_of_factors(work.source_pixels, work.storage)
@@ -195,6 +200,7 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
         made_mb=moved / 1e6,
         floor_ms=floor_ms,
         made_ms=made_ms,
+        over_floor=over,
         room_ms=room_ms,
         fresh_ms=fresh_ms,
         refresh=min(refresh, bank),
@@ -205,7 +211,5 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
     )
 
 
-MEASURED: Mapping[str, Rates] = {
-    "h100": Rates("NVIDIA H100 80GB HBM3", 3000.0, 3.0, 150.0),
-}
-"""By name, from benchmarks/results/gpu.json."""
+MEASURED = Rates("NVIDIA H200", 4252.0, 15.1, 27.5, 87.6)
+"""From benchmarks/results/gpu.json: storage in bytes, the CGN in bfloat16 at its best batch."""

@@ -90,7 +90,7 @@ class DrawAhead:
     ) -> None:
         """Has the steps after this one drawn."""
         images = step.layout.take(step.batch)[0]
-        like = images.new_empty(0, *images.shape[1:])  # keeps no batch in memory
+        like = torch.empty_like(images[:1])  # keeps no batch in memory
         while _may_draw() and len(coming) < self.depth:
             position = coming[-1].after if coming else step.after
             num_real = foresee(self.sizes, self.num_steps, position.step, step.num_real)

@@ -172,21 +172,35 @@ def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
     return places[rows]  # -1 is the last one
 
 
+def is_channels_last(images: Tensor) -> bool:
+    """Whether the colours of each pixel of images (B, C, H, W) lie next to each other."""
+    beside = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    return beside and not images.is_contiguous()
+
+
+def as_stored(made: Tensor, images: Tensor) -> Tensor:
+    """Returns images that were made, in the type and the memory format of the real ones."""
+    kept = torch.channels_last if is_channels_last(images) else torch.preserve_format
+    return made.to(images.dtype, memory_format=kept)
+
+
 def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = None) -> MixedBatch:
     """Puts the rows of one batch behind those of another; copies nothing where one is empty.
 
-    Where the images of the second are the last ones of `room`, those of the first are put there.
+    The type and the memory format are those of the first, and each image is written once: those of
+    the second not at all where they are the last ones of `room`.
     """
-    if len(first.image) == 0 or len(second.image) == 0:
-        return second if len(first.image) == 0 else first
-    num, images = len(first.image), [first.image, second.image]
+    num, images = len(first.image), first.image
+    if num == 0 or len(second.image) == 0:
+        return second if num == 0 else first
     if room is None or second.image.data_ptr() != room[num:].data_ptr():
-        image = torch.cat(images)
-    else:
-        room[:num] = first.image
-        image = room
+        kept = torch.channels_last if is_channels_last(images) else torch.contiguous_format
+        shape = num + len(second.image), *images.shape[1:]
+        room = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=kept)
+        room[num:] = second.image
+    room[:num] = images
     pairs = zip(first[1:], second[1:], strict=True)
-    return MixedBatch(image, *(torch.cat(pair) for pair in pairs))
+    return MixedBatch(room, *(torch.cat(pair) for pair in pairs))
 
 
 def reorder_rows(batch: MixedBatch, order: Tensor) -> MixedBatch:

@@ -29,8 +29,10 @@ from cgn_augment.stream.batch_checks import BatchChecker, require_made_range
 from cgn_augment.stream.batches import (
     Layout,
     append_rows,
+    as_stored,
     describe_rows,
     follow_rows,
+    is_channels_last,
     reorder_rows,
 )
 from cgn_augment.stream.columns import MASK, Rows, asks_for_masks, check_columns
@@ -148,7 +150,7 @@ class StepMaker:
         made, masks = self._draw(num, position, real_batch, room, drawn)
         factors = [getattr(made, factor) for factor in FACTORS]
         at = torch.full_like(made.shape, -1) if made.real is None else made.real
-        rows = Rows(len(images), num, masks=masks)
+        rows, whole = Rows(len(images), num, masks=masks), images
         if self.mix == "replace" and num:
             order = torch.randperm(len(images), generator=step_generator(Purpose.MIX, *key))
             keep = order[num:].sort().values
@@ -156,6 +158,8 @@ class StepMaker:
             at = follow_rows(at, stay, len(images))
             images, labels = images[stay], labels[stay]
         extra = describe_rows(made.images, factors, at, self.label, labels.dtype, made=True)
+        if self.mix == "separate" or len(images) == 0:  # else they are written to the real ones
+            extra = extra._replace(image=as_stored(extra.image, whole))
         own = torch.arange(len(images), device=images.device)
         real = describe_rows(images, [labels] * 3, own, self.label, labels.dtype, made=False)
         if self.mix == "separate":
@@ -233,7 +237,6 @@ class StepMaker:
             self._labels_of(made, factor, rows, labels) for factor in FACTORS
         )
         self._checked = True
-        pictures = pictures.to(images.dtype)
         return Counterfactuals(pictures, shape, texture, background, rows), masks
 
     def _sample(
@@ -273,6 +276,7 @@ class StepMaker:
             or num == 0
             or self.mix == "separate"
             or images.dtype is not torch.float32
+            or is_channels_last(images)  # which is slow to draw into
             or tuple(images.shape[1:]) != (3, size, size)
             or getattr(self.source, "device", None) != images.device
         ):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, run_command
-from gpu_table import WRITERS, for_documents, markdown, put_into
+from gpu_table import WRITERS, for_documents, markdown, put_into, rates_of
 
 from cgn_augment.cli import program
+from cgn_augment.sources.cost import MEASURED
 
 PAGE = (REPO / "docs" / "performance.md").read_text()
 RESULTS = REPO / "benchmarks" / "results"
@@ -54,3 +55,11 @@ def test_parts_that_failed_are_left_out_of_the_page() -> None:
     assert "Training: steps." in text
     assert "| plain | 1 |" in text
     assert "no" not in text.replace("unknown", "")
+
+
+def test_the_rates_of_the_command_are_those_that_were_measured() -> None:
+    results = json.loads((RESULTS / "gpu.json").read_text())
+    found = rates_of(results)
+    assert MEASURED.name == found.name
+    for name in ("copy_gb_per_s", "made_over_floor", "resized_over_floor", "tflops"):
+        assert getattr(MEASURED, name) == pytest.approx(getattr(found, name), rel=0.02), found

@@ -8,7 +8,7 @@ from conftest import make_tiny_cgn, run_command
 
 from cgn_augment.cli import program
 from cgn_augment.cli.plan import measure_rates
-from cgn_augment.sources.cost import MEASURED, Work
+from cgn_augment.sources.cost import Work
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -54,9 +54,4 @@ def test_this_machine_is_measured() -> None:
     work = Work(pixels=16, batch=4, source_pixels=32, flops=1e6)
     rates = measure_rates(work, make_tiny_cgn().freeze(), torch.device("cpu"), seconds=0.01)
     assert rates.name == "cpu"
-    assert min(rates.copy_gb_per_s, rates.made_over_floor, rates.tflops) > 0
-
-
-def test_measured_cards_are_whole() -> None:
-    for rates in MEASURED.values():
-        assert min(rates.copy_gb_per_s, rates.made_over_floor, rates.tflops) > 0
+    assert min(rates.copy_gb_per_s, rates.made_over_floor, rates.resized_over_floor) > 0

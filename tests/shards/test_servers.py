@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -11,13 +17,13 @@ import fsspec
 import pytest
 import torch
 from server_helpers import ERRORS, FAULTS, Faults, failing_folder, failing_proxy
-from shard_helpers import FIFTY, contents
+from shard_helpers import FIFTY, contents, render
 
 from cgn_augment import ShardSource
 from cgn_augment.errors import ArgumentError, CGNError, DataError, FileError
-from cgn_augment.generators import SmallCGN
+from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.images.remote import PATIENCE
-from cgn_augment.shards import render_shards, verify_shards
+from cgn_augment.shards import ShardConfig, render_shards, verify_shards
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.summary import summarize_shards
 
@@ -183,6 +189,61 @@ def test_denied_failed_and_missing_are_told_apart(
         with pytest.raises(CGNError, match=expected[fault]) as told:
             command(url)  # type: ignore[operator]
         assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_ranks_that_are_killed_while_they_fill_a_bucket_leave_the_same_set_and_no_files(
+    bucket: tuple[str, Faults], tiny_cgn: SmallCGN, tmp_path: Path
+) -> None:
+    url, faults = bucket
+    faults.set("slow", ".tar", method="PUT")  # so that kills hit uploads
+    checkpoint, spool = tmp_path / "tiny.safetensors", tmp_path / "spool"
+    save_cgn(tiny_cgn, checkpoint)
+    spool.mkdir()
+    config = ShardConfig(num=120, shard_size=4, block_size=8)
+    render(tiny_cgn, tmp_path / "whole", config)
+    flags = [
+        "--num",
+        "120",
+        "--shard_size",
+        "4",
+        "--block_size",
+        "8",
+        "--world_size",
+        "2",
+        "--resume",
+        "true",
+    ]
+    command = [sys.executable, "-m", "cgn_augment.cli", "shards", "--cgn", str(checkpoint)]
+    store, chance, kills = Store(url), random.Random(0), 0
+
+    def count() -> int:
+        return sum(name.endswith(".tar") for name in store.sizes())
+
+    while kills < 10 and "manifest.json" not in store.sizes():
+        enough = count() + chance.randint(1, 4)
+        ranks = [
+            subprocess.Popen(
+                [*command, "--out", url, *flags, "--rank", str(rank)],
+                env={**os.environ, "TMPDIR": str(spool)},
+                stderr=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            for rank in (0, 1)
+        ]
+        while count() < enough and any(rank.poll() is None for rank in ranks):
+            time.sleep(chance.uniform(0, 0.1))
+        kills += any(rank.poll() is None for rank in ranks)
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert kills >= 5
+    faults.set(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(spool))
+        render_shards(tiny_cgn, url, config, resume=True)
+    assert {name: store.read(name) for name in store.sizes()} == contents(tmp_path / "whole")
+    assert list(spool.iterdir()) == []
 
 
 # Web servers

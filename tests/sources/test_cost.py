@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from cgn_augment.sources.cost import (
     make_plan,
 )
 
-CARD = Rates("a card", copy_gb_per_s=1000, made_over_floor=2.0, tflops=100)
+CARD = Rates("a card", 1000, made_over_floor=2.0, resized_over_floor=3.0, tflops=100)
 
 
 @pytest.mark.parametrize("storage", BYTES)
@@ -73,7 +74,9 @@ def test_a_plan_holds_what_it_allows() -> None:
     work = Work(pixels=224, batch=256, step_ms=200, source_pixels=256, flops=1e11)
     plan = make_plan(work, CARD, overhead=0.05, bank_gb=1)
     assert plan.num == 256
-    assert plan.made_ms == 2 * plan.floor_ms
+    assert plan.made_ms == 3 * plan.floor_ms  # they are resized
+    same = make_plan(replace(work, source_pixels=224), CARD, overhead=0.05, bank_gb=1)
+    assert same.made_ms == 2 * same.floor_ms
     assert plan.floor_ms == pytest.approx(plan.made_mb / 1000)
     assert plan.fresh_ms == pytest.approx(1.0)
     # What is taken in all stays within the allowed 10 ms, and one more would not.

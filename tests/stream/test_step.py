@@ -351,3 +351,27 @@ def test_images_of_a_batch_lie_in_memory_of_their_own() -> None:
     batches = collect(stream(source=BankSource(ReadableCGN(), 30), real=Blocks(12), batch_size=4))
     places = [batch[0].data_ptr() for batch in batches]
     assert len(set(places)) == len(places) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mix", ["append", "replace", "separate"])
+@pytest.mark.parametrize("share", [{"fraction": 0.5}, {"fraction": 1.0}])
+def test_memory_format_and_type_are_those_of_the_real_images(
+    dtype: torch.dtype, mix: Any, share: dict[str, Any]
+) -> None:
+    if share["fraction"] == 1 and mix != "replace":
+        share = {"ratio": 0.5}
+    images, labels = large(4)
+    cgn = SmallCGN().freeze()
+
+    def made_of(images: Tensor) -> list[Tensor]:
+        parts = one_batch((images, labels), FreshSource(cgn), mix=mix, **share)
+        return [part[0] for part in parts] if mix == "separate" else [parts[0]]
+
+    plain = made_of(images.to(dtype))
+    beside = made_of(images.to(dtype, memory_format=torch.channels_last))
+    for made, expected in zip(beside, plain, strict=True):
+        assert made.is_contiguous(memory_format=torch.channels_last)
+        assert expected.is_contiguous()
+        assert made.dtype is expected.dtype is dtype
+        assert torch.equal(made, expected)
