@@ -85,7 +85,7 @@ class BatchChecker:
         )
 
     def _look_at_images(self, images: Tensor) -> None:
-        least, most = torch.stack(torch.aminmax(images.detach())).tolist()
+        least, most = span(images)
         if not (abs(least) < float("inf") and abs(most) < float("inf")):  # also for NaN
             wrong = ~images.isfinite().flatten(1).all(dim=1)
             raise DataError(
@@ -101,6 +101,23 @@ class BatchChecker:
             require_range("real images", self._least, self._most, self.value_range, images.dtype)
             if self._seen >= ENOUGH:
                 require_no_other_scale(self._least, self._most, self.value_range)
+
+
+def span(images: Tensor) -> tuple[float, float]:
+    """Returns the least and the greatest value; NaN where there is one.
+
+    Values are read in the order of memory: in another one, as of images that are channels last,
+    they take fifteen times as long.
+
+    Example:
+        >>> import torch
+        >>> from cgn_augment.stream.batch_checks import span
+        >>> span(torch.arange(24.0).view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last))
+        (0.0, 23.0)
+    """
+    order = sorted(range(images.dim()), key=images.stride, reverse=True)
+    least, most = torch.stack(torch.aminmax(images.detach().permute(order))).tolist()
+    return least, most
 
 
 def require_range(
@@ -121,7 +138,7 @@ def require_range(
 
 def require_made_range(images: Tensor, value_range: Range, transform: object) -> None:
     """Raises `DataError` unless counterfactuals are in the range that real images are in."""
-    least, most = torch.stack(torch.aminmax(images)).tolist()
+    least, most = span(images)
     remedy = ""
     if transform is not None:
         remedy = (

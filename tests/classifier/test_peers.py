@@ -180,6 +180,16 @@ def test_the_last_layer_alone_is_retrained(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["retrained"]["num_images"] == 16
 
 
+def test_a_group_too_small_to_retrain_on_is_an_error_before_the_training() -> None:
+    model = make_classifier(SMALL, 10, pretrained=False)
+    stream = CounterfactualDataset(show(), NoSource(), batch_size=8, ratio=0.0)
+    config, peer = EnsembleConfig(batch_norm="train"), PeerConfig(method="dfr")
+    with pytest.raises(
+        ArgumentError, match=r"two or more: common has 12, rare has 8, absent has 0"
+    ):
+        PlainRun(model, stream, config, peer=peer, test_groups=TEST)
+
+
 @pytest.mark.parametrize(
     ("peer", "message"),
     [

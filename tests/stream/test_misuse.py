@@ -41,6 +41,7 @@ from cgn_augment.errors import (
     UsageError,
 )
 from cgn_augment.generators import SmallCGN
+from cgn_augment.stream.batch_checks import span
 from cgn_augment.stream.reading import ReadConfig
 
 
@@ -344,3 +345,16 @@ def test_a_dataset_around_a_stream_is_no_loader_that_batches_it() -> None:
                 yield images * 2, labels
 
     assert len(list(DataLoader(Doubled(), batch_size=None))) == 5
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_values_are_looked_at_in_the_order_of_memory(
+    memory: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another order a look at a batch of photographs costs more than all else of a step."""
+    seen: list[torch.Tensor] = []
+    plain = torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda values: (seen.append(values), plain(values))[1])
+    least, most = span(torch.arange(24.0).view(1, 3, 2, 4).contiguous(memory_format=memory))
+    assert (least, most) == (0, 23)
+    assert seen[0].is_contiguous()

@@ -79,6 +79,25 @@ def collect_features(
     return require_finite_scores(torch.cat(features)), torch.cat(labels)
 
 
+def require_halves(groups: Tensor, names: Sequence[str]) -> None:
+    """Raises unless there are two images or more of each group.
+
+    Args:
+        groups: (N,) int64 of validation images.
+        names: of the groups.
+
+    Raises:
+        ArgumentError: there are fewer of one.
+    """
+    counts = torch.bincount(groups.cpu(), minlength=len(names)).tolist()
+    if min(counts) < 2:
+        told = [f"{name} has {num}" for name, num in zip(names, counts, strict=True)]
+        raise ArgumentError(
+            "the last layer is retrained on as many validation images of each group, two or more: "
+            f"{', '.join(told)}"
+        )
+
+
 def retrain_last_layer(
     last: nn.Linear,
     features: Tensor,
@@ -104,12 +123,7 @@ def retrain_last_layer(
     Raises:
         ArgumentError: a group with fewer than two images.
     """
-    few = [f"{name} has {int((groups == g).sum())}" for g, name in enumerate(names)]
-    if any(int((groups == g).sum()) < 2 for g in range(len(names))):
-        raise ArgumentError(
-            "the last layer is retrained on as many validation images of each group, two or more: "
-            f"{', '.join(few)}"
-        )
+    require_halves(groups, names)
     mean, std = features.mean(dim=0), features.std(dim=0)
     std = torch.where(std > 0, std, torch.ones_like(std))  # of features that are always 0
     normal = (features - mean) / std

@@ -17,6 +17,7 @@ from cgn_augment.checks import require_choices, require_positive
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.image_table import Groups
 from train_generator.classifier.group_dro import ETA, GroupWeights
+from train_generator.classifier.last_layer import require_halves
 from train_generator.classifier.selection import Select
 
 Method = Literal["plain", "cutmix", "groupdro", "dfr"]
@@ -59,7 +60,7 @@ def require_groups(peer: PeerConfig, train: Groups | None, test: Groups | None) 
         test: of the validation images.
 
     Raises:
-        ArgumentError: they are not.
+        ArgumentError: they are not, or a group has too few images for the method.
     """
     needs = [
         (peer.method == "groupdro", train, "method groupdro", "training"),
@@ -73,6 +74,8 @@ def require_groups(peer: PeerConfig, train: Groups | None, test: Groups | None) 
                 "layout that has groups (waterbirds:PATH, spawrious:PATH@SPLIT, urbancars:PATH), "
                 "or table:FILE.csv with a column group"
             )
+    if peer.method == "dfr" and test is not None:
+        require_halves(torch.tensor(test.numbers), test.names)  # before anything is trained
 
 
 def make_weights(
