@@ -124,7 +124,7 @@ class LeanBigGAN:
         """Draws (N, 3, H, W) in [-1, 1], channels last, of a condition (N, 2 noise_dim)."""
         affines = self._affines(condition)
         x: Tensor = self._first(condition)
-        x = x.view(len(x), 4, 4, -1).permute(0, 3, 1, 2)
+        x = x.view(len(x), 4, 4, x.shape[1] // 16).permute(0, 3, 1, 2)
         *parts, last = self.parts
         for part in parts:
             if isinstance(part, Attention):
@@ -319,7 +319,7 @@ def _attend(part: Attention, x: Tensor) -> Tensor:
         found = F.scaled_dot_product_attention(q, k, v, scale=1.0)
     else:  # keys and values differ in length, which PyTorch fuses on GPUs alone
         found = (q @ k.transpose(2, 3)).softmax(dim=3) @ v
-    maps = found[:, 0].transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
+    maps = found[:, 0].transpose(1, 2).reshape(len(x), v.shape[-1], *x.shape[2:])
     return project(maps, part.last).add_(x)
 
 

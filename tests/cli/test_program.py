@@ -124,7 +124,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["data", "colored", "sheet.png", "--size=3"], "unrecognized arguments: --size=3"),
         (["small", "--factors.num_steps=many"], '"factors.num_steps"'),
         # A required argument that is given as an option is told its place.
-        (["classifier", "--train", "images"], "; write train-generator classifier TRAIN VALID"),
+        (["classifier", "--train", "images"], "; write train-generator classifier TRAIN\n"),
         (["downstream", "--out=runs/x"], "; write train-generator downstream OUT"),
     ],
 )

@@ -103,7 +103,8 @@ def read_class_folders(
         DataError: the folder is missing or laid out differently, or a file is damaged.
 
     Example:
-        >>>         >>> from train_generator.small.images import read_class_folders
+        >>> from PIL import Image
+        >>> from train_generator.small.images import read_class_folders
         >>> folder = getfixture("tmp_path")
         >>> for name in ("cat", "dog"):
         ...     (folder / name).mkdir()
