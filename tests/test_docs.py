@@ -146,6 +146,12 @@ def test_links_and_pictures_of_the_docs_are_there(name: str) -> None:
             assert (folder / target).is_file(), target
 
 
+def test_the_table_of_photographs_is_that_of_the_benchmark() -> None:
+    table = (REPO / "benchmarks" / "results" / "photographs" / "table.md").read_text()
+    shown = DOCS["results.md"].split("photographs/table.md -->\n")[1]
+    assert shown.removesuffix("<!-- /") == table
+
+
 @pytest.mark.parametrize("name", ["stream", "photographs_stream"])
 def test_the_documented_ratios_are_those_of_the_benchmark(name: str) -> None:
     results = json.loads((REPO / "benchmarks" / "results" / f"{name}.json").read_text())
