@@ -93,12 +93,24 @@ def read_state_dict(path: Path) -> StateDict:
             f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
             "model.state_dict() alone"
         )
+    tensors = without_prefixes(state)
+    tensors = {name: v for name, v in tensors.items() if not name.startswith(_TARGETS_ONLY)}
+    require_finite(tensors, path)
+    return tensors
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict without what DataParallel and torch.compile put before every name.
+
+    Example:
+        >>> from cgn_augment.generators.assembly import without_prefixes
+        >>> list(without_prefixes({"module._orig_mod.weight": 1, "module._orig_mod.bias": 2}))
+        ['weight', 'bias']
+    """
     tensors = dict(state)
     while tensors and all(name.startswith(_PREFIXES) for name in tensors):
         for prefix in _PREFIXES:
             consume_prefix_in_state_dict_if_present(tensors, prefix)
-    tensors = {name: v for name, v in tensors.items() if not name.startswith(_TARGETS_ONLY)}
-    require_finite(tensors, path)
     return tensors
 
 

@@ -80,7 +80,10 @@ def test_heads_of_other_classes_are_new_and_unlike(weights: Path) -> None:
     assert "new weights, since the backbone's classifier has 4 classes and not 3" in model.origin
 
 
-@pytest.mark.parametrize("form", ["safetensors", "wrapped", "of DataParallel", "without the head"])
+PREFIXES = {"of DataParallel": "module.", "compiled": "_orig_mod.", "both": "module._orig_mod."}
+
+
+@pytest.mark.parametrize("form", ["safetensors", "wrapped", *PREFIXES, "without the head"])
 def test_files_of_weights_have_many_forms(
     form: str, network: torch.nn.Module, tmp_path: Path
 ) -> None:
@@ -92,7 +95,7 @@ def test_files_of_weights_have_many_forms(
     elif form == "without the head":
         torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, path)
     else:
-        prefix = "module." if form == "of DataParallel" else ""
+        prefix = PREFIXES.get(form, "")
         torch.save({"epoch": 3, "state_dict": {prefix + k: v for k, v in state.items()}}, path)
     model = make_ensemble(SHUFFLENET, 4, backbone_file=path)
     assert torch.equal(model.backbone.conv5[0].weight, network.conv5[0].weight)

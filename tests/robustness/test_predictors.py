@@ -69,9 +69,11 @@ def test_a_cgns_images_are_seen_whole_if_they_have_the_size_and_else_cropped() -
     assert torch.equal(predictor.see(large)["logits"], predictor(cropped)["logits"])
 
 
-def test_a_checkpoint_of_digits_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_a_checkpoint_of_digits_is_read(prefix: str, tmp_path: Path) -> None:
     model = MNISTClassifier(7)
-    torch.save({"model": model.state_dict(), "config": {}}, tmp_path / "digits.pt")
+    state = {prefix + name: value for name, value in model.state_dict().items()}
+    torch.save({"model": state, "config": {}}, tmp_path / "digits.pt")
     predictor = load_predictor(str(tmp_path / "digits.pt"))
     assert (predictor.outputs, predictor.num_classes, predictor.classes) == (("logits",), 7, None)
     images = torch.rand(3, 3, 32, 32) * 2 - 1

@@ -19,6 +19,7 @@ import train_generator
 from cgn_augment.checks import require_package
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
+from cgn_augment.generators.assembly import without_prefixes
 from train_generator.classifier.resnet10 import ResNet10
 
 TIMM = "timm/"
@@ -268,11 +269,11 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise FileError(f"there is no file {file} of weights for the backbone")
     if file.suffix == ".safetensors":
         what = "weights of the backbone"
-        return _without_prefix(read_safetensors(file, what=what, remedy="get it again")[0])
+        return without_prefixes(read_safetensors(file, what=what, remedy="get it again")[0])
     try:
         state: Any = unpickle(file)
         state = next((state[key] for key in ("state_dict", "model") if key in state), state)
-        tensors = _without_prefix(state)
+        tensors = without_prefixes(state)
         if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ValueError("there is more than tensors in it")
     except Exception as error:
@@ -282,10 +283,6 @@ def _read(file: Path) -> dict[str, Tensor]:
         ) from error
     require_finite(tensors, file)
     return tensors
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_count
-from cgn_augment.files import replacing
+from cgn_augment.files import save_pickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from train_generator.classifier.backbones import make_backbone
 
@@ -105,14 +105,14 @@ def make_classifier(
 
 
 def save_classifier(model: PlainClassifier, path: Path) -> None:
-    """Writes the network's state dict with `torch.save`, whole or not at all.
+    """Writes the network's state dict as `torch.save` does, whole or not at all.
 
     The library that the network is from loads it: of torchvision's resnet18 on eight classes
     `torchvision.models.resnet18(num_classes=8).load_state_dict(torch.load(path))`.
 
     Raises:
         OSError: the folder is missing or cannot be written.
+        FileError: the disk is full.
     """
     state = model.network.state_dict()
-    with replacing(path) as temporary:
-        torch.save({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
+    save_pickle({name: value.cpu().contiguous() for name, value in state.items()}, path)

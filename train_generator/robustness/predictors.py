@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, unpickle
+from cgn_augment.generators.assembly import without_prefixes
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
@@ -220,7 +221,7 @@ def _load_mnist(path: Path, device: torch.device) -> Predictor:
         )
     try:
         state: Any = unpickle(path.expanduser())
-        weights = state.get("modules", state)["model"]  # older ones have no modules
+        weights = without_prefixes(state.get("modules", state)["model"])  # older files have no "modules"
         num_classes = len([value for value in weights.values() if value.dim() == 2][-1])
         model = MNISTClassifier(num_classes)
         model.load_state_dict(weights)
