@@ -221,7 +221,9 @@ def _load_mnist(path: Path, device: torch.device) -> Predictor:
         )
     try:
         state: Any = unpickle(path.expanduser())
-        weights = without_prefixes(state.get("modules", state)["model"])  # older files have no "modules"
+        weights = without_prefixes(
+            state.get("modules", state)["model"]
+        )  # older files have no "modules"
         num_classes = len([value for value in weights.values() if value.dim() == 2][-1])
         model = MNISTClassifier(num_classes)
         model.load_state_dict(weights)
