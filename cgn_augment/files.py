@@ -1,31 +1,24 @@
-"""Files that are written or downloaded whole or not at all, and pickles that are read unrun."""
+"""Files that are written or downloaded whole or not at all, and folders with one owner."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import mmap
 import os
 import re
 import secrets
 import stat
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.request import HTTPRedirectHandler, Request, build_opener
-from zipfile import ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
+from cgn_augment.errors import CheckpointError, FileError, UsageError
 
 try:
     import fcntl
@@ -34,9 +27,6 @@ except ImportError:  # pragma: no cover - Windows: nothing is locked, and leftov
 
 
 _LARGEST_DOWNLOAD = 2**34
-
-_SHARED_AT_MOST = 16
-"""How many times a file's own size its tensors may have together, where some share memory."""
 
 _MARK = ".tmp-"
 _LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
@@ -221,20 +211,6 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
             os.close(handle)
 
 
-def save_pickle(value: object, path: Path) -> None:
-    """Writes tensors and plain values as `torch.save` does, whole or not at all.
-
-    Raises:
-        OSError: the folder is missing or cannot be written; nothing is left behind.
-        FileError: the disk is full.
-    """
-    # Into an open file: torch itself says of a full disk that a position is unexpected.
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def open_regular(path: Path) -> IO[bytes]:
     """Opens a file to read; a pipe or a device, which may never end, is refused.
 
@@ -343,169 +319,6 @@ def _receive(url: str, file: IO[bytes], progress: bool) -> str:
     return digest.hexdigest()
 
 
-def unpickle(path: Path, *, lazily: bool = False) -> object:
-    """Reads a file of `torch.save` that holds tensors and plain values, on the CPU.
-
-    Args:
-        path: of the file.
-        lazily: map the file into memory: a tensor is read when it is used, and one that is not
-            used costs nothing. What is written to a tensor does not reach the file. The file must
-            stay as it is for as long as the tensors live (a new one may take its place). Files in
-            torch's old format, of before 2020, are read whole.
-
-    Raises:
-        ValueError: the file cannot be read or wants to run code; the message is the reason, without
-            torch's advice to run the code.
-    """
-    try:
-        _refuse_compressed(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
-            mapped = lazily and is_zipfile(path)
-            # Also where the user wants writing to reach the file; on Windows torch never writes.
-            private = mapped and hasattr(mmap, "MAP_PRIVATE")
-            options = torch.serialization.set_default_mmap_options
-            with options(mmap.MAP_PRIVATE) if private else nullcontext():
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # the bytes of another file can make an unpickler raise anything
-        reason = error.__context__ or error
-        raise ValueError(str(reason) or type(reason).__name__) from error
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Raises `ValueError` for an archive that unfolds to more than its size; torch writes none."""
-    if is_zipfile(path):
-        with ZipFile(path) as archive:
-            total = sum(info.file_size for info in archive.infolist())
-        if total > path.stat().st_size:
-            raise ValueError("it is compressed, and unfolds to more than there is in the file")
-
-
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its kind if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def read_safetensors(
-    path: Path,
-    *,
-    what: str,
-    remedy: str,
-    format: str | None = None,  # noqa: A002 - as the file's header calls it
-    only_header: bool = False,
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors of a `.safetensors` file, and what it says of itself.
-
-    Args:
-        path: of the file.
-        what: it should be, for the errors, such as "a masker".
-        remedy: how to get such a file, such as "train one with …".
-        format: the `format` that its header must name; None takes any.
-        only_header: leaves the tensors alone.
-
-    Returns:
-        The tensors by name, on the CPU, mapped into memory; and the header.
-
-    Raises:
-        FileError: there is no such file.
-        CheckpointError: it is cut off, of another format, or holds NaN or infinity.
-
-    Example:
-        >>> from cgn_augment.files import read_safetensors, save_tensors
-        >>> path = getfixture("tmp_path") / "mine.safetensors"
-        >>> save_tensors({"bias": torch.zeros(2)}, path, {"format": "mine/1"}, {}, "a layer")
-        >>> state, header = read_safetensors(path, what="a layer", remedy="save one")
-        >>> state["bias"].shape, header
-        (torch.Size([2]), {'format': 'mine/1'})
-    """
-    if not path.is_file():
-        raise FileError(f"there is no file {path}, which should be {what}: {remedy}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            names = [] if only_header else list(file.keys())
-            state = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read; it is cut off or not {what}: copy it again, or {remedy} "
-            f"({first_line(error)})"
-        ) from error
-    found = header.get("format")
-    if format is not None and found != format:
-        raise CheckpointError(
-            f"{path} has the format {found!r} and {what} has {format!r}: {remedy}"
-        )
-    require_finite(state, path)
-    return state, header
-
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses the tensors of a file if one of them is no weight, or holds NaN or infinity.
-
-    Raises:
-        CheckpointError: one does; the message names it.
-    """
-    total = 0
-    for name, value in state.items():
-        what = _why_no_weight(value)
-        if what is not None:
-            raise CheckpointError(
-                f"{path}: {name} is {what}: save plain tensors, as "
-                "torch.save(model.state_dict(), path) does"
-            )
-        total += value.numel() * value.element_size()
-    if total > _SHARED_AT_MOST * max(path.stat().st_size, 2**20):
-        raise CheckpointError(
-            f"{path} claims {total} bytes of weights, which are many times those in the file"
-        )
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
-
-
-def _why_no_weight(value: Tensor) -> str | None:
-    if value.is_nested or value.layout != torch.strided:
-        return "a sparse or nested tensor"
-    if value.device.type != "cpu":
-        return f"a tensor without values ({value.device.type})"
-    if value.dtype not in _FLOATS + _WHOLE:
-        return f"of the type {value.dtype}"
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return "expanded to more than there is in the file"
-    return None
-
-
-def save_tensors(
-    state: Mapping[str, Tensor],
-    path: Path,
-    header: Mapping[str, str],
-    metadata: Mapping[str, object],
-    what: str,
-) -> None:
-    """Writes tensors as safetensors, whole or not at all.
-
-    Args:
-        state: names and contiguous tensors.
-        path: ends in `.safetensors`.
-        header: what the file itself says of them.
-        metadata: what else is kept as text in the file.
-        what: of the error's message, such as "a CGN".
-
-    Raises:
-        ArgumentError: another suffix, or metadata under a name of the header.
-        OSError: the folder is missing or cannot be written; nothing is left behind.
-    """
-    if path.suffix != ".safetensors":
-        raise ArgumentError(f"{what} is saved as .safetensors, got {path.name!r}")
-    taken = sorted(header.keys() & metadata.keys())
-    if taken:
-        raise ArgumentError(
-            f"metadata must not have the names {taken}, which the file itself uses: take others"
-        )
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    with replacing(path) as temporary:
-        save_file(dict(state), temporary, metadata={**header, **texts})

@@ -15,15 +15,8 @@ import torch
 from file_helpers import FORKS, names_in, own, run, write_half, write_often
 
 from cgn_augment.errors import FileError, UsageError
-from cgn_augment.files import (
-    leftovers,
-    owning,
-    remove_leftovers,
-    replacing,
-    save_pickle,
-    save_tensors,
-    temporary_file,
-)
+from cgn_augment.files import leftovers, owning, remove_leftovers, replacing, temporary_file
+from cgn_augment.generators.tensors import save_pickle, save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 

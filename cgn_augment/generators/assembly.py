@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
+from cgn_augment.files import first_line
 from cgn_augment.generators.biggan import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.small import SmallCGN
+from cgn_augment.generators.tensors import read_safetensors, require_finite, unpickle
 
 StateDict = dict[str, Tensor]
 Config = dict[str, Any]

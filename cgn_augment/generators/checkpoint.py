@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from cgn_augment.errors import ArgumentError, FileError, UsageError
-from cgn_augment.files import read_safetensors, save_tensors
 from cgn_augment.generators.assembly import CGN, FORMAT, REMEDY, read_cgn
 from cgn_augment.generators.imagenet import ImageNetCGN
+from cgn_augment.generators.tensors import read_safetensors, save_tensors
 from cgn_augment.generators.truncation import TruncationLookup
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line, read_safetensors, save_tensors
+from cgn_augment.files import first_line
 from cgn_augment.generators.checkpoint import find_weights, require_device
 from cgn_augment.generators.layout import without_memory
+from cgn_augment.generators.tensors import read_safetensors, save_tensors
 from cgn_augment.masks.network import MaskerNetwork
 from cgn_augment.masks.photo_unet import PhotoMasker
 from cgn_augment.masks.unet import UNetMasker

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
-from cgn_augment.files import first_line, require_finite, unpickle
+from cgn_augment.files import first_line
 from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.generators.tensors import require_finite, unpickle
 from cgn_augment.masks.answers import OUT
 
 PREFIX = "torchvision/"

@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cgn_augment.errors import FileError
-from cgn_augment.files import (
-    leftovers,
-    open_regular,
-    remove_leftovers,
-    replacing,
-    temporary_file,
-)
+from cgn_augment.files import leftovers, open_regular, remove_leftovers, replacing, temporary_file
 from cgn_augment.images.remote import (
     connect,
     local_path,

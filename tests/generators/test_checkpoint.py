@@ -17,7 +17,6 @@ from generator_helpers import draw, make_deep_cgn, require_same
 from safetensors.torch import save_file
 from torch import nn
 
-from cgn_augment import files as files_module
 from cgn_augment import load_cgn
 from cgn_augment.errors import (
     ArgumentError,
@@ -28,6 +27,7 @@ from cgn_augment.errors import (
 )
 from cgn_augment.generators import SmallCGN, bundled_generators, read_metadata, save_cgn
 from cgn_augment.generators import checkpoint as checkpoint_module
+from cgn_augment.generators import tensors as tensors_module
 from cgn_augment.generators.checkpoint import FORMAT
 
 
@@ -116,7 +116,7 @@ def test_a_write_that_fails_keeps_the_old_file(
     path = tmp_path / "cgn.safetensors"
     save_cgn(make_tiny_cgn(), path)
     before = path.read_bytes()
-    monkeypatch.setattr(files_module, "save_file", full)
+    monkeypatch.setattr(tensors_module, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
         save_cgn(make_tiny_cgn(1), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["cgn.safetensors"]

@@ -18,8 +18,9 @@ from torchvision import models
 import train_generator
 from cgn_augment.checks import require_package
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
-from cgn_augment.files import first_line, read_safetensors, require_finite, unpickle
+from cgn_augment.files import first_line
 from cgn_augment.generators.assembly import without_prefixes
+from cgn_augment.generators.tensors import read_safetensors, require_finite, unpickle
 from train_generator.classifier.resnet10 import ResNet10
 
 TIMM = "timm/"

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, CheckpointError
-from cgn_augment.files import first_line, read_safetensors, save_tensors
+from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.generators.tensors import read_safetensors, save_tensors
 from cgn_augment.types import FACTORS
 from train_generator.classifier.backbones import Backbone, Preprocessing, load_state, make_backbone
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_count
-from cgn_augment.files import save_pickle
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.generators.tensors import save_pickle
 from train_generator.classifier.backbones import make_backbone
 
 PLAIN_FILE = "classifier.pt"

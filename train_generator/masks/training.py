@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
-from cgn_augment.files import first_line, require_finite, unpickle
+from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.fingerprint import hash_tensors
+from cgn_augment.generators.tensors import require_finite, unpickle
 from cgn_augment.images.reading import resize_mask
 from cgn_augment.masks.checkpoint import load_masker, save_masker
 from cgn_augment.masks.network import MaskerNetwork

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cgn_augment.checks import require_package
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
-from cgn_augment.files import download, first_line, unpickle
+from cgn_augment.files import download, first_line
 from cgn_augment.functional import isolated_rng
+from cgn_augment.generators.tensors import unpickle
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"

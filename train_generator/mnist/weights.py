@@ -9,7 +9,8 @@ from typing import TypeVar
 from torch import nn
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line, read_safetensors, save_tensors
+from cgn_augment.files import first_line
+from cgn_augment.generators.tensors import read_safetensors, save_tensors
 
 FORMAT = "train_generator/judge/1"
 

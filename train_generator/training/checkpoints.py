@@ -11,7 +11,8 @@ from typing import Any
 
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, CheckpointError
-from cgn_augment.files import first_line, unpickle
+from cgn_augment.files import first_line
+from cgn_augment.generators.tensors import unpickle
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import owning, require_finite, save_pickle
+from cgn_augment.files import owning
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.generators.tensors import require_finite, save_pickle
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.training.checkpoints import (
     CHECKPOINT,
