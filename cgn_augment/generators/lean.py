@@ -283,7 +283,8 @@ def convolve_to_few(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         >>> torch.allclose(convolve_to_few(x, kernel, bias), expected, atol=1e-5)
         True
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for ONNX, say
+    jit: Any = torch.jit
+    traced = torch.compiler.is_compiling() or jit.is_tracing()  # for ONNX, say
     if x.device.type != "cpu" or traced:
         return F.conv2d(x, kernel, bias, padding=1)
     return add_taps(project(x, split_taps(kernel)), bias)
