@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_tiny_cgn, run_command
+from file_helpers import FORKS, own
 from matplotlib.figure import Figure
 from robustness_helpers import (
     make_cue_conflicts,
@@ -17,7 +19,7 @@ from robustness_helpers import (
     save_tiny_ensemble,
 )
 
-from cgn_augment.errors import ArgumentError, CheckpointError
+from cgn_augment.errors import ArgumentError, CheckpointError, UsageError
 from cgn_augment.generators import save_cgn
 from train_generator.classifier import MNISTClassifier
 from train_generator.cli import evaluate as commands
@@ -149,6 +151,22 @@ def test_digits_of_two_classifiers_are_compared(
     assert printed.count("one.pt") == printed.count("two.pt") == 2
     with pytest.raises(CheckpointError, match=r"num: 20 then, 10 now"):
         evaluate(given, cgn=cgn, out=out, num=10)
+
+
+def test_two_evaluations_do_not_share_a_folder(tmp_path: Path) -> None:
+    save_cgn(make_tiny_cgn(), tmp_path / "cgn.safetensors")
+    torch.save({"model": MNISTClassifier().state_dict()}, tmp_path / "one.pt")
+    other = FORKS.Process(target=own, args=(tmp_path / "out", False))
+    other.start()
+    while not (tmp_path / "out" / "owned").exists():
+        time.sleep(0.01)
+    cgn, out = str(tmp_path / "cgn.safetensors"), str(tmp_path / "out")
+    try:
+        with pytest.raises(UsageError, match="another process is writing to"):
+            evaluate(str(tmp_path / "one.pt"), cgn=cgn, out=out, num=10)
+    finally:
+        other.kill()
+        other.join()
 
 
 @pytest.mark.parametrize(

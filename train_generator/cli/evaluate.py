@@ -7,6 +7,7 @@ from typing import Literal
 
 from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import owning
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble_data import Class
 from train_generator.metrics.tables import Format, format_table
@@ -92,19 +93,19 @@ def evaluate(
     predictors = load_predictors(classifiers, device)
     parts = {name: make_parts(predictor, data, config) for name, predictor in predictors.items()}
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    measured = run_parts(parts, EvaluationRecord(folder / "evaluation.json"))
-    for part in (name for name in PARTS if name in measured):
-        for title, rows in make_tables(part, measured[part]).items():
-            print(f"\n{title}\n\n{format_table(rows, table)}")
-        for line in say_what_lacks(part, measured[part]):
-            print(f"\n{line}")
-        for name, figure in draw_pictures(part, measured[part]).items():
-            print(f"\npicture: {save_figure(figure, folder / f'{name}.png')}")
-    if network is not None and FACTOR in measured:
-        first = next(iter(predictors.values()))
-        changes = draw_changes(network, find_class_map(first, network, data.class_map), seed)
-        print(f"picture: {save_figure(changes, folder / 'changes.png')}")
+    with owning(folder):  # two records in one file would lose rows
+        measured = run_parts(parts, EvaluationRecord(folder / "evaluation.json"))
+        for part in (name for name in PARTS if name in measured):
+            for title, rows in make_tables(part, measured[part]).items():
+                print(f"\n{title}\n\n{format_table(rows, table)}")
+            for line in say_what_lacks(part, measured[part]):
+                print(f"\n{line}")
+            for name, figure in draw_pictures(part, measured[part]).items():
+                print(f"\npicture: {save_figure(figure, folder / f'{name}.png')}")
+        if network is not None and FACTOR in measured:
+            first = next(iter(predictors.values()))
+            changes = draw_changes(network, find_class_map(first, network, data.class_map), seed)
+            print(f"picture: {save_figure(changes, folder / 'changes.png')}")
     print(f"\n{folder / 'evaluation.json'}")
 
 
