@@ -123,7 +123,7 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
             color = "C1" if own else "0.35" if ROWS[name].decorrelated else "0.7"
             axes.barh(place, cell.mean, color=color, height=0.7)
             axes.plot(cell.values, [place] * len(cell.values), "k.", ms=4)
-            axes.text(cell.mean + 2, place, f"{cell.mean:.1f}", va="center", fontsize=8)
+            axes.text(max(cell.values) + 2, place, f"{cell.mean:.1f}", va="center", fontsize=8)
         axes.set(xlim=(0, 70), title=f"trained at correlation {correlation}")
         axes.set_xlabel("accuracy on decorrelated test photographs (%)")
     panels[0].set_yticks(range(len(bars)), labels, fontsize=8)
