@@ -6,9 +6,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cgn_augment.checks import require_count
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
-from cgn_augment.cli.sets import check_set, resumable, tell_written
+from cgn_augment.cli.sets import AT_WORK, check_set, resumable, tell_written
 from cgn_augment.errors import ArgumentError
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
@@ -127,6 +128,7 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
         num: images of a row.
     """
     check_picture(sheet)
+    require_count("num", num)
     parts = PartSet.open(out, complete=False)
     for name, value in summarize_parts(parts).items():
         print(f"{name:20} {value}")
@@ -148,6 +150,6 @@ def review(out: str, page: str = "review.html", num: int | None = None) -> None:
     """
     check_page(page)
     parts = PartSet.open(out)
-    with tqdm(total=len(parts), unit="image", desc="shrinking") as bar:
+    with tqdm(total=len(parts), unit="image", desc="shrinking", delay=AT_WORK) as bar:
         path = write_review(parts, page, num=num, advance=bar.update)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")

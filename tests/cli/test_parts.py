@@ -18,7 +18,9 @@ from shard_helpers import contents
 
 from cgn_augment.cli import parts as commands
 from cgn_augment.cli import program
+from cgn_augment.errors import ArgumentError
 from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.sheet import draw_parts
 from cgn_augment.parts.verify import verify_parts
 
 
@@ -217,3 +219,37 @@ def test_torchrun_starts_the_ranks(place: Path, tmp_path: Path) -> None:
     command += [place / "photos", tmp_path / "set", *settings(place)]
     subprocess.run(list(map(str, command)), check=True, timeout=300)
     assert contents(tmp_path / "set") == contents(place / "set")
+
+
+@pytest.mark.parametrize("num", [0, -1])
+@pytest.mark.parametrize("command", ["info", "review"])
+def test_a_number_of_images_below_1_is_refused_before_anything_is_printed(
+    command: str,
+    num: int,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(command, place / "set", "--num", num) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"cgn-augment: error: num must be 1 or more, got {num}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_that_is_not_there_is_one_line_without_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", tmp_path) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert "not a complete set of parts" in printed.err
+
+
+def test_a_contact_sheet_has_a_column(place: Path) -> None:
+    for num in (0, -1):
+        with pytest.raises(ArgumentError, match="num_columns must be 1 or more"):
+            draw_parts(PartSet.open(place / "set"), num)
