@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,10 +12,12 @@ from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.cli.sets import AT_WORK, check_set, resumable, tell_written
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import require_place
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.inputs import ALPHA
 from cgn_augment.parts.masking import mask_photos
-from cgn_augment.parts.photos import read_keys
+from cgn_augment.parts.photos import find_photos, read_keys
 from cgn_augment.parts.review import check_page, write_review
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
@@ -62,8 +65,16 @@ def write(
     """
     if masker is None and masking != MaskSettings():
         raise ArgumentError("--masking is for a masker: pass --masker too")
+    keys = [] if exclude is None else read_keys(Path(exclude))
     with resumable():
         if masker is not None:
+            # What cannot be is known before masks are found, which takes long.
+            if num_workers is not None:
+                require_count("num_workers", num_workers, 0)
+            if "://" not in out:
+                require_place(Path(out).expanduser())
+            if keys:
+                find_photos(images, replace(config, masks=ALPHA)).require_keys(keys)
             counts = mask_photos(
                 images,
                 config,
@@ -78,7 +89,7 @@ def write(
             images,
             out,
             config,
-            exclude=[] if exclude is None else read_keys(Path(exclude)),
+            exclude=keys,
             rank=rank,
             world_size=world_size,
             resume=resume,

@@ -148,6 +148,10 @@ def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) ->
             ("--masker", "grabcut", "--masks", "alpha"),
             "masks is the folder that a masker's masks are written to, got 'alpha'",
         ),
+        # No mask is found for a set that cannot be written.
+        ("photos", ("--masker", "grabcut", "--num-workers", "-1"), "num_workers must be 0 or more"),
+        ("photos", ("--masker", "grabcut", "--exclude", "none.txt"), "none.txt cannot be read as"),
+        ("photos", ("--masker", "grabcut", "--exclude", __file__), "keys to exclude are of no"),
     ],
 )
 def test_a_masker_that_cannot_be_used_is_one_line(
@@ -164,6 +168,19 @@ def test_a_masker_that_cannot_be_used_is_one_line(
     assert told in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_no_mask_is_found_for_a_set_below_a_file(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    given = ("--masks", tmp_path / "masks", "--masker", "grabcut")
+    for out in (tmp_path / "file", tmp_path / "file" / "set"):
+        assert run(place / "photos", out, *given) == 2
+        error = capsys.readouterr().err
+        assert f"{out} cannot be written ({tmp_path / 'file'} is a file)" in error
+        assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_split_that_is_taken_apart_is_masked(place: Path, tmp_path: Path) -> None:
