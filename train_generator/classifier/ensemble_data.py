@@ -175,8 +175,8 @@ def open_both(
     real = open_images(train, transform, classes=classes, num_images=settings.num_train)
     if settings.num_train is not None and not isinstance(real, ShardImages):
         raise ArgumentError(
-            f"num_train is of shards, and an epoch of {train} is all of its images: leave num_train "
-            "out"
+            f"num_train is of shards, and an epoch of {train} is all of its images: leave "
+            "num_train out"
         )
     transform = evaluation_transform(mean, std, size, config.test_crop)
     tests = open_images(validation, transform, split=split, classes=classes)
