@@ -24,7 +24,7 @@ from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.sheet import draw_cgn
 from cgn_augment.parts import Parts
 from cgn_augment.parts.opening import load_mechanisms
-from cgn_augment.pictures.sheets import save_figure
+from cgn_augment.pictures.sheets import check_picture, save_figure
 
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
@@ -72,6 +72,7 @@ def sheet(
             that of the middle one of their images.
         device: where to draw, such as cpu or cuda.
     """
+    check_picture(out)  # before anything that takes long
     network = load_mechanisms(cgn, device=device, size=size)
     print(save_figure(draw_cgn(network, num, seed), out))
 

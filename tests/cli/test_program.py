@@ -92,6 +92,18 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
             ["data", "colored", "{folder}/d.png", "--textures=no"],
             "there is no folder no/object",
         ),
+        # What is wrong with a place or a number is known before anything is read or trained.
+        (cli.main, ["sheet", "no.pth", "{folder}/sheet.gif"], "saved as one of"),
+        (train_cli.main, ["textures", "{folder}/t.gif", "--folder=no"], "saved as one of"),
+        (train_cli.main, ["data", "wildlife", "{folder}/no/t.png", "--textures=no"], "make it"),
+        (
+            train_cli.main,
+            ["measure", "wildlife", "wildlife-mnist", "--num=10", "--cache={folder}"],
+            "num must be 60 to 8000, got 10",
+        ),
+        (train_cli.main, ["downstream", "{folder}/a", "--variants=[]"], "variants is empty: name"),
+        (train_cli.main, ["downstream", "{folder}/a", "--rows=[]"], "rows is empty: name one"),
+        (train_cli.main, ["downstream", "{folder}/a", "--seeds=[]"], "seeds is empty: name one"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
