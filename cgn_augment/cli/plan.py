@@ -83,8 +83,8 @@ def _require_here(device: str, card: Card) -> torch.device | None:
     """Returns the device to measure, or None where nothing is measured."""
     found = require_device(device)
     if card == "here":
-        if found.type == "meta":
-            raise ArgumentError("nothing runs on the device meta: measure on cpu or cuda")
+        if found.type not in ("cpu", "cuda"):
+            raise ArgumentError(f"device {device} is not measured: take cpu or cuda")
         return found
     if found.type != "cpu":
         raise ArgumentError(

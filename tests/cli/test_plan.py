@@ -62,7 +62,8 @@ def test_values_that_cannot_be_are_one_line(
         (["--step-ms", ".inf"], "step_ms must be a number of milliseconds"),
         (["--step-ms", ".nan"], "step_ms must be a number of milliseconds"),
         (["--card", "here", "--device", "nosuch"], "'nosuch' is not the name of a device"),
-        (["--card", "here", "--device", "meta"], "nothing runs on the device meta"),
+        (["--card", "here", "--device", "meta"], "device meta is not measured: take cpu or cuda"),
+        (["--card", "here", "--device", "mps"], "device mps is not measured: take cpu or cuda"),
         (["--device", "meta"], "pass --card here too"),
     ],
 )
