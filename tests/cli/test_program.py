@@ -96,7 +96,11 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
         ),
         # What is wrong with a place or a number is known before anything is read or trained.
         (cli.main, ["sheet", "no.pth", "{folder}/sheet.gif"], "saved as one of"),
-        (cli.main, ["interpolate", "no", "{folder}/a.png", "[1, 2]", "--save=[]"], "save must name"),
+        (
+            cli.main,
+            ["interpolate", "no", "{folder}/a.png", "[1, 2]", "--save=[]"],
+            "save must name",
+        ),
         (train_cli.main, ["textures", "{folder}/t.gif", "--folder=no"], "saved as one of"),
         (train_cli.main, ["data", "wildlife", "{folder}/no/t.png", "--textures=no"], "make it"),
         (
