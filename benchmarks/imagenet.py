@@ -34,12 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from imagenet_speed import count_flops, draw
+from imagenet_speed import draw
 from published_layers import PublishedCGN
 
 from cgn_augment import load_cgn
 from cgn_augment.generators import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
+from cgn_augment.sources.cost import count_flops_of
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-4
@@ -123,8 +124,8 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
                 seconds[name].append(time.perf_counter() - start[0])
                 processor[name].append(time.process_time() - start[1])
         flops = {
-            "published": count_flops(published, noise, y),
-            "ours": count_flops(partial(draw, cgn), noise, y),
+            "published": count_flops_of(partial(published, noise, y)),
+            "ours": count_flops_of(partial(draw, cgn, noise, y)),
         }
     taken = {name: statistics.median(values) for name, values in processor.items()}
     return {
