@@ -1,4 +1,4 @@
-"""Turns what `gpu.py` measured into tables in Markdown, for the screen and for the documents."""
+"""Turns what was measured into tables in Markdown and a picture, for screen and documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from performance_plots import PLOTS
+
 from cgn_augment.cli.plan import imagenet_without_memory
+from cgn_augment.pictures.sheets import save_figure
 from cgn_augment.sources.cost import Rates, count_flops
 
 Row = dict[str, Any]
@@ -206,7 +209,7 @@ WRITERS = {"gpu.json": for_documents, "peers.json": of_peers}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="what gpu.py or peers.py wrote")
-    parser.add_argument("--into", type=Path, help="a document, whose tables are replaced")
+    parser.add_argument("--into", type=Path, help="a document: its tables and picture are replaced")
     given = parser.parse_args()
     results = json.loads(given.results.read_text())
     if given.into is None:
@@ -217,6 +220,8 @@ def main() -> None:
         if name == "gpu.json":
             print(f"for cgn_augment/sources/cost.py: {rates_of(results)}")
         given.into.write_text(text)
+        picture = given.into.parent / "images" / f"{given.results.stem}.png"
+        print(f"picture: {save_figure(PLOTS[name](results), picture)}")
 
 
 if __name__ == "__main__":

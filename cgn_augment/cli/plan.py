@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from cgn_augment.checks import require_count
+from cgn_augment.cli.screen import find_width
 from cgn_augment.generators import ImageNetCGN, load_cgn
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.generators.layout import without_memory
@@ -30,6 +31,8 @@ from cgn_augment.stream.transforms import match_real
 from cgn_augment.types import Mechanisms
 
 Card = Literal["measured", "here"]
+
+_LEAST_WIDTH = 20  # of the column of reasons
 
 
 def plan(
@@ -66,7 +69,7 @@ def plan(
     work = Work(pixels, batch, ratio, step_ms, side, storage, flops)
     rates = MEASURED if card != "here" else measure_rates(work, network, torch.device(device))
     found = make_plan(work, rates, overhead=overhead, bank_gb=device_gb)
-    print(describe_plan(work, rates, found, overhead, device_gb))
+    print(describe_plan(work, rates, found, overhead, device_gb, find_width()))
 
 
 def _open(cgn: str, device: torch.device) -> Mechanisms | None:
@@ -86,8 +89,15 @@ def imagenet_without_memory() -> ImageNetCGN:
         return ImageNetCGN(folded=True).eval().requires_grad_(False)
 
 
-def describe_plan(work: Work, rates: Rates, plan: Plan, overhead: float, bank_gb: float) -> str:
-    """Returns the plan as a table of what, how much and why."""
+def describe_plan(
+    work: Work,
+    rates: Rates,
+    plan: Plan,
+    overhead: float,
+    bank_gb: float,
+    width: int | None = None,
+) -> str:
+    """Returns the plan as a table of what, how much and why; why is broken to fit the width."""
     allowed = work.step_ms * overhead
     rows = [
         [
@@ -126,7 +136,11 @@ def describe_plan(work: Work, rates: Rates, plan: Plan, overhead: float, bank_gb
         ]
     else:
         rows.append(["refresh", "", "parts are read, not drawn: of parts on disk, by threads"])
-    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+    left = None
+    if width is not None:
+        taken = sum(max(len(row[column]) for row in rows) + 2 for column in (0, 1))
+        left = [None, None, max(_LEAST_WIDTH, width - taken)]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, maxcolwidths=left)
 
 
 def _turnover(plan: Plan) -> str:
