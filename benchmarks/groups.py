@@ -95,9 +95,12 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
             axes.barh(place, worst.mean, color=color, height=0.7)
             axes.plot(worst.values, [place] * len(worst.values), "k.", ms=4)
             axes.plot([average.mean], [place], "k|", ms=12)
-            axes.text(average.mean + 2, place, f"{worst.mean:.1f}", va="center", fontsize=8)
-        axes.set(xlim=(0, 105), title=f"trained at correlation {correlation}")
-        axes.set_xlabel("worst group (%); line: average", fontsize=8)
+            end = max(*worst.values, average.mean)
+            text = f"{worst.mean:.1f} ({average.mean:.1f})"
+            axes.text(end + 2, place, text, va="center", fontsize=7)
+        axes.set(xlim=(0, 128), xticks=range(0, 101, 20))
+        axes.set_title(f"trained at correlation {correlation}")
+        axes.set_xlabel("worst group (%), dots: seeds; line, in brackets: average", fontsize=8)
     panels[0].set_yticks(range(len(names)), [ROWS[name].name for name in names], fontsize=8)
     panels[0].invert_yaxis()
     return figure

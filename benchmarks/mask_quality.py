@@ -143,7 +143,8 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
     for row, values in references.items():
         mean = statistics.fmean(values)
         axes.axhline(mean, color="0.6", ls="--", lw=1)
-        axes.text(0.01, mean + 0.3, REFERENCES[row], color="0.4", fontsize=8)
+        at = {"transform": axes.get_yaxis_transform(), "color": "0.4", "fontsize": 8}
+        axes.text(0.01, mean + 0.3, REFERENCES[row], **at)
     families = list(dict.fromkeys(KINDS[name].family for name in found))
     for number, family in enumerate(families):
         names = [name for name in found if KINDS[name].family == family]
@@ -158,21 +159,25 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
         }
         xs = [x for x, _ in points.values()]
         means = [statistics.fmean(values) for _, values in points.values()]
-        line = "" if family == "found" else "-"
         color = f"C{number}"
-        axes.plot(xs, means, line, marker="o", ms=5, color=color, label=family)
+        line = "none" if family == "found" else "-"
+        axes.plot(xs, means, linestyle=line, marker="o", ms=5, color=color, label=family)
         for name in names:
             x, values = points[name]
             axes.plot([x] * len(values), values, "_", color=color, ms=6, alpha=0.6)
             axes.annotate(
                 KINDS[name].label,
                 (x, statistics.fmean(values)),
-                xytext=(4, -9),
+                xytext=(4, -9) if number % 2 else (4, 5),
                 textcoords="offset points",
-                fontsize=7,
+                fontsize=6,
                 color=color,
             )
-    axes.set(xlim=(0, 1.1), xlabel="intersection over union with the true masks, mean")
+    lowest = min(each.masks["iou"] for each in found.values())
+    axes.set(xlim=(max(0.0, lowest - 0.1), 1.1))
+    axes.set_xlabel(
+        "intersection over union with the true masks, mean; numbers: pixels, or percent"
+    )
     axes.set_ylabel("accuracy on decorrelated test photographs (%)")
     axes.legend(fontsize=8, loc="lower right")
     return figure

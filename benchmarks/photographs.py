@@ -98,6 +98,7 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
         for place, (name, steps) in enumerate(bars):
             cell = cells.get((name, steps, correlation, "decorrelated"))
             if cell is None:
+                axes.text(1, place, "not run yet", va="center", fontsize=7, color="0.5")
                 continue
             own = ROWS[name].parts == "parts"
             color = "C1" if own else "0.35" if ROWS[name].decorrelated else "0.7"
@@ -105,7 +106,7 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(cell.values, [place] * len(cell.values), "k.", ms=4)
             axes.text(max(cell.values) + 2, place, f"{cell.mean:.1f}", va="center", fontsize=8)
         axes.set(xlim=(0, 70), title=f"trained at correlation {correlation}")
-        axes.set_xlabel("accuracy on decorrelated test photographs (%)")
+        axes.set_xlabel("accuracy on decorrelated test photographs (%); dots: seeds")
     panels[0].set_yticks(range(len(bars)), labels, fontsize=8)
     panels[0].invert_yaxis()
     return figure
