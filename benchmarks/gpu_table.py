@@ -44,6 +44,17 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in ([*head], ["---"] * len(head), *cells)]
 
 
+def without_empty(head: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Leaves out the columns that no row has a value of.
+
+    Example:
+        >>> without_empty(["way", "share", "ms"], [["plain", None, 1.0], ["ours", None, None]])
+        (['way', 'ms'], [['plain', 1.0], ['ours', None]])
+    """
+    kept = [at for at in range(len(head)) if any(row[at] is not None for row in rows)]
+    return [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
@@ -85,7 +96,7 @@ def _generator(result: Row) -> list[str]:
         for row in result["rows"]
     ]
     head = ["way", "type", "batch", "images a second", "times the published way", "TFLOP/s"]
-    return markdown([*head, "share", "largest difference", "peak GiB"], rows)
+    return markdown(*without_empty([*head, "share", "largest difference", "peak GiB"], rows))
 
 
 def _made(result: Row) -> list[str]:
@@ -156,7 +167,8 @@ def for_documents(results: Row) -> str:
         if "result" not in part:
             continue
         what = part["result"].get("what", "what the device can do at best")
-        lines += ["", f"{name.capitalize()}: {what}.", "", *_TABLES[name](part["result"])]
+        run = f" Of another run, `{part['of']}`." if "of" in part else ""
+        lines += ["", f"{name.capitalize()}: {what}.{run}", "", *_TABLES[name](part["result"])]
     return "\n".join(lines)
 
 
