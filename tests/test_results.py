@@ -254,18 +254,6 @@ def test_the_cgn_of_imagenet() -> None:
     assert f"as published | {flops['published'] / 1e9:.0f} GFLOP an image" in cost
 
 
-def test_flops_of_onednn_are_counted_as_those_of_any_convolution() -> None:
-    import torch
-    from imagenet import count_flops
-
-    x, kernel = torch.rand(2, 3, 4, 4), torch.rand(5, 3, 1, 1)
-    counted = [
-        count_flops(lambda: torch.conv2d(x, kernel)),
-        count_flops(lambda: torch.mkldnn_convolution(x, kernel, None, (0, 0), (1, 1), (1, 1), 1)),
-    ]
-    assert counted == [2 * 2 * 3 * 5 * 4 * 4] * 2
-
-
 def test_what_the_page_of_performance_says_beside_its_tables() -> None:
     parts = results("gpu")["parts"]
     text = page("docs/performance.md")

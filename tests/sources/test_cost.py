@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,6 +73,9 @@ def test_products_by_onednn_count_as_any_other() -> None:
     known = 2 * 8 * 6 * 4 * 4
     assert count_flops_of(lambda: torch.nn.functional.conv2d(images, kernel, bias)) == known
     assert count_flops_of(lambda: project(images, kernel, bias)) == known
+    options = (0, 0), (1, 1), (1, 1), 1
+    by_name = partial(torch.mkldnn_convolution, images, kernel, None, *options)
+    assert count_flops_of(by_name) == known
 
 
 def test_wider_networks_take_more_operations() -> None:
