@@ -1,4 +1,4 @@
-"""Turns what `gpu.py` measured into tables in Markdown, for the screen and for the documents."""
+"""Turns what was measured into tables in Markdown and a picture, for screen and documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from performance_plots import PLOTS
+
 from cgn_augment.cli.plan import imagenet_without_memory
+from cgn_augment.pictures.sheets import save_figure
 from cgn_augment.sources.cost import Rates, count_flops
 
 Row = dict[str, Any]
@@ -39,6 +42,17 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """
     cells = [[_text(cell) for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in ([*head], ["---"] * len(head), *cells)]
+
+
+def without_empty(head: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Leaves out the columns that no row has a value of.
+
+    Example:
+        >>> without_empty(["way", "share", "ms"], [["plain", None, 1.0], ["ours", None, None]])
+        (['way', 'ms'], [['plain', 1.0], ['ours', None]])
+    """
+    kept = [at for at in range(len(head)) if any(row[at] is not None for row in rows)]
+    return [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def _text(value: Any) -> str:
@@ -82,7 +96,7 @@ def _generator(result: Row) -> list[str]:
         for row in result["rows"]
     ]
     head = ["way", "type", "batch", "images a second", "times the published way", "TFLOP/s"]
-    return markdown([*head, "share", "largest difference", "peak GiB"], rows)
+    return markdown(*without_empty([*head, "share", "largest difference", "peak GiB"], rows))
 
 
 def _made(result: Row) -> list[str]:
@@ -153,7 +167,8 @@ def for_documents(results: Row) -> str:
         if "result" not in part:
             continue
         what = part["result"].get("what", "what the device can do at best")
-        lines += ["", f"{name.capitalize()}: {what}.", "", *_TABLES[name](part["result"])]
+        run = f" Of another run, `{part['of']}`." if "of" in part else ""
+        lines += ["", f"{name.capitalize()}: {what}.{run}", "", *_TABLES[name](part["result"])]
     return "\n".join(lines)
 
 
@@ -206,7 +221,7 @@ WRITERS = {"gpu.json": for_documents, "peers.json": of_peers}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="what gpu.py or peers.py wrote")
-    parser.add_argument("--into", type=Path, help="a document, whose tables are replaced")
+    parser.add_argument("--into", type=Path, help="a document: its tables and picture are replaced")
     given = parser.parse_args()
     results = json.loads(given.results.read_text())
     if given.into is None:
@@ -217,6 +232,8 @@ def main() -> None:
         if name == "gpu.json":
             print(f"for cgn_augment/sources/cost.py: {rates_of(results)}")
         given.into.write_text(text)
+        picture = given.into.parent / "images" / f"{given.results.stem}.png"
+        print(f"picture: {save_figure(PLOTS[name](results), picture)}")
 
 
 if __name__ == "__main__":

@@ -24,19 +24,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from groups_data import GroupPhotos
 from groups_runs import ROWS, describe, run_job
 from job_pool import find_left, run_jobs
 from matplotlib.figure import Figure
 from photographs_runs import Job
+from seeds import Cell, summarise_each
 
 from cgn_augment import CGNError
 from cgn_augment.pictures.sheets import save_figure
@@ -47,14 +47,6 @@ MEASURES = {
     "average": "average",
     "adjusted_average": "adjusted average",
 }
-
-
-class Cell(NamedTuple):
-    """Percentages of the seeds: their mean, standard deviation (None of one seed), and each one."""
-
-    mean: float
-    spread: float | None
-    values: tuple[float, ...]
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
@@ -68,14 +60,7 @@ def gather(results: Sequence[dict[str, Any]]) -> dict[tuple[str, float, str], Ce
         for measure in MEASURES:
             key = result["row"], result["correlation"], measure
             found.setdefault(key, []).append(100 * result["test"][measure])
-    return {
-        key: Cell(
-            statistics.fmean(values),
-            statistics.stdev(values) if len(values) > 1 else None,
-            tuple(values),
-        )
-        for key, values in found.items()
-    }
+    return summarise_each(found)
 
 
 def make_table(results: Sequence[dict[str, Any]]) -> str:
@@ -87,13 +72,9 @@ def make_table(results: Sequence[dict[str, Any]]) -> str:
     for name, row in ROWS.items():
         shown = [cells.get((name, *column)) for column in columns]
         if any(shown):
-            texts = ["" if cell is None else _percent(cell) for cell in shown]
+            texts = ["" if cell is None else str(cell) for cell in shown]
             lines.append(f"| {row.name} | {row.labels} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
-
-
-def _percent(cell: Cell) -> str:
-    return f"{cell.mean:.1f}" if cell.spread is None else f"{cell.mean:.1f} ± {cell.spread:.1f}"
 
 
 def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
@@ -114,9 +95,12 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
             axes.barh(place, worst.mean, color=color, height=0.7)
             axes.plot(worst.values, [place] * len(worst.values), "k.", ms=4)
             axes.plot([average.mean], [place], "k|", ms=12)
-            axes.text(average.mean + 2, place, f"{worst.mean:.1f}", va="center", fontsize=8)
-        axes.set(xlim=(0, 105), title=f"trained at correlation {correlation}")
-        axes.set_xlabel("worst group (%); line: average", fontsize=8)
+            end = max(*worst.values, average.mean)
+            text = f"{worst.mean:.1f} ({average.mean:.1f})"
+            axes.text(end + 2, place, text, va="center", fontsize=7)
+        axes.set(xlim=(0, 128), xticks=range(0, 101, 20))
+        axes.set_title(f"trained at correlation {correlation}")
+        axes.set_xlabel("worst group (%), dots: seeds; line, in brackets: average", fontsize=8)
     panels[0].set_yticks(range(len(names)), [ROWS[name].name for name in names], fontsize=8)
     panels[0].invert_yaxis()
     return figure

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
 import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from groups_data import GroupedPhotographs, GroupPhotos, load_split, make_batches, make_parts
+from job_pool import write_result
 from kornia.augmentation import RandomHorizontalFlip
 from photographs_data import BACKBONE, LOOK, SIZE
-from photographs_runs import CONFIG, PLACED, Job, ReportingRun, name_device
+from photographs_runs import CONFIG, PLACED, Job, ReportingRun, describe_environment
 from torch.utils.data import RandomSampler
 
 from cgn_augment import (
@@ -26,7 +25,6 @@ from cgn_augment import (
     Placement,
     match_real,
 )
-from cgn_augment.files import replacing
 from train_generator.classifier import make_classifier
 from train_generator.classifier.group_dro import BalancedSampler
 from train_generator.classifier.peers import PeerConfig
@@ -130,13 +128,7 @@ def train(
         "retrained": None if run.retrained is None else asdict(run.retrained),
         "seconds": round(time.perf_counter() - start, 1),
         "settings": describe(job, photos),
-        "environment": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision")},
-            "processor": platform.machine(),
-            "device": name_device(device),
-            "threads": torch.get_num_threads(),
-        },
+        "environment": describe_environment(device, "torch", "torchvision"),
     }
 
 
@@ -161,5 +153,4 @@ def run_job(
 ) -> None:
     """Trains one classifier and writes its file."""
     found = train(job, photos, report, torch.device(device))
-    with replacing(out / job.file) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
+    write_result(found, out / job.file)

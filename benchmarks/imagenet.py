@@ -11,7 +11,9 @@ given in time and in processor time (of all threads), which other programs distu
   U2-Net on the images of two of them.
 - ours: `load_cgn` on a file of the published form, then the three mechanisms.
 
-Both make the same image; a difference above 1e-4 fails the benchmark. Memory is what the process
+Both make the same image; a difference above 1e-4 fails the benchmark. FLOPs are those of
+convolutions and matrix products. "half precision" is how far images and masks in bfloat16
+and float16 are from float32's: root mean square and the most. Memory is what the process
 holds at most while ours is loaded and while it draws, less what it held before, in a process of
 its own. Libraries that are imported on the way were imported before.
 """
@@ -19,6 +21,7 @@ its own. Libraries that are imported on the way were imported before.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -28,18 +31,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from imagenet_speed import count_flops, draw
+from imagenet_speed import draw
 from published_layers import PublishedCGN
+from torch import Tensor
 
 from cgn_augment import load_cgn
 from cgn_augment.generators import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
+from cgn_augment.sources.cost import count_flops_of
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-4
@@ -90,6 +94,20 @@ def read_memory(path: Path) -> dict[str, float]:
     return {name: round(value) for name, value in memory.items()}
 
 
+def measure_half(cgn: ImageNetCGN, noise: Tensor, y: Tensor) -> dict[str, Any]:
+    """Returns how far half precision is from float32, and the spread of the images."""
+    kinds = {"image": draw, "mask": lambda network, *given: network.shape(*given)}
+    exact = {kind: call(cgn, noise, y) for kind, call in kinds.items()}
+    found: dict[str, Any] = {"standard deviation of the image": exact["image"].std().item()}
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(cgn).to(dtype)
+        for kind, call in kinds.items():
+            apart = (call(half, noise, y) - exact[kind]).abs()
+            name = f"{kind}, {str(dtype).removeprefix('torch.')}"
+            found[name] = {"rms": apart.square().mean().sqrt().item(), "most": apart.max().item()}
+    return found
+
+
 def ratio(times: dict[str, list[float]]) -> dict[str, Any]:
     ratios = [o / p for o, p in zip(times["ours"], times["published"], strict=True)]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -123,9 +141,10 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
                 seconds[name].append(time.perf_counter() - start[0])
                 processor[name].append(time.process_time() - start[1])
         flops = {
-            "published": count_flops(published, noise, y),
-            "ours": count_flops(partial(draw, cgn), noise, y),
+            "published": count_flops_of(ways["published"]),
+            "ours": count_flops_of(ways["ours"]),
         }
+        half = measure_half(cgn, noise, y)
     taken = {name: statistics.median(values) for name, values in processor.items()}
     return {
         "ratio": ratio(seconds),
@@ -136,7 +155,10 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
         "flops_per_second": {name: flops[name] / taken[name] for name in ways},
         "flops_per_second_of_a_product": measure_product(),
         "largest_difference": difference,
+        "half_precision": half,
         "memory_mib": memory,
+        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/imagenet.py "
+        f"--rounds {rounds}",
         "rounds": {"seconds": seconds, "processor_seconds": processor},
         "environment": {
             "torch": version("torch"),

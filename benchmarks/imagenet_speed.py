@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import gc
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
+from gpu_timing import Row, tidy, time_calls
 from published_layers import PublishedCGN
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from cgn_augment.functional import compose
 from cgn_augment.generators import BigGANConfig, ImageNetCGN
+from cgn_augment.sources.cost import count_flops_of
 
 TINY = BigGANConfig(
     10,
@@ -26,13 +24,9 @@ TINY = BigGANConfig(
     layers=((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)),
     attention_at=2,
 )
-WARM_UP = 4
-"""Calls before any is timed; a graph is recorded in the second."""
+TIMING = {"warm_up": 4, "least": 3, "most": 60}
+"""Calls before any is timed, of which the second records a graph, and calls that are timed."""
 
-LEAST, MOST = 3, 60
-"""Calls that are timed."""
-
-Row = dict[str, Any]
 Run = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -100,9 +94,9 @@ def measure_generator(
                 cgn.use_graphs(name in ("graphs", "compile"), compiled=name == "compile")
                 run: Run = published if name == "published" else partial(draw, cgn)
                 if name not in flops:
-                    flops[name] = count_flops(run, noise.to(dtype), y)
+                    flops[name] = count_flops_of(partial(run, noise.to(dtype), y))
                 row["difference"] = (run(*inputs)[:1].float() - expected).abs().max().item()
-                taken = time_calls(partial(run, *inputs), device, each)
+                taken = time_calls(partial(run, *inputs), device, each, **TIMING)
                 row["images_per_second"] = batch / statistics.median(taken)
                 row["flops_per_image"] = flops[name]
                 row["tflops"] = flops[name] * row["images_per_second"] / 1e12
@@ -126,47 +120,3 @@ def list_kernels(call: Callable[[], object], num: int = 15) -> list[Row]:
         {"name": each.key[:80], "calls": each.count, "ms": each.self_device_time_total / 1e3}
         for each in found
     ]
-
-
-def count_flops(run: Run, noise: Tensor, y: Tensor) -> int:
-    """Returns the FLOPs of convolutions and products of matrices that drawing one image takes."""
-    with FlopCounterMode(display=False) as counter:
-        run(noise, y)
-    return int(counter.get_total_flops())
-
-
-def tidy(device: torch.device) -> None:
-    """Gives memory back, so that ways do not meet each other's."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def time_calls(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Returns the seconds of one call each; on a GPU one follows the other without a wait."""
-    end = time.perf_counter() + seconds
-    for _ in range(WARM_UP if device.type == "cuda" else 1):
-        call()
-    if device.type != "cuda":
-        found: list[float] = []
-        while len(found) < LEAST or (len(found) < MOST and time.perf_counter() < end):
-            start = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - start)
-        return found
-    torch.cuda.synchronize(device)
-    marks = [record_event()]
-    while len(marks) <= LEAST or (len(marks) <= MOST and time.perf_counter() < end):
-        call()
-        marks.append(record_event())
-        marks[max(0, len(marks) - 4)].synchronize()  # the host must not run ahead without end
-    torch.cuda.synchronize(device)
-    return [first.elapsed_time(last) / 1e3 for first, last in itertools.pairwise(marks)]
-
-
-def record_event() -> Any:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event

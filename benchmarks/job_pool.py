@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import queue
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,9 @@ import torch
 from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import replacing
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 class Steps(Protocol):
@@ -82,22 +85,53 @@ def run_jobs(jobs: Sequence[Steps], left: Sequence[Steps], run: Run, num: int) -
                 run(job, bar.update)
                 bar.set_postfix_str(f"{len(jobs) - len(left) + place + 1} of {len(jobs)} runs")
             return
-        context = multiprocessing.get_context("spawn")
-        reports = context.Queue()
-        with ProcessPoolExecutor(num, context, _begin, (reports,)) as pool:
+        reports = _SPAWN.Queue()
+        with processes(num, reports) as pool:
             # The longest first, so that none is left to one process at the end.
             longest = sorted(left, key=lambda job: -job.steps)
             futures = [pool.submit(_run_there, run, job) for job in longest]
-            try:
-                while not all(future.done() for future in futures):
-                    with suppress(queue.Empty):
-                        bar.update(reports.get(timeout=1))
-                    done = sum(future.done() for future in futures)
-                    bar.set_postfix_str(f"{len(jobs) - len(left) + done} of {len(jobs)} runs")
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
+            while not all(future.done() for future in futures):
+                with suppress(queue.Empty):
+                    bar.update(reports.get(timeout=1))
+                done = sum(future.done() for future in futures)
+                bar.set_postfix_str(f"{len(jobs) - len(left) + done} of {len(jobs)} runs")
             for future in futures:
                 future.result()
+
+
+def spread_out(work: Callable[..., object], items: Sequence[tuple[Any, ...]], num: int) -> None:
+    """Calls `work` with each of the items, in `num` processes of one thread each; 1 is this one.
+
+    The others are done where one fails; then its error is raised.
+    """
+    with tqdm(total=len(items), desc=work.__name__.strip("_")) as bar:
+        if num == 1:
+            for item in items:
+                work(*item)
+                bar.update()
+            return
+        with processes(num) as pool:
+            futures = [pool.submit(work, *item) for item in items]
+            for _ in as_completed(futures):
+                bar.update()
+    for future in futures:
+        future.result()
+
+
+@contextmanager
+def processes(num: int, reports: Any = None) -> Iterator[ProcessPoolExecutor]:
+    """Gives processes of one thread each, which end at once where Ctrl-C interrupts the block."""
+    with ProcessPoolExecutor(num, _SPAWN, _begin, (reports,)) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def write_result(found: dict[str, Any], path: Path) -> None:
+    """Writes what a run came to, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n")

@@ -21,17 +21,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from job_pool import find_left
+from job_pool import find_left, spread_out
 from mask_quality_data import (
     CORRELATION,
     KINDS,
@@ -45,7 +42,7 @@ from mask_quality_data import (
 )
 from matplotlib.figure import Figure
 from photographs_runs import Job, describe, run_job
-from tqdm import tqdm
+from seeds import summarise
 
 from cgn_augment import CGNError
 from cgn_augment.parts.set import PartSet
@@ -64,38 +61,8 @@ class Run(NamedTuple):
     out: Path
 
 
-def _begin() -> None:
-    torch.set_num_threads(1)
-
-
 def _train(run: Run, device: str) -> None:
     run_job(run.job, lambda: None, run.photos, run.out / run.photos.kind, device)
-
-
-def spread_out(work: Callable[..., None], items: Sequence[tuple[Any, ...]], num: int) -> None:
-    """Calls `work` with each of the items, in `num` processes of one thread each.
-
-    The others are done where one fails; then its error is raised.
-    """
-    with tqdm(total=len(items), desc=work.__name__.strip("_")) as bar:
-        if num == 1:
-            for item in items:
-                work(*item)
-                bar.update()
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num, context, _begin) as pool:
-            futures = [pool.submit(work, *item) for item in items]
-            try:
-                for _ in as_completed(futures):
-                    bar.update()
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
-    for future in futures:
-        future.result()
 
 
 def prepare(kinds: Sequence[MaskedPhotos], out: Path, num: int) -> None:
@@ -161,17 +128,12 @@ def make_table(found: dict[str, Found]) -> str:
     )
     lines = [heads]
     for name, each in sorted(found.items(), key=lambda item: -item[1].masks["iou"]):
-        accuracies = [_percent(each.accuracies[test]) for test in TESTS]
+        accuracies = [str(summarise(each.accuracies[test])) for test in TESTS]
         overlap = f"{each.masks['iou']:.3f} ± {each.masks['std']:.3f}"
         seeds = len(each.accuracies[TESTS[0]])
         cells = [KINDS[name].label, overlap, each.masks["objects"], *accuracies, seeds]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _percent(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Figure:
@@ -181,7 +143,8 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
     for row, values in references.items():
         mean = statistics.fmean(values)
         axes.axhline(mean, color="0.6", ls="--", lw=1)
-        axes.text(0.01, mean + 0.3, REFERENCES[row], color="0.4", fontsize=8)
+        at = {"transform": axes.get_yaxis_transform(), "color": "0.4", "fontsize": 8}
+        axes.text(0.01, mean + 0.3, REFERENCES[row], **at)
     families = list(dict.fromkeys(KINDS[name].family for name in found))
     for number, family in enumerate(families):
         names = [name for name in found if KINDS[name].family == family]
@@ -196,21 +159,25 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
         }
         xs = [x for x, _ in points.values()]
         means = [statistics.fmean(values) for _, values in points.values()]
-        line = "" if family == "found" else "-"
         color = f"C{number}"
-        axes.plot(xs, means, line, marker="o", ms=5, color=color, label=family)
+        line = "none" if family == "found" else "-"
+        axes.plot(xs, means, linestyle=line, marker="o", ms=5, color=color, label=family)
         for name in names:
             x, values = points[name]
             axes.plot([x] * len(values), values, "_", color=color, ms=6, alpha=0.6)
             axes.annotate(
                 KINDS[name].label,
                 (x, statistics.fmean(values)),
-                xytext=(4, -9),
+                xytext=(4, -9) if number % 2 else (4, 5),
                 textcoords="offset points",
-                fontsize=7,
+                fontsize=6,
                 color=color,
             )
-    axes.set(xlim=(0, 1.1), xlabel="intersection over union with the true masks, mean")
+    lowest = min(each.masks["iou"] for each in found.values())
+    axes.set(xlim=(max(0.0, lowest - 0.1), 1.1))
+    axes.set_xlabel(
+        "intersection over union with the true masks, mean; numbers: pixels, or percent"
+    )
     axes.set_ylabel("accuracy on decorrelated test photographs (%)")
     axes.legend(fontsize=8, loc="lower right")
     return figure

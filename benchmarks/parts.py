@@ -1,6 +1,7 @@
 """What it costs to take photographs apart and to read their parts: rate, memory, size on disk.
 
     python benchmarks/parts.py [--photos FOLDER] [--fill copy telea]
+    python benchmarks/parts.py --photos FOLDER --read PARTS
 
 Photographs are those of ../shared/tools/make-photos (224 pixels, 8 classes, 400 each), made where
 --photos does not name a folder of them. Each way runs in a process of its own, first over a tenth
@@ -13,8 +14,9 @@ those of other ways in --out, so that it can be stopped.
 - plain: CPU milliseconds to read an image and its mask and to encode both as parts are, without
   cutting or filling, in one process: the baseline of the ratio.
 - memory: the largest resident size of the writing process and of a worker.
-- read: microseconds to read an object and a background of a random image, and to decode the
-  photograph itself with Pillow.
+- read: microseconds of CPU to read an object and a background of a random image, and to decode a
+  photograph with Pillow, in rounds in which both take turns. --read measures this alone, of a
+  set that is there.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import platform
 import random
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,13 +57,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="made by make-photos")
     parser.add_argument("--fill", nargs="+", default=["copy", "telea", "none"])
+    parser.add_argument("--read", type=Path, help="a set of parts of --photos; measures no other")
     parser.add_argument("--out", type=Path, default=RESULTS / "parts.json")
     given = parser.parse_args()
+    if given.read and not given.photos:
+        parser.error("--read needs --photos, whose files are decoded beside its parts")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         photos = given.photos or make_photos(folder / "photos")
-        tenth = take_a_tenth(photos, folder / "tenth")
         results = json.loads(given.out.read_text()) if given.out.exists() else {}
+        if given.read:
+            results["read"] = in_process(read, given.read, photos)
+            given.out.write_text(json.dumps(results, indent=1) + "\n")
+            print("read", json.dumps(results["read"], indent=1))
+            return
+        tenth = take_a_tenth(photos, folder / "tenth")
         for fill in given.fill:
             baseline = in_process(plain, photos)
             results[fill] = {"environment": describe(), "plain CPU ms an image": baseline}
@@ -151,26 +162,32 @@ def plain(photos: Path) -> float:
     return 1000 * (time.process_time() - begun) / len(listed)
 
 
-def read(out: Path, photos: Path, num: int = 2000) -> dict[str, float]:
+def read(out: Path, photos: Path, num: int = 500, rounds: int = 8) -> dict[str, Any]:
     begun = time.perf_counter()
     parts = PartSet.open(out)
     opening = time.perf_counter() - begun
-    order = [random.Random(0).randrange(len(parts)) for _ in range(num)]
-    begun = time.process_time()
-    for number in order:
-        parts.read(number)
-    reading = time.process_time() - begun
     images = sorted((photos / "train").rglob("*.jpg"))
-    begun = time.process_time()
-    for number in order:
-        with Image.open(images[number % len(images)]) as image:
-            np.asarray(image.convert("RGB"))
-    decoding = time.process_time() - begun
+    reading, decoding = [], []
+    for turn in range(rounds):
+        rng = random.Random(turn)
+        order = [rng.randrange(len(parts)) for _ in range(num)]
+        begun = time.process_time()
+        for number in order:
+            parts.read(number)
+        reading.append((time.process_time() - begun) / num)
+        begun = time.process_time()
+        for number in order:
+            with Image.open(images[number % len(images)]) as image:
+                np.asarray(image.convert("RGB"))
+        decoding.append((time.process_time() - begun) / num)
+    ratios = [one / other for one, other in zip(reading, decoding, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return {
+        "environment": describe(),
         "seconds to open": opening,
-        "microseconds a part": 1e6 * reading / num,
-        "microseconds a photograph": 1e6 * decoding / num,
-        "ratio": reading / decoding,
+        "microseconds a part": 1e6 * statistics.median(reading),
+        "microseconds a photograph": 1e6 * statistics.median(decoding),
+        "ratio": {"median": middle, "quartile_1": low, "quartile_3": high},
     }
 
 

@@ -24,19 +24,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from job_pool import find_left, run_jobs
 from matplotlib.figure import Figure
 from photographs_data import Photos
 from photographs_runs import DECORRELATED, ROWS, Job, describe, run_job
+from seeds import Cell, summarise_each
 
 from cgn_augment import CGNError
 from cgn_augment.pictures.sheets import save_figure
@@ -53,14 +52,6 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(out.glob("*-*-*-*.json"))]
 
 
-class Cell(NamedTuple):
-    """Percentages of the seeds: their mean and standard deviation, and each one."""
-
-    mean: float
-    spread: float
-    values: tuple[float, ...]
-
-
 def gather(results: Sequence[dict[str, Any]]) -> dict[tuple[str, int, float, str], Cell]:
     """Returns by row, steps, correlation and kind of test what the seeds came to."""
     found: dict[tuple[str, int, float, str], list[float]] = {}
@@ -68,14 +59,7 @@ def gather(results: Sequence[dict[str, Any]]) -> dict[tuple[str, int, float, str
         for test in ("decorrelated", "correlated"):
             key = result["row"], result["steps"], result["correlation"], test
             found.setdefault(key, []).append(100 * result[test])
-    return {
-        key: Cell(
-            statistics.fmean(values),
-            statistics.stdev(values) if len(values) > 1 else math.nan,
-            tuple(values),
-        )
-        for key, values in found.items()
-    }
+    return summarise_each(found)
 
 
 def make_table(results: Sequence[dict[str, Any]]) -> str:
@@ -91,13 +75,9 @@ def make_table(results: Sequence[dict[str, Any]]) -> str:
         for name, row in ROWS.items():
             shown = [cells.get((name, steps, *test)) for test in tests]
             if any(shown):
-                texts = ["" if cell is None else _percent(cell) for cell in shown]
+                texts = ["" if cell is None else str(cell) for cell in shown]
                 lines.append(f"| {row.name} | {steps} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
-
-
-def _percent(cell: Cell) -> str:
-    return f"{cell.mean:.1f}" if math.isnan(cell.spread) else f"{cell.mean:.1f} ± {cell.spread:.1f}"
 
 
 def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
@@ -118,6 +98,7 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
         for place, (name, steps) in enumerate(bars):
             cell = cells.get((name, steps, correlation, "decorrelated"))
             if cell is None:
+                axes.text(1, place, "not run yet", va="center", fontsize=7, color="0.5")
                 continue
             own = ROWS[name].parts == "parts"
             color = "C1" if own else "0.35" if ROWS[name].decorrelated else "0.7"
@@ -125,7 +106,7 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(cell.values, [place] * len(cell.values), "k.", ms=4)
             axes.text(max(cell.values) + 2, place, f"{cell.mean:.1f}", va="center", fontsize=8)
         axes.set(xlim=(0, 70), title=f"trained at correlation {correlation}")
-        axes.set_xlabel("accuracy on decorrelated test photographs (%)")
+        axes.set_xlabel("accuracy on decorrelated test photographs (%); dots: seeds")
     panels[0].set_yticks(range(len(bars)), labels, fontsize=8)
     panels[0].invert_yaxis()
     return figure

@@ -98,7 +98,7 @@ def draw_photos(out: Path, per_class: int, num_classes: int = 8) -> None:
                 colour = (30 * (number if split == "test_random" else y) % 256, 90, 160)
                 image = Image.new("RGB", (PHOTO_SIZE, PHOTO_SIZE), colour)
                 mask = Image.new("L", image.size)
-                box = (20, 30, 30 + 6 * y, 60)
+                box = (20, 30, 40 + 6 * y, 60)  # thick enough to be eroded by some pixels
                 ImageDraw.Draw(image).rectangle(box, (250, 240, 20))
                 ImageDraw.Draw(mask).rectangle(box, 255)
                 image.save(out / split / f"class{y}" / f"{number}.jpg")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from job_pool import write_result
 from kornia.augmentation import RandomHorizontalFlip
 from photographs_data import (
     BACKBONE,
@@ -36,7 +37,6 @@ from cgn_augment import (
     Placement,
     match_real,
 )
-from cgn_augment.files import replacing
 from train_generator.classifier import EnsembleConfig, PlainRun, make_classifier, measure_accuracy
 from train_generator.classifier.sources import NoSource
 
@@ -178,13 +178,7 @@ def train(
         "cpu_seconds": round(time.process_time() - start, 1),
         "photographs": len(stream.dataset),
         "settings": describe(job, photos),
-        "environment": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "timm")},
-            "processor": platform.machine(),
-            "device": name_device(device),
-            "threads": torch.get_num_threads(),
-        },
+        "environment": describe_environment(device, "torch", "torchvision", "timm"),
     }
 
 
@@ -203,9 +197,16 @@ def describe(job: Job, photos: Photos) -> dict[str, Any]:
     return found
 
 
-def name_device(device: torch.device) -> str:
-    """Returns "cpu", or the name of the card."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def describe_environment(device: torch.device, *packages: str) -> dict[str, Any]:
+    """Returns what a run ran on, with the versions of packages."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "processor": platform.machine(),
+        "device": name,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def run_job(
@@ -217,6 +218,5 @@ def run_job(
 ) -> Job:
     """Trains one classifier and writes its file."""
     found = train(job, photos, report, torch.device(device))
-    with replacing(out / job.file) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
+    write_result(found, out / job.file)
     return job

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 
+from cgn_augment.cli.screen import tell
 from cgn_augment.errors import CGNError
 from cgn_augment.files import first_line
 from cgn_augment.generators import bundled_generators, load_cgn
@@ -60,13 +61,13 @@ def doctor() -> None:
         "bundled": files,
     }
     for name, text in lines.items():
-        print(f"{name:12} {text}")
+        tell(name, text, 12)
     wrong += [*of_device, *of_files, *_find_small_limits()]
     for text in wrong:
-        print(f"{'wrong':12} {text}")
+        tell("wrong", text, 12)
     if wrong:
         sys.exit(1)
-    print(f"{'wrong':12} nothing was found")
+    tell("wrong", "nothing was found", 12)
 
 
 def find_needs(package: str = PACKAGE) -> dict[str, list[Need]]:
@@ -101,7 +102,8 @@ def describe_device() -> tuple[str, list[str]]:
         return f"{num} x {' / '.join(sorted(cards))}; {built}", []
     there = shutil.which("nvidia-smi") is not None
     wrong = [f"there is an NVIDIA driver, and torch sees no GPU: {built}; see pytorch.org"]
-    return f"cpu, {torch.get_num_threads()} threads; {built}", wrong if there else []
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads != 1)}; {built}", wrong if there else []
 
 
 def check_bundled_files() -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from cgn_augment.checks import require_count
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.cli.screen import tell
 from cgn_augment.cli.sets import AT_WORK, check_set, resumable, tell_written
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import require_place
@@ -142,10 +143,10 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
     require_count("num", num)
     parts = PartSet.open(out, complete=False)
     for name, value in summarize_parts(parts).items():
-        print(f"{name:20} {value}")
+        tell(name, value, 20)
     for warning in find_failing(parts.class_counts):
-        print(f"{'warning':20} {warning}")
-    print(f"{'sheet':20} {save_figure(draw_parts(parts, num), sheet)}")
+        tell("warning", warning, 20)
+    tell("sheet", save_figure(draw_parts(parts, num), sheet), 20)
 
 
 def review(out: str, page: str = "review.html", num: int | None = None) -> None:

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from cgn_augment.checks import require_amount, require_count
+from cgn_augment.cli.screen import find_width
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import ImageNetCGN, load_cgn
 from cgn_augment.generators.checkpoint import require_device
@@ -33,6 +34,8 @@ from cgn_augment.stream.transforms import match_real
 from cgn_augment.types import Mechanisms
 
 Card = Literal["measured", "here"]
+
+_LEAST_WIDTH = 20  # of the column of reasons
 
 
 def plan(
@@ -76,7 +79,7 @@ def plan(
     work = Work(pixels, batch, ratio, step_ms, side, storage, flops)
     rates = MEASURED if here is None else measure_rates(work, network, here)
     found = make_plan(work, rates, overhead=overhead, bank_gb=device_gb)
-    print(describe_plan(work, rates, found, overhead, device_gb))
+    print(describe_plan(work, rates, found, overhead, device_gb, find_width()))
 
 
 def _require_here(device: str, card: Card) -> torch.device | None:
@@ -111,8 +114,15 @@ def imagenet_without_memory() -> ImageNetCGN:
         return ImageNetCGN(folded=True).eval().requires_grad_(False)
 
 
-def describe_plan(work: Work, rates: Rates, plan: Plan, overhead: float, bank_gb: float) -> str:
-    """Returns the plan as a table of what, how much and why."""
+def describe_plan(
+    work: Work,
+    rates: Rates,
+    plan: Plan,
+    overhead: float,
+    bank_gb: float,
+    width: int | None = None,
+) -> str:
+    """Returns the plan as a table of what, how much and why; why is broken to fit the width."""
     allowed = work.step_ms * overhead
     rows = [
         [
@@ -151,7 +161,11 @@ def describe_plan(work: Work, rates: Rates, plan: Plan, overhead: float, bank_gb
         ]
     else:
         rows.append(["refresh", "", "parts are read, not drawn: of parts on disk, by threads"])
-    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+    left = None
+    if width is not None:
+        taken = sum(max(len(row[column]) for row in rows) + 2 for column in (0, 1))
+        left = [None, None, max(_LEAST_WIDTH, width - taken)]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, maxcolwidths=left)
 
 
 def _turnover(plan: Plan) -> str:

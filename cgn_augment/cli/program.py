@@ -20,6 +20,7 @@ from cgn_augment.cli.doctor import doctor
 from cgn_augment.cli.generators import interpolate, sample
 from cgn_augment.cli.plan import plan
 from cgn_augment.cli.preview import preview
+from cgn_augment.cli.screen import tell
 from cgn_augment.cli.values import NAMES_AS_WRITTEN
 from cgn_augment.errors import CGNError
 from cgn_augment.generators import bundled_generators, read_metadata
@@ -58,8 +59,8 @@ def info(cgn: str) -> None:
             **read_metadata(cgn),
         }
     for name, value in {**facts, "fingerprint": network.fingerprint}.items():
-        print(f"{name:16} {value}")
-    print(f"{'bundled':16} {', '.join(bundled_generators()) or 'none in this version'}")
+        tell(name, value, 16)
+    tell("bundled", ", ".join(bundled_generators()) or "none in this version", 16)
 
 
 def sheet(

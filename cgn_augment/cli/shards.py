@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from cgn_augment.cli.options import settings_as_options
+from cgn_augment.cli.screen import tell
 from cgn_augment.cli.sets import check_set, resumable, tell_written
 from cgn_augment.generators.drawing import default_interventions
 from cgn_augment.interventions import Interventions
@@ -98,5 +99,5 @@ def info(out: str, sheet: str = "shards.png") -> None:
     """
     check_picture(sheet)
     for name, value in summarize_shards(out).items():
-        print(f"{name:20} {value}")
-    print(f"{'sheet':20} {save_figure(draw_shards(out), sheet)}")
+        tell(name, value, 20)
+    tell("sheet", save_figure(draw_shards(out), sheet), 20)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import first_line
@@ -18,7 +17,7 @@ from cgn_augment.generators.biggan import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.small import SmallCGN
-from cgn_augment.generators.tensors import read_safetensors, require_finite, unpickle
+from cgn_augment.generators.tensors import read_safetensors, read_state_dict
 
 StateDict = dict[str, Tensor]
 Config = dict[str, Any]
@@ -30,15 +29,6 @@ FORMAT = "cgn_augment/1"
 REMEDY = "write it with save_cgn"
 
 _ARCHITECTURES: dict[str, Callable[..., CGN]] = {"small": SmallCGN, "imagenet": ImageNetCGN}
-
-_WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
-"""Each stands in a reason that torch gives for refusing a pickle with more than weights."""
-
-_PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
-
-_MAPPED_FROM = 2**26
-"""A file of this many bytes is mapped into memory and not read, so that there is no copy of it."""
 
 _TARGETS_ONLY = "biggan_GT."
 """Prefix of the fourth BigGAN of the published checkpoint, which only its training needs."""
@@ -52,7 +42,7 @@ def read_cgn(path: Path) -> CGN:
             NaN.
     """
     if path.suffix != ".safetensors":
-        state = read_state_dict(path)
+        state = read_state_dict(path, without=_TARGETS_ONLY)
         if any(name.startswith(("f_shape.generator.", "f_text.", "u2net.")) for name in state):
             return build(path, state, ImageNetCGN, _infer_imagenet_config(path, state))
         return build(path, state, SmallCGN, _infer_small_config(path, state))
@@ -68,51 +58,6 @@ def read_cgn(path: Path) -> CGN:
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
     return build(path, state, kind, config)
-
-
-def read_state_dict(path: Path) -> StateDict:
-    """Returns the tensors of a pickled state dict, without prefixes; errors as above.
-
-    Those of the fourth BigGAN are left out; in a file that is mapped they are never read.
-    """
-    try:
-        state = unpickle(path, lazily=path.stat().st_size >= _MAPPED_FROM)
-    except ValueError as error:
-        if any(sign in str(error) for sign in _WANTS_CODE):
-            raise CheckpointError(
-                f"{path} holds more than weights and would run code when it is read; it was not "
-                "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
-            ) from error
-        raise CheckpointError(
-            f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
-            f"({first_line(error)})"
-        ) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(
-            f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
-            "model.state_dict() alone"
-        )
-    tensors = without_prefixes(state)
-    tensors = {name: v for name, v in tensors.items() if not name.startswith(_TARGETS_ONLY)}
-    require_finite(tensors, path)
-    return tensors
-
-
-def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict without what DataParallel and torch.compile put before every name.
-
-    Example:
-        >>> from cgn_augment.generators.assembly import without_prefixes
-        >>> list(without_prefixes({"module._orig_mod.weight": 1, "module._orig_mod.bias": 2}))
-        ['weight', 'bias']
-    """
-    tensors = dict(state)
-    while tensors and all(name.startswith(_PREFIXES) for name in tensors):
-        for prefix in _PREFIXES:
-            consume_prefix_in_state_dict_if_present(tensors, prefix)
-    return tensors
 
 
 def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Config) -> Network:

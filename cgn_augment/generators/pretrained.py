@@ -12,11 +12,11 @@ from cgn_augment.generators.assembly import (
     infer_biggan,
     infer_unet_width,
     read_cgn,
-    read_state_dict,
 )
 from cgn_augment.generators.biggan import BigGAN
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
+from cgn_augment.generators.tensors import read_state_dict
 from cgn_augment.generators.truncation import TruncationLookup
 from cgn_augment.generators.u2net import U2Net
 

@@ -15,12 +15,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, replacing
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+_WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
+"""Each stands in a reason that torch gives for refusing a pickle with more than weights."""
+
+_PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
+_MAPPED_FROM = 2**26
+"""A file of this many bytes is mapped into memory and not read, so that there is no copy of it."""
 
 _SHARED_AT_MOST = 16
 """How many times a file's own size its tensors may have together, where some share memory."""
@@ -67,6 +77,61 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
     except Exception as error:  # the bytes of another file can make an unpickler raise anything
         reason = error.__context__ or error
         raise ValueError(str(reason) or type(reason).__name__) from error
+
+
+def read_state_dict(path: Path, *, without: str | None = None) -> dict[str, Tensor]:
+    """Returns the tensors of a pickled state dict, without what wrappers put before their names.
+
+    Args:
+        path: of a file of `torch.save`.
+        without: beginning of the names of tensors that are left out; in a file that is mapped they
+            are never read.
+
+    Raises:
+        FileError: there is no such file.
+        CheckpointError: it is cut off, wants to run code, is no state dict, or holds NaN.
+    """
+    if not path.is_file():
+        raise FileError(f"there is no file {path}, which should be a state dict")
+    try:
+        state = unpickle(path, lazily=path.stat().st_size >= _MAPPED_FROM)
+    except ValueError as error:
+        if any(sign in str(error) for sign in _WANTS_CODE):
+            raise CheckpointError(
+                f"{path} holds more than weights and would run code when it is read; it was not "
+                "read. Ask its author for a plain state dict: torch.save(model.state_dict(), path)"
+            ) from error
+        raise CheckpointError(
+            f"{path} cannot be read; it is cut off or not a checkpoint: copy it again "
+            f"(its bytes cannot be read as a state dict: {first_line(error)})"
+        ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise CheckpointError(
+            f"{path} is not a state dict (names and tensors) but a {type(state).__name__}: save "
+            "model.state_dict() alone"
+        )
+    tensors = without_prefixes(state)
+    if without is not None:
+        tensors = {name: v for name, v in tensors.items() if not name.startswith(without)}
+    require_finite(tensors, path)
+    return tensors
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict without what DataParallel and torch.compile put before every name.
+
+    Example:
+        >>> from cgn_augment.generators.tensors import without_prefixes
+        >>> list(without_prefixes({"module._orig_mod.weight": 1, "module._orig_mod.bias": 2}))
+        ['weight', 'bias']
+    """
+    tensors = dict(state)
+    while tensors and all(name.startswith(_PREFIXES) for name in tensors):
+        for prefix in _PREFIXES:
+            consume_prefix_in_state_dict_if_present(tensors, prefix)
+    return tensors
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError
+from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line
 from cgn_augment.generators.fingerprint import hash_weights
-from cgn_augment.generators.tensors import require_finite, unpickle
+from cgn_augment.generators.tensors import read_state_dict
 from cgn_augment.masks.answers import OUT
 
 PREFIX = "torchvision/"
@@ -73,7 +73,7 @@ def open_segmentation(
             f"torchvision has no network of segmentation {name!r}: take one of {', '.join(names)}"
         )
     default = cast(Any, models.get_model_weights(name)).DEFAULT
-    state = _download(default) if weights is None else _read(Path(weights).expanduser())
+    state = _download(default) if weights is None else read_state_dict(Path(weights).expanduser())
     # A second head, which only a training needs.
     state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
     categories = list(default.meta["categories"])
@@ -102,19 +102,6 @@ def _numbers(classes: str, categories: Sequence[str]) -> list[int]:
             f"{', '.join(categories[1:])}"
         )
     return sorted({categories.index(name) for name in names})
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileError(f"there is no file {path}, which should be a state dict")
-    try:
-        state = unpickle(path)
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read as a state dict ({error})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no state dict, names and tensors")
-    require_finite(state, path)
-    return state
 
 
 def _download(weights: Any) -> dict[str, Tensor]:

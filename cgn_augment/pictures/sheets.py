@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 _INCHES_PER_IMAGE = 0.9
+_LETTERS_PER_IMAGE = 17  # of a caption, beside which there is room to the next one
+_CAPTION_POINTS, _LEAST_POINTS = 6.0, 3.5
 
 
 def draw_sheet(
@@ -32,7 +34,8 @@ def draw_sheet(
     Args:
         rows: name to images: (N, 3, H, W) float in [-1, 1], or masks (N, 1, H, W) float in [0, 1],
             where 1 is white. Rows may differ in N.
-        captions: for a row, a short text under each of its images.
+        captions: for a row, a short text under each of its images; a row of longer ones has
+            smaller letters.
         title: above the sheet.
 
     Returns:
@@ -66,13 +69,16 @@ def draw_sheet(
     grid = figure.subplots(len(rows), num_columns, squeeze=False)
     for cells, (name, images) in zip(grid, rows.items(), strict=True):
         pixels = _to_pixels(images)
+        texts = captions.get(name, [""] * len(pixels))
+        points = _caption_points(texts)
         for column, cell in enumerate(cells):
             cell.set_xticks([])
             cell.set_yticks([])
             cell.set_frame_on(False)
+            cell.set_anchor("S")  # else the layout leaves too little room for what is below
             if column < len(pixels):
                 cell.imshow(pixels[column], interpolation="nearest")
-                cell.set_xlabel(captions.get(name, [""] * len(pixels))[column], fontsize=6)
+                cell.set_xlabel(texts[column], fontsize=points)
         cells[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
     if title:
         figure.suptitle(title, fontsize=9)
@@ -108,6 +114,17 @@ def _caption_height(texts: Sequence[str]) -> float:
     """Returns the height of a row's captions, in heights of an image."""
     num_lines = max((len(text.splitlines()) for text in texts), default=0)
     return 0.14 + 0.11 * max(1, num_lines) if texts else 0.0
+
+
+def _caption_points(texts: Sequence[str]) -> float:
+    """Returns the size of a row's captions in points: smaller where they would run together.
+
+    A caption beside which there is none may be wider than its image.
+    """
+    if sum(map(bool, texts)) < 2:
+        return _CAPTION_POINTS
+    longest = max(1, *(len(line) for text in texts for line in text.splitlines()))
+    return max(_LEAST_POINTS, _CAPTION_POINTS * min(1.0, _LETTERS_PER_IMAGE / longest))
 
 
 def _check_rows(rows: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]]) -> None:

@@ -10,12 +10,6 @@ import pytest
 from conftest import REPO, run_command
 
 
-@pytest.fixture(autouse=True)
-def at_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts of benchmarks/ import each other by their own names."""
-    monkeypatch.syspath_prepend(REPO / "benchmarks")
-
-
 def test_the_command_runs_every_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

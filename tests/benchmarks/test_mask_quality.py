@@ -7,15 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO, run_command
+from conftest import run_command
 
 TESTS = ("decorrelated", "correlated")
-
-
-@pytest.fixture(autouse=True)
-def at_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts of benchmarks/ import each other by their own names."""
-    monkeypatch.syspath_prepend(REPO / "benchmarks")
 
 
 def test_the_command_runs_each_kind_once_from_masks_that_may_be_carried(

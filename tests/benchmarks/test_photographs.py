@@ -9,13 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import REPO, run_command
-
-
-@pytest.fixture(autouse=True)
-def at_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts of benchmarks/ import each other by their own names."""
-    monkeypatch.syspath_prepend(REPO / "benchmarks")
+from conftest import run_command
 
 
 def test_the_command_runs_every_row_once(

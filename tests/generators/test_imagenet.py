@@ -25,12 +25,12 @@ from cgn_augment.functional import compose
 from cgn_augment.generators import (
     BigGANConfig,
     ImageNetCGN,
-    assembly,
     load_biggan,
     load_u2net,
     read_metadata,
     save_cgn,
     start_imagenet_cgn,
+    tensors,
 )
 from cgn_augment.generators.assembly import FORMAT
 
@@ -142,7 +142,7 @@ def test_a_cgn_of_bfloat16_returns_float32_factors(reduced: ImageNetCGN) -> None
 def test_a_published_state_dict_is_read_without_its_targets(
     prefix: str, legacy: bool, mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "_MAPPED_FROM", 0 if mapped else 2**40)
+    monkeypatch.setattr(tensors, "_MAPPED_FROM", 0 if mapped else 2**40)
     cgn, path = make_reduced_cgn(), tmp_path / "cgn.pth"
     torch.save(published_state(cgn, prefix), path, _use_new_zipfile_serialization=not legacy)
     before = hashlib.sha256(path.read_bytes()).hexdigest()

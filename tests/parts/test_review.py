@@ -300,6 +300,14 @@ def test_the_page_fits_its_width_and_shows_what_is_asked_for(
         ".filter((each) => !each.ariaLabel && !each.textContent.trim()).length"
     )
     assert browser.evaluate(unnamed) == 0
+    browser.evaluate(
+        "document.querySelector('.why').textContent = 'area 28 % · soft mask, like the background'"
+    )
+    told = browser.evaluate(
+        "(({scrollWidth: w, clientWidth, scrollHeight: h, clientHeight}) =>"
+        " [w <= clientWidth, h <= clientHeight])(document.querySelector('.why'))"
+    )
+    assert told == [True, True]  # not cut off
     browser.wait("document.querySelector('.card img').naturalWidth > 0")
     stops = set()
     for _ in range(8):

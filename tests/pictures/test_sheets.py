@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from pathlib import Path
 
 import matplotlib.image
@@ -43,6 +45,19 @@ def test_a_sheet_of_something_else_is_an_error(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         draw_sheet(rows, captions)
+
+
+@pytest.mark.parametrize(
+    "word", ["dog", "carnivore", "golden_retriever", "black-and-tan_coonhound"]
+)
+def test_captions_do_not_run_into_each_other(word: str) -> None:
+    images = torch.zeros(4, 3, 8, 8)
+    figure = draw_sheet({"made": images}, {"made": [f"label a\nbackground {word}"] * 4})
+    figure.savefig(io.BytesIO())
+    boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert all(box.y0 >= 0 for box in boxes)
+    assert word in figure.axes[0].get_xlabel()
 
 
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

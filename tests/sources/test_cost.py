@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from cgn_augment import BankSource
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import SmallCGN
+from cgn_augment.generators.lean import project
 from cgn_augment.sources.cost import (
     BYTES,
     Rates,
@@ -20,6 +22,7 @@ from cgn_augment.sources.cost import (
     bytes_of_factors,
     bytes_of_made,
     count_flops,
+    count_flops_of,
     make_plan,
 )
 
@@ -62,6 +65,17 @@ class OneProduct:
 
 def test_a_multiplication_and_an_addition_are_two_operations() -> None:
     assert count_flops(OneProduct()) == dict.fromkeys(("shape", "texture", "background"), 256)
+
+
+def test_products_by_onednn_count_as_any_other() -> None:
+    images = torch.rand(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    kernel, bias = torch.rand(6, 8, 1, 1), torch.rand(6)
+    known = 2 * 8 * 6 * 4 * 4
+    assert count_flops_of(lambda: torch.nn.functional.conv2d(images, kernel, bias)) == known
+    assert count_flops_of(lambda: project(images, kernel, bias)) == known
+    options = (0, 0), (1, 1), (1, 1), 1
+    by_name = partial(torch.mkldnn_convolution, images, kernel, None, *options)
+    assert count_flops_of(by_name) == known
 
 
 def test_wider_networks_take_more_operations() -> None:

@@ -19,8 +19,12 @@ import train_generator
 from cgn_augment.checks import require_package
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line
-from cgn_augment.generators.assembly import without_prefixes
-from cgn_augment.generators.tensors import read_safetensors, require_finite, unpickle
+from cgn_augment.generators.tensors import (
+    read_safetensors,
+    require_finite,
+    unpickle,
+    without_prefixes,
+)
 from train_generator.classifier.resnet10 import ResNet10
 
 TIMM = "timm/"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,23 +186,34 @@ def plot_epochs(
     results: Sequence[Any],
     losses: Mapping[str, tuple[str, str]],
     accuracies: Mapping[str, tuple[str, str]],
+    measured: str = "validation accuracy",
+    kept: int | None = None,
 ) -> Figure:
-    """Draws losses and validation accuracies over the epochs.
+    """Draws losses and accuracies over the epochs.
 
     Args:
         results: one of each epoch, with its number as `epoch`.
         losses: fields of the results, with the label and the colour of each.
-        accuracies: likewise.
+        accuracies: likewise; None, for what could not be measured, is a gap.
+        measured: what the accuracies are.
+        kept: the epoch whose weights are kept, where that is not the last one.
     """
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [result.epoch for result in results]
     for axes, fields, scale in ((left, losses, 1), (right, accuracies, 100)):
         for name, (label, color) in fields.items():
-            values = [scale * getattr(result, name) for result in results]
-            axes.plot(epochs, values, marker="o", ms=3, color=color, label=label)
+            found = (getattr(result, name) for result in results)
+            values = [math.nan if value is None else scale * value for value in found]
+            axes.plot(epochs, values, marker="o", ms=3, color=color, label=label, clip_on=False)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) == 1:  # of which the axis shows so little that no other number is whole
+            axes.set_xticks(epochs)
+    if kept is not None:
+        right.axvline(kept, color="0.5", linestyle=":", linewidth=1, label=f"kept: epoch {kept}")
+    for axes in (left, right):
         axes.legend(fontsize=7)
-    left.set(xlabel="epoch", ylabel="loss in training", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100))
+    highest = left.get_ylim()[1]
+    left.set(xlabel="epoch", ylabel="loss in training", ylim=(0, 1.05 * highest))
+    right.set(xlabel="epoch", ylabel=f"{measured} (%)", ylim=(0, 100))
     return figure

@@ -231,7 +231,10 @@ class PlainRun(ImageRun[EpochResult]):
         }
         if self.test_groups is not None:
             accuracies["worst_group_accuracy"] = ("validation, worst group", "C2")
-        return plot_epochs(results, {"loss": ("cross-entropy", "C0")}, accuracies)
+            if any(getattr(result, "adjusted_accuracy", None) is not None for result in results):
+                accuracies["adjusted_accuracy"] = ("validation, adjusted average", "C4")
+        kept = None if self.peer.select == "last" else self.best.epoch
+        return plot_epochs(results, {"loss": ("cross-entropy", "C0")}, accuracies, "accuracy", kept)
 
 
 def _require_one_label(stream: CounterfactualDataset) -> None:

@@ -17,7 +17,7 @@ from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.fingerprint import hash_tensors
-from cgn_augment.generators.tensors import require_finite, unpickle
+from cgn_augment.generators.tensors import read_state_dict
 from cgn_augment.images.reading import resize_mask
 from cgn_augment.masks.checkpoint import load_masker, save_masker
 from cgn_augment.masks.network import MaskerNetwork
@@ -185,17 +185,7 @@ def make_masker(config: PhotoMaskerConfig, seed: int) -> PhotoMasker:
 
 def _read_backbone(name: str, file: str | None) -> dict[str, Tensor]:
     if file is not None:
-        path = Path(file).expanduser()
-        if not path.is_file():
-            raise FileError(f"there is no file {path}, which should be a state dict of {name}")
-        try:
-            state = unpickle(path)
-        except ValueError as error:
-            raise CheckpointError(f"{path} cannot be read as a state dict ({error})") from error
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise CheckpointError(f"{path} holds no state dict, names and tensors")
-        require_finite(state, path)
-        return state
+        return read_state_dict(Path(file).expanduser())
     from torchvision.models import get_model_weights
 
     weights = cast(Any, get_model_weights(name)).DEFAULT

@@ -85,10 +85,10 @@ def draw_groups(rows: GroupRows) -> Figure:
     names = [f"{name} (no image)" if name in empty else name for name in groups]
     labels = names if many else [fill(name, 16) for name in names]
     axes.set_xticks(range(len(groups)), labels, fontsize=7, rotation=90 if many else 0)
-    axes.set(ylim=(0, 100), ylabel="accuracy (%)")
+    axes.set(ylim=(0, 102), ylabel="accuracy (%)")  # so that a bar to 100 ends below the frame
     axes.legend(
         fontsize=7,
-        title="dashed: average",
+        title="dashed: average over images\nlines on bars: standard error",
         title_fontsize=7,
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),

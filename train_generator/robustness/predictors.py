@@ -16,10 +16,9 @@ from torchvision.transforms.v2 import functional as transforms
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line
-from cgn_augment.generators.assembly import without_prefixes
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.generators.fingerprint import hash_weights
-from cgn_augment.generators.tensors import unpickle
+from cgn_augment.generators.tensors import unpickle, without_prefixes
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
 from train_generator.classifier import MNISTClassifier
 from train_generator.classifier.backbones import make_backbone

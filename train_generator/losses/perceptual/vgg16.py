@@ -17,7 +17,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from cgn_augment.checks import require_count
 from cgn_augment.errors import CheckpointError, FileError
 from cgn_augment.files import download
-from cgn_augment.generators.assembly import read_state_dict
+from cgn_augment.generators.tensors import read_state_dict
 from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
 
 NUM_LAYERS = 23

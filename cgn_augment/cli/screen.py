@@ -1,0 +1,37 @@
+"""Facts, a line each, that fit the width of the screen."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+
+
+def find_width() -> int | None:
+    """Returns the columns of the screen; None where the output goes elsewhere, as into a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def tell(name: str, value: object, column: int) -> None:
+    """Prints a fact; on a screen, long ones are broken between words.
+
+    Args:
+        name: of the fact, at the left.
+        value: what it is, in a line.
+        column: width of all names.
+
+    Example:
+        >>> from cgn_augment.cli.screen import tell
+        >>> tell("device", "cpu", 8)
+        device   cpu
+    """
+    text, width = f"{name:{column}} {value}", find_width()
+    if width is not None and len(text) > width:
+        text = textwrap.fill(
+            text,
+            max(width, 2 * column),
+            subsequent_indent=" " * (column + 1),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    print(text)
