@@ -128,12 +128,23 @@ def require_positive(config: object, *names: str) -> None:
             raise ArgumentError(f"{name} must be above 0, got {value}")
 
 
+def require_amount(name: str, value: float) -> float:
+    """Returns a finite number of 0 or more.
+
+    Example:
+        >>> from cgn_augment.checks import require_amount
+        >>> require_amount("ratio", 0.5)
+        0.5
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise ArgumentError(f"{name} must be 0 or more, got {value}")
+    return value
+
+
 def require_weights(config: object, *names: str) -> None:
     """Refuses settings of a dataclass that are not finite numbers of 0 or more."""
     for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise ArgumentError(f"{name} must be 0 or more, got {value}")
+        require_amount(name, getattr(config, name))
 
 
 def require_channels(name: str, values: float | Sequence[float]) -> Tensor:

@@ -211,6 +211,23 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
             os.close(handle)
 
 
+def require_place(folder: Path) -> None:
+    """Raises if a folder could not be made, or nothing be written to it; makes nothing.
+
+    Raises:
+        FileError: a part of its path is a file, or the user may not write there.
+
+    Example:
+        >>> from cgn_augment.files import require_place
+        >>> require_place(getfixture("tmp_path") / "runs" / "1")
+    """
+    there = next((each for each in (folder, *folder.parents) if each.exists()), Path())
+    if not there.is_dir():
+        raise FileError(f"{folder} cannot be written ({there} is a file): give another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(f"{folder} cannot be written ({there} may not be written to by this user)")
+
+
 def open_regular(path: Path) -> IO[bytes]:
     """Opens a file to read; a pipe or a device, which may never end, is refused.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import load_cgn
 from cgn_augment.generators.drawing import default_interventions, known_classes
 from cgn_augment.generators.interpolation import Change, interpolate_classes
@@ -140,13 +141,15 @@ def interpolate(
     """
     animated = Path(out).suffix in ANIMATIONS
     (check_animation if animated else check_picture)(out)  # before anything that takes long
+    if save == []:
+        raise ArgumentError(f"save must name one or more of {', '.join(KINDS)}")
     network = load_cgn(cgn, device=device, truncation=truncation)
     way = [find_class(y, network.num_classes) for y in classes]
     given = {"shape": shape, "texture": texture, "background": background}
     others = {f: find_class(y, network.num_classes) for f, y in given.items() if y is not None}
     factors = interpolate_classes(network, way, factor, steps=steps, others=others, seed=seed)
     every = ["composite"] if animated else KINDS
-    kinds = ([save] if isinstance(save, str) else save) or every
+    kinds = every if save is None else [save] if isinstance(save, str) else save
     shown = {kind: images for kind, images in pictures(factors).items() if kind in kinds}
     if animated:
         parts = [to_bytes(images).expand(-1, 3, -1, -1) for images in shown.values()]

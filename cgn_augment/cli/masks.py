@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.finding import name_some
@@ -21,7 +23,8 @@ def write(
     """Finds the mask of each image of a folder and writes it as a PNG file of the same name.
 
     Masks that are in OUT stay as they are: the same command goes on after an interruption, and what
-    you mend by hand is kept. 'cgn-augment parts IMAGES PARTS --masks OUT' takes them.
+    you mend by hand is kept. 'cgn-augment parts IMAGES PARTS --masks OUT' takes them. The exit code
+    is 1 if no image could be read.
 
     Args:
         settings: of the masks.
@@ -41,6 +44,8 @@ def write(
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
     tell(counts, out)
+    if counts.unreadable and not counts.written + counts.kept:
+        sys.exit(1)
 
 
 def tell(counts: MaskCounts, out: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from cgn_augment.checks import require_count
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.cli.screen import tell
-from cgn_augment.cli.sets import check_set, resumable, tell_written
+from cgn_augment.cli.sets import AT_WORK, check_set, resumable, tell_written
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import require_place
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
+from cgn_augment.parts.inputs import ALPHA
 from cgn_augment.parts.masking import mask_photos
-from cgn_augment.parts.photos import read_keys
+from cgn_augment.parts.photos import find_photos, read_keys
 from cgn_augment.parts.review import check_page, write_review
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
@@ -62,8 +66,16 @@ def write(
     """
     if masker is None and masking != MaskSettings():
         raise ArgumentError("--masking is for a masker: pass --masker too")
+    keys = [] if exclude is None else read_keys(Path(exclude))
     with resumable():
         if masker is not None:
+            # What cannot be is known before masks are found, which takes long.
+            if num_workers is not None:
+                require_count("num_workers", num_workers, 0)
+            if "://" not in out:
+                require_place(Path(out).expanduser())
+            if keys:
+                find_photos(images, replace(config, masks=ALPHA)).require_keys(keys)
             counts = mask_photos(
                 images,
                 config,
@@ -78,7 +90,7 @@ def write(
             images,
             out,
             config,
-            exclude=[] if exclude is None else read_keys(Path(exclude)),
+            exclude=keys,
             rank=rank,
             world_size=world_size,
             resume=resume,
@@ -128,6 +140,7 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
         num: images of a row.
     """
     check_picture(sheet)
+    require_count("num", num)
     parts = PartSet.open(out, complete=False)
     for name, value in summarize_parts(parts).items():
         tell(name, value, 20)
@@ -149,6 +162,6 @@ def review(out: str, page: str = "review.html", num: int | None = None) -> None:
     """
     check_page(page)
     parts = PartSet.open(out)
-    with tqdm(total=len(parts), unit="image", desc="shrinking") as bar:
+    with tqdm(total=len(parts), unit="image", desc="shrinking", delay=AT_WORK) as bar:
         path = write_review(parts, page, num=num, advance=bar.update)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")

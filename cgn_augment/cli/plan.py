@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_amount, require_count
 from cgn_augment.cli.screen import find_width
+from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import ImageNetCGN, load_cgn
+from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.generators.layout import without_memory
 from cgn_augment.sources.bank import BankSource, StorageName
@@ -61,15 +64,37 @@ def plan(
         storage: of the bank.
         card: measured takes what docs/performance.md was measured on; here measures on --device,
             which takes seconds.
-        device: where to measure, such as cpu or cuda.
+        device: of --card here: where to measure, such as cpu or cuda.
     """
-    network = _open(cgn, torch.device(device if card == "here" else "meta"))
+    amounts = {"ratio": ratio, "overhead": overhead, "device_gb": device_gb}
+    for name, value in amounts.items():
+        require_amount(name, value)
+    if not math.isfinite(step_ms):
+        raise ArgumentError(f"step_ms must be a number of milliseconds, got {step_ms}")
+    Work(pixels, batch, ratio, step_ms, storage=storage)  # before a network is opened
+    here = _require_here(device, card)
+    network = _open(cgn, here or torch.device("meta"))
     side = pixels if network is None else network.image_size
     flops = 0 if network is None else sum(count_flops(network).values())
     work = Work(pixels, batch, ratio, step_ms, side, storage, flops)
-    rates = MEASURED if card != "here" else measure_rates(work, network, torch.device(device))
+    rates = MEASURED if here is None else measure_rates(work, network, here)
     found = make_plan(work, rates, overhead=overhead, bank_gb=device_gb)
     print(describe_plan(work, rates, found, overhead, device_gb, find_width()))
+
+
+def _require_here(device: str, card: Card) -> torch.device | None:
+    """Returns the device to measure, or None where nothing is measured."""
+    found = require_device(device)
+    if card == "here":
+        if found.type not in ("cpu", "cuda"):
+            raise ArgumentError(f"device {device} is not measured: take cpu or cuda")
+        return found
+    if found.type != "cpu":
+        raise ArgumentError(
+            f"--device {device} is where --card here measures, and the plan would be of "
+            f"{MEASURED.name}: pass --card here too, or leave the device out"
+        )
+    return None
 
 
 def _open(cgn: str, device: torch.device) -> Mechanisms | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import auto_cli
 
 from cgn_augment.cli import masks as masks
@@ -25,7 +27,15 @@ from cgn_augment.generators import bundled_generators, read_metadata
 from cgn_augment.generators.sheet import draw_cgn
 from cgn_augment.parts import Parts
 from cgn_augment.parts.opening import load_mechanisms
-from cgn_augment.pictures.sheets import save_figure
+from cgn_augment.pictures.sheets import check_picture, save_figure
+
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)"
+    r"(?:, <class 'NoneType'>)?\] Errors: .* Given value: "
+)
+_CLASS = re.compile(r"<class '(\w+)'>")
+_KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
+_ASKED = re.compile(r"[Tt]ried to allocate [\d.]+ \w+")
 
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
@@ -73,6 +83,7 @@ def sheet(
             that of the middle one of their images.
         device: where to draw, such as cpu or cuda.
     """
+    check_picture(out)  # before anything that takes long
     network = load_mechanisms(cgn, device=device, size=size)
     print(save_figure(draw_cgn(network, num, seed), out))
 
@@ -129,7 +140,7 @@ def run_commands(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except ArgumentError as error:
-        message = " ".join(str(error).replace("typing.", "").split())
+        message = plain_message(str(error))
         call = _places(commands, given)
         hint = f"write {name} {call}" if call else "--help lists what there is"
         _stop(2, f"{name}: error: {message}; {hint}")
@@ -138,6 +149,15 @@ def run_commands(
         if isinstance(error, OSError) and error.filename:
             reason = f"{error.filename}: {error.strerror}"
         _stop(2, f"{name}: error: {reason}")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        asked = _ASKED.search(str(error))
+        _stop(
+            2,
+            f"{name}: error: there is not enough memory{f' ({asked[0]})' if asked else ''}: lower "
+            "what is held at once, such as the size of images or of a bank, or how many are drawn",
+        )
     except KeyboardInterrupt as stop:
         _stop(130, f"{name}: interrupted{'; ' if str(stop) else ''}{stop}")
 
@@ -154,6 +174,33 @@ def without_traceback(message: str) -> str:
     if not message.startswith("Caught ") or "DataLoader worker process" not in message:
         return message
     return message.strip().splitlines()[-1].partition(": ")[2] or message
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error)  # what torch says on a CPU
+
+
+def plain_message(message: str) -> str:
+    """Returns in one line, and in words of a command line, what jsonargparse says of a value.
+
+    Example:
+        >>> from cgn_augment.cli.program import plain_message
+        >>> lines = (
+        ...     "Does not validate against any of the Union subtypes",
+        ...     "Subtypes: [<class 'int'>, <class 'NoneType'>]",
+        ...     "Errors:",
+        ...     "  - Expected a <class 'int'>",
+        ...     "  - Expected a <class 'NoneType'>",
+        ...     "Given value type: <class 'str'>",
+        ...     "Given value: many",
+        ... )
+        >>> plain_message('Parser key "size": ' + chr(10).join(lines))
+        'Parser key "size": Expected: whole number. Got value: many'
+    """
+    message = " ".join(message.replace("typing.", "").split())
+    message = _UNION.sub(r"Expected: \1. Got value: ", message)
+    return _CLASS.sub(lambda found: _KINDS.get(found[1], found[1]), message)
 
 
 def _stop(status: int, message: str) -> NoReturn:

@@ -12,6 +12,9 @@ from cgn_augment.shards.checking import Problem, advice
 from cgn_augment.shards.layout import SetKind
 from cgn_augment.shards.manifest import Manifest
 
+AT_WORK = 1e-6
+"""Seconds before a bar may appear: not before the first step, so that none stands over an error."""
+
 
 @contextmanager
 def resumable() -> Iterator[None]:
@@ -36,7 +39,7 @@ def check_set(
     kind: SetKind,
 ) -> None:
     """Prints what is wrong with a set and what to do, and exits with 1 if anything is."""
-    with tqdm(unit="shard", desc="verifying") as bar:
+    with tqdm(unit="shard", desc="verifying", delay=AT_WORK) as bar:
         problems = verify(out, bar.update)
     if not problems:
         print(f"{out}: nothing is wrong")

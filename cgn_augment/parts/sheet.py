@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import DataError
 from cgn_augment.parts.index import Numbers
 from cgn_augment.parts.making import EXCLUDED
@@ -118,9 +119,11 @@ def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:
         num_columns: images drawn of each kind.
 
     Raises:
+        ArgumentError: a number of columns below 1.
         DataError: the set is empty.
         FileError: a shard is missing or damaged.
     """
+    require_count("num_columns", num_columns)
     if len(parts) == 0:
         raise DataError(f"{parts.store.url} has no complete shard to draw: go on with --resume")
     has_object = parts.index.places["object"][:, 1] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ ANIMATIONS = (".gif", ".mp4")
 _LEAST_HEIGHT = 256
 """Smaller frames are enlarged by a whole number, or they are hard to see."""
 
+_SLOWEST, _FASTEST = 0.01, 1000
+
 
 def write_animation(
     frames: Tensor, path: str | os.PathLike[str], frames_per_second: float = 8
@@ -32,7 +35,7 @@ def write_animation(
 
     Raises:
         ArgumentError: another suffix, another shape, a missing folder, or a rate that is not
-            above 0.
+            from 0.01 to 1000.
         MissingPackageError: av is not installed.
         OSError: the folder cannot be written.
 
@@ -50,6 +53,10 @@ def write_animation(
         )
     if not frames_per_second > 0:
         raise ArgumentError(f"frames_per_second must be above 0, got {frames_per_second}")
+    if not _SLOWEST <= frames_per_second <= _FASTEST:  # what the formats can count
+        raise ArgumentError(
+            f"frames_per_second must be {_SLOWEST} to {_FASTEST}, got {frames_per_second}"
+        )
     factor = -(-_LEAST_HEIGHT // frames.shape[2])
     frames = frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     with replacing(path) as temporary:
@@ -78,9 +85,10 @@ def _write_mp4(frames: Tensor, path: Path, frames_per_second: float) -> None:
     import av
 
     height, width = frames.shape[2:]
+    rate = Fraction(frames_per_second).limit_denominator(1000)
     frames = F.pad(frames, (0, width % 2, 0, height % 2))  # H.264 wants even sizes
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(frames_per_second))
+        stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[2:]
         stream.pix_fmt = "yuv420p"
         for frame in frames:

@@ -233,6 +233,7 @@ def test_parts_arrive_as_the_real_images_do(
         ({"class_map": {"cat": 3}}, ArgumentError, "there are the classes 0 to 2, not 3"),
         ({"batch_size": 13}, ArgumentError, "has no batch: lower batch_size"),
         ({"resume": True}, CheckpointError, "to resume: start without --resume"),
+        ({"num_train": 4}, ArgumentError, "num_train is of shards, and an epoch of .* is all"),
         ({"classes": 5}, ArgumentError, "says itself which 3 classes it has: leave classes out"),
     ],
 )

@@ -180,6 +180,8 @@ def test_two_evaluations_do_not_share_a_folder(tmp_path: Path) -> None:
         (["--cgn=nowhere"], "'nowhere' is neither a file nor the name of a bundled generator"),
         (["--cgn=double-colored-mnist", "--truncation=0.5"], "has no truncation"),
         (["--cgn=double-colored-mnist", "--class-map={0: 77}"], "77"),
+        (["--cgn=double-colored-mnist", "--class-map={0: 7}"], "two classes or more"),
+        (["--cgn=double-colored-mnist", "--num=0"], "num must be 1 or more, got 0"),
     ],
 )
 def test_what_is_missing_is_one_error_before_any_work(

@@ -54,6 +54,8 @@ def test_a_masker_learns_from_drawn_masks_and_masks_the_other_images(
         (("--images", "a", "--masks", "b"), "there is no folder b of masks"),
         (("--images", "a", "--masks", "b", "--size", "100"), "multiple of 32, got 100"),
         (("drawn", "--cgn", "nobody"), "'nobody' is neither a file nor the name"),
+        (("drawn", "--training.num_steps", "0"), "num_steps must be 1 or more to train a masker"),
+        (("drawn", "--textures", "nowhere"), "--textures are those of --variant wildlife"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

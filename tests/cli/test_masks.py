@@ -81,3 +81,12 @@ def test_a_benchmark_is_masked_and_taken_apart_by_its_name(
     assert f"complete, {sum(WATERBIRDS['val'])} images" in capsys.readouterr().out
     assert run(f"waterbirds:{tmp_path}", out, "--masker", "grabcut") == 2
     assert "there is no " in capsys.readouterr().err
+
+
+def test_images_of_which_none_can_be_read_are_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"nothing")
+    assert run(tmp_path / "photos", tmp_path / "masks", "--masker", "grabcut") == 1
+    assert "1 images could not be read and have no mask: " in capsys.readouterr().out

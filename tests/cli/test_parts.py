@@ -18,7 +18,9 @@ from shard_helpers import contents
 
 from cgn_augment.cli import parts as commands
 from cgn_augment.cli import program
+from cgn_augment.errors import ArgumentError
 from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.sheet import draw_parts
 from cgn_augment.parts.verify import verify_parts
 
 
@@ -146,6 +148,10 @@ def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) ->
             ("--masker", "grabcut", "--masks", "alpha"),
             "masks is the folder that a masker's masks are written to, got 'alpha'",
         ),
+        # No mask is found for a set that cannot be written.
+        ("photos", ("--masker", "grabcut", "--num-workers", "-1"), "num_workers must be 0 or more"),
+        ("photos", ("--masker", "grabcut", "--exclude", "none.txt"), "none.txt cannot be read as"),
+        ("photos", ("--masker", "grabcut", "--exclude", __file__), "keys to exclude are of no"),
     ],
 )
 def test_a_masker_that_cannot_be_used_is_one_line(
@@ -162,6 +168,19 @@ def test_a_masker_that_cannot_be_used_is_one_line(
     assert told in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_no_mask_is_found_for_a_set_below_a_file(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    given = ("--masks", tmp_path / "masks", "--masker", "grabcut")
+    for out in (tmp_path / "file", tmp_path / "file" / "set"):
+        assert run(place / "photos", out, *given) == 2
+        error = capsys.readouterr().err
+        assert f"{out} cannot be written ({tmp_path / 'file'} is a file)" in error
+        assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_split_that_is_taken_apart_is_masked(place: Path, tmp_path: Path) -> None:
@@ -217,3 +236,37 @@ def test_torchrun_starts_the_ranks(place: Path, tmp_path: Path) -> None:
     command += [place / "photos", tmp_path / "set", *settings(place)]
     subprocess.run(list(map(str, command)), check=True, timeout=300)
     assert contents(tmp_path / "set") == contents(place / "set")
+
+
+@pytest.mark.parametrize("num", [0, -1])
+@pytest.mark.parametrize("command", ["info", "review"])
+def test_a_number_of_images_below_1_is_refused_before_anything_is_printed(
+    command: str,
+    num: int,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(command, place / "set", "--num", num) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"cgn-augment: error: num must be 1 or more, got {num}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_that_is_not_there_is_one_line_without_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", tmp_path) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert "not a complete set of parts" in printed.err
+
+
+def test_a_contact_sheet_has_a_column(place: Path) -> None:
+    for num in (0, -1):
+        with pytest.raises(ArgumentError, match="num_columns must be 1 or more"):
+            draw_parts(PartSet.open(place / "set"), num)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_tiny_cgn, run_command
 
+import cgn_augment.cli.plan as commands
 from cgn_augment.cli import program
 from cgn_augment.cli.plan import measure_rates
 from cgn_augment.sources.cost import Work
@@ -48,6 +49,47 @@ def test_values_that_cannot_be_are_one_line(
     assert "error: step_ms must be above 0" in capsys.readouterr().err
     assert run(monkeypatch, "--cgn", "no-such") == 2
     assert "no-such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ratio", ".inf"], "ratio must be 0 or more, got inf"),
+        (["--ratio", "1e400"], "ratio must be 0 or more, got inf"),
+        (["--overhead", ".inf"], "overhead must be 0 or more, got inf"),
+        (["--device-gb", ".inf"], "device_gb must be 0 or more, got inf"),
+        (["--device-gb", "-1"], "device_gb must be 0 or more, got -1.0"),
+        (["--step-ms", ".inf"], "step_ms must be a number of milliseconds"),
+        (["--step-ms", ".nan"], "step_ms must be a number of milliseconds"),
+        (["--card", "here", "--device", "nosuch"], "'nosuch' is not the name of a device"),
+        (["--card", "here", "--device", "meta"], "device meta is not measured: take cpu or cuda"),
+        (["--card", "here", "--device", "mps"], "device mps is not measured: take cpu or cuda"),
+        (["--device", "meta"], "pass --card here too"),
+    ],
+)
+@pytest.mark.parametrize("cgn", ["imagenet", "parts"])
+def test_what_cannot_be_planned_is_known_before_a_network_is_opened(
+    cgn: str,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(commands, "_open", None)
+    assert run(monkeypatch, "--cgn", cgn, *arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("cgn", ["imagenet", "parts"])
+def test_a_gpu_that_is_not_there_is_not_measured(
+    cgn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--cgn", cgn, "--card", "here", "--device", "cuda") == 2
+    assert "torch sees no GPU here" in capsys.readouterr().err
 
 
 def test_this_machine_is_measured() -> None:

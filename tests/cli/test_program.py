@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
+import torch
 from conftest import run_command
 
 from cgn_augment.cli import program as cli
@@ -92,6 +94,23 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
             ["data", "colored", "{folder}/d.png", "--textures=no"],
             "there is no folder no/object",
         ),
+        # What is wrong with a place or a number is known before anything is read or trained.
+        (cli.main, ["sheet", "no.pth", "{folder}/sheet.gif"], "saved as one of"),
+        (
+            cli.main,
+            ["interpolate", "no", "{folder}/a.png", "[1, 2]", "--save=[]"],
+            "save must name",
+        ),
+        (train_cli.main, ["textures", "{folder}/t.gif", "--folder=no"], "saved as one of"),
+        (train_cli.main, ["data", "wildlife", "{folder}/no/t.png", "--textures=no"], "make it"),
+        (
+            train_cli.main,
+            ["measure", "wildlife", "wildlife-mnist", "--num=10", "--cache={folder}"],
+            "num must be 60 to 8000, got 10",
+        ),
+        (train_cli.main, ["downstream", "{folder}/a", "--variants=[]"], "variants is empty: name"),
+        (train_cli.main, ["downstream", "{folder}/a", "--rows=[]"], "rows is empty: name one"),
+        (train_cli.main, ["downstream", "{folder}/a", "--seeds=[]"], "seeds is empty: name one"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -154,3 +173,71 @@ def test_a_package_is_its_program_for_launchers_of_modules(
 
     assert run_command(run, monkeypatch, "--help") == 0
     assert f"usage: {package.replace('_', '-')}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["masks", "a", "b", "--size=x"], '"size": Expected: whole number. Got value: x;'),
+        (["preview", "a", "--ratio=x"], '"ratio": Expected: number. Got value: x;'),
+        (["preview", "a", "--class-map=x"], "list[int | str]]. Got value: x;"),
+        (["sample", "a", "b", "--num=x"], '"num": Expected a whole number. Got value: x;'),
+        (
+            ["masks", "a", "b", "--mean=[1]"],
+            "Expected: tuple[float, float, float]. Got value: ['1']",
+        ),
+        (
+            ["sample", "a", "b", "--save=nose"],
+            "Expected: list[Literal['mask', 'foreground', 'background', 'composite']], "
+            "Literal['mask', 'foreground', 'background', 'composite']. Got value: nose;",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_words_of_a_command_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(cli.main, monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "<class" not in error
+    assert "NoneType" not in error
+    assert error.count("\n") == 1
+
+
+def no_memory_of_torch() -> None:
+    """Asks for more than any machine has."""
+    torch.empty(2**54, dtype=torch.uint8)
+
+
+def no_memory_of_numpy() -> None:
+    """Asks for more than any machine has."""
+    np.ones(2**54, dtype=np.uint8)
+
+
+def no_memory_of_a_gpu() -> None:
+    """Says what CUDA says."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+
+@pytest.mark.parametrize("ask", [no_memory_of_torch, no_memory_of_numpy, no_memory_of_a_gpu])
+def test_too_little_memory_is_one_line(
+    ask: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.run_commands("name", {"ask": ask}, ["ask"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("name: error: there is not enough memory")
+    assert error.count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    def fail() -> None:
+        """Fails."""
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        cli.run_commands("name", {"fail": fail}, ["fail"])

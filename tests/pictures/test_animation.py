@@ -52,3 +52,21 @@ def test_animations_that_cannot_be_written_are_errors(
     with pytest.raises(MissingPackageError, match=r"pip install 'cgn-augment\[video\]', or write"):
         write_animation(frames, tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+@pytest.mark.parametrize("rate", [float("inf"), float("nan"), 1e12, 1e-9])
+def test_a_rate_that_no_format_can_count_is_refused(
+    rate: float, suffix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match="frames_per_second must be"):
+        write_animation(make_frames(), tmp_path / f"a{suffix}", frames_per_second=rate)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3, 7.5, 1000])
+def test_a_rate_is_no_rounded_one(rate: float, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    write_animation(make_frames(), tmp_path / "a.gif", frames_per_second=rate)
+    with av.open(str(write_animation(make_frames(), tmp_path / "a.mp4", rate))) as container:
+        assert float(container.streams.video[0].guessed_rate) == pytest.approx(rate, rel=1e-3)

@@ -23,6 +23,7 @@ from cgn_augment.images.datasets import (
 from cgn_augment.images.imagenet_classes import find_class, find_classes
 from cgn_augment.images.loading import LoadConfig
 from cgn_augment.images.places import find_splits
+from cgn_augment.images.shards import ShardImages
 from cgn_augment.types import Source
 from train_generator.classifier.backbones import Preprocessing
 from train_generator.classifier.ensemble_config import EnsembleConfig
@@ -164,7 +165,7 @@ def open_both(
     """Opens training and validation images; see `open_images`.
 
     Raises:
-        ArgumentError: the two have other classes.
+        ArgumentError: the two have other classes, or num_train is given of what is no shards.
         DataError: one is missing or laid out differently.
     """
     (mean, std, size), config = astuple(preprocessing), settings.images
@@ -172,6 +173,11 @@ def open_both(
     validation, split = find_validation(settings)
     transform = training_transform(mean, std, size, config.min_scale, config.flip)
     real = open_images(train, transform, classes=classes, num_images=settings.num_train)
+    if settings.num_train is not None and not isinstance(real, ShardImages):
+        raise ArgumentError(
+            f"num_train is of shards, and an epoch of {train} is all of its images: leave "
+            "num_train out"
+        )
     transform = evaluation_transform(mean, std, size, config.test_crop)
     tests = open_images(validation, transform, split=split, classes=classes)
     if tests.classes != real.classes:

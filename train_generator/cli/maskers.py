@@ -88,6 +88,8 @@ def drawn(
         training: settings; num_textures is for the rounds.
         resume: goes on with the training in the folder.
     """
+    if textures is not None and variant is None and images is None:
+        raise ArgumentError("--textures are those of --variant wildlife: pass it too")
     data = true = real = None
     if (variant, images, masks) != (None, None, None):  # what is wrong is known before all else
         num = None if variant is None else NUM_MEASURED

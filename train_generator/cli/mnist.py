@@ -21,7 +21,12 @@ from train_generator.mnist.judges import (
     save_shape_judge,
     train_shape_judge,
 )
-from train_generator.mnist.measure import load_judges, measure_digits, measure_generator
+from train_generator.mnist.measure import (
+    load_judges,
+    measure_digits,
+    measure_generator,
+    require_num,
+)
 from train_generator.mnist.pictures import draw_generators
 from train_generator.mnist.records import DownstreamConfig
 from train_generator.mnist.tables import downstream_table, metrics_table
@@ -76,8 +81,9 @@ def measure(
     if len(paths) == 0 or len(set(paths)) < len(paths):
         raise ArgumentError(f"name one generator or more, and each once; got {paths}")
     networks = dict(zip(_short_names(paths), map(load_cgn, paths), strict=True))
+    require_num(num)  # before anything that takes long
     if out is not None:
-        check_picture(out)  # before anything that takes long
+        check_picture(out)
     stacks = None if textures is None else load_textures(textures)
     judges = load_judges(variant, stacks, cache=None if cache is None else Path(cache))
     rows = {
@@ -126,6 +132,9 @@ def downstream(
         device: where to train, such as cpu or cuda.
         table: as plain text or as Markdown.
     """
+    for name, chosen in {"variants": variants, "rows": rows, "seeds": seeds}.items():
+        if not chosen:
+            raise ArgumentError(f"{name} is empty: name one or more, or leave it out for all")
     stacks = None
     if "wildlife" in variants:
         stacks = procedural_textures() if textures is None else load_textures(textures)

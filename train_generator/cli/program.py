@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cgn_augment.cli.program import run_commands
-from cgn_augment.pictures.sheets import draw_sheet, save_figure
+from cgn_augment.pictures.sheets import check_picture, draw_sheet, save_figure
 from train_generator.cli.arguments import expand_preset, name_validation
 from train_generator.cli.classifier import classifier
 from train_generator.cli.evaluate import evaluate
@@ -38,6 +38,7 @@ def data(
         textures: wildlife only: folder with object/ and background/, ten images each.
         seed: of colours, textures and crops.
     """
+    check_picture(out)
     stacks = None if textures is None else load_textures(textures)
     rows: dict[str, torch.Tensor] = {}
     for split in ("train", "test"):
@@ -57,6 +58,7 @@ def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
         folder: with object/ and background/, ten images each; the procedural ones by default.
         seed: of the patterns and crops.
     """
+    check_picture(out)
     stacks = procedural_textures(seed) if folder is None else load_textures(folder)
     factors: dict[str, Factor] = {"object": "texture", "background": "background"}
     rows = {}

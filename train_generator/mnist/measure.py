@@ -144,7 +144,7 @@ def measure_generator(
         >>> measure_generator(cgn, "colored", num=60, judges=judges).num
         60
     """
-    _require_num(num)
+    require_num(num)
     if (cgn.num_classes, cgn.image_size) != (NUM_CLASSES, 32):
         raise ArgumentError(
             f"the judges know {NUM_CLASSES} classes of 32x32 pixels, and this CGN has "
@@ -183,7 +183,7 @@ def measure_digits(
         >>> measure_digits("colored", num=60, judges=judges).diversity > 0.8
         True
     """
-    _require_num(num)
+    require_num(num)
     judges = judges or load_judges(variant, textures)
     labels = torch.arange(num) % NUM_CLASSES
     factors = draw_real_factors(variant, textures, "test", num, seed)
@@ -230,7 +230,8 @@ def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
     return digits.masks[chosen], labels
 
 
-def _require_num(num: int) -> None:
+def require_num(num: int) -> None:
+    """Raises `ArgumentError` unless as many images can be measured."""
     least, most = NUM_CLASSES * (NUM_NEIGHBORS + 1), 8000
     if not least <= num <= most:
         raise ArgumentError(f"num must be {least} to {most}, got {num}")

@@ -31,7 +31,7 @@ from train_generator.robustness.measure import (
 )
 from train_generator.robustness.predictors import Predictor
 from train_generator.robustness.record import Rows
-from train_generator.robustness.sensitivity import measure_factors
+from train_generator.robustness.sensitivity import measure_factors, require_changes
 
 CUE_CONFLICT, IMAGENET9, REAL, FACTOR = "cue_conflict", "imagenet9", "real", "factors"
 GROUPS = "groups"
@@ -133,6 +133,7 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
         )
     if data.cgn is not None:
         class_map = find_class_map(predictor, data.cgn, data.class_map)
+        require_changes(data.num, data.cgn.num_classes, class_map.choices)
         add(
             FACTOR,
             partial(_measure_factors, predictor, data.cgn, class_map, data, config),

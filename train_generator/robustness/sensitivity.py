@@ -207,11 +207,8 @@ def change_factors(
     Raises:
         ArgumentError: `num` or `chunk` below 1, or fewer than two groups of classes.
     """
-    require_count("num", num)
     require_count("chunk", chunk)
-    groups = [[y] for y in range(cgn.num_classes)] if choices is None else choices
-    if len(groups) < 2:
-        raise ArgumentError("a factor changes between two classes or more: list more of them")
+    groups = require_changes(num, cgn.num_classes, choices)
     classes = sample_interventions(num, (groups, groups, groups), generator)
     new_classes = _draw_others(classes, groups, generator)
     noise = [cgn.draw_noise(num, generator)]
@@ -220,6 +217,19 @@ def change_factors(
     first = _Drawn(classes, noise, (_split(generator), _split(generator)))
     other = _Drawn(new_classes, new_noise, (_split(generator), _split(generator)))
     return _change(cgn, first, other, num, chunk)
+
+
+def require_changes(num: int, num_classes: int, choices: Choices | None) -> Choices:
+    """Returns the groups of classes that images and their changes are drawn of.
+
+    Raises:
+        ArgumentError: `num` below 1, or fewer than two groups of classes.
+    """
+    require_count("num", num)
+    groups = [[y] for y in range(num_classes)] if choices is None else choices
+    if len(groups) < 2:
+        raise ArgumentError("a factor changes between two classes or more: list more of them")
+    return groups
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ class MaskerTraining:
 
     Raises:
         ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
-            rounds and no real images.
+            no steps, or rounds and no real images.
         CheckpointError: there is nothing to resume, it is damaged, or it was made with other
             settings or another generator.
 
@@ -81,6 +81,8 @@ class MaskerTraining:
         resume: bool = False,
         progress: bool = True,
     ) -> None:
+        if not config.num_steps:
+            raise ArgumentError("num_steps must be 1 or more to train a masker, got 0")
         if config.rounds and real is None:
             raise ArgumentError(
                 f"{config.rounds} rounds take real images apart, and there are none: give them "
