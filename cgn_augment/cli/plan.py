@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Literal
 
@@ -66,12 +66,10 @@ def plan(
             which takes seconds.
         device: of --card here: where to measure, such as cpu or cuda.
     """
-    amounts = {"ratio": ratio, "overhead": overhead, "device_gb": device_gb}
-    for name, value in amounts.items():
-        require_amount(name, value)
-    if not math.isfinite(step_ms):
-        raise ArgumentError(f"step_ms must be a number of milliseconds, got {step_ms}")
-    Work(pixels, batch, ratio, step_ms, storage=storage)  # before a network is opened
+    # Before a network is opened:
+    require_amount("overhead", overhead)
+    require_amount("device_gb", device_gb)
+    Work(pixels, batch, ratio, step_ms, storage=storage)
     here = _require_here(device, card)
     network = _open(cgn, here or torch.device("meta"))
     side = pixels if network is None else network.image_size
@@ -84,12 +82,12 @@ def plan(
 
 def _require_here(device: str, card: Card) -> torch.device | None:
     """Returns the device to measure, or None where nothing is measured."""
-    found = require_device(device)
     if card == "here":
-        if found.type not in ("cpu", "cuda"):
-            raise ArgumentError(f"device {device} is not measured: take cpu or cuda")
-        return found
-    if found.type != "cpu":
+        with suppress(RuntimeError):  # of what is no device, as `require_device` will say
+            if torch.device(device).type not in ("cpu", "cuda"):
+                raise ArgumentError(f"device {device} is not measured: take cpu or cuda")
+        return require_device(device)
+    if device != "cpu":
         raise ArgumentError(
             f"--device {device} is where --card here measures, and the plan would be of "
             f"{MEASURED.name}: pass --card here too, or leave the device out"

@@ -115,6 +115,15 @@ def require_device(device: torch.device | str) -> torch.device:
         )
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"there is no {target}: torch sees {torch.cuda.device_count()} GPUs")
+    if target.type == "meta":
+        raise UsageError("device 'meta' holds no images: pass device='cpu' or 'cuda'")
+    if target.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=target)
+        except Exception as error:  # each backend raises its own
+            raise UsageError(
+                f"device {str(target)!r} cannot be used by this torch: pass device='cpu' or 'cuda'"
+            ) from error
     return target
 
 

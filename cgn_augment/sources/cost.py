@@ -7,6 +7,7 @@ and how far from it we are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cgn_augment.checks import require_choice, require_count
+from cgn_augment.checks import require_amount, require_choice, require_count
 from cgn_augment.errors import ArgumentError
 from cgn_augment.types import FACTORS, Mechanisms
 
@@ -73,8 +74,9 @@ class Work:
         for name in ("pixels", "batch", "source_pixels"):
             require_count(name, getattr(self, name))
         require_choice("storage", self.storage, tuple(BYTES))
-        if not self.ratio >= 0:
-            raise ArgumentError(f"ratio must be 0 or more, got {self.ratio}")
+        require_amount("ratio", self.ratio)
+        if not math.isfinite(self.step_ms):
+            raise ArgumentError(f"step_ms must be a number of milliseconds, got {self.step_ms}")
         if not self.step_ms > 0:
             raise ArgumentError(f"step_ms must be above 0, got {self.step_ms}")
 
@@ -186,7 +188,7 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
         bank_gb: memory for the bank, in 10⁹ bytes.
 
     Raises:
-        ArgumentError: an overhead or a memory that is negative.
+        ArgumentError: an overhead or a memory that is negative or not finite.
 
     Example:
         >>> from cgn_augment.sources.cost import Rates, Work, make_plan
@@ -195,9 +197,8 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
         >>> plan.refresh, plan.bank
         (3, 8719)
     """
-    for name, value in (("overhead", overhead), ("bank_gb", bank_gb)):
-        if not value >= 0:
-            raise ArgumentError(f"{name} must be 0 or more, got {value}")
+    require_amount("overhead", overhead)
+    require_amount("bank_gb", bank_gb)
     moved = bytes_of_made(work.num, work.source_pixels, work.pixels, work.storage)
     floor_ms = moved / rates.copy_gb_per_s / 1e6
     same_size = work.source_pixels == work.pixels

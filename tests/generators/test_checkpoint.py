@@ -379,6 +379,8 @@ def test_a_missing_file_and_a_folder_are_clear_errors_for_metadata_too(tmp_path:
         ("cuda:1", 0, r"'cuda:1' was asked for and torch sees no GPU here"),
         ("cuda:1", 1, "there is no cuda:1: torch sees 1 GPU"),
         ("gpu", 0, "'gpu' is not the name of a device"),
+        ("meta", 0, "'meta' holds no images: pass device='cpu'"),
+        ("xpu", 0, "'xpu' cannot be used by this torch"),
     ],
 )
 def test_a_device_that_is_not_there_is_a_clear_error(

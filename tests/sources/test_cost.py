@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -132,3 +133,17 @@ def test_work_that_cannot_be_is_an_error(change: dict[str, Any], message: str) -
 def test_less_than_nothing_cannot_be_allowed(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be 0 or more"):
         make_plan(Work(), CARD, **{"overhead": 0.1, "bank_gb": 1.0, name: -0.1})
+
+
+@pytest.mark.parametrize("name", ["ratio", "step_ms"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+def test_work_that_no_step_does_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ArgumentError, match=name):
+        Work(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["overhead", "bank_gb"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+def test_what_no_plan_can_allow_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ArgumentError, match=name):
+        make_plan(Work(), CARD, **{"overhead": 0.1, "bank_gb": 1.0, name: value})
