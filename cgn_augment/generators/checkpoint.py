@@ -103,7 +103,18 @@ def bundled_generators() -> list[str]:
 
 
 def require_device(device: torch.device | str) -> torch.device:
-    """Returns the device, or raises `UsageError` if this machine does not have it."""
+    """Returns a device to draw on, or raises `UsageError` if this machine has none of this name."""
+    target = known_device(device)
+    if target.type == "meta":
+        raise UsageError("device 'meta' holds no images: pass device='cpu' or 'cuda'")
+    return target
+
+
+def known_device(device: torch.device | str) -> torch.device:
+    """Returns the device, or raises `UsageError` if this machine does not have it.
+
+    Unlike `require_device` it takes "meta" too, to which a stream may well move its batches.
+    """
     try:
         target = torch.device(device)
     except RuntimeError as error:
@@ -115,9 +126,7 @@ def require_device(device: torch.device | str) -> torch.device:
         )
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"there is no {target}: torch sees {torch.cuda.device_count()} GPUs")
-    if target.type == "meta":
-        raise UsageError("device 'meta' holds no images: pass device='cpu' or 'cuda'")
-    if target.type not in ("cpu", "cuda"):
+    if target.type not in ("cpu", "cuda", "meta"):
         try:
             torch.empty(0, device=target)
         except Exception as error:  # each backend raises its own

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
-from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.generators.checkpoint import known_device
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.drawn import FreshSource
 from cgn_augment.types import FACTORS, Mechanisms, Source
@@ -80,7 +80,7 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
         UsageError: the source is elsewhere, or there is no such device.
     """
     at: torch.device | None = getattr(source, "device", None)
-    wanted = None if device is None else require_device(device)
+    wanted = None if device is None else known_device(device)
     if at is None:
         return wanted or torch.device("cpu")
     if wanted is not None and (wanted.type != at.type or wanted.index not in (None, at.index)):
