@@ -31,7 +31,7 @@ def require_package(name: str, extra: str, need: str, instead: str = "") -> Modu
     Raises:
         MissingPackageError: it is not installed; the message says how to.
 
-    Example:
+    Examples:
         >>> from cgn_augment.checks import require_package
         >>> require_package("math", "metrics", "FID needs torchmetrics").sqrt(4.0)
         2.0
@@ -48,7 +48,7 @@ def require_package(name: str, extra: str, need: str, instead: str = "") -> Modu
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuses a value that is not one of the choices.
 
-    Example:
+    Examples:
         >>> from cgn_augment.checks import require_choice
         >>> require_choice("mix", "append", ("append", "replace"))
     """
@@ -62,7 +62,7 @@ def require_count(name: str, value: object, least: int = 1) -> int:
     What behaves as an integer is one, such as those of NumPy. All that a count or a seed may be
     is below 2**64, which is as much as torch's generators take.
 
-    Example:
+    Examples:
         >>> from cgn_augment.checks import require_count
         >>> require_count("size", 20)
         20
@@ -95,7 +95,7 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
 def require_part(name: str, value: float) -> float:
     """Returns a number above 0 and at most 1.
 
-    Example:
+    Examples:
         >>> from cgn_augment.checks import require_part
         >>> require_part("crop", 0.875)
         0.875
@@ -131,7 +131,7 @@ def require_positive(config: object, *names: str) -> None:
 def require_amount(name: str, value: float) -> float:
     """Returns a finite number of 0 or more.
 
-    Example:
+    Examples:
         >>> from cgn_augment.checks import require_amount
         >>> require_amount("ratio", 0.5)
         0.5

@@ -32,7 +32,7 @@ class ClassMap:
         ArgumentError: the map is empty, holds a negative number or an empty list, or gives one
             class to two labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import ClassMap
         >>> birds = ClassMap({0: [7, 8], 1: 130})        # cocks and hens are "chicken"

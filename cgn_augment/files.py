@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder is missing or cannot be written; it names `path`.
         FileError: the disk is full.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import replacing
         >>> path = getfixture("tmp_path") / "note.txt"
         >>> with replacing(path) as temporary:
@@ -179,7 +179,7 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         UsageError: another process owns the folder, and `wait` is off.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import owning
         >>> with owning(getfixture("tmp_path") / "runs"):
         ...     pass  # written to by this process alone
@@ -217,7 +217,7 @@ def require_place(folder: Path) -> None:
     Raises:
         FileError: a part of its path is a file, or the user may not write there.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import require_place
         >>> require_place(getfixture("tmp_path") / "runs" / "1")
     """
@@ -235,7 +235,7 @@ def open_regular(path: Path) -> IO[bytes]:
         FileNotFoundError: there is none.
         FileError: it is no regular file.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import open_regular
         >>> path = getfixture("tmp_path") / "note.txt"
         >>> size = path.write_bytes(b"whole")
@@ -278,7 +278,7 @@ def download(
     Raises:
         CheckpointError: the download failed; the message says what to do by hand.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import download
         >>> path = getfixture("tmp_path") / "mine.bin"
         >>> size = path.write_bytes(b"weights")

@@ -32,7 +32,7 @@ def compose(
     Returns:
         (N, 3, H, W) float in [-1, 1]; exactly `foreground` at mask 1 and `background` at mask 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import compose
         >>> white, black = torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)
@@ -110,7 +110,7 @@ def pick_choices(
     Returns:
         (N,) int64 classes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import pick_choices
         >>> shares = torch.tensor([[0.1, 0.0], [0.1, 0.0], [0.9, 0.6]], dtype=torch.float64)
@@ -146,7 +146,7 @@ def sample_interventions(
     Returns:
         (3, num) int64: the classes of shape, texture and background.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import sample_interventions
         >>> any_digit = [[y] for y in range(10)]
@@ -224,7 +224,7 @@ def move_images(images: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         (N, C, H, W) images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import move_images
         >>> move_images(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[0, 1]]))
@@ -317,7 +317,7 @@ def standard_numbers() -> Iterator[None]:
     Autocast and inference mode are off, gradients too, and new tensors are float32. What comes out
     is the same bit for bit in any of these modes, and may enter a training graph. Also a decorator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import standard_numbers
         >>> with torch.inference_mode(), standard_numbers():

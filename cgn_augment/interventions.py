@@ -43,7 +43,7 @@ class Interventions:
     Raises:
         ArgumentError: a value that cannot be used; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import Interventions
         >>> on_sand = Interventions(shape=[0, 1], background=4)

@@ -41,7 +41,7 @@ def is_distributed() -> bool:
 def count_cores() -> int:
     """Returns how many cores this process may use, beside those that torchrun started with it.
 
-    Example:
+    Examples:
         >>> from cgn_augment.ranks import count_cores
         >>> count_cores() >= 1
         True
@@ -64,7 +64,7 @@ class Ranks:
     Raises:
         ArgumentError: only one of them was given, or they do not fit.
 
-    Example:
+    Examples:
         >>> from cgn_augment.ranks import Ranks
         >>> Ranks(1, 4).find()
         (1, 4)

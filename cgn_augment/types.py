@@ -89,7 +89,7 @@ class Step(NamedTuple):
         rank: the process that takes it.
         world_size: how many processes take it together.
 
-    Example:
+    Examples:
         >>> from cgn_augment import Step
         >>> Step(7)
         Step(number=7, rank=0, world_size=1)
@@ -213,7 +213,7 @@ class Source(Protocol):
     write the images to. `masks`, a key or position in the batch, says where masks lie that
     counterfactuals get theirs at.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import Counterfactuals, Step
         >>> class Brightening:

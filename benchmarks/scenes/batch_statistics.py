@@ -67,7 +67,7 @@ class TrainableBigGAN(BigGAN):
     Args:
         config: the sizes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import BigGANConfig
         >>> from benchmarks.scenes.batch_statistics import TrainableBigGAN

@@ -85,7 +85,7 @@ def make_scenes(num: int, seed: int = 0, *, decorrelated: bool = False) -> Scene
     Raises:
         ArgumentError: less than one image, or a negative seed.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.images import make_scenes
         >>> scenes = make_scenes(4)
         >>> scenes.images.shape, scenes.masks.shape
@@ -129,7 +129,7 @@ def render_scenes(
         ArgumentError: codes of another shape or outside [-2, 2], or a class that there is not.
         ArgumentTypeError: classes that are not integers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.images import SCENE_CODES, render_scenes
         >>> one = torch.tensor([1])

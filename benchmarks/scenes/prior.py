@@ -154,7 +154,7 @@ def codes_of_noise(noise: Tensor, seed: int = 0) -> Tensor:
     Returns:
         (N, SCENE_CODES) float32 in [-2, 2].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.prior import codes_of_noise
         >>> codes_of_noise(torch.zeros(2, 32)).abs().max().item()
@@ -202,7 +202,7 @@ def pair_loss(drawn: Tensor, wanted: Tensor, weights: tuple[float, ...]) -> Tens
     Returns:
         Scalar of 0 or more.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.prior import pair_loss
         >>> pair_loss(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), (1.0, 0.5)).item()
@@ -324,7 +324,7 @@ class ReducedPriorTraining:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume, it is damaged, or of other settings.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.prior import (
         ...     ReducedPriorConfig,
         ...     ReducedPriorTraining,

@@ -95,7 +95,7 @@ def make_salient(
         empty_share: of images without an object.
         seed: of everything that is drawn.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.saliency import make_salient
         >>> scenes = make_salient(4, num_blobs=2, empty_share=0.5)
         >>> scenes.masks.shape
@@ -159,7 +159,7 @@ class ReducedSaliencyTraining:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume, it is damaged, or of other settings.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.saliency import (
         ...     ReducedSaliencyConfig,
         ...     ReducedSaliencyTraining,

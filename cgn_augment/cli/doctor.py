@@ -73,7 +73,7 @@ def doctor() -> None:
 def find_needs(package: str = PACKAGE) -> dict[str, list[Need]]:
     """Returns by extra which packages a package asks for, and under "" those that it always needs.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.doctor import find_needs
         >>> [need.fits for need in find_needs()[""] if need.name == "torch"]
         [True]

@@ -28,7 +28,7 @@ def settings_as_options(
     Returns:
         What decorates the function.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> from inspect import signature
         >>> from cgn_augment.cli.options import settings_as_options

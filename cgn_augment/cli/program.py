@@ -165,7 +165,7 @@ def run_commands(
 def without_traceback(message: str) -> str:
     """Returns what an error says that a loader's worker has handed on with its traceback.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.program import without_traceback
         >>> lines = "Caught DataError in DataLoader worker process 0.", "...", "DataError: why"
         >>> without_traceback(chr(10).join(lines))
@@ -184,7 +184,7 @@ def _is_of_memory(error: BaseException) -> bool:
 def plain_message(message: str) -> str:
     """Returns in one line, and in words of a command line, what jsonargparse says of a value.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.program import plain_message
         >>> lines = (
         ...     "Does not validate against any of the Union subtypes",
@@ -213,7 +213,7 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
 
     jsonargparse takes the one name, and wants a value after every option.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.program import plain_arguments
         >>> plain_arguments(["--world-size=2", "--resume", "--out", "my-set"])
         ['--world_size=2', '--resume=true', '--out', 'my-set']

@@ -20,7 +20,7 @@ def tell(name: str, value: object, column: int) -> None:
         value: what it is, in a line.
         column: width of all names.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.screen import tell
         >>> tell("device", "cpu", 8)
         device   cpu

@@ -34,7 +34,7 @@ _Loader.add_implicit_resolver(
 def load_value(text: str) -> Any:
     """Reads YAML, whose numbers stay text for the option that they are given to.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.values import load_value
         >>> load_value("{000: tench, no: [010, 7], flip: true}")
         {'000': 'tench', 'no': ['010', '7'], 'flip': True}

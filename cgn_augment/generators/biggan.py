@@ -61,7 +61,7 @@ class BigGANConfig:
         ArgumentError: sizes that fit no generator.
         ArgumentTypeError: a size that is not an integer.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import BigGANConfig
         >>> BigGANConfig.published(512).image_size
         512
@@ -116,7 +116,7 @@ class BigGAN(nn.Module):
     Args:
         config: the sizes. A network of its own weights has statistics of mean 0 and variance 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.biggan import BigGAN, BigGANConfig
         >>> layers = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))

@@ -48,7 +48,7 @@ def load_cgn(
         UsageError: the device is not there.
         ArgumentError: a truncation for a small CGN, or one outside (0, 1].
 
-    Example:
+    Examples:
         >>> from cgn_augment import load_cgn
         >>> from cgn_augment.generators import SmallCGN, save_cgn
         >>> path = getfixture("tmp_path") / "mine.safetensors"

@@ -48,7 +48,7 @@ def draw_factors(
         chunk: images that a mechanism makes at once.
         tied: each foreground is that of the object which brings the mask.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.drawing import draw_factors

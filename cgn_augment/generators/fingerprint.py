@@ -15,7 +15,7 @@ def hash_weights(module: nn.Module) -> str:
 
     The order of the layers, the device and the layout in memory have no part in it.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from cgn_augment.generators.fingerprint import hash_weights
         >>> layer = nn.Linear(2, 2)
@@ -28,7 +28,7 @@ def hash_weights(module: nn.Module) -> str:
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Returns twelve hexadecimal digits of a hash of names and values, in the names' order.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.fingerprint import hash_tensors
         >>> hash_tensors({"y": torch.arange(3)}) == hash_tensors({"y": torch.arange(3)})

@@ -30,7 +30,7 @@ class CodeFlow(nn.Module):
         ArgumentError: an odd `noise_dim`, or a number below 1.
         ArgumentTypeError: a number that is not an integer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.flow import CodeFlow
         >>> flow = CodeFlow(noise_dim=4, embedding_dim=2)

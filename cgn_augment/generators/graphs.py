@@ -22,7 +22,7 @@ Run = Callable[[Tensor], Tensor]
 class Watch:
     """Says whether tensors are still the same memory with the same values.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.graphs import Watch
         >>> weight = torch.zeros(2)

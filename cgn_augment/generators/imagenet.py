@@ -46,7 +46,7 @@ class ImageNetCGN(CGNetwork):
     Attributes:
         shared_noise: True; one noise vector goes to all three mechanisms, as in the paper.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import ImageNetCGN
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]

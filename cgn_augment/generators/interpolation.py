@@ -47,7 +47,7 @@ def interpolate_classes(
         ArgumentError: fewer than two classes, fewer than one step, a class that there is not, an
             unknown factor, or `others` with a factor that changes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.interpolation import interpolate_classes
         >>> frames = interpolate_classes(SmallCGN().freeze(), [3, 7], "texture", steps=4)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 def without_memory() -> Iterator[None]:
     """Networks that are made inside the block have no weights yet; others take their place.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.layout import without_memory
         >>> with without_memory():
@@ -47,7 +47,7 @@ def put_channels_last(module: nn.Module) -> None:
     `Module.to(memory_format=…)` would do the same in new memory; where weights are mapped from a
     file, both would be held.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.layout import put_channels_last
         >>> layer = torch.nn.Conv2d(2, 4, 3)

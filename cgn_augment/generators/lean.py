@@ -223,7 +223,7 @@ def merge_upsampling(kernel: Tensor) -> Tensor:
     Returns:
         (C', C, 4, 4), of a stride of 2 and a padding of 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.nn.functional as F
         >>> from cgn_augment.generators.lean import merge_upsampling
@@ -275,7 +275,7 @@ def convolve_to_few(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     On a CPU as nine 1x1 convolutions, of which nine maps are moved and added: a convolution would
     compute sixteen outputs where three are wanted.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.lean import convolve_to_few
         >>> x, kernel, bias = torch.rand(2, 4, 5, 6), torch.rand(3, 4, 3, 3), torch.rand(3)

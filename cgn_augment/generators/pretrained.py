@@ -35,7 +35,7 @@ def load_biggan(path: str | os.PathLike[str]) -> BigGAN:
         FileError: there is no such file.
         CheckpointError: the file is cut off, wants to run code, or is of another network.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import BigGAN, BigGANConfig, load_biggan
         >>> layers = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
@@ -118,7 +118,7 @@ def continue_imagenet_cgn(
         CheckpointError: the file is damaged, or is of another network; or its weights are folded.
         ArgumentError: a truncation outside (0, 1].
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import ImageNetCGN, save_cgn
         >>> from cgn_augment.generators import continue_imagenet_cgn
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]

@@ -39,7 +39,7 @@ def draw_cgn(
     Raises:
         ArgumentError: `num` below 1, or a negative seed.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.sheet import draw_cgn
         >>> figure = draw_cgn(SmallCGN().freeze(), num=3)

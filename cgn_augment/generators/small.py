@@ -48,7 +48,7 @@ class SmallCGN(CGNetwork):
         image_size: 32 pixels.
         shared_noise: False; each mechanism draws its own noise, as in the published MNIST code.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> cgn = SmallCGN().freeze()
@@ -141,7 +141,7 @@ class UpConv2d(nn.Conv2d):
     the sums of the weights that fall on the same pixel do the same: a transposed convolution with a
     kernel of 4x4. Only rounding differs. The state dict is that of the convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.nn.functional as F
         >>> from cgn_augment.generators.small import UpConv2d

@@ -122,7 +122,7 @@ def read_state_dict(path: Path, *, without: str | None = None) -> dict[str, Tens
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns a state dict without what DataParallel and torch.compile put before every name.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators.tensors import without_prefixes
         >>> list(without_prefixes({"module._orig_mod.weight": 1, "module._orig_mod.bias": 2}))
         ['weight', 'bias']
@@ -167,7 +167,7 @@ def read_safetensors(
         FileError: there is no such file.
         CheckpointError: it is cut off, of another format, or holds NaN or infinity.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators.tensors import read_safetensors, save_tensors
         >>> path = getfixture("tmp_path") / "mine.safetensors"
         >>> save_tensors({"bias": torch.zeros(2)}, path, {"format": "mine/1"}, {}, "a layer")

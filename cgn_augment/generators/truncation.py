@@ -41,7 +41,7 @@ def draw_truncated(num: int, dim: int, generator: torch.Generator) -> Tensor:
     Returns:
         (num, dim) float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.truncation import draw_truncated
         >>> noise = draw_truncated(1000, 8, torch.Generator().manual_seed(0))
@@ -70,7 +70,7 @@ def find_rows(
     Raises:
         ArgumentError: a truncation outside (0, 1], or an unknown lookup.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators.truncation import find_rows
         >>> find_rows(0.14)
         StatisticsRows(lower=7, upper=7, fraction=0.0)

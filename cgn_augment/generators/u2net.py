@@ -33,7 +33,7 @@ class U2Net(nn.Module):
     Raises:
         ArgumentError: another width.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.u2net import U2Net
         >>> U2Net(width=4).eval()(torch.zeros(2, 3, 64, 64)).shape

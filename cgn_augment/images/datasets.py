@@ -102,7 +102,7 @@ def open_images(
         DataError: there are no images, or they are laid out differently.
         MissingPackageError: the package datasets is not installed.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.datasets import open_images, evaluation_transform
         >>> folder = getfixture("tmp_path")

@@ -49,7 +49,7 @@ def find_images(folder: Path, least: int = 1) -> list[Path]:
     Raises:
         DataError: there is no such folder, or it holds too few images.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.finding import find_images
         >>> folder = getfixture("tmp_path")
@@ -86,7 +86,7 @@ def find_labelled_images(
     Raises:
         DataError: there is no such folder, it has no folders, or there is no image in one of them.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.finding import find_labelled_images
         >>> folder = getfixture("tmp_path")

@@ -37,7 +37,7 @@ _Kind = TypeVar("_Kind")
 def split_name(name: str) -> str:
     """Returns one name for a split that goes by several.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.image_table import split_name
         >>> split_name("validation"), split_name("test_2")
         ('val', 'test_2')
@@ -118,7 +118,7 @@ class ImageTable:
             ArgumentError: a split is asked for where there are none, or must be named.
             DataError: there is no such split.
 
-        Example:
+        Examples:
             >>> from pathlib import Path
             >>> from cgn_augment.images.image_table import ImageTable
             >>> table = ImageTable(
@@ -177,7 +177,7 @@ class ImageTable:
 def order_splits(names: Iterable[str]) -> tuple[str, ...]:
     """Returns each name once, train, val and test first.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.image_table import order_splits
         >>> order_splits(["test", "odd", "train", "test"])
         ('train', 'test', 'odd')
@@ -193,7 +193,7 @@ def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
         ArgumentError: a split is asked for where there are none, or must be named.
         DataError: there is no such split.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.image_table import choose_split
         >>> choose_split("here", ("train", "val"), None)
         'train'

@@ -27,7 +27,7 @@ def imagenet_names() -> tuple[str, ...]:
 
     They are a file of this package, since the import of torchvision takes as long as torch's.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.imagenet_classes import imagenet_names
         >>> imagenet_names()[207]
         'golden retriever'
@@ -56,7 +56,7 @@ def find_class(
         ArgumentError: there is no such class, the name stands for two classes, or the classes of
             this CGN have no names. The message lists the indices that may be meant.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.imagenet_classes import find_class
         >>> find_class("Golden_Retriever", 1000), find_class("7", 10)
         (207, 7)

@@ -51,7 +51,7 @@ def parse_table(place: str) -> tuple[Path, Columns]:
     Raises:
         ArgumentError: a column that there is not.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.listed import parse_table
         >>> path, columns = parse_table("photos.csv?path=file&label=y")
         >>> str(path), columns.path, columns.label, columns.group
@@ -89,7 +89,7 @@ def read_listed(
         DataError: the table cannot be read or lacks a column; or a row lacks a path, a label, a
             split or a group.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.listed import read_listed
         >>> path = getfixture("tmp_path") / "photos.csv"
         >>> size = path.write_text("path,label,group\n1.jpg,cat,day\n2.jpg,dog,night\n")
@@ -142,7 +142,7 @@ def class_names_of(
     Raises:
         ArgumentError: a label that is none of the classes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.listed import class_names_of
         >>> class_names_of(["10", "9"], None, "a table")
         {'9': '9', '10': '10'}

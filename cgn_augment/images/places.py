@@ -34,7 +34,7 @@ _LAYOUTS: dict[str, Callable[[Path, str], ImageTable]] = {
 def is_listed(place: str) -> bool:
     """Returns whether the images of a place are known before any is read.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.places import is_listed
         >>> is_listed("table:photos.csv"), is_listed("hf:cifar10@train")
         (True, False)
@@ -70,7 +70,7 @@ def read_place(
         DataError: there are no images, or they are laid out differently; files that a table or a
             layout lists are missing.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.places import read_place
         >>> folder = getfixture("tmp_path")
@@ -109,7 +109,7 @@ def find_files(place: str, split: str | None = None, least: int = 1) -> tuple[Pa
         ArgumentError: as for `read_place`.
         DataError: as for `read_place`, or there are too few images.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.places import find_files
         >>> folder = getfixture("tmp_path")
@@ -151,7 +151,7 @@ def find_splits(place: str) -> tuple[str, ...]:
 def layout_of(place: str) -> str:
     """Returns the layout that a place names, such as waterbirds; "" where it names none.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.places import layout_of
         >>> layout_of("in9:bg_challenge@mixed_rand"), layout_of("photos")
         ('in9', '')

@@ -57,7 +57,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: its pixels are floating point numbers or have more than 16 bits.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.images.reading import to_rgb
@@ -78,7 +78,7 @@ def to_mask(image: Image.Image) -> Pixels:
     Raises:
         ValueError: its pixels are floating point numbers or have more than 16 bits.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.images.reading import to_mask
@@ -118,7 +118,7 @@ def alpha_of(image: Image.Image) -> Pixels:
 def bounded(size: tuple[int, int], bound: int) -> tuple[int, int]:
     """Returns height and width of an image of `size` whose longer side is at most `bound`.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.reading import bounded
         >>> bounded((1000, 500), 224), bounded((100, 50), 224)
         ((224, 112), (100, 50))

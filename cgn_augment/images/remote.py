@@ -42,7 +42,7 @@ def patience() -> float:
     Raises:
         ArgumentError: the environment variable is no number above 0.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import PATIENCE, patience
         >>> getfixture("monkeypatch").setenv(PATIENCE, "15")
         >>> patience()
@@ -61,7 +61,7 @@ def patience() -> float:
 def protocol_of(place: str) -> str:
     """Returns the protocol of a URL; nothing for a path, and for a `file://` URL.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import protocol_of
         >>> protocol_of("s3://bucket/set"), protocol_of("/data/a::b"), protocol_of("file:///data")
         ('s3', '', '')
@@ -115,7 +115,7 @@ def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
         FileNotFoundError: the server says that there is no such file.
         FileError: it denies access, or failed for longer than `patience`.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import patiently
         >>> answers = iter([OSError("busy"), None])
         >>> def ask():
@@ -205,7 +205,7 @@ def open_file(place: str) -> IO[bytes]:
         FileNotFoundError: there is none.
         FileError: it is a pipe or a device, access is denied, or its server fails.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import open_file
         >>> path = getfixture("tmp_path") / "run{1,2}.txt"
         >>> size = path.write_bytes(b"whole")

@@ -28,7 +28,7 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         DataError: it is missing, empty, or cannot be read; or a row has other columns.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.tables import read_table
         >>> path = getfixture("tmp_path") / "photos.csv"
         >>> size = path.write_text("path,label\ncat/1.jpg,cat\n")

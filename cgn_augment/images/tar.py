@@ -23,7 +23,7 @@ def expand_urls(urls: str) -> list[str]:
 
     The path of a file that is there stands for itself, whatever characters it has.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.tar import expand_urls
         >>> expand_urls("s3://bucket/train-{08..10}.tar")[1:]
         ['s3://bucket/train-09.tar', 's3://bucket/train-10.tar']

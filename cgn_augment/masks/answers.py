@@ -33,7 +33,7 @@ def understand_masks(answer: Any, images: Tensor, masker: object) -> Tensor:
         ArgumentTypeError: it is nothing of that; the message names the call.
         DataError: it has another shape.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import torch
         >>> from cgn_augment.masks.answers import understand_masks

@@ -30,7 +30,7 @@ class MaskCache:
         max_bytes: memory for masks; what comes later is found anew each time.
         device: where they are kept.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.cache import MaskCache, round_masks
         >>> cache, images = MaskCache(2**20), torch.rand(4, 3, 8, 8)

@@ -41,7 +41,7 @@ def load_masker(
         CheckpointError: the file is cut off, of another network, or holds NaN.
         UsageError: the device is not there.
 
-    Example:
+    Examples:
         >>> from cgn_augment import load_masker
         >>> from cgn_augment.masks import UNetMasker, save_masker
         >>> path = getfixture("tmp_path") / "mine.safetensors"

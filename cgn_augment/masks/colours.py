@@ -17,7 +17,7 @@ class GrabCutMasker:
     Raises:
         MissingPackageError: OpenCV is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.colours import GrabCutMasker
         >>> images = torch.zeros(1, 3, 32, 32)

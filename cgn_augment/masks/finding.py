@@ -45,7 +45,7 @@ def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
         ArgumentTypeError: it answers something else.
         DataError: it answers with another shape.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.finding import find_masks
         >>> find_masks(lambda part: part[:, :1], torch.zeros(5, 3, 8, 8), chunk=2).shape
@@ -69,7 +69,7 @@ def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True)
         DataError: there are none at the key, of another shape or type, or with values that are no
             mask's.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.finding import read_masks
         >>> images, labels = torch.zeros(2, 3, 8, 8), torch.arange(2)

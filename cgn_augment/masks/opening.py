@@ -97,7 +97,7 @@ def open_masker(
         MissingPackageError: it needs a package that is not installed.
         UsageError: the device is not there.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.opening import open_masker
         >>> masker = open_masker("wildlife-mnist")

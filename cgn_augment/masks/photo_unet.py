@@ -37,7 +37,7 @@ class PhotoMasker(MaskerNetwork):
         ArgumentError: a width or a size below 1, a size that is no multiple of 32, or another
             backbone.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.photo_unet import PhotoMasker
         >>> PhotoMasker(width=4).eval()(torch.zeros(2, 3, 64, 96)).shape

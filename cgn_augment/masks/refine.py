@@ -39,7 +39,7 @@ def refine(image: Pixels, mask: Mask, settings: MaskSettings) -> Mask:
     Raises:
         MissingPackageError: edges are asked for, and OpenCV is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import refine
         >>> from cgn_augment.masks.settings import MaskSettings
@@ -60,7 +60,7 @@ def refine(image: Pixels, mask: Mask, settings: MaskSettings) -> Mask:
 def keep_largest(mask: Mask) -> Mask:
     """Keeps the largest connected part of the object; what is nearer to another part goes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import keep_largest
         >>> keep_largest(np.float32([[1, 1, 0, 0, 0.2, 1]])).tolist()
@@ -79,7 +79,7 @@ def keep_largest(mask: Mask) -> Mask:
 def close_holes(mask: Mask) -> Mask:
     """Makes object of what the object surrounds.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import close_holes
         >>> close_holes(np.float32([[1, 1, 1], [1, 0, 1], [1, 1, 1]])).min().item()

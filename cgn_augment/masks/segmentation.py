@@ -25,7 +25,7 @@ class ClassMasker(nn.Module):
         network: answers with a dict whose `out` are logits (N, C, H, W).
         classes: numbers of the classes that are object.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.segmentation import ClassMasker
         >>> class Even(torch.nn.Module):

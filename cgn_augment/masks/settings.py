@@ -39,7 +39,7 @@ class MaskSettings:
     Raises:
         ArgumentError: a value that cannot be used.
 
-    Example:
+    Examples:
         >>> from cgn_augment.masks.settings import MaskSettings
         >>> MaskSettings(largest=True, edges="grabcut").batch_size
         8

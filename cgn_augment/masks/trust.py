@@ -44,7 +44,7 @@ class MaskGate:
         ArgumentError: not 0 <= min_area <= max_area <= 1, a confidence or a share outside [0, 1],
             or sides that are not 0 to 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import MaskGate
         >>> masks = torch.stack([torch.zeros(1, 8, 8), torch.eye(8)[None], torch.ones(1, 8, 8)])
@@ -108,7 +108,7 @@ class GateCounter:
     Raises:
         ArgumentTypeError: it is no gate.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.trust import GateCounter, MaskGate
         >>> counter = GateCounter(MaskGate())

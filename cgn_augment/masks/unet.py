@@ -25,7 +25,7 @@ class UNetMasker(MaskerNetwork):
     Raises:
         ArgumentError: a width below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks import UNetMasker
         >>> UNetMasker().eval()(torch.zeros(2, 3, 32, 32)).shape

@@ -109,7 +109,7 @@ def write_masks(
         MissingPackageError: a package is not installed.
         OSError: a mask cannot be written; those before it stay.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.masks.writing import write_masks

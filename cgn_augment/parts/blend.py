@@ -41,7 +41,7 @@ def blend(image: Floats, hole: Bools, taken: Places) -> Floats:
     Returns:
         (C, H, W) float32, the given image outside of the hole and the `BAND` around it.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.parts.blend import blend
         >>> image = np.linspace(0, 1, 16, dtype=np.float32).reshape(1, 1, 16).repeat(8, axis=1)

@@ -73,7 +73,7 @@ def take_apart(
         DataError: of another shape or range.
         MissingPackageError: the filler needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import MaskGate
         >>> from cgn_augment.parts.cut import take_apart

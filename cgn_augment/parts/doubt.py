@@ -51,7 +51,7 @@ def find_doubts(part: Part, usual_area: float) -> dict[str, float]:
     Returns:
         Doubts from `LEAST` to 1, by name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.doubt import find_doubts
         >>> from cgn_augment.parts.part import Part

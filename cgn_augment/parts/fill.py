@@ -37,7 +37,7 @@ def find_filler(filler: str | Filler) -> Filler:
         ArgumentTypeError: it is neither a name nor a function.
         MissingPackageError: "telea", and OpenCV is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.fill import find_filler
         >>> image = torch.full((3, 32, 32), 7, dtype=torch.uint8)

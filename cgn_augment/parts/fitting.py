@@ -27,7 +27,7 @@ def fit_object(
         (4, size, size) uint8; 0 outside of the box. With an image of that very size, the pixels of
         `cut` at their place.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.fitting import fit_object
         >>> cut = torch.full((4, 10, 20), 255, dtype=torch.uint8)
@@ -65,7 +65,7 @@ def fit_background(background: Tensor, place: float, size: int) -> Tensor:
     Returns:
         (3, size, size) uint8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.fitting import fit_background
         >>> wide = torch.arange(8, dtype=torch.uint8).expand(3, 4, 8)

@@ -107,7 +107,7 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
         ValueError: a line that is none of an index, or a class that there is not.
         KeyError: a line without what belongs into it.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.index import describe_part, index_line, read_index
         >>> from cgn_augment.parts.part import Part
         >>> part = Part("cat/1", "cat", (30, 40), (5, 5, 10, 20), 0.1, "usable")

@@ -140,7 +140,7 @@ class ListedPhotos:
 def mirrored(masks: str, source: str) -> str:
     """Returns the path of the mask of an image at `source`, in a folder that mirrors the images.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.inputs import mirrored
         >>> mirrored("masks", "cat/1.jpg")
         'masks/cat/1.png'

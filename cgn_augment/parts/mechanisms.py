@@ -42,7 +42,7 @@ class Parts:
         shared_noise: False, each mechanism draws its own.
         storage: "uint8" where parts are read from pictures, "float32" where they are tensors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, Parts
         >>> def find_bright(images):

@@ -58,7 +58,7 @@ def load_parts(
         DataError: there is no complete set.
         UsageError: the device is not there.
 
-    Example:
+    Examples:
         >>> from cgn_augment import load_parts
         >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
         >>> parts = load_parts(folder, 32, class_to_idx={"dog": 0, "cat": 5})
@@ -82,7 +82,7 @@ def open_parts(
 ) -> Parts:
     """Makes `Parts` of a set, or of parts in memory; see `load_parts`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, MaskGate
         >>> from cgn_augment.parts.cut import take_apart
@@ -124,7 +124,7 @@ def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None
     Raises:
         ArgumentError: a name that only one of the two has, or a label below 0.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.opening import match_classes
         >>> match_classes(("cat", "dog"), {"dog": 7, "cat": 3})
         {'cat': 3, 'dog': 7}
@@ -186,7 +186,7 @@ def load_mechanisms(
     Raises:
         ArgumentError: a size of a CGN, a truncation of parts, or errors of `load_parts`.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.opening import load_mechanisms
         >>> load_mechanisms("double-colored-mnist").image_size
         32

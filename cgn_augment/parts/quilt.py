@@ -41,7 +41,7 @@ def make_sheet(image: Tensor, inside: Bools) -> Tensor:
         (3, H, W) uint8, the same for the same image. An object too thin for a patch of a few
         pixels gives a sheet of single ones.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.quilt import make_sheet
         >>> image = torch.zeros(3, 40, 40, dtype=torch.uint8)

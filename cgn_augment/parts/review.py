@@ -96,7 +96,7 @@ def write_review(
         FileError: a shard is missing or damaged.
         OSError: the page cannot be written; one that was there stays as it was.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.review import write_review
         >>> from cgn_augment.parts.set import PartSet
         >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`

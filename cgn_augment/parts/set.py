@@ -42,7 +42,7 @@ class PartSet:
         index: what is known of each image.
         classes: names by label.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.set import PartSet
         >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
         >>> parts = PartSet.open(folder)

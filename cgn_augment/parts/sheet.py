@@ -79,7 +79,7 @@ def find_failing(class_counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     Returns:
         A warning for each class whose share is below half of the median of the classes'.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.sheet import find_failing
         >>> fine, failing = {"usable": 90, "empty": 10}, {"usable": 10, "empty": 90}
         >>> [warning] = find_failing({"cat": fine, "dog": fine, "fish": failing})

@@ -40,7 +40,7 @@ def complete(
         (N, 1, H, W) what is known of them now: all of it, unless the rounds did not suffice or no
         offset was left that something could be copied from. The rest is 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.textures import complete
         >>> stripes = torch.arange(32).div(4, rounding_mode="floor").remainder(2).float()
@@ -80,7 +80,7 @@ class ClassPool:
         images: (N, C, H, W) float32.
         labels: (N,) int64.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.textures import ClassPool
         >>> pool = ClassPool(torch.arange(3.0).view(3, 1, 1, 1), torch.tensor([1, 0, 1]))

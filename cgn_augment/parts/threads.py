@@ -18,7 +18,7 @@ class Threads:
     Args:
         num: how many; 0 does the work where it is asked for.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.threads import Threads
         >>> Threads(2).map(lambda a, b: a + b, [1, 2], [10, 20])
         [11, 22]

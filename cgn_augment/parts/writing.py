@@ -85,7 +85,7 @@ def write_parts(
         FileError: a file cannot be written. Complete shards stay, and nothing else does.
         MissingPackageError: the filler needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.parts.set import PartSet

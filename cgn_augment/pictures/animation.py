@@ -39,7 +39,7 @@ def write_animation(
         MissingPackageError: av is not installed.
         OSError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.pictures.animation import write_animation
         >>> frames = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)

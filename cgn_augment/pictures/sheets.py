@@ -44,7 +44,7 @@ def draw_sheet(
     Raises:
         ArgumentError: no rows, images of another shape, or captions of another number.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.pictures.sheets import draw_sheet
         >>> figure = draw_sheet({"grey": torch.zeros(3, 3, 8, 8), "mask": torch.ones(3, 1, 8, 8)})

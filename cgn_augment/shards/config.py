@@ -54,7 +54,7 @@ class ShardConfig:
         ArgumentError: a value that cannot be used; the message names it.
         ArgumentTypeError: a value of another kind.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards import ShardConfig
         >>> ShardConfig(num=25_000).num_shards
         3

@@ -18,7 +18,7 @@ class SetKind:
         prefix: of the names of its shards.
         command: that writes it, for the errors.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards.layout import COUNTERFACTUALS
         >>> COUNTERFACTUALS.shard_name(7), COUNTERFACTUALS.record_name(7)
         ('counterfactuals-000007.tar', '_records/counterfactuals-000007.json')

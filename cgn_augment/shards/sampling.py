@@ -63,7 +63,7 @@ def choose_classes(
         ArgumentError: fewer than one image, a class that there is not, `same` beside classes of
             texture or background, or "best" for other classes than ImageNet's.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards.sampling import choose_classes
         >>> choose_classes(10, 2, "per-class", shape=[3, 7], background=[1])[0].tolist()
         [3, 3, 7, 7]
@@ -112,7 +112,7 @@ def numbered_classes(
     Raises:
         ArgumentError: a class that the CGN lacks.
 
-    Example:
+    Examples:
         >>> from cgn_augment import Interventions
         >>> from cgn_augment.shards.sampling import numbered_classes
         >>> both = numbered_classes(Interventions(), 10, range(4))
@@ -159,7 +159,7 @@ def draw_numbered(
     Returns:
         The factors of N images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards.sampling import choose_classes, draw_numbered

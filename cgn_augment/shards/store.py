@@ -58,7 +58,7 @@ class Store:
     Raises:
         ArgumentError: the URL's protocol is unknown, or needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards.store import Store
         >>> store = Store(getfixture("tmp_path"))
         >>> store.write("note.txt", b"whole")

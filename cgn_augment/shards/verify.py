@@ -33,7 +33,7 @@ def verify_shards(
     Raises:
         DataError: there is no set at all.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards import ShardConfig, render_shards, verify_shards
         >>> folder = getfixture("tmp_path") / "shards"

@@ -71,7 +71,7 @@ def render_shards(
         DataError: `out` holds another set, or one that was begun and `resume` is off.
         FileError: a file cannot be written. Complete shards stay, and nothing else does.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards import ShardConfig, render_shards
         >>> folder = getfixture("tmp_path") / "shards"

@@ -22,7 +22,7 @@ class Ahead:
         draw: a function of rank and step alone.
         device: where it draws.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.ahead import Ahead
         >>> ahead = Ahead(lambda rank, step: 10 * rank + step, torch.device("cpu"))

@@ -56,7 +56,7 @@ class BankSource(DrawnSource):
             bank, a class that the CGN lacks, a CGN in training, an unknown storage.
         ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource
         >>> from cgn_augment.generators import SmallCGN
@@ -238,7 +238,7 @@ def compose_bytes(
         Images (N, 3, H, W) float32 in [-1, 1] and their masks (N, 1, H, W) float32 in [0, 1], on
         the factors' device.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.bank import compose_bytes
         >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))

@@ -89,7 +89,7 @@ class Work:
 def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
     """Returns the bytes of one mask, one foreground and one background in a bank.
 
-    Example:
+    Examples:
         >>> from cgn_augment.sources.cost import bytes_of_factors
         >>> bytes_of_factors(256)
         458752
@@ -100,7 +100,7 @@ def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
 def bytes_of_made(num: int, source_pixels: int, pixels: int, storage: str = "uint8") -> int:
     """Returns the fewest bytes of a made half: each factor is read, each float32 image written.
 
-    Example:
+    Examples:
         >>> from cgn_augment.sources.cost import bytes_of_made
         >>> bytes_of_made(256, 224, 224) / 1e6
         244.056064
@@ -114,7 +114,7 @@ def count_flops(cgn: Mechanisms) -> dict[str, int]:
     A multiplication and an addition are two. Matrix products and convolutions count, which are all
     but the whole. Weights without memory (`without_memory`) will do.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.sources.cost import count_flops
         >>> count_flops(SmallCGN().freeze())["shape"] > 10**6
@@ -190,7 +190,7 @@ def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> P
     Raises:
         ArgumentError: an overhead or a memory that is negative or not finite.
 
-    Example:
+    Examples:
         >>> from cgn_augment.sources.cost import Rates, Work, make_plan
         >>> card = Rates("a card", 2000, made_over_floor=2, resized_over_floor=3, tflops=100)
         >>> plan = make_plan(Work(flops=2.5e11), card, overhead=0.05, bank_gb=4)

@@ -196,7 +196,7 @@ class FreshSource(DrawnSource):
         ArgumentError: a class that the CGN lacks, a CGN in training, a chunk below 1.
         ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import FreshSource
         >>> from cgn_augment.generators import SmallCGN

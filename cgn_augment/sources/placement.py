@@ -53,7 +53,7 @@ class Placement:
     Raises:
         ArgumentError: a value that cannot be used; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import Placement
         >>> mask = torch.zeros(1, 1, 8, 8)
@@ -144,7 +144,7 @@ def find_boxes(mask: Tensor) -> Tensor:
         coordinates of `affine_grid`, -1 to 1 from edge to edge. The whole image where nothing is
         above 1/2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.placement import find_boxes
         >>> mask = torch.zeros(1, 1, 8, 8)
@@ -216,7 +216,7 @@ def soften(mask: Tensor, foreground: Tensor, width: float) -> tuple[Tensor, Tens
     Returns:
         Masks and foregrounds.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.placement import soften
         >>> mask, black = torch.zeros(1, 1, 9, 9), -torch.ones(1, 3, 9, 9)

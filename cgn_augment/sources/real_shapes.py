@@ -82,7 +82,7 @@ class RealShapeSource:
         ArgumentError: a value that cannot be used, or not one of masker and masks.
         ArgumentTypeError: a masker that cannot be called, or textures that give no factors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, RealBatch, RealShapeSource
         >>> from cgn_augment.generators import SmallCGN

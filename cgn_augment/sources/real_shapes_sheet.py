@@ -34,7 +34,7 @@ def draw_real_shapes(
     Raises:
         ArgumentError: `num` below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, RealShapeSource
         >>> from cgn_augment.generators import SmallCGN

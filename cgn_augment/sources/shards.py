@@ -61,7 +61,7 @@ class ShardSource:
         ArgumentError: a value that cannot be used, or too few shards for ranks and workers.
         DataError: no manifest, or sets that do not go together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import ShardSource
         >>> from cgn_augment.generators import SmallCGN

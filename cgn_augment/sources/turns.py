@@ -15,7 +15,7 @@ class Turns:
 
     Without it, what one stream writes could be read by another one before it is there.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.turns import Turns
         >>> turns, kept = Turns(), torch.zeros(2)

@@ -22,7 +22,7 @@ class StreamSampler(Sampler[Any]):
     Raises:
         ArgumentTypeError: it is iterated, and the real data has no sampler.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
@@ -70,7 +70,7 @@ class StreamLoader(DataLoader[Any]):
     Args:
         stream: what is iterated.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN

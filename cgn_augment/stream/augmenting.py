@@ -35,7 +35,7 @@ class Augmentation:
         ArgumentTypeError: it cannot be called, or is a class.
         ArgumentError: it blends images with one another, or needs labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torchvision.transforms import v2
         >>> from cgn_augment.stream.augmenting import Augmentation

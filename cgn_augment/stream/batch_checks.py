@@ -109,7 +109,7 @@ def span(images: Tensor) -> tuple[float, float]:
     Values are read in the order of memory: in another one, as of images that are channels last,
     they take fifteen times as long.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.stream.batch_checks import span
         >>> span(torch.arange(24.0).view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last))

@@ -146,7 +146,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             batch or slice the ready batches once more; the rank is not the one that it was when the
             length or a batch was first asked for.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import BankSource, CounterfactualDataset

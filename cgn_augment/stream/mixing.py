@@ -24,7 +24,7 @@ class OffAfter:
 
     The counterpart of switching mixup off for the last epochs.
 
-    Example:
+    Examples:
         >>> from cgn_augment import OffAfter
         >>> schedule = OffAfter(1.0, num_steps=100)
         >>> schedule(99), schedule(100)
@@ -43,7 +43,7 @@ class OffAfter:
 class Ramp:
     """A schedule: from `start` to `end` in a straight line over `num_steps` steps, then `end`.
 
-    Example:
+    Examples:
         >>> from cgn_augment import Ramp
         >>> [Ramp(0.0, 1.0, num_steps=4)(step) for step in (0, 2, 4, 9)]
         [0.0, 0.5, 1.0, 1.0]
@@ -77,7 +77,7 @@ class Proportion:
             kept.
         ArgumentTypeError: not a number.
 
-    Example:
+    Examples:
         >>> from cgn_augment.stream.mixing import Proportion
         >>> Proportion(fraction=0.25, mix="append", batch_size=48)
         Proportion(ratio=0.3333, count=16, fraction=0.25)

@@ -67,7 +67,7 @@ def foresee(sizes: Sequence[int] | None, num_steps: int | None, step: int, last:
         step: counted in the epoch.
         last: images of the step that was read last.
 
-    Example:
+    Examples:
         >>> from cgn_augment.stream.planning import foresee
         >>> foresee([8, 8, 3], 3, 2, 8), foresee(None, 3, 2, 8), foresee(None, None, 2, 8)
         (3, 8, None)

@@ -94,7 +94,7 @@ def look_at(stream: CounterfactualDataset, classes: Sequence[str] | None = None)
         DataError: there is no batch, or it is not as was declared.
         UsageError: a sampler, or an iterable dataset, that cannot be copied.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset

@@ -50,7 +50,7 @@ class ReadConfig:
         ArgumentError: a number that is too small, or keywords that exclude each other.
         ArgumentTypeError: a keyword of the wrong kind.
 
-    Example:
+    Examples:
         >>> from cgn_augment.ranks import Ranks
         >>> from cgn_augment.stream.reading import ReadConfig
         >>> ReadConfig(seed=0, ranks=Ranks(), batch_size=4, shuffle=False).given()

@@ -127,7 +127,7 @@ def pin_images(step: Planned) -> Planned:
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yields the tensors of a batch, however deep they are in mappings, lists and tuples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.stream.side_stream import tensors_in
         >>> batch = {"image": torch.zeros(2), "further": [torch.ones(3), ("a", torch.ones(1))]}

@@ -47,7 +47,7 @@ class MatchReal(nn.Module):
             images or needs labels.
         ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import match_real
         >>> mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

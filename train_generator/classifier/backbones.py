@@ -94,7 +94,7 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.backbones import make_backbone
         >>> make_backbone("shufflenet_v2_x0_5", pretrained=False).num_features
         1024
@@ -126,7 +126,7 @@ def find_preprocessing(name: str) -> Preprocessing:
         ArgumentError: no such name.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.backbones import find_preprocessing
         >>> find_preprocessing("inception_v3").image_size
         299

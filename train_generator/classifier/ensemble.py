@@ -36,7 +36,7 @@ class HeadLogits(NamedTuple):
         texture: (N, C) float32.
         background: (N, C) float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import HeadLogits
         >>> logits = HeadLogits(torch.ones(1, 2), 2 * torch.ones(1, 2), 6 * torch.ones(1, 2))
@@ -143,7 +143,7 @@ def make_ensemble(
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import make_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=10, pretrained=False).eval()
@@ -238,7 +238,7 @@ def load_ensemble(
         UsageError: the device is not there.
         MissingPackageError: the backbone is one of timm, which is not installed.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import load_ensemble, make_ensemble, save_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)
         >>> path = getfixture("tmp_path") / "mine.safetensors"

@@ -53,7 +53,7 @@ class EnsembleConfig:
     Raises:
         ArgumentError: a value that cannot be used.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import EnsembleConfig
         >>> EnsembleConfig(schedule="cosine").learning_rate
         0.001
@@ -125,7 +125,7 @@ class EnsembleResult:
 def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
     """Returns the learning rate at a time, counted in epochs from 0.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import EnsembleConfig, learning_rate_at
         >>> config = EnsembleConfig(learning_rate=1.0, schedule="step", step_epochs=4)
         >>> [round(learning_rate_at(config, epoch), 3) for epoch in (0, 3.9, 4, 8)]
@@ -137,7 +137,7 @@ def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
 def make_optimizer(config: EnsembleConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Returns the optimizer of a model's parameters.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.ensemble_config import EnsembleConfig, make_optimizer
         >>> type(make_optimizer(EnsembleConfig(optimizer="adamw"), torch.nn.Linear(2, 2))).__name__
@@ -161,7 +161,7 @@ def make_schedule(
         optimizer: whose learning rate is that of the settings.
         num_steps: of an epoch: the scheduler counts steps; None: it counts epochs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.ensemble_config import EnsembleConfig, make_schedule
         >>> config = EnsembleConfig(schedule="step", step_epochs=1, learning_rate=1.0)

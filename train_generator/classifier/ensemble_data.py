@@ -291,7 +291,7 @@ def resolve_class_map(
     Raises:
         ArgumentError: a class that there is not, or whose name stands for two.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.ensemble_data import resolve_class_map
         >>> resolve_class_map({"cat": ["tabby", 282], "1": 207}, ["cat", "dog"], 1000)
         {0: [281, 282], 1: [207]}

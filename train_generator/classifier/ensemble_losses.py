@@ -49,7 +49,7 @@ def ensemble_loss(
         cf_logits: of counterfactuals, each head (N, C) float32; N may be 0.
         cf_labels: (N, 3) int64 labels of shape, texture and background.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import HeadLogits, ensemble_loss
         >>> even = HeadLogits(*torch.zeros(3, 2, 4))
@@ -119,7 +119,7 @@ def count_correct(
     Raises:
         ArgumentError: a score is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import count_correct, make_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)

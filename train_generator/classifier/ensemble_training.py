@@ -64,7 +64,7 @@ class EnsembleRun(ImageRun[EnsembleResult]):
     Raises:
         ArgumentError: a stream of another kind, or whose labels are not those of the ensemble.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset

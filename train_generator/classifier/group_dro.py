@@ -38,7 +38,7 @@ class GroupWeights:
     Raises:
         ArgumentError: no group has an image, or an `eta` that cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.group_dro import GroupWeights
         >>> weights = GroupWeights([30, 10, 0], eta=0.5)
@@ -94,7 +94,7 @@ class BalancedSampler(Sampler[int]):
         seed: of the order.
         num_samples: of an epoch; as many as there are images by default.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.group_dro import BalancedSampler
         >>> groups = [0] * 90 + [1] * 10
         >>> rare = sum(groups[i] for i in BalancedSampler(groups, seed=0))

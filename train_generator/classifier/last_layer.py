@@ -168,7 +168,7 @@ def fit_logistic(
     Returns:
         Weight (num_classes, D) and bias (num_classes,), float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.last_layer import fit_logistic
         >>> features = torch.tensor([[1.0, 0.1], [2.0, -0.1], [-1.0, 0.1], [-2.0, -0.1]])

@@ -91,7 +91,7 @@ def make_classifier(
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import make_classifier
         >>> model = make_classifier("resnet10_w32", num_classes=8, pretrained=False).eval()

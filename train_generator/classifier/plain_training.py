@@ -63,7 +63,7 @@ class PlainRun(ImageRun[EpochResult]):
         ArgumentError: a stream of another kind, another policy of BatchNorm, or a method without
             what it needs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset

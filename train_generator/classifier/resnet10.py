@@ -18,7 +18,7 @@ class ResNet10(nn.Sequential):
         width: channels of the first stage; each further one has twice as many.
         num_classes: of the last layer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.resnet10 import ResNet10
         >>> ResNet10(num_classes=8)(torch.zeros(2, 3, 48, 48)).shape

@@ -14,7 +14,7 @@ Select = Literal["last", "average", "worst_group"]
 def score_result(result: EpochResult, select: Select) -> float:
     """Returns what an epoch is chosen by: the higher the better, and the later for `last`.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import EpochResult
         >>> from train_generator.classifier.selection import score_result
         >>> score_result(EpochResult(3, loss=0.1, train_accuracy=1.0, test_accuracy=0.7), "average")
@@ -38,7 +38,7 @@ class BestWeights:
         epoch: that they are of, counted from 1; 0 before the first.
         score: of that epoch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import EpochResult
         >>> from train_generator.classifier.selection import BestWeights

@@ -76,7 +76,7 @@ class SourceConfig:
 class NoSource:
     """A source for a stream of real images alone, which never draws from it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset

@@ -29,7 +29,7 @@ class MNISTClassifier(nn.Sequential):
     Args:
         num_classes: labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import MNISTClassifier
         >>> MNISTClassifier()(torch.zeros(2, 3, 32, 32)).shape
@@ -208,7 +208,7 @@ class ClassifierRun(EpochRun[EpochResult]):
     Attributes:
         results: one `EpochResult` for each completed epoch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset

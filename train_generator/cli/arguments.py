@@ -17,7 +17,7 @@ def expand_preset(arguments: Sequence[str]) -> list[str]:
 
     A name that there is not is left for the command to refuse.
 
-    Example:
+    Examples:
         >>> from train_generator.cli.arguments import expand_preset
         >>> expanded = expand_preset(["imagenet", "--seed=1", "--preset", "paper"])
         >>> expanded[1].endswith("presets/paper.yaml"), expanded[2:]
@@ -42,7 +42,7 @@ def expand_preset(arguments: Sequence[str]) -> list[str]:
 def name_validation(arguments: Sequence[str]) -> list[str]:
     """Gives the second place of `classifier TRAIN VAL`, which may be left out, its name.
 
-    Example:
+    Examples:
         >>> from train_generator.cli.arguments import name_validation
         >>> name_validation(["classifier", "data/train", "data/val", "--heads", "1"])
         ['classifier', 'data/train', '--validation=data/val', '--heads', '1']

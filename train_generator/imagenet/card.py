@@ -46,7 +46,7 @@ drew, and no others.
 def repeat_imagenet(config: ImageNetConfig) -> str:
     """Returns the command that trains with these settings; those that have their default are left.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.card import repeat_imagenet
         >>> from train_generator.imagenet.config import ImageNetConfig
         >>> repeat_imagenet(ImageNetConfig("biggan.bin", "u2net.pth", batch_size=2))

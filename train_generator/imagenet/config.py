@@ -175,7 +175,7 @@ class ImageNetConfig:
         patches: how the sheets of the texture loss are made.
         metrics: what is measured at intervals.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.config import ImageNetConfig, preset_settings
         >>> config = ImageNetConfig("biggan.bin", "u2net.pth", **preset_settings("paper"))
         >>> config.batch_size * config.accumulation, config.texture_rate

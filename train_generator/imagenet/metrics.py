@@ -37,7 +37,7 @@ class CGNMeasures:
         FileError: its file is not there.
         MissingPackageError: an optional package is not installed.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import ImageNetCGN
         >>> from train_generator.imagenet.config import MetricsConfig
         >>> from train_generator.imagenet.metrics import CGNMeasures

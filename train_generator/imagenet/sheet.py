@@ -19,7 +19,7 @@ SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947, 999)
 def sheet_classes(num_classes: int) -> tuple[int, ...]:
     """Returns the classes of a sheet: the published ones, or the first ones of a reduced CGN.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.sheet import sheet_classes
         >>> sheet_classes(1000)[:3], sheet_classes(300), sheet_classes(4)
         ((15, 251, 330), (15, 251), (0, 1, 2, 3))
@@ -43,7 +43,7 @@ def draw_training(
         classes: the columns; see `sheet_classes`.
         seed: of the noise.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import ImageNetCGN
         >>> from train_generator.imagenet.sheet import draw_training
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]

@@ -77,7 +77,7 @@ def fetch(file: WeightFile, folder: Path, *, progress: bool = False) -> Path:
         CheckpointError: the file is not there and cannot be downloaded, or has another checksum.
             The message says what to do by hand.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.weights import WeightFile, fetch
         >>> folder = getfixture("tmp_path")
         >>> size = (folder / "mine.bin").write_bytes(b"weights")

@@ -37,7 +37,7 @@ class LinearDiscriminator(nn.Module):
     Raises:
         ArgumentError: a number that cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.discriminators import LinearDiscriminator
         >>> discriminator = LinearDiscriminator()
@@ -103,7 +103,7 @@ class ConvDiscriminator(nn.Module):
     Raises:
         ArgumentError: a number that cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.discriminators import ConvDiscriminator
         >>> discriminator = ConvDiscriminator()
@@ -149,7 +149,7 @@ class PatchDiscriminator(nn.Module):
     Raises:
         ArgumentError: a number that cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.discriminators import PatchDiscriminator
         >>> patches, whole = PatchDiscriminator()(torch.zeros(4, 3, 32, 32), torch.arange(4))

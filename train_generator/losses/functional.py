@@ -30,7 +30,7 @@ def lsgan_generator_loss(scores: Tensor) -> Tensor:
         ArgumentError: there are no scores.
         ArgumentTypeError: scores that are not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import lsgan_generator_loss
         >>> lsgan_generator_loss(torch.tensor([[1.0], [0.0]])).item()
@@ -53,7 +53,7 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     Returns:
         Scalar of 0 or more.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import lsgan_discriminator_loss
         >>> lsgan_discriminator_loss(torch.tensor([[1.0]]), torch.tensor([[1.0]])).item()
@@ -75,7 +75,7 @@ def hinge_generator_loss(scores: Tensor) -> Tensor:
     Returns:
         Scalar, of either sign.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import hinge_generator_loss
         >>> hinge_generator_loss(torch.tensor([[1.0], [2.0]])).item()
@@ -99,7 +99,7 @@ def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     Returns:
         Scalar of 0 or more; 2 if the discriminator cannot tell them apart.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import hinge_discriminator_loss
         >>> hinge_discriminator_loss(torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5]])).item()
@@ -127,7 +127,7 @@ def mask_border_loss(mask: Tensor, border: int) -> Tensor:
             that does not fit.
         ArgumentTypeError: a mask that is not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import mask_border_loss
         >>> mask = torch.zeros(1, 1, 4, 4)
@@ -165,7 +165,7 @@ def mask_entropy_loss(mask: Tensor) -> Tensor:
         ArgumentError: an empty mask, or values outside [0, 1].
         ArgumentTypeError: a mask that is not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import mask_entropy_loss
         >>> mask_entropy_loss(torch.tensor([0.0, 0.5, 1.0, 0.5])).item()
@@ -198,7 +198,7 @@ def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
             high that do not fit.
         ArgumentTypeError: a mask that is not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import mask_size_loss
         >>> masks = torch.stack([torch.full((1, 4, 4), 0.5), torch.ones(1, 4, 4)])
@@ -222,7 +222,7 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
     Returns:
         Scalar of 0 or more: the sum over D, in nats, and the mean over the batch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import kl_loss
         >>> kl_loss(torch.ones(3, 4), torch.zeros(3, 4)).item()  # 4 / 2
@@ -248,7 +248,7 @@ def gram_matrix(features: Tensor) -> Tensor:
         ArgumentError: features of another shape, or none.
         ArgumentTypeError: features that are not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import gram_matrix
         >>> gram_matrix(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).tolist()

@@ -30,7 +30,7 @@ class PatchConfig:
     Raises:
         ArgumentError: a number that cannot be used, or more places than there are.
 
-    Example:
+    Examples:
         >>> from train_generator.losses.patches import PatchConfig
         >>> PatchConfig().num_places  # 114 * 114
         12996
@@ -66,7 +66,7 @@ def draw_picks(num: int, config: PatchConfig, generator: torch.Generator) -> Ten
     Returns (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest
     mask.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.patches import PatchConfig, draw_picks
         >>> draw_picks(2, PatchConfig(), torch.Generator().manual_seed(0)).shape
@@ -98,7 +98,7 @@ def make_sheets(
     Raises:
         ArgumentError: shapes that do not fit each other.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.patches import PatchConfig, draw_picks, make_sheets
         >>> images, mask = torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
@@ -121,7 +121,7 @@ def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Te
 
     Rows and columns (B, K) int64 are the first ones of each patch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.patches import read_patches
         >>> image = torch.arange(9.0).view(1, 1, 3, 3)

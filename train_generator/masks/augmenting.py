@@ -33,7 +33,7 @@ class Augmenter:
         recombine: share of a batch with another background, in [0, 1].
         device: where batches are made.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.masks.augmenting import Augmenter
         >>> from train_generator.masks.data import Annotated

@@ -67,7 +67,7 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     Raises:
         DataError: a folder is missing, fewer than four images have a mask, or two have one mask.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.masks.data import find_pairs
         >>> folder = getfixture("tmp_path")
@@ -109,7 +109,7 @@ def hold_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair]
     Raises:
         DataError: too few are left to learn from.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from train_generator.masks.data import Pair, hold_out
         >>> pairs = [Pair(str(n), Path(), Path()) for n in range(10)]

@@ -26,7 +26,7 @@ def dice_loss(masks: Tensor, true: Tensor) -> Tensor:
         masks: (N, 1, H, W) float32 in [0, 1].
         true: as masks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.masks.stage import dice_loss
         >>> true = torch.eye(4)[None, None]

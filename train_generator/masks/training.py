@@ -66,7 +66,7 @@ class PhotoMaskerTraining:
         FileError: the backbone's weights cannot be had.
         UsageError: the device is not there.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from train_generator.masks.config import PhotoMaskerConfig

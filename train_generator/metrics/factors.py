@@ -25,7 +25,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
     Raises:
         ArgumentError: different lengths, or nothing to count.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import accuracy
         >>> accuracy(torch.tensor([1, 2, 3, 3]), torch.tensor([1, 2, 3, 4]))
@@ -41,7 +41,7 @@ def class_accuracies(predicted: Tensor, labels: Tensor, num_classes: int) -> tup
     Raises:
         ArgumentError: different lengths, or nothing to count.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import class_accuracies
         >>> class_accuracies(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1]), 2)
@@ -57,7 +57,7 @@ def mask_entropy(masks: Tensor) -> float:
 
     Near 0 for masks of zeros and ones, 1 for masks of halves. The paper's L_shape, in float64.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import mask_entropy
         >>> mask_entropy(torch.full((1, 1, 2, 2), 0.5))
@@ -71,7 +71,7 @@ def mask_entropy(masks: Tensor) -> float:
 def mask_area(masks: Tensor) -> float:
     """Returns the mean share of the image that masks (N, 1, H, W) float in [0, 1] cover.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import mask_area
         >>> mask_area(torch.eye(4).view(1, 1, 4, 4))
@@ -95,7 +95,7 @@ def pairwise_distance(masks: Tensor) -> float:
     Raises:
         ArgumentError: fewer than two masks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import pairwise_distance
         >>> pairwise_distance(torch.tensor([[True, True], [True, False]]).view(2, 1, 1, 2))
@@ -126,7 +126,7 @@ def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) 
     Raises:
         ArgumentError: fewer than two masks of a class, or real ones that are all the same.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import diversity
         >>> masks, labels = torch.rand(20, 1, 8, 8) > 0.5, torch.arange(20) % 2
@@ -156,7 +156,7 @@ def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: 
         ArgumentError: another number of labels, fewer than two textures of a class, or real ones
             that are all alike.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import tone_diversity
         >>> textures, labels = torch.rand(20, 3, 8, 8), torch.arange(20) % 2
@@ -212,7 +212,7 @@ def coverage(
     Raises:
         ArgumentError: too few real samples of a class.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import coverage
         >>> real, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.zeros(4).long()

@@ -31,7 +31,7 @@ def require_finite_scores(scores: Tensor, name: str = "the classifier") -> Tenso
     Raises:
         ArgumentError: NaN or infinity.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.groups import require_finite_scores
         >>> require_finite_scores(torch.zeros(2, 3)).shape
@@ -60,7 +60,7 @@ class GroupAccuracies:
     Raises:
         ArgumentError: not as many counts as groups, no image at all, or counts that cannot be.
 
-    Example:
+    Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> groups = GroupAccuracies(("land", "water"), (100, 50), (90, 20), (300, 100))
         >>> groups.worst, round(groups.average, 3), round(groups.adjusted_average, 3)
@@ -151,7 +151,7 @@ class GroupAccuracies:
         Raises:
             ArgumentError: a group that there is not.
 
-        Example:
+        Examples:
             >>> from train_generator.metrics.groups import GroupAccuracies
             >>> groups = GroupAccuracies(("common", "uncommon"), (10, 10), (9, 4), (19, 1))
             >>> round(groups.drops({"background": [1]})["background"], 3)
@@ -214,7 +214,7 @@ def count_groups(
     Raises:
         ArgumentError: different lengths, no image, or a group that has no name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.groups import count_groups
         >>> right, groups = torch.tensor([True, False, True]), torch.tensor([0, 0, 2])

@@ -85,7 +85,7 @@ class InceptionMeasures:
     Raises:
         MissingPackageError: torchmetrics is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.inception import InceptionMeasures
         >>> class TwoColours(torch.nn.Module):

@@ -21,7 +21,7 @@ def intersection_over_union(found: Tensor, true: Tensor) -> Tensor:
     Raises:
         ArgumentError: they differ in shape, or are not bool.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.masks import intersection_over_union
         >>> true = torch.tensor([True, True, False, False]).view(1, 1, 2, 2)

@@ -39,7 +39,7 @@ class AppearanceJudge(nn.Sequential):
     Takes images (B, 3, 32, 32) float32 in [-1, 1] and returns (B, 10) float32 scores. 15 thousand
     parameters.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import AppearanceJudge
         >>> AppearanceJudge()(torch.zeros(2, 3, 32, 32)).shape
@@ -79,7 +79,7 @@ def render_factor(
     Raises:
         ArgumentError: there is no such variant, or textures for one that has colours.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import render_factor
         >>> classes, generator = torch.arange(10), torch.Generator().manual_seed(0)
@@ -116,7 +116,7 @@ def train_appearance_judge(
     Raises:
         ArgumentError: there is no such variant, or nothing to tell apart.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, train_appearance_judge
         >>> judge = train_appearance_judge("colored", "texture", config=JudgeConfig(2, 10))
         >>> judge.training
@@ -161,7 +161,7 @@ def load_appearance_judge(
     Raises:
         ArgumentError: there is no such variant, or nothing to tell apart.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, load_appearance_judge
         >>> folder, tiny = getfixture("tmp_path"), JudgeConfig(num_steps=2, batch_size=10)
         >>> judge = load_appearance_judge("colored", "texture", cache=folder, config=tiny)
@@ -188,7 +188,7 @@ def load_appearance_judge(
 def cache_folder() -> Path:
     """Returns `train_generator` in XDG_CACHE_HOME, or in ~/.cache where that is not set.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import cache_folder
         >>> cache_folder().name
         'train_generator'

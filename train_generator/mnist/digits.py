@@ -57,7 +57,7 @@ def load_digits(split: str, num: int | None = None) -> Digits:
         ArgumentError: If the split does not exist or has fewer than `num` digits.
         DataError: If the package's data file is missing.
 
-    Example:
+    Examples:
         >>> load_digits("test").masks.shape
         torch.Size([10000, 1, 32, 32])
     """

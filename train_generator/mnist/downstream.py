@@ -64,7 +64,7 @@ class DownstreamRun:
     Raises:
         ArgumentError: a value that cannot be used.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import DownstreamConfig, DownstreamRun, run_downstream
         >>> config = DownstreamConfig(num_epochs=1, num_train=32, num_test=20, bank=10)
@@ -206,7 +206,7 @@ class DownstreamRun:
 class RealOnly:
     """A source for streams that take nothing from it.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist.downstream import RealOnly
         >>> RealOnly().fingerprint
         'real images only'

@@ -68,7 +68,7 @@ class ShapeJudge(nn.Module):
 
     Takes masks (B, 1, 32, 32) float32 of zeros and ones and returns (B, 10) float32 scores.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import ShapeJudge
         >>> ShapeJudge()(torch.zeros(2, 1, 32, 32)).shape
@@ -115,7 +115,7 @@ def train_shape_judge(
     Returns:
         The judge in eval mode and without gradients.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, train_shape_judge
         >>> judge = train_shape_judge(JudgeConfig(num_steps=2, batch_size=8), num_train=32)
         >>> judge.training
@@ -169,7 +169,7 @@ def fit(
 def predict(judge: nn.Module, images: Tensor) -> Tensor:
     """Returns the classes (N,) int64 that a judge sees in images or masks (N, C, 32, 32).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import load_shape_judge, predict
         >>> stroke = torch.zeros(1, 1, 32, 32)
@@ -189,7 +189,7 @@ def extract_features(judge: ShapeJudge, masks: Tensor) -> Tensor:
 def judge_accuracy(judge: ShapeJudge, num_test: int | None = None) -> float:
     """Returns the share of clean test digits that a judge recognises, in [0, 1].
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import judge_accuracy, load_shape_judge
         >>> judge_accuracy(load_shape_judge(), num_test=200) > 0.95
         True
@@ -201,7 +201,7 @@ def judge_accuracy(judge: ShapeJudge, num_test: int | None = None) -> float:
 def save_shape_judge(judge: ShapeJudge, path: Path, config: JudgeConfig, accuracy: float) -> None:
     """Writes a shape judge with its settings, accuracy and versions; ends in `.safetensors`.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, ShapeJudge, save_shape_judge
         >>> path = getfixture("tmp_path") / "judge.safetensors"
         >>> save_shape_judge(ShapeJudge(), path, JudgeConfig(), accuracy=0.1)
@@ -220,7 +220,7 @@ def load_shape_judge(path: Path = SHAPE_JUDGE_FILE) -> ShapeJudge:
         FileError: there is no such file.
         CheckpointError: the file is damaged or holds another network.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import load_digits
         >>> from train_generator.mnist import load_shape_judge, predict
         >>> digits = load_digits("test", 5)

@@ -134,7 +134,7 @@ def measure_generator(
     Raises:
         ArgumentError: a value that cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import AppearanceJudge, Judges
@@ -176,7 +176,7 @@ def measure_digits(
     Raises:
         ArgumentError: a value that cannot be used.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import AppearanceJudge, Judges
         >>> from train_generator.mnist import load_shape_judge, measure_digits
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)

@@ -29,7 +29,7 @@ def draw_generators(
         shape_judge: says what the masks show.
         seed: of noise and classes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import load_shape_judge
         >>> from train_generator.mnist.pictures import draw_generators

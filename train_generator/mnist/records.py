@@ -35,7 +35,7 @@ class DownstreamConfig:
     Raises:
         ArgumentError: a value that cannot be used.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import DownstreamConfig
         >>> DownstreamConfig(num_epochs=2).bank
         2000

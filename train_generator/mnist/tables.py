@@ -19,7 +19,7 @@ def metrics_table(rows: Mapping[str, GeneratorMetrics]) -> Table:
     Args:
         rows: name to metrics.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import GeneratorMetrics, metrics_table
         >>> shares = (0.5, (0.4, 0.6), 1.0, None)
         >>> metrics = GeneratorMetrics(*shares, 0.0, 0.2, 0.9, 0.8, 0.7, None, num=60)
@@ -38,7 +38,7 @@ def downstream_table(results: Sequence[DownstreamResult]) -> Table:
     Args:
         results: in the order in which their rows shall come.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import DownstreamResult, downstream_table
         >>> results = [DownstreamResult("colored", "ours", s, 0.9 + s / 50, 1, ()) for s in (0, 1)]
         >>> downstream_table(results)[1]

@@ -66,7 +66,7 @@ def procedural_textures(seed: int = 0, size: int = TEXTURE_SIZE) -> Textures:
     Raises:
         ArgumentError: If the seed is negative or the size below 32.
 
-    Example:
+    Examples:
         >>> procedural_textures().object.shape
         torch.Size([10, 3, 150, 150])
     """

@@ -28,7 +28,7 @@ def label_variant(
         variant: "colored", "double_colored" or "wildlife".
         textures: of wildlife, where they are not the procedural ones.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import make_variant
         >>> from train_generator.mnist.training import label_variant
         >>> label_variant(make_variant("wildlife", "train", num=60), "wildlife").description

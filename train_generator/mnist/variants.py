@@ -84,7 +84,7 @@ def make_variant(
         ArgumentError: If there is no such variant or split, `num` is more than the split has,
             the seed is negative, or textures are given to a variant without any.
 
-    Example:
+    Examples:
         >>> make_variant("colored", "test", num=100).images.shape
         torch.Size([100, 3, 32, 32])
     """

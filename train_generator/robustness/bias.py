@@ -30,7 +30,7 @@ def group_probabilities(logits: Tensor, groups: ClassGroups) -> Tensor:
     Raises:
         ArgumentError: logits of other than 1000 classes, or NaN or infinity among them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import (
         ...     cue_conflict_categories, group_probabilities)
@@ -58,7 +58,7 @@ def group_predictions(logits: Tensor, groups: ClassGroups) -> Tensor:
     Raises:
         ArgumentError: logits of other than 1000 classes, or NaN or infinity among them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import group_predictions, imagenet9_classes
         >>> logits = torch.eye(1000)[[207, 999]]  # golden retriever, toilet tissue
@@ -126,7 +126,7 @@ def shape_bias(
         ArgumentError: different lengths, no image with a conflict, or a shape or texture that is
             no category.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import shape_bias
         >>> decided, shapes, textures = torch.tensor([[0, 1, 2, 2], [0, 0, 0, 2], [1, 1, 1, 2]])
@@ -171,7 +171,7 @@ def background_gap(accuracies: Mapping[str, float]) -> float:
     Raises:
         ArgumentError: one of the two is missing.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import background_gap
         >>> round(background_gap({"mixed_same": 0.862, "mixed_rand": 0.789}), 3)
         0.073

@@ -79,7 +79,7 @@ def find_cue_conflicts(folder: Path) -> ImageFiles:
         DataError: the folder or a category is missing, has another name or no image, or an image's
             name does not say its shape and texture.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.robustness import (
         ...     cue_conflict_categories, find_cue_conflicts)

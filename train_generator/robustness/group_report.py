@@ -22,7 +22,7 @@ def make_group_table(rows: GroupRows) -> Table:
 
     A group without images has a dash; it has no part in what stands below.
 
-    Example:
+    Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> from train_generator.robustness.group_report import make_group_table
         >>> found = GroupAccuracies(("land", "water"), (100, 50), (90, 20), (300, 100))
@@ -59,7 +59,7 @@ def draw_groups(rows: GroupRows) -> Figure:
     Args:
         rows: of one set of images; each gets a colour, and a line at its average over images.
 
-    Example:
+    Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> from train_generator.robustness.group_report import draw_groups
         >>> found = GroupAccuracies(("land", "water"), (100, 50), (90, 20))

@@ -33,7 +33,7 @@ class ClassGroups:
         ArgumentError: a name that comes twice, other numbers of names and of groups, a group
             without classes, or a class below 0, above 999 or in two groups.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import ClassGroups
         >>> groups = ClassGroups(("cat", "dog"), ((281, 282), (151,)))
@@ -70,7 +70,7 @@ class ClassGroups:
 
         A number in front of a name, as in 00_dog, does not count.
 
-        Example:
+        Examples:
             >>> from train_generator.robustness import ClassGroups
             >>> ClassGroups(("cat", "dog"), ((281,), (151,))).columns(["01_dog", "02_cat"])
             [1, 0]
@@ -88,7 +88,7 @@ def read_groups(path: Path) -> ClassGroups:
         DataError: the file is not such a table.
         OSError: it cannot be read.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import read_groups
         >>> path = getfixture("tmp_path") / "pets.toml"
         >>> size = path.write_text("cat = [[281, 283], 285]")
@@ -110,7 +110,7 @@ def read_groups(path: Path) -> ClassGroups:
 def cue_conflict_categories() -> ClassGroups:
     """Returns the sixteen categories of Geirhos et al., ICLR 2019, in alphabetical order.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import cue_conflict_categories
         >>> categories = cue_conflict_categories()
         >>> len(categories), categories.names[0], categories.classes[0]
@@ -123,7 +123,7 @@ def cue_conflict_categories() -> ClassGroups:
 def imagenet9_classes() -> ClassGroups:
     """Returns the nine classes of ImageNet-9 of Xiao et al., ICLR 2021, in the order of its labels.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import imagenet9_classes
         >>> imagenet9_classes().names[:3]
         ('dog', 'bird', 'wheeled vehicle')

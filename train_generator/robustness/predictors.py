@@ -37,7 +37,7 @@ class Cropping:
         size: of the square, in pixels.
         shorter: height or width before, whichever is less; the other follows.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.robustness import Cropping
         >>> Cropping(224, shorter=256)(Image.new("RGB", (640, 480))).shape
@@ -71,7 +71,7 @@ class Predictor:
         std: of each channel; divided by.
         image_size: S, in pixels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import MNISTClassifier
         >>> from train_generator.robustness import plain_predictor
@@ -187,7 +187,7 @@ def load_predictor(name_or_path: str, device: torch.device | str = "cpu") -> Pre
         UsageError: the device is not there.
         MissingPackageError: timm is needed and not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import MNISTClassifier
         >>> from train_generator.robustness import load_predictor

@@ -25,7 +25,7 @@ class EvaluationRecord:
     Raises:
         CheckpointError: the file holds no evaluation.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import EvaluationRecord
         >>> path = getfixture("tmp_path") / "evaluation.json"
         >>> record = EvaluationRecord(path)

@@ -61,7 +61,7 @@ def make_tables(part: str, measured: Measured) -> dict[str, Table]:
         part: one of `PARTS`.
         measured: what `Part.measure` returned, by classifier.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import make_tables
         >>> rows = {"logits": {"accuracy": 0.75, "num_images": 8}}
         >>> make_tables("real", {"resnet50": rows})["Real images"][1]
@@ -126,7 +126,7 @@ def draw_shares(rows: Mapping[str, Mapping[str, float]], title: str = "") -> Fig
     Raises:
         ArgumentError: no rows, or rows of different columns.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import draw_shares
         >>> figure = draw_shares({"shape head": {"shape": 0.9, "texture": 0.1, "background": 0.0}})
         >>> [text.get_text() for text in figure.axes[0].texts]
@@ -190,7 +190,7 @@ def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
         class_map: of the classes that are drawn from.
         seed: of what is drawn.
 
-    Example:
+    Examples:
         >>> from cgn_augment import ClassMap
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.robustness import draw_changes

@@ -101,7 +101,7 @@ def factor_sensitivity(
         ArgumentError: `num` or `chunk` below 1, fewer than two groups of classes, or scores that
             are NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.robustness import factor_sensitivity

@@ -38,7 +38,7 @@ class Adversary:
         adversarial: name of the losses.
         accelerator: knows device and precision.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from accelerate import Accelerator
         >>> from train_generator.losses.discriminators import PatchDiscriminator

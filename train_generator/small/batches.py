@@ -23,7 +23,7 @@ class RealImages:
     Raises:
         ArgumentError: no images, or another number of labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.batches import RealImages
         >>> real = RealImages(torch.zeros(5, 3, 32, 32), torch.arange(5), seed=0)

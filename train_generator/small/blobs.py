@@ -23,7 +23,7 @@ def draw_blobs(noise: Tensor, size: int = 32) -> Tensor:
     Returns:
         (N, 1, size, size) float32 in [0, 1].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.blobs import draw_blobs
         >>> draw_blobs(torch.zeros(1, 3))[0, 0, 16, 16].item() > 0.9

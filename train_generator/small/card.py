@@ -104,7 +104,7 @@ def repeat_command(config: SmallConfig, flags: Mapping[str, object]) -> str:
         config: settings; those that have their default are left out.
         flags: of the images, by name; those that are None are left out.
 
-    Example:
+    Examples:
         >>> from train_generator.small.card import repeat_command
         >>> from train_generator.small.config import SmallConfig
         >>> repeat_command(SmallConfig(seed=3), {"variant": "colored", "textures": None})
@@ -117,7 +117,7 @@ def repeat_command(config: SmallConfig, flags: Mapping[str, object]) -> str:
 def assumptions(config: SmallConfig) -> str:
     """Says what a training assumes of the images, from which it cannot find out.
 
-    Example:
+    Examples:
         >>> from train_generator.small.card import assumptions
         >>> from train_generator.small.config import SmallConfig
         >>> "8 to 25 % of the image" in assumptions(SmallConfig())
@@ -147,7 +147,7 @@ def describe_overlap(overlap: Tensor, data: LabelledImages) -> str:
         overlap: (N,) float32 intersection over union with the true masks of the first N images.
         data: the images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.card import describe_overlap
         >>> from train_generator.small.images import LabelledImages

@@ -20,7 +20,7 @@ class CodeEncoder(nn.Module):
         log_variances: least and largest logarithm of a variance.
         num_classes: classes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.codes import CodeEncoder
         >>> encoder = CodeEncoder(torch.nn.Flatten(), 1024, (-8.0, 4.0))
@@ -90,7 +90,7 @@ def fit_flow(
     Returns:
         Scalar.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.flow import CodeFlow
         >>> from train_generator.small.codes import fit_flow

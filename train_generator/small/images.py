@@ -34,7 +34,7 @@ class LabelledImages:
     Raises:
         ArgumentError: another shape, type or range, or a class without an image.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.images import LabelledImages
         >>> images, labels = torch.zeros(4, 3, 32, 32), torch.arange(4) % 2
@@ -102,7 +102,7 @@ def read_class_folders(
         ArgumentError: another image size.
         DataError: the folder is missing or laid out differently, or a file is damaged.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.small.images import read_class_folders
         >>> folder = getfixture("tmp_path")

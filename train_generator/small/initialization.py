@@ -49,7 +49,7 @@ def initialize(
             0.03 (wildlife, normal).
         generator: a CPU generator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.initialization import initialize
         >>> layer = torch.nn.Linear(8, 4)

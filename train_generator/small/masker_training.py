@@ -59,7 +59,7 @@ class MaskerTraining:
         CheckpointError: there is nothing to resume, it is damaged, or it was made with other
             settings or another generator.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.small.config import MaskerConfig
         >>> from train_generator.small.masker_training import MaskerTraining

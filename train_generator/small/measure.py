@@ -74,7 +74,7 @@ def measure_drawn(
         num_textures: foregrounds and backgrounds of a class to complete.
         seed: of what is drawn.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.small.measure import measure_drawn

@@ -36,7 +36,7 @@ class MaskEncoder(CodeEncoder):
         num_classes: classes.
         width: channels of the first convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.shapes import MaskEncoder
         >>> mean, log_variance = MaskEncoder()(torch.zeros(2, 1, 32, 32), torch.tensor([3, 4]))
@@ -70,7 +70,7 @@ class MaskClassifier(nn.Sequential):
         num_classes: classes.
         width: channels of the first convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.shapes import MaskClassifier
         >>> MaskClassifier()(torch.zeros(2, 1, 32, 32)).shape

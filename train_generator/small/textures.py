@@ -38,7 +38,7 @@ class TextureEncoder(CodeEncoder):
         num_classes: classes.
         width: channels of the first convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.textures import TextureEncoder
         >>> mean, _ = TextureEncoder()(torch.zeros(2, 3, 32, 32), torch.tensor([3, 4]))

@@ -58,7 +58,7 @@ class SmallTraining:
             settings or images.
         UsageError: the device is not there.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.config import FactorsConfig, MaskerConfig
         >>> from train_generator.small.config import ShapesConfig, SmallConfig, TexturesConfig

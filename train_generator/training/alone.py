@@ -38,7 +38,7 @@ def train_alone(
         CheckpointError: the training has diverged.
         KeyboardInterrupt: Ctrl-C was pressed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.alone import train_alone
         >>> line = torch.nn.Linear(1, 1)

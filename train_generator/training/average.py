@@ -20,7 +20,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
         decay: in [0, 1); 0 copies.
         step: counted from 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.average import update_average
         >>> average, network = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)

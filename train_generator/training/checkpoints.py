@@ -94,7 +94,7 @@ def loading(path: Path | None) -> Iterator[None]:
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Returns which settings differ and how, for an error; nothing where they are the same.
 
-    Example:
+    Examples:
         >>> from train_generator.training.checkpoints import describe_differences
         >>> then, now = {"num": 5, "adam": {"rate": 1}}, {"num": 5, "adam": {"rate": 2}}
         >>> describe_differences(then, now)

@@ -56,7 +56,7 @@ class Curves:
         CheckpointError: a file that is there is damaged.
         OSError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> from train_generator.training.measures import MEASURES, Curves, read_measures
         >>> folder = getfixture("tmp_path")
         >>> for start, step in ((0, 0), (0, 10), (0, 20), (10, 10)):

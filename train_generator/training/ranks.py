@@ -23,7 +23,7 @@ class Ranks:
         rank: of this process, from 0.
         num: of processes.
 
-    Example:
+    Examples:
         >>> from train_generator.training.ranks import Ranks
         >>> ranks = Ranks()
         >>> ranks.is_main, ranks.num, list(ranks.share(3))

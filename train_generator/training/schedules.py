@@ -18,7 +18,7 @@ def one_cycle(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps:
         learning_rate: the highest one.
         num_steps: steps, after each of which the scheduler takes one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.schedules import one_cycle
         >>> adam = torch.optim.Adam([torch.zeros(1)])

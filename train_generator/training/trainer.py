@@ -79,7 +79,7 @@ class Trainer:
         CheckpointError: `resume` was asked for, and there is nothing to resume, or it is damaged
             or of other settings.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.stages import descend
         >>> from train_generator.training.trainer import Trainer

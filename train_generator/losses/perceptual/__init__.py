@@ -59,7 +59,7 @@ def make_features(
         ArgumentError: there is no such kind, a path for another kind than "vgg16", or "trained"
             without images and labels; and what the functions of the three raise.
 
-    Example:
+    Examples:
         >>> from train_generator.losses.perceptual import make_features
         >>> make_features("random", seed=0).num_blocks
         4

@@ -36,7 +36,7 @@ class PerceptualFeatures(nn.Module):
     Raises:
         ArgumentError: there are no layers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from train_generator.losses.perceptual import PerceptualFeatures
@@ -123,7 +123,7 @@ def perceptual_loss(
             block, negative or not finite.
         ArgumentTypeError: images that are not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual import perceptual_loss, random_vgg16_features
         >>> features = random_vgg16_features(seed=0)
@@ -167,7 +167,7 @@ def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
     Raises:
         ArgumentError: a weight that is negative or not finite.
 
-    Example:
+    Examples:
         >>> from train_generator.losses.perceptual import released_gram_weights
         >>> [round(weight, 6) for weight in released_gram_weights((0.05, 0.1, 0.01, 0))]  # colored
         [12.5, 50.0, 0.5, 0.0]
@@ -183,7 +183,7 @@ def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
     Raises:
         ArgumentError: there are no layers.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from train_generator.losses.perceptual.features import split_blocks
         >>> [len(block) for block in split_blocks([nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()])]
@@ -210,7 +210,7 @@ def draw_he_normal(module: nn.Module, generator: torch.Generator) -> None:
         module: on the CPU.
         generator: a CPU generator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual.features import draw_he_normal
         >>> layer = torch.nn.Conv2d(64, 200, 1)

@@ -63,7 +63,7 @@ def train_features(
         ArgumentTypeError: images that are not floating point, labels or a seed that are not
             integers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual import train_features
         >>> labels = torch.arange(32) % 2

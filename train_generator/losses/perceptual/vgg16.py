@@ -50,7 +50,7 @@ def load_vgg16_features(
         CheckpointError: the download failed, or the file is cut off, wants to run code, is of
             another network, or holds NaN or infinity.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torchvision
         >>> from train_generator.losses.perceptual import load_vgg16_features
@@ -91,7 +91,7 @@ def random_vgg16_features(seed: int = 0) -> PerceptualFeatures:
         ArgumentError: a seed below 0.
         ArgumentTypeError: a seed that is not an integer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual import random_vgg16_features
         >>> maps = random_vgg16_features(seed=0)(torch.zeros(1, 3, 32, 32))
