@@ -1,7 +1,7 @@
 """Checks of arguments and of the settings in dataclasses.
 
-Each raises `ArgumentTypeError` for a value of another kind, and `ArgumentError` for one that cannot
-be used.
+Each raises `ArgumentTypeError` for a value of the wrong type, and `ArgumentError` for a value that
+cannot be used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def require_package(name: str, extra: str, need: str, instead: str = "") -> Modu
     """Returns a module of an optional package.
 
     Args:
-        name: of the module.
-        extra: of ours that installs it.
-        need: what needs it, such as "FID needs torchmetrics".
+        name: name of the module.
+        extra: our extra that installs it.
+        need: the reason, such as "FID needs torchmetrics".
         instead: what else to do, such as "write a .gif".
 
     Raises:
-        MissingPackageError: it is not installed; the message says how to.
+        MissingPackageError: the package is not installed; the message says how to install it.
 
     Examples:
         >>> from cgn_augment.checks import require_package
@@ -48,6 +48,14 @@ def require_package(name: str, extra: str, need: str, instead: str = "") -> Modu
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuses a value that is not one of the choices.
 
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+        choices: the values that are allowed.
+
+    Raises:
+        ArgumentError: the value is not one of them.
+
     Examples:
         >>> from cgn_augment.checks import require_choice
         >>> require_choice("mix", "append", ("append", "replace"))
@@ -57,10 +65,19 @@ def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
-    """Returns an integer of `least` or more; True and False are none.
+    """Returns an integer of `least` or more.
 
-    What behaves as an integer is one, such as those of NumPy. All that a count or a seed may be
-    is below 2**64, which is as much as torch's generators take.
+    Accepts anything that behaves as an integer, such as a NumPy integer, but not True or False.
+    Counts and seeds must be below 2**64, the most that torch's generators take.
+
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+        least: smallest value allowed.
+
+    Raises:
+        ArgumentTypeError: the value is not an integer.
+        ArgumentError: the value is too small or too large.
 
     Examples:
         >>> from cgn_augment.checks import require_count
@@ -71,7 +88,7 @@ def require_count(name: str, value: object, least: int = 1) -> int:
         raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
     try:
         number = operator.index(value)
-    except TypeError as error:  # an array of several
+    except TypeError as error:  # an array with several entries
         raise ArgumentTypeError(f"{name} must be an integer, got {value!r}") from error
     if number < least:
         raise ArgumentError(f"{name} must be {least} or more, got {number}")
@@ -83,7 +100,7 @@ def require_count(name: str, value: object, least: int = 1) -> int:
 def require_counts(config: object, *names: str, least: int = 1) -> None:
     """Refuses settings of a dataclass that are not integers of `least` or more.
 
-    Those that behave as integers become plain ones, as JSON and YAML want them.
+    Values that behave as integers become plain integers, which JSON and YAML need.
     """
     for name in names:
         given = getattr(config, name)
@@ -93,7 +110,7 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
 
 
 def require_part(name: str, value: float) -> float:
-    """Returns a number above 0 and at most 1.
+    """Returns a number above 0 and at most 1, or raises `ArgumentError`.
 
     Examples:
         >>> from cgn_augment.checks import require_part
@@ -106,9 +123,9 @@ def require_part(name: str, value: float) -> float:
 
 
 def require_choices(config: object, **choices: Any) -> None:
-    """Refuses settings of a dataclass that are not of their `Literal`, given by name."""
+    """Refuses settings of a dataclass that are not among the values of their `Literal` type."""
     for name, kind in choices.items():
-        parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union has literals
+        parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union holds literals
         require_choice(name, getattr(config, name), tuple(word for part in parts for word in part))
 
 
@@ -129,7 +146,7 @@ def require_positive(config: object, *names: str) -> None:
 
 
 def require_amount(name: str, value: float) -> float:
-    """Returns a finite number of 0 or more.
+    """Returns a finite number of 0 or more, or raises `ArgumentError`.
 
     Examples:
         >>> from cgn_augment.checks import require_amount
@@ -148,7 +165,7 @@ def require_weights(config: object, *names: str) -> None:
 
 
 def require_channels(name: str, values: float | Sequence[float]) -> Tensor:
-    """Returns one number or three as (3,) float32, or raises an error that names them."""
+    """Returns one number or three as (3,) float32, or raises an error that names the argument."""
     try:
         tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
     except (TypeError, ValueError) as error:
