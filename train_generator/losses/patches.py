@@ -1,8 +1,7 @@
 """Sheets of patches, which show the texture of an object without its shape.
 
-Sauer and Geiger, ICLR 2021, section 3.2 and their released code: small patches of an image are
-taken where the mask is highest, and tiled. The texture mechanism is trained to draw what looks like
-that.
+Sauer and Geiger, ICLR 2021, section 3.2 and their released code: small patches are taken from an
+image where the mask is highest, and tiled. The texture mechanism is trained to draw such textures.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ class PatchConfig:
     """How patches are taken; the defaults are those of the released code.
 
     Attributes:
-        resolution: pixels that image and mask are resized to, in each direction.
-        size: pixels of a patch, in each direction.
-        num_best: places with the highest mean mask that patches may come from.
-        num_drawn: patches of a sheet, a square number; drawn with replacement.
+        resolution: side of the resized image and mask, in pixels.
+        size: side of a patch, in pixels.
+        num_best: number of places with the highest mean mask that patches may come from.
+        num_drawn: patches per sheet, a square number; drawn with replacement.
 
     Raises:
-        ArgumentError: a number that cannot be used, or more places than there are.
+        ArgumentError: a number cannot be used, or there are fewer places.
 
     Examples:
         >>> from train_generator.losses.patches import PatchConfig
@@ -56,15 +55,20 @@ class PatchConfig:
 
     @property
     def num_places(self) -> int:
-        """Places that a patch can have in an image."""
+        """Number of places for a patch in an image."""
         return (self.resolution - self.size + 1) ** 2
 
 
 def draw_picks(num: int, config: PatchConfig, generator: torch.Generator) -> Tensor:
     """Draws, on the CPU, which of the best places the patches of `num` sheets come from.
 
-    Returns (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest
-    mask.
+    Args:
+        num: number of sheets.
+        config: how patches are taken.
+        generator: a CPU generator.
+
+    Returns:
+        (num, num_drawn) int64 ranks of 0 to num_best - 1; 0 is the place with the highest mask.
 
     Examples:
         >>> import torch
@@ -81,22 +85,22 @@ def make_sheets(
 ) -> Tensor:
     """Tiles patches of each image from where its mask is highest; all images at once.
 
-    Image and mask are resized (bicubic, corners not aligned, no antialiasing), the mask is averaged
-    over every window of a patch's size, and the patches that `picks` names are read, alone, from
+    Image and mask are resized (bicubic, corners not aligned, no antialiasing), and the mask is
+    averaged over every window of a patch's size. Only the patches that `picks` names are read, from
     the windows with the highest means. The sheet is resized to the size of the images. Bicubic
-    resizing overshoots a little beyond the range of the images; nothing is clamped, as published.
+    resizing overshoots the range of the images slightly; nothing is clamped, as published.
 
     Args:
         images: (B, 3, H, W) float in [-1, 1].
         mask: (B, 1, H, W) float in [0, 1].
         picks: (B, num_drawn) int64, see `draw_picks`.
-        config: how patches are taken; the published way by default.
+        config: how patches are taken; as published by default.
 
     Returns:
         (B, 3, H, W) float without gradients, whatever the arguments have.
 
     Raises:
-        ArgumentError: shapes that do not fit each other.
+        ArgumentError: shapes do not fit each other.
 
     Examples:
         >>> import torch
@@ -117,9 +121,13 @@ def make_sheets(
 
 
 def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """Reads patches (B, K, C, size, size) of images (B, C, H, W).
+    """Reads patches (B, K, C, size, size) from images (B, C, H, W).
 
-    Rows and columns (B, K) int64 are the first ones of each patch.
+    Args:
+        images: (B, C, H, W).
+        rows: (B, K) int64, first row of each patch.
+        columns: (B, K) int64, first column of each patch.
+        size: side of a patch, in pixels.
 
     Examples:
         >>> import torch

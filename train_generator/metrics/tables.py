@@ -34,7 +34,7 @@ def format_table(table: Table, how: Format = "plain") -> str:
 
 
 def format_share(share: float) -> str:
-    """Returns a share of 1 in percent.
+    """Returns a share in percent.
 
     Examples:
         >>> from train_generator.metrics.tables import format_share

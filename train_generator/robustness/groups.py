@@ -1,6 +1,6 @@
 """ImageNet's classes in groups: the categories of cue-conflict images, and ImageNet-9.
 
-The tables are facts of their authors, who are named in the two TOML files.
+The tables come from their authors, who are named in the two TOML files.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class ClassGroups:
     """Names of groups, and the classes in each; no class is in two, and some may be in none.
 
     Attributes:
-        names: of the groups; their order is that of the groups' numbers.
-        classes: of each group, one or more.
+        names: names of the groups, in order.
+        classes: classes of each group, one or more.
 
     Raises:
-        ArgumentError: a name that comes twice, other numbers of names and of groups, a group
-            without classes, or a class below 0, above 999 or in two groups.
+        ArgumentError: a name occurs twice, the numbers of names and groups differ, a group has no
+            classes, or a class is below 0, above 999 or in two groups.
 
     Examples:
         >>> import torch
@@ -62,13 +62,13 @@ class ClassGroups:
         return ClassMap(self.classes)
 
     def to_group(self, classes: Tensor) -> Tensor:
-        """Returns for classes (N,) int64 the group of each, (N,) int64, -1 for none."""
+        """Returns the group of each class (N,) int64, (N,) int64; -1 for none."""
         return self._map.to_label(classes)
 
     def columns(self, classes: Sequence[str]) -> list[int] | None:
-        """Returns for each group the class of its name, or None if others or fewer are named.
+        """Returns the class with the name of each group, or None unless exactly these are named.
 
-        A number in front of a name, as in 00_dog, does not count.
+        A number in front of a name, as in 00_dog, is ignored.
 
         Examples:
             >>> from train_generator.robustness import ClassGroups
@@ -121,7 +121,7 @@ def cue_conflict_categories() -> ClassGroups:
 
 @lru_cache(maxsize=1)
 def imagenet9_classes() -> ClassGroups:
-    """Returns the nine classes of ImageNet-9 of Xiao et al., ICLR 2021, in the order of its labels.
+    """Returns the nine classes of ImageNet-9 (Xiao et al., ICLR 2021), in the order of its labels.
 
     Examples:
         >>> from train_generator.robustness import imagenet9_classes
@@ -132,7 +132,7 @@ def imagenet9_classes() -> ClassGroups:
 
 
 def _expand(listed: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
-    """Returns the classes of a list in which a pair stands for all classes from one to another."""
+    """Returns the classes of a list in which a pair stands for all classes between its two."""
     pairs = [(each, each) if isinstance(each, int) else each for each in listed]
     for first, last in pairs:
         if first > last:

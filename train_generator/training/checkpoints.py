@@ -1,4 +1,4 @@
-"""What a folder of a training holds: whether there is a checkpoint, and of which settings."""
+"""The checkpoint in the folder of a training, and the settings it belongs to."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
-    """Raises unless there is a checkpoint to resume, or none that would be written over.
+    """Raises unless there is a checkpoint to resume, or none that would be overwritten.
+
+    Args:
+        folder: folder of the training.
+        resume: whether to resume.
+        name: file name of the checkpoint.
 
     Raises:
-        ArgumentError: the folder is a file, or holds a checkpoint and `resume` is False.
+        ArgumentError: the folder is a file, or holds a checkpoint while `resume` is False.
         CheckpointError: there is nothing to resume.
     """
     path = folder / name
@@ -38,14 +43,14 @@ def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training is.
+    """The position of a training.
 
     Attributes:
-        position: the stage and the step in it that come next.
+        position: the stage, and the step in it, that come next.
         at_end: whether all steps of the stage are taken.
-        steps_before: of all stages.
-        seconds: that the steps took.
-        results: what each `EpochStage` that is done came to.
+        steps_before: steps taken over all stages.
+        seconds: duration of the steps.
+        results: the result of each `EpochStage` that is done.
     """
 
     position: tuple[int, int]
@@ -56,10 +61,10 @@ class Place:
 
     @classmethod
     def read(cls, state: Mapping[str, Any], num_stages: int) -> Place:
-        """Returns the place in a checkpoint.
+        """Returns the position in a checkpoint.
 
         Raises:
-            Exception: there is none, or none that a training of so many stages can be at.
+            Exception: it is missing, or impossible for a training with so many stages.
         """
         stage, step = (require_count("position", number, 0) for number in state["position"])
         if stage > num_stages:
@@ -75,14 +80,14 @@ class Place:
 
 @contextmanager
 def loading(path: Path | None) -> Iterator[None]:
-    """Says of what goes wrong in the block that the checkpoint is of something else.
+    """Turns errors inside the block into one that says the checkpoint does not fit.
 
     Raises:
-        CheckpointError: something went wrong.
+        CheckpointError: there was an error.
     """
     try:
         yield
-    except CheckpointError:  # of a stream, which says itself what does not fit
+    except CheckpointError:  # from a stream, whose message says what does not fit
         raise
     except Exception as error:  # torch's own readers raise anything
         raise CheckpointError(
@@ -92,7 +97,7 @@ def loading(path: Path | None) -> Iterator[None]:
 
 
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns which settings differ and how, for an error; nothing where they are the same.
+    """Returns the settings that differ, and how, for an error; empty if they are the same.
 
     Examples:
         >>> from train_generator.training.checkpoints import describe_differences
@@ -113,10 +118,10 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str)
 
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[str]) -> Any:
-    """Returns what a checkpoint of the same settings and stages holds.
+    """Returns the content of a checkpoint with the same settings and stages.
 
     Raises:
-        CheckpointError: it is damaged, or of others.
+        CheckpointError: it is damaged, or belongs to others.
     """
     try:
         state: Any = unpickle(path)
