@@ -14,10 +14,10 @@ DOWNSTREAM_HEADER = ("variant", "trained on", "test accuracy", "of visible image
 
 
 def metrics_table(rows: Mapping[str, GeneratorMetrics]) -> Table:
-    """Returns a table with one row for each generator; accuracies are in percent.
+    """Returns a table with one row per generator; accuracies are in percent.
 
     Args:
-        rows: name to metrics.
+        rows: metrics by name.
 
     Examples:
         >>> from train_generator.mnist import GeneratorMetrics, metrics_table
@@ -36,7 +36,7 @@ def downstream_table(results: Sequence[DownstreamResult]) -> Table:
     The spread is the standard deviation of a sample (n - 1); a single seed has none.
 
     Args:
-        results: in the order in which their rows shall come.
+        results: in the order of their rows.
 
     Examples:
         >>> from train_generator.mnist import DownstreamResult, downstream_table
@@ -62,7 +62,7 @@ def downstream_table(results: Sequence[DownstreamResult]) -> Table:
 
 
 def summarize(shares: Sequence[float]) -> str:
-    """Returns the mean of shares in percent, with the spread where there are several."""
+    """Returns the mean of shares in percent, with the spread if there are several."""
     mean = format_share(statistics.mean(shares))
     return mean if len(shares) == 1 else f"{mean} ± {100 * statistics.stdev(shares):.1f}"
 
