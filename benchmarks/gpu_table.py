@@ -1,4 +1,4 @@
-"""Turns what was measured into tables in Markdown and a picture, for screen and documents."""
+"""Turns measurements into Markdown tables and a picture, for screen and documents."""
 
 from __future__ import annotations
 

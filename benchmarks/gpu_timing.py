@@ -1,4 +1,4 @@
-"""Times work on a device: medians and quartiles, of ways that take turns."""
+"""Times work on a device: medians and quartiles of ways that take turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws what was measured for docs/performance.md, where `gpu_table.py` puts the pictures."""
+"""Draws the measurements for docs/performance.md, where `gpu_table.py` puts the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the seeds of a benchmark's runs came to."""
+"""Summarises the results over the seeds of a benchmark."""
 
 from __future__ import annotations
 

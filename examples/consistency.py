@@ -1,10 +1,10 @@
-"""A consistency loss: an image and its counterfactuals must be given the same answer.
+"""A consistency loss: an image and its counterfactuals must get the same answer.
 
     python examples/consistency.py --cgn double-colored-mnist
 
-Every real image of a batch comes with counterfactuals of its own shape, found by a masker; the row
-of the image that each one belongs to is known. Beside the usual loss, what the classifier says of
-a counterfactual is drawn towards what it says of the image.
+Every real image of a batch comes with counterfactuals of its own shape, found by a masker; the
+batch says which image each of them belongs to. Besides the usual loss, the classifier's answer for
+a counterfactual is drawn towards its answer for the image.
 """
 
 from __future__ import annotations

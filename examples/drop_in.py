@@ -2,7 +2,7 @@
 
     python examples/drop_in.py
 
-Both loops train on the same biased digits for one epoch and are tested on digits whose colours say
+Both loops train for one epoch on the same biased digits, and are tested on digits whose colours say
 nothing about the class.
 """
 

@@ -4,11 +4,12 @@
 
 In the training digits the colour or texture gives the class away; in the test digits it is random.
 With `--data real_shapes` the counterfactuals have the shapes of the training images, found by a
-masker, and from the CGN their textures and backgrounds alone; with `--data real_parts` textures and
-backgrounds are those of the training images too.
-Writes into the folder OUT: sheet.png (real images and what the CGN makes), real_shapes.png or
+masker, and textures and backgrounds from the CGN; with `--data real_parts` textures and backgrounds
+come from the training images too.
+
+Writes to the folder OUT: sheet.png (real images and samples of the CGN), real_shapes.png or
 real_parts.png (real images, their masks and counterfactuals), curves.png, results.jsonl, and a
-checkpoint of each classifier. Ctrl-C at any time; --resume goes on from there.
+checkpoint of each classifier. Press Ctrl-C at any time; --resume continues.
 """
 
 from __future__ import annotations

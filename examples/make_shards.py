@@ -2,8 +2,8 @@
 
     python examples/make_shards.py runs/shards --num 20000
 
-The same command goes on after an interruption. On a cluster leave this script aside and start
-`cgn-augment shards` with torchrun, or as the tasks of an array with --rank and --world-size.
+The same command continues after an interruption. On a cluster, start `cgn-augment shards` instead,
+with torchrun or as the tasks of an array with --rank and --world-size.
 """
 
 from __future__ import annotations

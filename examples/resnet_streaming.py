@@ -1,10 +1,10 @@
-"""A ResNet on a folder of images with counterfactuals: one file to copy and make your own.
+"""A ResNet on a folder of images with counterfactuals: one file to copy and adapt.
 
     python examples/resnet_streaming.py
     torchrun --nproc_per_node 2 examples/resnet_streaming.py --images FOLDER --cgn PATH --size 224
 
 FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE. Without one, bundled digits are written to a
-folder first. The same command goes on where the last one was stopped, also inside an epoch.
+folder first. The same command continues a stopped run, even inside an epoch.
 """
 
 from __future__ import annotations

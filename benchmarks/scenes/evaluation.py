@@ -1,7 +1,7 @@
 """Measures the reduced ImageNet problem, where shape, texture and background are known.
 
-The judges learn from real scenes whose three factors are independent, with true classes and true
-masks. What they judge, a generator's training has never seen any of.
+The judges learn from real scenes with three independent factors, true classes and true masks. The
+training of a generator never sees these.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Trains a reduced BigGAN-deep on the scenes: the "pretrained" generator of the reduced problem.
 
-It takes the place of the BigGAN that DeepMind trained on ImageNet for days. To be had in an hour on
-one thread of a CPU, the game against a discriminator (hinge losses, projection of the class,
-spectral norms) is helped by pairs: a fixed map takes the noise to the codes of a scene, so that for
-each noise and class one real scene is known that is wanted, but for its details. What details
-look like, only the discriminator says.
+It replaces the BigGAN that DeepMind trained on ImageNet for days. To finish in an hour on one CPU
+thread, pairs help the game against a discriminator (hinge losses, projection of the class, spectral
+norms): a fixed map takes the noise to the codes of a scene, so that for each noise and class one
+real scene is the target, except for its details. Only the discriminator judges these.
 """
 
 from __future__ import annotations

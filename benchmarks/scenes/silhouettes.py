@@ -1,4 +1,4 @@
-"""Outlines of the objects in the scenes, and how far each place is from them.
+"""Outlines of the objects in the scenes, and the distance of each place from them.
 
 Eight silhouettes stand for the classes. Random blobs stand for all other objects: a saliency
 network learns from those, so that it never sees the outline of a class.
