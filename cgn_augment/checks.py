@@ -101,6 +101,15 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
     """Refuses settings of a dataclass that are not integers of `least` or more.
 
     Values that behave as integers become plain integers, which JSON and YAML need.
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+        least: smallest value allowed.
+
+    Raises:
+        ArgumentTypeError: a value is not an integer.
+        ArgumentError: a value is too small or too large.
     """
     for name in names:
         given = getattr(config, name)
@@ -123,7 +132,15 @@ def require_part(name: str, value: float) -> float:
 
 
 def require_choices(config: object, **choices: Any) -> None:
-    """Refuses settings of a dataclass that are not among the values of their `Literal` type."""
+    """Refuses settings of a dataclass that are not among the values of their `Literal` type.
+
+    Args:
+        config: the dataclass.
+        choices: the `Literal` type of each setting, by name.
+
+    Raises:
+        ArgumentError: a setting has another value.
+    """
     for name, kind in choices.items():
         parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union holds literals
         require_choice(name, getattr(config, name), tuple(word for part in parts for word in part))

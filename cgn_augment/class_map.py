@@ -86,7 +86,11 @@ class ClassMap:
         return tuple(self._labels)
 
     def require_classes(self, num_classes: int) -> None:
-        """Raises `ArgumentError` if a class is not in 0 … `num_classes` − 1."""
+        """Raises `ArgumentError` if a class is not in 0 … `num_classes` − 1.
+
+        Args:
+            num_classes: number of classes of the CGN.
+        """
         lacking = sorted(y for y in self._labels if y >= num_classes)
         if lacking:
             raise ArgumentError(
@@ -122,7 +126,16 @@ class ClassMap:
 
 
 def list_classes(name: str, given: object) -> tuple[int, ...]:
-    """Returns one class or several as plain integers of 0 or more, without repeats."""
+    """Returns one class or several as plain integers of 0 or more, without repeats.
+
+    Args:
+        name: name of the argument, for errors.
+        given: a class, or a list of classes.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+        ArgumentError: the list is empty, or a class is negative.
+    """
     plain = _plain(given)
     listed: Sequence[Any] = plain if isinstance(plain, Sequence) else [plain]
     try:

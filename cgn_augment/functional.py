@@ -90,7 +90,11 @@ def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Ge
 
 @lru_cache(maxsize=64)
 def choice_table(choices: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
-    """Returns the groups as rows (G, longest) int64, padded with zeros, and their lengths (G,)."""
+    """Returns the groups as rows (G, longest) int64, padded with zeros, and their lengths (G,).
+
+    Args:
+        choices: groups of classes.
+    """
     longest = max(map(len, choices))
     table = torch.tensor([[*group, *[0] * (longest - len(group))] for group in choices])
     return table, torch.tensor([len(group) for group in choices])
@@ -208,7 +212,15 @@ def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def roll_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each image (N, C, H, H) around the torus by 0 to H pixels in each direction."""
+    """Moves each image (N, C, H, H) around the torus by 0 to H pixels in each direction.
+
+    Args:
+        images: (N, C, H, H).
+        generator: a CPU generator.
+
+    Returns:
+        (N, C, H, H) images, each rolled by its own offset.
+    """
     offsets = torch.randint(images.shape[-1] + 1, (len(images), 2), generator=generator)
     return roll_images(images, offsets)
 
@@ -264,6 +276,10 @@ class Purpose(IntEnum):
 def step_seed(purpose: Purpose, *key: int) -> int:
     """Mixes a purpose and a key such as (seed, epoch, rank, step) into one seed of 63 bits.
 
+    Args:
+        purpose: what the seed is for.
+        key: integers of 0 or more.
+
     Raises:
         ArgumentError: a part of the key is negative.
     """
@@ -274,7 +290,12 @@ def step_seed(purpose: Purpose, *key: int) -> int:
 
 
 def step_generator(purpose: Purpose, *key: int) -> torch.Generator:
-    """Returns a CPU generator seeded by `purpose` and `key` alone; see `step_seed`."""
+    """Returns a CPU generator seeded by `purpose` and `key` alone; see `step_seed`.
+
+    Args:
+        purpose: what the generator is for.
+        key: integers of 0 or more, such as seed, epoch, rank and step.
+    """
     return torch.Generator().manual_seed(step_seed(purpose, *key))
 
 
@@ -283,6 +304,9 @@ def kept_rng(device: torch.device) -> Iterator[None]:
     """Restores the global random generators after the block.
 
     Covers torch on the CPU and on `device`, NumPy and Python.
+
+    Args:
+        device: a device whose generator is included.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -299,6 +323,10 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
     For code that knows only global randomness, such as augmentation libraries. Covers the same
     generators as `kept_rng`.
+
+    Args:
+        seed: seed of all global generators.
+        device: a device whose generator is included.
     """
     with kept_rng(device):
         torch.default_generator.manual_seed(seed)

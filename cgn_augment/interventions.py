@@ -105,7 +105,11 @@ class Interventions:
         return replace(self, class_map=class_map)
 
     def listed(self, factor: str) -> tuple[int, ...] | None:
-        """Returns the classes listed for `factor`, or None if there is no list."""
+        """Returns the classes listed for `factor`, or None if there is no list.
+
+        Args:
+            factor: shape, texture or background.
+        """
         rule: tuple[int, ...] | str | None = getattr(self, factor)
         return None if isinstance(rule, str) else rule
 
@@ -148,7 +152,12 @@ class Interventions:
         return groups
 
     def classes(self, factor: str, classes: Classes) -> tuple[int, ...]:
-        """Returns every class that `factor` can take, in rising order."""
+        """Returns every class that `factor` can take, in rising order.
+
+        Args:
+            factor: shape, texture or background.
+            classes: of the CGN: how many, or which.
+        """
         return tuple(sorted({y for group in self.choices(factor, classes) for y in group}))
 
     def draw(

@@ -187,19 +187,44 @@ class Mechanisms(Protocol):
         """A short text that identifies the weights."""
 
     def draw_noise(self, num: int, generator: Generator) -> Tensor:
-        """Draws (num, Z) float32 noise on the CPU and moves it to the CGN's device."""
+        """Draws (num, Z) float32 noise on the CPU and moves it to the CGN's device.
+
+        Args:
+            num: number of noise vectors.
+            generator: a CPU generator.
+        """
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns masks (N, 1, H, W) float32 in [0, 1] for noise (N, Z) and classes (N,)."""
+        """Returns masks (N, 1, H, W) float32 in [0, 1] for noise (N, Z) and classes (N,).
+
+        Args:
+            noise: (N, Z) float32.
+            y: (N,) int64 classes.
+        """
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns foregrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns foregrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: (N, Z) float32.
+            y: (N,) int64 classes.
+        """
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns backgrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns backgrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: (N, Z) float32.
+            y: (N,) int64 classes.
+        """
 
     def shuffle(self, images: Tensor, generator: Generator) -> Tensor:
-        """Moves each texture (N, 3, H, W) to a random position, if the CGN does that."""
+        """Moves each texture (N, 3, H, W) to a random position, if the CGN does that.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+            generator: a CPU generator.
+        """
 
 
 @runtime_checkable

@@ -93,6 +93,9 @@ class BigGANConfig:
     def published(cls, image_size: int) -> Self:
         """Returns the sizes of the published generator of 128, 256 or 512 pixels.
 
+        Args:
+            image_size: 128, 256 or 512 pixels.
+
         Raises:
             ArgumentError: no generator of this size was published.
         """
@@ -144,6 +147,10 @@ class BigGAN(nn.Module):
     def condition(self, noise: Tensor, y: Tensor) -> Tensor:
         """Joins noise (N, noise_dim) and the embeddings of classes (N,) to (N, 2 noise_dim).
 
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) integer classes.
+
         Raises:
             ArgumentError: noise or classes have a wrong shape, or a class does not exist.
             ArgumentTypeError: classes are not integers.
@@ -155,7 +162,16 @@ class BigGAN(nn.Module):
     def draw(
         self, condition: Tensor, truncation: float = 1.0, lookup: TruncationLookup = "exact"
     ) -> Tensor:
-        """Draws like `forward`, from joined noise and embedding (N, 2 noise_dim)."""
+        """Draws like `forward`, from joined noise and embedding (N, 2 noise_dim).
+
+        Args:
+            condition: (N, 2 noise_dim) float32, as from `condition`.
+            truncation: in (0, 1]; selects the batch statistics.
+            lookup: see `find_rows`.
+
+        Returns:
+            (N, 3, H, W) float32 in [-1, 1].
+        """
         rows = find_rows(truncation, self.config.num_statistics, lookup)
         if not self._folded or (torch.is_grad_enabled() and condition.requires_grad):
             images: Tensor = self.generator(condition, rows)
@@ -213,7 +229,12 @@ class BigGAN(nn.Module):
 
     @torch.no_grad()
     def make_lean(self, rows: StatisticsRows, joined: bool) -> LeanBigGAN:
-        """Returns the fast form that draws with the folded weights; cached until they change."""
+        """Returns the fast form that draws with the folded weights; cached until they change.
+
+        Args:
+            rows: the batch statistics to use.
+            joined: see `LeanBigGAN`.
+        """
         lean = self._lean
         compiled = self.compiled and joined
         if lean is None or not lean.fits((rows, joined, compiled)):

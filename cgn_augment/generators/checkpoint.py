@@ -90,7 +90,11 @@ def save_cgn(cgn: CGN, path: str | os.PathLike[str], **metadata: object) -> None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns the metadata of a `.safetensors` checkpoint; empty for a published `.pth`."""
+    """Returns the metadata of a `.safetensors` checkpoint; empty for a published `.pth`.
+
+    Args:
+        path: the checkpoint.
+    """
     path = find_weights(path)
     if path.suffix != ".safetensors":
         return {}

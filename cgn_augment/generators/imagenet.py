@@ -118,6 +118,10 @@ class ImageNetCGN(CGNetwork):
     def set_truncation(self, truncation: float, lookup: TruncationLookup | None = None) -> None:
         """Changes the truncation and, if `lookup` is given, how its statistics are looked up.
 
+        Args:
+            truncation: in (0, 1].
+            lookup: "exact" or "published"; None keeps the current one.
+
         Raises:
             ArgumentError: truncation is outside (0, 1], or lookup is unknown.
         """
@@ -189,18 +193,34 @@ class ImageNetCGN(CGNetwork):
     def premask(self, noise: Tensor, y: Tensor) -> Tensor:
         """Runs the shape mechanism without U2-Net; arguments and errors as for `shape`.
 
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) int64 classes.
+
         Returns:
             (N, 3, H, W) float32 image in [-1, 1].
         """
         return self._draw("shape", self._condition("shape", noise, y))
 
     def mask(self, images: Tensor) -> Tensor:
-        """Returns textures unchanged: this CGN draws whole images, which stay in place."""
+        """Finds the object in images with U2-Net.
+
+        Args:
+            images: (N, 3, H, W) float in [-1, 1].
+
+        Returns:
+            (N, 1, H, W) float32 mask in [1e-4, 0.9999]; 1 is object.
+        """
         found: Tensor = self.u2net(images.to(self.f_shape.embeddings.weight.dtype))
         return found.float().clamp(MASK_MIN, MASK_MAX).contiguous()
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns textures unchanged: this CGN draws whole images, which are not moved."""
+        """Returns textures unchanged: this CGN draws whole images, which are not moved.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+            generator: not used.
+        """
         return images
 
     def _condition(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:

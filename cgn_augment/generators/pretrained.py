@@ -54,6 +54,9 @@ def load_biggan(path: str | os.PathLike[str]) -> BigGAN:
 def load_u2net(path: str | os.PathLike[str]) -> U2Net:
     """Reads the published weights of U2-Net (`u2net.pth`); errors as for `load_biggan`.
 
+    Args:
+        path: `u2net.pth`.
+
     Returns:
         The network on the CPU, in eval mode and without gradients.
     """

@@ -121,6 +121,10 @@ class SmallCGN(CGNetwork):
         in each direction. That is a roll around the torus, done here without tiling. Textures of
         the "deep" network stay as they are: they are trained as whole textures, where a roll would
         leave a seam.
+
+        Args:
+            images: (N, 3, 32, 32) float32 in [-1, 1].
+            generator: a CPU generator.
         """
         if self.texture_network == "deep":
             return images

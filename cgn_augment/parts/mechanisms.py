@@ -160,7 +160,11 @@ class Parts:
         return same
 
     def check(self, interventions: Interventions) -> None:
-        """Raises `ArgumentError` if parts that would be drawn do not exist."""
+        """Raises `ArgumentError` if parts that would be drawn do not exist.
+
+        Args:
+            interventions: how classes will be drawn.
+        """
         if isinstance(self._pools, SetPools):
             for factor in FACTORS:
                 if factor != "texture" or not interventions.is_tied:
@@ -170,24 +174,47 @@ class Parts:
         """Draws (num, 1 or 2) float32 in [0, 1): which part of its class to take.
 
         The second number gives the crop of a picture that is not square.
+
+        Args:
+            num: number of parts.
+            generator: a CPU generator.
         """
         shape = num, self._pools.noise_dim
         return torch.rand(shape, generator=generator, dtype=torch.float32).to(self.device)
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns masks as found, (N, 1, H, W) float32 in [0, 1]."""
+        """Returns masks as found, (N, 1, H, W) float32 in [0, 1].
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
+        """
         return self._pick("shape", noise, y)
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns whole foregrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns whole foregrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
+        """
         return self._pick("texture", noise, y)
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns whole backgrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns whole backgrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
+        """
         return self._pick("background", noise, y)
 
     def objects(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the masks of `shape`, and the colours of the same objects.
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
 
         Returns:
             (N, 1, H, W) float32 in [0, 1] and (N, 3, H, W) float32 in [-1, 1]; colours are
@@ -198,7 +225,12 @@ class Parts:
         return self._finish(masks, 0.0), self._finish(colours, -1.0)
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns textures unmoved: they are whole, and a move would leave a seam."""
+        """Returns textures unmoved: they are whole, and a move would leave a seam.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+            generator: not used.
+        """
         return images
 
     def _checked(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

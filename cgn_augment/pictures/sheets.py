@@ -99,6 +99,10 @@ def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a figure, whole or not at all, and returns its path.
 
+    Args:
+        figure: a matplotlib figure.
+        path: ends in .png, .jpg, .webp, .pdf or .svg.
+
     Raises:
         ArgumentError: the suffix is unknown, or the folder is missing.
         OSError: the folder cannot be written.

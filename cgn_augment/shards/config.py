@@ -101,17 +101,29 @@ class ShardConfig:
         return -(-self.num // self.shard_size)
 
     def samples_of(self, shard: int) -> range:
-        """Returns the indices of the images in `shard`."""
+        """Returns the indices of the images in `shard`.
+
+        Args:
+            shard: number of the shard.
+        """
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.num))
 
     def blocks_of(self, shard: int) -> range:
-        """Returns the blocks that hold the images of `shard`; the first and last may be partial."""
+        """Returns the blocks that hold the images of `shard`; the first and last may be partial.
+
+        Args:
+            shard: number of the shard.
+        """
         samples = self.samples_of(shard)
         return range(samples[0] // self.block_size, samples[-1] // self.block_size + 1)
 
     def place(self, index: int) -> dict[str, int]:
-        """Returns the index of an image and the seed of its noise generator."""
+        """Returns the index of an image and the seed of its noise generator.
+
+        Args:
+            index: index of the image.
+        """
         return {"noise_seed": step_seed(Purpose.SAMPLE_NOISE, self.seed, index), "index": index}
 
     @property
@@ -124,7 +136,11 @@ class ShardConfig:
         return tuple(sorted([self.format, "cls", "json", *extra]))
 
     def describe(self, cgn: Mechanisms) -> dict[str, Any]:
-        """Returns everything that determines the bytes of the set, as plain values."""
+        """Returns everything that determines the bytes of the set, as plain values.
+
+        Args:
+            cgn: the CGN that draws the set.
+        """
         rules = {factor: getattr(self.interventions, factor) for factor in FACTORS}
         known, every = known_classes(cgn), range(cgn.num_classes)
         # Only if they are not all, so that sets of CGNs keep their settings.

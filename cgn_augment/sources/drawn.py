@@ -80,7 +80,11 @@ class DrawnSource(ABC):
         return f"{self._name}({self.cgn.fingerprint}, {settings}{self.interventions}{placed})"
 
     def restrict(self, class_map: ClassMap) -> Self:
-        """Returns a source with the same settings that draws only classes of `class_map`."""
+        """Returns a source with the same settings that draws only classes of `class_map`.
+
+        Args:
+            class_map: the classes to keep to.
+        """
         same = {
             name: getattr(self, name) for name in ("cgn", "placement", "chunk", *self._settings)
         }

@@ -95,7 +95,13 @@ class Placement:
         return self.scale != (1.0, 1.0) or any((self.shift, self.rotate, self.flip))
 
     def draw(self, num: int, generator: torch.Generator, num_per_shape: int = 1) -> Moves:
-        """Draws moves for `num` objects; each `num_per_shape` neighbours move alike."""
+        """Draws moves for `num` objects; each `num_per_shape` neighbours move alike.
+
+        Args:
+            num: number of objects.
+            generator: a CPU generator.
+            num_per_shape: how many neighbours move alike.
+        """
         shares = torch.rand(-(-num // num_per_shape), 5, generator=generator, dtype=torch.float32)
         shares = shares.repeat_interleave(num_per_shape, 0)[:num]
         low, high = self.scale

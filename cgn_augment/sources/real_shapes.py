@@ -182,11 +182,19 @@ class RealShapeSource:
         )
 
     def restrict(self, class_map: ClassMap) -> RealShapeSource:
-        """Returns a source whose textures and backgrounds have only classes of `class_map`."""
+        """Returns a source whose textures and backgrounds have only classes of `class_map`.
+
+        Args:
+            class_map: the classes to keep to.
+        """
         return self.with_options(textures=self.textures.restrict(class_map))
 
     def with_options(self, **options: Any) -> RealShapeSource:
-        """Returns a copy of the source with some arguments replaced."""
+        """Returns a copy of the source with some arguments replaced.
+
+        Args:
+            options: new values of the arguments, by name.
+        """
         names = (
             "masker textures masks num_per_shape keep placement gate replace cache_masks "
             "cache_bytes chunk"

@@ -125,6 +125,10 @@ class EnsembleResult:
 def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
     """Returns the learning rate at a time, measured in epochs from 0.
 
+    Args:
+        config: settings.
+        epoch: time in epochs, such as 1.5.
+
     Examples:
         >>> from train_generator.classifier import EnsembleConfig, learning_rate_at
         >>> config = EnsembleConfig(learning_rate=1.0, schedule="step", step_epochs=4)
@@ -136,6 +140,10 @@ def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
 
 def make_optimizer(config: EnsembleConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Returns the optimizer of a model's parameters.
+
+    Args:
+        config: settings.
+        model: the model to train.
 
     Examples:
         >>> import torch

@@ -110,6 +110,10 @@ def save_classifier(model: PlainClassifier, path: Path) -> None:
     The network's library can load it, such as torchvision's resnet18 with eight classes:
     `torchvision.models.resnet18(num_classes=8).load_state_dict(torch.load(path))`.
 
+    Args:
+        model: the classifier.
+        path: the file to write.
+
     Raises:
         OSError: the folder is missing or cannot be written.
         FileError: the disk is full.

@@ -171,7 +171,11 @@ class DownstreamRun:
         return result
 
     def write(self, result: DownstreamResult | None) -> None:
-        """Writes the file; without results while the run is in progress."""
+        """Writes the file; without results while the run is in progress.
+
+        Args:
+            result: the results, or None.
+        """
         device = self.device if self.cgn is None else self.cgn.device
         write_record(self.path, self.settings, result, str(device))
 

@@ -169,6 +169,10 @@ def fit(
 def predict(judge: nn.Module, images: Tensor) -> Tensor:
     """Returns the classes (N,) int64 that a judge sees in images or masks (N, C, 32, 32).
 
+    Args:
+        judge: a judge in eval mode.
+        images: (N, C, 32, 32) float32.
+
     Examples:
         >>> import torch
         >>> from train_generator.mnist import load_shape_judge, predict
@@ -189,6 +193,10 @@ def extract_features(judge: ShapeJudge, masks: Tensor) -> Tensor:
 def judge_accuracy(judge: ShapeJudge, num_test: int | None = None) -> float:
     """Returns the share of clean test digits that a judge recognises, in [0, 1].
 
+    Args:
+        judge: the judge.
+        num_test: number of test digits; None takes all 10 000.
+
     Examples:
         >>> from train_generator.mnist import judge_accuracy, load_shape_judge
         >>> judge_accuracy(load_shape_judge(), num_test=200) > 0.95
@@ -200,6 +208,12 @@ def judge_accuracy(judge: ShapeJudge, num_test: int | None = None) -> float:
 
 def save_shape_judge(judge: ShapeJudge, path: Path, config: JudgeConfig, accuracy: float) -> None:
     """Writes a shape judge with its settings, accuracy and versions; ends in `.safetensors`.
+
+    Args:
+        judge: the judge.
+        path: the file to write.
+        config: settings of its training.
+        accuracy: its accuracy on clean test digits, in [0, 1].
 
     Examples:
         >>> from train_generator.mnist import JudgeConfig, ShapeJudge, save_shape_judge

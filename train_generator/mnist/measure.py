@@ -170,8 +170,14 @@ def measure_digits(
     """Measures real digits in the same way: the result of a perfect generator.
 
     Masks are clean test digits, on which no judge was trained; textures and backgrounds are true
-    ones over the whole image. Arguments as for `measure_generator`; the seed is for colours and
-    crops.
+    ones over the whole image.
+
+    Args:
+        variant: as for `measure_generator`.
+        textures: as for `measure_generator`.
+        num: as for `measure_generator`.
+        seed: seed of colours and crops.
+        judges: as for `measure_generator`.
 
     Raises:
         ArgumentError: a value cannot be used.

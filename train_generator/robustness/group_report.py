@@ -22,6 +22,9 @@ def make_group_table(rows: GroupRows) -> Table:
 
     A group without images has a dash, and is not part of the rows below.
 
+    Args:
+        rows: results of `GroupAccuracies.as_row`, by output.
+
     Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> from train_generator.robustness.group_report import make_group_table

@@ -62,13 +62,20 @@ class ClassGroups:
         return ClassMap(self.classes)
 
     def to_group(self, classes: Tensor) -> Tensor:
-        """Returns the group of each class (N,) int64, (N,) int64; -1 for none."""
+        """Returns the group of each class (N,) int64, (N,) int64; -1 for none.
+
+        Args:
+            classes: (N,) int64 classes of ImageNet.
+        """
         return self._map.to_label(classes)
 
     def columns(self, classes: Sequence[str]) -> list[int] | None:
         """Returns the class with the name of each group, or None unless exactly these are named.
 
         A number in front of a name, as in 00_dog, is ignored.
+
+        Args:
+            classes: names of the classifier's classes.
 
         Examples:
             >>> from train_generator.robustness import ClassGroups
@@ -83,6 +90,9 @@ class ClassGroups:
 
 def read_groups(path: Path) -> ClassGroups:
     """Reads a table of groups: TOML, `name = [class, [first, last], …]`, both ends included.
+
+    Args:
+        path: the TOML file.
 
     Raises:
         DataError: the file is not such a table.

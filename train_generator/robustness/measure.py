@@ -117,6 +117,11 @@ def measure_real(
 
     The images come from `label_images`; they are resized and cropped like ImageNet's. A `DataError`
     names an image that cannot be read.
+
+    Args:
+        predictor: the classifier.
+        images: see `label_images`.
+        config: how images are read.
     """
     best = partial(torch.argmax, dim=1)
     decided = _decide_images(predictor, images, best, predictor.cropping, config, "real images")

@@ -92,6 +92,11 @@ class EvaluationData:
 def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationConfig) -> list[Part]:
     """Makes the requested parts, in the order of `PARTS`.
 
+    Args:
+        predictor: the classifier.
+        data: what to evaluate on.
+        config: how images are read.
+
     Raises:
         ArgumentError: a part needs other classes than the classifier has, or the class map names
             classes that the CGN lacks.
@@ -150,6 +155,11 @@ def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | 
 
     They come from the given class map, see `resolve_class_map`; else label = class if both have
     equally many; else, for a CGN of ImageNet's 1000 classes, the class with the name of each label.
+
+    Args:
+        predictor: the classifier.
+        cgn: a CGN.
+        given: the user's class map, or None.
 
     Raises:
         ArgumentError: none of these applies, or the map names what the classifier or the CGN lacks.

@@ -127,6 +127,9 @@ class Predictor:
         """Returns the scores of a CGN's images (N, 3, H, W) float32 in [-1, 1].
 
         Images of the classifier's own size are used whole, others after `cropping`.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
         """
         same = images.shape[-2:] == (self.image_size, self.image_size)
         return self((self.fitting if same else self.cropping)((images + 1) / 2))
@@ -165,7 +168,12 @@ def plain_predictor(
 
 
 def ensemble_predictor(model: InvariantEnsemble, **settings: Any) -> Predictor:
-    """Makes a predictor from an invariant ensemble; settings as for `plain_predictor`."""
+    """Makes a predictor from an invariant ensemble; settings as for `plain_predictor`.
+
+    Args:
+        model: the ensemble.
+        settings: as for `plain_predictor`.
+    """
     plain = plain_predictor(model, model.num_classes, **settings)
     outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
     return replace(plain, outputs=outputs, name_scores=HeadLogits.predictions)

@@ -52,6 +52,11 @@ class EvaluationRecord:
     def find(self, classifier: str, part: str, settings: Mapping[str, object]) -> Rows | None:
         """Returns the results of a part, or None if it is not measured yet.
 
+        Args:
+            classifier: name of the classifier.
+            part: name of the part.
+            settings: settings of the part.
+
         Raises:
             CheckpointError: it was measured with other settings.
         """
@@ -69,6 +74,12 @@ class EvaluationRecord:
 
     def add(self, classifier: str, part: str, settings: Mapping[str, object], rows: Rows) -> None:
         """Adds results and writes the file, whole or not at all.
+
+        Args:
+            classifier: name of the classifier.
+            part: name of the part.
+            settings: settings of the part.
+            rows: its results.
 
         Raises:
             OSError: the folder is missing or cannot be written.

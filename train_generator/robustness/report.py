@@ -101,7 +101,12 @@ def say_what_lacks(part: str, measured: Measured) -> list[str]:
 
 
 def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
-    """Returns the pictures of a part by name; ImageNet-9 and real images have none."""
+    """Returns the pictures of a part by name; ImageNet-9 and real images have none.
+
+    Args:
+        part: one of `PARTS`.
+        measured: results of `Part.measure`, by classifier.
+    """
     if part == CUE_CONFLICT:
         return {"shape_bias": draw_shape_bias(measured)}
     if part == GROUPS:

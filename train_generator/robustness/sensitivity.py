@@ -141,9 +141,21 @@ def measure_factors(
     """Measures the sensitivity and, on the unchanged images, the accuracy on each factor's label.
 
     The three classes of an image are drawn independently, so an output that knows only one factor
-    has chance accuracy on the other two. Arguments and errors are those of `factor_sensitivity`.
-    `to_label` maps classes (N,) int64 of the CGN to labels of the classifier; by default they are
-    the same.
+    has chance accuracy on the other two.
+
+    Args:
+        predict: as for `factor_sensitivity`.
+        cgn: a frozen CGN.
+        num: number of images.
+        generator: a CPU generator; the only randomness.
+        to_label: maps classes (N,) int64 of the CGN to labels of the classifier; by default they
+            are the same.
+        choices: as for `factor_sensitivity`.
+        chunk: images drawn at once; does not affect what is drawn.
+        progress: shows a bar on standard error.
+
+    Raises:
+        ArgumentError: as for `factor_sensitivity`.
     """
     changes = change_factors(cgn, num, generator, choices=choices, chunk=chunk)
     with tqdm(total=num, desc="changing factors", disable=not progress) as bar:
@@ -199,6 +211,13 @@ def change_factors(
     """Draws images and changes each of their factors; see `factor_sensitivity`.
 
     Six runs of a mechanism make four images.
+
+    Args:
+        cgn: a frozen CGN.
+        num: number of images.
+        generator: a CPU generator.
+        choices: as for `factor_sensitivity`.
+        chunk: images drawn at once.
 
     Yields:
         At most `chunk` images at a time, `num` in all, on the CGN's device.
