@@ -121,6 +121,10 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
 def require_part(name: str, value: float) -> float:
     """Returns a number above 0 and at most 1, or raises `ArgumentError`.
 
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+
     Examples:
         >>> from cgn_augment.checks import require_part
         >>> require_part("crop", 0.875)
@@ -147,7 +151,12 @@ def require_choices(config: object, **choices: Any) -> None:
 
 
 def require_shares(config: object, *names: str) -> None:
-    """Refuses settings of a dataclass that are not in [0, 1)."""
+    """Refuses settings of a dataclass that are not in [0, 1).
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+    """
     for name in names:
         value = getattr(config, name)
         if not 0 <= value < 1:
@@ -155,7 +164,12 @@ def require_shares(config: object, *names: str) -> None:
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Refuses settings of a dataclass that are not finite numbers above 0."""
+    """Refuses settings of a dataclass that are not finite numbers above 0.
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+    """
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
@@ -164,6 +178,10 @@ def require_positive(config: object, *names: str) -> None:
 
 def require_amount(name: str, value: float) -> float:
     """Returns a finite number of 0 or more, or raises `ArgumentError`.
+
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
 
     Examples:
         >>> from cgn_augment.checks import require_amount
@@ -176,13 +194,23 @@ def require_amount(name: str, value: float) -> float:
 
 
 def require_weights(config: object, *names: str) -> None:
-    """Refuses settings of a dataclass that are not finite numbers of 0 or more."""
+    """Refuses settings of a dataclass that are not finite numbers of 0 or more.
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+    """
     for name in names:
         require_amount(name, getattr(config, name))
 
 
 def require_channels(name: str, values: float | Sequence[float]) -> Tensor:
-    """Returns one number or three as (3,) float32, or raises an error that names the argument."""
+    """Returns one number or three as (3,) float32, or raises an error that names the argument.
+
+    Args:
+        name: name of the argument, for the message.
+        values: what the user gave.
+    """
     try:
         tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
     except (TypeError, ValueError) as error:

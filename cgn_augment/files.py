@@ -123,7 +123,11 @@ def _lock(handle: int) -> bool:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Returns the temporary files in a folder, including those being written."""
+    """Returns the temporary files in a folder, including those being written.
+
+    Args:
+        folder: the folder; subfolders are not searched.
+    """
     with suppress(OSError), os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _LEFTOVER.fullmatch(entry.name)]
         return sorted(folder / name for name in names)
@@ -213,6 +217,9 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def require_place(folder: Path) -> None:
     """Raises if a folder cannot be created or written to. Creates nothing.
 
+    Args:
+        folder: the folder, which may be missing.
+
     Raises:
         FileError: part of its path is a file, or the user may not write there.
 
@@ -229,6 +236,9 @@ def require_place(folder: Path) -> None:
 
 def open_regular(path: Path) -> IO[bytes]:
     """Opens a regular file for reading. Refuses a pipe or a device, which may never end.
+
+    Args:
+        path: the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -337,5 +347,9 @@ def _receive(url: str, file: IO[bytes], progress: bool) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or its type if the message is empty."""
+    """Returns the first line of an error's message, or its type if the message is empty.
+
+    Args:
+        error: the error.
+    """
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -57,7 +57,11 @@ class MapImages:
         return GroupedImages(self.dataset, self.groups.numbers)
 
     def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
-        """Returns `real` for a `CounterfactualDataset`, and the arguments that go with it."""
+        """Returns `real` for a `CounterfactualDataset`, and the arguments that go with it.
+
+        Args:
+            config: how the process loads images.
+        """
         return self.dataset, {
             "batch_size": config.batch_size,
             "num_workers": config.num_workers,
@@ -67,7 +71,11 @@ class MapImages:
         }
 
     def testing(self, config: LoadConfig) -> DataLoader[Any]:
-        """Returns a loader of images and labels, each once, for this process's part."""
+        """Returns a loader of images and labels, each once, for this process's part.
+
+        Args:
+            config: how the process loads images.
+        """
         num = len(self.dataset)  # type: ignore[arg-type]
         part = Subset(self.dataset, range(config.rank, num, config.world_size))
         return make_loader(part, config, config.batch_size)

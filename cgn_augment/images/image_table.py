@@ -37,6 +37,9 @@ _Kind = TypeVar("_Kind")
 def split_name(name: str) -> str:
     """Returns the standard name of a split that has several names.
 
+    Args:
+        name: any of its names.
+
     Examples:
         >>> from cgn_augment.images.image_table import split_name
         >>> split_name("validation"), split_name("test_2")
@@ -131,7 +134,11 @@ class ImageTable:
         return self.where([name == wanted for name in self.splits or ()])
 
     def where(self, keep: Sequence[bool]) -> ImageTable:
-        """Returns the images for which `keep` is true; the groups' training counts stay."""
+        """Returns the images for which `keep` is true; the groups' training counts stay.
+
+        Args:
+            keep: one value per image.
+        """
 
         def some(values: Sequence[_Kind]) -> tuple[_Kind, ...]:
             return tuple(value for value, kept in zip(values, keep, strict=True) if kept)
@@ -151,6 +158,10 @@ class ImageTable:
         """Returns the images with a group for each, and counts the training images per group.
 
         The names of the groups also become a column.
+
+        Args:
+            numbers: group of each image.
+            names: names of the groups.
         """
         counts = None
         if self.splits is not None and TRAIN in self.splits:
@@ -176,6 +187,9 @@ class ImageTable:
 def order_splits(names: Iterable[str]) -> tuple[str, ...]:
     """Returns each name once, train, val and test first.
 
+    Args:
+        names: names of splits, with repeats.
+
     Examples:
         >>> from cgn_augment.images.image_table import order_splits
         >>> order_splits(["test", "odd", "train", "test"])
@@ -187,6 +201,11 @@ def order_splits(names: Iterable[str]) -> tuple[str, ...]:
 
 def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
     """Returns the chosen split of a place; `all` if there are none.
+
+    Args:
+        place: the place, for errors.
+        names: names of its splits.
+        split: what the user gave; see `ImageTable.of_split`.
 
     Raises:
         ArgumentError: a split is given but there are none, or a split must be named.
@@ -216,18 +235,31 @@ def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
 
 
 def below(root: Path, file: str) -> str:
-    """Returns the path of a file below a folder; a URL unchanged."""
+    """Returns the path of a file below a folder; a URL unchanged.
+
+    Args:
+        root: the folder.
+        file: a path or URL.
+    """
     return file if "://" in file else str(root / file)
 
 
 def some_masks(masks: Iterable[str | None]) -> tuple[str | None, ...] | None:
-    """Returns the mask files, None for an image without; None if there is no mask at all."""
+    """Returns the mask files, None for an image without; None if there is no mask at all.
+
+    Args:
+        masks: a file per image; None or empty for an image without.
+    """
     found = tuple(masks)
     return found if any(found) else None
 
 
 def sort_names(names: set[str]) -> list[str]:
-    """Sorts names, as numbers if all are numbers."""
+    """Sorts names, as numbers if all are numbers.
+
+    Args:
+        names: the names.
+    """
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)

@@ -36,7 +36,11 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def class_names(num_classes: int) -> tuple[str, ...] | None:
-    """Returns the class names of a CGN: those of ImageNet if it has 1000 classes, else None."""
+    """Returns the class names of a CGN: those of ImageNet if it has 1000 classes, else None.
+
+    Args:
+        num_classes: number of classes of the CGN.
+    """
     return imagenet_names() if num_classes == IMAGENET_CLASSES else None
 
 
@@ -97,7 +101,13 @@ def find_classes(
     num_classes: int,
     own_names: Mapping[int, str] | None = None,
 ) -> list[int] | None:
-    """Returns the indices of one or several classes, or None for None; errors as `find_class`."""
+    """Returns the indices of one or several classes, or None for None; errors as `find_class`.
+
+    Args:
+        given: one class, several, or None; see `find_class`.
+        num_classes: number of classes of the CGN.
+        own_names: see `find_class`.
+    """
     if given is None:
         return None
     several = [given] if isinstance(given, int | str) else given
@@ -108,6 +118,9 @@ def best_classes(factor: str) -> list[int]:
     """Returns the ImageNet classes that the published CGN's mechanism for a factor draws best.
 
     The list comes from the paper's release.
+
+    Args:
+        factor: shape, texture or background.
 
     Raises:
         ArgumentError: the factor does not exist.

@@ -37,7 +37,13 @@ class LoadConfig:
 
 
 def make_loader(dataset: Any, config: LoadConfig, batch_size: int | None) -> DataLoader[Any]:
-    """Returns a loader that leaves the global generators alone; None means ready batches."""
+    """Returns a loader that leaves the global generators alone; None means ready batches.
+
+    Args:
+        dataset: the dataset to read.
+        config: how the process loads images.
+        batch_size: images per batch; None if the dataset yields batches.
+    """
     return DataLoader(
         dataset,
         batch_size,

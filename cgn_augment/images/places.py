@@ -34,6 +34,9 @@ _LAYOUTS: dict[str, Callable[[Path, str], ImageTable]] = {
 def is_listed(place: str) -> bool:
     """Returns whether the images of a place are known before any is read.
 
+    Args:
+        place: what the user wrote.
+
     Examples:
         >>> from cgn_augment.images.places import is_listed
         >>> is_listed("table:photos.csv"), is_listed("hf:cifar10@train")
@@ -135,6 +138,9 @@ def find_splits(place: str) -> tuple[str, ...]:
 
     Shards and Hugging Face datasets have none here: each of their places is one split.
 
+    Args:
+        place: what the user wrote.
+
     Raises:
         ArgumentError: as for `read_place`.
         DataError: as for `read_place`.
@@ -150,6 +156,9 @@ def find_splits(place: str) -> tuple[str, ...]:
 
 def layout_of(place: str) -> str:
     """Returns the layout that a place names, such as waterbirds; "" if it names none.
+
+    Args:
+        place: what the user wrote.
 
     Examples:
         >>> from cgn_augment.images.places import layout_of
@@ -179,12 +188,20 @@ def _read_table(
 
 
 def is_folder(place: str) -> bool:
-    """Returns whether a place is a folder, and not a table, a layout, shards or `hf:`."""
+    """Returns whether a place is a folder, and not a table, a layout, shards or `hf:`.
+
+    Args:
+        place: what the user wrote.
+    """
     return is_listed(place) and not is_table(place) and not layout_of(place)
 
 
 def is_table(place: str) -> bool:
-    """Returns whether a place is a table: `table:FILE`, or a path with a table's suffix."""
+    """Returns whether a place is a table: `table:FILE`, or a path with a table's suffix.
+
+    Args:
+        place: what the user wrote.
+    """
     return place.startswith(TABLE) or place.partition("?")[0].endswith(TABLES)
 
 

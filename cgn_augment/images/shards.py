@@ -44,6 +44,9 @@ class ShardImages:
 
         Each process and worker reads its own shards, repeatedly.
 
+        Args:
+            config: how the process loads images.
+
         Raises:
             ArgumentError: there are fewer shards than readers, or `num_images` is unknown.
         """
@@ -67,7 +70,11 @@ class ShardImages:
         return make_loader(_ShardBatches(self, config, num_steps), config, None), {}
 
     def testing(self, config: LoadConfig) -> DataLoader[Any]:
-        """Returns a loader of images and labels, each once, for this process's part."""
+        """Returns a loader of images and labels, each once, for this process's part.
+
+        Args:
+            config: how the process loads images.
+        """
         return make_loader(_ShardBatches(self, config, None), config, None)
 
 

@@ -36,6 +36,14 @@ MARGIN = 0.04
 def refine(image: Pixels, mask: Mask, settings: MaskSettings) -> Mask:
     """Refines the parts, edge and holes of a mask as the settings say.
 
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) float32 in [0, 1].
+        settings: what to refine.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
     Raises:
         MissingPackageError: refining edges needs OpenCV, which is not installed.
 
@@ -60,6 +68,9 @@ def refine(image: Pixels, mask: Mask, settings: MaskSettings) -> Mask:
 def keep_largest(mask: Mask) -> Mask:
     """Keeps the largest connected part of the object; pixels nearer to another part are removed.
 
+    Args:
+        mask: (H, W) float32 in [0, 1].
+
     Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import keep_largest
@@ -79,6 +90,9 @@ def keep_largest(mask: Mask) -> Mask:
 def close_holes(mask: Mask) -> Mask:
     """Fills the holes that the object surrounds.
 
+    Args:
+        mask: (H, W) float32 in [0, 1].
+
     Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import close_holes
@@ -95,6 +109,10 @@ def refine_guided(image: Pixels, mask: Mask) -> Mask:
 
     He, Sun and Tang, Guided Image Filtering, TPAMI 2013, equations 5, 6 and 8, with the grey image
     as the guide.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) float32 in [0, 1].
 
     Raises:
         MissingPackageError: OpenCV is not installed.
@@ -122,6 +140,10 @@ def refine_grabcut(image: Pixels, mask: Mask) -> Mask:
     Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004. Pixels far inside the mask stay object,
     far outside background. A mask without object or without background stays as it is.
 
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) float32 in [0, 1].
+
     Raises:
         MissingPackageError: OpenCV is not installed.
     """
@@ -138,6 +160,9 @@ def refine_grabcut(image: Pixels, mask: Mask) -> Mask:
 
 def find_by_grabcut(image: Pixels) -> Mask:
     """Finds the object without a network: what differs in colour from the image's margin.
+
+    Args:
+        image: (H, W, 3) uint8.
 
     Returns:
         (H, W) float32 of 0 and 1; no object if the image has one colour.
@@ -164,6 +189,9 @@ def _grabcut(cv2: ModuleType, image: Pixels, trimap: NDArray[np.uint8]) -> Mask:
 
 def import_opencv(what: str) -> ModuleType:
     """Returns the module of OpenCV, which `what` needs.
+
+    Args:
+        what: what needs it, for the error.
 
     Raises:
         MissingPackageError: it is not installed.

@@ -71,7 +71,12 @@ class MaskSettings:
                 object.__setattr__(self, name, tuple(values))
 
     def refuse(self, names: tuple[str, ...], masker: str) -> None:
-        """Raises `ArgumentError` for settings that a masker does not have."""
+        """Raises `ArgumentError` for settings that a masker does not have.
+
+        Args:
+            names: names of the settings.
+            masker: the masker, for errors.
+        """
         given = [name for name in names if getattr(self, name) is not None]
         if given:
             raise ArgumentError(f"{masker} has no {' and no '.join(given)}: leave it out")

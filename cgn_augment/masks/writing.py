@@ -216,7 +216,12 @@ def _refuse_photographs(target: Target, masker: str) -> None:
 
 
 def refuse_nested(source: Path, target: Path) -> None:
-    """Raises `ArgumentError` if one of the two folders lies inside the other."""
+    """Raises `ArgumentError` if one of the two folders lies inside the other.
+
+    Args:
+        source: folder of the images.
+        target: folder of the masks.
+    """
     one, other = source.resolve(), target.resolve()
     if one == other or one in other.parents or other in one.parents:
         raise ArgumentError(

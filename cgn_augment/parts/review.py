@@ -130,6 +130,9 @@ def write_review(
 def check_page(page: str | os.PathLike[str]) -> Path:
     """Returns the path of a page, if one can be written there.
 
+    Args:
+        page: where to write the page.
+
     Raises:
         ArgumentError: it has another suffix, or the folder is missing.
     """

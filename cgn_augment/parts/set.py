@@ -139,7 +139,11 @@ class PartSet:
         return np.flatnonzero(chosen)
 
     def entry(self, number: int) -> Part:
-        """Returns the facts about an image, without its pictures."""
+        """Returns the facts about an image, without its pictures.
+
+        Args:
+            number: index of the image.
+        """
         index, number = self.index, range(len(self))[number]
         top, left, height, width = self.index.boxes[number].tolist()
         rows, columns = index.sizes[number].tolist()

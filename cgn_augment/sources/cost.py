@@ -91,6 +91,10 @@ class Work:
 def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
     """Returns the bytes of one mask, one foreground and one background in a bank.
 
+    Args:
+        pixels: side of the images, in pixels.
+        storage: storage of the bank.
+
     Examples:
         >>> from cgn_augment.sources.cost import bytes_of_factors
         >>> bytes_of_factors(256)
@@ -101,6 +105,12 @@ def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
 
 def bytes_of_made(num: int, source_pixels: int, pixels: int, storage: str = "uint8") -> int:
     """Returns the fewest bytes that `num` images need: factors are read, float32 images written.
+
+    Args:
+        num: number of images.
+        source_pixels: side of the factors, in pixels.
+        pixels: side of the images, in pixels.
+        storage: storage of the bank.
 
     Examples:
         >>> from cgn_augment.sources.cost import bytes_of_made
@@ -115,6 +125,12 @@ def count_flops(cgn: Mechanisms) -> dict[str, int]:
 
     A multiplication plus an addition count as two. Only matrix products and convolutions count,
     which is nearly all. Weights without memory (`without_memory`) are enough.
+
+    Args:
+        cgn: the CGN.
+
+    Returns:
+        Operations by factor.
 
     Examples:
         >>> from cgn_augment.generators import SmallCGN
@@ -131,7 +147,11 @@ def count_flops(cgn: Mechanisms) -> dict[str, int]:
 
 
 def count_flops_of(call: Callable[[], object]) -> int:
-    """Counts the floating-point operations of a call, as `count_flops` does."""
+    """Counts the floating-point operations of a call, as `count_flops` does.
+
+    Args:
+        call: a function without arguments.
+    """
     from torch.utils.flop_counter import FlopCounterMode, conv_flop_count  # slow to import
 
     def of_onednn(images: Any, kernel: Any, *_: Any, out_shape: Any, **__: Any) -> int:

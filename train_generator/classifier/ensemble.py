@@ -96,7 +96,11 @@ class InvariantEnsemble(nn.Module):
         self.origin = f"{backbone.origin}; heads: {self._start_heads(backbone)}"
 
     def forward(self, images: Tensor) -> HeadLogits:
-        """Returns the logits of images (N, 3, H, W)."""
+        """Returns the logits of images (N, 3, H, W).
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+        """
         features = self.backbone(images)
         return HeadLogits(*(self.heads[factor](features).float() for factor in FACTORS))
 

@@ -62,7 +62,11 @@ class PlainClassifier(nn.Module):
         return layer
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the scores of images (N, 3, H, W)."""
+        """Returns the scores of images (N, 3, H, W).
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+        """
         scores: Tensor = self.network(images)
         return scores.float()
 

@@ -137,8 +137,16 @@ class PlainRun(ImageRun[EpochResult]):
     ) -> list[EpochResult]:
         """Trains the remaining epochs, and gives the model the weights that are kept.
 
-        Arguments, errors and result are those of `EpochRun.train`; for last-layer retraining,
-        `test` must be readable more than once.
+        Errors are those of `EpochRun.train`.
+
+        Args:
+            test: batches to test the model on after each epoch; only those of this process. For
+                last-layer retraining they must be readable more than once.
+            progress: shows bars on standard error.
+            announce: called with the result of each epoch.
+
+        Returns:
+            The results of all epochs, including those before a resume.
         """
         results = super().train(test, progress=progress, announce=announce)
         self.best.restore()

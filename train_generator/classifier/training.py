@@ -54,7 +54,11 @@ class MNISTClassifier(nn.Sequential):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns log probabilities (B, num_classes) of images (B, 3, 32, 32)."""
+        """Returns log probabilities (B, num_classes) of images (B, 3, 32, 32).
+
+        Args:
+            images: (B, 3, 32, 32) float32 in [-1, 1].
+        """
         scores: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         # In float32 even under autocast: bfloat16 keeps two digits of a log probability.
         return F.log_softmax(scores, dim=1, dtype=torch.float32)

@@ -222,7 +222,11 @@ class ImageNetConfig:
 
 
 def preset_path(name: str) -> Path:
-    """Returns the YAML file of a preset; raises `ArgumentError` if there is no such preset."""
+    """Returns the YAML file of a preset; raises `ArgumentError` if there is no such preset.
+
+    Args:
+        name: name of the preset.
+    """
     require_choice("preset", name, tuple(sorted(path.stem for path in PRESETS.glob("*.yaml"))))
     return PRESETS / f"{name}.yaml"
 

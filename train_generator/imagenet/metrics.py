@@ -111,6 +111,10 @@ class CGNMeasures:
 
 
 def find_real_paths(place: str) -> list[str]:
-    """Returns the paths of the real images of a place."""
+    """Returns the paths of the real images of a place.
+
+    Args:
+        place: as for `MetricsConfig.real`.
+    """
     root, files = find_files(place, least=2)
     return [below(root, file) for file in files]

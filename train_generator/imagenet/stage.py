@@ -200,7 +200,12 @@ class ImageNetStage:
 
 
 def trained_groups(config: ImageNetConfig, cgn: ImageNetCGN) -> list[dict[str, Any]]:
-    """Returns the mechanisms' weights with their learning rates; freezes those without a loss."""
+    """Returns the mechanisms' weights with their learning rates; freezes those without a loss.
+
+    Args:
+        config: settings.
+        cgn: the network to train.
+    """
     losses, groups = config.losses, []
     for mechanism, rate, own in (
         (cgn.f_shape, config.shape_rate, losses.entropy or losses.size),

@@ -180,7 +180,11 @@ class ImageNetTraining:
 
 
 def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
-    """Reads the CGN where the training starts, and the BigGAN of the target images."""
+    """Reads the CGN where the training starts, and the BigGAN of the target images.
+
+    Args:
+        config: settings.
+    """
     settings: Any = {"truncation": config.truncation, "truncation_lookup": config.truncation_lookup}
     target = load_biggan(config.biggan).requires_grad_(False)
     if config.start is not None:
@@ -201,6 +205,12 @@ def make_config_features(
     """Returns the features for the settings; None if no loss needs them.
 
     "trained" features learn the classes of images that the target BigGAN draws.
+
+    Args:
+        config: settings.
+        cgn: the CGN, which draws the noise of these images.
+        target: the BigGAN of the target images.
+        progress: shows a bar on standard error.
     """
     losses = config.losses
     if not losses.needs_features:
@@ -222,7 +232,14 @@ def make_config_features(
 def draw_targets(
     cgn: ImageNetCGN, target: BigGAN, num: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Draws target images (num, 3, H, W) float32 in [-1, 1]; classes (num,) take turns."""
+    """Draws target images (num, 3, H, W) float32 in [-1, 1]; classes (num,) take turns.
+
+    Args:
+        cgn: the CGN, which draws the noise.
+        target: the BigGAN of the target images.
+        num: number of images.
+        seed: seed of the noise.
+    """
     noise = cgn.draw_noise(num, step_generator(Purpose.WEIGHTS, seed))
     y = torch.arange(num, device=noise.device) % cgn.num_classes
     batches = zip(torch.split(noise, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True)
@@ -231,7 +248,11 @@ def draw_targets(
 
 
 def compared_settings(config: ImageNetConfig) -> dict[str, Any]:
-    """Returns the settings that must not change at a resume, as plain values."""
+    """Returns the settings that must not change at a resume, as plain values.
+
+    Args:
+        config: settings.
+    """
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_COMPARED}
     del settings["losses"]["features_file"]
     plain: dict[str, Any] = json.loads(json.dumps(settings))

@@ -137,6 +137,10 @@ def fetch_all(names: Sequence[str], folder: Path, *, progress: bool = False) -> 
 
 
 def checksum(path: Path) -> str:
-    """Returns the sha256 of a file, as hexadecimal digits."""
+    """Returns the sha256 of a file, as hexadecimal digits.
+
+    Args:
+        path: the file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

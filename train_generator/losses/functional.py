@@ -264,7 +264,12 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def require_floats(name: str, values: Tensor) -> None:
-    """Raises unless the tensor is floating point and has elements."""
+    """Raises unless the tensor is floating point and has elements.
+
+    Args:
+        name: name of the argument, for the message.
+        values: the tensor.
+    """
     if not values.is_floating_point():
         raise ArgumentTypeError(f"{name} must be floating point, got {values.dtype}")
     if values.numel() == 0:
@@ -274,7 +279,14 @@ def require_floats(name: str, values: Tensor) -> None:
 def require_images(
     images: Tensor, channels: int = 3, least: int = 1, size: int | None = None
 ) -> None:
-    """Raises unless these are floating-point images (B, channels, H, W) of a suitable size."""
+    """Raises unless these are floating-point images (B, channels, H, W) of a suitable size.
+
+    Args:
+        images: the tensor.
+        channels: number of channels.
+        least: smallest height and width.
+        size: exact height and width, or None.
+    """
     if size is None:
         wanted = f"(B, {channels}, H, W) with H and W of {least} or more"
         fits = images.dim() == 4 and images.shape[1] == channels and min(images.shape[2:]) >= least

@@ -146,7 +146,11 @@ def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Te
 
 
 def tile(patches: Tensor) -> Tensor:
-    """Tiles (B, n * n, C, size, size) row by row to (B, C, n * size, n * size)."""
+    """Tiles (B, n * n, C, size, size) row by row to (B, C, n * size, n * size).
+
+    Args:
+        patches: (B, n * n, C, size, size).
+    """
     num, num_patches, num_channels, size, _ = patches.shape
     side = math.isqrt(num_patches)
     grid = patches.reshape(num, side, side, num_channels, size, size).permute(0, 3, 1, 4, 2, 5)

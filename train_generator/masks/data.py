@@ -133,6 +133,9 @@ def hold_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair]
 def read_pair(pair: Pair) -> tuple[Image.Image, Pixels]:
     """Returns an image and its mask (H, W) float32 in [0, 1], both upright and of one size.
 
+    Args:
+        pair: files of the image and its mask.
+
     Raises:
         DataError: one cannot be read, they differ in size, or the mask has no object or no
             background.
@@ -160,6 +163,10 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Pixels]:
 def read_annotated(pairs: Sequence[Pair], size: int) -> Annotated:
     """Reads pairs into memory at one size, squeezed into a square, and fills their backgrounds.
 
+    Args:
+        pairs: images with masks.
+        size: side of the square, in pixels.
+
     Raises:
         DataError: see `read_pair`.
     """
@@ -170,7 +177,12 @@ def read_annotated(pairs: Sequence[Pair], size: int) -> Annotated:
 
 
 def to_square(image: Image.Image, size: int) -> Tensor:
-    """Returns an image squeezed into a square, (3, size, size) uint8, the form maskers expect."""
+    """Returns an image squeezed into a square, (3, size, size) uint8, the form maskers expect.
+
+    Args:
+        image: an image in RGB.
+        size: side of the square, in pixels.
+    """
     square = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 

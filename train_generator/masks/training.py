@@ -161,6 +161,10 @@ class PhotoMaskerTraining:
 def make_masker(config: PhotoMaskerConfig, seed: int) -> PhotoMasker:
     """Makes a masker with new weights, except for those of its backbone.
 
+    Args:
+        config: settings.
+        seed: seed of the new weights.
+
     Raises:
         CheckpointError: the backbone's weights are damaged or belong to another network.
         FileError: they are not available.
@@ -223,7 +227,15 @@ def measure_pairs(masker: MaskerNetwork, pairs: Sequence[Pair]) -> Tensor:
 
 
 def write_photo_card(run: PhotoMaskerTraining, path: Path) -> Path:
-    """Measures a masker on the held-out images, and writes its card and picture beside it."""
+    """Measures a masker on the held-out images, and writes its card and picture beside it.
+
+    Args:
+        run: the training.
+        path: file of the masker.
+
+    Returns:
+        The card, a Markdown file.
+    """
     masker = load_masker(path)
     config = run.config
     backbone = f", with the backbone {config.backbone}" if config.backbone else ""

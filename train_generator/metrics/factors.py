@@ -15,12 +15,20 @@ THRESHOLD = 0.5
 
 
 def binarize(masks: Tensor) -> Tensor:
-    """Returns masks (N, 1, H, W) float in [0, 1] as bool, True on the object."""
+    """Returns masks (N, 1, H, W) float in [0, 1] as bool, True on the object.
+
+    Args:
+        masks: (N, 1, H, W) float in [0, 1].
+    """
     return masks > THRESHOLD
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Returns the share of predicted classes (N,) int64 that equal the labels (N,), in [0, 1].
+
+    Args:
+        predicted: (N,) int64 classes.
+        labels: (N,) int64.
 
     Raises:
         ArgumentError: the lengths differ, or there is nothing to count.
@@ -37,6 +45,11 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 def class_accuracies(predicted: Tensor, labels: Tensor, num_classes: int) -> tuple[float, ...]:
     """Returns `accuracy` for each class of the labels; NaN for a class without any.
+
+    Args:
+        predicted: (N,) int64 classes.
+        labels: (N,) int64.
+        num_classes: number of classes.
 
     Raises:
         ArgumentError: the lengths differ, or there is nothing to count.
@@ -57,6 +70,9 @@ def mask_entropy(masks: Tensor) -> float:
 
     Near 0 for masks of zeros and ones, 1 for masks of halves. The paper's L_shape, in float64.
 
+    Args:
+        masks: (N, 1, H, W) float in [0, 1].
+
     Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import mask_entropy
@@ -70,6 +86,9 @@ def mask_entropy(masks: Tensor) -> float:
 
 def mask_area(masks: Tensor) -> float:
     """Returns the mean share of the image that masks (N, 1, H, W) float in [0, 1] cover.
+
+    Args:
+        masks: (N, 1, H, W) float in [0, 1].
 
     Examples:
         >>> import torch

@@ -118,7 +118,11 @@ class InceptionMeasures:
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
-        """Adds generated images (N, 3, H, W) float in [-1, 1]."""
+        """Adds generated images (N, 3, H, W) float in [-1, 1].
+
+        Args:
+            images: (N, 3, H, W) float in [-1, 1].
+        """
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         features, logits = self.network(pixels)
         self.score.to(images.device).update(logits.double())
@@ -168,6 +172,9 @@ class _Given(nn.Identity):
 
 def require_metrics(name: str) -> ModuleType:
     """Imports a module of the optional packages.
+
+    Args:
+        name: name of the module.
 
     Raises:
         MissingPackageError: it is not installed.

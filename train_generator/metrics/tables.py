@@ -36,6 +36,9 @@ def format_table(table: Table, how: Format = "plain") -> str:
 def format_share(share: float) -> str:
     """Returns a share in percent.
 
+    Args:
+        share: a number in [0, 1].
+
     Examples:
         >>> from train_generator.metrics.tables import format_share
         >>> format_share(0.984)

@@ -90,12 +90,20 @@ class ShapeJudge(nn.Module):
         self.head = nn.Linear(64, NUM_CLASSES)
 
     def features(self, masks: Tensor) -> Tensor:
-        """Returns the last layer's input (B, 64) float32, 0 or more, for masks (B, 1, 32, 32)."""
+        """Returns the last layer's input (B, 64) float32, 0 or more, for masks (B, 1, 32, 32).
+
+        Args:
+            masks: (B, 1, 32, 32) float32 of zeros and ones.
+        """
         features: Tensor = self.layers(masks)
         return features
 
     def forward(self, masks: Tensor) -> Tensor:
-        """Returns scores (B, 10) of masks (B, 1, 32, 32)."""
+        """Returns scores (B, 10) of masks (B, 1, 32, 32).
+
+        Args:
+            masks: (B, 1, 32, 32) float32 of zeros and ones.
+        """
         scores: Tensor = self.head(self.features(masks))
         return scores
 

@@ -117,6 +117,9 @@ def repeat_command(config: SmallConfig, flags: Mapping[str, object]) -> str:
 def assumptions(config: SmallConfig) -> str:
     """Returns the assumptions about the images that a training cannot check.
 
+    Args:
+        config: settings of the training.
+
     Examples:
         >>> from train_generator.small.card import assumptions
         >>> from train_generator.small.config import SmallConfig

@@ -130,7 +130,13 @@ class MaskerTraining:
 
 @torch.no_grad()
 def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
-    """Draws samples of a generator, one column per class, with their true and their found masks."""
+    """Draws samples of a generator, one column per class, with their true and their found masks.
+
+    Args:
+        masker: the masker.
+        cgn: the generator.
+        seed: seed of the draws.
+    """
     labels = torch.arange(cgn.num_classes)
     generator = step_generator(Purpose.MEASURE, seed)
     classes = permute_classes(labels, cgn.num_classes, generator)
@@ -144,7 +150,10 @@ def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
 def draw_found(masker: MaskerNetwork, data: LabelledImages, true: Tensor | None = None) -> Figure:
     """Draws a real image of each class, its mask, the found mask, and where the two differ.
 
-    The masker is frozen; true masks are (N, 1, 32, 32) bool, if known.
+    Args:
+        masker: a frozen masker.
+        data: real images.
+        true: their masks (N, 1, 32, 32) bool, if known.
     """
     first = data.first_of_each()[:20]
     images = data.images[first]

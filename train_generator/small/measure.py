@@ -108,7 +108,14 @@ def measure_drawn(
 
 
 def halve(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the indices of the first, third, … image of each class, and of the others."""
+    """Returns the indices of the first, third, … image of each class, and of the others.
+
+    Args:
+        labels: (N,) int64.
+
+    Returns:
+        Two int64 tensors of indices.
+    """
     places = [(labels == y).nonzero().flatten()[:MOST] for y in set(labels.tolist())]
     first, second = (torch.cat([place[start::2] for place in places]) for start in (0, 1))
     return first, second

@@ -158,7 +158,11 @@ class SmallTraining:
         return path
 
     def draw(self, cgn: Mechanisms | None = None) -> Figure:
-        """Draws real images and samples of a generator, by default the averaged one."""
+        """Draws real images and samples of a generator, by default the averaged one.
+
+        Args:
+            cgn: a frozen generator; by default the averaged one.
+        """
         data = self.data
         columns = min(20, data.num_classes * math.ceil(8 / data.num_classes))
         first = data.first_of_each()[:columns]
@@ -218,7 +222,12 @@ class SmallTraining:
 
 
 def make_cgn(config: SmallConfig, num_classes: int) -> SmallCGN:
-    """Returns a new CGN with the initial weights of the training."""
+    """Returns a new CGN with the initial weights of the training.
+
+    Args:
+        config: settings.
+        num_classes: number of classes.
+    """
     with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 0), torch.device("cpu")):
         cgn = SmallCGN(
             num_classes,

@@ -63,6 +63,10 @@ class Place:
     def read(cls, state: Mapping[str, Any], num_stages: int) -> Place:
         """Returns the position in a checkpoint.
 
+        Args:
+            state: content of the checkpoint.
+            num_stages: number of stages of the training.
+
         Raises:
             Exception: it is missing, or impossible for a training with so many stages.
         """
@@ -82,6 +86,9 @@ class Place:
 def loading(path: Path | None) -> Iterator[None]:
     """Turns errors inside the block into one that says the checkpoint does not fit.
 
+    Args:
+        path: the checkpoint, for the message.
+
     Raises:
         CheckpointError: there was an error.
     """
@@ -98,6 +105,10 @@ def loading(path: Path | None) -> Iterator[None]:
 
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Returns the settings that differ, and how, for an error; empty if they are the same.
+
+    Args:
+        before: settings in the checkpoint.
+        now: settings of this training.
 
     Examples:
         >>> from train_generator.training.checkpoints import describe_differences
@@ -119,6 +130,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str)
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[str]) -> Any:
     """Returns the content of a checkpoint with the same settings and stages.
+
+    Args:
+        path: the checkpoint.
+        settings: settings of this training.
+        stages: names of its stages.
 
     Raises:
         CheckpointError: it is damaged, or belongs to others.

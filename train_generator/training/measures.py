@@ -77,7 +77,11 @@ class Curves:
             self._events = _open_events(folder, step)
 
     def is_measured(self, step: int) -> bool:
-        """Returns whether there are measures for a step."""
+        """Returns whether there are measures for a step.
+
+        Args:
+            step: number of steps taken.
+        """
         lines = [] if self.folder is None else read_measures(self.folder / MEASURES)
         return any(line["step"] == step for line in lines)
 
@@ -86,6 +90,11 @@ class Curves:
 
         Values in a mapping get names such as "group_accuracies/landbird on water"; None stands for
         a value that could not be measured.
+
+        Args:
+            file: `LOSSES` or `MEASURES`.
+            step: number of steps taken.
+            values: values by name.
         """
         if self.folder is None:
             return
@@ -100,7 +109,12 @@ class Curves:
             self._events.flush()  # so that a kill loses no entry from before a checkpoint
 
     def add_sheet(self, step: int, figure: Figure) -> None:
-        """Adds a sheet to TensorBoard."""
+        """Adds a sheet to TensorBoard.
+
+        Args:
+            step: number of steps taken.
+            figure: the sheet.
+        """
         if self._events is not None:
             self._events.add_figure("samples", figure, step)
 

@@ -18,6 +18,10 @@ def warn_of_slow_precision(precision: Precision, device: torch.device) -> None:
 
     On a processor with AVX2 only, a training step of the paper's classifier took ten times as long
     in bf16 as in float32. With AVX-512 it was nearly twice as fast.
+
+    Args:
+        precision: the requested precision.
+        device: device of the training.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     if precision == "bf16" and device.type == "cpu" and capability in _WITHOUT_BF16:

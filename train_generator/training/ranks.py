@@ -42,15 +42,27 @@ class Ranks:
         return self.rank == 0
 
     def share(self, num: int) -> range:
-        """Returns this process's share of the indices 0 to `num` - 1: every `self.num`-th."""
+        """Returns this process's share of the indices 0 to `num` - 1: every `self.num`-th.
+
+        Args:
+            num: number of indices.
+        """
         return range(self.rank, num, self.num)
 
     def any(self, flag: bool) -> bool:
-        """Returns whether the flag is set in any process. All must call this, at the same point."""
+        """Returns whether the flag is set in any process. All must call this, at the same point.
+
+        Args:
+            flag: the flag of this process.
+        """
         return self.sum({"flag": float(flag)})["flag"] > 0
 
     def sum(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """Returns the sums of scalars over the processes, which all pass the same names."""
+        """Returns the sums of scalars over the processes, which all pass the same names.
+
+        Args:
+            values: scalars by name.
+        """
         own = {name: float(value) for name, value in values.items()}
         if self._group is None:
             return own
@@ -59,7 +71,11 @@ class Ranks:
         return dict(zip(own, total.tolist(), strict=True))
 
     def mean(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """Returns the means of scalars over the processes, which all pass the same names."""
+        """Returns the means of scalars over the processes, which all pass the same names.
+
+        Args:
+            values: scalars by name.
+        """
         return {name: value / self.num for name, value in self.sum(values).items()}
 
     def wait(self) -> None:

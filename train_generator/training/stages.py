@@ -22,7 +22,11 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned.
+
+        Args:
+            state_dict: what `state_dict` returned.
+        """
         ...
 
 
@@ -84,7 +88,13 @@ class EpochStage(Stage, Protocol):
 def descend(
     accelerator: Accelerator | None, optimizer: torch.optim.Optimizer, loss: Tensor
 ) -> None:
-    """Takes one optimizer step down the gradient of a scalar."""
+    """Takes one optimizer step down the gradient of a scalar.
+
+    Args:
+        accelerator: knows precision and processes; None for plain PyTorch.
+        optimizer: the optimizer.
+        loss: a scalar with a gradient.
+    """
     optimizer.zero_grad()
     if accelerator is None:
         torch.autograd.backward(loss)

@@ -180,6 +180,9 @@ def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
 def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
     """Cuts layers into blocks before each max-pool.
 
+    Args:
+        layers: layers in order.
+
     Raises:
         ArgumentError: there are no layers.
 
