@@ -257,8 +257,8 @@ def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
     there = next((path for path in out.rglob("*.png") if not path.name.startswith(".")), None)
     if there is not None and not note.is_file():
         raise DataError(
-            f"{out} has masks of another making, such as {there}: give another folder, for masks "
-            "that are there are not written over"
+            f"{out} has masks that this command did not write, such as {there}: give another "
+            "folder, since existing masks are never overwritten"
         )
     if there is not None:
         try:

@@ -126,7 +126,9 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
         facts = json.loads(line)
         keys.append(facts["key"])
         if facts["label"] not in label_of:
-            raise ValueError(f"{facts['key']} has the class {facts['label']!r}, which is none")
+            raise ValueError(
+                f"{facts['key']} has the class {facts['label']!r}, which does not exist"
+            )
         if (len(facts["box"]), len(facts["size"])) != (4, 2):
             raise ValueError(f"{facts['key']} has the box {facts['box']} in {facts['size']} pixels")
         if any(len(place) != 2 for place in facts["places"].values()):

@@ -83,8 +83,8 @@ def find_failing(class_counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         >>> from cgn_augment.parts.sheet import find_failing
         >>> fine, failing = {"usable": 90, "empty": 10}, {"usable": 10, "empty": 90}
         >>> [warning] = find_failing({"cat": fine, "dog": fine, "fish": failing})
-        >>> warning[:58]
-        'of the class fish 10 % of the images are usable (90 empty)'
+        >>> warning[:54]
+        '10 % of the images of class fish are usable (90 empty)'
     """
     shares = {name: usable_share(counts) for name, counts in class_counts.items()}
     known = [share for share in shares.values() if share is not None]
@@ -98,9 +98,9 @@ def find_failing(class_counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         }
         why = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         warnings.append(
-            f"of the class {name} {_percent(share)} of the images are usable ({why}), and of the "
-            f"middle class {_percent(middle)}: which images are left would give the class away; "
-            "mend its masks, or take another masker"
+            f"{_percent(share)} of the images of class {name} are usable ({why}), against "
+            f"{_percent(middle)} of the median class; so uneven a choice gives the class away: "
+            "correct its masks, or take another masker"
         )
     return warnings
 

@@ -93,7 +93,7 @@ def advice(problems: list[Problem], kind: SetKind) -> str:
     """Returns advice on the problems of a set, in one or two sentences."""
     shards = sorted({problem.shard for problem in problems if problem.shard is not None})
     if not shards:
-        return "no shard needs writing: the command that wrote the set mends it with --resume"
+        return "no shard needs writing: the command that wrote the set repairs it with --resume"
     names = " ".join(kind.shard_name(shard) for shard in shards)
     return (
         f"to write again: {len(shards)} of the shards ({_ranges(shards)}). Delete what is left of "

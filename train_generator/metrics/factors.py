@@ -266,6 +266,6 @@ def _class_coverage(features: Tensor, real: Tensor, num_neighbors: int) -> float
 def _require_labels(values: Tensor, labels: Tensor) -> None:
     if len(values) != len(labels) or len(labels) == 0:
         raise ArgumentError(
-            f"there must be one label for each, and one or more; got {len(values)} and "
-            f"{len(labels)} labels"
+            f"there must be one label for each value, and at least one; got {len(values)} values "
+            f"and {len(labels)} labels"
         )

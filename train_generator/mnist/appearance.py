@@ -123,7 +123,9 @@ def train_appearance_judge(
         False
     """
     if not has_classes(variant, factor):
-        raise ArgumentError(f"the {factor} of {variant} is the same for every class: nothing to do")
+        raise ArgumentError(
+            f"the {factor} of {variant} is the same for every class: nothing to learn"
+        )
     if variant == "wildlife":
         textures = textures or procedural_textures()  # drawn once, not for every batch
     with isolated_rng(config.seed, torch.device("cpu")):

@@ -36,7 +36,7 @@ class RealImages:
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise ArgumentError(
-                f"images and labels must be as many, and one or more; got {len(images)} and "
+                f"there must be a label for each image, and at least one; got {len(images)} and "
                 f"{len(labels)}"
             )
         self.images, self.labels, self.seed, self.device = images, labels, seed, device

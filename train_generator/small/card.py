@@ -135,11 +135,10 @@ def assumptions(config: SmallConfig) -> str:
         low, high = factors.size_low, factors.size_high
         found.append(f"it covers {100 * low:.0f} to {100 * high:.0f} % of the image")
     return (
-        f"What is assumed: each image shows one object; {'; '.join([*found, ''])}its texture is "
-        "that of its class, and so is the background, and the two differ; both go on in the same "
-        "way where they are not seen. Nothing in the images says which of two textures is the "
-        "object's: where an assumption does not hold, the masks may mark something else. Look at "
-        "the sheets."
+        f"What is assumed: each image shows one object; {'; '.join([*found, ''])}its texture and "
+        "its background are those of its class, and the two differ; both continue unchanged where "
+        "they are hidden. The images do not show which of two textures is the object's: if an "
+        "assumption does not hold, the masks may mark something else. Look at the sheets."
     )
 
 

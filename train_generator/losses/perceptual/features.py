@@ -139,7 +139,7 @@ def perceptual_loss(
     _require_weights(weights)
     if len(generated) != len(real):
         raise ArgumentError(
-            f"generated and real must be as many images, got {len(generated)} and {len(real)}"
+            f"generated and real must be equally many, got {len(generated)} and {len(real)}"
         )
     num_blocks = max((k + 1 for k, weight in enumerate(weights) if weight > 0), default=0)
     if num_blocks == 0:
