@@ -211,7 +211,7 @@ class Noise:
 def measure_rates(
     work: Work, cgn: Mechanisms | None, device: torch.device, seconds: float = 1.0
 ) -> Rates:
-    """Measures a device: a copy, the counterfactual part of a step, and how fast the CGN draws."""
+    """Measures a device: a copy, the made half of a step, and how fast the CGN draws."""
     generator = torch.Generator().manual_seed(0)
     given = torch.randint(256, (2**27,), dtype=torch.uint8, device=device)
     taken = torch.empty_like(given)

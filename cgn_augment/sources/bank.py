@@ -154,7 +154,7 @@ class BankSource(DrawnSource):
             self._number = number
             self._look_ahead(step)
             return
-        # Free the old bank first: two never fit in memory, and none stale is left if filling fails.
+        # Free the old bank first: there are never two in memory, and no stale one if filling fails.
         self._bank = []
         self._rank, self._number = step.rank, number
         self._bank = self._fill(number)

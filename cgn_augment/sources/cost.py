@@ -1,8 +1,8 @@
 """Cost of counterfactuals per training step: bytes moved, FLOPs, and the time available.
 
-Nothing here draws. Two rates describe a device: bytes copied per second, which limit the
-counterfactual part of a batch, and factors drawn per second, which limit how many are fresh.
-docs/performance.md explains the model and how close we get to it.
+Nothing here draws. Two rates describe a device: bytes copied per second, which limit the *made
+half* of a batch (its counterfactuals), and factors drawn per second, which limit how many are
+fresh. docs/performance.md explains the model and how close we get to it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Rates:
     Attributes:
         name: name of the device.
         copy_gb_per_s: bytes of a copy within its memory, read plus written, in 10⁹ per second.
-        made_over_floor: measured time of the counterfactual part, divided by the time its bytes
+        made_over_floor: measured time of the made half, divided by the time its bytes
             need at that rate.
         resized_over_floor: the same, if the source's images have another size.
         tflops: measured rate of the generator while it draws, in 10¹² per second.
@@ -170,11 +170,11 @@ class Plan:
 
     Attributes:
         num: counterfactuals per step.
-        made_mb: fewest bytes of the counterfactual part, in 10⁶.
+        made_mb: fewest bytes of the made half, in 10⁶.
         floor_ms: milliseconds these bytes take at the rate of a copy.
         made_ms: expected milliseconds.
         over_floor: ratio of the two, as measured.
-        room_ms: milliseconds of the allowed overhead left after the counterfactual part.
+        room_ms: milliseconds of the allowed overhead left after the made half.
         fresh_ms: milliseconds to draw one factor of each kind.
         refresh: factors of each kind that a step can replace.
         fresh_overhead: added share of the step if every counterfactual is fresh.

@@ -38,15 +38,14 @@ HEADER = [
     "background diversity",
 ]
 NOTES = f"""\
-*mask entropy* in bits, 0 for masks of zeros and ones; *mask area*, the share of the image that is
-object. The rest is relative to one half of the real images, taken apart by the masks that were
-found in them, and so no better than these: *diversity* of masks within a class; *coverage*, the
-share of found masks that have one of the generator's in their neighbourhood, at 8x8 pixels (Naeem
-et al., ICML 2020); *texture* and *background diversity* of mean colours and contrasts within a
-class, compared with textures that were completed from the images. The other half of the real
-images is what a perfect generator would come to. {NOTHING} stands where a class has too few images,
-or images that are all alike. Not measured: how many of the masks show the class that was asked
-for. Only true masks could teach a judge to tell that."""
+*mask entropy*: in bits, 0 for masks of zeros and ones. *mask area*: the share of the image that is
+object. The rest is relative to one half of the real images, taken apart by the found masks, and
+only as good as these: *diversity* of masks within a class; *coverage*, the share of found masks
+with a drawn one in their neighbourhood, at 8x8 pixels (Naeem et al., ICML 2020); *texture* and
+*background diversity* of mean colours and contrasts within a class, compared with textures that
+were completed from the images. The row of the other half shows the result of a perfect generator.
+{NOTHING} means that a class has too few images, or only images that are alike. Not measured: how
+many masks show the requested class, since only true masks could teach that to a judge."""
 
 MOST = 400
 """Real images per class that are examined."""
