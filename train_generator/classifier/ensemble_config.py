@@ -125,7 +125,7 @@ class EnsembleResult:
 
 @dataclass(frozen=True)
 class EnsembleGroupResult(GroupFields, EnsembleResult):
-    """The result of an epoch whose validation images have groups; those are the average's."""
+    """The result of an epoch with validation groups, whose accuracies are the average's."""
 
 
 def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:

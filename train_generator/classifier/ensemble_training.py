@@ -67,16 +67,16 @@ class EnsembleRun(ImageRun[EnsembleResult]):
         config: settings.
         folder: where to write everything; created if missing. None writes nothing.
         classes: names of the classes, by label; their numbers by default.
-        select: which epoch's weights are kept, by the average's accuracy.
-        test_groups: of the images that it is tested on, in their order on all processes together;
-            epochs then end with an `EnsembleGroupResult`.
+        select: which epoch's weights to keep, by the accuracy of the average.
+        test_groups: groups of the test images, in their order over all processes; each epoch then
+            gives an `EnsembleGroupResult`.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
         log_every: steps between two readings of the losses.
 
     Attributes:
         results: one `EnsembleResult` or `EnsembleGroupResult` for each completed epoch.
-        best: the epoch whose weights are in the file, and, once trained, in the model.
+        best: the epoch whose weights are in the file and, after training, in the model.
 
     Raises:
         ArgumentError: the stream is of another kind, its labels are not those of the ensemble, or

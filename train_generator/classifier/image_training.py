@@ -105,9 +105,9 @@ class ImageRun(EpochRun[Result]):
         progress: bool = True,
         announce: Callable[[Result], None] | None = None,
     ) -> list[Result]:
-        """Trains the epochs that are left, and gives the model the weights that are kept.
+        """Trains the remaining epochs, and gives the model the weights that are kept.
 
-        Arguments, errors and what is returned are those of `EpochRun.train`.
+        Arguments, errors and result are those of `EpochRun.train`.
         """
         results = super().train(test, progress=progress, announce=announce)
         self.best.restore()
@@ -197,7 +197,7 @@ class ImageRun(EpochRun[Result]):
 
 
 def _describe_groups(groups: Groups, counts: Mapping[str, float]) -> dict[str, Any]:
-    """Returns `GroupFields` of how many images each group has, and how many of them are right."""
+    """Returns `GroupFields` from the number of images of each group, and of correct ones."""
     images, right = (
         tuple(int(counts[f"{kind} {g}"]) for g in range(len(groups.names)))
         for kind in ("images", "right")
@@ -237,7 +237,7 @@ def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:
 
 
 def group_lines(results: Sequence[Any], groups: Groups | None) -> dict[str, tuple[str, str]]:
-    """Returns the accuracies that `plot_epochs` draws where validation images have groups."""
+    """Returns the accuracies for `plot_epochs` if validation images have groups."""
     if groups is None:
         return {}
     lines = {"worst_group_accuracy": ("validation, worst group", "C5")}

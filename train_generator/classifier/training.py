@@ -112,7 +112,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class GroupFields:
-    """The part of an epoch's result that only validation images with groups give.
+    """The part of an epoch's result that needs groups of validation images.
 
     Attributes:
         worst_group_accuracy: lowest accuracy of a group, in [0, 1].
