@@ -1,9 +1,9 @@
-"""The cost of `import cgn_augment`, against `import torch`, which it needs.
+"""What `import cgn_augment` costs, against `import torch`, which it cannot do without.
 
     python benchmarks/import_time.py
 
-Both run in new processes, in turn, so that a slow moment of the machine affects both; the ratio is
-that of the medians. One uncounted round first loads the files into the system's memory.
+Each in new processes, in turn, so that a slow moment of the machine meets both; the ratio is that
+of the medians. One round before, not counted, brings the files into the system's memory.
 """
 
 from __future__ import annotations
