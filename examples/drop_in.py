@@ -63,7 +63,7 @@ def main() -> None:
     textures = None if arguments.textures is None else load_textures(arguments.textures)
     train = make_variant(arguments.variant, "train", textures=textures, num=arguments.num_train)
     test = make_variant(arguments.variant, "test", textures=textures, num=arguments.num_test)
-    load_cgn(arguments.cgn)  # a bad path is known before the first loop has run
+    load_cgn(arguments.cgn)  # report a bad path before the first loop
 
     lines = [inspect.getsource(loop).splitlines(keepends=True) for loop in (before, after)]
     sys.stdout.writelines(difflib.unified_diff(*lines, "before", "after"))

@@ -140,7 +140,7 @@ def main() -> None:
             arguments.out / f"{kind}-seed{seed}.pt",
         )
 
-    # All of them first: a wrong argument is known before anything is written.
+    # All of them first, so that a wrong argument is reported before anything is written.
     runs = {kind: [make_run(kind, seed) for seed in arguments.seeds] for kind in arguments.data}
     prepare_folder(arguments)
 
@@ -221,7 +221,7 @@ def print_table(variant: str, results: Results) -> None:
 
 
 def summarize(values: list[float]) -> str:
-    """Returns the mean in percent, with the spread over seeds where there are several."""
+    """Returns the mean in percent, with the spread over seeds if there are several."""
     mean = f"{100 * statistics.mean(values):.1f} %"
     return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 

@@ -65,7 +65,7 @@ def write_digits(folder: Path, num_train: int) -> Path:
 
 
 def measure(model: torch.nn.Module, val: ImageFolder, device: torch.device) -> float:
-    """Accuracy on all images; each process takes its part of them."""
+    """Returns the accuracy on all images; each process takes its part of them."""
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     right = torch.zeros((), device=device)
     model.eval()

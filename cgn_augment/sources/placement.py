@@ -91,7 +91,7 @@ class Placement:
 
     @property
     def moves_objects(self) -> bool:
-        """Whether objects can change position, size or angle."""
+        """Whether objects can be moved, scaled, turned or mirrored."""
         return self.scale != (1.0, 1.0) or any((self.shift, self.rotate, self.flip))
 
     def draw(self, num: int, generator: torch.Generator, num_per_shape: int = 1) -> Moves:
