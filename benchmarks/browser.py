@@ -1,6 +1,7 @@
 """A headless Chromium, driven over a pipe by the DevTools protocol, for tests and benchmarks.
 
-It needs Debian's package `chromium` (or another one on the path) and bash, and nothing of Python.
+It needs Debian's package `chromium` (or another Chromium on the path) and bash, but no Python
+package.
 """
 
 from __future__ import annotations

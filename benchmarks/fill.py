@@ -1,27 +1,27 @@
-"""How well holes are filled, and how fast.
+"""Quality and speed of filling holes.
 
     python benchmarks/fill.py PHOTOS
 
 PHOTOS holds photographs of objects, `train/CLASS/NAME.jpg`, and their true masks,
 `train_masks/CLASS/NAME.png`. Every method fills the same holes: those of `cgn_augment`, wider than
-the object by a margin. "unblended" is `complete`, which copies at the full size and blends nothing,
-in the object's own mask, wider by one pixel.
+the object by a margin. "unblended" is `complete`, which copies at full size without blending, in
+the object's own mask widened by one pixel.
 
-Measured of each background, of neighbouring pixels, in grey levels:
+Measured for each background, between neighbouring pixels, in grey levels:
 
-- edge: mean |difference| across the edge of the true mask, over that in the band. In the hole all
-  is made up, so what shows there is a silhouette that has been carried inwards.
-- seam: the same across the edge of the hole, between what is made up and what is real.
-- rim: as seam, two pixels further out, for copies are blended so far.
-- texture: mean square difference in the hole, over that in the band.
-- seconds: of one processor, the filler alone.
+- edge: mean |difference| across the edge of the true mask, relative to that in the band. The whole
+  hole is made up, so anything visible there is a silhouette that was carried inwards.
+- seam: the same across the edge of the hole, between made-up and real pixels.
+- rim: as seam, two pixels further out, since copies are blended up to there.
+- texture: mean square difference in the hole, relative to that in the band.
+- seconds: processor time of the filler alone.
 
-To both sides of each ratio half a level is added, so that a plain sky does not divide by nothing.
+Half a level is added to both sides of each ratio, so that a plain sky does not divide by zero.
 
 The band is the real image within 24 pixels of the hole, so that a smooth sky is not compared with
-a rough ground. Of each ratio the median over the images is reported, the mean, and the largest of
-nine tenths of them. A perfect filling has 1 everywhere, with a spread, for no two places of a scene
-are alike: "real" measures the same of the real image, in the hole moved to where all is real.
+rough ground. Reported for each ratio over the images: median, mean, and the largest of nine tenths
+of them. A perfect filling has 1 everywhere, with a spread, since no two places of a scene are
+alike: "real" measures the same in the real image, with the hole moved to a place where all is real.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
-"""All that is measured on a GPU, in one process of at most eight minutes.
+"""All measurements on a GPU, in one process of at most eight minutes.
 
     python benchmarks/gpu.py --out gpu.json
 
-Needs no network and no files but the repository's. What is measured is written to the file after
-each part. A part that fails leaves its error there, and the next one runs. `--dry-run` runs the
-same code at tiny sizes, on the CPU where there is no GPU.
+Needs no network and no files except the repository's. Results are written to the file after each
+part. A part that fails leaves its error there, and the next one runs. `--dry-run` runs the same
+code at tiny sizes, on the CPU if there is no GPU.
 
-- ceilings: bytes copied a second and products of matrices, to hold the rest against.
-- training: a step of ResNet-50, half of the images counterfactuals, against as many that lie
-  ready on the device.
-- tests: the tests marked gpu, in a process of their own.
-- made: the made half alone, against a copy of as many bytes.
+- ceilings: bytes copied per second and matrix products, to compare the rest with.
+- training: a step of ResNet-50, half of the images counterfactuals, against as many images that are
+  already on the device.
+- tests: the tests marked gpu, in their own process.
+- made: the counterfactual half alone, against a copy of as many bytes.
 - digits: a step of the classifier of digits, from a bank and with fresh images.
-- memory: 2000 steps with a refreshed bank; what is allocated must not grow.
+- memory: 2000 steps with a refreshed bank; allocated memory must not grow.
 - filling: how fast a bank fills.
-- generator: fresh images of the ImageNet CGN a second, against the published way.
-- profile: where the time of the made half goes.
-- compiled: the made half as plain operations of PyTorch, and compiled.
+- generator: fresh images of the ImageNet CGN per second, against the published way.
+- profile: where the time of the counterfactual half goes.
+- compiled: the counterfactual half as plain operations of PyTorch, and compiled.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The made half of a batch alone: drawing, composing, matching; filling a bank; fresh images."""
+"""The counterfactual half of a batch alone: drawing, composing, matching; filling; fresh images."""
 
 from __future__ import annotations
 

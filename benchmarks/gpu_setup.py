@@ -1,4 +1,4 @@
-"""What the benchmark of a GPU works with: drawn images, generators of random weights, parts."""
+"""Inputs of the GPU benchmark: drawn images, generators with random weights, parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what was measured into tables in Markdown and a picture, for screen and documents."""
+"""Turns measurements into Markdown tables and a picture, for screen and documents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table(results: Row) -> str:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Returns the lines of a table; numbers to three digits, None as nothing.
 
-    Example:
+    Examples:
         >>> markdown(["way", "ms"], [["plain", 1.23456]])
         ['| way | ms |', '| --- | --- |', '| plain | 1.23 |']
     """
@@ -47,7 +47,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def without_empty(head: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
     """Leaves out the columns that no row has a value of.
 
-    Example:
+    Examples:
         >>> without_empty(["way", "share", "ms"], [["plain", None, 1.0], ["ours", None, None]])
         (['way', 'ms'], [['plain', 1.0], ['ours', None]])
     """
@@ -205,7 +205,7 @@ def of_peers(results: Row) -> str:
 def put_into(text: str, name: str, tables: str) -> str:
     """Puts tables between the two marks of a document that have the name.
 
-    Example:
+    Examples:
         >>> put_into("a <!-- x --> old <!-- /x --> b", "x", "new").split()
         ['a', '<!--', 'x', '-->', 'new', '<!--', '/x', '-->', 'b']
     """

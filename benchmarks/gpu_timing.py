@@ -1,4 +1,4 @@
-"""Times work on a device: medians and quartiles, of ways that take turns."""
+"""Times work on a device: medians and quartiles of ways that take turns."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def peak_gib(device: torch.device) -> float | None:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Returns the median and the quartiles.
 
-    Example:
+    Examples:
         >>> spread([1.0, 2.0, 3.0])
         {'median': 2.0, 'quartile_1': 1.0, 'quartile_3': 3.0}
     """

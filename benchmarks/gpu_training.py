@@ -1,4 +1,4 @@
-"""What counterfactuals add to a training step on a device, against as many images lying ready."""
+"""What counterfactuals add to a training step on a device, against as many prepared images."""
 
 from __future__ import annotations
 

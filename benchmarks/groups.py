@@ -1,23 +1,23 @@
-"""What the field's peers and parts make of the worst group, on photographs of animals.
+"""Worst-group accuracy of parts and of established methods, on photographs of animals.
 
-    python benchmarks/groups.py --make-photos ../shared/tools/make-photos --jobs 2
+    python benchmarks/groups.py --make-photos SOME/make-photos --jobs 2
 
-Land and water animals at 96 pixels in the layout of Waterbirds, resized to 48; in training each
-stands in its own place as often as the correlation says, in validation and test photographs in
-either half of the time. Test animals and test places were never seen in training. A ResNet of one
-basic block a stage and width 32, from new weights; AdamW with one cycle, batches of 64, of which
-half are counterfactual in the rows of parts; true masks. All rows see the same flips and keep the
-last step's weights. Rows:
+Land and water animals at 96 pixels in the layout of Waterbirds, resized to 48. In training, the
+correlation says how often each stands in its own place; in validation and test photographs it is
+half of the time. Test animals and test places never occur in training. The classifier is a ResNet
+with one basic block per stage and width 32, from new weights; AdamW with one cycle, batches of 64,
+half of them counterfactual in the rows with parts; true masks. All rows see the same flips and keep
+the last step's weights. Rows:
 
 - plain: photographs alone. cutmix: CutMix on every batch.
-- groupdro: GroupDRO, eta 0.01, each group drawn as often; knows the groups in training.
+- groupdro: GroupDRO, eta 0.01, each group drawn equally often; uses the groups in training.
 - dfr: the plain row with its last layer retrained on balanced validation photographs, whose groups
-  it knows.
-- parts: objects on backgrounds whose own object was removed, of the other class, in place; placed:
-  moved, turned, resized, mirrored.
+  it uses.
+- parts: objects on backgrounds of the other class, with these backgrounds' own objects removed, in
+  place; placed: moved, turned, resized, mirrored.
 
-Every run leaves one JSON file; a run whose file is there is not repeated, so the benchmark can be
-stopped at any time. Photographs and parts are made once, in a folder outside of the repository.
+Every run writes one JSON file; a run whose file exists is not repeated, so the benchmark can be
+stopped at any time. Photographs and parts are made once, in a folder outside the repository.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Photographs of land and water animals with groups, and their parts: made once, read into memory.
 
 The layout is that of Waterbirds. Validation and test photographs do not depend on the correlation
-and are kept once, in a folder of their own.
+and are kept once, in their own folder.
 """
 
 from __future__ import annotations

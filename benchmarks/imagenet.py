@@ -1,21 +1,21 @@
-"""What one counterfactual of ImageNet's size costs, against the published way of making it.
+"""The cost of one counterfactual at ImageNet's size, against the published way of making it.
 
     python benchmarks/imagenet.py
 
-Full size, 256x256 pixels, float32, one image at a time, on the CPU. The weights are random, for
-both ways the same; that changes no cost. Everything is measured in rounds in which both ways take
-turns, so that a slow moment of the machine meets both; the ratio is taken within the rounds. It is
-given in time and in processor time (of all threads), which other programs disturb less.
+Full size, 256x256 pixels, float32, one image at a time, on the CPU. Both ways have the same random
+weights, which do not change the cost. Everything is measured in rounds in which both ways take
+turns, so that a slow moment of the machine affects both; ratios are taken within rounds. Both wall
+time and processor time (of all threads) are given; other programs disturb the latter less.
 
 - published: four BigGANs of the package as it is, with spectral norms computed at every call, and
   U2-Net on the images of two of them.
 - ours: `load_cgn` on a file of the published form, then the three mechanisms.
 
-Both make the same image; a difference above 1e-4 fails the benchmark. FLOPs are those of
-convolutions and matrix products. "half precision" is how far images and masks in bfloat16
-and float16 are from float32's: root mean square and the most. Memory is what the process
-holds at most while ours is loaded and while it draws, less what it held before, in a process of
-its own. Libraries that are imported on the way were imported before.
+Both make the same image; a difference above 1e-4 fails the benchmark. FLOPs count convolutions and
+matrix products. "half precision" is the difference of images and masks in bfloat16 and float16 from
+those in float32: root mean square and maximum. Memory is the peak of the process while ours is
+loaded and while it draws, minus what it held before, in its own process. Libraries were imported
+before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fresh images of the ImageNet CGN a second, each way of drawing them on the same device."""
+"""Fresh images of the ImageNet CGN per second, for each way of drawing them on one device."""
 
 from __future__ import annotations
 

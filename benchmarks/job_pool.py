@@ -1,4 +1,4 @@
-"""Runs of a benchmark in several processes of one thread each, with one bar over all steps."""
+"""Runs a benchmark's jobs in several processes of one thread each, with one bar over all steps."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""How good must masks be? What classifiers gain from parts that worse masks cut out.
+"""How good masks must be: what classifiers gain from parts cut out by worse masks.
 
     python benchmarks/mask_quality.py --cache CACHE --unet runs/masker/masker.safetensors --jobs 2
 
-The photographs, the classifier and its training are those of benchmarks/photographs.py: row "parts,
-in place", trained at correlation 0.98, backgrounds filled by Telea's method. CACHE is that
-benchmark's, with `photos-0.98-400`. Each run differs in the masks alone, of one bit at 96 pixels:
+Photographs, classifier and training are those of benchmarks/photographs.py: row "parts, in place",
+trained at correlation 0.98, backgrounds filled by Telea's method. CACHE is that benchmark's, with
+`photos-0.98-400`. Runs differ only in the masks, of one bit at 96 pixels:
 
 - true; eroded or dilated by some pixels; moved by some pixels to one of four sides; a share of the
   images with the mask of another image;
 - found by GrabCut, by a U-Net that learned from 80 masks (`train-generator masker`), as they are
   and with their edges refined, and by a bundled masker, which was made for digits.
 
-`--prepare` makes masks and parts and stops; then the runs can be done elsewhere, with the same
-CACHE, and `--draw` puts their files into table and plot. Every run leaves one JSON file; a run
-whose file is there is not repeated, so the benchmark can be stopped at any time. Lines for plain
-training and for the upper bound come from runs of benchmarks/photographs.py, `--references`.
+`--prepare` only makes masks and parts. The runs can then be done elsewhere with the same CACHE, and
+`--draw` turns their files into table and plot. Every run writes one JSON file; a run whose file
+exists is not repeated, so the benchmark can be stopped at any time. Lines for plain training and
+for the upper bound come from runs of benchmarks/photographs.py, `--references`.
 """
 
 from __future__ import annotations

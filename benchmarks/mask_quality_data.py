@@ -1,4 +1,4 @@
-"""Masks of the benchmark of mask quality: the true ones, worse ones, and what maskers find."""
+"""Masks of the benchmark of mask quality: true ones, worse ones, and those that maskers find."""
 
 from __future__ import annotations
 

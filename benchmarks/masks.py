@@ -1,17 +1,17 @@
-"""How well maskers find objects, and what refinement does for them.
+"""How well maskers find objects, and how much refinement helps.
 
     python benchmarks/masks.py PHOTOS --num 50 --masker masker.safetensors --learned MASKS
 
 PHOTOS holds photographs of objects, `train/CLASS/NAME.jpg`, and their true masks,
-`train_masks/CLASS/NAME.png`. Of each class `--num` are drawn, none of which has a mask in the
-folder `--learned`, from which a masker learned. Measured of each is the intersection over union
-with the true mask, both above 1/2: the mean, the standard deviation over images, and the mean of
-each class; and the images of a second, with reading and writing.
+`train_masks/CLASS/NAME.png`. From each class `--num` are drawn, none of which has a mask in the
+folder `--learned`, from which a masker learned. Measured for each is the intersection over union
+with the true mask, both above 1/2: mean, standard deviation over images, and mean of each class;
+and the images per second, including reading and writing.
 
-- Maskers: GrabCut without a mask, the bundled maskers, and what `--masker` names beside them.
-- Refinements, of the first `--refined` photographs: of what each masker found (of the bundled ones
-  the best alone), and of true masks made worse: shifted by 4 pixels, wider or narrower by 4, and
-  blurred as a masker of low resolution blurs them (an eighth).
+- Maskers: GrabCut without a mask, the bundled maskers, and those of `--masker`.
+- Refinements, on the first `--refined` photographs: of what each masker found (only the best of the
+  bundled ones), and of true masks made worse: shifted by 4 pixels, widened or narrowed by 4, and
+  blurred as by a masker of low resolution (an eighth).
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
-"""What it costs to take photographs apart and to read their parts: rate, memory, size on disk.
+"""The cost of taking photographs apart and reading their parts: rate, memory, size on disk.
 
     python benchmarks/parts.py [--photos FOLDER] [--fill copy telea]
     python benchmarks/parts.py --photos FOLDER --read PARTS
 
-Photographs are those of ../shared/tools/make-photos (224 pixels, 8 classes, 400 each), made where
---photos does not name a folder of them. Each way runs in a process of its own, first over a tenth
-of the photographs and then over all of them, with a worker for each core. Results are added to
-those of other ways in --out, so that it can be stopped.
+Photographs are those of make-photos (224 pixels, 8 classes, 400 each), made unless --photos names a
+folder of them. Each way runs in its own process, first over a tenth of the photographs and then
+over all of them, with a worker per core. Results are added to those of other ways in --out, so the
+benchmark can be stopped.
 
-- rate: images a second by the clock, on a machine that may have other work.
-- CPU: milliseconds an image of all processes together, from reading to writing, which other work
+- rate: images per second of wall time, on a machine that may have other work.
+- CPU: milliseconds per image of all processes together, from reading to writing, which other work
   changes little; "minutes on two quiet cores" is that, times the images, over two.
-- plain: CPU milliseconds to read an image and its mask and to encode both as parts are, without
+- plain: CPU milliseconds to read an image and its mask and to encode both like parts, without
   cutting or filling, in one process: the baseline of the ratio.
 - memory: the largest resident size of the writing process and of a worker.
 - read: microseconds of CPU to read an object and a background of a random image, and to decode a
-  photograph with Pillow, in rounds in which both take turns. --read measures this alone, of a
-  set that is there.
+  photograph with Pillow, in rounds in which both take turns. --read measures only this, on an
+  existing set.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What a large set of photographs costs: taking it apart, its size on disk, and a stream from it.
+"""The cost of a large set of photographs: taking it apart, its size on disk, streaming from it.
 
     python SOME/make-photos PHOTOS --per-class 6250
     python benchmarks/parts_large.py PHOTOS OUT
 
-Photographs are those of make-photos: 50 000 of 224 pixels. They are taken apart with
-backgrounds filled by copies, a worker for each core; a set that is there already is not made again.
-Then a stream of them is read without a model: 64 photographs and 64 counterfactuals a step, from a
-bank of 2000 parts of which 16 are replaced a step. Memory is the resident size of the process,
-after each tenth of the steps; it must not grow once the bank is full.
+Photographs are those of make-photos: 50 000 of 224 pixels. They are taken apart with backgrounds
+filled by copies, a worker per core; an existing set is not made again. Then a stream of them is
+read without a model: 64 photographs and 64 counterfactuals per step, from a bank of 2000 parts with
+16 replaced per step. Memory is the resident size of the process, after each tenth of the steps; it
+must not grow once the bank is full.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""What mixing costs a step of 64 images of 224 pixels, beside the peers, in one run on the CPU.
+"""What mixing adds to a step of 64 images of 224 pixels, beside other methods, on the CPU.
 
     python benchmarks/peers.py
 
 A step here is a batch ready to train on: 64 images of an in-memory data set, read by a plain
-DataLoader in the main process, and what each way makes of them. All ways give 64 images that are
-mixed, so ours takes the place of all real ones (mix="replace", fraction=1.0). In a round each way
-takes steps in turn; the differences to the plain step are taken within the rounds.
+DataLoader in the main process, and transformed by each way. All ways give 64 mixed images, so ours
+replaces all real ones (mix="replace", fraction=1.0). In a round each way takes steps in turn; the
+differences to the plain step are taken within rounds.
 
-- plain: the batch as it is read.
-- torchvision's CutMix and MixUp (v2), timm's Mixup (half of the batches CutMix, as it is set in
-  timm's recipes) and kornia's RandomTransplantation, which pastes objects by masks that are given.
-- ours with a bank that was filled beforehand: of a CGN of 256 pixels, resized to 224; of parts; and
-  with the real images' own shapes, by the same masks that kornia gets, on textures of parts.
+- plain: the batch as read.
+- torchvision's CutMix and MixUp (v2), timm's Mixup (half of the batches CutMix, as in timm's
+  recipes) and kornia's RandomTransplantation, which pastes objects by given masks.
+- ours with a filled bank: of a CGN of 256 pixels, resized to 224; of parts; and with the real
+  images' own shapes, by the same masks that kornia gets, on textures of parts.
 
-What fills the bank of the CGN is noise, which costs the same to draw from as what a CGN draws.
+The bank of the CGN is filled with noise, which costs the same to draw from as a CGN's images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws what was measured for docs/performance.md, where `gpu_table.py` puts the pictures."""
+"""Draws the measurements for docs/performance.md, where `gpu_table.py` puts the pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_gpu(results: Row) -> Figure:
     Args:
         results: of `gpu.json`.
 
-    Example:
+    Examples:
         >>> ratio = {"quartile_1": 1.01, "median": 1.02, "quartile_3": 1.04}
         >>> rows = [{"way": "plain"}, {"way": "bank, prefetch 0", "base": "plain", "ratio": ratio}]
         >>> figure = draw_gpu({"parts": {"training": {"result": {"rows": rows}}}})
@@ -75,7 +75,7 @@ def draw_peers(results: Row) -> Figure:
     Args:
         results: of `peers.json`.
 
-    Example:
+    Examples:
         >>> times = {"quartile_1": 40.0, "median": 50.0, "quartile_3": 60.0}
         >>> rows = [{"way": "plain", "ms": times}, {"way": "ours", "ms": times, "added_ms": 9.0}]
         >>> [text.get_text() for text in draw_peers({"rows": rows}).axes[0].texts]

@@ -1,23 +1,23 @@
-"""What classifiers of photographs gain from parts, where scenes give the class away.
+"""What classifiers of photographs gain from parts if scenes give the class away.
 
-    python benchmarks/photographs.py --make-photos ../shared/tools/make-photos --jobs 2
+    python benchmarks/photographs.py --make-photos SOME/make-photos --jobs 2
 
-Photographs of 8 classes at 96 pixels, resized to 48; a ResNet of one basic block a stage and width
-32, from new weights; AdamW with one cycle, batches of 64, of which half are counterfactual in the
-rows that have them; true masks. Test objects and test scenes were never seen in training; of the
-correlated test images each class stands in its own scene as often as in training, of the
-decorrelated ones in any. All rows see the same flips. Rows:
+Photographs of 8 classes at 96 pixels, resized to 48; a ResNet with one basic block per stage and
+width 32, from new weights; AdamW with one cycle, batches of 64, half of them counterfactual in the
+rows that have any; true masks. Test objects and test scenes never occur in training. In the
+correlated test images each class stands in its own scene as often as in training, in the
+decorrelated ones in any scene. All rows see the same flips. Rows:
 
 - plain: real photographs alone.
 - cutmix: CutMix of torchvision on every batch. randaugment: RandAugment of timm.
-- copy-paste: objects pasted onto whole other photographs, whose own objects stay.
+- copy-paste: objects pasted onto other whole photographs, whose own objects stay.
 - parts: objects on backgrounds whose own object was removed, in place; placed: moved, turned,
   resized, mirrored; textures: with exchanged textures, in place.
-  Backgrounds of these four are those of other classes than the object's.
-- upper: real photographs whose scenes say nothing of the class, as many.
+  Backgrounds of these four come from other classes than the object's.
+- upper: as many real photographs whose scenes say nothing about the class.
 
-Every run leaves one JSON file; a run whose file is there is not repeated, so the benchmark can be
-stopped at any time. Photographs and parts are made once, in a folder outside of the repository.
+Every run writes one JSON file; a run whose file exists is not repeated, so the benchmark can be
+stopped at any time. Photographs and parts are made once, in a folder outside the repository.
 """
 
 from __future__ import annotations

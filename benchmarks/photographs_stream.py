@@ -1,22 +1,22 @@
-"""What counterfactuals of photographs cost a training loop, at 224 pixels and at 96.
+"""What counterfactuals of photographs cost a training loop, at 224 and at 96 pixels.
 
     python SOME/make-photos PHOTOS
     cgn-augment parts PHOTOS/train PARTS --masks PHOTOS/train_masks
     python benchmarks/photographs_stream.py PHOTOS PARTS
 
-Each is a ratio against a plain loop of the same run over an `ImageFolder` (ToTensor, Normalize).
-In a round each way goes on in turn, first another one each time, so that a slow moment of the
-machine meets all of them; the ratios are taken within the rounds, and their median counts. The
-first steps of a way in a round are not timed: they use up what its workers had read ahead.
+Each result is a ratio to a plain loop of the same run over an `ImageFolder` (ToTensor, Normalize).
+In a round the ways take turns, in changing order, so that a slow moment of the machine affects all
+of them; ratios are taken within rounds, and their median counts. The first steps of a way in a
+round are not timed: they use up what its workers had read ahead.
 
-- images per second: a stream of ratio 1.0 (64 real images and 64 counterfactuals a step) over the
-  plain loader's (64 real images a step), both with 0 or 2 workers and without a model; from a
-  filled bank of parts that keeps its contents (refresh 0) or replaces 16 of each a step.
+- images per second: a stream of ratio 1.0 (64 real images and 64 counterfactuals per step) over the
+  plain loader's (64 real images per step), both with 0 or 2 workers and without a model; from a
+  filled bank of parts that keeps its contents (refresh 0) or replaces 16 of each per step.
 - training: a step of ResNet-18 on 32 real images of 96 pixels and 32 counterfactuals over one on 64
   real images, both with two workers.
 
-Seconds are of the clock. Without workers there are processor seconds too (`cpu`), of all threads,
-which other programs on the machine change less.
+Seconds are wall time. Without workers there is processor time too (`cpu`), of all threads, which
+other programs on the machine change less.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generators as they are published, for the baselines of the benchmarks and of tests."""
+"""Generators as published, for the baselines of benchmarks and tests."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
     python benchmarks/real_shapes.py --cgn NAME --masker NAME
 
-As benchmarks/stream.py: in rounds, each way in turn, ratios within the rounds.
+As in benchmarks/stream.py: in rounds, each way in turn, ratios within rounds.
 
-- plain: the classifier's training step on counterfactuals that were made beforehand, from an
-  in-memory TensorDataset in a plain DataLoader.
-- real shapes: the same steps on counterfactuals of the batch's own images alone, whose masks are
+- plain: the classifier's training step on counterfactuals made in advance, from an in-memory
+  TensorDataset in a plain DataLoader.
+- real shapes: the same steps only on counterfactuals of the batch's own images, whose masks are
   found at every step; textures and backgrounds come from a filled bank.
 - cached real shapes: the same, with `cache_masks=True`, once every item's mask is known.
 """

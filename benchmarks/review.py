@@ -1,21 +1,20 @@
-"""The page to look at cut-outs: time to write it, its size, first paint, scrolling, memory.
+"""The review page of cut-outs: time to write it, its size, first paint, scrolling, memory.
 
     python benchmarks/review.py [--photos FOLDER] [--out FILE]
 
-Photographs are those of ../shared/tools/make-photos (224 pixels, 8 classes, 400 each), made where
---photos does not name a folder of them; their backgrounds are not filled (--fill none). Needs a
-Chromium (see `browser`).
+Photographs are those of make-photos (224 pixels, 8 classes, 400 each), made unless --photos names a
+folder of them; their backgrounds are not filled (--fill none). Needs a Chromium (see `browser`).
 
-- write: seconds by the clock and of CPU in a process of its own, and what its largest resident size
-  grew by, over a tenth of the photographs and over all of them: it should not grow with the set.
+- write: seconds of wall time and of CPU in its own process, and the growth of its largest resident
+  size, over a tenth of the photographs and over all of them: it should not grow with the set.
 - first paint and load: milliseconds after navigation, each in five new browsers with an empty
   profile: median, least and most.
-- first picture: the same, until the first picture of a card is there.
+- first picture: the same, until the first picture of a card appears.
 - end: milliseconds from a jump to the end of the page until its last picture is drawn.
-- pictures: how many are decoded then; the others are far from what can be seen.
+- pictures: how many are decoded then; the others are far from the visible area.
 - keys: milliseconds for an arrow key and Space, median of 50.
-- worst first: one mask in twenty is made wrong on purpose, in one of four ways. Of these, the share
-  that the gate leaves out or that stands in the first tenth, or the first fifth, of its class.
+- worst first: one mask in twenty is made wrong on purpose, in one of four ways. The share of these
+  that the gate leaves out or that come in the first tenth, or the first fifth, of their class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the seeds of a benchmark's runs came to."""
+"""Summarises the results over the seeds of a benchmark."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cell(NamedTuple):
 def summarise(values: Sequence[float]) -> Cell:
     """Returns what the values of several seeds came to.
 
-    Example:
+    Examples:
         >>> str(summarise([10.0, 20.0])), str(summarise([10.0]))
         ('15.0 ± 7.1', '10.0')
     """

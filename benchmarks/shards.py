@@ -1,10 +1,10 @@
-"""What shards cost to write and to read, and how much memory a large set takes.
+"""The cost of writing and reading shards, and the memory that a large set takes.
 
     python benchmarks/shards.py --cgn PATH_OF_A_CGN
 
-Everything is a ratio against a baseline of the same run. Writing and reading are measured in
-rounds: in a round each way does its work in turn, each way goes first in turn, the ratios are taken
-within the rounds, and their median counts.
+Every result is a ratio to a baseline of the same run. Writing and reading are measured in rounds:
+in a round each way does its work in turn, in changing order; ratios are taken within rounds, and
+their median counts.
 
 - generate: two processes with one thread each draw images and drop them.
 - write: two ranks of `render_shards` draw as many and write them as jpg, encoding in a thread.
@@ -13,8 +13,8 @@ within the rounds, and their median counts.
   png file with a row of a CSV file.
 - bare webdataset: a shuffled pipeline that decodes jpg files and labels into batches of 64.
 - ShardSource: the same images in batches of 64.
-- memory: the largest resident size of a process that renders 20 000 images, then one that renders
-  200 000. The CGN is a narrow one, so that it takes minutes.
+- memory: the largest resident size of a process that renders 20 000 images, then of one that
+  renders 200 000. The CGN is narrow, so that this takes minutes.
 """
 
 from __future__ import annotations

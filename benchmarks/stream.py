@@ -2,16 +2,16 @@
 
     python benchmarks/stream.py --cgn PATH_OF_A_CGN
 
-Each is a ratio against a baseline of the same run. Everything is measured in rounds: in a round
-each way trains (or generates) for some steps in turn, so that a slow moment of the machine meets
-all of them; the ratios are taken within the rounds, and their median counts.
+Every result is a ratio to a baseline of the same run. Everything is measured in rounds: in a round
+each way trains (or generates) for some steps in turn, so that a slow moment of the machine affects
+all of them; ratios are taken within rounds, and their median counts.
 
-- plain: the classifier's training step on 50 000 counterfactuals that were made beforehand, from an
-  in-memory TensorDataset in a plain DataLoader.
+- plain: the classifier's training step on 50 000 counterfactuals made in advance, from an in-memory
+  TensorDataset in a plain DataLoader.
 - bank: the same steps on counterfactuals alone, from a filled bank, through CounterfactualDataset.
-- refreshed bank: the same, and each step replaces 8 factors of each kind.
-- naive: the whole CGN runs twice a batch, as in the published code, then the same training step.
-- fresh: images per second of FreshSource against those of the naive way, without training.
+- refreshed bank: the same, with 8 factors of each kind replaced per step.
+- naive: the whole CGN runs twice per batch, as in the published code, then the same training step.
+- fresh: images per second of FreshSource against the naive way, without training.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 After "Counterfactual Generative Networks", Sauer and Geiger, ICLR 2021.
 
-Here are the names that a training loop needs. The rest is in rooms that are there without an import
-of their own: `cgn_augment.generators` (networks, checkpoints), `masks`, `parts`, `sources`,
+The names here are those that a training loop needs. The rest is in subpackages, which need no
+import of their own: `cgn_augment.generators` (networks, checkpoints), `masks`, `parts`, `sources`,
 `stream`, `shards` (render and verify sets of images), `images` and `pictures`.
 """
 
@@ -67,7 +67,7 @@ _LATER = {
     "pictures": "cgn_augment.pictures",
     "shards": "cgn_augment.shards",
 }
-"""Names whose modules import large packages, which a loop without them does not wait for."""
+"""Names whose modules import large packages. A loop that does not use them does not wait."""
 
 
 def __getattr__(name: str) -> Any:

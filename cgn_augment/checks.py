@@ -1,7 +1,7 @@
 """Checks of arguments and of the settings in dataclasses.
 
-Each raises `ArgumentTypeError` for a value of another kind, and `ArgumentError` for one that cannot
-be used.
+Each raises `ArgumentTypeError` for a value of the wrong type, and `ArgumentError` for a value that
+cannot be used.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def require_package(name: str, extra: str, need: str, instead: str = "") -> Modu
     """Returns a module of an optional package.
 
     Args:
-        name: of the module.
-        extra: of ours that installs it.
-        need: what needs it, such as "FID needs torchmetrics".
+        name: name of the module.
+        extra: our extra that installs it.
+        need: the reason, such as "FID needs torchmetrics".
         instead: what else to do, such as "write a .gif".
 
     Raises:
-        MissingPackageError: it is not installed; the message says how to.
+        MissingPackageError: the package is not installed; the message says how to install it.
 
-    Example:
+    Examples:
         >>> from cgn_augment.checks import require_package
         >>> require_package("math", "metrics", "FID needs torchmetrics").sqrt(4.0)
         2.0
@@ -48,7 +48,15 @@ def require_package(name: str, extra: str, need: str, instead: str = "") -> Modu
 def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuses a value that is not one of the choices.
 
-    Example:
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+        choices: the values that are allowed.
+
+    Raises:
+        ArgumentError: the value is not one of them.
+
+    Examples:
         >>> from cgn_augment.checks import require_choice
         >>> require_choice("mix", "append", ("append", "replace"))
     """
@@ -57,12 +65,21 @@ def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
-    """Returns an integer of `least` or more; True and False are none.
+    """Returns an integer of `least` or more.
 
-    What behaves as an integer is one, such as those of NumPy. All that a count or a seed may be
-    is below 2**64, which is as much as torch's generators take.
+    Accepts anything that behaves as an integer, such as a NumPy integer, but not True or False.
+    Counts and seeds must be below 2**64, the most that torch's generators take.
 
-    Example:
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+        least: smallest value allowed.
+
+    Raises:
+        ArgumentTypeError: the value is not an integer.
+        ArgumentError: the value is too small or too large.
+
+    Examples:
         >>> from cgn_augment.checks import require_count
         >>> require_count("size", 20)
         20
@@ -71,7 +88,7 @@ def require_count(name: str, value: object, least: int = 1) -> int:
         raise ArgumentTypeError(f"{name} must be an integer, got {value!r}")
     try:
         number = operator.index(value)
-    except TypeError as error:  # an array of several
+    except TypeError as error:  # an array with several entries
         raise ArgumentTypeError(f"{name} must be an integer, got {value!r}") from error
     if number < least:
         raise ArgumentError(f"{name} must be {least} or more, got {number}")
@@ -83,7 +100,16 @@ def require_count(name: str, value: object, least: int = 1) -> int:
 def require_counts(config: object, *names: str, least: int = 1) -> None:
     """Refuses settings of a dataclass that are not integers of `least` or more.
 
-    Those that behave as integers become plain ones, as JSON and YAML want them.
+    Values that behave as integers become plain integers, which JSON and YAML need.
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+        least: smallest value allowed.
+
+    Raises:
+        ArgumentTypeError: a value is not an integer.
+        ArgumentError: a value is too small or too large.
     """
     for name in names:
         given = getattr(config, name)
@@ -93,9 +119,13 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
 
 
 def require_part(name: str, value: float) -> float:
-    """Returns a number above 0 and at most 1.
+    """Returns a number above 0 and at most 1, or raises `ArgumentError`.
 
-    Example:
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+
+    Examples:
         >>> from cgn_augment.checks import require_part
         >>> require_part("crop", 0.875)
         0.875
@@ -106,14 +136,27 @@ def require_part(name: str, value: float) -> float:
 
 
 def require_choices(config: object, **choices: Any) -> None:
-    """Refuses settings of a dataclass that are not of their `Literal`, given by name."""
+    """Refuses settings of a dataclass that are not among the values of their `Literal` type.
+
+    Args:
+        config: the dataclass.
+        choices: the `Literal` type of each setting, by name.
+
+    Raises:
+        ArgumentError: a setting has another value.
+    """
     for name, kind in choices.items():
-        parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union has literals
+        parts = [get_args(part) or (part,) for part in get_args(kind)]  # a union holds literals
         require_choice(name, getattr(config, name), tuple(word for part in parts for word in part))
 
 
 def require_shares(config: object, *names: str) -> None:
-    """Refuses settings of a dataclass that are not in [0, 1)."""
+    """Refuses settings of a dataclass that are not in [0, 1).
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+    """
     for name in names:
         value = getattr(config, name)
         if not 0 <= value < 1:
@@ -121,7 +164,12 @@ def require_shares(config: object, *names: str) -> None:
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Refuses settings of a dataclass that are not finite numbers above 0."""
+    """Refuses settings of a dataclass that are not finite numbers above 0.
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+    """
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
@@ -129,9 +177,13 @@ def require_positive(config: object, *names: str) -> None:
 
 
 def require_amount(name: str, value: float) -> float:
-    """Returns a finite number of 0 or more.
+    """Returns a finite number of 0 or more, or raises `ArgumentError`.
 
-    Example:
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+
+    Examples:
         >>> from cgn_augment.checks import require_amount
         >>> require_amount("ratio", 0.5)
         0.5
@@ -142,13 +194,23 @@ def require_amount(name: str, value: float) -> float:
 
 
 def require_weights(config: object, *names: str) -> None:
-    """Refuses settings of a dataclass that are not finite numbers of 0 or more."""
+    """Refuses settings of a dataclass that are not finite numbers of 0 or more.
+
+    Args:
+        config: the dataclass.
+        names: names of the settings.
+    """
     for name in names:
         require_amount(name, getattr(config, name))
 
 
 def require_channels(name: str, values: float | Sequence[float]) -> Tensor:
-    """Returns one number or three as (3,) float32, or raises an error that names them."""
+    """Returns one number or three as (3,) float32, or raises an error that names the argument.
+
+    Args:
+        name: name of the argument, for the message.
+        values: what the user gave.
+    """
     try:
         tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
     except (TypeError, ValueError) as error:

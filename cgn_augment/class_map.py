@@ -1,4 +1,4 @@
-"""Joins the user's labels to the classes of a CGN, in both directions."""
+"""Maps the user's labels to the classes of a CGN, and back."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ ClassMapLike = Mapping[int, int | Sequence[int]] | Sequence[int | Sequence[int]]
 
 
 class ClassMap:
-    """Which classes of the CGN show what the user calls label `y`.
+    """Says which classes of the CGN belong to each label of the user.
 
-    A label may have one class or several; labels without a class of their own are left out of the
-    map, and no counterfactual is drawn for them.
+    A label may have one class or several. Labels without a class stay out of the map, and no
+    counterfactual is drawn for them.
 
     Args:
-        mapping: `{label: class}` or `{label: [class, …]}`; or a sequence whose index is the label.
+        mapping: `{label: class}`, `{label: [class, …]}`, or a sequence indexed by label.
 
     Attributes:
-        choices: the classes of each label, in the order of the labels.
+        choices: the classes of each label, ordered by label.
 
     Raises:
-        ArgumentTypeError: a label or class is not an integer, or there is no mapping at all.
+        ArgumentTypeError: a label or class is not an integer, or `mapping` is not a mapping.
         ArgumentError: the map is empty, holds a negative number or an empty list, or gives one
             class to two labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import ClassMap
         >>> birds = ClassMap({0: [7, 8], 1: 130})        # cocks and hens are "chicken"
@@ -86,7 +86,11 @@ class ClassMap:
         return tuple(self._labels)
 
     def require_classes(self, num_classes: int) -> None:
-        """Raises `ArgumentError` if a class is not one of 0 … `num_classes` − 1."""
+        """Raises `ArgumentError` if a class is not in 0 … `num_classes` − 1.
+
+        Args:
+            num_classes: number of classes of the CGN.
+        """
         lacking = sorted(y for y in self._labels if y >= num_classes)
         if lacking:
             raise ArgumentError(
@@ -95,19 +99,43 @@ class ClassMap:
             )
 
     def to_class(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns for (N,) labels one class of each, drawn uniformly; (N,) int64, −1 for none."""
+        """Returns one class for each label, drawn uniformly.
+
+        Args:
+            labels: (N,) integer labels of the user.
+            generator: a CPU generator.
+
+        Returns:
+            (N,) int64 classes of the CGN; −1 for a label outside the map.
+        """
         rows = _look_up(self._row_table, labels.cpu())
         padded, lengths = choice_table(self.choices)
         place = torch.rand(len(rows), generator=generator, dtype=torch.float64) * lengths[rows]
         return torch.where(rows < 0, -1, padded[rows, place.long()])
 
     def to_label(self, classes: Tensor) -> Tensor:
-        """Returns for (N,) classes of the CGN the label of each, (N,) int64, −1 for none."""
+        """Returns the label of each class.
+
+        Args:
+            classes: (N,) integer classes of the CGN.
+
+        Returns:
+            (N,) int64 labels of the user; −1 for a class outside the map.
+        """
         return _look_up(self._label_table, classes)
 
 
 def list_classes(name: str, given: object) -> tuple[int, ...]:
-    """Returns one class of 0 or more, or several, as plain integers, each once."""
+    """Returns one class or several as plain integers of 0 or more, without repeats.
+
+    Args:
+        name: name of the argument, for errors.
+        given: a class, or a list of classes.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+        ArgumentError: the list is empty, or a class is negative.
+    """
     plain = _plain(given)
     listed: Sequence[Any] = plain if isinstance(plain, Sequence) else [plain]
     try:
@@ -122,12 +150,12 @@ def list_classes(name: str, given: object) -> tuple[int, ...]:
 
 
 def _plain(value: object) -> object:
-    """Returns a tensor, an array or a number of NumPy as plain numbers; all else as it is."""
+    """Returns a tensor, array or NumPy number as plain Python numbers; anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _table(mapping: Mapping[int, int]) -> Tensor:
-    """Returns a lookup table with a last row of −1 for everything beyond it."""
+    """Returns a lookup table whose last entry, −1, stands for every key outside it."""
     table = torch.full((max(mapping) + 2,), -1, dtype=torch.int64)
     for key, value in mapping.items():
         table[key] = value

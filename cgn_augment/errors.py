@@ -1,4 +1,4 @@
-"""Exceptions: each is a `CGNError` and the built-in error that fits it."""
+"""Exceptions. Each is both a `CGNError` and the built-in error that fits."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ class ArgumentError(CGNError, ValueError):
 
 
 class ArgumentTypeError(CGNError, TypeError):
-    """An argument is of a kind that cannot be used."""
+    """An argument has the wrong type."""
 
 
 class CheckpointError(CGNError, ValueError):
-    """Weights or a saved state are damaged, or belong to something else."""
+    """Weights or a saved state are damaged, or do not belong here."""
 
 
 class DataError(CGNError, ValueError):
-    """Images, batches or shards are damaged, or not as was declared."""
+    """Images, batches or shards are damaged, or not what was declared."""
 
 
 class FileError(CGNError, OSError):
-    """A file is not where it was looked for, or cannot be written where it was to go."""
+    """A file is missing, or cannot be written."""
 
 
 class MissingPackageError(CGNError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
 
 class UsageError(CGNError, RuntimeError):
-    """A thing is used where it cannot work: on another device, or inside a worker."""
+    """An object is used where it cannot work, such as on another device or inside a worker."""

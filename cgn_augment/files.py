@@ -1,4 +1,4 @@
-"""Files that are written or downloaded whole or not at all, and folders with one owner."""
+"""Writes and downloads files whole or not at all, and gives a folder to one process at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cgn_augment.errors import CheckpointError, FileError, UsageError
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - Windows: nothing is locked, and leftovers stay
+except ImportError:  # pragma: no cover - Windows has no locks, so leftovers stay
     fcntl = None  # type: ignore[assignment]
 
 
@@ -30,7 +30,7 @@ _LARGEST_DOWNLOAD = 2**34
 
 _MARK = ".tmp-"
 _LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
-"""Names that `replacing` and `temporary_file` give, and nobody else."""
+"""Matches names made by `replacing` and `temporary_file`, and no others."""
 
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
 _swept: set[tuple[int, Path]] = set()
@@ -39,19 +39,19 @@ _owned: dict[tuple[int, int, int], int] = {}
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, which takes its place when the block has ended.
+    """Yields a temporary path beside `path` that takes its place when the block ends.
 
-    If the block raises, the temporary file goes and `path` stays as it was. What processes that
-    were killed left in the folder is removed when a process first writes there.
+    If the block raises, the temporary file is removed and `path` stays as it was. The first write
+    to a folder also removes what killed processes left there.
 
     Args:
-        path: of the file to write; its folder exists. The temporary one has the same suffix.
+        path: the file to write. Its folder exists. The temporary file has the same suffix.
 
     Raises:
-        OSError: the folder is missing or cannot be written; it names `path`.
+        OSError: the folder is missing or cannot be written; the error names `path`.
         FileError: the disk is full.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import replacing
         >>> path = getfixture("tmp_path") / "note.txt"
         >>> with replacing(path) as temporary:
@@ -76,33 +76,33 @@ def replacing(path: Path) -> Iterator[Path]:
             full.strerror = os.strerror(code)
             raise full from error
         if isinstance(error, OSError) and _LEFTOVER.fullmatch(Path(str(error.filename)).name):
-            error.filename = str(path)  # a user knows nothing of the temporary one
+            error.filename = str(path)  # the user does not know the temporary file
             error.filename2 = None
         raise
 
 
 @contextmanager
 def temporary_file(folder: Path, stem: str, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
-    """Gives a new, empty file that is locked for as long as the block, or the process, lasts.
+    """Yields a new, empty file that stays locked until the block or the process ends.
 
-    The lock goes with the process, also when it is killed, so that `remove_leftovers` can tell what
-    is left behind from what is being written.
+    The lock ends with the process, even a killed one. So `remove_leftovers` can tell leftovers from
+    files that are being written.
 
     Args:
-        folder: where it lies.
-        stem: of its name.
-        suffix: of its name.
-        mode: permissions, less those that the user's umask takes away.
+        folder: where the file goes.
+        stem: start of its name.
+        suffix: end of its name.
+        mode: permissions, before the user's umask.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     while True:
         path = folder / f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}"
         handle = os.open(path, flags, mode)
         if fcntl is None:
-            os.close(handle)  # Windows renames no file that is open
+            os.close(handle)  # Windows cannot rename an open file
             break
         _lock(handle)
-        if path.exists():  # nobody took it for a leftover before it was locked
+        if path.exists():  # nobody removed it as a leftover before it was locked
             break
         os.close(handle)
     try:
@@ -114,16 +114,20 @@ def temporary_file(folder: Path, stem: str, suffix: str = "", mode: int = 0o666)
 
 
 def _lock(handle: int) -> bool:
-    """Returns whether the lock of an open file is this process's now."""
+    """Locks an open file for this process, and returns whether that worked."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody else's, or a file system without locks, whose leftovers stay
+    except OSError:  # held by another process, or no locks on this file system: leave the file
         return False
     return True
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Returns the temporary files in a folder, those that are being written too."""
+    """Returns the temporary files in a folder, including those being written.
+
+    Args:
+        folder: the folder; subfolders are not searched.
+    """
     with suppress(OSError), os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _LEFTOVER.fullmatch(entry.name)]
         return sorted(folder / name for name in names)
@@ -131,11 +135,11 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path, stem: str | None = None) -> None:
-    """Removes the temporary files of killed processes from a folder, but none that is in use.
+    """Removes temporary files of killed processes from a folder, but none that is in use.
 
     Args:
-        folder: where to look, not below it.
-        stem: of their names; None takes all.
+        folder: where to look; subfolders are not searched.
+        stem: start of their names; None takes all.
     """
     if fcntl is None:
         return
@@ -154,10 +158,10 @@ def remove_leftovers(folder: Path, stem: str | None = None) -> None:
 
 
 def _why_no_room(error: BaseException) -> int | None:
-    """Returns the number of the error, where a disk, a quota or a limit is full."""
+    """Returns the error number if a disk, quota or limit is full, else None."""
     seen: BaseException | None = error
     while seen is not None:
-        found = re.search(r"\(os error (\d+)\)", str(seen))  # as Rust has it
+        found = re.search(r"\(os error (\d+)\)", str(seen))  # Rust's form
         code = int(found[1]) if found else getattr(seen, "errno", None)
         if code is not None and code in _NO_ROOM:
             return int(code)
@@ -167,19 +171,18 @@ def _why_no_room(error: BaseException) -> int | None:
 
 @contextmanager
 def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes that ask for it out of a folder, for as long as the block lasts.
+    """Keeps other processes that also call this out of a folder until the block ends.
 
-    Blocks of one process may be nested. On a file system
-    without locks nobody is kept out.
+    Blocks of one process may be nested. A file system without locks keeps nobody out.
 
     Args:
-        folder: made where it is missing.
-        wait: until another process that owns it has done with it.
+        folder: the folder; created if missing.
+        wait: waits until the process that owns it has finished.
 
     Raises:
-        UsageError: another process owns the folder, and `wait` is off.
+        UsageError: another process owns the folder, and `wait` is False.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import owning
         >>> with owning(getfixture("tmp_path") / "runs"):
         ...     pass  # written to by this process alone
@@ -212,12 +215,15 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def require_place(folder: Path) -> None:
-    """Raises if a folder could not be made, or nothing be written to it; makes nothing.
+    """Raises if a folder cannot be created or written to. Creates nothing.
+
+    Args:
+        folder: the folder, which may be missing.
 
     Raises:
-        FileError: a part of its path is a file, or the user may not write there.
+        FileError: part of its path is a file, or the user may not write there.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import require_place
         >>> require_place(getfixture("tmp_path") / "runs" / "1")
     """
@@ -229,13 +235,16 @@ def require_place(folder: Path) -> None:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Opens a file to read; a pipe or a device, which may never end, is refused.
+    """Opens a regular file for reading. Refuses a pipe or a device, which may never end.
+
+    Args:
+        path: the file.
 
     Raises:
-        FileNotFoundError: there is none.
-        FileError: it is no regular file.
+        FileNotFoundError: there is no such file.
+        FileError: it is not a regular file.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import open_regular
         >>> path = getfixture("tmp_path") / "note.txt"
         >>> size = path.write_bytes(b"whole")
@@ -243,7 +252,7 @@ def open_regular(path: Path) -> IO[bytes]:
         ...     file.read()
         b'whole'
     """
-    # Opening a pipe would wait for somebody who writes to it.
+    # Opening a pipe would wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -260,15 +269,16 @@ def download(
     remedy: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Downloads a file, whole or not at all; one that is there stays as it is.
+    """Downloads a file whole or not at all. A file that exists stays as it is.
 
-    Of several processes that want files in one folder each waits until the one before has its own.
+    Processes that want files in the same folder take turns.
 
     Args:
-        url: where it is.
-        what: it is, for the messages, such as "the weights of VGG-16".
-        path: where to; None is torch.hub's folder, and the checksum then stands in the URL's name.
-        sha256: its checksum, or the first digits of it; None has the server's length checked alone.
+        url: where the file is.
+        what: what the file is, for messages, such as "the weights of VGG-16".
+        path: where to save it. None means torch.hub's folder; then the URL's name holds the
+            checksum.
+        sha256: its checksum or the start of it. None checks only the length that the server gives.
         remedy: how to get the file by hand; None names the URL.
         progress: shows a bar on standard error.
 
@@ -278,7 +288,7 @@ def download(
     Raises:
         CheckpointError: the download failed; the message says what to do by hand.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import download
         >>> path = getfixture("tmp_path") / "mine.bin"
         >>> size = path.write_bytes(b"weights")
@@ -292,7 +302,7 @@ def download(
         return path
     try:
         with owning(path.parent, wait=True):
-            if not path.is_file():  # another process may have brought it meanwhile
+            if not path.is_file():  # another process may have downloaded it meanwhile
                 with replacing(path) as temporary, temporary.open("wb") as file:
                     digest = _receive(url, file, progress)
                     if not digest.startswith(sha256 or ""):
@@ -306,7 +316,7 @@ def download(
 
 
 class _Encrypted(HTTPRedirectHandler):
-    """Follows no redirect from https to anything less."""
+    """Follows no redirect from https to an unencrypted address."""
 
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -317,7 +327,7 @@ class _Encrypted(HTTPRedirectHandler):
 
 
 def _receive(url: str, file: IO[bytes], progress: bool) -> str:
-    """Writes what is at a URL, no more than its server has announced; returns its SHA-256."""
+    """Writes the content of a URL, at most the length the server announced; returns its SHA-256."""
     digest, num = hashlib.sha256(), 0
     with build_opener(_Encrypted).open(Request(url), timeout=30) as answer:
         announced = answer.headers.get("Content-Length")
@@ -337,5 +347,9 @@ def _receive(url: str, file: IO[bytes], progress: bool) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or its kind if there is no message."""
+    """Returns the first line of an error's message, or its type if the message is empty.
+
+    Args:
+        error: the error.
+    """
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""The pure functions: compose, draw, roll, seed. Everything else is a thin class around these."""
+"""Pure functions: compose, draw, move, seed. All else is a thin class around these."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 UNIT = 10**12
-"""Shares of an image are counted in integers of 1/UNIT, so that they never drift."""
+"""Shares of an image are counted as integers of 1/UNIT, so they never drift."""
 
 
 def compose(
@@ -27,12 +27,12 @@ def compose(
         mask: (N, 1, H, W) float in [0, 1].
         foreground: (N, 3, H, W) float in [-1, 1].
         background: (N, 3, H, W) float in [-1, 1].
-        out: where the result goes, such as a background that nobody needs any more.
+        out: where to write the result, such as a background that is no longer needed.
 
     Returns:
-        (N, 3, H, W) float in [-1, 1]; exactly `foreground` at mask 1 and `background` at mask 0.
+        (N, 3, H, W) float in [-1, 1]: exactly `foreground` at mask 1 and `background` at mask 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import compose
         >>> white, black = torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)
@@ -43,18 +43,18 @@ def compose(
 
 
 def check_classes(y: Tensor, num: int, num_classes: int, what: str) -> None:
-    """Raises unless `y` holds an integer class of 0 … `num_classes` − 1 for each of `num` things.
+    """Raises unless `y` holds one integer class of 0 … `num_classes` − 1 for each item.
 
     Args:
         y: the classes.
-        num: how many there must be.
-        num_classes: classes that there are.
-        what: the things, for the message.
+        num: number of items.
+        num_classes: number of classes.
+        what: name of the items, for the message.
 
     Raises:
-        ArgumentError: another shape, or a class that there is not. On a GPU a look at the classes
-            would make the host wait; there the embedding that uses them checks.
-        ArgumentTypeError: not integers.
+        ArgumentError: the shape is wrong or a class is out of range. Not checked on a GPU, where
+            reading the values would stall the host; the embedding that uses them checks there.
+        ArgumentTypeError: the classes are not integers.
     """
     if y.shape != (num,):
         raise ArgumentError(
@@ -72,8 +72,8 @@ def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Ge
     """Draws a group uniformly, then a member of that group uniformly.
 
     Args:
-        choices: groups of classes. A plain list of classes is groups of one; a class map gives one
-            group a label, so that each label is equally frequent however many classes it has.
+        choices: groups of classes. For a plain list each group has one class. A class map makes one
+            group per label, so that each label is equally frequent however many classes it has.
         num: how many to draw.
         generator: a CPU generator.
 
@@ -90,7 +90,11 @@ def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Ge
 
 @lru_cache(maxsize=64)
 def choice_table(choices: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
-    """Returns the groups as rows (G, longest) int64, filled up with zeros, and their lengths."""
+    """Returns the groups as rows (G, longest) int64, padded with zeros, and their lengths (G,).
+
+    Args:
+        choices: groups of classes.
+    """
     longest = max(map(len, choices))
     table = torch.tensor([[*group, *[0] * (longest - len(group))] for group in choices])
     return table, torch.tensor([len(group) for group in choices])
@@ -99,18 +103,18 @@ def choice_table(choices: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
 def pick_choices(
     choices: Sequence[Sequence[int]], shares: Tensor, unlike: Tensor | None = None
 ) -> Tensor:
-    """Picks a group uniformly, then a member of that group, by numbers that were drawn already.
+    """Picks a group uniformly, then a member of it uniformly, from numbers that are already drawn.
 
     Args:
         choices: groups of classes, as in `draw_choices`.
-        shares: (N, 2) float64 in [0, 1), the place among the groups and that in the group.
-        unlike: (N,) int64 classes whose groups are left out, one of each; a class that is in no
-            group leaves nothing out.
+        shares: (N, 2) float64 in [0, 1): the position among the groups, and inside the group.
+        unlike: (N,) int64 classes. Each row leaves out the group of its class; a class that is in
+            no group leaves nothing out.
 
     Returns:
         (N,) int64 classes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import pick_choices
         >>> shares = torch.tensor([[0.1, 0.0], [0.1, 0.0], [0.9, 0.6]], dtype=torch.float64)
@@ -139,14 +143,14 @@ def sample_interventions(
 
     Args:
         num: how many counterfactuals.
-        choices: for shape, texture and background each, the groups of `draw_choices`.
+        choices: groups as in `draw_choices`, one sequence each for shape, texture and background.
         generator: a CPU generator.
-        num_per_shape: this many neighbours share one shape; the last group may be shorter.
+        num_per_shape: how many neighbours share one shape; the last group may be smaller.
 
     Returns:
         (3, num) int64: the classes of shape, texture and background.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import sample_interventions
         >>> any_digit = [[y] for y in range(10)]
@@ -164,17 +168,17 @@ def sample_interventions(
 def permute_classes(
     classes: Tensor, num: int, generator: torch.Generator, num_per_shape: int = 1
 ) -> Tensor:
-    """Gives the batch's own classes to the three factors, each in its own order.
+    """Assigns the batch's own classes to the three factors, each in its own order.
 
-    This is the draw of the paper's MNIST experiments: texture and background classes are
-    permutations of the shape classes, so each factor keeps the batch's class frequencies.
+    The paper's MNIST experiments draw this way: texture and background classes are permutations
+    of the shape classes, so each factor keeps the batch's class frequencies.
 
     Args:
-        classes: (B,) int64 classes of the batch, B > 0. Taken in random order and, where `num`
-            needs more than B, again from the start.
-        num: how many counterfactuals.
+        classes: (B,) int64 classes of the batch, B > 0. Taken in random order; if `num` needs more
+            than B, the order repeats.
+        num: number of counterfactuals.
         generator: a CPU generator.
-        num_per_shape: this many neighbours share one shape.
+        num_per_shape: how many neighbours share one shape.
 
     Returns:
         (3, num) int64: the classes of shape, texture and background.
@@ -189,11 +193,11 @@ def permute_classes(
 
 
 def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
-    """Moves each image around the torus: what tiling 2x2 and cropping one tile does.
+    """Moves each image around the torus, as by tiling it 2x2 and cropping one tile.
 
     Args:
         images: (N, C, H, W).
-        offsets: (N, 2) int64, the upper left corner (row, column) of each crop, any integers.
+        offsets: (N, 2) int64, upper left corner (row, column) of each crop; any integers.
 
     Returns:
         (N, C, H, W) images, each rolled by its own offset.
@@ -208,23 +212,31 @@ def roll_images(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def roll_randomly(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each image (N, C, H, H) around the torus by 0 to H pixels in each direction."""
+    """Moves each image (N, C, H, H) around the torus by 0 to H pixels in each direction.
+
+    Args:
+        images: (N, C, H, H).
+        generator: a CPU generator.
+
+    Returns:
+        (N, C, H, H) images, each rolled by its own offset.
+    """
     offsets = torch.randint(images.shape[-1] + 1, (len(images), 2), generator=generator)
     return roll_images(images, offsets)
 
 
 def move_images(images: Tensor, offsets: Tensor) -> Tensor:
-    """Moves each image, and fills with 0 what comes in from outside.
+    """Moves each image and fills the uncovered area with 0.
 
     Args:
         images: (N, C, H, W).
-        offsets: (N, 2) int64, the upper left corner (row, column) of each crop, any integers;
-            negative ones move the image down and to the right.
+        offsets: (N, 2) int64, upper left corner (row, column) of each crop; any integers. Negative
+            ones move the image down and to the right.
 
     Returns:
         (N, C, H, W) images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import move_images
         >>> move_images(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[0, 1]]))
@@ -241,7 +253,7 @@ def move_images(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 class Purpose(IntEnum):
-    """What a seed is for, so that no two draws use the same numbers."""
+    """The purpose of a seed; keeps any two draws from using the same numbers."""
 
     ITEM = 1
     LOADER = 2
@@ -264,6 +276,10 @@ class Purpose(IntEnum):
 def step_seed(purpose: Purpose, *key: int) -> int:
     """Mixes a purpose and a key such as (seed, epoch, rank, step) into one seed of 63 bits.
 
+    Args:
+        purpose: what the seed is for.
+        key: integers of 0 or more.
+
     Raises:
         ArgumentError: a part of the key is negative.
     """
@@ -274,15 +290,23 @@ def step_seed(purpose: Purpose, *key: int) -> int:
 
 
 def step_generator(purpose: Purpose, *key: int) -> torch.Generator:
-    """Returns a CPU generator that is a function of `purpose` and `key` alone."""
+    """Returns a CPU generator seeded by `purpose` and `key` alone; see `step_seed`.
+
+    Args:
+        purpose: what the generator is for.
+        key: integers of 0 or more, such as seed, epoch, rank and step.
+    """
     return torch.Generator().manual_seed(step_seed(purpose, *key))
 
 
 @contextmanager
 def kept_rng(device: torch.device) -> Iterator[None]:
-    """Puts the global generators back as they were after the block.
+    """Restores the global random generators after the block.
 
     Covers torch on the CPU and on `device`, NumPy and Python.
+
+    Args:
+        device: a device whose generator is included.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -295,10 +319,14 @@ def kept_rng(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the global generators inside the block and puts them back as they were after it.
+    """Seeds the global random generators inside the block and restores them after it.
 
-    For code that knows only global randomness, such as augmentation libraries. Covers what
-    `kept_rng` does.
+    For code that knows only global randomness, such as augmentation libraries. Covers the same
+    generators as `kept_rng`.
+
+    Args:
+        seed: seed of all global generators.
+        device: a device whose generator is included.
     """
     with kept_rng(device):
         torch.default_generator.manual_seed(seed)
@@ -312,12 +340,12 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def standard_numbers() -> Iterator[None]:
-    """Makes what is computed inside independent of how the caller computes.
+    """Makes results independent of the caller's modes. Also a decorator.
 
-    Autocast and inference mode are off, gradients too, and new tensors are float32. What comes out
-    is the same bit for bit in any of these modes, and may enter a training graph. Also a decorator.
+    Turns autocast, inference mode and gradients off, and sets the default type to float32. Results
+    are the same bit for bit in any of these modes, and may enter a training graph.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.functional import standard_numbers
         >>> with torch.inference_mode(), standard_numbers():

@@ -18,11 +18,11 @@ from cgn_augment.types import FACTORS
 Kind = Literal["uniform", "permute"]
 Rule = int | Sequence[int] | str | None
 Classes = int | Sequence[int]
-"""How many classes there are, or which, where they are not 0 to one less than how many."""
+"""How many classes there are, or a list of them where they are not 0, 1, 2, …."""
 
 OWN, OTHER = "shape", "other"
 _WORDS = {"shape": (), "texture": (OWN, OTHER), "background": (OTHER,)}
-"""What a factor may be besides a class and a list of classes."""
+"""What a factor may be, besides a class and a list of classes."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,20 @@ class Interventions:
 
     Args:
         kind: "uniform" draws each factor's class uniformly; "permute" gives each factor a
-            permutation of the real batch's own classes (as the paper's MNIST experiments do).
-        shape: keeps the factor to one class or a list of classes, drawn uniformly; None is all.
-        texture: likewise. "shape" takes it from the object that brings the shape, so that an
-            object stays as it is: of parts the same object, of a CGN the same noise and class.
-            "other" draws from any class but the shape's own.
+            permutation of the real batch's own classes (as in the paper's MNIST experiments).
+        shape: a class, or a list of classes to draw from uniformly; None draws from all.
+        texture: likewise. "shape" takes it from the object that gives the shape, so that the
+            object keeps its look: with parts the same object, with a CGN the same noise and class.
+            "other" draws from all classes except that of the shape.
         background: a class, a list or "other", as for texture.
-        num_per_shape: this many neighbouring counterfactuals show the very same shape. Shapes
-            cost one run for the group.
+        num_per_shape: how many neighbouring counterfactuals show the very same shape. The shape
+            is then computed once per group.
+        class_map: the labels and classes to keep to; `restrict` sets it.
 
     Raises:
-        ArgumentError: a value that cannot be used; the message names it.
+        ArgumentError: a value cannot be used; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import Interventions
         >>> on_sand = Interventions(shape=[0, 1], background=4)
@@ -80,14 +81,17 @@ class Interventions:
 
     @property
     def is_tied(self) -> bool:
-        """Whether the texture is that of the object which brings the shape."""
+        """Whether the texture comes from the object that gives the shape."""
         return self.texture == OWN
 
     def restrict(self, class_map: ClassMap) -> Interventions:
-        """Keeps the draw to the classes of `class_map`, each label equally often.
+        """Returns interventions that draw only classes of `class_map`, each label equally often.
 
-        A list that was given for texture or background stays as it is: there is no label for the
-        classes outside the map then, which is fine as long as they are not the label.
+        A list given for texture or background stays as it is. Classes in it that are outside the
+        map have no label, so that factor must not be the label.
+
+        Args:
+            class_map: the classes to keep to.
 
         Raises:
             ArgumentError: a class listed for the shape is outside the map.
@@ -101,7 +105,11 @@ class Interventions:
         return replace(self, class_map=class_map)
 
     def listed(self, factor: str) -> tuple[int, ...] | None:
-        """Returns the classes that were listed for `factor`, or None."""
+        """Returns the classes listed for `factor`, or None if there is no list.
+
+        Args:
+            factor: shape, texture or background.
+        """
         rule: tuple[int, ...] | str | None = getattr(self, factor)
         return None if isinstance(rule, str) else rule
 
@@ -113,8 +121,8 @@ class Interventions:
             classes: of the CGN: how many (0 … `classes` − 1), or which.
 
         Raises:
-            ArgumentError: a class that is listed, or one of the map, is not one of them, or there
-                is no other class to draw.
+            ArgumentError: a listed class, or one of the map, does not exist, or there is no other
+                class to draw.
         """
         if getattr(self, factor) == OWN:
             return self.choices("shape", classes)
@@ -144,7 +152,12 @@ class Interventions:
         return groups
 
     def classes(self, factor: str, classes: Classes) -> tuple[int, ...]:
-        """Returns every class that `factor` can get, in rising order."""
+        """Returns every class that `factor` can take, in rising order.
+
+        Args:
+            factor: shape, texture or background.
+            classes: of the CGN: how many, or which.
+        """
         return tuple(sorted({y for group in self.choices(factor, classes) for y in group}))
 
     def draw(
@@ -161,16 +174,16 @@ class Interventions:
             num: how many.
             classes: of the CGN: how many, or which.
             generator: a CPU generator.
-            real_classes: (B,) int64 classes of the real batch (−1: none); "permute" needs them.
-            shapes: (num,) int64 classes of shapes that are there already, −1 where there is none:
-                an "other" class is another than that.
+            real_classes: (B,) int64 classes of the real batch, −1 for none; needed by "permute".
+            shapes: (num,) int64 classes of shapes chosen before, −1 for none. "other" then means
+                other than these.
 
         Returns:
             (3, num) int64 classes of shape, texture and background, on the CPU.
 
         Raises:
-            ArgumentError: "permute" without a real batch, with none of its labels in the map, or
-                with a class that the CGN lacks.
+            ArgumentError: "permute" without a real batch, or with one that has no label in the map
+                or a class that the CGN lacks.
         """
         choices = [self.choices(factor, classes) for factor in FACTORS]
         drawn = sample_interventions(num, choices, generator, self.num_per_shape)
@@ -186,12 +199,12 @@ class Interventions:
         return drawn
 
     def pick(self, shares: Tensor, classes: Classes, shape: Tensor | None = None) -> Tensor:
-        """Returns classes by numbers that were drawn already, without a real batch.
+        """Returns classes from numbers that are already drawn, without a real batch.
 
         Args:
             shares: (N, 3, 2) float64 in [0, 1), two for each factor, as in `pick_choices`.
             classes: of the CGN: how many, or which.
-            shape: (N,) int64 classes of the shapes, where they are chosen already.
+            shape: (N,) int64 classes of the shapes, if they are chosen already.
 
         Returns:
             (3, N) int64 classes of shape, texture and background.
@@ -212,7 +225,7 @@ class Interventions:
         generator: torch.Generator,
         real_classes: Tensor | None,
     ) -> Tensor:
-        """Returns permutations of the real batch's classes, and what was drawn of lists."""
+        """Returns permutations of the real batch's classes, except for factors with a list."""
         if real_classes is None:
             raise ArgumentError(
                 "Interventions('permute') permutes the classes of the real batch, and none was "
@@ -239,7 +252,7 @@ class Interventions:
 
 
 def _name(every: Sequence[int]) -> str:
-    """Says in a few words which classes there are."""
+    """Returns a short text that names the classes."""
     whole = list(every) == list(range(len(every)))
     return f"0 to {len(every) - 1}" if whole else f"{list(every)}"
 

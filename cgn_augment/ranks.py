@@ -1,4 +1,4 @@
-"""Which of several processes this is, and how many cores are its own."""
+"""Finds this process's rank, and how many cores it may use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from cgn_augment.errors import ArgumentError, UsageError
 
 
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Returns rank and world size: as given, from torch.distributed, or from torchrun.
+    """Returns rank and world size: as given, else from torch.distributed, else from torchrun.
+
+    Args:
+        rank: of this process, or None to find it.
+        world_size: number of processes, or None to find it.
 
     Raises:
-        ArgumentError: only one of them was given, or they do not fit.
-        UsageError: there are several processes and nothing says which one this is.
+        ArgumentError: only one of them was given, or they do not fit together.
+        UsageError: there are several processes, and nothing says which one this is.
     """
     if (rank is None) != (world_size is None):
         raise ArgumentError("give rank and world_size together, or neither")
@@ -34,37 +38,37 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def is_distributed() -> bool:
-    """Returns whether torch.distributed has started, so that it knows the rank."""
+    """Returns whether torch.distributed has started and so knows the rank."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def count_cores() -> int:
-    """Returns how many cores this process may use, beside those that torchrun started with it.
+    """Returns how many cores this process may use, after sharing with torchrun's other processes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.ranks import count_cores
         >>> count_cores() >= 1
         True
     """
-    usable = getattr(os, "sched_getaffinity", None)  # not on every system
+    usable = getattr(os, "sched_getaffinity", None)  # missing on some systems
     cores = len(usable(0)) if usable else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class Ranks:
-    """Rank and world size, found when they are first needed and held against later answers.
+    """Rank and world size, found on first use; a later change is an error.
 
-    Clients make their data before their processes exist. So nothing is found on construction, and
-    a forked or spawned process finds its own.
+    Clients make their data before their processes exist. So the constructor looks up nothing, and a
+    forked or spawned process finds its own rank.
 
     Args:
-        rank: of this process; given together with `world_size`, or found.
-        world_size: how many processes there are.
+        rank: of this process; give it together with `world_size`, or neither.
+        world_size: number of processes.
 
     Raises:
-        ArgumentError: only one of them was given, or they do not fit.
+        ArgumentError: only one of them was given, or they do not fit together.
 
-    Example:
+    Examples:
         >>> from cgn_augment.ranks import Ranks
         >>> Ranks(1, 4).find()
         (1, 4)
@@ -81,7 +85,7 @@ class Ranks:
         return self._given is not None or is_distributed()
 
     def look(self) -> tuple[int, int]:
-        """Returns rank and world size as they seem now, without holding later answers to them.
+        """Returns rank and world size as they are now, without fixing them.
 
         Raises:
             UsageError: nothing says which process this is.
@@ -91,11 +95,11 @@ class Ranks:
         return find_rank(None, None)
 
     def find(self) -> tuple[int, int]:
-        """Returns rank and world size, for good.
+        """Returns rank and world size, and fixes them.
 
         Raises:
-            UsageError: they have changed since they were first found in this process, or nothing
-                says which process this is.
+            UsageError: they changed since the first call in this process, or nothing says which
+                process this is.
         """
         now = self.look()
         if self._found is None or self._pid != os.getpid():

@@ -1,4 +1,4 @@
-"""The values that travel between the parts, and the protocols of the parts.
+"""The values that the components exchange, and the protocols of the components.
 
 `Source` is the central idea: anything with `sample(num, generator, step, real)`.
 """
@@ -18,7 +18,7 @@ FACTORS = ("shape", "texture", "background")
 
 
 class _Rows:
-    """A dataclass of tensors whose rows belong together; some may be None."""
+    """A dataclass of tensors with one row per item; some may be None."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(part) for name, part in self._tensors().items()}
@@ -29,7 +29,7 @@ class _Rows:
         return len(next(iter(self._tensors().values())))
 
     def to(self, device: torch.device | str) -> Self:
-        """Returns the same with each tensor on `device`."""
+        """Returns a copy with each tensor on `device`."""
         tensors = self._tensors().items()
         return type(self)(**{name: part.to(device, non_blocking=True) for name, part in tensors})
 
@@ -39,11 +39,11 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Factors(_Rows):
-    """What the three mechanisms drew.
+    """What the three mechanisms drew: masks, foregrounds and backgrounds.
 
     Attributes:
         mask: (N, 1, H, W) float32 in [0, 1]; 1 is object.
-        foreground: (N, 3, H, W) float32 in [-1, 1]; the texture everywhere.
+        foreground: (N, 3, H, W) float32 in [-1, 1]; the texture covers all of it.
         background: (N, 3, H, W) float32 in [-1, 1].
 
     Raises:
@@ -61,16 +61,16 @@ class Counterfactuals(_Rows):
 
     Attributes:
         images: (N, 3, H, W) float32 in [-1, 1].
-        shape: (N,) int64, class of the shape.
-        texture: (N,) int64, class of the texture.
-        background: (N,) int64, class of the background.
-        real: (N,) int64, which image of the step's real batch the shape was seen in; -1 where the
-            generator drew it. The label of such a shape is the user's own, whatever `shape` says.
-            None where no image has its shape from the real batch.
-        mask: (N, 1, H, W) float32 in [0, 1], where the objects are; None where nobody knows.
+        shape: (N,) int64 class of the shape.
+        texture: (N,) int64 class of the texture.
+        background: (N,) int64 class of the background.
+        real: (N,) int64 row of the step's real batch that the shape comes from; -1 where the
+            generator drew it. The label of a real shape is the user's own, whatever `shape` says.
+            None if no shape comes from the real batch.
+        mask: (N, 1, H, W) float32 in [0, 1]; 1 is object. None if unknown.
 
     Raises:
-        ArgumentError: they differ in length.
+        ArgumentError: the tensors differ in length.
     """
 
     images: Tensor
@@ -82,14 +82,14 @@ class Counterfactuals(_Rows):
 
 
 class Step(NamedTuple):
-    """The step of a stream that counterfactuals are drawn for.
+    """The step of a stream for which counterfactuals are drawn.
 
     Attributes:
-        number: counted over all epochs from 0.
-        rank: the process that takes it.
-        world_size: how many processes take it together.
+        number: step number, counted over all epochs from 0.
+        rank: rank of the process that takes it.
+        world_size: number of processes that take it together.
 
-    Example:
+    Examples:
         >>> from cgn_augment import Step
         >>> Step(7)
         Step(number=7, rank=0, world_size=1)
@@ -106,11 +106,11 @@ class RealBatch(NamedTuple):
     Attributes:
         images: (B, 3, H, W) float32, as the user's own pipeline made them.
         labels: (B,) int64 labels of the user.
-        classes: (B,) int64 classes of the CGN that belong to the labels; -1 where the class map
-            has none.
-        items: (B,) int64 on the CPU, which items of the dataset they are; None where the real data
-            has no index (a loader, an iterable).
-        batch: the whole batch as the user's pipeline made it, for what else it holds.
+        classes: (B,) int64 classes of the CGN for these labels; -1 for a label that has none in
+            the class map.
+        items: (B,) int64 dataset indices, on the CPU; None if the real data has no index (a
+            loader, an iterable).
+        batch: the whole batch from the user's pipeline, with whatever else it holds.
     """
 
     images: Tensor
@@ -121,7 +121,7 @@ class RealBatch(NamedTuple):
 
 
 class MixedBatch(NamedTuple):
-    """A batch that says of each image what it shows (`output="namedtuple"`).
+    """A batch with the factors of each image (`output="namedtuple"`).
 
     Attributes:
         image: (B, 3, H, W) float32, in the range of the real images.
@@ -130,9 +130,9 @@ class MixedBatch(NamedTuple):
         shape: (B,) int64 label of the shape. A real image has its own label for all three.
         texture: (B,) int64 label of the texture.
         background: (B,) int64 label of the background.
-        real_index: (B,) int64 row of the real image whose shape is shown: its own row for a real
-            image; -1 where there is none, because the generator drew the shape or (with
-            mix="replace") that image made room. Rows of the real batch with mix="separate".
+        real_index: (B,) int64 row of the real image whose shape is shown. A real image has its own
+            row. -1 if the generator drew the shape or, with mix="replace", if that real image was
+            replaced. With mix="separate", rows of the real batch.
     """
 
     image: Tensor
@@ -146,24 +146,31 @@ class MixedBatch(NamedTuple):
 
 @runtime_checkable
 class Masker(Protocol):
-    """Finds the objects in images: a `UNetMasker`, a U2-Net, or a function of yours.
+    """Finds the objects in images: a `UNetMasker`, a U2-Net, or your own function.
 
-    A source also looks at `fingerprint`, which identifies it in a saved state, where it has one.
+    If a masker has a `fingerprint`, a source uses it to identify the masker in a saved state.
     """
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Takes images (N, 3, H, W) float32 in [-1, 1] to masks (N, 1, H, W) float32 in [0, 1]."""
+        """Returns the masks of images.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+
+        Returns:
+            (N, 1, H, W) float32 in [0, 1]; 1 is object.
+        """
 
 
 @runtime_checkable
 class Mechanisms(Protocol):
-    """A frozen CGN: three mechanisms that run alone (section 2 of the paper).
+    """A frozen CGN: three mechanisms that run separately (paper, section 2).
 
     Attributes:
-        num_classes: classes of each mechanism.
+        num_classes: number of classes of each mechanism.
         image_size: height and width of the images, in pixels.
-        shared_noise: whether one noise vector goes to all three mechanisms (the paper's ImageNet
-            CGN) or each draws its own (its MNIST CGN).
+        shared_noise: True if all three mechanisms share one noise vector (the paper's ImageNet
+            CGN), False if each draws its own (its MNIST CGN).
         fingerprint: identifies the weights.
     """
 
@@ -173,47 +180,74 @@ class Mechanisms(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
 
     @property
     def fingerprint(self) -> str:
         """A short text that identifies the weights."""
 
     def draw_noise(self, num: int, generator: Generator) -> Tensor:
-        """Draws (num, Z) float32 noise on the CPU and returns it on the CGN's device."""
+        """Draws (num, Z) float32 noise on the CPU and moves it to the CGN's device.
+
+        Args:
+            num: number of noise vectors.
+            generator: a CPU generator.
+        """
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns masks (N, 1, H, W) float32 in [0, 1] for noise (N, Z) and classes (N,)."""
+        """Returns masks (N, 1, H, W) float32 in [0, 1] for noise (N, Z) and classes (N,).
+
+        Args:
+            noise: (N, Z) float32.
+            y: (N,) int64 classes.
+        """
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns foregrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns foregrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: (N, Z) float32.
+            y: (N,) int64 classes.
+        """
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns backgrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns backgrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: (N, Z) float32.
+            y: (N,) int64 classes.
+        """
 
     def shuffle(self, images: Tensor, generator: Generator) -> Tensor:
-        """Moves each texture to a random position, where the CGN asks for it."""
+        """Moves each texture (N, 3, H, W) to a random position, if the CGN does that.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+            generator: a CPU generator.
+        """
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where counterfactuals come from. Write your own with this one method.
+    """Makes counterfactuals. Write your own with this one method.
 
-    It keeps no count of its own: what it draws for one step it draws again for that step, given a
-    generator in the same state. A source whose contents change over the steps brings them to `step`
-    first.
+    A source keeps no count. Given the same step and a generator in the same state, it draws the
+    same images. A source whose contents change over the steps first brings them to the state for
+    `step`.
 
-    More methods and attributes are used where a source has them: `image_size` and
-    `num_classes` (checked when a stream is made), `restrict(class_map)` (a source that draws only
-    the classes of the map) and `fingerprint` (goes into the saved state's fingerprint).
-    One with `needs_real = False` never looks at `real`, and no random numbers but `generator`'s; it
-    may be drawn from ahead of the real batch, in a thread and with `real=None`.
-    One with `needs_items = True` gets `RealBatch.items` where there is one. A `sample` with a
-    further argument `out` may be given memory (num, 3, H, W) float32 on the source's `device`, to
-    write the images to. `masks`, a key or position in the batch, says where masks lie that
-    counterfactuals get theirs at.
+    Optional attributes and methods, used if present:
 
-    Example:
+    - `image_size`, `num_classes`: checked when a stream is made.
+    - `restrict(class_map)`: returns a source that draws only the classes of the map.
+    - `fingerprint`: goes into the saved state's fingerprint.
+    - `needs_real = False`: the source never looks at `real` and uses no random numbers but those of
+      `generator`. A thread may then draw from it before the real batch is read, with `real=None`.
+    - `needs_items = True`: the source gets `RealBatch.items` if it exists.
+    - `device`: if `sample` has a further argument `out`, it may get memory (num, 3, H, W) float32
+      on this device to write the images to.
+    - `masks`: key or position of the masks in the batch. Counterfactuals get their masks there.
+
+    Examples:
         >>> import torch
         >>> from cgn_augment import Counterfactuals, Step
         >>> class Brightening:
@@ -232,10 +266,10 @@ class Source(Protocol):
         """Draws `num` counterfactuals.
 
         Args:
-            num: how many images.
+            num: number of images.
             generator: a CPU generator; the only randomness that may be used.
-            step: for which step they are; the first one where there is no stream.
-            real: the step's real batch, where there is one.
+            step: the step they are for; the first one outside a stream.
+            real: the step's real batch, if there is one.
 
         Returns:
             `num` counterfactuals whose labels are classes of the CGN.

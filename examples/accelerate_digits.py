@@ -2,7 +2,7 @@
 
     accelerate launch examples/accelerate_digits.py
 
-The same command goes on where the last one was stopped.
+The same command continues a stopped run.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A consistency loss: an image and its counterfactuals must be given the same answer.
+"""A consistency loss: an image and its counterfactuals must get the same answer.
 
     python examples/consistency.py --cgn double-colored-mnist
 
-Every real image of a batch comes with counterfactuals of its own shape, found by a masker; the row
-of the image that each one belongs to is known. Beside the usual loss, what the classifier says of
-a counterfactual is drawn towards what it says of the image.
+Every real image of a batch comes with counterfactuals of its own shape, found by a masker; the
+batch says which image each of them belongs to. Besides the usual loss, the classifier's answer for
+a counterfactual is drawn towards its answer for the image.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from train_generator.mnist import make_variant
 
 
 def consistency_loss(log_probs: Tensor, real_index: Tensor, is_counterfactual: Tensor) -> Tensor:
-    """Returns the mean divergence of a counterfactual's answer from that of its image.
+    """Returns the mean divergence between a counterfactual's answer and that of its image.
 
     Args:
         log_probs: (B, K) float32, of the whole mixed batch.
-        real_index: (B,) int64 row of the image that the shape is of, or -1.
+        real_index: (B,) int64 row of the image that gives the shape, or -1.
         is_counterfactual: (B,) bool.
     """
     pairs = is_counterfactual & (real_index >= 0)
@@ -50,8 +50,8 @@ def main() -> None:
     add = parser.add_argument
     add("--cgn", default="double-colored-mnist", help="name or path (default: %(default)s)")
     add("--masker", help="name or path (default: the one that comes with the CGN)")
-    add("--weight", type=float, default=1.0, help="of the consistency loss (default: 1)")
-    add("--num-per-shape", type=int, default=2, help="counterfactuals of an image (default: 2)")
+    add("--weight", type=float, default=1.0, help="weight of the consistency loss (default: 1)")
+    add("--num-per-shape", type=int, default=2, help="counterfactuals per image (default: 2)")
     add("--num-train", type=int, help="digits to train on (default: 50000)")
     add("--num-test", type=int, help="digits to test on (default: 10000)")
     arguments = parser.parse_args()

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 examples/ddp_torchrun.py
 
-The same command goes on where the last one was stopped.
+The same command continues a stopped run.
 """
 
 from __future__ import annotations

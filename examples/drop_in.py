@@ -2,7 +2,7 @@
 
     python examples/drop_in.py
 
-Both loops train on the same biased digits for one epoch and are tested on digits whose colours say
+Both loops train for one epoch on the same biased digits, and are tested on digits whose colours say
 nothing about the class.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
     textures = None if arguments.textures is None else load_textures(arguments.textures)
     train = make_variant(arguments.variant, "train", textures=textures, num=arguments.num_train)
     test = make_variant(arguments.variant, "test", textures=textures, num=arguments.num_test)
-    load_cgn(arguments.cgn)  # a bad path is known before the first loop has run
+    load_cgn(arguments.cgn)  # report a bad path before the first loop
 
     lines = [inspect.getsource(loop).splitlines(keepends=True) for loop in (before, after)]
     sys.stdout.writelines(difflib.unified_diff(*lines, "before", "after"))

@@ -4,11 +4,12 @@
 
 In the training digits the colour or texture gives the class away; in the test digits it is random.
 With `--data real_shapes` the counterfactuals have the shapes of the training images, found by a
-masker, and from the CGN their textures and backgrounds alone; with `--data real_parts` textures and
-backgrounds are those of the training images too.
-Writes into the folder OUT: sheet.png (real images and what the CGN makes), real_shapes.png or
+masker, and textures and backgrounds from the CGN; with `--data real_parts` textures and backgrounds
+come from the training images too.
+
+Writes to the folder OUT: sheet.png (real images and samples of the CGN), real_shapes.png or
 real_parts.png (real images, their masks and counterfactuals), curves.png, results.jsonl, and a
-checkpoint of each classifier. Ctrl-C at any time; --resume goes on from there.
+checkpoint of each classifier. Press Ctrl-C at any time; --resume continues.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def main() -> None:
             arguments.out / f"{kind}-seed{seed}.pt",
         )
 
-    # All of them first: a wrong argument is known before anything is written.
+    # All of them first, so that a wrong argument is reported before anything is written.
     runs = {kind: [make_run(kind, seed) for seed in arguments.seeds] for kind in arguments.data}
     prepare_folder(arguments)
 
@@ -220,7 +221,7 @@ def print_table(variant: str, results: Results) -> None:
 
 
 def summarize(values: list[float]) -> str:
-    """Returns the mean in percent, with the spread over seeds where there are several."""
+    """Returns the mean in percent, with the spread over seeds if there are several."""
     mean = f"{100 * statistics.mean(values):.1f} %"
     return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 

@@ -1,8 +1,8 @@
-"""Lightning: the Trainer takes the stream where it took a loader, and saves where it is.
+"""Lightning: the Trainer takes the stream in place of a loader, and saves its position.
 
     python examples/lightning_digits.py --devices 2
 
-Its checkpoints hold the stream's state: the same command goes on from the last one.
+Its checkpoints hold the stream's state: the same command continues from the last one.
 """
 
 from __future__ import annotations

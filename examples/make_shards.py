@@ -2,8 +2,8 @@
 
     python examples/make_shards.py runs/shards --num 20000
 
-The same command goes on after an interruption. On a cluster leave this script aside and start
-`cgn-augment shards` with torchrun, or as the tasks of an array with --rank and --world-size.
+The same command continues after an interruption. On a cluster, start `cgn-augment shards` instead,
+with torchrun or as the tasks of an array with --rank and --world-size.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the set")
     parser.add_argument("--cgn", default="double-colored-mnist", help="name or path of a CGN")
     parser.add_argument("--num", type=int, default=20_000, help="images (default: 20000)")
-    parser.add_argument("--shard-size", type=int, default=1_000, help="images of a shard")
+    parser.add_argument("--shard-size", type=int, default=1_000, help="images per shard")
     parser.add_argument("--format", default="png", help="png, jpg, webp or npy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     arguments = parser.parse_args()
-    load_cgn(arguments.cgn)  # what is wrong with it is told once, and not by every process
+    load_cgn(arguments.cgn)  # report an error once, not in every process
 
     context = multiprocessing.get_context("spawn")
     ranks = [

@@ -1,10 +1,10 @@
-"""A ResNet on a folder of images with counterfactuals: one file to copy and make your own.
+"""A ResNet on a folder of images with counterfactuals: one file to copy and adapt.
 
     python examples/resnet_streaming.py
     torchrun --nproc_per_node 2 examples/resnet_streaming.py --images FOLDER --cgn PATH --size 224
 
 FOLDER holds train/CLASS/IMAGE and val/CLASS/IMAGE. Without one, bundled digits are written to a
-folder first. The same command goes on where the last one was stopped, also inside an epoch.
+folder first. The same command continues a stopped run, even inside an epoch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write_digits(folder: Path, num_train: int) -> Path:
 
 
 def measure(model: torch.nn.Module, val: ImageFolder, device: torch.device) -> float:
-    """Accuracy on all images; each process takes its part of them."""
+    """Returns the accuracy on all images; each process takes its part of them."""
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     right = torch.zeros((), device=device)
     model.eval()

@@ -4,8 +4,8 @@
     python examples/train_from_shards.py runs/shards
 
 `stream` mixes them with CounterfactualDataset: every batch holds as many counterfactuals as real
-images, and an interrupted run can be resumed. `pipeline` uses webdataset alone, for those whose
-real data comes from shards too: RandomMix draws each sample from one of two pipelines.
+images, and an interrupted run can be resumed. `pipeline` uses webdataset alone, for real data that
+also comes from shards: RandomMix draws each sample from one of two pipelines.
 """
 
 from __future__ import annotations

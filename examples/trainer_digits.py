@@ -2,7 +2,7 @@
 
     python examples/trainer_digits.py --resume
 
-Trainer skips by itself what the epoch of its checkpoint had seen, but tells nobody which epoch.
+Trainer skips what the epoch of its checkpoint had seen, but does not say which epoch that is.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 python tools/ablation.py OUT --textures FOLDER
 
-Each row is a folder in OUT, which a later call goes on with or leaves as it is; OUT/ablation.json
-holds the numbers of all rows that are complete. Beside what `train-generator measure` prints there
-is the intersection over union of the masks that the last masker finds in real images with the true
-ones, which no stage sees.
+Each row is a folder in OUT, which a later call continues or leaves as it is; OUT/ablation.json
+holds the numbers of all complete rows. Besides the output of `train-generator measure`, they
+include the intersection over union of true masks and those that the last masker finds in real
+images. No stage sees the true masks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Write `train_generator/mnist/digits.npz` from MNIST's training files.
+"""Writes `train_generator/mnist/digits.npz` from MNIST's training files.
 
     python tools/pack_digits.py FOLDER
 
-FOLDER holds `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`, as they are published.
-The digits are binary, so a bit a pixel is enough: 1.7 MB for all 60 000.
-The same input gives the same file, byte for byte, with the same build of zlib.
+FOLDER holds `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`, as published. The digits
+are binary, so one bit per pixel is enough: 1.7 MB for all 60 000. The same input gives the same
+file, byte for byte, with the same build of zlib.
 """
 
 from __future__ import annotations

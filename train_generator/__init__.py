@@ -1,1 +1,1 @@
-"""Train a Counterfactual Generative Network, measure it, and train classifiers with it."""
+"""Trains and measures Counterfactual Generative Networks, and trains classifiers with them."""

@@ -1,1 +1,1 @@
-"""The reduced ImageNet problem: scenes, networks of them, and what a CGN learns of them."""
+"""The reduced ImageNet problem: its scenes and networks, and what a CGN learns there."""

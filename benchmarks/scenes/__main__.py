@@ -1,12 +1,12 @@
-"""Trains and measures the ImageNet CGN on a reduced problem whose answer is known.
+"""Trains and measures the ImageNet CGN on a reduced problem with a known answer.
 
     python -m benchmarks.scenes OUT
 
 Draws a sheet of the scenes and trains the judges, the prior (a reduced BigGAN), the saliency
-network (a reduced U2-Net), a CGN for each row of the ablation, and an ensemble on the
-counterfactuals of the CGN with all losses beside one on real images alone. Each has a folder in
-OUT, which a later call goes on with or leaves as it is; OUT/reduced_imagenet.json holds the numbers
-of all that is complete.
+network (a reduced U2-Net), a CGN for each row of the ablation, an ensemble on the counterfactuals
+of the CGN with all losses, and another on real images alone. Each has a folder in OUT, which a
+later call continues or leaves as it is; OUT/reduced_imagenet.json holds the numbers of everything
+complete.
 """
 
 from __future__ import annotations

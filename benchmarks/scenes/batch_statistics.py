@@ -1,9 +1,9 @@
-"""Trains a BigGAN-deep generator with batch statistics, and then gives it fixed ones.
+"""Trains a BigGAN-deep generator with batch statistics, then gives it fixed ones.
 
-`cgn_augment.generators.BigGAN` only draws: it normalises with statistics that are given for each
-truncation. A generator that is trained from nothing normalises with those of the batch (Brock et
-al., ICLR 2019, section 3), and its spectral norms follow its weights. In the end the statistics of
-a large batch at each truncation are written down ("standing statistics", their section 4.1).
+`cgn_augment.generators.BigGAN` only draws: it normalises with given statistics for each truncation.
+A generator trained from scratch normalises with those of the batch (Brock et al., ICLR 2019,
+section 3), and its spectral norms follow its weights. In the end the statistics of a large batch at
+each truncation are recorded ("standing statistics", their section 4.1).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TrainableBigGAN(BigGAN):
     Args:
         config: the sizes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import BigGANConfig
         >>> from benchmarks.scenes.batch_statistics import TrainableBigGAN

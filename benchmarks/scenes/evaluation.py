@@ -1,7 +1,7 @@
 """Measures the reduced ImageNet problem, where shape, texture and background are known.
 
-The judges learn from real scenes whose three factors are independent, with true classes and true
-masks. What they judge, a generator's training has never seen any of.
+The judges learn from real scenes with three independent factors, true classes and true masks. The
+training of a generator never sees these.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SceneJudge(nn.Module):
 
     Takes images (B, 3, 64, 64) float32 in [-1, 1] and returns (B, 8, 3) float32 scores.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.evaluation import SceneJudge
         >>> SceneJudge()(torch.zeros(2, 3, 64, 64)).shape
@@ -153,7 +153,7 @@ def train_judges(
         config: settings of both.
         progress: shows bars on standard error.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist.judges import JudgeConfig
         >>> from benchmarks.scenes.evaluation import train_judges
         >>> train_judges(16, JudgeConfig(num_steps=1, batch_size=8)).classes.training
@@ -322,7 +322,7 @@ def change_scenes(num: int, seed: int = 1) -> Iterator[ChangedImages]:
     Yields:
         At most 64 scenes at a time, `num` in all.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.evaluation import change_scenes
         >>> [part] = change_scenes(2)
         >>> sorted(part.changed), part.images.shape

@@ -1,11 +1,11 @@
-"""Small natural-looking images of an object on a ground: shape, texture and ground are known.
+"""Small natural-looking images of an object on a ground, with known shape, texture and ground.
 
-They stand in for ImageNet where its images and the networks pretrained on them cannot be had. In
-the biased images the class decides all three factors, as cows stand on pastures; in the
-decorrelated ones the three classes are independent. Masks are known, and for evaluation alone.
+They replace ImageNet where its images and the networks pretrained on them are not available. In the
+biased images the class determines all three factors, as cows stand on pastures; in the decorrelated
+ones the three classes are independent. Masks are known, and used for evaluation only.
 
-An image follows from its three classes, a vector of codes (where the object is, how large, its
-colours, ...) and a generator for details such as blades of grass and the noise of a sensor.
+An image follows from its three classes, a vector of codes (position and size of the object, its
+colours, ...) and a generator for details such as blades of grass and sensor noise.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def make_scenes(num: int, seed: int = 0, *, decorrelated: bool = False) -> Scene
     Raises:
         ArgumentError: less than one image, or a negative seed.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.images import make_scenes
         >>> scenes = make_scenes(4)
         >>> scenes.images.shape, scenes.masks.shape
@@ -129,7 +129,7 @@ def render_scenes(
         ArgumentError: codes of another shape or outside [-2, 2], or a class that there is not.
         ArgumentTypeError: classes that are not integers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.images import SCENE_CODES, render_scenes
         >>> one = torch.tensor([1])

@@ -1,4 +1,4 @@
-"""What objects and grounds of the scenes look like: eight procedural families of each.
+"""The look of objects and grounds of the scenes: eight procedural families of each.
 
 Every image has a variant of its family: colours, scale, direction and phase follow from `codes`,
 and the details (blades of grass, clouds, grain) from a generator. Pictures are (N, 3, H, W) float32

@@ -1,10 +1,9 @@
 """Trains a reduced BigGAN-deep on the scenes: the "pretrained" generator of the reduced problem.
 
-It takes the place of the BigGAN that DeepMind trained on ImageNet for days. To be had in an hour on
-one thread of a CPU, the game against a discriminator (hinge losses, projection of the class,
-spectral norms) is helped by pairs: a fixed map takes the noise to the codes of a scene, so that for
-each noise and class one real scene is known that is wanted, but for its details. What details
-look like, only the discriminator says.
+It replaces the BigGAN that DeepMind trained on ImageNet for days. To finish in an hour on one CPU
+thread, pairs help the game against a discriminator (hinge losses, projection of the class, spectral
+norms): a fixed map takes the noise to the codes of a scene, so that for each noise and class one
+real scene is the target, except for its details. Only the discriminator judges these.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def codes_of_noise(noise: Tensor, seed: int = 0) -> Tensor:
     Returns:
         (N, SCENE_CODES) float32 in [-2, 2].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.prior import codes_of_noise
         >>> codes_of_noise(torch.zeros(2, 32)).abs().max().item()
@@ -202,7 +201,7 @@ def pair_loss(drawn: Tensor, wanted: Tensor, weights: tuple[float, ...]) -> Tens
     Returns:
         Scalar of 0 or more.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.prior import pair_loss
         >>> pair_loss(torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), (1.0, 0.5)).item()
@@ -324,7 +323,7 @@ class ReducedPriorTraining:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume, it is damaged, or of other settings.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.prior import (
         ...     ReducedPriorConfig,
         ...     ReducedPriorTraining,

@@ -1,4 +1,4 @@
-"""The steps of the benchmark: each trains what is not there yet, measures it and notes numbers."""
+"""The steps of the benchmark: each trains what is missing, measures it and records numbers."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Trains a reduced U2-Net to find the object of a scene: the "pretrained" saliency network.
 
-As the published U2-Net learned from photographs whose objects were outlined by hand, and not from
-ImageNet, this one learns from images with true masks in which no class of the scenes occurs: random
-blobs, with textures and grounds of the scenes' families in all combinations. In some images there
-is no object, so that it does not learn that there always is one.
+The published U2-Net learned from photographs with objects outlined by hand, not from ImageNet. So
+this one learns from images with true masks that show no class of the scenes: random blobs, with
+textures and grounds of the scenes' families in all combinations. Some images have no object, so
+that it does not learn to expect one.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def make_salient(
         empty_share: of images without an object.
         seed: of everything that is drawn.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.saliency import make_salient
         >>> scenes = make_salient(4, num_blobs=2, empty_share=0.5)
         >>> scenes.masks.shape
@@ -159,7 +159,7 @@ class ReducedSaliencyTraining:
         ArgumentError: the folder is a file, or holds a training and `resume` is False.
         CheckpointError: there is nothing to resume, it is damaged, or of other settings.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.saliency import (
         ...     ReducedSaliencyConfig,
         ...     ReducedSaliencyTraining,

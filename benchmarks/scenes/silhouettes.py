@@ -1,4 +1,4 @@
-"""Outlines of the objects in the scenes, and how far each place is from them.
+"""Outlines of the objects in the scenes, and the distance of each place from them.
 
 Eight silhouettes stand for the classes. Random blobs stand for all other objects: a saliency
 network learns from those, so that it never sees the outline of a class.
@@ -49,7 +49,7 @@ class Silhouettes:
 def class_silhouettes() -> Silhouettes:
     """Returns the silhouettes of the classes, in the order of `SILHOUETTES`.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.silhouettes import SILHOUETTES, class_silhouettes
         >>> len(class_silhouettes()) == len(SILHOUETTES)
         True
@@ -68,7 +68,7 @@ def blob_silhouettes(num: int, seed: int = 0) -> Silhouettes:
     Raises:
         ArgumentError: less than one blob, or a negative seed.
 
-    Example:
+    Examples:
         >>> from benchmarks.scenes.silhouettes import blob_silhouettes
         >>> blob_silhouettes(3).outlines.shape
         torch.Size([3, 96, 2])
@@ -97,7 +97,7 @@ def signed_distance(loops: list[Tensor], places: Tensor) -> Tensor:
     Returns:
         (P,) float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from benchmarks.scenes.silhouettes import signed_distance
         >>> square = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])

@@ -1,4 +1,4 @@
-"""What the trainings of the prior and of the saliency network share."""
+"""The common part of the trainings of the prior and of the saliency network."""
 
 from __future__ import annotations
 

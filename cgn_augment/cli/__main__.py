@@ -1,4 +1,4 @@
-"""Runs `cgn-augment` by `python -m cgn_augment.cli`, for launchers of modules."""
+"""Runs `cgn-augment` as `python -m cgn_augment.cli`, for launchers of modules."""
 
 from cgn_augment.cli.program import main
 

@@ -1,4 +1,4 @@
-"""The command `cgn-augment doctor`: what is installed, and what is wrong with it, on one screen."""
+"""The command `cgn-augment doctor`: what is installed and what is wrong, on one screen."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from cgn_augment.ranks import count_cores
 PACKAGE = "cgn-augment"
 HIDDEN_EXTRAS = ("test",)
 LEAST_SHARED = 2**28
-"""Bytes of shared memory under which workers that return batches are likely to be killed."""
+"""Bytes of shared memory below which workers that return batches are likely to be killed."""
 
 
 class Need(NamedTuple):
-    """A package that is asked for, and what there is of it.
+    """A required package, and what is installed.
 
     Attributes:
-        name: of the package.
+        name: name of the package.
         wanted: versions that fit, such as ">=2.6".
         found: the installed version, or None.
-        fits: whether that is one of them.
+        fits: whether the installed version fits.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Need(NamedTuple):
 
 
 def doctor() -> None:
-    """Prints versions, devices, extras and bundled files, and what is wrong: for a bug report.
+    """Prints versions, devices, extras, bundled files and problems, for a bug report.
 
-    The exit code is 1 if something is wrong.
+    The exit code is 1 if there is a problem.
     """
     needs = find_needs()
     required = needs.pop("")
@@ -71,9 +71,9 @@ def doctor() -> None:
 
 
 def find_needs(package: str = PACKAGE) -> dict[str, list[Need]]:
-    """Returns by extra which packages a package asks for, and under "" those that it always needs.
+    """Returns the packages that a package requires, by extra; "" holds those always required.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.doctor import find_needs
         >>> [need.fits for need in find_needs()[""] if need.name == "torch"]
         [True]
@@ -91,7 +91,7 @@ def find_needs(package: str = PACKAGE) -> dict[str, list[Need]]:
 
 
 def describe_device() -> tuple[str, list[str]]:
-    """Returns what torch can run on, and what is wrong with that."""
+    """Returns what torch can run on, and any problem with it."""
     import torch
 
     cuda = torch.version.cuda
@@ -125,7 +125,7 @@ def check_bundled_files() -> tuple[str, list[str]]:
 
 
 def _extras_of(asked: Requirement) -> Iterator[str]:
-    """Yields the extra that a requirement belongs to, if it belongs to one."""
+    """Yields the extra that a requirement belongs to, if any."""
     if asked.marker is not None:
         words = str(asked.marker).split("extra ==")[1:]
         yield from (word.split()[0].strip("\"'") for word in words)
@@ -152,7 +152,7 @@ def _find_wrong_versions(needs: list[Need]) -> list[str]:
 
 
 def _find_broken_imports() -> list[str]:
-    """Returns what does not go together, though each is there."""
+    """Returns packages that are installed but do not fit together."""
     try:
         importlib.import_module("torchvision")
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The commands that draw many images; `cgn_augment.cli.program` runs them."""
+"""Commands that draw many images; `cgn_augment.cli.program` runs them."""
 
 from __future__ import annotations
 
@@ -49,28 +49,29 @@ def sample(
     chunk: int = 1,
     device: str = "cpu",
 ) -> None:
-    """Draws images into a folder as PNG, with their labels as CSV and as JSON lines.
+    """Draws images into a folder as PNG, with labels as CSV and JSON lines.
 
     Args:
         cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
             parts.
-        out: folder to write; must be empty or not there.
-        num: how many images; with per-class, how many of each class of the shape.
-        mode: random draws each factor's class by itself; per-class goes through the classes of the
+        out: folder to write; must be empty or missing.
+        num: number of images; with per-class, number per class of the shape.
+        mode: random draws each factor's class separately; per-class goes through the classes of the
             shape; best draws from the classes that the published ImageNet CGN draws best.
-        shape: class or classes to keep to, by index or by name of ImageNet's list or of the parts:
+        shape: class or classes to draw from, by index or by name in ImageNet's list or the parts:
             207, 'tench', '[207, tench]'.
-        texture: likewise; shape for the object's own, as it is by default of parts, or other for
-            any class but the shape's.
-        background: likewise; other for any class but the shape's.
-        same: true gives each image the class of its shape for all three factors.
-        save: what is written of each image: mask, foreground, background, composite, or several:
+        texture: likewise; shape takes the object's own (the default for parts), other takes any
+            class but the shape's.
+        background: likewise; other takes any class but the shape's.
+        same: true gives all three factors of an image the class of its shape.
+        save: what to write of each image: mask, foreground, background, composite, or several:
             '[mask, composite]'.
-        seed: of classes and noise. An image depends on it, its number and its classes alone.
+        seed: seed of classes and noise. An image depends only on the seed, its number and its
+            classes.
         fixed_noise: true gives every image the same noise.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
-        size: of parts only: side of the square that they are brought to, in pixels; by default
-            that of the middle one of their images.
+        size: parts only: side of the square images, in pixels; by default the median side of the
+            parts' images.
         chunk: images drawn at once. One is fastest on a CPU.
         device: where to draw, such as cpu or cuda.
     """
@@ -121,26 +122,27 @@ def interpolate(
     truncation: float | None = None,
     device: str = "cpu",
 ) -> None:
-    """Goes from class to class in one mechanism or all, as a sheet (.png …), .gif or .mp4.
+    """Moves from class to class in one mechanism or all, as a sheet (.png …), .gif or .mp4.
 
     Args:
         cgn: path of a .pth or .safetensors checkpoint, or the name of a bundled generator.
-        out: file to write; its suffix says what: .png, .jpg, .webp, .pdf or .svg is a sheet.
-        classes: two or more, by index or by name of ImageNet's list: '[207, tench]'.
-        factor: whose class changes; all changes the three together.
-        shape: class of the shape where it stays the same; the first of CLASSES by default.
+        out: file to write; .png, .jpg, .webp, .pdf or .svg makes a sheet, .gif or .mp4 an
+            animation.
+        classes: two or more, by index or by name in ImageNet's list: '[207, tench]'.
+        factor: the factor whose class changes; all changes all three together.
+        shape: class of the shape if it does not change; by default the first of CLASSES.
         texture: likewise.
         background: likewise.
         steps: frames from one class to the next.
-        save: what is shown: mask, foreground, background, composite, or several: '[mask,
-            composite]'; all four in a sheet and the composite in an animation by default.
-        seed: of the noise, which all frames share.
-        frames_per_second: of an animation.
+        save: what to show: mask, foreground, background, composite, or several: '[mask,
+            composite]'; by default all four in a sheet and the composite in an animation.
+        seed: seed of the noise, which all frames share.
+        frames_per_second: speed of an animation.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
         device: where to draw, such as cpu or cuda.
     """
     animated = Path(out).suffix in ANIMATIONS
-    (check_animation if animated else check_picture)(out)  # before anything that takes long
+    (check_animation if animated else check_picture)(out)  # before anything slow
     if save == []:
         raise ArgumentError(f"save must name one or more of {', '.join(KINDS)}")
     network = load_cgn(cgn, device=device, truncation=truncation)

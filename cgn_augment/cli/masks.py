@@ -20,11 +20,11 @@ def write(
     masker: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Finds the mask of each image of a folder and writes it as a PNG file of the same name.
+    """Finds the mask of each image in a folder and writes it as a PNG file of the same name.
 
-    Masks that are in OUT stay as they are: the same command goes on after an interruption, and what
-    you mend by hand is kept. 'cgn-augment parts IMAGES PARTS --masks OUT' takes them. The exit code
-    is 1 if no image could be read.
+    Masks that exist in OUT stay as they are: the same command continues after an interruption, and
+    keeps masks that you corrected by hand. Use them with 'cgn-augment parts IMAGES PARTS --masks
+    OUT'. The exit code is 1 if no image could be read.
 
     Args:
         settings: of the masks.
@@ -35,7 +35,7 @@ def write(
         masker: a file model.onnx (U2-Net, ISNet, BiRefNet, ...), u2net.pth, or .safetensors of
             train-generator masker; torchvision/NAME; grabcut, which needs no weights; or the name
             of a bundled masker.
-        split: of images that come in splits: train (the default), val or test; or all.
+        split: split to take, if the images have splits: train (the default), val, test or all.
     """
     if masker is None:
         raise ArgumentError(f"say what finds the masks, --masker M: {KINDS}")
@@ -49,7 +49,7 @@ def write(
 
 
 def tell(counts: MaskCounts, out: str) -> None:
-    """Prints what came of the images."""
+    """Prints how many masks were written, kept and left out."""
     kept = f", {counts.kept} were there" if counts.kept else ""
     print(f"{out}: {counts.written} masks written{kept}")
     if counts.unreadable:

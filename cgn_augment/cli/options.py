@@ -1,4 +1,4 @@
-"""Makes the options of a command out of a dataclass of settings, so that they stand once."""
+"""Makes the options of a command from a dataclass of settings, so that each is written once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cgn_augment.errors import ArgumentError
 def settings_as_options(
     kind: type[Any], without: Collection[str] = (), **optional: str
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Lets a command have an option for each setting of a dataclass, beside its own arguments.
+    """Gives a command an option for each setting of a dataclass, besides its own arguments.
 
-    The command is a function whose first argument is the dataclass. What comes out has the settings
-    in its place, with their types, defaults and descriptions; `run_commands` takes it.
+    The first argument of the command is the dataclass. In the result its settings take the place of
+    this argument, with their types, defaults and descriptions; `run_commands` accepts it.
 
     Args:
         kind: a dataclass with an "Attributes:" or an "Args:" section.
-        without: settings with a default that are no options.
-        optional: settings without a default that are options too, and not positions, by name; the
-            text says what to give where one is missing.
+        without: settings with a default that are not options.
+        optional: settings without a default that are options instead of positions, by name; the
+            text is the error message if one is missing.
 
     Returns:
-        What decorates the function.
+        A decorator for the function.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> from inspect import signature
         >>> from cgn_augment.cli.options import settings_as_options
@@ -83,7 +83,7 @@ def settings_as_options(
 
 
 def _options(kind: type[Any], optional: Mapping[str, str]) -> list[Parameter]:
-    """Returns a keyword for each setting, with its type and default."""
+    """Returns a keyword parameter for each setting, with its type and default."""
     types = get_type_hints(kind)
     options = []
     for setting in fields(kind):
@@ -100,7 +100,7 @@ def _options(kind: type[Any], optional: Mapping[str, str]) -> list[Parameter]:
 
 
 def _describe(command: Callable[..., None], kind: type[Any], argument: str) -> str:
-    """Puts what the settings are in the place of what the argument is that they come from."""
+    """Replaces the description of the settings argument by those of the settings."""
     section = re.search(
         r"^(?:Attributes|Args):\n((?: .*\n?|\n)+)", getdoc(kind) or "", flags=re.MULTILINE
     )

@@ -42,26 +42,26 @@ def write(
     masker: str | None = None,
     masking: MaskSettings = MaskSettings(),  # noqa: B008 - it is frozen
 ) -> None:
-    """Takes photographs apart into WebDataset shards ('parts info', 'review', 'verify' look at it).
+    """Takes photographs apart into WebDataset shards, which 'parts info' and 'review' show.
 
-    Several processes share out the shards: start them with torchrun, or give each its --rank and
+    Several processes can share the shards: start them with torchrun, or give each its --rank and
     the --world-size. After an interruption the same command with --resume completes the set.
 
     Args:
         config: of the set.
-        images: a folder with a folder of images for each class; waterbirds:PATH,
+        images: a folder with one folder of images per class; waterbirds:PATH,
             spawrious:PATH@BENCHMARK, urbancars:PATH or in9:PATH@VARIANT; a table (.csv, .tsv,
             .jsonl, or table:FILE?path=NAME&label=NAME); shards (.tar, braces for several); or
             hf:NAME@SPLIT.
         out: folder or URL (such as s3://bucket/folder) of the set.
-        exclude: file with keys of images to leave out, one on each line, or JSON lines as in
+        exclude: file with keys of images to leave out, one per line, or JSON lines as in
             left_out.jsonl.
         rank: which of the processes this is (default: torchrun's).
-        world_size: how many processes there are (default: torchrun's).
-        num_workers: processes that take images apart (default: one for each core).
-        resume: go on with what is in OUT.
+        world_size: number of processes (default: torchrun's).
+        num_workers: processes that take images apart (default: one per core).
+        resume: continue the set in OUT.
         masker: finds the masks first, and writes them to the folder that --masks names; see
-            cgn-augment masks. Each process finds those of the shards that it writes.
+            cgn-augment masks. Each process finds those of its own shards.
         masking: settings of the masker and its masks.
     """
     if masker is None and masking != MaskSettings():
@@ -69,7 +69,7 @@ def write(
     keys = [] if exclude is None else read_keys(Path(exclude))
     with resumable():
         if masker is not None:
-            # What cannot be is known before masks are found, which takes long.
+            # Report errors before finding masks, which takes long.
             if num_workers is not None:
                 require_count("num_workers", num_workers, 0)
             if "://" not in out:
@@ -103,7 +103,7 @@ def write(
 
 
 def _tell_left_out(manifest: Manifest) -> None:
-    """Prints how many images are left out, and each class of which nothing is left."""
+    """Prints how many images are left out, and each class that has none left."""
     counts = {verdict: sum(of_class) for verdict, of_class in manifest.class_counts.items()}
     usable = manifest.class_counts["usable"]
     left_out = [f"{num} {name}" for name, num in counts.items() if name != "usable" and num]
@@ -137,7 +137,7 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
     Args:
         out: folder or URL of the set.
         sheet: the picture to write.
-        num: images of a row.
+        num: images per row.
     """
     check_picture(sheet)
     require_count("num", num)
@@ -150,15 +150,15 @@ def info(out: str, sheet: str = "parts.png", num: int = 12) -> None:
 
 
 def review(out: str, page: str = "review.html", num: int | None = None) -> None:
-    """Writes a page to look at every cut-out in a browser, and to choose what to leave out.
+    """Writes a page to review every cut-out in a browser and choose which to leave out.
 
-    The page shows the worst of each class first. It saves a list of keys that --exclude of
-    'cgn-augment parts' takes.
+    The page shows the worst of each class first. It saves a list of keys for --exclude of
+    'cgn-augment parts'.
 
     Args:
         out: folder or URL of the set.
         page: the file to write, .html.
-        num: at most so many images of a class, the worst (default: all).
+        num: most images per class, the worst ones (default: all).
     """
     check_page(page)
     parts = PartSet.open(out)

@@ -1,4 +1,4 @@
-"""The command `cgn-augment plan`: how large a bank and how many fresh factors fit into a step."""
+"""The command `cgn-augment plan`: what size of bank and how many fresh factors fit into a step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cgn_augment.types import Mechanisms
 
 Card = Literal["measured", "here"]
 
-_LEAST_WIDTH = 20  # of the column of reasons
+_LEAST_WIDTH = 20  # of the column with reasons
 
 
 def plan(
@@ -50,21 +50,21 @@ def plan(
     card: Card = "measured",
     device: str = "cpu",
 ) -> None:
-    """Says how large a bank and how many fresh factors fit into a step of training.
+    """Computes what size of bank and how many fresh factors fit into a training step.
 
     Args:
-        pixels: side of your images.
-        batch: real images of a step.
+        pixels: side of your images, in pixels.
+        batch: real images per step.
         ratio: counterfactuals per real image.
-        step_ms: milliseconds of a step of yours on as many images, real ones alone.
+        step_ms: duration of your training step on that many real images alone, in milliseconds.
         cgn: imagenet for the CGN of the paper's size, parts for parts of photographs, or the path
             or name of a generator.
-        overhead: the share that counterfactuals may add to a step.
+        overhead: share by which counterfactuals may lengthen a step.
         device_gb: memory that the bank may take, in GB.
-        storage: of the bank.
-        card: measured takes what docs/performance.md was measured on; here measures on --device,
-            which takes seconds.
-        device: of --card here: where to measure, such as cpu or cuda.
+        storage: storage of the bank.
+        card: measured uses the device of docs/performance.md; here measures --device, which takes
+            seconds.
+        device: for --card here: where to measure, such as cpu or cuda.
     """
     # Before a network is opened:
     require_amount("overhead", overhead)
@@ -81,9 +81,9 @@ def plan(
 
 
 def _require_here(device: str, card: Card) -> torch.device | None:
-    """Returns the device to measure, or None where nothing is measured."""
+    """Returns the device to measure, or None if nothing is measured."""
     if card == "here":
-        with suppress(RuntimeError):  # of what is no device, as `require_device` will say
+        with suppress(RuntimeError):  # not a device; `require_device` will report it
             if torch.device(device).type not in ("cpu", "cuda"):
                 raise ArgumentError(f"device {device} is not measured: take cpu or cuda")
         return require_device(device)
@@ -96,7 +96,7 @@ def _require_here(device: str, card: Card) -> torch.device | None:
 
 
 def _open(cgn: str, device: torch.device) -> Mechanisms | None:
-    """Returns the network to count and to measure; without memory on "meta"; None for parts."""
+    """Returns the network to count and measure; without memory on "meta"; None for parts."""
     if cgn == "parts":
         return None
     if cgn != "imagenet":
@@ -107,7 +107,7 @@ def _open(cgn: str, device: torch.device) -> Mechanisms | None:
 
 
 def imagenet_without_memory() -> ImageNetCGN:
-    """Returns the CGN of the paper's size, as it draws, without weights: what FLOPs it takes."""
+    """Returns the CGN of the paper's size in its drawing form, without weights, to count FLOPs."""
     with without_memory():
         return ImageNetCGN(folded=True).eval().requires_grad_(False)
 
@@ -120,7 +120,7 @@ def describe_plan(
     bank_gb: float,
     width: int | None = None,
 ) -> str:
-    """Returns the plan as a table of what, how much and why; why is broken to fit the width."""
+    """Returns the plan as a table of what, how much and why; the last is wrapped to the width."""
     allowed = work.step_ms * overhead
     rows = [
         [
@@ -179,7 +179,7 @@ def _turnover(plan: Plan) -> str:
 
 
 class Noise:
-    """Mechanisms that cost next to nothing, so that what stands behind them is measured."""
+    """Mechanisms that cost almost nothing, to measure everything else."""
 
     shared_noise, fingerprint = True, "noise"
 
@@ -201,7 +201,7 @@ class Noise:
     background = texture
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the images as they are."""
+        """Returns the images unchanged."""
         return images
 
     def _spread(self, noise: Tensor, channels: int) -> Tensor:
@@ -244,7 +244,7 @@ def _sample(bank: BankSource, match: Callable[[Tensor], Tensor], num: int) -> Te
 
 
 def _median_seconds(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Returns the median of calls, each waited for, after one that warms up."""
+    """Returns the median time of synchronised calls, after one to warm up."""
 
     def take() -> float:
         start = time.perf_counter()

@@ -57,32 +57,32 @@ def preview(
     """Draws what a training loop will see: real images and counterfactuals, with their labels.
 
     Args:
-        data: your images: a folder with a folder for each class, a table (.csv, .tsv, .jsonl), a
+        data: your images: a folder with one folder per class, a table (.csv, .tsv, .jsonl), a
             benchmark's layout such as waterbirds:PATH, shards (a path or URL that ends in .tar) or
             hf:NAME@SPLIT.
         cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
-            parts, whose classes must have the names of those of the data.
+            parts with the same class names as the data.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
-        image_size: height and width that images are trained at; the generator's by default.
-        mean: of your Normalize, of images in [0, 1]: a number, '[0.5, 0.4, 0.3]', or imagenet,
-            which stands for both. 0.5 and 0.5 give [-1, 1].
+        image_size: height and width of training images; by default the generator's.
+        mean: mean of your Normalize, for images in [0, 1]: a number, '[0.5, 0.4, 0.3]', or
+            imagenet, which sets both. 0.5 and 0.5 give [-1, 1].
         std: likewise.
         augment: false shows real images without random crops and flips.
-        min_scale: least share of an image that a random crop shows; 1 shows all of it.
-        batch_size: real images of a step.
-        ratio: counterfactuals per real image; 1 where neither count nor fraction is given.
-        count: instead of ratio, counterfactuals of a step.
-        fraction: instead of ratio, the share of the batch that is counterfactual.
-        mix: append puts counterfactuals behind the real images, replace in the place of some, and
-            separate into a batch of their own.
-        label: which factor's class is the label of a counterfactual; all makes it three labels.
-        class_map: 'label: class or classes of the generator', each by number or by name: '{cat:
-            [281, 282], 1: golden_retriever}'.
-        classes: names of the classes by label, or their number, where the data does not say.
-        bank: draws from a bank of this size, as BankSource does; 0 draws each image anew.
+        min_scale: smallest share of an image that a random crop shows; 1 shows all of it.
+        batch_size: real images per step.
+        ratio: counterfactuals per real image; 1 if neither count nor fraction is given.
+        count: counterfactuals per step, instead of ratio.
+        fraction: share of the batch that is counterfactual, instead of ratio.
+        mix: append puts counterfactuals after the real images, replace in the place of some, and
+            separate into their own batch.
+        label: the factor whose class is the label of a counterfactual; all gives three labels.
+        class_map: 'label: class or classes of the generator', each by number or name: '{cat: [281,
+            282], 1: golden_retriever}'.
+        classes: names of the classes by label, or their number, if the data does not say.
+        bank: size of a bank to draw from, as BankSource does; 0 draws each image anew.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
-        num: images of either kind that are shown, at most.
-        seed: of the order and of everything that is drawn.
+        num: most images of each kind to show.
+        seed: seed of the order and of every draw.
         device: where to draw, such as cpu or cuda.
     """
     if cgn is None:
@@ -90,7 +90,7 @@ def preview(
             "say which generator: --cgn PATH of a checkpoint, or one of the bundled "
             f"{', '.join(bundled_generators())}"
         )
-    check_picture(out)  # before anything that takes long
+    check_picture(out)  # before anything slow
     network = load_mechanisms(cgn, device=device, truncation=truncation)
     size = network.image_size if image_size is None else image_size
     scale = _scale(mean, std)
@@ -137,7 +137,7 @@ def _scale(mean: Channels, std: Channels) -> tuple[list[float], list[float]]:
 def _read_map(
     given: dict[str, int | str | list[int | str]], images: ImageSet, num_classes: int
 ) -> dict[int, list[int]]:
-    """Returns the classes of each label, where either may be given by name."""
+    """Returns the classes of each label; labels and classes may be given by name."""
     read = {}
     for label, classes in given.items():
         if label in images.classes:

@@ -1,4 +1,4 @@
-"""The command `cgn-augment`: generators, what a loop will see, masks, sets of shards and parts."""
+"""The command `cgn-augment`: generators, previews, masks, sets of shards and of parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
 
 def info(cgn: str) -> None:
-    """Prints what a checkpoint or a set of parts holds.
+    """Prints the content of a checkpoint or a set of parts.
 
     Args:
         cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
@@ -77,20 +77,20 @@ def sheet(
         cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder of
             parts.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
-        num: columns.
-        seed: of noise and classes.
-        size: of parts only: side of the square that they are brought to, in pixels; by default
-            that of the middle one of their images.
+        num: number of columns.
+        seed: seed of noise and classes.
+        size: parts only: side of the square images, in pixels; by default the median side of the
+            parts' images.
         device: where to draw, such as cpu or cuda.
     """
-    check_picture(out)  # before anything that takes long
+    check_picture(out)  # before anything slow
     network = load_mechanisms(cgn, device=device, size=size)
     print(save_figure(draw_cgn(network, num, seed), out))
 
 
 def main() -> None:
     """Runs the command line."""
-    # Two commands have others beside their own work.
+    # Two commands have subcommands besides their own work.
     of_parts = {"verify": parts.verify, "info": parts.info, "review": parts.review}
     of_shards = {"verify": shards.verify, "info": shards.info}
     commands: Commands = {
@@ -117,13 +117,13 @@ def main() -> None:
 def run_commands(
     name: str, commands: Commands | Callable[..., Any], arguments: Sequence[str] | None = None
 ) -> None:
-    """Runs one of several commands; an error that the user can mend is one line and exit code 2.
+    """Runs one of several commands; a user's error becomes one line and exit code 2.
 
     Args:
-        name: of the program.
-        commands: functions by name, whose required arguments have no option's name; or one
-            function, all of whose arguments are options.
-        arguments: of the command line by default.
+        name: name of the program.
+        commands: functions by name, whose required arguments are positions; or one function, all of
+            whose arguments are options.
+        arguments: arguments; by default those of the command line.
     """
     given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -133,10 +133,10 @@ def run_commands(
             as_positional=isinstance(commands, dict),
             args=given,
             parser_mode=NAMES_AS_WRITTEN,
-            exit_on_error=False,  # which would print the usage of all options before the error
+            exit_on_error=False,  # else the usage of all options is printed before the error
         )
         sys.stdout.flush()
-    except BrokenPipeError:  # who read has seen enough, such as `head`
+    except BrokenPipeError:  # the reader has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except ArgumentError as error:
@@ -163,9 +163,9 @@ def run_commands(
 
 
 def without_traceback(message: str) -> str:
-    """Returns what an error says that a loader's worker has handed on with its traceback.
+    """Returns the original message of an error that a loader's worker passed on with its traceback.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.program import without_traceback
         >>> lines = "Caught DataError in DataLoader worker process 0.", "...", "DataError: why"
         >>> without_traceback(chr(10).join(lines))
@@ -178,13 +178,13 @@ def without_traceback(message: str) -> str:
 
 def _is_of_memory(error: BaseException) -> bool:
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(error)  # what torch says on a CPU
+    return known or "can't allocate memory" in str(error)  # torch's text on a CPU
 
 
 def plain_message(message: str) -> str:
-    """Returns in one line, and in words of a command line, what jsonargparse says of a value.
+    """Rewrites jsonargparse's message about a value as one line in the words of a command line.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.program import plain_message
         >>> lines = (
         ...     "Does not validate against any of the Union subtypes",
@@ -211,9 +211,9 @@ def _stop(status: int, message: str) -> NoReturn:
 def plain_arguments(arguments: Sequence[str]) -> list[str]:
     """Lets `--world-size` stand for `--world_size`, and `--resume` stand alone.
 
-    jsonargparse takes the one name, and wants a value after every option.
+    jsonargparse accepts only the second form, and expects a value after every option.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.program import plain_arguments
         >>> plain_arguments(["--world-size=2", "--resume", "--out", "my-set"])
         ['--world_size=2', '--resume=true', '--out', 'my-set']
@@ -230,7 +230,7 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _places(commands: Commands | Callable[..., Any], given: Sequence[str]) -> str | None:
-    """Returns how a command is called, where its required arguments were given as options."""
+    """Returns the form of a command whose required arguments were given as options."""
     words = list(given)
     while isinstance(commands, dict) and words and words[0] in commands:
         commands = commands[words.pop(0)]

@@ -1,4 +1,4 @@
-"""Facts, a line each, that fit the width of the screen."""
+"""Prints facts, one per line, to fit the width of the screen."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import textwrap
 
 
 def find_width() -> int | None:
-    """Returns the columns of the screen; None where the output goes elsewhere, as into a file."""
+    """Returns the columns of the screen; None if the output goes elsewhere, such as to a file."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def tell(name: str, value: object, column: int) -> None:
-    """Prints a fact; on a screen, long ones are broken between words.
+    """Prints a fact; on a screen, long ones are wrapped between words.
 
     Args:
-        name: of the fact, at the left.
-        value: what it is, in a line.
+        name: name of the fact, on the left.
+        value: the fact, in one line.
         column: width of all names.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.screen import tell
         >>> tell("device", "cpu", 8)
         device   cpu

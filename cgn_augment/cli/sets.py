@@ -1,4 +1,4 @@
-"""What the commands do alike with any set of shards: complete it, and check it."""
+"""What the commands for all kinds of sets share: completing and checking a set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cgn_augment.shards.layout import SetKind
 from cgn_augment.shards.manifest import Manifest
 
 AT_WORK = 1e-6
-"""Seconds before a bar may appear: not before the first step, so that none stands over an error."""
+"""Seconds before a bar appears: not before the first step, so that none precedes an error."""
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Says after Ctrl-C how a set is completed."""
+    """Says after Ctrl-C how to complete a set."""
     try:
         yield
     except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def check_set(
     verify: Callable[[str, Callable[[int], object]], list[Problem]],
     kind: SetKind,
 ) -> None:
-    """Prints what is wrong with a set and what to do, and exits with 1 if anything is."""
+    """Prints the problems of a set and what to do, and exits with 1 if there are any."""
     with tqdm(unit="shard", desc="verifying", delay=AT_WORK) as bar:
         problems = verify(out, bar.update)
     if not problems:

@@ -37,7 +37,7 @@ def render(
 ) -> None:
     """Renders counterfactuals into WebDataset shards.
 
-    Several processes share out the shards: start them with torchrun, or give each its --rank and
+    Several processes can share the shards: start them with torchrun, or give each its --rank and
     the --world-size. After an interruption the same command with --resume completes the set.
 
     Args:
@@ -45,19 +45,19 @@ def render(
         cgn: path of a .pth or .safetensors checkpoint, name of a bundled generator, or folder or
             URL of parts.
         out: folder or URL (such as s3://bucket/folder) of the set.
-        shape: classes that shapes are drawn from (default: all).
-        texture: classes that textures are drawn from (default: all, and of parts shape); shape for
-            that of the object, other for any class but the shape's.
-        background: classes that backgrounds are drawn from (default: all); other for any class but
-            the shape's.
-        num_per_shape: this many neighbours show the same shape.
+        shape: classes to draw shapes from (default: all).
+        texture: classes to draw textures from (default: all; for parts: shape); shape takes that of
+            the object, other any class but the shape's.
+        background: classes to draw backgrounds from (default: all); other takes any class but the
+            shape's.
+        num_per_shape: how many neighbours share one shape.
         rank: which of the processes this is (default: torchrun's).
-        world_size: how many processes there are (default: torchrun's).
+        world_size: number of processes (default: torchrun's).
         num_encoders: threads that encode.
-        size: of parts only: side of the square that they are brought to, in pixels; by default
-            that of the middle one of their images.
+        size: parts only: side of the square images, in pixels; by default the median side of the
+            parts' images.
         device: where to draw, such as cpu or cuda.
-        resume: go on with what is in OUT.
+        resume: continue the set in OUT.
     """
     network = load_mechanisms(cgn, device=device, size=size)
     rules = Interventions(

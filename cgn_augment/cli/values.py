@@ -1,8 +1,8 @@
-"""How the values of options and of YAML files are read: names stay as they are written.
+"""Reads the values of options and of YAML files, and keeps names as they are written.
 
-YAML 1.1, which PyYAML speaks, takes 010 for 8, 000 for 0, and `no` for false: folders and classes
-with such names would silently be others. Here numbers stay text until an option wants a number, and
-true and false are the only truth values, as in YAML 1.2.
+YAML 1.1, which PyYAML reads, takes 010 for 8, 000 for 0, and `no` for false: folders and classes
+with such names would silently change. Here numbers stay text until an option expects a number, and
+only true and false are truth values, as in YAML 1.2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import set_loader
 
 NAMES_AS_WRITTEN = "names-as-written"
-"""The `parser_mode` of jsonargparse that reads so."""
+"""The `parser_mode` of jsonargparse that reads this way."""
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -32,9 +32,9 @@ _Loader.add_implicit_resolver(
 
 
 def load_value(text: str) -> Any:
-    """Reads YAML, whose numbers stay text for the option that they are given to.
+    """Reads YAML; numbers stay text for the option that they belong to.
 
-    Example:
+    Examples:
         >>> from cgn_augment.cli.values import load_value
         >>> load_value("{000: tench, no: [010, 7], flip: true}")
         {'000': 'tench', 'no': ['010', '7'], 'flip': True}

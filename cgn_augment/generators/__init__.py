@@ -1,4 +1,4 @@
-"""Frozen generators: the small CGN, the ImageNet CGN, and the reading of checkpoints."""
+"""Frozen generators: the small CGN, the ImageNet CGN, and their checkpoints."""
 
 from cgn_augment.generators.assembly import CGN
 from cgn_augment.generators.biggan import BigGAN, BigGANConfig

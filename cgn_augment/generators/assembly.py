@@ -1,4 +1,4 @@
-"""Makes networks of the tensors in files. Nothing is unpickled that could run code."""
+"""Builds networks from the tensors in files. Nothing is unpickled that could run code."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ REMEDY = "write it with save_cgn"
 _ARCHITECTURES: dict[str, Callable[..., CGN]] = {"small": SmallCGN, "imagenet": ImageNetCGN}
 
 _TARGETS_ONLY = "biggan_GT."
-"""Prefix of the fourth BigGAN of the published checkpoint, which only its training needs."""
+"""Prefix of the published checkpoint's fourth BigGAN, which only training needs."""
 
 
 def read_cgn(path: Path) -> CGN:
-    """Reads a CGN, not frozen; its weights are float32, whatever the file has.
+    """Reads a CGN, not frozen, as float32 whatever type the file has.
 
     Raises:
-        CheckpointError: the file is cut off, wants to run code, is of another network, or holds
+        CheckpointError: the file is truncated, would run code, belongs to another network, or holds
             NaN.
     """
     if path.suffix != ".safetensors":
@@ -61,7 +61,7 @@ def read_cgn(path: Path) -> CGN:
 
 
 def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Config) -> Network:
-    """Makes a network that has the tensors of `state` as its own, after all checks."""
+    """Builds a network that owns the tensors of `state`, after all checks."""
     try:
         with without_memory():  # weights are replaced below
             network = kind(**config)
@@ -86,7 +86,7 @@ def build(path: Path, state: StateDict, kind: Callable[..., Network], config: Co
 
 
 def _untie(state: StateDict) -> StateDict:
-    """Gives tensors that share memory in the file memory of their own: each is changed alone."""
+    """Copies tensors that share memory in the file, so that each can change alone."""
     seen: set[int] = set()
     own = {}
     for name, value in state.items():
@@ -97,7 +97,7 @@ def _untie(state: StateDict) -> StateDict:
 
 @contextmanager
 def _reading_sizes(path: Path, state: StateDict, what: str) -> Iterator[None]:
-    """Says what a file is not, where the block misses a tensor or finds one of another shape."""
+    """Reports what a file is not, if the block misses a tensor or finds one of another shape."""
     try:
         yield
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -130,9 +130,10 @@ def _infer_imagenet_config(path: Path, state: StateDict) -> Config:
 
 
 def infer_biggan(path: Path, state: StateDict) -> BigGANConfig:
-    """Reads the sizes of a BigGAN off the shapes of its tensors.
+    """Infers the sizes of a BigGAN from the shapes of its tensors.
 
-    Which blocks double the size cannot be seen; it is every second one, as in all published ones.
+    The shapes do not tell which blocks double the size; it is every second, as in all published
+    ones.
     """
     with _reading_sizes(path, state, "a BigGAN-deep generator"):
         noise_dim, num_classes = state["embeddings.weight"].shape
@@ -152,6 +153,6 @@ def infer_biggan(path: Path, state: StateDict) -> BigGANConfig:
 
 
 def infer_unet_width(path: Path, state: StateDict) -> int:
-    """Reads the width of a U2-Net off the shapes of its tensors."""
+    """Infers the width of a U2-Net from the shapes of its tensors."""
     with _reading_sizes(path, state, "a U2-Net"):
         return int(state["side1.weight"].shape[1])

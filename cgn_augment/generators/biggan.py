@@ -1,9 +1,9 @@
 """BigGAN-deep, the mechanism of the ImageNet CGN.
 
 Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
-ICLR 2019. The layers and the names in the state dict are those of `pytorch-pretrained-biggan`. What
-is ours: which row of the batch statistics is read, three channels of colour in place of 128 of
-which three are kept, normalisation in one pass, and weights with the spectral norm put in.
+ICLR 2019. Layers and names in the state dict are those of `pytorch-pretrained-biggan`. Ours are
+the choice of the row of batch statistics, three colour channels instead of 128 of which three are
+used, normalisation in one pass, and weights that include the spectral norm.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cgn_augment.generators.mechanisms import check_inputs
 from cgn_augment.generators.truncation import StatisticsRows, TruncationLookup, find_rows
 
 EPSILON = 1e-4
-"""Of batch and spectral normalisation, in all three published networks."""
+"""Epsilon of batch and spectral normalisation, in all three published networks."""
 
 SETTLING = 10
-"""Power iterations that new weights get, which a training would find in time."""
+"""Power iterations for new weights; training would do them over time."""
 
 
 Layer = tuple[bool, int, int]
@@ -47,21 +47,20 @@ class BigGANConfig:
     """The sizes of a BigGAN-deep generator; the published one of 256 pixels by default.
 
     Args:
-        num_classes: classes.
-        noise_dim: length of a noise vector, and of a class's embedding.
+        num_classes: number of classes.
+        noise_dim: length of a noise vector, and of a class embedding.
         channel_width: channels of the last block; a multiple of 4.
         layers: for each block whether it doubles the size, and its channels in and out, in
-            multiples of `channel_width`: from 16 at the first down to 1 at the last, each as many
-            as before or half as many.
-        attention_at: the block before which self-attention stands; its channels must be a multiple
-            of 8.
+            multiples of `channel_width`: from 16 at the first to 1 at the last; each block keeps or
+            halves them.
+        attention_at: the block after self-attention; its input channels must be a multiple of 8.
         num_statistics: rows of batch statistics, for truncations from 0 to 1.
 
     Raises:
-        ArgumentError: sizes that fit no generator.
-        ArgumentTypeError: a size that is not an integer.
+        ArgumentError: the sizes do not fit a generator.
+        ArgumentTypeError: a size is not an integer.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import BigGANConfig
         >>> BigGANConfig.published(512).image_size
         512
@@ -94,8 +93,11 @@ class BigGANConfig:
     def published(cls, image_size: int) -> Self:
         """Returns the sizes of the published generator of 128, 256 or 512 pixels.
 
+        Args:
+            image_size: 128, 256 or 512 pixels.
+
         Raises:
-            ArgumentError: another size.
+            ArgumentError: no generator of this size was published.
         """
         if image_size not in PUBLISHED_LAYERS:
             raise ArgumentError(
@@ -114,9 +116,9 @@ class BigGAN(nn.Module):
     """Draws an image of a class. Always in eval mode: drawing updates no statistics or norms.
 
     Args:
-        config: the sizes. A network of its own weights has statistics of mean 0 and variance 1.
+        config: the sizes. A new network has statistics of mean 0 and variance 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.biggan import BigGAN, BigGANConfig
         >>> layers = ((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1))
@@ -139,15 +141,19 @@ class BigGAN(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode whatever is asked for: nothing in it is updated by a forward pass."""
+        """Stays in eval mode whatever `mode` says: a forward pass updates nothing in it."""
         return super().train(False)
 
     def condition(self, noise: Tensor, y: Tensor) -> Tensor:
         """Joins noise (N, noise_dim) and the embeddings of classes (N,) to (N, 2 noise_dim).
 
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) integer classes.
+
         Raises:
-            ArgumentError: noise or classes of another shape, or a class that there is not.
-            ArgumentTypeError: classes that are not integers.
+            ArgumentError: noise or classes have a wrong shape, or a class does not exist.
+            ArgumentTypeError: classes are not integers.
         """
         check_inputs(noise, y, self.config.noise_dim, self.config.num_classes)
         embedding = self.embeddings.weight[:, y.to(noise.device).long()].t()
@@ -156,7 +162,16 @@ class BigGAN(nn.Module):
     def draw(
         self, condition: Tensor, truncation: float = 1.0, lookup: TruncationLookup = "exact"
     ) -> Tensor:
-        """Draws what `forward` draws, of a joined noise and embedding (N, 2 noise_dim)."""
+        """Draws like `forward`, from joined noise and embedding (N, 2 noise_dim).
+
+        Args:
+            condition: (N, 2 noise_dim) float32, as from `condition`.
+            truncation: in (0, 1]; selects the batch statistics.
+            lookup: see `find_rows`.
+
+        Returns:
+            (N, 3, H, W) float32 in [-1, 1].
+        """
         rows = find_rows(truncation, self.config.num_statistics, lookup)
         if not self._folded or (torch.is_grad_enabled() and condition.requires_grad):
             images: Tensor = self.generator(condition, rows)
@@ -176,7 +191,7 @@ class BigGAN(nn.Module):
         Args:
             noise: (N, noise_dim) float32: truncated normal noise times the truncation.
             y: (N,) integer classes.
-            truncation: in (0, 1]; decides the batch statistics.
+            truncation: in (0, 1]; selects the batch statistics.
             lookup: see `find_rows`.
 
         Returns:
@@ -184,24 +199,24 @@ class BigGAN(nn.Module):
 
         Raises:
             ArgumentError: see `condition` and `find_rows`.
-            ArgumentTypeError: classes that are not integers.
+            ArgumentTypeError: classes are not integers.
         """
         return self.draw(self.condition(noise, y), truncation, lookup)
 
     def fold(self) -> None:
         """Divides each weight by its spectral norm, and stops computing the norms.
 
-        The images differ by rounding alone. Names in the state dict change: `weight` takes the
-        place of `weight_orig`, `weight_u` and `weight_v`.
+        Images change only by rounding. In the state dict, `weight` replaces `weight_orig`,
+        `weight_u` and `weight_v`.
         """
         for part in self.modules():
             if hasattr(part, "weight_orig"):
                 nn.utils.remove_spectral_norm(part).weight.requires_grad_(False)
-                part._load_state_dict_pre_hooks.clear()  # torch leaves that of the norm behind
+                part._load_state_dict_pre_hooks.clear()  # torch leaves the norm's hook behind
         self._folded = True
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what follows from the weights."""
+        """Leaves out what can be computed from the weights."""
         return {**self.__dict__, "_lean": None}
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
@@ -214,7 +229,12 @@ class BigGAN(nn.Module):
 
     @torch.no_grad()
     def make_lean(self, rows: StatisticsRows, joined: bool) -> LeanBigGAN:
-        """Returns what draws with the folded weights, which is kept while they stay as they are."""
+        """Returns the fast form that draws with the folded weights; cached until they change.
+
+        Args:
+            rows: the batch statistics to use.
+            joined: see `LeanBigGAN`.
+        """
         lean = self._lean
         compiled = self.compiled and joined
         if lean is None or not lean.fits((rows, joined, compiled)):
@@ -224,11 +244,14 @@ class BigGAN(nn.Module):
 
     @torch.no_grad()
     def settle_norms(self, num_iterations: int = 1) -> None:
-        """Brings the singular vectors of the spectral norms up to date with the weights, in place.
+        """Updates the singular vectors of the spectral norms to the weights, in place.
 
-        By so many power iterations (Miyato et al., ICLR 2018, algorithm 1). A forward pass reads
-        them and never changes them, so a training calls this after its steps. A folded network has
+        Uses power iterations (Miyato et al., ICLR 2018, algorithm 1). A forward pass reads the
+        vectors and never changes them, so training calls this after its steps. A folded network has
         none.
+
+        Args:
+            num_iterations: number of power iterations.
         """
         parts: list[Any] = [part for part in self.modules() if hasattr(part, "weight_orig")]
         if not parts or parts[0].weight_orig.is_meta:
@@ -241,9 +264,9 @@ class BigGAN(nn.Module):
 
 
 class StatisticsNorm(nn.Module):
-    """Batch normalisation with given statistics, and gain and shift given by the condition.
+    """Batch normalisation with given statistics; the condition gives gain and shift.
 
-    Names and sizes are those of the published layer whose place it takes.
+    Names and sizes are those of the published layer that it replaces.
     """
 
     running_means: Tensor
@@ -262,13 +285,13 @@ class StatisticsNorm(nn.Module):
             self.bias = nn.Parameter(torch.zeros_like(self.running_means[0]))
 
     def statistics(self, x: Tensor, rows: StatisticsRows) -> tuple[Tensor, Tensor]:
-        """Returns the mean and the variance, each (C,), that (N, C, H, W) is normalised with."""
+        """Returns the mean and the variance, each (C,), used to normalise (N, C, H, W)."""
         mean = self.running_means[rows.lower].lerp(self.running_means[rows.upper], rows.fraction)
         var = self.running_vars[rows.lower].lerp(self.running_vars[rows.upper], rows.fraction)
         return mean, var
 
     def affine(self, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns gain and shift of a condition (N, 2 noise_dim), each (N, C) or (1, C)."""
+        """Returns gain and shift for a condition (N, 2 noise_dim), each (N, C) or (1, C)."""
         if self.conditional:
             return 1 + self.scale(condition), self.offset(condition)
         return self.weight[None], self.bias[None]
@@ -285,16 +308,16 @@ class StatisticsNorm(nn.Module):
 
 
 class ColourConv(nn.Conv2d):
-    """The last convolution: of its many outputs only the three that are used are computed."""
+    """The last convolution; computes only the three outputs that are used."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes (N, C, H, W) to (N, 3, H, W)."""
+        """Maps (N, C, H, W) to (N, 3, H, W)."""
         bias = None if self.bias is None else self.bias[:3]
         return F.conv2d(x, self.weight[:3], bias, padding=1)
 
 
 def _make_published(config: BigGANConfig) -> Any:
-    import pytorch_pretrained_biggan as package  # brings boto3, which takes its time
+    import pytorch_pretrained_biggan as package  # imports boto3, which is slow
 
     return package.BigGAN(
         package.BigGANConfig(
@@ -312,13 +335,13 @@ def _make_published(config: BigGANConfig) -> Any:
 
 
 def _replace_parts(generator: nn.Module, channel_width: int) -> None:
-    """Puts our normalisation and last convolution in the place of the published ones."""
+    """Replaces the published normalisation and last convolution by ours."""
     for block in generator.modules():
         for name, part in list(block.named_children()):
             if hasattr(part, "running_means") and not isinstance(part, StatisticsNorm):
                 setattr(block, name, StatisticsNorm(part))
             elif isinstance(part, nn.ReLU):
-                part.inplace = True  # what comes in is always a normalisation's fresh result
+                part.inplace = True  # its input is always the new result of a normalisation
     last = ColourConv(channel_width, channel_width, 3, padding=1)
     generator.conv_to_rgb = nn.utils.spectral_norm(last, eps=EPSILON)
 

@@ -25,30 +25,30 @@ def load_cgn(
     truncation_lookup: TruncationLookup | None = None,
     fold: bool = True,
 ) -> CGN:
-    """Loads a frozen CGN; which architecture it is, the file says.
+    """Loads a frozen CGN; the file says which architecture it is.
 
     Args:
         name_or_path: the name of a bundled generator (`bundled_generators()` lists them), or the
-            path of a checkpoint: a published `.pth` state dict (also with a `module.` prefix), or
-            a `.safetensors` file written by `save_cgn`.
-        device: where the weights go.
-        truncation: of an ImageNet CGN, in (0, 1]; as the file says, or 1, by default.
-        truncation_lookup: of an ImageNet CGN: "exact" or "published"; see `ImageNetCGN`.
-        fold: of an ImageNet CGN: put norms into the weights; see `ImageNetCGN.freeze`.
+            path of a checkpoint: a published `.pth` state dict (also with a `module.` prefix), or a
+            `.safetensors` file written by `save_cgn`.
+        device: device for the weights.
+        truncation: for an ImageNet CGN, in (0, 1]; by default as in the file, or 1.
+        truncation_lookup: for an ImageNet CGN: "exact" or "published"; see `ImageNetCGN`.
+        fold: for an ImageNet CGN: fold norms into the weights; see `ImageNetCGN.freeze`.
 
     Returns:
         The CGN in eval mode, without gradients: a `SmallCGN` or an `ImageNetCGN`. Its weights are
-        float32, whatever the file has. A large file is mapped into memory, so do not write over it
-        while the CGN is in use (`save_cgn` replaces it, which is fine).
+        float32 whatever the file has. A large file is memory-mapped, so do not overwrite it while
+        the CGN is in use (`save_cgn` replaces the file, which is safe).
 
     Raises:
-        FileError: there is no such file and no such bundled generator.
-        CheckpointError: the file is cut off, is a pickle that wants to run code, is of another
+        FileError: no file and no bundled generator has this name.
+        CheckpointError: the file is truncated, is a pickle that would run code, belongs to another
             network, or holds NaN.
-        UsageError: the device is not there.
-        ArgumentError: a truncation for a small CGN, or one outside (0, 1].
+        UsageError: the device does not exist.
+        ArgumentError: a truncation is given for a small CGN, or is outside (0, 1].
 
-    Example:
+    Examples:
         >>> from cgn_augment import load_cgn
         >>> from cgn_augment.generators import SmallCGN, save_cgn
         >>> path = getfixture("tmp_path") / "mine.safetensors"
@@ -73,10 +73,10 @@ def save_cgn(cgn: CGN, path: str | os.PathLike[str], **metadata: object) -> None
     Args:
         cgn: the network.
         path: ends in `.safetensors`.
-        metadata: what made it (recipe, seed, commit, …); kept as text in the file.
+        metadata: origin of the network (recipe, seed, commit, …); stored as text in the file.
 
     Raises:
-        ArgumentError: another suffix, or metadata under a name that the file itself uses.
+        ArgumentError: the suffix is wrong, or metadata uses a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
     header = {
@@ -90,7 +90,11 @@ def save_cgn(cgn: CGN, path: str | os.PathLike[str], **metadata: object) -> None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns the metadata of a `.safetensors` checkpoint; a published `.pth` has none."""
+    """Returns the metadata of a `.safetensors` checkpoint; empty for a published `.pth`.
+
+    Args:
+        path: the checkpoint.
+    """
     path = find_weights(path)
     if path.suffix != ".safetensors":
         return {}
@@ -103,7 +107,7 @@ def bundled_generators() -> list[str]:
 
 
 def require_device(device: torch.device | str) -> torch.device:
-    """Returns a device to draw on, or raises `UsageError` if this machine has none of this name."""
+    """Returns a device to draw on, or raises `UsageError` if this machine does not have it."""
     target = known_device(device)
     if target.type == "meta":
         raise UsageError("device 'meta' holds no images: pass device='cpu' or 'cuda'")
@@ -113,7 +117,7 @@ def require_device(device: torch.device | str) -> torch.device:
 def known_device(device: torch.device | str) -> torch.device:
     """Returns the device, or raises `UsageError` if this machine does not have it.
 
-    Unlike `require_device` it takes "meta" too, to which a stream may well move its batches.
+    Unlike `require_device` it accepts "meta", to which a stream may move its batches.
     """
     try:
         target = torch.device(device)
@@ -142,7 +146,7 @@ def find_weights(
     what: str = "generator",
     remedy: str = "pass the path of a .pth or .safetensors checkpoint",
 ) -> Path:
-    """Returns the path of a file, or of what the package brings under this name, or raises."""
+    """Returns the path of a file, or of the bundled file with this name, or raises `FileError`."""
     bundled = {path.stem: path for path in sorted((folder or WEIGHTS).glob("*.safetensors"))}
     path = bundled.get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_file():

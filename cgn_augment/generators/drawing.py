@@ -1,4 +1,4 @@
-"""Draws from a frozen CGN: each mechanism runs alone, for the classes that are asked for."""
+"""Draws from a frozen CGN: each mechanism runs alone, for the requested classes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cgn_augment.types import Factors, Mechanisms
 
 
 def known_classes(cgn: Mechanisms) -> int | Sequence[int]:
-    """Returns how many classes a CGN has, or which, where they are not 0 to one less than that."""
+    """Returns the number of classes of a CGN, or a list of them if they are not 0, 1, 2, …."""
     labels: Sequence[int] | None = getattr(cgn, "labels", None)
     return cgn.num_classes if labels is None else labels
 
 
 def default_interventions(cgn: Mechanisms) -> Interventions:
-    """Returns how classes are drawn where nobody says: uniformly, unless the mechanisms say."""
+    """Returns the default for how classes are drawn: uniformly, unless the mechanisms differ."""
     own: Interventions | None = getattr(cgn, "interventions", None)
     return Interventions() if own is None else own
 
 
 def draw_objects(cgn: Mechanisms, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns masks and foregrounds that belong together: of one object, or of one noise vector."""
+    """Returns masks and foregrounds that belong together: from one object or one noise vector."""
     own: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = getattr(cgn, "objects", None)
     return (cgn.shape(noise, y), cgn.texture(noise, y)) if own is None else own(noise, y)
 
@@ -38,17 +38,17 @@ def draw_factors(
     *,
     tied: bool = False,
 ) -> Factors:
-    """Runs each mechanism once for each image (shapes: once for each group of `num_per_shape`).
+    """Runs each mechanism once per image (shapes: once per group of `num_per_shape`).
 
     Args:
         cgn: a frozen CGN.
         classes: (3, N) int64 classes of shape, texture and background.
         generator: a CPU generator, for the noise and for the shuffling of textures.
-        num_per_shape: this many neighbours have the same class of shape, and get the same mask.
+        num_per_shape: how many neighbours share one mask; they have the same class of shape.
         chunk: images that a mechanism makes at once.
-        tied: each foreground is that of the object which brings the mask.
+        tied: takes each foreground from the object that gives the mask.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.drawing import draw_factors
@@ -69,11 +69,11 @@ def run_mechanisms(
     masks: bool = True,
     tied: bool = False,
 ) -> list[Tensor]:
-    """Draws what `draw_factors` draws; where masks are not wanted, the rest alone, and the same.
+    """Draws the same as `draw_factors`, as a list; without masks if they are not wanted.
 
     Returns:
-        Masks (N, 1, H, W) float32 in [0, 1] if they are wanted, foregrounds and backgrounds
-        (N, 3, H, W) float32 in [-1, 1].
+        Masks (N, 1, H, W) float32 in [0, 1] if wanted, then foregrounds and backgrounds (N, 3, H,
+        W) float32 in [-1, 1].
     """
     num = classes.shape[1]
     shape, texture, background = classes.to(cgn.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""A short text that identifies the weights of a network, or other tensors."""
+"""Short texts that identify the weights of a network, or other tensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 def hash_weights(module: nn.Module) -> str:
     """Returns twelve hexadecimal digits of a hash of names and weights.
 
-    The order of the layers, the device and the layout in memory have no part in it.
+    Independent of the order of layers, the device and the memory layout.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from cgn_augment.generators.fingerprint import hash_weights
         >>> layer = nn.Linear(2, 2)
@@ -28,7 +28,7 @@ def hash_weights(module: nn.Module) -> str:
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Returns twelve hexadecimal digits of a hash of names and values, in the names' order.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.fingerprint import hash_tensors
         >>> hash_tensors({"y": torch.arange(3)}) == hash_tensors({"y": torch.arange(3)})
@@ -37,7 +37,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        # As bytes: NumPy knows no bfloat16. A view, so that a large network is not copied.
+        # As bytes, since NumPy has no bfloat16; and as a view, to avoid copying a large network.
         flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(flat)
     return digest.hexdigest()[:12]

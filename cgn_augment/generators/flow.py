@@ -1,4 +1,4 @@
-"""An invertible map from noise to codes, which makes noise look like what an encoder puts out.
+"""An invertible map from noise to codes; it makes noise look like the output of an encoder.
 
 Affine coupling layers after Dinh et al., Density estimation using Real NVP, ICLR 2017, conditioned
 on the embedding of a class.
@@ -18,19 +18,19 @@ MAX_LOG_SCALE = 1.5
 class CodeFlow(nn.Module):
     """Maps noise and an embedding to a code and the same embedding, and back.
 
-    A new one changes nothing: its last layers are zero.
+    A new flow changes nothing: its last layers are zero.
 
     Args:
         noise_dim: length of a noise vector and of a code; even.
         embedding_dim: length of an embedding.
-        num_layers: coupling layers; they change the one half of the numbers and the other in turn.
+        num_layers: coupling layers; they change the two halves of the numbers in turn.
         hidden_dim: units of the two hidden layers of each.
 
     Raises:
-        ArgumentError: an odd `noise_dim`, or a number below 1.
-        ArgumentTypeError: a number that is not an integer.
+        ArgumentError: `noise_dim` is odd, or a number is below 1.
+        ArgumentTypeError: a number is not an integer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.flow import CodeFlow
         >>> flow = CodeFlow(noise_dim=4, embedding_dim=2)
@@ -57,7 +57,7 @@ class CodeFlow(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Turns noise into codes.
+        """Maps noise to codes.
 
         Args:
             inputs: (N, noise_dim + embedding_dim) float32: noise, then embeddings.
@@ -73,14 +73,14 @@ class CodeFlow(nn.Module):
         return self._join(halves, embedding)
 
     def invert(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Turns codes into noise.
+        """Maps codes to noise.
 
         Args:
             inputs: (N, noise_dim + embedding_dim) float32: codes, then embeddings.
 
         Returns:
-            (N, noise_dim + embedding_dim) noise, then embeddings; and (N,) the logarithm of the
-            determinant of d noise / d code.
+            (N, noise_dim + embedding_dim) noise, then embeddings; and (N,) log determinant of d
+            noise / d code.
         """
         halves, embedding = self._split(inputs)
         log_determinant = inputs.new_zeros(len(inputs))

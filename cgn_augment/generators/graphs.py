@@ -1,4 +1,4 @@
-"""CUDA graphs: what a mechanism launches on a GPU is recorded once, and replayed as one launch."""
+"""CUDA graphs: records the GPU launches of a mechanism once, and replays them as one launch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 MOST_GRAPHS = 24
-"""Recorded at once, for eight batch sizes of three mechanisms; the oldest makes room."""
+"""Recordings kept: eight batch sizes of three mechanisms; the oldest is dropped first."""
 
 _WARM_UP = 3
-"""Runs before a recording, in which libraries choose their kernels and take their memory."""
+"""Runs before a recording, so that libraries choose kernels and allocate memory."""
 
 Run = Callable[[Tensor], Tensor]
 
 
 class Watch:
-    """Says whether tensors are still the same memory with the same values.
+    """Detects whether tensors still have the same memory and values.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.graphs import Watch
         >>> weight = torch.zeros(2)
@@ -39,7 +39,7 @@ class Watch:
         self._seen = [_state(tensor) for tensor in tensors]
 
     def unchanged(self) -> bool:
-        """Compares with the time when it was made."""
+        """Returns whether nothing has changed since it was made."""
         return self._seen == [_state(tensor) for tensor in self._tensors]
 
 
@@ -52,10 +52,10 @@ class _Recording:
 
 
 class Graphs:
-    """Replays functions of one tensor, each at the sizes that it was called with twice.
+    """Replays functions of one tensor, for each size that it was called with twice.
 
-    The first call of a size runs as it is, the second one is recorded. What is returned is a copy,
-    so that nothing that was drawn changes later. Threads and streams take turns.
+    The first call of a size runs normally; the second is recorded. Results are copies, so that
+    nothing drawn changes later. Threads and streams take turns.
     """
 
     def __init__(self) -> None:
@@ -66,22 +66,22 @@ class Graphs:
         self._done: Any = None
 
     def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
-        """Copies, in this process or another, begin without recordings."""
+        """Copies, in this process or another, start without recordings."""
         return Graphs, ()
 
     def __len__(self) -> int:
         return len(self._recorded)
 
     def run(self, name: Hashable, function: Run, given: Tensor, read: Sequence[Tensor]) -> Tensor:
-        """Returns what `function` makes of `given`.
+        """Returns the result of `function` for `given`.
 
         Args:
-            name: of the function; with the size of `given` it says which recording is replayed.
+            name: name of the function; with the size of `given` it selects the recording.
             function: launches the same kernels at every call.
-            given: its argument. On the CPU, where gradients are wanted, and inside of autocast or
-                of another recording, the function runs as it is.
-            read: what the function reads beside it: a recording keeps it, and a change of one
-                makes a new recording.
+            given: its argument. The function runs normally on the CPU, with gradients, and inside
+                autocast or another recording.
+            read: the other tensors that the function reads: a recording keeps them, and a change in
+                one makes a new recording.
         """
         if not _can_record(given):
             return function(given)
@@ -120,7 +120,7 @@ class Graphs:
             current.wait_stream(side)
             cuda.synchronize()
             graph = cuda.CUDAGraph()
-            # Other threads may go on with their own work meanwhile.
+            # Other threads may continue their own work meanwhile.
             with cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
                 made = function(given)
         return _Recording(graph, given, made, Watch(read))

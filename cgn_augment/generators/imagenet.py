@@ -1,7 +1,7 @@
-"""The CGN for ImageNet: three BigGAN generators, and a U2-Net that turns one's images into masks.
+"""The CGN for ImageNet: three BigGAN generators, and a U2-Net that turns images into masks.
 
 Paper, section 3.2. The fourth BigGAN of the published code, which gives the training its targets,
-is not part of this network: it is not needed to draw from it.
+is not part of this network, since drawing does not need it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ class ImageNetCGN(CGNetwork):
     """Three mechanisms that draw a mask, a foreground and a background of 128, 256 or 512 pixels.
 
     Args:
-        biggan: sizes of the three generators, as a `BigGANConfig` or its arguments; those of the
-            published 256-pixel network by default.
+        biggan: sizes of the three generators, as a `BigGANConfig` or its arguments; by default
+            those of the published 256-pixel network.
         unet_width: see `U2Net`.
-        truncation: in (0, 1]; scales the noise and decides the batch statistics. Less of it draws
-            images that are more typical and less diverse. The published CGN is trained at 1.
+        truncation: in (0, 1]; scales the noise and selects the batch statistics. A smaller one
+            gives more typical, less diverse images. The published CGN is trained at 1.
         truncation_lookup: "exact", or "published" for the rows of statistics that the published
             code reads; see `find_rows`. At truncations 0.5 and 1 they are the same.
         folded: whether the weights were folded before they were saved (see `freeze`).
 
     Raises:
-        ArgumentError: sizes that fit no network, a truncation outside (0, 1], an unknown lookup.
+        ArgumentError: sizes do not fit a network, truncation is outside (0, 1], or lookup is
+            unknown.
 
     Attributes:
         shared_noise: True; one noise vector goes to all three mechanisms, as in the paper.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import ImageNetCGN
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
@@ -81,7 +82,7 @@ class ImageNetCGN(CGNetwork):
         self.truncation_lookup: TruncationLookup = truncation_lookup
         self.set_truncation(truncation)
         self.f_shape = BigGAN(self.biggan)
-        # Without memory, that is for weights to be loaded, a copy is made faster than a new one.
+        # Without memory (weights come later) a copy is faster to make than a new network.
         without = self.f_shape.embeddings.weight.is_meta
         self.f_text = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
         self.f_bg = copy.deepcopy(self.f_shape) if without else BigGAN(self.biggan)
@@ -93,7 +94,7 @@ class ImageNetCGN(CGNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that make this network again."""
+        """The arguments that build this network."""
         return {
             "biggan": asdict(self.biggan),
             "unet_width": self.u2net.width,
@@ -106,8 +107,8 @@ class ImageNetCGN(CGNetwork):
     def fingerprint(self) -> str:
         """Identifies weights and truncation.
 
-        The weights' part is taken once the network is frozen, before they are folded: so it is the
-        same on every machine.
+        The weights are hashed when the network is frozen, before folding, so the result is the same
+        on every machine.
         """
         weights = super().fingerprint
         if (self.truncation, self.truncation_lookup) == (1.0, "exact"):
@@ -115,23 +116,27 @@ class ImageNetCGN(CGNetwork):
         return f"{weights}-{self.truncation_lookup}-{self.truncation}"
 
     def set_truncation(self, truncation: float, lookup: TruncationLookup | None = None) -> None:
-        """Changes the truncation, and how its statistics are looked up if `lookup` is given.
+        """Changes the truncation and, if `lookup` is given, how its statistics are looked up.
+
+        Args:
+            truncation: in (0, 1].
+            lookup: "exact" or "published"; None keeps the current one.
 
         Raises:
-            ArgumentError: a truncation outside (0, 1], or an unknown lookup.
+            ArgumentError: truncation is outside (0, 1], or lookup is unknown.
         """
         lookup = self.truncation_lookup if lookup is None else lookup
         find_rows(truncation, self.biggan.num_statistics, lookup)
         self.truncation, self.truncation_lookup = float(truncation), lookup
 
     def freeze(self, *, fold: bool = True) -> Self:
-        """Makes this a network to draw from: eval mode for good, no gradients.
+        """Prepares the network for drawing: permanent eval mode, no gradients.
 
         Args:
-            fold: put spectral norms and the batch statistics of U2-Net into the weights, in place,
-                rather than apply them at every call, and lay the weights channels last. Images
-                differ by rounding alone. A folded network cannot be trained further; `save_cgn`
-                writes it as it is, and the file has another fingerprint.
+            fold: folds spectral norms and the batch statistics of U2-Net into the weights, in
+                place, instead of applying them at every call, and stores the weights channels last.
+                Images change only by rounding. A folded network cannot be trained further.
+                `save_cgn` writes it folded, and the file has another fingerprint.
         """
         self._hash = self._hash or hash_weights(self)
         self.eval().requires_grad_(False)
@@ -140,18 +145,18 @@ class ImageNetCGN(CGNetwork):
         return self
 
     def use_graphs(self, enabled: bool = True, *, compiled: bool = False) -> Self:
-        """Draws with CUDA graphs from now on, or no longer; on the CPU that changes nothing.
+        """Turns drawing with CUDA graphs on or off; no effect on the CPU.
 
-        A mechanism is then one launch, which pays at small batches: there, launching its several
-        hundred kernels takes longer than running them. It is recorded when a batch size comes for
-        the second time, and once more when the weights, their device or dtype, or the truncation
-        change. The images are the same. Recordings hold memory of the GPU for their batch size
-        until they are dropped: `use_graphs(False)` drops them. Copies of this network have none.
+        A mechanism then takes one launch. This pays off at small batches, where launching its
+        several hundred kernels takes longer than running them. It is recorded when a batch size
+        comes for the second time, and again when the weights, their device or dtype, or the
+        truncation change. Images stay the same. Recordings hold GPU memory for their batch size;
+        `use_graphs(False)` frees it. Copies of this network have no recordings.
 
         Args:
-            enabled: whether to use them.
-            compiled: whether kernels that torch.compile makes take part, which the first call waits
-                for; they save passes over memory, at large batches most.
+            enabled: whether to use CUDA graphs.
+            compiled: whether to use kernels of torch.compile, which the first call waits for; they
+                save passes over memory, mostly at large batches.
 
         Raises:
             ArgumentError: the network is not folded (see `freeze`).
@@ -164,16 +169,20 @@ class ImageNetCGN(CGNetwork):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the training mode, unless frozen; U2-Net and the generators stay in eval mode."""
+        """Sets the training mode unless frozen; U2-Net and the generators stay in eval mode."""
         super().train(mode)
         self.u2net.eval()
         return self
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draws normal noise, cut off at ±2, times the truncation.
+        """Draws normal noise, truncated at ±2, times the truncation.
 
-        It is drawn on the CPU, from `generator` alone and without rejection, so that it is the same
-        on every device.
+        It is drawn on the CPU from `generator` alone, without rejection, so it is the same on every
+        device.
+
+        Args:
+            num: number of vectors.
+            generator: a CPU generator.
 
         Returns:
             (num, noise_dim) float32 on the device of the weights.
@@ -184,18 +193,34 @@ class ImageNetCGN(CGNetwork):
     def premask(self, noise: Tensor, y: Tensor) -> Tensor:
         """Runs the shape mechanism without U2-Net; arguments and errors as for `shape`.
 
+        Args:
+            noise: (N, noise_dim) float32.
+            y: (N,) int64 classes.
+
         Returns:
             (N, 3, H, W) float32 image in [-1, 1].
         """
         return self._draw("shape", self._condition("shape", noise, y))
 
     def mask(self, images: Tensor) -> Tensor:
-        """Finds the object of images (N, 3, H, W) in [-1, 1] with U2-Net; returns as `shape`."""
+        """Finds the object in images with U2-Net.
+
+        Args:
+            images: (N, 3, H, W) float in [-1, 1].
+
+        Returns:
+            (N, 1, H, W) float32 mask in [1e-4, 0.9999]; 1 is object.
+        """
         found: Tensor = self.u2net(images.to(self.f_shape.embeddings.weight.dtype))
         return found.float().clamp(MASK_MIN, MASK_MAX).contiguous()
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns textures as they are: this CGN's are whole images and not moved around."""
+        """Returns textures unchanged: this CGN draws whole images, which are not moved.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+            generator: not used.
+        """
         return images
 
     def _condition(self, factor: str, noise: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Goes from class to class in one mechanism of a CGN, or in all three, at fixed noise."""
+"""Moves from class to class in one mechanism of a CGN, or in all three, at fixed noise."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def interpolate_classes(
     seed: int = 0,
     chunk: int = 1,
 ) -> Factors:
-    """Draws frames on the way from class to class; the embedding of the class goes straight.
+    """Draws frames on the way from class to class, by linear interpolation of the class embedding.
 
     Args:
         cgn: a frozen CGN.
         classes: two or more, visited in this order.
-        factor: whose class changes; "all" changes the three together.
+        factor: the factor whose class changes; "all" changes all three together.
         steps: frames from one class to the next.
         others: classes of the factors that do not change, by factor; `classes[0]` by default.
-        seed: of the noise, which all frames share.
+        seed: seed of the noise, which all frames share.
         chunk: frames drawn at once.
 
     Returns:
         The factors of steps · (len(classes) − 1) + 1 frames; the last one shows the last class.
 
     Raises:
-        ArgumentError: fewer than two classes, fewer than one step, a class that there is not, an
-            unknown factor, or `others` with a factor that changes.
+        ArgumentError: there are fewer than two classes or one step, a class does not exist, a
+            factor is unknown, or `others` holds a factor that changes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.interpolation import interpolate_classes
         >>> frames = interpolate_classes(SmallCGN().freeze(), [3, 7], "texture", steps=4)
@@ -76,7 +76,7 @@ def interpolate_classes(
         drawn[name] = _draw(cgn, name, noise, ends, chunk)
         if not cgn.shared_noise:
             noise = cgn.draw_noise(1, generator)
-    after = generator.get_state()  # every frame is moved as the first one is
+    after = generator.get_state()  # every frame moves as the first one does
     for name in FACTORS[1:]:
         moved = []
         for image in drawn[name]:
@@ -87,7 +87,7 @@ def interpolate_classes(
 
 
 def _way(classes: Sequence[int], steps: int) -> Tensor:
-    """Returns (3, frames) float64: the class before, the class after, and the weight of that."""
+    """Returns (3, frames) float64: class before, class after, and the weight of the latter."""
     frames = [
         (float(before), float(after), step / steps)
         for before, after in pairwise(classes)

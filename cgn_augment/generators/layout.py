@@ -1,4 +1,4 @@
-"""Whether weights lie in memory, and in which order."""
+"""Memory of weights: whether they have any, and in which order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Networks that are made inside the block have no weights yet; others take their place.
+    """Makes networks inside the block without memory for weights; load weights afterwards.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.layout import without_memory
         >>> with without_memory():
@@ -29,7 +29,7 @@ def without_memory() -> Iterator[None]:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves first weights as they are: without memory, drawing them imports torch's compiler."""
+    """Skips initial weights: without memory, drawing them would import torch's compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -41,13 +41,13 @@ class _NothingDrawn(TorchFunctionMode):
 
 @torch.no_grad()
 def put_channels_last(module: nn.Module) -> None:
-    """Lays the weights of all convolutions channels last, in the memory that they already have.
+    """Stores the weights of all convolutions channels last, in the memory that they have.
 
-    Convolutions are faster so: on a CPU the two networks of ImageNet by about a sixth.
-    `Module.to(memory_format=…)` would do the same in new memory; where weights are mapped from a
-    file, both would be held.
+    Convolutions are then faster: on a CPU by about a sixth in the two ImageNet networks.
+    `Module.to(memory_format=…)` would use new memory; with weights mapped from a file, both copies
+    would be held.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.layout import put_channels_last
         >>> layer = torch.nn.Conv2d(2, 4, 3)

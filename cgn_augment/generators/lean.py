@@ -1,16 +1,16 @@
-"""What a folded BigGAN draws with: the same network in as few operations as can be.
+"""The fast form of a folded BigGAN: the same network in as few operations as possible.
 
-Brock, Donahue and Simonyan (ICLR 2019), appendix B, has the network. `LeanBigGAN` changes the order
-of what is linear in it, so that its images differ from those of the modules by rounding alone:
+The network is in Brock, Donahue and Simonyan (ICLR 2019), appendix B. `LeanBigGAN` reorders its
+linear operations, so its images differ from those of the modules only by rounding:
 
-- Batch normalisation is one multiplication and one addition. Its statistics, which a truncation
-  decides, and the biases of the convolutions before it are put into the two numbers of a channel.
-- A nearest upsampling and the 3x3 convolution after it are one transposed convolution: 4 products
-  for each output, in place of 9.
-- The skipped half of a block is added where it is, and not upsampled first.
-- Of self-attention the three projections are one, and PyTorch's fused attention does the rest.
-- Where launches cost more than arithmetic, on a GPU, one product of matrices makes the gains and
-  shifts of all layers.
+- Batch normalisation is one multiplication and one addition. Its statistics, which the truncation
+  selects, and the biases of the convolutions before it are part of these two numbers per channel.
+- A nearest upsampling plus the 3x3 convolution after it are one transposed convolution: 4 products
+  per output instead of 9.
+- The skipped half of a block is added in place, without upsampling it first.
+- The three projections of self-attention are one, and PyTorch's fused attention does the rest.
+- On a GPU, where launches cost more than arithmetic, one matrix product makes the gains and shifts
+  of all layers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Affine = tuple[Tensor, Tensor]
 Normalise = Callable[..., Tensor]
 
 STRIP = 32
-"""Rows of the largest map that a CPU finishes at a time; an even number."""
+"""Rows of the largest map that a CPU processes at a time; an even number."""
 
 
 class Block(NamedTuple):
-    """Weights of a residual block; its biases are in shifts and in what is carried past it."""
+    """Weights of a residual block; shifts and the carried bias include its biases."""
 
     doubles: bool
     merged: bool
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Queries, keys and values in one projection; the other one has the gain of the result."""
+    """Queries, keys and values in one projection; the output projection includes the gain."""
 
     num_query: int
     project: Tensor
@@ -58,27 +58,27 @@ class Attention(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """A conditional normalisation: what its gain and shift are made of, with the condition."""
+    """A conditional normalisation: what makes its gain and shift from the condition."""
 
     scale: nn.Module
     offset: nn.Module
-    deviation: Tensor  # 1 / that of the statistics
-    mean: Tensor  # less what is not added before: a bias
+    deviation: Tensor  # 1 / standard deviation of the statistics
+    mean: Tensor  # of the statistics, minus the bias of the convolution before
 
 
 class LeanBigGAN:
-    """Draws with the weights of a folded generator; holds what follows from them.
+    """Draws with the weights of a folded generator; holds what is computed from them.
 
     Args:
         generator: the modules of a folded `BigGAN`.
-        rows: which statistics.
-        epsilon: of the normalisation.
-        joined: whether one product makes all gains and shifts. Needs memory for their weights once
-            more, in float32.
-        compiled: whether a normalisation and the ReLU after it are one kernel of torch.compile.
+        rows: which statistics to use.
+        epsilon: epsilon of the normalisation.
+        joined: whether one product makes all gains and shifts. Needs memory for a float32 copy of
+            their weights.
+        compiled: whether torch.compile joins a normalisation and its ReLU into one kernel.
 
     Attributes:
-        tensors: all that it reads when it draws.
+        tensors: everything it reads when it draws.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class LeanBigGAN:
         self.tensors += [v for part in self.parts for v in part if isinstance(v, Tensor)]
 
     def fits(self, key: tuple[StatisticsRows, bool, bool]) -> bool:
-        """Says whether it still holds what follows from the weights, and from these rows."""
+        """Returns whether it still matches the weights and these rows."""
         return key == self.key and self._watch.unchanged()
 
     def draw(self, condition: Tensor) -> Tensor:
-        """Draws (N, 3, H, W) in [-1, 1], channels last, of a condition (N, 2 noise_dim)."""
+        """Draws (N, 3, H, W) in [-1, 1], channels last, from a condition (N, 2 noise_dim)."""
         affines = self._affines(condition)
         x: Tensor = self._first(condition)
         x = x.view(len(x), 4, 4, x.shape[1] // 16).permute(0, 3, 1, 2)
@@ -131,7 +131,7 @@ class LeanBigGAN:
                 x = _attend(part, x)
             else:
                 x = _add_to(x, project(self._run_block(part, x, affines), part.last), part.doubles)
-        block = cast(Block, last)  # attention stands before a block
+        block = cast(Block, last)  # attention comes before a block
         y = self._run_block(block, x, affines)
         if y.device.type == "cpu":
             return self._finish_in_strips(block, y, x).tanh_()
@@ -140,9 +140,9 @@ class LeanBigGAN:
         return F.conv2d(x, self._colour, self._colour_bias, padding=1).tanh_()
 
     def _finish_in_strips(self, block: Block, y: Tensor, x: Tensor) -> Tensor:
-        """Projects the last block's map, adds to it, normalises and colours it, a strip at a time.
+        """Projects the last block's map, adds to it, normalises and colours it, strip by strip.
 
-        A strip stays in the cache of a processor, where a whole map is the largest of all.
+        A strip stays in the processor's cache; a whole map is the largest of all.
         """
         num, _, height, width = y.shape
         taps = split_taps(self._colour)
@@ -159,7 +159,7 @@ class LeanBigGAN:
     def _add_block(
         self, block: Any, rows: StatisticsRows, epsilon: float, size: int, carried: Tensor
     ) -> tuple[int, Tensor]:
-        """Adds a block of a map of `size`; returns the next one's, and what it must add to it."""
+        """Adds a block at map size `size`; returns the next size, and the bias to carry on."""
         before = carried
         for norm, conv in zip(
             (block.bn_0, block.bn_1, block.bn_2, block.bn_3),
@@ -170,7 +170,7 @@ class LeanBigGAN:
             self._norms.append(Norm(norm.scale, norm.offset, deviation, mean - before))
             before = conv.bias.float()
         kernel = block.conv_1.weight
-        # A kernel of twice the size pays where it is not far larger than what it is applied to.
+        # A kernel of twice the size pays off unless it is far larger than its input.
         merged = bool(block.up_sample) and len(kernel) <= size**2
         weights = (block.conv_0.weight, merge_upsampling(kernel) if merged else kernel)
         last = block.conv_3.weight
@@ -178,7 +178,7 @@ class LeanBigGAN:
         return size * (1 + block.up_sample), carried[: len(last)] + before
 
     def _run_block(self, block: Block, x: Tensor, affines: Iterator[Affine]) -> Tensor:
-        """Returns what the last projection of a block gets."""
+        """Returns the input of a block's last projection."""
         y = project(self._normalise(x, *next(affines)), block.first)
         y = self._normalise(y, *next(affines), y)
         if block.merged:
@@ -215,15 +215,15 @@ class LeanBigGAN:
 
 
 def merge_upsampling(kernel: Tensor) -> Tensor:
-    """Makes of a 3x3 convolution after a nearest upsampling one transposed convolution.
+    """Merges a nearest upsampling and a 3x3 convolution into one transposed convolution.
 
     Args:
         kernel: (C, C', 3, 3).
 
     Returns:
-        (C', C, 4, 4), of a stride of 2 and a padding of 1.
+        (C', C, 4, 4), for a stride of 2 and a padding of 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.nn.functional as F
         >>> from cgn_augment.generators.lean import merge_upsampling
@@ -240,13 +240,13 @@ def merge_upsampling(kernel: Tensor) -> Tensor:
 
 
 def _normalise(x: Tensor, gain: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
-    """Returns relu(gain x + shift), in `out` if it is given, which may be `x`."""
+    """Returns relu(gain x + shift), in `out` if given, which may be `x`."""
     return torch.addcmul(shift, x, gain, out=torch.empty_like(x) if out is None else out).relu_()
 
 
 @cache
 def compiled_normalise() -> Normalise:
-    """Returns `_normalise` as one kernel, which is made when it is first called."""
+    """Returns `_normalise` as one kernel, compiled at its first call."""
 
     def normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         return torch.addcmul(shift, x, gain).relu()
@@ -256,9 +256,9 @@ def compiled_normalise() -> Normalise:
 
 
 def _add_to(x: Tensor, y: Tensor, doubles: bool) -> Tensor:
-    """Adds the first channels of x (N, C, H, W) to y, each pixel to four if that is twice the size.
+    """Adds the first channels of x (N, C, H, W) to y, each pixel to four if y has twice the size.
 
-    In place, and without a map of x that has the size of y.
+    Works in place, without enlarging x.
     """
     x = x[:, : y.shape[1]]
     if not doubles:
@@ -270,12 +270,12 @@ def _add_to(x: Tensor, y: Tensor, doubles: bool) -> Tensor:
 
 
 def convolve_to_few(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Applies a 3x3 convolution (K, C, 3, 3) of few outputs to (N, C, H, W), padded by one.
+    """Applies a 3x3 convolution (K, C, 3, 3) with few outputs to (N, C, H, W), padded by one.
 
-    On a CPU as nine 1x1 convolutions, of which nine maps are moved and added: a convolution would
+    On a CPU it runs nine 1x1 convolutions, then moves and adds their nine maps: a convolution would
     compute sixteen outputs where three are wanted.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.lean import convolve_to_few
         >>> x, kernel, bias = torch.rand(2, 4, 5, 6), torch.rand(3, 4, 3, 3), torch.rand(3)
@@ -291,12 +291,12 @@ def convolve_to_few(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def split_taps(kernel: Tensor) -> Tensor:
-    """Makes a 1x1 kernel (9 K, C, 1, 1) of a 3x3 kernel (K, C, 3, 3), a tap after the other."""
+    """Turns a 3x3 kernel (K, C, 3, 3) into a 1x1 kernel (9 K, C, 1, 1), tap by tap."""
     return kernel.permute(2, 3, 0, 1).reshape(-1, kernel.shape[1], 1, 1)
 
 
 def add_taps(maps: Tensor, bias: Tensor) -> Tensor:
-    """Moves the nine maps of (N, 9 K, H, W) to where their taps look, and adds them and a bias."""
+    """Moves the nine maps of (N, 9 K, H, W) to their taps' places, and adds them and a bias."""
     num, channels, height, width = maps.shape
     outputs = channels // 9
     added = maps.new_empty(num, outputs, height, width).copy_(bias[:, None, None])
@@ -308,7 +308,7 @@ def add_taps(maps: Tensor, bias: Tensor) -> Tensor:
 
 
 def _overlap(by: int, size: int) -> tuple[slice, slice]:
-    """Returns where something lands that is looked up at an offset, and where it comes from."""
+    """Returns target and origin slices for a lookup at an offset."""
     return slice(max(0, -by), size - max(0, by)), slice(max(0, by), size - max(0, -by))
 
 
@@ -319,7 +319,7 @@ def _attend(part: Attention, x: Tensor) -> Tensor:
     q, k, v = (_as_rows(each) for each in (query, others[:, :num], others[:, num:]))
     if x.is_cuda:
         found = F.scaled_dot_product_attention(q, k, v, scale=1.0)
-    else:  # keys and values differ in length, which PyTorch fuses on GPUs alone
+    else:  # keys and values differ in length, which PyTorch fuses only on GPUs
         found = (q @ k.transpose(2, 3)).softmax(dim=3) @ v
     maps = found[:, 0].transpose(1, 2).reshape(len(x), v.shape[-1], *x.shape[2:])
     return project(maps, part.last).add_(x)
@@ -328,8 +328,8 @@ def _attend(part: Attention, x: Tensor) -> Tensor:
 def project(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """Applies a 1x1 convolution (K, C, 1, 1) to (N, C, H, W), channels last.
 
-    As one product of matrices, or with oneDNN, which `conv2d` leaves out on one thread although it
-    is faster by a sixth.
+    Uses one matrix product, or oneDNN, which `conv2d` skips on one thread although it is faster by
+    a sixth.
     """
     onednn: Any = torch.backends.mkldnn
     if x.device.type == "cpu" and x.dtype == torch.float32 and onednn.is_available():
@@ -354,7 +354,7 @@ def _channels_last(weight: Tensor) -> Tensor:
 
 
 def _statistics(norm: Any, rows: StatisticsRows, epsilon: float) -> Affine:
-    """Returns the mean, and 1 / the deviation, each (C,) float32."""
+    """Returns the mean and the inverse deviation, each (C,) float32."""
     both = (norm.running_means.float(), norm.running_vars.float())
     mean, var = (each[rows.lower].lerp(each[rows.upper], rows.fraction) for each in both)
     return mean, (var + epsilon).rsqrt()

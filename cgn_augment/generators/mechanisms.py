@@ -1,4 +1,4 @@
-"""What the small CGN and that of ImageNet share: three mechanisms that run alone (section 2)."""
+"""Base of the small and the ImageNet CGN: three mechanisms that run alone (section 2)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from cgn_augment.types import FACTORS
 
 
 def check_inputs(noise: Tensor, y: Tensor, noise_dim: int, num_classes: int) -> None:
-    """Refuses noise that is not (N, noise_dim), and what `check_classes` refuses."""
+    """Raises for noise that is not (N, noise_dim), and for classes that `check_classes` refuses."""
     if noise.dim() != 2 or noise.shape[1] != noise_dim:
         raise ArgumentError(f"noise must have the shape (N, {noise_dim}), got {tuple(noise.shape)}")
     check_classes(y, len(noise), num_classes, "noise vectors")
 
 
 class CGNetwork(nn.Module):
-    """Three mechanisms; an architecture says how noise and class are joined, and what is run."""
+    """Three mechanisms; a subclass says how noise and class are joined, and what runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._hash: str | None = None  # of the weights, once they are frozen
+        self._hash: str | None = None  # of the weights, set by freezing
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -40,7 +40,7 @@ class CGNetwork(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of a hash of the weights; taken once a network is frozen."""
+        """Twelve hexadecimal digits of a hash of the weights; fixed once the network is frozen."""
         return self._hash or hash_weights(self)
 
     def train(self, mode: bool = True) -> Self:
@@ -58,8 +58,8 @@ class CGNetwork(nn.Module):
             (N, 1, H, W) float32 mask in [1e-4, 0.9999]; 1 is object.
 
         Raises:
-            ArgumentError: noise or classes of another shape, or a class that there is not.
-            ArgumentTypeError: classes that are not integers.
+            ArgumentError: noise or classes have a wrong shape, or a class does not exist.
+            ArgumentTypeError: classes are not integers.
         """
         return self._run("shape", self._condition("shape", noise, y))
 
@@ -90,11 +90,11 @@ class CGNetwork(nn.Module):
             w: (N,) float32 weights of the second class's embedding in [0, 1].
 
         Returns:
-            What the mechanism returns; exactly that of `first` at 0 and of `second` at 1.
+            The result of the mechanism; exactly that of `first` at 0 and of `second` at 1.
 
         Raises:
-            ArgumentError: there is no such factor; otherwise as for `shape`.
-            ArgumentTypeError: classes that are not integers.
+            ArgumentError: the factor does not exist; otherwise as for `shape`.
+            ArgumentTypeError: classes are not integers.
         """
         require_choice("factor", factor, FACTORS)
         ends = self._condition(factor, noise, first), self._condition(factor, noise, second)

@@ -1,4 +1,4 @@
-"""Reads the published weights from which the training of an ImageNet CGN starts."""
+"""Reads the published weights that the training of an ImageNet CGN starts from."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from cgn_augment.generators.u2net import U2Net
 
 
 def load_biggan(path: str | os.PathLike[str]) -> BigGAN:
-    """Reads the published weights of a BigGAN-deep generator, from which a CGN's training starts.
+    """Reads the published weights of a BigGAN-deep generator, where a CGN's training starts.
 
     Args:
-        path: `biggan-deep-256-pytorch_model.bin`, or that of 128 or 512 pixels
-            (`train-generator fetch-weights` downloads them).
+        path: `biggan-deep-256-pytorch_model.bin`, or that of 128 or 512 pixels (`train-generator
+            fetch-weights` downloads them).
 
     Returns:
-        The generator on the CPU. Reading the file again gives another one with weights of its own.
+        The generator on the CPU. Reading the file again gives another one with its own weights.
 
     Raises:
-        FileError: there is no such file.
-        CheckpointError: the file is cut off, wants to run code, or is of another network.
+        FileError: the file does not exist.
+        CheckpointError: the file is truncated, would run code, or belongs to another network.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import BigGAN, BigGANConfig, load_biggan
         >>> layers = ((False, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1))
@@ -46,13 +46,16 @@ def load_biggan(path: str | os.PathLike[str]) -> BigGAN:
     """
     path = _find_file(path)
     state = read_state_dict(path)
-    # Early versions of torch also saved the weight that the spectral norm makes.
+    # Early versions of torch also saved the weight computed by the spectral norm.
     state = {name: value for name, value in state.items() if f"{name}_orig" not in state}
     return build(path, state, BigGAN, {"config": infer_biggan(path, state)})
 
 
 def load_u2net(path: str | os.PathLike[str]) -> U2Net:
     """Reads the published weights of U2-Net (`u2net.pth`); errors as for `load_biggan`.
+
+    Args:
+        path: `u2net.pth`.
 
     Returns:
         The network on the CPU, in eval mode and without gradients.
@@ -70,9 +73,9 @@ def start_imagenet_cgn(
     truncation: float = 1.0,
     truncation_lookup: TruncationLookup = "exact",
 ) -> ImageNetCGN:
-    """Makes a CGN to be trained: three generators of the same published weights, and U2-Net.
+    """Makes a CGN to train: three generators with the same published weights, and U2-Net.
 
-    The generators have weights of their own. A fourth, for the targets, is `load_biggan(biggan)`.
+    Each generator has its own copy. The fourth, for the targets, is `load_biggan(biggan)`.
 
     Args:
         biggan: path of a BigGAN-deep generator's weights; see `load_biggan`.
@@ -84,9 +87,9 @@ def start_imagenet_cgn(
         The CGN on the CPU, not frozen; U2-Net has no gradients.
 
     Raises:
-        FileError: there is no such file.
-        CheckpointError: a file is cut off, wants to run code, or is of another network.
-        ArgumentError: a truncation outside (0, 1].
+        FileError: a file does not exist.
+        CheckpointError: a file is truncated, would run code, or belongs to another network.
+        ArgumentError: truncation is outside (0, 1].
     """
     shape, found = load_biggan(biggan), load_u2net(u2net)
     with without_memory():  # its own weights are replaced at once
@@ -103,22 +106,22 @@ def continue_imagenet_cgn(
     truncation: float | None = None,
     truncation_lookup: TruncationLookup | None = None,
 ) -> ImageNetCGN:
-    """Reads an ImageNet CGN to be trained further, where `load_cgn` reads one to draw from.
+    """Reads an ImageNet CGN to train it further; `load_cgn` reads one to draw from.
 
     Args:
         path: a `.safetensors` file of `save_cgn`, or the published `cgn.pth`.
-        truncation: in (0, 1]; as the file says, or 1, by default.
-        truncation_lookup: see `ImageNetCGN`; as the file says by default.
+        truncation: in (0, 1]; by default as in the file, or 1.
+        truncation_lookup: see `ImageNetCGN`; by default as in the file.
 
     Returns:
         The CGN on the CPU, not frozen; U2-Net has no gradients.
 
     Raises:
-        FileError: there is no such file.
-        CheckpointError: the file is damaged, or is of another network; or its weights are folded.
-        ArgumentError: a truncation outside (0, 1].
+        FileError: the file does not exist.
+        CheckpointError: the file is damaged, belongs to another network, or holds folded weights.
+        ArgumentError: truncation is outside (0, 1].
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import ImageNetCGN, save_cgn
         >>> from cgn_augment.generators import continue_imagenet_cgn
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]

@@ -1,4 +1,4 @@
-"""The sheet of a CGN: what its mechanisms draw, and what is composed of it."""
+"""The sheet of a CGN: what its mechanisms draw, and the images composed of it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def draw_cgn(
 ) -> Figure:
     """Draws masks, foregrounds, backgrounds and the counterfactuals composed of them.
 
-    The columns go through the classes of the shape; textures and backgrounds are permutations of
-    these, or the object's own where the mechanisms say so.
+    Columns go through the classes of the shape. Textures and backgrounds are permutations of these,
+    or the object's own if that is the default of the mechanisms.
 
     Args:
         cgn: a frozen CGN, or `Parts`.
-        num: columns.
-        seed: of noise and classes.
+        num: number of columns.
+        seed: seed of noise and classes.
         real: images (N, 3, H, W) float32 in [-1, 1] and their labels (N,) int64 for a first row.
 
     Raises:
-        ArgumentError: `num` below 1, or a negative seed.
+        ArgumentError: `num` is below 1, or the seed is negative.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.generators.sheet import draw_cgn
         >>> figure = draw_cgn(SmallCGN().freeze(), num=3)

@@ -1,8 +1,8 @@
 """The small CGN for 32x32 images of ten classes (paper, appendix on the MNIST experiments).
 
-The layer indices, and so the names in a state dict, are those of the published checkpoints. The
-mechanisms come in two forms: the published ones, and deeper ones that draw better digits and more
-different textures.
+Layer indices, and so the names in a state dict, are those of the published checkpoints. The
+mechanisms have two forms: the published ones, and deeper ones that draw better digits and more
+varied textures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.generators.mechanisms import CGNetwork, check_inputs
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
-"""The published code keeps masks this far from 0 and 1; the paper does not say so."""
+"""Distance that the published code keeps masks from 0 and 1; the paper does not mention it."""
 
 ShapeNetwork = Literal["published", "deep"]
 TextureNetwork = Literal["published", "deep"]
@@ -35,20 +35,20 @@ class SmallCGN(CGNetwork):
         embedding_dim: length of a label's embedding, which all three mechanisms share.
         width: channels of the last hidden layer of each mechanism.
         shape_network: "published": one hidden layer, two convolutions, instance normalisation and
-            no sigmoid (the paper's; 0.2 million parameters at width 32). "deep": a `CodeFlow`, two
-            hidden layers, three transposed convolutions and a sigmoid (0.9 million).
-        texture_network: "published": one linear layer and three convolutions (the paper's; 0.2
-            million parameters for each of both at width 32). "deep": a `CodeFlow` and two hidden
-            layers before them, and no normalisation of the colours (1.4 million).
+            no sigmoid (as in the paper; 0.2 million parameters at width 32). "deep": a `CodeFlow`,
+            two hidden layers, three transposed convolutions and a sigmoid (0.9 million).
+        texture_network: "published": one linear layer and three convolutions (as in the paper; 0.2
+            million parameters each for texture and background at width 32). "deep": a `CodeFlow`
+            and two hidden layers before them, and no normalisation of the colours (1.4 million).
 
     Raises:
-        ArgumentError: there is no such shape or texture network.
+        ArgumentError: the shape or texture network is unknown.
 
     Attributes:
         image_size: 32 pixels.
         shared_noise: False; each mechanism draws its own noise, as in the published MNIST code.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> cgn = SmallCGN().freeze()
@@ -85,15 +85,15 @@ class SmallCGN(CGNetwork):
 
     @property
     def config(self) -> dict[str, int | str]:
-        """The arguments that make this network again."""
+        """The arguments that build this network."""
         sizes = ("num_classes", "noise_dim", "embedding_dim", "width")
         networks = ("shape_network", "texture_network")
         return {name: getattr(self, name) for name in (*sizes, *networks)}
 
     def freeze(self) -> Self:
-        """Makes this a network to draw from: eval mode for good, no gradients.
+        """Prepares the network for drawing: permanent eval mode, no gradients.
 
-        A later `train()`, such as a training loop calls on everything, no longer changes it.
+        A later `train()`, which training loops call on everything, has no effect.
         """
         self.eval().requires_grad_(False)
         if self.device.type == "cpu":  # measured there: benchmarks/stream.py
@@ -103,6 +103,10 @@ class SmallCGN(CGNetwork):
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
         """Draws standard normal noise on the CPU, so that it does not depend on the device.
+
+        Args:
+            num: number of vectors.
+            generator: a CPU generator.
 
         Returns:
             (num, noise_dim) float32 on the device of the weights.
@@ -114,9 +118,13 @@ class SmallCGN(CGNetwork):
         """Moves each texture to a random position, so that it cannot carry a shape.
 
         The published code tiles the image 2x2 and crops one image from it at an offset of 0 to 32
-        in each direction; that is a roll around the torus, done here without the tiling. Textures
-        of the "deep" network stay as they are: they are trained on whole textures, and a roll would
-        leave a seam in them.
+        in each direction. That is a roll around the torus, done here without tiling. Textures of
+        the "deep" network stay as they are: they are trained as whole textures, where a roll would
+        leave a seam.
+
+        Args:
+            images: (N, 3, 32, 32) float32 in [-1, 1].
+            generator: a CPU generator.
         """
         if self.texture_network == "deep":
             return images
@@ -135,13 +143,13 @@ class SmallCGN(CGNetwork):
 
 
 class UpConv2d(nn.Conv2d):
-    """Nearest-neighbour upsampling by two and a 3x3 convolution, with 4/9 of the multiplications.
+    """Nearest-neighbour upsampling by two plus a 3x3 convolution, with 4/9 of the multiplications.
 
-    Of the nine pixels under the window, upsampling has made four from different ones at most, so
-    the sums of the weights that fall on the same pixel do the same: a transposed convolution with a
-    kernel of 4x4. Only rounding differs. The state dict is that of the convolution.
+    After upsampling, the nine pixels under the window have at most four different values, so their
+    weights can be summed: a transposed convolution with a 4x4 kernel. Only rounding differs. The
+    state dict is that of the convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.nn.functional as F
         >>> from cgn_augment.generators.small import UpConv2d
@@ -155,9 +163,9 @@ class UpConv2d(nn.Conv2d):
         super().__init__(dim_in, dim_out, 3, padding=1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes images (N, dim_in, H, W) to (N, dim_out, 2 H, 2 W)."""
+        """Maps images (N, dim_in, H, W) to (N, dim_out, 2 H, 2 W)."""
         if self.weight.is_contiguous(memory_format=torch.channels_last):
-            images = images.contiguous(memory_format=torch.channels_last)  # else half as fast
+            images = images.contiguous(memory_format=torch.channels_last)  # twice as fast
         kernel = self.weight.transpose(0, 1).flip(2, 3)  # (dim_in, dim_out, 3, 3)
         kernel = F.pad(kernel, (0, 1, 0, 0)) + F.pad(kernel, (1, 0, 0, 0))
         kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors, and pickles that are read without being run."""
+"""Files of tensors: safetensors, and pickles that are read without running them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 _WANTS_CODE = ("GLOBAL", "call reduce", "create new object", "TorchScript")
-"""Each stands in a reason that torch gives for refusing a pickle with more than weights."""
+"""Parts of torch's reasons for refusing a pickle that holds more than weights."""
 
 _PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel and torch.compile put before every name."""
 
 _MAPPED_FROM = 2**26
-"""A file of this many bytes is mapped into memory and not read, so that there is no copy of it."""
+"""Files from this many bytes on are memory-mapped instead of read, to avoid a copy."""
 
 _SHARED_AT_MOST = 16
-"""How many times a file's own size its tensors may have together, where some share memory."""
+"""Most bytes of all tensors, as a multiple of the file's size, if some share memory."""
 
 
 def save_pickle(value: object, path: Path) -> None:
@@ -43,7 +43,7 @@ def save_pickle(value: object, path: Path) -> None:
         OSError: the folder is missing or cannot be written; nothing is left behind.
         FileError: the disk is full.
     """
-    # Into an open file: torch itself says of a full disk that a position is unexpected.
+    # Into an open file: for a full disk torch itself only reports an unexpected position.
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(value, file)
         file.flush()
@@ -54,42 +54,41 @@ def unpickle(path: Path, *, lazily: bool = False) -> object:
     """Reads a file of `torch.save` that holds tensors and plain values, on the CPU.
 
     Args:
-        path: of the file.
-        lazily: map the file into memory: a tensor is read when it is used, and one that is not
-            used costs nothing. What is written to a tensor does not reach the file. The file must
-            stay as it is for as long as the tensors live (a new one may take its place). Files in
-            torch's old format, of before 2020, are read whole.
+        path: the file.
+        lazily: memory-map the file: a tensor is read when it is used, and one that is not used
+            costs nothing. Writing to a tensor does not change the file. The file must stay as it is
+            while the tensors live (a new one may replace it). Files in torch's old format, from
+            before 2020, are read whole.
 
     Raises:
-        ValueError: the file cannot be read or wants to run code; the message is the reason, without
+        ValueError: the file cannot be read or would run code; the message is the reason, without
             torch's advice to run the code.
     """
     try:
         _refuse_compressed(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of here is an error below, or fine
+            warnings.simplefilter("ignore")  # torch's warnings here are errors below, or harmless
             mapped = lazily and is_zipfile(path)
-            # Also where the user wants writing to reach the file; on Windows torch never writes.
+            # Holds even if the user allows writes to reach the file; on Windows torch never writes.
             private = mapped and hasattr(mmap, "MAP_PRIVATE")
             options = torch.serialization.set_default_mmap_options
             with options(mmap.MAP_PRIVATE) if private else nullcontext():
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # the bytes of another file can make an unpickler raise anything
+    except Exception as error:  # a foreign file can make an unpickler raise anything
         reason = error.__context__ or error
         raise ValueError(str(reason) or type(reason).__name__) from error
 
 
 def read_state_dict(path: Path, *, without: str | None = None) -> dict[str, Tensor]:
-    """Returns the tensors of a pickled state dict, without what wrappers put before their names.
+    """Returns the tensors of a pickled state dict, without the prefixes of wrappers.
 
     Args:
-        path: of a file of `torch.save`.
-        without: beginning of the names of tensors that are left out; in a file that is mapped they
-            are never read.
+        path: a file of `torch.save`.
+        without: start of the names of tensors to leave out; in a mapped file they are never read.
 
     Raises:
-        FileError: there is no such file.
-        CheckpointError: it is cut off, wants to run code, is no state dict, or holds NaN.
+        FileError: the file does not exist.
+        CheckpointError: it is truncated, would run code, is not a state dict, or holds NaN.
     """
     if not path.is_file():
         raise FileError(f"there is no file {path}, which should be a state dict")
@@ -120,9 +119,9 @@ def read_state_dict(path: Path, *, without: str | None = None) -> dict[str, Tens
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict without what DataParallel and torch.compile put before every name.
+    """Returns a state dict without the prefixes of DataParallel and torch.compile.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators.tensors import without_prefixes
         >>> list(without_prefixes({"module._orig_mod.weight": 1, "module._orig_mod.bias": 2}))
         ['weight', 'bias']
@@ -135,7 +134,7 @@ def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises `ValueError` for an archive that unfolds to more than its size; torch writes none."""
+    """Raises `ValueError` for an archive that unpacks to more than its size; torch writes none."""
     if is_zipfile(path):
         with ZipFile(path) as archive:
             total = sum(info.file_size for info in archive.infolist())
@@ -148,26 +147,26 @@ def read_safetensors(
     *,
     what: str,
     remedy: str,
-    format: str | None = None,  # noqa: A002 - as the file's header calls it
+    format: str | None = None,  # noqa: A002 - as in the file's header
     only_header: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors of a `.safetensors` file, and what it says of itself.
+    """Reads the tensors of a `.safetensors` file, and its header.
 
     Args:
-        path: of the file.
-        what: it should be, for the errors, such as "a masker".
+        path: the file.
+        what: what it should be, for errors, such as "a masker".
         remedy: how to get such a file, such as "train one with …".
-        format: the `format` that its header must name; None takes any.
-        only_header: leaves the tensors alone.
+        format: the `format` that its header must name; None accepts any.
+        only_header: does not read tensors.
 
     Returns:
-        The tensors by name, on the CPU, mapped into memory; and the header.
+        The tensors by name, on the CPU, memory-mapped; and the header.
 
     Raises:
-        FileError: there is no such file.
-        CheckpointError: it is cut off, of another format, or holds NaN or infinity.
+        FileError: the file does not exist.
+        CheckpointError: it is truncated, has another format, or holds NaN or infinity.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators.tensors import read_safetensors, save_tensors
         >>> path = getfixture("tmp_path") / "mine.safetensors"
         >>> save_tensors({"bias": torch.zeros(2)}, path, {"format": "mine/1"}, {}, "a layer")
@@ -197,7 +196,7 @@ def read_safetensors(
 
 
 def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses the tensors of a file if one of them is no weight, or holds NaN or infinity.
+    """Refuses the tensors of a file if one of them is not a weight, or holds NaN or infinity.
 
     Raises:
         CheckpointError: one does; the message names it.
@@ -244,12 +243,12 @@ def save_tensors(
     Args:
         state: names and contiguous tensors.
         path: ends in `.safetensors`.
-        header: what the file itself says of them.
-        metadata: what else is kept as text in the file.
-        what: of the error's message, such as "a CGN".
+        header: the file's own description of the tensors.
+        metadata: further facts, stored as text in the file.
+        what: what it is, for errors, such as "a CGN".
 
     Raises:
-        ArgumentError: another suffix, or metadata under a name of the header.
+        ArgumentError: the suffix is wrong, or metadata uses a name of the header.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
     if path.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""Truncated noise, and which of BigGAN's batch statistics belong to a truncation."""
+"""Truncated noise, and the rows of BigGAN's batch statistics for a truncation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from cgn_augment.checks import require_choice, require_part
 
 NOISE_LIMIT = 2.0
-"""Noise is cut off at this many standard deviations, before it is multiplied by the truncation."""
+"""Noise is truncated at this many standard deviations, then multiplied by the truncation."""
 
 TruncationLookup = Literal["exact", "published"]
 
 
 class StatisticsRows(NamedTuple):
-    """Which batch statistics belong to a truncation.
+    """The batch statistics for a truncation.
 
     Attributes:
-        lower: a row.
-        upper: the next row, or the same.
+        lower: index of a row.
+        upper: index of the next row, or the same.
         fraction: weight of `upper`; `lower` has the rest.
     """
 
@@ -31,17 +31,17 @@ class StatisticsRows(NamedTuple):
 
 
 def draw_truncated(num: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Draws normal noise that is cut off at ±2, on the CPU and without rejection.
+    """Draws normal noise truncated at ±2, on the CPU and without rejection.
 
     Args:
-        num: of vectors.
-        dim: of each.
-        generator: a CPU generator; it alone decides the noise.
+        num: number of vectors.
+        dim: length of each.
+        generator: a CPU generator; it alone determines the noise.
 
     Returns:
         (num, dim) float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.truncation import draw_truncated
         >>> noise = draw_truncated(1000, 8, torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def draw_truncated(num: int, dim: int, generator: torch.Generator) -> Tensor:
         True
     """
     uniform = torch.rand(num, dim, generator=generator, dtype=torch.float64)
-    inside = math.erf(NOISE_LIMIT / math.sqrt(2))  # of the probability
+    inside = math.erf(NOISE_LIMIT / math.sqrt(2))  # probability of being inside
     noise = math.sqrt(2) * torch.erfinv(inside * (2 * uniform - 1))
     return noise.clamp(-NOISE_LIMIT, NOISE_LIMIT).float()
 
@@ -57,20 +57,20 @@ def draw_truncated(num: int, dim: int, generator: torch.Generator) -> Tensor:
 def find_rows(
     truncation: float, num_rows: int = 51, lookup: TruncationLookup = "exact"
 ) -> StatisticsRows:
-    """Says which rows of the batch statistics belong to a truncation.
+    """Returns the rows of the batch statistics for a truncation.
 
     Args:
         truncation: in (0, 1].
-        num_rows: row i is of truncation i / (num_rows − 1).
-        lookup: "exact" reads the row of a truncation on the grid, and otherwise gives the nearer
-            row the larger weight. "published" does what `pytorch-pretrained-biggan` does: the
+        num_rows: number of rows; row i is for truncation i / (num_rows − 1).
+        lookup: "exact" reads the row of a truncation on the grid; between two rows the nearer one
+            has the larger weight. "published" does what `pytorch-pretrained-biggan` does: the
             weights of the two rows are swapped, and where the division is a rounding error off the
-            grid (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) a neighbour is read.
+            grid (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) it reads a neighbour.
 
     Raises:
-        ArgumentError: a truncation outside (0, 1], or an unknown lookup.
+        ArgumentError: truncation is outside (0, 1], or lookup is unknown.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators.truncation import find_rows
         >>> find_rows(0.14)
         StatisticsRows(lower=7, upper=7, fraction=0.0)

@@ -1,8 +1,8 @@
 """U2-Net, which finds the salient object in an image.
 
 Written from the description in Qin et al., "U2-Net: Going Deeper with Nested U-Structure for
-Salient Object Detection", Pattern Recognition 2020. The names in the state dict are those of the
-published weights. A U of eleven stages, each of them a small U itself.
+Salient Object Detection", Pattern Recognition 2020. Names in the state dict are those of the
+published weights. It is a U of eleven stages, each a small U itself.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.lean import convolve_to_few
 
 LEAST_SIZE = 32
-"""Of the images, in pixels: they are halved five times."""
+"""Smallest side of the images, in pixels: they are halved five times."""
 
 _DILATIONS = (1, 2, 4, 8)
-"""Of the stages that are too small to be pooled: they see further by dilation instead."""
+"""Stages too small to be pooled; dilation widens their view instead."""
 
 
 class U2Net(nn.Module):
@@ -31,9 +31,9 @@ class U2Net(nn.Module):
         width: channels of the first stage; all others are multiples of it. A multiple of 4.
 
     Raises:
-        ArgumentError: another width.
+        ArgumentError: the width is not a multiple of 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.u2net import U2Net
         >>> U2Net(width=4).eval()(torch.zeros(2, 3, 64, 64)).shape
@@ -65,14 +65,14 @@ class U2Net(nn.Module):
         """Finds the object.
 
         Args:
-            images: (B, 3, H, W) float, such as a generator's in [-1, 1]; 32 pixels or more.
+            images: (B, 3, H, W) float, such as a generator's in [-1, 1]; at least 32 pixels.
 
         Returns:
-            (B, 1, H, W) float in [0, 1]: the sigmoid of the six side outputs, fused (the paper's
-            S_fuse, which the published code calls d0).
+            (B, 1, H, W) float in [0, 1]: the sigmoid of the six side outputs, fused (S_fuse in the
+            paper, d0 in the published code).
 
         Raises:
-            ArgumentError: images of another shape.
+            ArgumentError: the images have another shape.
         """
         if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
             raise ArgumentError(
@@ -95,8 +95,8 @@ class U2Net(nn.Module):
 class RSU(nn.Module):
     """A residual U-block (section 3.1 of the paper); its result has the input's resolution.
 
-    Each of its levels is pooled but the lowest, which is dilated. With `dilated`, none of the four
-    is pooled and all are dilated: the paper's RSU-4F.
+    All levels are pooled except the lowest, which is dilated. With `dilated`, none of the four
+    levels is pooled and all are dilated: the paper's RSU-4F.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class RSU(nn.Module):
             self.add_module(f"rebnconv{level}d", decoder)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes (B, dim_in, H, W) to (B, dim_out, H, W)."""
+        """Maps (B, dim_in, H, W) to (B, dim_out, H, W)."""
         x = self.rebnconvin(x)
         levels = range(1, self.height + 1)
         encoders = [self.get_submodule(f"rebnconv{level}") for level in levels]
@@ -136,12 +136,12 @@ class ConvNormReLU(nn.Module):
         self.bn_s1: nn.Module = nn.BatchNorm2d(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes (B, dim_in, H, W) to (B, dim_out, H, W)."""
+        """Maps (B, dim_in, H, W) to (B, dim_out, H, W)."""
         return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Puts the batch statistics into the convolution, in place; for eval mode alone."""
+        """Folds the batch statistics into the convolution, in place; for eval mode only."""
         conv: Any = self.conv_s1
         norm: Any = self.bn_s1
         if isinstance(norm, nn.Identity):
@@ -160,7 +160,7 @@ def enlarge_to(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _descend(encoders: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-    """Returns what each encoder makes; the next one gets it at half the resolution."""
+    """Returns the result of each encoder; the next one gets it at half the resolution."""
     encoded = [encoders[0](x)]
     for encoder in encoders[1:]:
         encoded.append(encoder(F.max_pool2d(encoded[-1], 2, ceil_mode=True)))
@@ -168,7 +168,7 @@ def _descend(encoders: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
 
 
 def _ascend(decoders: Sequence[nn.Module], encoded: list[Tensor]) -> list[Tensor]:
-    """Returns what each decoder makes, the finest first; the last is the deepest encoder's."""
+    """Returns the result of each decoder, finest first; the last is the deepest encoder's."""
     decoded = [encoded[-1]]
     for decoder, beside in zip(decoders, reversed(encoded[:-1]), strict=True):
         decoded.insert(0, decoder(torch.cat([enlarge_to(decoded[0], beside), beside], dim=1)))

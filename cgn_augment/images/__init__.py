@@ -1,1 +1,1 @@
-"""Labelled images of the user: folders, tables, benchmarks' layouts, shards, Hugging Face."""
+"""The user's labelled images: folders, tables, benchmarks' layouts, shards, Hugging Face."""

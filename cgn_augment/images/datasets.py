@@ -1,7 +1,6 @@
 """Labelled photographs from folders, tables, benchmarks' layouts, shards, or Hugging Face datasets.
 
-Each knows its classes, and gives what a `CounterfactualDataset` reads for training and a loader for
-testing.
+Each knows its classes, and provides input for a `CounterfactualDataset` and a loader for testing.
 """
 
 from __future__ import annotations
@@ -32,10 +31,11 @@ class MapImages:
     """Images that can be read by index.
 
     Attributes:
-        dataset: of pairs (image (3, H, W) float32, label).
+        dataset: yields pairs (image (3, H, W) float32, label).
         classes: names by label.
-        groups: which group each image is of, by its index; None where it is not known.
-        masks: path or URL of each image's mask, or None for one without; None where there are none.
+        groups: group of each image, by index; None if unknown.
+        masks: path or URL of each image's mask, or None for an image without; None if there are no
+            masks.
     """
 
     dataset: Dataset[tuple[Tensor, int]]
@@ -44,10 +44,10 @@ class MapImages:
     masks: tuple[str | None, ...] | None = None
 
     def with_groups(self) -> GroupedImages:
-        """Returns a data set of (image, label, group).
+        """Returns a dataset of (image, label, group).
 
         Raises:
-            ArgumentError: the groups are not known.
+            ArgumentError: the groups are unknown.
         """
         if self.groups is None:
             raise ArgumentError(
@@ -57,7 +57,11 @@ class MapImages:
         return GroupedImages(self.dataset, self.groups.numbers)
 
     def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
-        """Returns `real` of a `CounterfactualDataset`, and the arguments that belong to it."""
+        """Returns `real` for a `CounterfactualDataset`, and the arguments that go with it.
+
+        Args:
+            config: how the process loads images.
+        """
         return self.dataset, {
             "batch_size": config.batch_size,
             "num_workers": config.num_workers,
@@ -67,7 +71,11 @@ class MapImages:
         }
 
     def testing(self, config: LoadConfig) -> DataLoader[Any]:
-        """Returns a loader of this process's part, each image once: images and labels."""
+        """Returns a loader of images and labels, each once, for this process's part.
+
+        Args:
+            config: how the process loads images.
+        """
         num = len(self.dataset)  # type: ignore[arg-type]
         part = Subset(self.dataset, range(config.rank, num, config.world_size))
         return make_loader(part, config, config.batch_size)
@@ -84,25 +92,25 @@ def open_images(
     classes: int | Sequence[str] | None = None,
     num_images: int | None = None,
 ) -> ImageSet:
-    """Finds out what kind of images there are at a place.
+    """Opens the images at a place, whatever their kind.
 
     Args:
-        place: a folder with one folder of images for each class, a table, or a benchmark's layout
-            (see `read_place`); shards, as a path or URL ending in .tar, where braces stand for
-            several (`s3://bucket/train-{000..146}.tar`); or `hf:NAME@SPLIT`, a dataset of Hugging
-            Face by its folder or name.
-        transform: turns a PIL image in RGB into (3, H, W) float32.
-        split: train, val, test or `all`, of images that come in splits (see `find_splits`); None
-            takes those for training, or the only split.
-        classes: names of the classes by label, or their number, where the images do not say.
-        num_images: of an epoch, for shards.
+        place: a folder with one folder of images per class, a table, or a benchmark's layout (see
+            `read_place`); shards, as a path or URL ending in .tar, where braces stand for several
+            (`s3://bucket/train-{000..146}.tar`); or `hf:NAME@SPLIT`, a Hugging Face dataset by
+            folder or name.
+        transform: turns an RGB PIL image into (3, H, W) float32.
+        split: train, val, test or `all`, if the images have splits (see `find_splits`); None takes
+            the training split, or the only split.
+        classes: names of the classes by label, or their number, if the images do not say.
+        num_images: images per epoch, for shards.
 
     Raises:
         ArgumentError: classes are missing, or do not belong to these images.
         DataError: there are no images, or they are laid out differently.
         MissingPackageError: the package datasets is not installed.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.datasets import open_images, evaluation_transform
         >>> folder = getfixture("tmp_path")
@@ -164,19 +172,19 @@ def training_transform(
     min_scale: float = 0.08,
     flip: bool = True,
 ) -> Transform:
-    """Makes the transform of training images: crop at random, flip, normalise.
+    """Returns the transform for training images: random crop, flip, normalisation.
 
     Args:
-        mean: of each channel, of images in [0, 1].
-        std: of each channel.
-        image_size: height and width of what comes out.
-        min_scale: least share of the image that a crop shows; 1 shows all of it.
-        flip: whether left and right are swapped half of the time.
+        mean: mean of each channel, for images in [0, 1].
+        std: standard deviation of each channel.
+        image_size: height and width of the result.
+        min_scale: smallest share of the image that a crop shows; 1 shows all of it.
+        flip: whether half of the images are mirrored left to right.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
-    from torchvision import transforms  # imports much
+    from torchvision import transforms  # slow to import
 
     size, min_scale = require_count("image_size", image_size), require_part("min_scale", min_scale)
     crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
@@ -188,18 +196,18 @@ def training_transform(
 def evaluation_transform(
     mean: Sequence[float], std: Sequence[float], image_size: int, crop: float = 0.875
 ) -> Transform:
-    """Makes the transform of test images: the middle of the image, normalised.
+    """Returns the transform for test images: centre crop and normalisation.
 
     Args:
-        mean: of each channel, of images in [0, 1].
-        std: of each channel.
-        image_size: height and width of what comes out.
+        mean: mean of each channel, for images in [0, 1].
+        std: standard deviation of each channel.
+        image_size: height and width of the result.
         crop: share of the shorter side that is shown.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
-    from torchvision import transforms  # imports much
+    from torchvision import transforms  # slow to import
 
     size = require_count("image_size", image_size)
     resize = transforms.Resize(round(size / require_part("crop", crop)))
@@ -211,9 +219,9 @@ class TableImages(Dataset[tuple[Tensor, int]]):
     """Pairs of an image (3, H, W) float32 and its label.
 
     Attributes:
-        paths: or URLs of the images.
-        labels: of each.
-        transform: of an image.
+        paths: paths or URLs of the images.
+        labels: label of each image.
+        transform: turns an RGB PIL image into the result.
     """
 
     paths: Sequence[str]
@@ -229,11 +237,11 @@ class TableImages(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class GroupedImages(Dataset[tuple[Tensor, int, int]]):
-    """Images as another data set has them, with the group of each.
+    """The images of another dataset, with the group of each.
 
     Attributes:
-        dataset: of pairs (image, label).
-        groups: of each image.
+        dataset: yields pairs (image, label).
+        groups: group of each image.
     """
 
     dataset: Dataset[tuple[Tensor, int]]
@@ -263,7 +271,7 @@ class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
 
 
 def _normalised(steps: list[Any], mean: Sequence[float], std: Sequence[float]) -> Transform:
-    from torchvision import transforms  # imports much
+    from torchvision import transforms  # slow to import
 
     last = [transforms.ToTensor(), transforms.Normalize(list(mean), list(std))]
     made: Transform = transforms.Compose([*steps, *last])

@@ -1,4 +1,4 @@
-"""Image files on disk: which there are, which class each is of, and what is in one."""
+"""Finds image files on disk and their classes, and reads them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cgn_augment.files import first_line
 from cgn_augment.images.reading import Encoded, open_image, to_rgb
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Ends of the names of image files, in capitals or not."""
+"""Suffixes of image files, in upper or lower case."""
 
 CLASS_LAYOUT = " one folder of images for each class, such as FOLDER/cat/1.jpg"
 
 
 class LabelledPaths(NamedTuple):
-    """The images of a folder that has a folder for each class.
+    """The images of a folder with one folder per class.
 
     Attributes:
-        paths: of the images, class by class.
-        labels: of each image.
+        paths: paths of the images, class by class.
+        labels: label of each image.
         classes: names by label.
     """
 
@@ -34,22 +34,21 @@ class LabelledPaths(NamedTuple):
 
 
 def find_images(folder: Path, least: int = 1) -> list[Path]:
-    """Finds the images in a folder and in all folders below it.
+    """Finds the images in a folder and all folders below it.
 
-    Links are followed, hidden files and folders are left out, and capitals of a suffix do not
-    matter.
+    Follows links, ignores hidden files and folders, and ignores the case of a suffix.
 
     Args:
         folder: where to look.
-        least: images that there must be.
+        least: least number of images.
 
     Returns:
         Their paths, sorted.
 
     Raises:
-        DataError: there is no such folder, or it holds too few images.
+        DataError: the folder does not exist, or holds too few images.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.finding import find_images
         >>> folder = getfixture("tmp_path")
@@ -73,20 +72,20 @@ def find_images(folder: Path, least: int = 1) -> list[Path]:
 def find_labelled_images(
     folder: Path, *, what: str = "images", layout: str = CLASS_LAYOUT
 ) -> LabelledPaths:
-    """Finds the images of a folder that has a folder for each class; see `find_images`.
+    """Finds the images of a folder with one folder per class; see `find_images`.
 
     Args:
         folder: where to look.
-        what: the images are, for the errors.
-        layout: that is expected, for the errors.
+        what: what the images are, for errors.
+        layout: the expected layout, for errors.
 
     Returns:
-        The images; labels go by the order of the folders' names.
+        The images; labels follow the order of the folders' names.
 
     Raises:
-        DataError: there is no such folder, it has no folders, or there is no image in one of them.
+        DataError: the folder does not exist, has no folders, or one of these holds no image.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.finding import find_labelled_images
         >>> folder = getfixture("tmp_path")
@@ -113,14 +112,14 @@ def find_labelled_images(
 
 
 def read_image(file: Path | Encoded, name: str | None = None) -> Image.Image:
-    """Returns an image file upright and as RGB; see `to_rgb`.
+    """Returns an image file upright and in RGB; see `to_rgb`.
 
     Args:
-        file: its path, its URL, or its contents.
-        name: of contents, for the error.
+        file: its path, URL or content.
+        name: name of the content, for the error.
 
     Raises:
-        DataError: it is missing, no image, or cut off.
+        DataError: it is missing, truncated, or not an image.
     """
     try:
         with open_image(file if isinstance(file, bytes) else str(file)) as image:
@@ -133,7 +132,7 @@ def read_image(file: Path | Encoded, name: str | None = None) -> Image.Image:
 
 
 def name_some(names: Sequence[str], most: int = 5) -> str:
-    """Returns the first names of a list as text, and how many more there are."""
+    """Returns the first names of a list as text, and how many more follow."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 

@@ -1,4 +1,4 @@
-"""A folder with a folder of images for each class, or with such a folder for each split."""
+"""A folder with one folder of images per class, or with such a folder per split."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cgn_augment.images.image_table import (
 
 
 def split_folders(root: Path) -> dict[str, str]:
-    """Returns the folders of the splits by the splits' names; none where there are no splits.
+    """Returns the folder of each split by the split's name; empty if there are no splits.
 
     Raises:
-        DataError: there is no such folder, or it has splits and classes side by side.
+        DataError: the folder does not exist, or has splits and classes side by side.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root} of images. Expected:{CLASS_LAYOUT}")
     names = _folders(root)
-    called = [name for name in names if name in SPLIT_NAMES]  # others need not be looked into
+    called = [name for name in names if name in SPLIT_NAMES]  # look only into these
     splits = [name for name in called if _folders(root / name)]
     if splits and called != names:
         raise DataError(
@@ -46,11 +46,11 @@ def _folders(root: Path) -> list[str]:
 
 
 def read_folder(root: Path, split: str | None = None) -> ImageTable:
-    """Finds the images of a folder, of one split or of all; the folders of others are not read.
+    """Finds the images of a folder, of one split or of all; other splits are not read.
 
     Raises:
-        ArgumentError: a split is asked for where there are none.
-        DataError: there are no images, no such split, or splits have other classes.
+        ArgumentError: a split is given, but there are none.
+        DataError: there are no images, the split does not exist, or splits have different classes.
     """
     root = root.expanduser()
     folders = split_folders(root)

@@ -32,7 +32,7 @@ class HuggingFaceRows:
     classes: tuple[str, ...]
 
     def undecoded(self, *columns: str) -> HuggingFaceRows:
-        """Returns the rows with the images in these columns as files, {"bytes", "path"}."""
+        """Returns the rows with images in these columns as undecoded files, {"bytes", "path"}."""
         datasets: Any = importlib.import_module("datasets")
         rows = self.rows
         for column in columns:
@@ -46,13 +46,13 @@ def open_hugging_face(
     """Opens a split of a dataset.
 
     Args:
-        name_and_split: NAME@SPLIT, where NAME is a folder or a name of the hub.
-        classes: names by label, where the data do not say.
-        without: columns of images that are not the images themselves, such as masks.
+        name_and_split: NAME@SPLIT, where NAME is a folder or a name on the hub.
+        classes: names by label, if the data do not say.
+        without: image columns that hold something else, such as masks.
 
     Raises:
-        ArgumentError: no split is named, or the classes are not known.
-        DataError: there is no such dataset or split, or it has other columns.
+        ArgumentError: no split is named, or the classes are unknown.
+        DataError: the dataset or split does not exist, or has other columns.
         MissingPackageError: the package datasets is not installed.
     """
     name, at, split = name_and_split.rpartition("@")
@@ -68,7 +68,7 @@ def open_hugging_face(
             dataset = found[split] if hasattr(found, "keys") else found
         else:
             dataset = datasets.load_dataset(name, split=split)
-    except Exception as error:  # its readers and its transport have errors of their own
+    except Exception as error:  # its readers and its transport have their own errors
         raise DataError(
             f"Hugging Face datasets cannot load the split {split} of {name} ({first_line(error)}): "
             "expected a folder that save_to_disk wrote or that load_dataset reads, or a name of "

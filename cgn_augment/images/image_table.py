@@ -1,4 +1,4 @@
-"""Which images there are, and what is known of each, before any is read.
+"""A list of images and the facts about each, made before any is read.
 
 Every kind of place that lists its images becomes an `ImageTable`: a folder, a table, and the
 layouts of the published benchmarks.
@@ -35,9 +35,12 @@ _Kind = TypeVar("_Kind")
 
 
 def split_name(name: str) -> str:
-    """Returns one name for a split that goes by several.
+    """Returns the standard name of a split that has several names.
 
-    Example:
+    Args:
+        name: any of its names.
+
+    Examples:
         >>> from cgn_augment.images.image_table import split_name
         >>> split_name("validation"), split_name("test_2")
         ('val', 'test_2')
@@ -47,13 +50,13 @@ def split_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Groups:
-    """Which group each image is of, such as a class in front of a background.
+    """The group of each image, such as a class in front of a background.
 
     Attributes:
-        numbers: of each image, in the order of the images.
-        names: of the groups, by number, such as "landbird on water"; some may have no image.
-        train_counts: training images of each group; None where it is not known which images are
-            for training.
+        numbers: group of each image, in the order of the images.
+        names: names of the groups, by number, such as "landbird on water"; some may have no image.
+        train_counts: training images per group; None if it is unknown which images are for
+            training.
     """
 
     numbers: tuple[int, ...]
@@ -63,18 +66,18 @@ class Groups:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Images, and what is known of each.
+    """Images, and the facts about each.
 
     Attributes:
-        place: where they are, as a user says it.
-        root: folder that `files` and `masks` are below.
-        files: of the images: below `root`, absolute, or URLs.
-        labels: of each image.
+        place: where they are, as the user wrote it.
+        root: folder that holds `files` and `masks`.
+        files: image files: relative to `root`, absolute, or URLs.
+        labels: label of each image.
         classes: names by label.
-        splits: of each image; None where there are no splits.
-        groups: which each image is of; None where there are no groups.
-        masks: file with the mask of each image, or None for one without; None where there are none.
-        columns: what else is known of each image, as text by name.
+        splits: split of each image; None if there are no splits.
+        groups: group of each image; None if there are no groups.
+        masks: file of each image's mask, or None for an image without; None if there are no masks.
+        columns: further facts about each image, as text by name.
     """
 
     place: str
@@ -97,28 +100,27 @@ class ImageTable:
 
     @cached_property
     def mask_paths(self) -> tuple[str | None, ...] | None:
-        """Path or URL of each image's mask; None for one without, None where there are none."""
+        """Path or URL of each mask; None for an image without, or if there are no masks."""
         if self.masks is None:
             return None
         return tuple(None if mask is None else below(self.root, mask) for mask in self.masks)
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Splits that there are: train, val and test first; empty where there are none."""
+        """Names of the splits: train, val and test first; empty if there are none."""
         return order_splits(self.splits or ())
 
     def of_split(self, split: str | None) -> ImageTable:
         """Returns the images of a split.
 
         Args:
-            split: its name; `all` for all images; None for those for training, or for the only
-                split that there is.
+            split: its name; `all` for all images; None for the training split, or the only split.
 
         Raises:
-            ArgumentError: a split is asked for where there are none, or must be named.
-            DataError: there is no such split.
+            ArgumentError: a split is given but there are none, or a split must be named.
+            DataError: the split does not exist.
 
-        Example:
+        Examples:
             >>> from pathlib import Path
             >>> from cgn_augment.images.image_table import ImageTable
             >>> table = ImageTable(
@@ -132,7 +134,11 @@ class ImageTable:
         return self.where([name == wanted for name in self.splits or ()])
 
     def where(self, keep: Sequence[bool]) -> ImageTable:
-        """Returns the images for which `keep` is true; the groups' training counts stay."""
+        """Returns the images for which `keep` is true; the groups' training counts stay.
+
+        Args:
+            keep: one value per image.
+        """
 
         def some(values: Sequence[_Kind]) -> tuple[_Kind, ...]:
             return tuple(value for value, kept in zip(values, keep, strict=True) if kept)
@@ -149,9 +155,13 @@ class ImageTable:
         )
 
     def with_groups(self, numbers: Sequence[int], names: Sequence[str]) -> ImageTable:
-        """Returns the images with a group of each, whose training images are counted.
+        """Returns the images with a group for each, and counts the training images per group.
 
-        The names of the groups become a column, too.
+        The names of the groups also become a column.
+
+        Args:
+            numbers: group of each image.
+            names: names of the groups.
         """
         counts = None
         if self.splits is not None and TRAIN in self.splits:
@@ -161,7 +171,7 @@ class ImageTable:
         return replace(self, groups=Groups(tuple(numbers), tuple(names), counts), columns=columns)
 
     def require_files(self) -> None:
-        """Refuses images that are not there; what lies behind a URL is not asked.
+        """Raises if images are missing; URLs are not checked.
 
         Raises:
             DataError: some are missing.
@@ -177,7 +187,10 @@ class ImageTable:
 def order_splits(names: Iterable[str]) -> tuple[str, ...]:
     """Returns each name once, train, val and test first.
 
-    Example:
+    Args:
+        names: names of splits, with repeats.
+
+    Examples:
         >>> from cgn_augment.images.image_table import order_splits
         >>> order_splits(["test", "odd", "train", "test"])
         ('train', 'test', 'odd')
@@ -187,13 +200,18 @@ def order_splits(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
-    """Returns which of the splits of a place is meant; `all` where there are none.
+    """Returns the chosen split of a place; `all` if there are none.
+
+    Args:
+        place: the place, for errors.
+        names: names of its splits.
+        split: what the user gave; see `ImageTable.of_split`.
 
     Raises:
-        ArgumentError: a split is asked for where there are none, or must be named.
-        DataError: there is no such split.
+        ArgumentError: a split is given but there are none, or a split must be named.
+        DataError: the split does not exist.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.image_table import choose_split
         >>> choose_split("here", ("train", "val"), None)
         'train'
@@ -217,18 +235,31 @@ def choose_split(place: str, names: Iterable[str], split: str | None) -> str:
 
 
 def below(root: Path, file: str) -> str:
-    """Returns the path of a file below a folder; a URL stays as it is."""
+    """Returns the path of a file below a folder; a URL unchanged.
+
+    Args:
+        root: the folder.
+        file: a path or URL.
+    """
     return file if "://" in file else str(root / file)
 
 
 def some_masks(masks: Iterable[str | None]) -> tuple[str | None, ...] | None:
-    """Returns the files of masks, None for an image without; None if there is no mask at all."""
+    """Returns the mask files, None for an image without; None if there is no mask at all.
+
+    Args:
+        masks: a file per image; None or empty for an image without.
+    """
     found = tuple(masks)
     return found if any(found) else None
 
 
 def sort_names(names: set[str]) -> list[str]:
-    """Sorts names as numbers if all are."""
+    """Sorts names, as numbers if all are numbers.
+
+    Args:
+        names: the names.
+    """
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)

@@ -1,4 +1,4 @@
-"""The layout of ImageNet-9 (Xiao et al., ICLR 2021): objects with their grounds exchanged."""
+"""The layout of ImageNet-9 (Xiao et al., ICLR 2021): objects with exchanged backgrounds."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ VARIANTS = (
     "only_bg_b",
     "only_bg_t",
 )
-"""The published variants; a folder may hold some of them, and others besides."""
+"""The published variants; a folder may hold some of them, and others."""
 
 _LAYOUT = "VARIANT/val/00_dog/*.JPEG, such as original/val/00_dog"
 
 
 def find_variants(root: Path) -> tuple[str, ...]:
-    """Returns the variants that a folder holds, the published ones first.
+    """Returns the variants in a folder, the published ones first.
 
     Raises:
         DataError: it holds none.
@@ -51,14 +51,14 @@ def find_variants(root: Path) -> tuple[str, ...]:
 
 
 def read_imagenet9(root: Path, variant: str = "") -> ImageTable:
-    """Reads which images a variant has.
+    """Lists the images of a variant.
 
     Args:
         root: folder with the folders of the variants.
         variant: such as mixed_rand; original by default.
 
     Raises:
-        ArgumentError: there is no such variant.
+        ArgumentError: the variant does not exist.
         DataError: it has other classes than the nine.
     """
     root, variant = root.expanduser(), variant or VARIANTS[0]
@@ -78,5 +78,5 @@ def read_imagenet9(root: Path, variant: str = "") -> ImageTable:
 
 
 def _has_images(val: Path) -> bool:
-    """Returns whether a folder of class folders has an image; some releases have one of none."""
+    """Returns whether any class folder holds an image; some releases have empty ones."""
     return any(path.name.lower().endswith(SUFFIXES) for path in val.glob("*/*"))

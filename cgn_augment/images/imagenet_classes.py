@@ -1,4 +1,4 @@
-"""Classes by name: ImageNet's own list, and the classes that the published CGN draws best."""
+"""Classes by name: ImageNet's list, and the classes that the published CGN draws best."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FOLDER = Path(__file__).parent
 _NUM_SUGGESTIONS = 5
 
 _ALIKE = {"crane": (134, 517), "maillot": (638, 639)}
-"""Classes that ImageNet names alike; the list has a word more for one of the two."""
+"""Classes with the same ImageNet name; the list adds a word to one of the two."""
 
 
 @lru_cache(maxsize=1)
 def imagenet_names() -> tuple[str, ...]:
-    """Returns ImageNet's 1000 class names in the order of the classes, as torchvision has them.
+    """Returns ImageNet's 1000 class names in class order, as torchvision has them.
 
-    They are a file of this package, since the import of torchvision takes as long as torch's.
+    The package holds its own file, since importing torchvision takes as long as importing torch.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.imagenet_classes import imagenet_names
         >>> imagenet_names()[207]
         'golden retriever'
@@ -36,27 +36,31 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def class_names(num_classes: int) -> tuple[str, ...] | None:
-    """Returns the names of the classes of a CGN: those of ImageNet if it has 1000, else None."""
+    """Returns the class names of a CGN: those of ImageNet if it has 1000 classes, else None.
+
+    Args:
+        num_classes: number of classes of the CGN.
+    """
     return imagenet_names() if num_classes == IMAGENET_CLASSES else None
 
 
 def find_class(
     given: int | str, num_classes: int, own_names: Mapping[int, str] | None = None
 ) -> int:
-    """Returns the index of a class that is given by index or by name.
+    """Returns the index of a class given by index or name.
 
     Args:
-        given: an index, also as text, or a whole name of ImageNet's list. An underscore is a
-            space and case does not matter, so Cardigan, a dog, and cardigan, clothing, are the
-            same name and need an index.
-        num_classes: classes of the CGN.
-        own_names: of the classes, where they have names of their own, as those of parts have.
+        given: an index, also as text, or a whole name from ImageNet's list. An underscore is a
+            space and case does not matter, so Cardigan, a dog, and cardigan, clothing, are the same
+            name and need an index.
+        num_classes: number of classes of the CGN.
+        own_names: names of the classes, if the mechanisms have their own, as parts do.
 
     Raises:
-        ArgumentError: there is no such class, the name stands for two classes, or the classes of
-            this CGN have no names. The message lists the indices that may be meant.
+        ArgumentError: the class does not exist, the name stands for two classes, or the classes of
+            this CGN have no names. The message lists the possible indices.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.imagenet_classes import find_class
         >>> find_class("Golden_Retriever", 1000), find_class("7", 10)
         (207, 7)
@@ -97,7 +101,13 @@ def find_classes(
     num_classes: int,
     own_names: Mapping[int, str] | None = None,
 ) -> list[int] | None:
-    """Returns the indices of one class or several, and None for None; errors as `find_class`."""
+    """Returns the indices of one or several classes, or None for None; errors as `find_class`.
+
+    Args:
+        given: one class, several, or None; see `find_class`.
+        num_classes: number of classes of the CGN.
+        own_names: see `find_class`.
+    """
     if given is None:
         return None
     several = [given] if isinstance(given, int | str) else given
@@ -105,12 +115,15 @@ def find_classes(
 
 
 def best_classes(factor: str) -> list[int]:
-    """Returns the ImageNet classes that the published CGN's mechanism of a factor draws best.
+    """Returns the ImageNet classes that the published CGN's mechanism for a factor draws best.
 
-    The list is that of the paper's release.
+    The list comes from the paper's release.
+
+    Args:
+        factor: shape, texture or background.
 
     Raises:
-        ArgumentError: there is no such factor.
+        ArgumentError: the factor does not exist.
     """
     require_choice("factor", factor, FACTORS)
     listed: list[int] = tomllib.loads((_FOLDER / "best_classes.toml").read_text())[factor]
@@ -118,7 +131,7 @@ def best_classes(factor: str) -> list[int]:
 
 
 def _suggest(text: str, names: Sequence[str]) -> str:
-    """Returns names that have the text as one of their words, and then names that look alike."""
+    """Returns names that contain the text as a word, then names that look alike."""
     indices: dict[str, list[str]] = {}
     for index, name in enumerate(names):
         indices.setdefault(name.lower(), []).append(f"{name} ({index})")

@@ -1,4 +1,4 @@
-"""Images that a table of the user lists, as `table:FILE.csv`."""
+"""Images listed in the user's table, as `table:FILE.csv`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ _ADVICE = ": say which of them holds what, as in table:FILE?path=file&label=y&ma
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a table; "" for one that is not there or not to be read.
+    """Names of the columns of a table; "" for a column that is missing or not to be read.
 
-    Those that nobody named are read where the table has them; path and label must be there.
+    Columns left at None are read if the table has them; path and label are required.
 
     Attributes:
-        path: of the images, below the table's folder, or URLs.
+        path: paths of the images, relative to the table's folder, or URLs.
         label: names of classes, or numbers from 0.
         split: train, val, test or others.
         group: names or numbers.
-        mask: of the masks, below the table's folder, or URLs; empty for an image without.
+        mask: paths of the masks, relative to the table's folder, or URLs; empty for an image
+            without.
     """
 
     path: str | None = None
@@ -46,12 +47,12 @@ class Columns:
 
 
 def parse_table(place: str) -> tuple[Path, Columns]:
-    """Splits what follows `table:` into the file and the names of its columns.
+    """Splits the text after `table:` into the file and the names of its columns.
 
     Raises:
-        ArgumentError: a column that there is not.
+        ArgumentError: a kind of column is unknown.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.listed import parse_table
         >>> path, columns = parse_table("photos.csv?path=file&label=y")
         >>> str(path), columns.path, columns.label, columns.group
@@ -73,23 +74,23 @@ def read_listed(
     classes: tuple[str, ...] | None = None,
     further: tuple[str, ...] = (),
 ) -> ImageTable:
-    r"""Reads which images a table lists.
+    r"""Lists the images of a table.
 
     Args:
         path: a file that `read_table` reads.
-        columns: how they are called.
-        classes: names by label; the labels themselves by default.
-        further: columns to keep besides.
+        columns: names of its columns.
+        classes: names by label; by default the labels themselves.
+        further: further columns to keep.
 
     Returns:
-        The images. Which classes and groups there are is the same for every split.
+        The images. Classes and groups are the same for every split.
 
     Raises:
-        ArgumentError: a label that is no class.
+        ArgumentError: a label is not a class.
         DataError: the table cannot be read or lacks a column; or a row lacks a path, a label, a
             split or a group.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.listed import read_listed
         >>> path = getfixture("tmp_path") / "photos.csv"
         >>> size = path.write_text("path,label,group\n1.jpg,cat,day\n2.jpg,dog,night\n")
@@ -132,17 +133,17 @@ def read_listed(
 def class_names_of(
     labels: Sequence[str], classes: Sequence[str] | None, what: str
 ) -> dict[str, str]:
-    """Returns for each label that occurs the name of its class, in the order of the classes.
+    """Returns the name of the class for each label that occurs, in the order of the classes.
 
     Args:
-        labels: as the data give them: names, or numbers.
-        classes: names by number; None takes the labels themselves for names.
-        what: the data are, for the errors.
+        labels: labels in the data: names, or numbers.
+        classes: names by number; None uses the labels as names.
+        what: what the data are, for errors.
 
     Raises:
-        ArgumentError: a label that is none of the classes.
+        ArgumentError: a label is not one of the classes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.listed import class_names_of
         >>> class_names_of(["10", "9"], None, "a table")
         {'9': '9', '10': '10'}
@@ -168,7 +169,7 @@ def class_names_of(
 
 
 def _column(there: Collection[str], kind: str, name: str | None) -> str:
-    """Returns the name of a column; "" for one that is not read."""
+    """Returns the name of a column; "" if it is not read."""
     if name is None:
         return kind if kind in there or kind in ("path", "label") else ""
     return name

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 Transform = Callable[[Image.Image], Tensor]
-"""Turns a picture in RGB into (3, H, W) float32."""
+"""Turns an RGB picture into (3, H, W) float32."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class LoadConfig:
     """How a process loads labelled images.
 
     Attributes:
-        batch_size: images of a step.
+        batch_size: images per step.
         num_workers: processes that decode.
         rank: which of `world_size` processes this is.
         world_size: processes that train together; each reads its part.
-        seed: of the order and of random transforms.
-        pin_memory: whether batches lie where a GPU can fetch them from.
+        seed: seed of the order and of random transforms.
+        pin_memory: whether batches are put in pinned memory, from which a GPU copies faster.
     """
 
     batch_size: int
@@ -37,7 +37,13 @@ class LoadConfig:
 
 
 def make_loader(dataset: Any, config: LoadConfig, batch_size: int | None) -> DataLoader[Any]:
-    """Returns a loader that leaves the global generators alone; None is for ready batches."""
+    """Returns a loader that leaves the global generators alone; None means ready batches.
+
+    Args:
+        dataset: the dataset to read.
+        config: how the process loads images.
+        batch_size: images per batch; None if the dataset yields batches.
+    """
     return DataLoader(
         dataset,
         batch_size,

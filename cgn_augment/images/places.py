@@ -1,4 +1,4 @@
-"""What a user says where images are, and which images those are."""
+"""Reads what a user writes for the place of images, and lists the images there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ _LAYOUTS: dict[str, Callable[[Path, str], ImageTable]] = {
 def is_listed(place: str) -> bool:
     """Returns whether the images of a place are known before any is read.
 
-    Example:
+    Args:
+        place: what the user wrote.
+
+    Examples:
         >>> from cgn_augment.images.places import is_listed
         >>> is_listed("table:photos.csv"), is_listed("hf:cifar10@train")
         (True, False)
@@ -52,25 +55,25 @@ def read_place(
     columns: Columns | None = None,
     further: tuple[str, ...] = (),
 ) -> ImageTable:
-    """Reads which images there are at a place, and what is known of each.
+    """Lists the images at a place, with the facts about each.
 
     Args:
-        place: a folder with one folder of images for each class, or with such a folder for each
-            split; a layout, `waterbirds:PATH`, `waterbirds:PATH@100`, `spawrious:PATH@o2o_easy`
-            (or another of its six benchmarks), `urbancars:PATH`, `in9:PATH`, `in9:PATH@mixed_rand`;
-            `table:FILE`, or a path ending in .csv, .tsv or .jsonl, whose columns may be named, as
+        place: a folder with one folder of images per class, or with such a folder per split; a
+            layout, `waterbirds:PATH`, `waterbirds:PATH@100`, `spawrious:PATH@o2o_easy` (or another
+            of its six benchmarks), `urbancars:PATH`, `in9:PATH`, `in9:PATH@mixed_rand`;
+            `table:FILE`, or a path ending in .csv, .tsv or .jsonl, which may name its columns, as
             in `photos.csv?path=file&label=y`.
-        split: train, val or test; `all`; None takes those for training, or the only split.
-        classes: names by label, where a table does not say.
-        columns: of a table, where the place does not name them.
-        further: columns to keep besides.
+        split: train, val or test; `all`; None takes the training split, or the only split.
+        classes: names by label, if a table does not say.
+        columns: columns of a table, if the place does not name them.
+        further: further columns to keep.
 
     Raises:
-        ArgumentError: a value that does not fit these images.
-        DataError: there are no images, or they are laid out differently; files that a table or a
-            layout lists are missing.
+        ArgumentError: a value does not fit these images.
+        DataError: there are no images, they are laid out differently, or files listed in a table or
+            layout are missing.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.places import read_place
         >>> folder = getfixture("tmp_path")
@@ -94,22 +97,22 @@ def read_place(
 
 
 def find_files(place: str, split: str | None = None, least: int = 1) -> tuple[Path, list[str]]:
-    """Finds the images of a place whatever their classes are.
+    """Finds the images of a place, whatever their classes.
 
     Args:
-        place: as for `read_place`, or a folder with images, in folders or not.
+        place: as for `read_place`, or a folder with images, in subfolders or not.
         split: as for `read_place`.
-        least: images that there must be.
+        least: least number of images.
 
     Returns:
-        The folder that they are below, and their paths below it, sorted if a folder holds them;
-        those that lie elsewhere as absolute paths or URLs.
+        Their folder, and their paths below it (sorted for a folder); images elsewhere as absolute
+        paths or URLs.
 
     Raises:
         ArgumentError: as for `read_place`.
         DataError: as for `read_place`, or there are too few images.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from cgn_augment.images.places import find_files
         >>> folder = getfixture("tmp_path")
@@ -131,9 +134,12 @@ def find_files(place: str, split: str | None = None, least: int = 1) -> tuple[Pa
 
 
 def find_splits(place: str) -> tuple[str, ...]:
-    """Returns the splits that a place has, train, val and test first; empty where it has none.
+    """Returns the splits of a place, train, val and test first; empty if it has none.
 
-    Shards and Hugging Face datasets have none by this: each of their places is one split.
+    Shards and Hugging Face datasets have none here: each of their places is one split.
+
+    Args:
+        place: what the user wrote.
 
     Raises:
         ArgumentError: as for `read_place`.
@@ -149,9 +155,12 @@ def find_splits(place: str) -> tuple[str, ...]:
 
 
 def layout_of(place: str) -> str:
-    """Returns the layout that a place names, such as waterbirds; "" where it names none.
+    """Returns the layout that a place names, such as waterbirds; "" if it names none.
 
-    Example:
+    Args:
+        place: what the user wrote.
+
+    Examples:
         >>> from cgn_augment.images.places import layout_of
         >>> layout_of("in9:bg_challenge@mixed_rand"), layout_of("photos")
         ('in9', '')
@@ -179,17 +188,25 @@ def _read_table(
 
 
 def is_folder(place: str) -> bool:
-    """Returns whether a place is a folder: neither a table nor a layout, shards or `hf:`."""
+    """Returns whether a place is a folder, and not a table, a layout, shards or `hf:`.
+
+    Args:
+        place: what the user wrote.
+    """
     return is_listed(place) and not is_table(place) and not layout_of(place)
 
 
 def is_table(place: str) -> bool:
-    """Returns whether a place is a table: `table:FILE`, or a path that ends like one."""
+    """Returns whether a place is a table: `table:FILE`, or a path with a table's suffix.
+
+    Args:
+        place: what the user wrote.
+    """
     return place.startswith(TABLE) or place.partition("?")[0].endswith(TABLES)
 
 
 def _folder(place: str) -> Path:
-    """Returns the folder that a place is; refuses the name of a layout that there is not."""
+    """Returns the folder of a place; raises `ArgumentError` for an unknown layout."""
     folder = Path(place).expanduser()
     name, colon, _ = place.partition(":")
     if colon and name.isalnum() and not folder.is_dir():
@@ -201,7 +218,7 @@ def _folder(place: str) -> Path:
 
 
 def _split_variant(rest: str) -> tuple[Path, str]:
-    """Splits PATH@VARIANT; an @ of a folder above is none."""
+    """Splits PATH@VARIANT; an @ in a parent folder does not count."""
     path, _, variant = rest.rpartition("@")
     if not path or "/" in variant:
         return Path(rest).expanduser(), ""

@@ -1,7 +1,7 @@
-"""Pixels of image files as their makers meant them: turned upright, in eight bits, masks in [0, 1].
+"""Reads pixels as intended: upright, in eight bits, masks in [0, 1].
 
-Pillow leaves an image as the camera held it, cuts 16-bit grey off at 255, and takes a palette's
-colours for shades of grey; all of that would be silent.
+Pillow leaves an image as the camera held it, clips 16-bit grey at 255, and takes a palette's
+colours for shades of grey, all without a warning.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from cgn_augment.images.remote import local_path, open_file, protocol_of
 Pixels = npt.NDArray[np.float32]
 
 Encoded = str | bytes
-"""An image file: its path, its URL, or its contents."""
+"""An image file: its path, URL or content."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is taken for an image, by Pillow's names, whatever a file is called: Pillow knows more, and
-starts Ghostscript for some of them."""
+"""Accepted formats by Pillow's names, whatever a file is called. Pillow knows more, and starts
+Ghostscript for some of them."""
 
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_COLOURED = 32  # between channels: less is what JPEG does to grey
+_COLOURED = 32  # difference between channels; JPEG makes smaller ones in grey
 
 
 def open_image(file: Encoded) -> Image.Image:
-    """Opens an image file, whose pixels are not read yet, if it is of one of the `FORMATS`.
+    """Opens an image file in one of the `FORMATS`, without reading its pixels.
 
     Raises:
-        OSError: it is missing, no regular file, or no image.
+        OSError: it is missing, not a regular file, or not an image.
     """
     if isinstance(file, bytes):
         return Image.open(io.BytesIO(file), formats=FORMATS)
@@ -43,21 +43,21 @@ def open_image(file: Encoded) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns height and width of an image as it is seen, in pixels."""
+    """Returns displayed height and width of an image, in pixels."""
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image upright and in RGB, eight bits a channel.
+    """Returns an image upright and in RGB, eight bits per channel.
 
-    The orientation that a camera noted (EXIF) is applied. 16-bit grey is divided by 257; CMYK,
-    palettes and grey are converted; an alpha channel is dropped.
+    Applies the camera's orientation (EXIF), divides 16-bit grey by 257, converts CMYK, palettes and
+    grey, and drops an alpha channel.
 
     Raises:
-        ValueError: its pixels are floating point numbers or have more than 16 bits.
+        ValueError: the pixels are floating point or have more than 16 bits.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.images.reading import to_rgb
@@ -71,14 +71,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def to_mask(image: Image.Image) -> Pixels:
     """Returns a mask upright, (H, W) float32 in [0, 1].
 
-    Black is background and white is object, grey is between. A mask of 0 and 1 is one of 0 and 255.
-    In a coloured one (a palette of classes or of objects) each colour but black is object. What is
-    transparent is background.
+    Black is background, white is object, and grey is between. A mask of 0 and 1 is read as 0 and
+    255. In a coloured mask (a palette of classes or objects) every colour but black is object.
+    Transparent pixels are background.
 
     Raises:
-        ValueError: its pixels are floating point numbers or have more than 16 bits.
+        ValueError: the pixels are floating point or have more than 16 bits.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.images.reading import to_mask
@@ -107,7 +107,7 @@ def alpha_of(image: Image.Image) -> Pixels:
     """Returns the alpha channel of an image, upright, (H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no alpha channel.
     """
     if "A" not in image.getbands() and "transparency" not in image.info:
         raise ValueError(f"it has no alpha channel (its mode is {image.mode})")
@@ -116,9 +116,9 @@ def alpha_of(image: Image.Image) -> Pixels:
 
 
 def bounded(size: tuple[int, int], bound: int) -> tuple[int, int]:
-    """Returns height and width of an image of `size` whose longer side is at most `bound`.
+    """Returns height and width of an image of `size`, scaled so that no side exceeds `bound`.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.reading import bounded
         >>> bounded((1000, 500), 224), bounded((100, 50), 224)
         ((224, 112), (100, 50))
@@ -129,7 +129,7 @@ def bounded(size: tuple[int, int], bound: int) -> tuple[int, int]:
 
 
 def resize_mask(mask: Pixels, size: tuple[int, int]) -> Pixels:
-    """Returns a mask (h, w) float32 in [0, 1] at height and width `size`."""
+    """Resizes a mask (h, w) float32 in [0, 1] to height and width `size`."""
     if mask.shape == size:
         return mask
     resized = Image.fromarray(mask).resize(size[::-1], Image.Resampling.BILINEAR)

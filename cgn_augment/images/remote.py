@@ -1,7 +1,7 @@
-"""Files in folders, in object stores and on web servers, read alike.
+"""Reads files in folders, object stores and on web servers alike.
 
-A server that fails, throttles or stalls is asked again, for as long as the user has patience, and
-is then an error that says so. What was not read whole is never taken for damaged.
+A server that fails, throttles or stalls is asked again until the user's patience ends; then the
+error says so. Data that was not read completely is never taken for damaged.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cgn_augment.files import first_line, open_regular
 Answer = TypeVar("Answer")
 
 PATIENCE = "CGN_AUGMENT_PATIENCE"
-"""Name of the environment variable that says for how many seconds a server may fail."""
+"""Environment variable: seconds for which a server may fail."""
 
 _SECONDS = 120.0
 _LONGEST_PAUSE = 20.0
-_BLOCK = 2**23  # bytes of a request; a smaller one would wait more often than it reads
+_BLOCK = 2**23  # bytes per request; with smaller ones, waiting would take longer than reading
 
 _WEB = ("http", "https")
 _AMAZON = ("s3", "s3a")
@@ -37,12 +37,12 @@ _UNKNOWN_USER = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFou
 
 
 def patience() -> float:
-    """Returns for how many seconds a server may fail before that is an error.
+    """Returns the number of seconds for which a server may fail.
 
     Raises:
-        ArgumentError: the environment variable is no number above 0.
+        ArgumentError: the environment variable is not a number above 0.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import PATIENCE, patience
         >>> getfixture("monkeypatch").setenv(PATIENCE, "15")
         >>> patience()
@@ -59,9 +59,9 @@ def patience() -> float:
 
 
 def protocol_of(place: str) -> str:
-    """Returns the protocol of a URL; nothing for a path, and for a `file://` URL.
+    """Returns the protocol of a URL; empty for a path and for a `file://` URL.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import protocol_of
         >>> protocol_of("s3://bucket/set"), protocol_of("/data/a::b"), protocol_of("file:///data")
         ('s3', '', '')
@@ -71,13 +71,13 @@ def protocol_of(place: str) -> str:
 
 
 def local_path(place: str) -> Path:
-    """Returns the path that a place without a protocol stands for, whatever characters it has."""
+    """Returns the path of a place without a protocol, whatever characters it has."""
     path = place.partition("://")[2] if place.startswith(("file://", "local://")) else place
     return Path(path).expanduser().absolute()
 
 
 def connect(url: str) -> tuple[Any, str]:
-    """Returns fsspec's client of a URL and the URL's path there.
+    """Returns fsspec's client for a URL, and the path there.
 
     Raises:
         ArgumentError: the protocol is unknown, or needs a package that is not installed.
@@ -90,7 +90,7 @@ def connect(url: str) -> tuple[Any, str]:
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    seconds = patience() / 5  # of silence; then the connection is given up and made anew
+    seconds = patience() / 5  # of silence; then the connection is dropped and made again
     if protocol in _AMAZON:
         limits = {"connect_timeout": seconds, "read_timeout": seconds}
         given = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
@@ -105,17 +105,17 @@ def _options(protocol: str) -> dict[str, Any]:
 
 
 def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
-    """Returns what a server answers, and asks again where it fails.
+    """Returns a server's answer; asks again if it fails.
 
     Args:
-        url: that is asked for, for the errors.
+        url: the URL, for errors.
         ask: asks once.
 
     Raises:
-        FileNotFoundError: the server says that there is no such file.
+        FileNotFoundError: the server says that the file does not exist.
         FileError: it denies access, or failed for longer than `patience`.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import patiently
         >>> answers = iter([OSError("busy"), None])
         >>> def ask():
@@ -132,7 +132,7 @@ def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
             return ask()
         except CGNError:
             raise
-        except Exception as error:  # each client has errors of its own
+        except Exception as error:  # each client has its own errors
             cause = _cause(error)
             reason = f"{type(cause).__name__}: {first_line(cause)}"
             if _is_missing(cause):
@@ -156,7 +156,7 @@ def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
 
 
 def _cause(error: Exception) -> Exception:
-    """Returns what a client means: fsspec calls any failure of a web server a missing file."""
+    """Returns the actual error: fsspec reports any failure of a web server as a missing file."""
     cause = error.__cause__
     hidden = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
     is_web = hidden and type(cause).__module__.partition(".")[0] in ("aiohttp", "asyncio")
@@ -174,7 +174,7 @@ def _is_denied(cause: Exception) -> bool:
 
 
 def _is_final(cause: Exception) -> bool:
-    """Whether the same question would get the same answer."""
+    """Whether asking again would give the same answer."""
     status = getattr(cause, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 425, 429)
@@ -183,7 +183,7 @@ def _is_final(cause: Exception) -> bool:
 
 
 def _asked_pause(cause: Exception) -> float:
-    """Returns for how many seconds the server asks to be left alone (`Retry-After`)."""
+    """Returns how many seconds the server asks to wait (`Retry-After`)."""
     response = getattr(cause.__cause__, "response", None) or {}
     headers = getattr(cause, "headers", None)
     if headers is None and isinstance(response, dict):
@@ -191,21 +191,21 @@ def _asked_pause(cause: Exception) -> float:
     try:
         found = {str(name).lower(): value for name, value in dict(headers or {}).items()}
         return max(0.0, float(found.get("retry-after", 0)))
-    except (TypeError, ValueError):  # a date, which asks for more than seconds
+    except (TypeError, ValueError):  # a date, which means longer than seconds
         return 0.0
 
 
 def open_file(place: str) -> IO[bytes]:
-    """Opens a file to read from its beginning to its end.
+    """Opens a file to read from start to end.
 
     Args:
         place: a path, or a URL that fsspec knows. Nothing in it is expanded.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         FileError: it is a pipe or a device, access is denied, or its server fails.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.remote import open_file
         >>> path = getfixture("tmp_path") / "run{1,2}.txt"
         >>> size = path.write_bytes(b"whole")
@@ -221,7 +221,7 @@ def open_file(place: str) -> IO[bytes]:
 
 
 class _StoredFile(io.RawIOBase):
-    """A file of a store that answers for any range of its bytes."""
+    """A file in a store that serves any range of its bytes."""
 
     def __init__(self, url: str) -> None:
         self._url, (self._client, self._path) = url, connect(url)
@@ -229,11 +229,11 @@ class _StoredFile(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """True: the file can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Reads as much as there is room for, or what is left."""
+        """Reads as much as fits into the buffer, or what is left."""
         num = min(len(buffer), self._size - self._place)
         if num <= 0:
             return 0
@@ -248,7 +248,7 @@ def read_range(client: Any, url: str, path: str, start: int, length: int) -> byt
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileError: it ends before, its server sends whole files alone, or fails.
+        FileError: it ends too early, or its server sends only whole files or fails.
     """
 
     def ask() -> bytes:
@@ -265,7 +265,7 @@ def read_range(client: Any, url: str, path: str, start: int, length: int) -> byt
 
 
 class _WebFile(io.RawIOBase):
-    """A file of a web server, which may not answer for ranges: it is read in one go."""
+    """A file on a web server that may not serve ranges: it is read in one go."""
 
     def __init__(self, url: str) -> None:
         self._url, (self._client, self._path) = url, connect(url)
@@ -274,11 +274,11 @@ class _WebFile(io.RawIOBase):
         self._stream: Any = None
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """True: the file can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Reads what has come, and no more than the server said that there is."""
+        """Reads what has arrived, but no more than the server announced."""
         num = len(buffer)
         if self._size is not None:
             num = min(num, self._size - self._place)

@@ -20,7 +20,7 @@ from cgn_augment.images.tar import Sample, read_shard
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
-_SHUFFLED_OVER = 1000  # samples of a shard that its order is drawn from
+_SHUFFLED_OVER = 1000  # samples in the shuffle buffer of a shard
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class ShardImages:
     Attributes:
         shards: paths or URLs.
         classes: names by label.
-        transform: of an image.
-        num_images: of an epoch; needed for training.
+        transform: turns an RGB PIL image into the result.
+        num_images: images per epoch; needed for training.
     """
 
     shards: tuple[str, ...]
@@ -40,12 +40,15 @@ class ShardImages:
     num_images: int | None = None
 
     def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
-        """Returns `real` of a `CounterfactualDataset`, and the arguments that belong to it.
+        """Returns `real` for a `CounterfactualDataset`, and the arguments that go with it.
 
-        Each process and worker reads other shards, again and again.
+        Each process and worker reads its own shards, repeatedly.
+
+        Args:
+            config: how the process loads images.
 
         Raises:
-            ArgumentError: there are fewer shards than readers, or `num_images` is not known.
+            ArgumentError: there are fewer shards than readers, or `num_images` is unknown.
         """
         readers = config.world_size * max(1, config.num_workers)
         if len(self.shards) < readers:
@@ -67,15 +70,19 @@ class ShardImages:
         return make_loader(_ShardBatches(self, config, num_steps), config, None), {}
 
     def testing(self, config: LoadConfig) -> DataLoader[Any]:
-        """Returns a loader of this process's part, each image once: images and labels."""
+        """Returns a loader of images and labels, each once, for this process's part.
+
+        Args:
+            config: how the process loads images.
+        """
         return make_loader(_ShardBatches(self, config, None), config, None)
 
 
 class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Ready batches, so that a loader with workers knows how many there are.
+    """Ready batches, so that a loader with workers knows their number.
 
-    Batch i of a process comes from worker i modulo their number, and what is in it depends on how
-    many workers there are. Random transforms are a function of (seed, epoch, rank, worker, place).
+    Batch i of a process comes from worker i modulo their number, so its content depends on the
+    number of workers. Random transforms are a function of (seed, epoch, rank, worker, place).
     """
 
     def __init__(self, images: ShardImages, config: LoadConfig, num_steps: int | None) -> None:
@@ -109,7 +116,7 @@ class _ShardBatches(IterableDataset[tuple[Tensor, Tensor]]):
             yield torch.stack(images), torch.tensor(labels)
 
     def _samples(self, shards: list[str]) -> Iterator[Sample]:
-        """Yields the samples of shards; in training without an end, each shard shuffled."""
+        """Yields the samples of shards; in training each shard shuffled, without end."""
         again = self.num_steps is not None
         found = True
         while found:

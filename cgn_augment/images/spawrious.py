@@ -1,7 +1,7 @@
 """The layout of Spawrious (Lynch et al., 2023): four breeds of dogs in six locations.
 
-Which images a benchmark takes is what the authors' code takes (github.com/aengusl/spawrious), but
-for their order: theirs is the directory's, ours that of the names.
+A benchmark takes the same images as the authors' code (github.com/aengusl/spawrious), but in
+another order: theirs is that of the directory, ours that of the names.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cgn_augment.images.image_table import TRAIN, ImageTable
 CLASSES = ("bulldog", "corgi", "dachshund", "labrador")
 FOLDER = "spawrious224"
 TOTAL = 3168
-"""Images of a breed in a location of the published set."""
+"""Images per breed and location in the published set."""
 
 BROKEN = "1/beach/labrador/beach_labrador_450.png"
 """An image of the published set that cannot be read."""
 
-_SHARES = (0.97, 0.87)  # of a class in front of its location, by environment
+_SHARES = (0.97, 0.87)  # of a class at its own location, by environment
 _BREEDS = ("bulldog", "dachshund", "labrador", "corgi")  # in the order of the locations below
 
 
@@ -57,7 +57,7 @@ BENCHMARKS = tuple(_BENCHMARKS)
 
 
 class _Taken(NamedTuple):
-    """Images of one folder: all, a share of them by name, or as many as that share leaves."""
+    """Images of one folder: all, a share by name, or the rest of another share."""
 
     split: str
     environment: int
@@ -68,32 +68,32 @@ class _Taken(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Below the folder of the set."""
+        """Path relative to the folder of the set."""
         return f"{self.environment}/{self.location}/{self.breed}"
 
     def number(self, total: int) -> int:
-        """Returns how many of `total` images are taken."""
+        """Returns how many of `total` images to take."""
         num = int(self.share * total)
         return total - num if self.fills else num
 
 
 def read_spawrious(root: Path, benchmark: str = "") -> ImageTable:
-    """Reads which images a benchmark takes.
+    """Lists the images of a benchmark.
 
     Args:
         root: folder with the folder `spawrious224`, or that folder.
         benchmark: o2o_easy, o2o_medium, o2o_hard, m2m_easy, m2m_medium or m2m_hard.
 
     Returns:
-        The images, in the splits train and test. A group is a breed in a location.
+        The images, in the splits train and test. A group is a breed at a location.
 
     Raises:
-        ArgumentError: there is no such benchmark.
-        DataError: a folder that it takes is missing or empty.
+        ArgumentError: the benchmark does not exist.
+        DataError: a folder that it needs is missing or empty.
 
     Warns:
-        UserWarning: an image of the published set that is broken was left out, or a folder has
-            too few images to give the shares of the benchmark.
+        UserWarning: a broken image of the published set was left out, or a folder has too few
+            images for the shares of the benchmark.
     """
     if benchmark not in _BENCHMARKS:
         raise ArgumentError(
@@ -142,7 +142,7 @@ def read_spawrious(root: Path, benchmark: str = "") -> ImageTable:
 def _taken(benchmark: str) -> Iterator[_Taken]:
     """Yields the folders of a benchmark, as `build_combination` of the authors' code does."""
     train, test, filler = _BENCHMARKS[benchmark]
-    if filler:  # one location to one breed, and a filler to all
+    if filler:  # one location per breed, and a filler for all
         for environment, share in enumerate(_SHARES):
             for breed, location in zip(_BREEDS, train, strict=True):
                 yield _Taken(TRAIN, environment, location, breed, share)
@@ -152,7 +152,7 @@ def _taken(benchmark: str) -> Iterator[_Taken]:
             for breed, location in zip(_BREEDS, test, strict=True):
                 yield _Taken("test", environment, location, breed)
         return
-    for split, places in ((TRAIN, train), ("test", test)):  # two locations to two breeds
+    for split, places in ((TRAIN, train), ("test", test)):  # two locations for two breeds
         for pair in (0, 2):
             for breed in _BREEDS[pair : pair + 2]:
                 for location in places[pair : pair + 2]:

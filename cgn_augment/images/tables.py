@@ -1,4 +1,4 @@
-"""Tables of images: CSV or JSON lines, a row for each image."""
+"""Tables of images: CSV or JSON lines, one row per image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_table(path: Path) -> list[Row]:
 
     Args:
         path: a CSV file whose first line names the columns (.csv, or .tsv with tabs), or a file
-            with a JSON object on each line (.jsonl).
+            with one JSON object per line (.jsonl).
 
     Returns:
         Its rows, each value as text.
@@ -28,7 +28,7 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         DataError: it is missing, empty, or cannot be read; or a row has other columns.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.tables import read_table
         >>> path = getfixture("tmp_path") / "photos.csv"
         >>> size = path.write_text("path,label\ncat/1.jpg,cat\n")
@@ -48,10 +48,10 @@ def read_table(path: Path) -> list[Row]:
 
 
 def require_columns(rows: Sequence[Row], names: Sequence[str], what: str, advice: str = "") -> None:
-    """Refuses a table that lacks a column; `what` names it in the error.
+    """Raises if a table lacks a column; `what` names the table in the error.
 
     Raises:
-        DataError: it does.
+        DataError: a column is missing.
     """
     for number, row in enumerate(rows):
         lost = [name for name in names if name not in row]

@@ -1,4 +1,4 @@
-"""Reads the samples of WebDataset shards: plain tar files, whole, or an error says why."""
+"""Reads the samples of WebDataset shards from plain tar files; errors say why one is not whole."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cgn_augment.files import first_line
 from cgn_augment.images.remote import local_path, open_file, protocol_of
 
 Sample = dict[str, Any]
-"""The files of a sample as bytes by suffix, with its key in `__key__` and its tar in `__url__`."""
+"""The files of a sample as bytes by suffix; its key in `__key__` and its tar in `__url__`."""
 
 _LARGEST_FILE = 2**30
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7z": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 def expand_urls(urls: str) -> list[str]:
-    """Returns the shards that a path or URL with braces stands for, as webdataset does.
+    """Expands the braces of a path or URL to a list of shards, as webdataset does.
 
-    The path of a file that is there stands for itself, whatever characters it has.
+    The path of an existing file stands for itself, whatever characters it has.
 
-    Example:
+    Examples:
         >>> from cgn_augment.images.tar import expand_urls
         >>> expand_urls("s3://bucket/train-{08..10}.tar")[1:]
         ['s3://bucket/train-09.tar', 's3://bucket/train-10.tar']
     """
-    from webdataset.shardlists import expand_urls as expand  # imports much
+    from webdataset.shardlists import expand_urls as expand  # slow to import
 
     if not protocol_of(urls) and local_path(urls).is_file():
         return [urls]
@@ -37,7 +37,7 @@ def expand_urls(urls: str) -> list[str]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header that must be whole: Python takes one that is not for the end of the file."""
+    """A header that must be whole: Python takes a partial one for the end of the file."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -57,10 +57,10 @@ def read_samples(file: IO[bytes], url: str) -> Iterator[Sample]:
         url: its name, for errors.
 
     Raises:
-        DataError: it is no tar, is compressed, ends without tar's end marker, or holds a file that
-            belongs to no sample; the message says behind how many samples.
+        DataError: it is not a tar, is compressed, ends without tar's end marker, or holds a file
+            that belongs to no sample; the message says after how many samples.
     """
-    from webdataset.tariterators import group_by_keys  # imports much
+    from webdataset.tariterators import group_by_keys  # slow to import
 
     num = 0
     try:
@@ -103,14 +103,14 @@ def read_shard(
     keep: Callable[[Sample], bool] | None = None,
     damaged: Callable[[DataError], object] | None = None,
 ) -> Iterator[Sample]:
-    """Yields the samples of a shard, whose order is a function of the seed.
+    """Yields the samples of a shard; their order is a function of the seed.
 
     Args:
         url: a path, or a URL that fsspec knows.
-        shuffle: samples that they are shuffled over; 0 keeps the order of the file.
-        seed: of the order.
-        keep: says of a sample whether it is wanted; all are by default.
-        damaged: called with what is wrong with the tar, which then ends there; raises by default.
+        shuffle: size of the shuffle buffer, in samples; 0 keeps the order of the file.
+        seed: seed of the order.
+        keep: decides whether to keep a sample; all by default.
+        damaged: called with the error if the tar is damaged, which then ends; raises by default.
 
     Raises:
         FileNotFoundError: the shard is missing.
@@ -122,7 +122,7 @@ def read_shard(
         if keep is not None:
             samples = filter(keep, samples)
         if shuffle:
-            from webdataset.filters import shuffle as mix  # imports much
+            from webdataset.filters import shuffle as mix  # slow to import
 
             samples = mix(shuffle, initial=shuffle, rng=random.Random(seed))(samples)
         yield from samples

@@ -1,4 +1,4 @@
-"""The layout of UrbanCars (Li et al., CVPR 2023): cars with two shortcuts, ground and object."""
+"""The layout of UrbanCars (Li et al., CVPR 2023): background and object are two shortcuts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ _MASK = "_mask.png"  # of the car, beside it
 
 
 def read_urbancars(root: Path, variant: str = "") -> ImageTable:
-    """Reads which images there are.
+    """Lists the images.
 
     Args:
-        root: folder with `bg-0.95_co_occur_obj-0.95/train` and `bg-0.5_co_occur_obj-0.5/{val,test}`
-            or with some of them. The mask of `000.jpg` is `000_mask.png`, as the authors' code
-            (github.com/facebookresearch/Whac-A-Mole) writes it.
-        variant: there is none.
+        root: folder with `bg-0.95_co_occur_obj-0.95/train` and
+            `bg-0.5_co_occur_obj-0.5/{val,test}`, or some of them. The mask of `000.jpg` is
+            `000_mask.png`, as the authors' code (github.com/facebookresearch/Whac-A-Mole) writes
+            it.
+        variant: must be empty; there are no variants.
 
     Returns:
         The images. A group is 4 * car + 2 * background + co-occurring object, where 0 is urban and
@@ -38,7 +39,7 @@ def read_urbancars(root: Path, variant: str = "") -> ImageTable:
 
     Raises:
         ArgumentError: a variant was named.
-        DataError: a folder of a group is missing, or there is no image.
+        DataError: a folder of a group is missing, or there are no images.
     """
     if variant:
         raise ArgumentError(f"UrbanCars has no variants: take urbancars:{root}, without @{variant}")

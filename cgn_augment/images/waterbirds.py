@@ -14,7 +14,7 @@ PLACES = ("land", "water")
 GROUPS = tuple(f"{bird} on {place}" for bird in CLASSES for place in PLACES)
 SPLITS = (TRAIN, "val", "test")
 FULLY_CORRELATED = "100"
-"""The variant whose training images are birds in front of their own place only."""
+"""The variant whose training images show birds only in front of their own place."""
 
 METADATA, SEGMENTATIONS = "metadata.csv", "segmentations"
 
@@ -22,20 +22,20 @@ _COLUMNS = ("img_filename", "y", "split", "place")
 
 
 def read_waterbirds(root: Path, variant: str = "") -> ImageTable:
-    """Reads which images there are.
+    """Lists the images.
 
     Args:
-        root: folder with `metadata.csv`. The images are below it or below its folder `images`, and
-            the masks, where there are any, in `segmentations`, which mirrors them in PNG (as the
+        root: folder with `metadata.csv`. The images are below it or below its folder `images`.
+            Masks, if any, are in `segmentations`, which mirrors the images in PNG (as the
             segmentations of CUB do).
-        variant: "100" leaves out the training images of the groups 1 and 2.
+        variant: "100" leaves out the training images of groups 1 and 2.
 
     Returns:
-        The images. A group is 2 * y + place. The training counts of "100" are 0 in two groups.
+        The images. A group is 2 * y + place. In "100", two groups have no training images.
 
     Raises:
-        ArgumentError: there is no such variant.
-        DataError: there is no table, or it is laid out differently.
+        ArgumentError: the variant does not exist.
+        DataError: the table is missing or laid out differently.
     """
     if variant not in ("", FULLY_CORRELATED):
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Maskers, from an image to the mask of its object, and the gate that says which masks are used."""
+"""Maskers, which find the mask of an image's object, and the gate that decides which to use."""
 
 from cgn_augment.masks.checkpoint import bundled_maskers, load_masker, save_masker
 from cgn_augment.masks.trust import MaskGate

@@ -1,4 +1,4 @@
-"""What maskers of others answer, understood as masks."""
+"""Turns the answers of any masker into masks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentTypeError, DataError
 
 OUT = "out"
-"""Under which torchvision's networks of segmentation answer."""
+"""Key of the logits in the answer of torchvision's segmentation networks."""
 
 
 def understand_masks(answer: Any, images: Tensor, masker: object) -> Tensor:
-    """Returns what a masker answered as a tensor of masks.
+    """Returns the answer of a masker as a tensor of masks.
 
     Args:
         answer: masks (N, 1, H, W) or (N, H, W), a tensor or an array: bool, uint8 of 0 to 255, or
-            float in [0, 1]. Or a dict of torchvision's networks of segmentation, whose `out` are
-            logits (N, C, H, W): of the object, or of the background and C - 1 classes, of which the
-            probability of anything but the background is taken.
+            float in [0, 1]. Or a dict from a torchvision segmentation network, whose `out` are
+            logits (N, C, H, W): of the object, or of the background and C - 1 classes; then the
+            mask is the probability of not background.
         images: (N, 3, H, W), what the masker was given.
-        masker: whose answer it is, for the error.
+        masker: the masker, for the error.
 
     Returns:
-        (N, 1, H, W) on the images' device, of the type that was given; of a dict float.
+        (N, 1, H, W) on the images' device, in the given type; float for a dict.
 
     Raises:
-        ArgumentTypeError: it is nothing of that; the message names the call.
+        ArgumentTypeError: the answer is none of these; the message names the call.
         DataError: it has another shape.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import torch
         >>> from cgn_augment.masks.answers import understand_masks

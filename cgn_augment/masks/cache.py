@@ -1,4 +1,4 @@
-"""Remembers the masks of a dataset's items, so that each is found once."""
+"""Caches the masks of a dataset's items, so that each is found once."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor
 from cgn_augment.errors import DataError
 
 LEVELS = 255
-"""Masks are rounded to so many levels, whether they are kept or not."""
+"""Masks are rounded to this many levels, whether cached or not."""
 
 _TOLERANCE = 1e-3
 
 
 def round_masks(masks: Tensor) -> Tensor:
-    """Rounds masks in [0, 1] to what a byte can hold."""
+    """Rounds masks in [0, 1] to the 256 levels of a byte."""
     return (masks * LEVELS).round_().div_(LEVELS)
 
 
 class MaskCache:
-    """Keeps masks by the index of the item, a byte a pixel, until its memory is full.
+    """Keeps masks by dataset index, one byte per pixel, until its memory is full.
 
-    Of each item a random projection is kept too: if the item looks different the next time, its
-    mask would not fit it.
+    It also keeps a random projection of each item: if the item looks different the next time, its
+    mask would not fit.
 
     Args:
-        max_bytes: memory for masks; what comes later is found anew each time.
-        device: where they are kept.
+        max_bytes: memory for masks; later masks are found again each time.
+        device: device for the masks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.cache import MaskCache, round_masks
         >>> cache, images = MaskCache(2**20), torch.rand(4, 3, 8, 8)
@@ -42,22 +42,22 @@ class MaskCache:
 
     def __init__(self, max_bytes: int, device: torch.device | str = "cpu") -> None:
         self.max_bytes, self.device = max_bytes, torch.device(device)
-        self._kept: dict[int, tuple[Tensor, float]] = {}  # of each item its mask and its mark
+        self._kept: dict[int, tuple[Tensor, float]] = {}  # mask and projection of each item
         self._weights: Tensor | None = None
 
     def masks_of(self, images: Tensor, index: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:
-        """Returns masks of images, of which those that are not kept are found.
+        """Returns masks of images, and finds those that are not cached.
 
         Args:
             images: (N, 3, H, W) float32.
-            index: (N,) int64 on the CPU, which items they are.
-            find: takes some of the images to their masks (M, 1, H, W), already rounded.
+            index: (N,) int64 on the CPU, dataset indices of the images.
+            find: maps some of the images to masks (M, 1, H, W), already rounded.
 
         Returns:
             (N, 1, H, W) float32 on the images' device.
 
         Raises:
-            DataError: an item looks different from when its mask was found.
+            DataError: an item looks different than when its mask was found.
         """
         items, marks = index.tolist(), self._mark(images)
         for item, mark in zip(items, marks, strict=True):

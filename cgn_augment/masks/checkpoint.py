@@ -29,19 +29,19 @@ def load_masker(
     """Loads a frozen masker.
 
     Args:
-        name_or_path: the name of a bundled generator, whose masker it is (`bundled_maskers()` lists
+        name_or_path: the name of a bundled generator, to get its masker (`bundled_maskers()` lists
             them), or the path of a file written by `save_masker`.
-        device: where the weights go.
+        device: device for the weights.
 
     Returns:
         The masker in eval mode, without gradients, in float32.
 
     Raises:
-        FileError: there is no such file and no such bundled masker.
-        CheckpointError: the file is cut off, of another network, or holds NaN.
-        UsageError: the device is not there.
+        FileError: no file and no bundled masker has this name.
+        CheckpointError: the file is truncated, belongs to another network, or holds NaN.
+        UsageError: the device does not exist.
 
-    Example:
+    Examples:
         >>> from cgn_augment import load_masker
         >>> from cgn_augment.masks import UNetMasker, save_masker
         >>> path = getfixture("tmp_path") / "mine.safetensors"
@@ -55,11 +55,11 @@ def load_masker(
     state, header = read_safetensors(path, what="a masker", remedy=remedy, format=FORMAT)
     try:
         kind = header.get("network", UNetMasker.kind)
-        with without_memory():  # whatever width the file claims
+        with without_memory():  # the file may claim any width
             masker = _KINDS[kind](**json.loads(header["config"])).float()
         state = {name: value.float() for name, value in state.items()}
         for name, buffer in masker.state_dict().items():
-            if not buffer.is_floating_point():  # counters of batches, which are not kept
+            if not buffer.is_floating_point():  # batch counters are not stored
                 state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
         masker.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
@@ -75,10 +75,10 @@ def save_masker(masker: MaskerNetwork, path: str | os.PathLike[str], **metadata:
     Args:
         masker: the network.
         path: ends in `.safetensors`.
-        metadata: what made it (generator, seed, …); kept as text in the file.
+        metadata: origin of the masker (generator, seed, …); stored as text in the file.
 
     Raises:
-        ArgumentError: another suffix, or metadata under a name that the file itself uses.
+        ArgumentError: the suffix is wrong, or metadata uses a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
     header = {

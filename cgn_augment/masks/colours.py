@@ -1,4 +1,4 @@
-"""A masker without weights: GrabCut, which goes by colours."""
+"""A masker without weights: GrabCut, which uses colours."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cgn_augment.masks.refine import find_by_grabcut, import_opencv
 
 
 class GrabCutMasker:
-    """Takes for the object what differs in colour from the margin of its image.
+    """Takes the region whose colours differ from the margin of its image as the object.
 
     Raises:
         MissingPackageError: OpenCV is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.colours import GrabCutMasker
         >>> images = torch.zeros(1, 3, 32, 32)
@@ -32,9 +32,9 @@ class GrabCutMasker:
         import_opencv("GrabCut")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Takes images (N, 3, H, W) in [-1, 1] to masks (N, 1, H, W) float32 of 0 and 1."""
+        """Maps images (N, 3, H, W) in [-1, 1] to masks (N, 1, H, W) float32 of 0 and 1."""
         pixels = ((images.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().cpu()
-        # In threads, since each has a random generator of OpenCV's of its own.
+        # In threads: OpenCV has a random generator per thread.
         with ThreadPoolExecutor(min(len(pixels), torch.get_num_threads()) or 1) as pool:
             found = list(pool.map(find_by_grabcut, pixels.numpy()))
         return torch.from_numpy(np.stack(found))[:, None].to(images.device)

@@ -1,4 +1,4 @@
-"""Finds the masks of images: what a masker must be, and what it must give."""
+"""Runs maskers, and checks what they are and what they return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cgn_augment.masks.answers import understand_masks
 from cgn_augment.types import Masker
 
 _SLACK = 1e-3
-"""By which masks may leave [0, 1]: a resizing overshoots by a rounding error."""
+"""How far masks may leave [0, 1]: resizing overshoots by a rounding error."""
 
 
 def require_masker(masker: Masker) -> Masker:
@@ -28,24 +28,24 @@ def require_masker(masker: Masker) -> Masker:
 
 
 def identify_masker(masker: Masker) -> str:
-    """Returns a text that tells maskers apart, as well as they can be told apart."""
+    """Returns a text that identifies a masker, as far as possible."""
     if hasattr(masker, "fingerprint"):
         return str(masker.fingerprint)
     name = type(masker).__name__
-    # Behind the name, for some networks have no weights.
+    # After the name, since some networks have no weights.
     return f"{name}({hash_weights(masker)})" if isinstance(masker, nn.Module) else name
 
 
 def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
     """Runs a masker over images (N, 3, H, W), `chunk` of them at a time.
 
-    What it answers may have any of the forms that `understand_masks` knows.
+    It may answer in any form that `understand_masks` accepts.
 
     Raises:
-        ArgumentTypeError: it answers something else.
-        DataError: it answers with another shape.
+        ArgumentTypeError: it answers in another form.
+        DataError: its answer has another shape.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.finding import find_masks
         >>> find_masks(lambda part: part[:, :1], torch.zeros(5, 3, 8, 8), chunk=2).shape
@@ -56,20 +56,20 @@ def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
 
 
 def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True) -> Tensor:
-    """Returns the masks that a batch brings along, (B, 1, h, w) float32 in [0, 1].
+    """Returns the masks in a batch, (B, 1, h, w) float32 in [0, 1].
 
     Args:
         batch: as the user's pipeline made it.
         key: key or position of the masks: (B, 1, h, w) or (B, h, w); bool, uint8 of 0 to 255, or
-            float in [0, 1]. Their size may be another than that of the images, but not the aspect.
-        images: (B, 3, H, W), those of the batch.
-        look: whether the values are looked at, which makes a GPU wait.
+            float in [0, 1]. Their size may differ from that of the images, but not the aspect
+            ratio.
+        images: (B, 3, H, W), the images of the batch.
+        look: whether to check the values, which stalls a GPU.
 
     Raises:
-        DataError: there are none at the key, of another shape or type, or with values that are no
-            mask's.
+        DataError: the key has no masks, or masks of a wrong shape, type or range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.finding import read_masks
         >>> images, labels = torch.zeros(2, 3, 8, 8), torch.arange(2)
@@ -99,7 +99,7 @@ def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True)
 def _require_aspect(key: str | int, masks: Tensor, images: Tensor) -> None:
     height, width = images.shape[-2:]
     own_height, own_width = masks.shape[-2:]
-    # Sizes in whole pixels have one aspect to a pixel of the smaller one.
+    # In whole pixels, aspect ratios are equal to within a pixel of the smaller size.
     off = abs(own_height * width - own_width * height)
     if off > max(height, width, own_height, own_width):
         raise DataError(
@@ -118,13 +118,13 @@ def require_masks(
     """Returns masks as float32 in [0, 1].
 
     Args:
-        masks: what a masker or a dataset gave: bool, uint8 of 0 to 255, or float.
-        expected: the shape that they must have, (N, 1, H, W).
-        what: they are, for the error.
-        look: whether the values are looked at, which makes a GPU wait.
+        masks: from a masker or a dataset: bool, uint8 of 0 to 255, or float.
+        expected: the shape they must have, (N, 1, H, W).
+        what: name of the masks, for the error.
+        look: whether to check the values, which stalls a GPU.
 
     Raises:
-        DataError: another shape or type, or values outside of the range.
+        DataError: the shape, type or range is wrong.
     """
     if tuple(masks.shape) != expected:
         raise DataError(f"{what} must be {expected}, as the images are, got {tuple(masks.shape)}")

@@ -1,4 +1,4 @@
-"""What every network that finds masks has: its size, its frozen state, and its name."""
+"""Base of the networks that find masks: size, frozen state and name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cgn_augment.generators.fingerprint import hash_weights
 
 
 class MaskerNetwork(nn.Module):
-    """A network that maps images to masks; `UNetMasker` and `PhotoMasker` are the kinds.
+    """A network that maps images to masks; base of `UNetMasker` and `PhotoMasker`.
 
     Attributes:
-        kind: says in a file which network it is.
-        stride: height and width of images are multiples of it.
-        size: side in pixels of the images that it was trained for.
+        kind: name of the network in a file.
+        stride: height and width of images must be multiples of it.
+        size: side of the images it was trained for, in pixels.
     """
 
     kind: ClassVar[str]
@@ -30,16 +30,16 @@ class MaskerNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build it again, as plain values."""
+        """The arguments that build it, as plain values."""
         raise NotImplementedError
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of a hash of the weights; taken once it is frozen."""
+        """Twelve hexadecimal digits of a hash of the weights; fixed once the network is frozen."""
         return self._fingerprint or hash_weights(self)
 
     def freeze(self) -> Self:
-        """Makes this a network to find masks with: eval mode for good, no gradients."""
+        """Prepares the network for use: permanent eval mode, no gradients."""
         self.eval().requires_grad_(False)
         if next(self.parameters()).device.type == "cpu":
             self.to(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ class MaskerNetwork(nn.Module):
         return super().train(mode and self._fingerprint is None)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Returns what `forward` returns, before the sigmoid."""
+        """Returns the result of `forward` before the sigmoid; arguments and errors as there."""
         fits = images.dim() == 4 and images.shape[1] == 3
         if not fits or any(side % self.stride for side in images.shape[2:]):
             raise ArgumentError(
@@ -65,7 +65,7 @@ class MaskerNetwork(nn.Module):
         return self._find(images)
 
     def _find(self, images: Tensor) -> Tensor:
-        """Takes images of the right shape and type to logits (B, 1, H, W)."""
+        """Maps images of the right shape and type to logits (B, 1, H, W)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,14 +78,14 @@ class MaskerNetwork(nn.Module):
             (B, 1, H, W) float32 mask in [0, 1]; 1 is object.
 
         Raises:
-            ArgumentError: images of another shape.
-            ArgumentTypeError: images that are not floating point.
+            ArgumentError: the images have another shape.
+            ArgumentTypeError: the images are not floating point.
         """
         return self.logits(images).sigmoid()
 
 
 def conv_block(dim_in: int, dim_out: int) -> list[nn.Module]:
-    """Returns a convolution of 3 by 3 pixels, batch normalisation and a ReLU."""
+    """Returns a 3x3 convolution, batch normalisation and a ReLU."""
     return [
         nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False),
         nn.BatchNorm2d(dim_out),

@@ -1,4 +1,4 @@
-"""Saliency models in ONNX, as rembg and others publish them, run by onnxruntime."""
+"""Saliency models in ONNX, such as those of rembg, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class OnnxModel:
     """A model that marks objects.
 
     Attributes:
-        session: of onnxruntime.
-        input_name: of the images.
-        batch: images that it takes at once, no more and no fewer; None takes any number.
+        session: session of onnxruntime.
+        input_name: name of its input.
+        batch: number of images per call; None allows any number.
         size: side of its images, in pixels.
-        mean: in [0, 1], of each channel, which they lose.
-        std: of each channel, which they are divided by.
-        activation: what makes masks in [0, 1] of its answer.
-        path: of the file, for errors.
+        mean: mean of each channel in [0, 1], which is subtracted.
+        std: standard deviation of each channel, by which images are divided.
+        activation: turns its output into masks in [0, 1].
+        path: the file, for errors.
         fingerprint: twelve hexadecimal digits of a hash of the file.
     """
 
@@ -69,10 +69,10 @@ class OnnxModel:
     fingerprint: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Takes normalised images (N, 3, S, S) float32 to masks (N, 1, S, S), not stretched.
+        """Maps normalised images (N, 3, S, S) float32 to masks (N, 1, S, S), not rescaled.
 
         Raises:
-            CheckpointError: it does not take such images, or answers with something else.
+            CheckpointError: the model does not accept such images, or does not return masks.
         """
         parts = torch.split(images, self.batch or max(len(images), 1))
         return torch.cat([self._run(part) for part in parts])
@@ -99,19 +99,19 @@ class OnnxModel:
 
 
 def open_onnx(path: Path, settings: MaskSettings, device: torch.device) -> OnnxModel:
-    """Opens a model that takes images (N, 3, S, S); its first answer is the masks.
+    """Opens a model that takes images (N, 3, S, S); its first output is the masks.
 
     Args:
-        path: of the file. For u2net, u2netp, u2net_human_seg, silueta, isnet…, birefnet… and
-            bria-rmbg-2… it is known how their images are normalised, and what the answer is.
-        settings: size, mean, std and activation of others; what is given goes first.
-        device: the CPU, or a GPU where onnxruntime-gpu is installed.
+        path: the file. Normalisation and output are known for u2net, u2netp, u2net_human_seg,
+            silueta, isnet…, birefnet… and bria-rmbg-2….
+        settings: size, mean, std and activation of other models; they override what is known.
+        device: the CPU, or a GPU if onnxruntime-gpu is installed.
 
     Raises:
-        ArgumentError: nobody says how images are normalised, or of which size they are, or a size
-            that the model does not take.
-        CheckpointError: the file is damaged, or its model takes no images.
-        FileError: there is no such file.
+        ArgumentError: the normalisation or the size of its images is unknown, or the model does not
+            accept the size.
+        CheckpointError: the file is damaged, or its model does not take images.
+        FileError: the file does not exist.
         MissingPackageError: onnxruntime is not installed.
         UsageError: onnxruntime has no such device.
     """
@@ -126,7 +126,7 @@ def open_onnx(path: Path, settings: MaskSettings, device: torch.device) -> OnnxM
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # what it warns of is of the model's making
+    options.log_severity_level = 3  # its warnings concern the model's construction
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[provider])
         (given, *_) = session.get_inputs()

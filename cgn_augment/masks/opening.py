@@ -1,4 +1,4 @@
-"""Opens maskers of every kind by name, and brings them to one form."""
+"""Opens maskers of every kind by name, with one interface."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from cgn_augment.types import Masker
 
 GRABCUT = "grabcut"
 SIZE = 320
-"""Pixels of the images that a function sees, where nobody says."""
+"""Side of the images that a function gets by default, in pixels."""
 
 _U2NET_SIZE = 320
-_GRABCUT_SIZE = 112  # where it finds more than in larger images, and faster
+_GRABCUT_SIZE = 112  # here it finds more than in larger images, and is faster
 
 _MODEL = ("mean", "std", "activation")
 _NETWORK = ("classes", "weights")
@@ -40,15 +40,15 @@ KINDS = (
 
 @dataclass(frozen=True)
 class SizedMasker:
-    """A masker that knows which images it wants.
+    """A masker together with the images it expects.
 
     Attributes:
-        run: takes images, normalised, to an answer that `understand_masks` knows.
-        size: side of the square that the images are, in pixels.
-        mean: in [0, 1], of each channel, which the images lose; None leaves them in [-1, 1].
-        std: of each channel, which they are divided by.
-        fingerprint: tells maskers apart.
-        device: where images go.
+        run: maps normalised images to an answer that `understand_masks` accepts.
+        size: side of the square images, in pixels.
+        mean: mean of each channel in [0, 1], which is subtracted; None leaves images in [-1, 1].
+        std: standard deviation of each channel, by which images are divided.
+        fingerprint: identifies the masker.
+        device: device for the images.
     """
 
     run: Callable[[Tensor], Any]
@@ -60,11 +60,11 @@ class SizedMasker:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Takes images (N, 3, S, S) float32 in [-1, 1] to masks (N, 1, S, S) float32 in [0, 1].
+        """Maps images (N, 3, S, S) float32 in [-1, 1] to masks (N, 1, S, S) float32 in [0, 1].
 
         Raises:
-            ArgumentTypeError: the masker answers with something else.
-            DataError: it answers with another shape or range.
+            ArgumentTypeError: the masker's answer is not a mask.
+            DataError: the answer has a wrong shape or range.
         """
         images = images.to(self.device)
         if self.mean is not None:
@@ -83,21 +83,21 @@ def open_masker(
     """Opens a masker.
 
     Args:
-        masker: the path of a saliency model in ONNX (U2-Net, ISNet, BiRefNet, as rembg has them),
-            of U2-Net's `u2net.pth`, or of a file of `save_masker`; the name of a bundled masker;
-            `torchvision/NAME`, one of its networks of segmentation; `grabcut`, which needs no
-            weights; or any function of images (N, 3, H, W) float32 in [-1, 1] whose answer
-            `understand_masks` knows.
-        settings: its size, its normalisation, its device.
+        masker: the path of a saliency model in ONNX (U2-Net, ISNet, BiRefNet, as from rembg), of
+            U2-Net's `u2net.pth`, or of a file of `save_masker`; the name of a bundled masker;
+            `torchvision/NAME`, a segmentation network; `grabcut`, which needs no weights; or any
+            function of images (N, 3, H, W) float32 in [-1, 1] whose answer `understand_masks`
+            accepts.
+        settings: its size, normalisation and device.
 
     Raises:
-        ArgumentError: settings that do not fit, or lack what this model needs.
-        CheckpointError: the file is damaged, or of something else.
-        FileError: there is no such file and no such masker.
+        ArgumentError: settings do not fit, or lack what this model needs.
+        CheckpointError: the file is damaged, or holds something else.
+        FileError: no file and no masker has this name.
         MissingPackageError: it needs a package that is not installed.
-        UsageError: the device is not there.
+        UsageError: the device does not exist.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.opening import open_masker
         >>> masker = open_masker("wildlife-mnist")
@@ -112,7 +112,7 @@ def open_masker(
         size = settings.size or int(getattr(function, "size", SIZE))
         name = identify_masker(function)
         if not hasattr(function, "fingerprint"):
-            name = getattr(function, "__qualname__", name)  # functions have one type
+            name = getattr(function, "__qualname__", name)  # all functions have the same type
         return SizedMasker(function, size, None, None, name, device)
     if masker.startswith(PREFIX):
         settings.refuse(_MODEL, masker)

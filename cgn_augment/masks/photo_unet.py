@@ -1,8 +1,8 @@
-"""A U-Net that marks the object in a photograph, with or without a backbone of torchvision.
+"""A U-Net that marks the object in a photograph, with or without a torchvision backbone.
 
-After Ronneberger et al., U-Net, MICCAI 2015, with padding, batch normalisation and upsampling by
-the nearest neighbour. With a backbone, a ResNet takes the place of the way down, and a stem of the
-U-Net's own sees the image at full resolution, which a ResNet never does.
+After Ronneberger et al., U-Net, MICCAI 2015, with padding, batch normalisation and
+nearest-neighbour upsampling. With a backbone, a ResNet replaces the downward path, and the U-Net's
+own stem sees the image at full resolution, which a ResNet never does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cgn_augment.masks.network import MaskerNetwork, conv_block
 Backbone = Literal["resnet18", "resnet34", "resnet50"]
 
 _NODES = ("relu", "layer1", "layer2", "layer3", "layer4")
-"""Of a ResNet: what it knows at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+"""Outputs of a ResNet at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -28,16 +28,15 @@ class PhotoMasker(MaskerNetwork):
     """Maps photographs to masks. 2 million parameters at width 16 without a backbone.
 
     Args:
-        width: channels at full resolution; they double with each halving of it, up to 8 times as
-            many.
-        backbone: of the way down; new weights, which `load_backbone` replaces.
-        size: side in pixels of the images that it is trained for.
+        width: channels at full resolution; doubled with each halving of it, up to 8 times as many.
+        backbone: network of the downward path, with new weights; `load_backbone` loads others.
+        size: side of the images it is trained for, in pixels.
 
     Raises:
-        ArgumentError: a width or a size below 1, a size that is no multiple of 32, or another
-            backbone.
+        ArgumentError: width or size is below 1, size is not a multiple of 32, or the backbone is
+            unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.photo_unet import PhotoMasker
         >>> PhotoMasker(width=4).eval()(torch.zeros(2, 3, 64, 96)).shape
@@ -72,15 +71,18 @@ class PhotoMasker(MaskerNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build it again."""
+        """The arguments that build it."""
         return {"width": self.width, "backbone": self.backbone, "size": self.size}
 
     def load_backbone(self, state: dict[str, Tensor]) -> None:
-        """Takes the weights of the backbone from a state dict of torchvision's network.
+        """Loads the weights of the backbone from a state dict of torchvision's network.
+
+        Args:
+            state: the state dict.
 
         Raises:
             ArgumentError: there is no backbone.
-            RuntimeError: the state dict is of another network.
+            RuntimeError: the state dict belongs to another network.
         """
         if self.backbone is None:
             raise ArgumentError("this masker has no backbone, whose weights could be loaded")
@@ -103,7 +105,7 @@ class PhotoMasker(MaskerNetwork):
 
 
 class _Down(nn.Module):
-    """Halves the resolution again and again; returns what it has at each."""
+    """Halves the resolution repeatedly; returns the result at each resolution."""
 
     def __init__(self, dim: int, dims: list[int]) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class _Down(nn.Module):
 
 
 def _make_resnet(name: str) -> tuple[nn.Module, list[int]]:
-    """Returns a ResNet that answers with its levels, and their channels."""
+    """Returns a ResNet that returns all its levels, and their numbers of channels."""
     from torchvision.models import get_model
     from torchvision.models.feature_extraction import create_feature_extractor
 

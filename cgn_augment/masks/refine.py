@@ -1,6 +1,6 @@
-"""Masks made better by themselves or by their image: each a function of the mask of one image.
+"""Refines masks, alone or with their image; each function takes the mask of one image.
 
-Images are (H, W, 3) uint8, masks (H, W) float32 in [0, 1]; the object is where they are above 1/2.
+Images are (H, W, 3) uint8, masks (H, W) float32 in [0, 1]; values above 1/2 are object.
 """
 
 from __future__ import annotations
@@ -18,28 +18,36 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.float32]
 
 RADIUS = 0.02
-"""Of the guided filter: share of the image's longer side."""
+"""Radius of the guided filter, as a share of the image's longer side."""
 
 EPSILON = 1e-3
-"""Of the guided filter, of guides in [0, 1]: smaller variances are no edges."""
+"""Regulariser of the guided filter, for guides in [0, 1]: smaller variances are not edges."""
 
 BAND = 0.04
-"""Around a mask's edge, the share of the longer side where GrabCut decides."""
+"""Width of the band around a mask's edge where GrabCut decides, as a share of the longer side."""
 
 ROUNDS = 5
 """Of GrabCut."""
 
 MARGIN = 0.04
-"""Of the image, on each side: where GrabCut without a mask takes all for background."""
+"""Margin on each side that GrabCut without a mask takes as background, as a share of the image."""
 
 
 def refine(image: Pixels, mask: Mask, settings: MaskSettings) -> Mask:
-    """Refines a mask as the settings ask for: its parts, its edge, its holes.
+    """Refines the parts, edge and holes of a mask as the settings say.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) float32 in [0, 1].
+        settings: what to refine.
+
+    Returns:
+        (H, W) float32 in [0, 1].
 
     Raises:
-        MissingPackageError: edges are asked for, and OpenCV is not installed.
+        MissingPackageError: refining edges needs OpenCV, which is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import refine
         >>> from cgn_augment.masks.settings import MaskSettings
@@ -53,14 +61,17 @@ def refine(image: Pixels, mask: Mask, settings: MaskSettings) -> Mask:
         mask = refine_guided(image, mask)
     elif settings.edges == "grabcut":
         cut = refine_grabcut(image, mask)
-        mask = keep_largest(cut) if settings.largest else cut  # which may have come apart
+        mask = keep_largest(cut) if settings.largest else cut  # the cut may have split it
     return close_holes(mask) if settings.close else mask
 
 
 def keep_largest(mask: Mask) -> Mask:
-    """Keeps the largest connected part of the object; what is nearer to another part goes.
+    """Keeps the largest connected part of the object; pixels nearer to another part are removed.
 
-    Example:
+    Args:
+        mask: (H, W) float32 in [0, 1].
+
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import keep_largest
         >>> keep_largest(np.float32([[1, 1, 0, 0, 0.2, 1]])).tolist()
@@ -77,9 +88,12 @@ def keep_largest(mask: Mask) -> Mask:
 
 
 def close_holes(mask: Mask) -> Mask:
-    """Makes object of what the object surrounds.
+    """Fills the holes that the object surrounds.
 
-    Example:
+    Args:
+        mask: (H, W) float32 in [0, 1].
+
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.masks.refine import close_holes
         >>> close_holes(np.float32([[1, 1, 1], [1, 0, 1], [1, 1, 1]])).min().item()
@@ -91,10 +105,14 @@ def close_holes(mask: Mask) -> Mask:
 
 
 def refine_guided(image: Pixels, mask: Mask) -> Mask:
-    """Lets a mask's edge follow the image's, by the guided filter.
+    """Aligns a mask's edge with the image's edges by the guided filter.
 
     He, Sun and Tang, Guided Image Filtering, TPAMI 2013, equations 5, 6 and 8, with the grey image
     as the guide.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) float32 in [0, 1].
 
     Raises:
         MissingPackageError: OpenCV is not installed.
@@ -117,10 +135,14 @@ def refine_guided(image: Pixels, mask: Mask) -> Mask:
 
 
 def refine_grabcut(image: Pixels, mask: Mask) -> Mask:
-    """Cuts the object out anew near the mask's edge, by colours (GrabCut); the result is 0 and 1.
+    """Cuts the object out again near the mask's edge, by colour (GrabCut); returns 0 and 1.
 
-    Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004. Far inside of the mask is object and far
-    outside background. A mask without an object or without a background stays as it is.
+    Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004. Pixels far inside the mask stay object,
+    far outside background. A mask without object or without background stays as it is.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) float32 in [0, 1].
 
     Raises:
         MissingPackageError: OpenCV is not installed.
@@ -139,8 +161,11 @@ def refine_grabcut(image: Pixels, mask: Mask) -> Mask:
 def find_by_grabcut(image: Pixels) -> Mask:
     """Finds the object without a network: what differs in colour from the image's margin.
 
+    Args:
+        image: (H, W, 3) uint8.
+
     Returns:
-        (H, W) float32 of 0 and 1; without object where the image has one colour.
+        (H, W) float32 of 0 and 1; no object if the image has one colour.
 
     Raises:
         MissingPackageError: OpenCV is not installed.
@@ -156,14 +181,17 @@ def _grabcut(cv2: ModuleType, image: Pixels, trimap: NDArray[np.uint8]) -> Mask:
     found = trimap & 1  # the codes of objects are odd
     if found.all() or not found.any():
         return found.astype(np.float32)
-    cv2.setRNGSeed(0)  # of this thread alone
+    cv2.setRNGSeed(0)  # of this thread only
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(image, trimap, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     return (trimap & 1).astype(np.float32)
 
 
 def import_opencv(what: str) -> ModuleType:
-    """Returns OpenCV's module, which `what` needs.
+    """Returns the module of OpenCV, which `what` needs.
+
+    Args:
+        what: what needs it, for the error.
 
     Raises:
         MissingPackageError: it is not installed.

@@ -1,4 +1,4 @@
-"""torchvision's networks of semantic segmentation, as maskers."""
+"""torchvision's semantic segmentation networks as maskers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PREFIX = "torchvision/"
 
 
 class ClassMasker(nn.Module):
-    """The probability of some classes, by a network of segmentation.
+    """Returns the probability of some classes of a segmentation network as the mask.
 
     Args:
-        network: answers with a dict whose `out` are logits (N, C, H, W).
-        classes: numbers of the classes that are object.
+        network: returns a dict whose `out` are logits (N, C, H, W).
+        classes: indices of the classes that are object.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.segmentation import ClassMasker
         >>> class Even(torch.nn.Module):
@@ -40,7 +40,7 @@ class ClassMasker(nn.Module):
         self.network, self.classes = network, list(classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes normalised images (N, 3, H, W) to masks (N, 1, H, W) float32 in [0, 1]."""
+        """Maps normalised images (N, 3, H, W) to masks (N, 1, H, W) float32 in [0, 1]."""
         logits: Tensor = self.network(images)[OUT].float()
         return logits.softmax(dim=1)[:, self.classes].sum(dim=1, keepdim=True).clamp(0, 1)
 
@@ -48,21 +48,22 @@ class ClassMasker(nn.Module):
 def open_segmentation(
     masker: str, classes: str | None, weights: str | None, device: torch.device
 ) -> tuple[ClassMasker, int, str]:
-    """Opens a network of torchvision.
+    """Opens a torchvision network.
 
     Args:
         masker: `torchvision/NAME`.
-        classes: which are object, with commas between them; all but the background by default.
-        weights: a file of its state dict; by default torchvision's own, which it downloads once.
-        device: where it goes.
+        classes: classes that are object, separated by commas; by default all but the background.
+        weights: a file with its state dict; by default torchvision's own, downloaded once.
+        device: device for the network.
 
     Returns:
-        The masker in eval mode, the size of its images in pixels, and what tells it apart.
+        The masker in eval mode, the size of its images in pixels, and a text that identifies it.
 
     Raises:
         ArgumentError: there is no such network, or it has no such class.
-        CheckpointError: weights that are damaged, of another network, or cannot be downloaded.
-        FileError: there is no such file.
+        CheckpointError: the weights are damaged, belong to another network, or cannot be
+            downloaded.
+        FileError: the file does not exist.
     """
     from torchvision import models
 
@@ -74,7 +75,7 @@ def open_segmentation(
         )
     default = cast(Any, models.get_model_weights(name)).DEFAULT
     state = _download(default) if weights is None else read_state_dict(Path(weights).expanduser())
-    # A second head, which only a training needs.
+    # A second head, used only in training.
     state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
     categories = list(default.meta["categories"])
     network = models.get_model(

@@ -1,4 +1,4 @@
-"""Settings of a masker that is opened by name, and of what is done with its masks."""
+"""Settings of a masker that is opened by name, and of how its masks are refined."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """Settings of masks that a masker finds.
+    """Settings for finding masks with a masker.
 
     Attributes:
-        size: side of the square that images are brought to for the masker, in pixels (default: the
+        size: side of the square that images are resized to for the masker, in pixels (default: the
             masker's own).
-        mean: of each channel, in [0, 1], which an ONNX model's images lose (default: known for the
-            usual file names).
-        std: of each channel, which they are divided by.
-        activation: sigmoid, where an ONNX model's file gives logits (default: known for the usual
-            file names, none for others).
-        classes: of a network of torchvision, which are the object: names, with commas between them
-            (default: all but the background).
-        weights: of a network of torchvision: a file of its state dict (default: torchvision's own,
+        mean: for an ONNX model: mean of each channel in [0, 1], which is subtracted (default: known
+            for the usual file names).
+        std: for an ONNX model: standard deviation of each channel, by which images are divided.
+        activation: sigmoid, if the file of an ONNX model returns logits (default: known for the
+            usual file names, none for others).
+        classes: for a torchvision network: names of the classes that are object, separated by
+            commas (default: all but the background).
+        weights: for a torchvision network: a file with its state dict (default: torchvision's own,
             downloaded).
-        largest: keep the largest part of the object alone.
-        close: make object of the holes in it.
-        edges: follow the image's edges, by a guided filter or by GrabCut.
-        batch_size: images that the masker sees at once.
-        device: where it runs, such as cpu or cuda.
+        largest: keep only the largest part of the object.
+        close: fill holes in the object.
+        edges: align the mask with the image's edges, by a guided filter or by GrabCut.
+        batch_size: images that the masker gets at once.
+        device: device to run on, such as cpu or cuda.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
 
-    Example:
+    Examples:
         >>> from cgn_augment.masks.settings import MaskSettings
         >>> MaskSettings(largest=True, edges="grabcut").batch_size
         8
@@ -71,7 +71,12 @@ class MaskSettings:
                 object.__setattr__(self, name, tuple(values))
 
     def refuse(self, names: tuple[str, ...], masker: str) -> None:
-        """Raises for settings that a masker does not know."""
+        """Raises `ArgumentError` for settings that a masker does not have.
+
+        Args:
+            names: names of the settings.
+            masker: the masker, for errors.
+        """
         given = [name for name in names if getattr(self, name) is not None]
         if given:
             raise ArgumentError(f"{masker} has no {' and no '.join(given)}: leave it out")

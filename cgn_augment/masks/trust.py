@@ -1,4 +1,4 @@
-"""Which masks are used and which are left out: a rule that is stated, and counted."""
+"""Decides which masks are used: a stated rule, whose verdicts are counted."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 logger = logging.getLogger(__name__)
 
 VERDICTS = ("usable", "empty", "full", "unsure", "border", "several")
-"""What a gate says of a mask; its place is the number that `MaskGate.judge` returns."""
+"""Verdicts of a gate; `MaskGate.judge` returns their indices."""
 
 _FEW = 64
-"""Masks that are judged before it is said that most of them are left out."""
+"""Masks to judge before warning that most of them are rejected."""
 
 
 @dataclass(frozen=True)
 class MaskGate:
-    """Tells masks of real images that can be used from those that cannot.
+    """Decides which masks of real images can be used.
 
-    The object is where a mask is above 1/2. A mask is *empty* if its object covers less than
-    `min_area` of the image, *full* if more than `max_area`, and otherwise *unsure* if the mean of
-    |2m - 1| over its pixels m is below `min_confidence`. Of the others, *border* is one whose
-    object touches more than `max_sides` sides of the image, as a background does that was taken for
-    an object; and *several* one whose second part is larger than `max_second` of its largest. By
-    default neither is looked at, for true masks may be so.
+    Values above 1/2 are object. A mask is *empty* if its object covers less than `min_area` of the
+    image, *full* if more than `max_area`, and otherwise *unsure* if the mean of |2m - 1| over its
+    pixels m is below `min_confidence`. Of the others, a mask is *border* if its object touches more
+    than `max_sides` sides of the image, as background does when it is taken for an object, and
+    *several* if its second part is larger than `max_second` of its largest. By default the last two
+    are not checked, since true masks may be so.
 
     Args:
         min_area: share of the image.
         max_area: share of the image.
         min_confidence: 0 (any mask) to 1 (only binary ones).
-        max_sides: of the image's four; 4 lets any mask pass.
-        max_second: share of the largest part; 1 lets any mask pass. Below 1 the parts are counted
-            on the CPU, a mask at a time.
+        max_sides: number of sides of the image; 4 accepts any mask.
+        max_second: share of the largest part; 1 accepts any mask. Below 1 the parts are counted on
+            the CPU, one mask at a time.
 
     Raises:
-        ArgumentError: not 0 <= min_area <= max_area <= 1, a confidence or a share outside [0, 1],
-            or sides that are not 0 to 4.
+        ArgumentError: not 0 <= min_area <= max_area <= 1, a confidence or share is outside [0, 1],
+            or max_sides is not 0 to 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import MaskGate
         >>> masks = torch.stack([torch.zeros(1, 8, 8), torch.eye(8)[None], torch.ones(1, 8, 8)])
@@ -72,7 +72,14 @@ class MaskGate:
             raise ArgumentError(f"max_second must be in [0, 1], got {self.max_second}")
 
     def judge(self, masks: Tensor) -> Tensor:
-        """Returns for masks (N, 1, H, W) in [0, 1] their verdicts, (N,) int64, 0 for usable."""
+        """Returns the verdicts of masks.
+
+        Args:
+            masks: (N, 1, H, W) float in [0, 1].
+
+        Returns:
+            (N,) int64 indices of verdicts; 0 is usable.
+        """
         inside = masks[:, 0] > 0.5
         area = inside.flatten(1).float().mean(dim=1)
         confidence = (2 * masks - 1).abs().flatten(1).mean(dim=1)
@@ -91,8 +98,8 @@ class MaskGate:
 
 
 def _second(inside: NDArray[np.bool_]) -> float:
-    """Returns the size of the second largest connected part, as a share of the largest one's."""
-    from scipy import ndimage  # takes its time
+    """Returns the size of the second largest connected part, as a share of the largest."""
+    from scipy import ndimage  # slow to import
 
     labels, num = ndimage.label(inside)
     sizes = np.sort(np.bincount(labels.ravel())[1:])
@@ -100,15 +107,15 @@ def _second(inside: NDArray[np.bool_]) -> float:
 
 
 class GateCounter:
-    """Applies a gate, counts its verdicts, and says once if most masks are left out.
+    """Applies a gate, counts its verdicts, and warns once if most masks are rejected.
 
     Args:
-        gate: None lets every mask pass, and counts it as usable.
+        gate: the gate; None accepts every mask and counts it as usable.
 
     Raises:
-        ArgumentTypeError: it is no gate.
+        ArgumentTypeError: `gate` is not a gate.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks.trust import GateCounter, MaskGate
         >>> counter = GateCounter(MaskGate())
@@ -127,13 +134,13 @@ class GateCounter:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Masks by verdict."""
+        """Number of masks by verdict."""
         return dict(zip(VERDICTS, self._counts.tolist(), strict=True))
 
     def usable(self, masks: Tensor) -> Tensor:
-        """Returns for masks (N, 1, H, W) in [0, 1] whether the gate lets them pass, (N,) bool.
+        """Returns which masks (N, 1, H, W) in [0, 1] the gate accepts, (N,) bool.
 
-        The answer is on the CPU, wherever the masks are.
+        The result is on the CPU, wherever the masks are.
         """
         verdicts = torch.zeros(len(masks), dtype=torch.int64)
         if self.gate is not None:

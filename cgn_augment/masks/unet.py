@@ -1,8 +1,8 @@
 """A small U-Net that marks the object in an image.
 
 After Ronneberger et al., U-Net, MICCAI 2015, cut down to three resolutions, with padding, batch
-normalisation and nearest-neighbour upsampling. It is trained on a CGN's own samples, of which the
-masks are known.
+normalisation and nearest-neighbour upsampling. It is trained on a CGN's own samples, whose masks
+are known.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class UNetMasker(MaskerNetwork):
     """Maps images to masks. 107 thousand parameters at width 16.
 
     Args:
-        width: channels at full resolution; twice as many at half, four times at a quarter.
+        width: channels at full resolution; doubled at half resolution, and again at a quarter.
 
     Raises:
-        ArgumentError: a width below 1.
+        ArgumentError: the width is below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.masks import UNetMasker
         >>> UNetMasker().eval()(torch.zeros(2, 3, 32, 32)).shape
@@ -52,7 +52,7 @@ class UNetMasker(MaskerNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build it again."""
+        """The arguments that build it."""
         return {"width": self.width}
 
     def _find(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Writes the masks of a folder of images, in one pass.
 
-Threads read, refine and write, while the masker sees a batch at a time. Two batches are under way,
-so memory does not grow with the folder.
+Threads read, refine and write while the masker works on a batch. Two batches are in progress, so
+memory does not grow with the folder.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.ranks import count_cores
 
 SETTINGS = "masks.json"
-"""What the masks of a folder were made with."""
+"""File that records how the masks of a folder were made."""
 
 DRAWN = 96
-"""Pixels; images with a longer shorter side are none that a bundled masker was trained for."""
+"""Pixels; a bundled masker was not trained for images whose shorter side is longer."""
 
-_SPEED = ("batch_size", "device", "weights")  # what changes no mask; weights are in the fingerprint
+_SPEED = ("batch_size", "device", "weights")  # do not change masks; the fingerprint has weights
 
 
 class MaskCounts(NamedTuple):
-    """What came of a folder of images.
+    """Result of masking a folder of images.
 
     Attributes:
-        written: masks.
-        kept: masks that were there.
-        unreadable: of each image that could not be read, why.
+        written: number of masks written.
+        kept: number of masks that existed before.
+        unreadable: the reason for each image that could not be read.
     """
 
     written: int
@@ -61,8 +61,8 @@ class Target(NamedTuple):
     """An image, and where its mask goes.
 
     Attributes:
-        name: of the image, for errors.
-        image: its file, or what it holds.
+        name: name of the image, for errors.
+        image: its file or content.
         mask: the PNG file to write.
     """
 
@@ -86,30 +86,31 @@ def write_masks(
     split: str | None = None,
     progress: bool = False,
 ) -> MaskCounts:
-    """Finds the masks of all images in a folder and below, and writes them as PNG files.
+    """Finds the masks of all images in a folder and its subfolders, and writes them as PNG files.
 
-    A mask has eight bits and the size of its image as it is seen: white is object. The mask of
-    `images/cat/1.jpg` is `out/cat/1.png`. A mask that is there stays as it is, so that the same
-    call goes on after an interruption, and leaves what was mended by hand alone.
+    A mask has eight bits and the displayed size of its image; white is object. The mask of
+    `images/cat/1.jpg` is `out/cat/1.png`. An existing mask stays as it is, so that the same call
+    continues after an interruption and keeps masks that were corrected by hand.
 
     Args:
         images: the folder; or a table or the layout of a benchmark, see `read_place`.
-        out: another folder, which may have been begun by the same masker with the same settings.
+        out: another folder; it may hold masks of the same masker with the same settings.
         masker: see `open_masker`.
-        settings: of the masker, and how its masks are refined.
-        split: of images that come in splits, or `all`; those for training by default.
-        progress: whether to show a bar.
+        settings: settings of the masker, and how to refine its masks.
+        split: split to take, if the images have splits, or `all`; training images by default.
+        progress: shows a bar.
 
     Raises:
-        ArgumentError: settings that do not fit, `out` is within `images` or the other way round, or
-            a bundled masker was asked for masks of photographs.
-        CheckpointError: weights that cannot be used.
-        DataError: no images, two images with one mask, or `out` has masks of something else.
+        ArgumentError: settings do not fit, one folder is inside the other, or a bundled masker is
+            given photographs.
+        CheckpointError: weights cannot be used.
+        DataError: there are no images, two images share one mask, or `out` holds masks of something
+            else.
         FileError: there is no such masker.
         MissingPackageError: a package is not installed.
-        OSError: a mask cannot be written; those before it stay.
+        OSError: a mask cannot be written; earlier ones stay.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.masks.writing import write_masks
@@ -128,7 +129,7 @@ def write_masks(
     """
     root, files = find_files(os.fspath(images), split)
     target = Path(out).expanduser()
-    if Path(images).expanduser().is_dir():  # all that lies in a table or a layout is named
+    if Path(images).expanduser().is_dir():  # a table or a layout names all its images
         refuse_nested(root, target)
     targets = _targets(files, root, target)
     return write_targets(targets, target, masker, settings, total=len(targets), progress=progress)
@@ -146,20 +147,20 @@ def write_targets(
     """Finds the masks of images from anywhere; see `write_masks`.
 
     Args:
-        targets: images and where their masks go, one after the other; each is taken when it is its
-            turn. Several processes may share them out.
+        targets: images and the places of their masks; each is taken in turn, so several processes
+            may share them.
         out: folder of all masks.
         masker: see `open_masker`.
-        settings: of the masker, and how its masks are refined.
-        total: how many images there are, where it is known, for the bar.
-        progress: whether to show a bar.
+        settings: settings of the masker, and how to refine its masks.
+        total: number of images if known, for the bar.
+        progress: shows a bar.
 
     Raises:
         CGNError: as for `write_masks`.
     """
     settings = settings or MaskSettings()
     if settings.edges != "none":
-        import_opencv(settings.edges)  # before anything that takes long
+        import_opencv(settings.edges)  # before anything slow
     opened = open_masker(masker, settings)
     left = iter(targets)
     first = list(islice(left, 1))
@@ -204,7 +205,7 @@ def write_targets(
 def _refuse_photographs(target: Target, masker: str) -> None:
     try:
         size = read_image(target.image, target.name).size
-    except DataError:  # which is said in its turn
+    except DataError:  # reported when its turn comes
         return
     if min(size) > DRAWN:
         raise ArgumentError(
@@ -215,7 +216,12 @@ def _refuse_photographs(target: Target, masker: str) -> None:
 
 
 def refuse_nested(source: Path, target: Path) -> None:
-    """Raises for a folder of masks that lies in that of the images, or the other way round."""
+    """Raises `ArgumentError` if one of the two folders lies inside the other.
+
+    Args:
+        source: folder of the images.
+        target: folder of the masks.
+    """
     one, other = source.resolve(), target.resolve()
     if one == other or one in other.parents or other in one.parents:
         raise ArgumentError(
@@ -225,7 +231,7 @@ def refuse_nested(source: Path, target: Path) -> None:
 
 
 def _targets(files: Iterable[str], root: Path, out: Path) -> list[Target]:
-    """Returns where the mask of each image goes."""
+    """Returns the place of each image's mask."""
     found: dict[Path, str] = {}
     for file in files:
         place = out / Path(file).with_suffix(".png")
@@ -244,15 +250,15 @@ def _targets(files: Iterable[str], root: Path, out: Path) -> list[Target]:
 
 
 def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
-    """Writes down what the masks are made with, or compares it with what is written."""
+    """Records how the masks are made, or compares it with the record."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in _SPEED}
     made = json.loads(json.dumps({"masker": masker.fingerprint, **chosen, "size": masker.size}))
     note = out / SETTINGS
     there = next((path for path in out.rglob("*.png") if not path.name.startswith(".")), None)
     if there is not None and not note.is_file():
         raise DataError(
-            f"{out} has masks of another making, such as {there}: give another folder, for masks "
-            "that are there are not written over"
+            f"{out} has masks that this command did not write, such as {there}: give another "
+            "folder, since existing masks are never overwritten"
         )
     if there is not None:
         try:
@@ -274,7 +280,7 @@ def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
 def _read_ahead(
     pool: ThreadPoolExecutor, targets: Iterable[Target], size: int, batch_size: int
 ) -> Iterator[list[_Read | str]]:
-    """Yields batches of images, while the next batch is read."""
+    """Yields batches of images while it reads the next one."""
     waiting: deque[list[Future[_Read | str]]] = deque()
     left = iter(targets)
     while batch := list(islice(left, batch_size)):
@@ -290,7 +296,7 @@ def _read(target: Target, size: int) -> _Read | str:
         image = read_image(target.image, target.name)
     except DataError as error:
         return str(error)
-    # Squeezed into a square, as these networks were trained.
+    # Squeezed into a square, as in the training of these networks.
     square = image.resize((size, size), Image.Resampling.BILINEAR)
     small = torch.from_numpy(np.array(square)).permute(2, 0, 1)
     return _Read(target.mask, np.asarray(image), small)

@@ -1,9 +1,8 @@
-"""Blends copied pixels into an image, so that no seam is left.
+"""Blends copied pixels into an image without a visible seam.
 
-Poisson image editing (Pérez, Gangnet and Blake, SIGGRAPH 2003): the gradients are those of the
-copies, the colours at the border are those of the image. What is added to the copies is a membrane
-through the mismatch at the seams; a multigrid solver (Briggs, Henson and McCormick, A Multigrid
-Tutorial, 2000) finds it.
+Poisson image editing (Pérez, Gangnet and Blake, SIGGRAPH 2003): gradients come from the copies,
+colours at the border from the image. A membrane through the mismatch at the seams is added to the
+copies. A multigrid solver (Briggs, Henson and McCormick, A Multigrid Tutorial, 2000) computes it.
 """
 
 from __future__ import annotations
@@ -20,28 +19,28 @@ Bools = NDArray[np.bool_]
 Places = NDArray[np.int64]
 
 BAND = 2
-"""Pixels around the hole that are blended, too: half of what is left of a seam lies there."""
+"""Pixels around the hole that are blended too: half of a remaining seam lies there."""
 
 CYCLES = 3
-"""Each leaves less than half of the error: after three, a fifth of one grey level of 256."""
+"""Each cycle leaves less than half of the error: after three, a fifth of a grey level of 256."""
 
 COARSEST = 12
-"""Pixels of the longer side at which no coarser grid is made."""
+"""Longer side, in pixels, at which no coarser grid is made."""
 
 
 def blend(image: Floats, hole: Bools, taken: Places) -> Floats:
-    """Fills a hole with copies, and blends the seams between them and with the rest.
+    """Fills a hole with copies, and blends the seams among them and with the surroundings.
 
     Args:
         image: (C, H, W) float32.
-        hole: (H, W) bool, the pixels to fill. There is at least one that is not in it.
-        taken: (H, W) int64, the place (row · W + column) that each pixel is a copy of: outside of
-            the hole always, and the pixel itself for those outside of the hole.
+        hole: (H, W) bool, the pixels to fill; at least one pixel is outside.
+        taken: (H, W) int64, the place (row · W + column) that each pixel is copied from. Places are
+            outside the hole; a pixel outside the hole is its own place.
 
     Returns:
-        (C, H, W) float32, the given image outside of the hole and the `BAND` around it.
+        (C, H, W) float32; unchanged outside the hole and the `BAND` around it.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cgn_augment.parts.blend import blend
         >>> image = np.linspace(0, 1, 16, dtype=np.float32).reshape(1, 1, 16).repeat(8, axis=1)
@@ -59,9 +58,9 @@ def blend(image: Floats, hole: Bools, taken: Places) -> Floats:
 
 
 def mismatch(image: Floats, hole: Bools, taken: Places) -> Floats:
-    """Returns how far the copies' gradients are from those that they should have.
+    """Returns how far the copies' gradients are from the wanted ones.
 
-    Across a seam these are the mean of what the copies on both sides of it go on with.
+    The wanted gradient across a seam is the mean of how the copies on both sides continue.
 
     Args:
         image: (C, H, W) float32.
@@ -69,6 +68,7 @@ def mismatch(image: Floats, hole: Bools, taken: Places) -> Floats:
         taken: (H, W) int64, as in `blend`.
 
     Returns:
+        (C, H, W) float32, divergence of the difference; 0 away from the seams.
         (C, H, W) float32, the divergence of the difference, 0 away from the seams.
     """
     width = hole.shape[1]
@@ -94,24 +94,24 @@ def mismatch(image: Floats, hole: Bools, taken: Places) -> Floats:
             valid[valid] &= ~unknown[start[valid]] & ~unknown[goal[valid]]
             total[:, valid] += flat[:, goal[valid]] - flat[:, start[valid]]
             num += valid
-        # Where no copy goes on, nothing changes.
+        # Where no copy continues, nothing changes.
         wanted = total / np.maximum(num, 1)
-        # A pixel is the first of one pair at most, and the second of one.
+        # A pixel is first in at most one pair, and second in at most one.
         found[:, first] -= wanted - jump
         found[:, first + step] += wanted - jump
     return found.reshape(image.shape)
 
 
 def membrane(divergence: Floats, hole: Bools) -> Floats:
-    """Solves the Poisson equation in a hole: 0 around it, free at the border of the image.
+    """Solves the Poisson equation in a hole: 0 around it, free at the image border.
 
     Args:
         divergence: (C, H, W) float32.
         hole: (H, W) bool.
 
     Returns:
-        (C, H, W) float32 m, 0 outside of the hole: in it, the sum of m(p) - m(q) over the
-        neighbours q of p in the image is the divergence at p, but for a thousandth or so.
+        (C, H, W) float32 m, 0 outside the hole. Inside, the sum of m(p) - m(q) over the neighbours
+        q of p in the image equals the divergence at p to about a thousandth.
     """
     made = np.zeros_like(divergence)
     if not hole.any():
@@ -124,14 +124,14 @@ def membrane(divergence: Floats, hole: Bools) -> Floats:
 
 
 class _Grid:
-    """One grid of the solver: `middle` is what is made, `right` the right side.
+    """One grid of the solver; `middle` is the solution, `right` the right-hand side.
 
     All arrays are flat, (C, H + 2, W + 2) with a border of one cell, so that a neighbour is a shift
-    and nothing strides; what the shifts carry over the border is multiplied by 0.
+    and memory is read in order. Values that a shift carries over the border are multiplied by 0.
 
     Args:
-        unknown: (H, W) bool, where the equation is solved; 0 elsewhere.
-        inside: (H, W) bool, the cells of the image.
+        unknown: (H, W) bool, where to solve the equation; 0 elsewhere.
+        inside: (H, W) bool, cells of the image.
         channels: C.
     """
 
@@ -149,7 +149,7 @@ class _Grid:
         black = np.add.outer(np.arange(height), np.arange(width)) % 2 == 0
         self.num, self.unknown = self._flat(num), self._flat(unknown)
         self.spread = self.inner(self.unknown)
-        # What is multiplied and what is kept, on the black and on the white squares of a board.
+        # Factors for the new and for the old values, on the black and the white squares of a board.
         self._colours = [
             (
                 self._flat(colour & unknown) / np.maximum(self.num, 1),
@@ -163,7 +163,7 @@ class _Grid:
         return np.broadcast_to(padded, self.shape).reshape(-1)
 
     def inner(self, flat: Floats) -> Floats:
-        """Returns (C, H, W), a view without the border."""
+        """Returns a view (C, H, W) without the border."""
         return flat.reshape(self.shape)[:, 1:-1, 1:-1]
 
     def _sum(self) -> Floats:
@@ -175,7 +175,7 @@ class _Grid:
         return found
 
     def relax(self, sweeps: int) -> None:
-        """Improves what is made: Gauss and Seidel's method, black squares, then white ones."""
+        """Improves the solution by Gauss-Seidel sweeps: black squares, then white ones."""
         middle = self.middle
         for sweep in range(2 * sweeps):
             taken, kept = self._colours[sweep % 2]
@@ -185,7 +185,7 @@ class _Grid:
             middle += found
 
     def rest(self) -> Floats:
-        """Returns what is left of the right side, flat."""
+        """Returns the residual of the right-hand side, flat."""
         return (self._sum() - self.num * self.middle) * self.unknown
 
 
@@ -200,7 +200,7 @@ def _solve(hole: Bools, divergence: Floats) -> Floats:
         of_image = _cells(inside)
         unknown, inside = 2 * _cells(unknown) > of_image, of_image > 0
         grids.append(_Grid(unknown, inside, len(divergence)))
-        # Beyond the image there is nothing, which must not be taken for 0.
+        # Nothing lies beyond the image, which must not count as 0.
         weight = _finer(np.pad(inside, 1)[None].astype(np.float32))[0]
         grids[-2].spread = grids[-2].inner(grids[-2].unknown) / np.maximum(weight, 0.1)
     here = slice(None), slice(0, hole.shape[0]), slice(0, hole.shape[1])

@@ -15,30 +15,30 @@ Fill = Literal["copy", "telea", "none"]
 
 @dataclass(frozen=True)
 class PartConfig:
-    """Settings of a set of parts. Two sets with the same settings and images are the same bytes.
+    """Settings of a set of parts. The same settings and images give the same bytes.
 
     Attributes:
-        masks: a folder of PNG files that mirrors the images (of shards and of a Hugging Face
-            dataset their keys); `member:mask.png`, a member of the samples of shards;
+        masks: where the masks are: a folder of PNG files that mirrors the images (for shards and a
+            Hugging Face dataset: their keys); `member:mask.png`, a member of the samples of shards;
             `column:mask`, a column of a table or of a Hugging Face dataset; or `alpha`, the alpha
-            channel of the images themselves. By default the images' own: what a benchmark's layout
-            has, or the column `mask` of a table.
-        split: of images that come in splits; `all` for all of them.
-        classes: names by label, or their number, where the images do not say.
-        columns: further columns to keep; the group is kept where it is known.
-        shard_size: images of a shard.
-        size: bound of the longer side, in pixels; smaller images stay as they are.
-        fill: how backgrounds are filled: with copies from the same image, by Telea's method
-            (faster and smoother), or not at all.
+            channel of the images. By default those that come with the images: of a benchmark's
+            layout, or the column `mask` of a table.
+        split: which split to take, if the images have splits; `all` takes all.
+        classes: names by label, or their number, if the images do not say.
+        columns: further columns to keep; the group is kept if it is known.
+        shard_size: images per shard.
+        size: largest length of the longer side, in pixels; smaller images stay as they are.
+        fill: how to fill backgrounds: with copies from the same image, by Telea's method (faster
+            and smoother), or not at all.
         min_area: smallest share of an image that a mask may cover.
         max_area: largest share.
-        min_confidence: of a soft mask, the least mean of |2m - 1| over its pixels m.
-        max_sides: most sides of the image that a mask may touch; 2 leaves out what a masker took
-            for an object and is ground.
-        max_second: a second object's largest share of the first one's area; 1 for any.
-        max_hole: share of the image; a background with a larger hole is left out.
+        min_confidence: for a soft mask, the least mean of |2m - 1| over its pixels m.
+        max_sides: most sides of the image that a mask may touch; 2 leaves out ground that a masker
+            took for an object.
+        max_second: largest area of a second object as a share of the first one's; 1 allows any.
+        max_hole: largest hole as a share of the image; backgrounds with a larger one are left out.
         textures: also make a whole sheet of each object's texture, to exchange textures.
-        quality: of the backgrounds' JPEG, 1 to 100.
+        quality: JPEG quality of the backgrounds, 1 to 100.
     """
 
     masks: str = "own"
@@ -79,7 +79,7 @@ class PartConfig:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names by label, where they are given."""
+        """Names by label, if given."""
         return None if isinstance(self.classes, int) else self.classes
 
     @property

@@ -1,8 +1,8 @@
-"""Chooses for every pixel of a hole from where it is copied.
+"""Chooses for every pixel of a hole where to copy it from.
 
-On a small copy of the image: offsets at which it fits around its hole, and seams between them where
-they show least. Then the offsets are applied at the full size (He and Sun, Statistics of Patch
-Offsets for Image Completion, ECCV 2012).
+On a small copy of the image it finds offsets that fit around the hole, and places the seams between
+them where they show least. Then it applies the offsets at full size (He and Sun, Statistics of
+Patch Offsets for Image Completion, ECCV 2012).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from cgn_augment.parts.offsets import many_offsets
 from cgn_augment.parts.seams import Seams
 
 SMALL = 48
-"""Pixels of the longer side at which offsets are looked for; at 64 the seams cost the same, and
-finding them takes half as long again."""
+"""Longer side, in pixels, of the small copy; at 64 the seams cost the same, but finding them takes
+half as long again."""
 
 VARIATION = 2.0
-"""Grey levels that the standard deviation of a cell by one is worth."""
+"""Weight of a cell's standard deviation, in grey levels."""
 
 RING, LEAST_RING, MOST_RING = 2, 8, 300
-"""Pixels around a region at which its offset must fit; how many are needed, and looked at."""
+"""Pixels around a region where its offset must fit; how many are needed, and how many compared."""
 
 
 def choose_copies(image: Floats, hole: Bools) -> Places:
-    """Chooses for each pixel the place that it is a copy of.
+    """Chooses for each pixel the place to copy it from.
 
     Args:
         image: (3, H, W) float32 in [-1, 1].
-        hole: (H, W) bool; some pixel is not in it.
+        hole: (H, W) bool; at least one pixel is outside.
 
     Returns:
-        (H, W) int64, places (row · W + column) outside of the hole; of pixels outside of it their
-        own.
+        (H, W) int64, places (row · W + column) outside the hole; a pixel outside the hole is its
+        own place.
     """
     small, unseen = shrink(image, hole)
     known = torch.from_numpy(~unseen).float()
@@ -47,7 +47,7 @@ def choose_copies(image: Floats, hole: Bools) -> Places:
     labels = np.zeros(unseen.shape, dtype=np.int64)
     if len(offsets):
         labels[unseen] = Seams(small, unseen, offsets).choose()
-        labels = _from_nearest(labels, ~unseen)  # what lies around the hole has labels, too
+        labels = _from_nearest(labels, ~unseen)  # cells around the hole get labels too
     return enlarge(image, hole, labels, offsets)
 
 
@@ -56,17 +56,18 @@ def shrink(image: Floats, hole: Bools) -> tuple[Floats, Bools]:
 
     Args:
         image: (C, H, W) float32.
-        hole: (H, W) bool; some pixel is not in it.
+        hole: (H, W) bool; at least one pixel is outside.
 
     Returns:
-        (C + 1, h, w) float32, the colours of cells, and how much these vary within the cell, which
+        (C + 1, h, w) float32: the colours of cells, and how much they vary within a cell, which
         tells fine textures from plain colours; 0 in the hole. And (h, w) bool, the hole: all cells
-        that have a pixel of it.
+        with a pixel of it.
     """
     scale = max(max(hole.shape) / SMALL, 1)
     size = round(hole.shape[0] / scale) or 1, round(hole.shape[1] / scale) or 1
     share = F.adaptive_avg_pool2d(torch.from_numpy(hole)[None].float(), size)[0].numpy()
-    # Mostly 0; where what is seen is narrower than a cell, the cells with most of it are seen.
+    # Usually 0. If the visible area is narrower than a cell, the cells with most of it count as
+    # seen.
     unseen = share > share.min()
     pixels = torch.from_numpy(image)
     mean, square = (F.adaptive_avg_pool2d(each, size) for each in (pixels, pixels.square()))
@@ -76,16 +77,16 @@ def shrink(image: Floats, hole: Bools) -> tuple[Floats, Bools]:
 
 
 def enlarge(image: Floats, hole: Bools, labels: Places, offsets: Places) -> Places:
-    """Applies at the full size what was chosen at a small one.
+    """Applies at full size what was chosen on the small copy.
 
     Args:
         image: (3, H, W) float32.
         hole: (H, W) bool.
-        labels: (h, w) int64, numbers of offsets.
-        offsets: (N, 2) int64, of the small copy.
+        labels: (h, w) int64, index of the offset of each cell.
+        offsets: (N, 2) int64, offsets on the small copy.
 
     Returns:
-        (H, W) int64, as `choose_copies`.
+        (H, W) int64, as in `choose_copies`.
     """
     if not len(offsets):
         return _from_nearest(np.arange(hole.size).reshape(hole.shape), hole)
@@ -109,7 +110,7 @@ def enlarge(image: Floats, hole: Bools, labels: Places, offsets: Places) -> Plac
 
 
 def _from_nearest(taken: Places, lost: Bools) -> Places:
-    """Takes for what is lost what its nearest neighbour takes."""
+    """Gives each lost pixel the choice of its nearest neighbour."""
     if not lost.any():
         return taken
     near = ndimage.distance_transform_edt(lost, return_distances=False, return_indices=True)
@@ -119,7 +120,7 @@ def _from_nearest(taken: Places, lost: Bools) -> Places:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Pixels, (P,) int64 each, and the numbers of their offsets."""
+    """Pixels, (P,) int64 each, and the indices of their offsets."""
 
     rows: Places
     columns: Places
@@ -129,7 +130,7 @@ class _Pixels:
         return _Pixels(self.rows[chosen], self.columns[chosen], self.labels[chosen])
 
     def look(self, hole: Bools, moves: Places) -> tuple[Places, Bools]:
-        """Returns the places at moves (..., 2) from here, (..., P), and whether they are seen."""
+        """Returns the places at moves (..., 2) from here, (..., P), and which are visible."""
         rows, columns = self.rows + moves[..., 0], self.columns + moves[..., 1]
         seen = (rows >= 0) & (rows < hole.shape[0]) & (columns >= 0) & (columns < hole.shape[1])
         places = np.where(seen, rows * hole.shape[1] + columns, 0)
@@ -144,7 +145,7 @@ def _label(chosen: Bools, labels: Places) -> _Pixels:
 
 
 def correct(image: Floats, hole: Bools, ring: _Pixels, move: Places, reach: int) -> Places:
-    """Corrects an offset by up to `reach` pixels, to where it fits best around its region."""
+    """Corrects an offset by up to `reach` pixels to where it fits best around its region."""
     ring = ring.only(np.arange(len(ring.rows)) % (1 + len(ring.rows) // MOST_RING) == 0)
     steps = np.arange(-reach, reach + 1)
     near = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Takes an image apart: the object, cut out, and the background without it."""
+"""Takes an image apart: cuts out the object, and fills the background behind it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cgn_augment.parts.part import Part
 from cgn_augment.parts.quilt import make_sheet
 
 MARGIN, LEAST_MARGIN = 0.12, 2.0
-"""How much wider the hole is than the object: the share of the object's side, and pixels, added.
-Soft edges and shadows are of the object's scale."""
+"""How much wider the hole is than the object: a share of the object's side plus a number of pixels.
+Soft edges and shadows scale with the object."""
 
 FAINT = 0.1
-"""Of a soft mask, what is above belongs to the hole."""
+"""Values of a soft mask above this belong to the hole."""
 
 SOFTNESS, LEAST_SOFTNESS, MOST_SOFTNESS = 0.015, 0.5, 2.0
-"""Width of the soft edge, in pixels: the share of the object's side, and its bounds."""
+"""Width of the soft edge, in pixels: a share of the object's side, and its bounds."""
 
 SURE = 0.95
-"""Of a soft mask, where nothing of the background shines through."""
+"""Value of a soft mask above which no background shines through."""
 
 FAR = 4.0
 """Pixels; colours from further inside do not replace those of a thin part's edge."""
@@ -51,29 +51,29 @@ def take_apart(
 ) -> Part:
     """Takes one image apart.
 
-    The object is cut out with a soft edge, whose colours come from inside the object, so that
-    nothing of the old background surrounds it in a new place. The background is cut with a wider
-    mask, whose margin grows with the object, and filled.
+    The object is cut out with a soft edge whose colours come from inside the object, so that no old
+    background surrounds it in a new place. The background is cut with a wider mask, whose margin
+    grows with the object, and filled.
 
     Args:
         image: (3, H, W) uint8.
         mask: (1, H, W) float in [0, 1], the object's.
         filler: fills the background (see `find_filler`).
-        gate: which masks are trusted. Of an image whose mask is not there is neither object nor
-            background. None trusts all, of which something is above 1/2.
-        key: names the image.
+        gate: which masks are trusted. An image whose mask is rejected gets neither object nor
+            background. None trusts every mask with something above 1/2.
+        key: name of the image.
         label: its class.
-        columns: what else is known of it.
+        columns: further facts about it.
         max_hole: share of the image; a background with a larger hole is not used.
         textures: also make a whole sheet of the object's texture.
 
     Raises:
-        ArgumentError: a filler of an unknown name, or max_hole outside [0, 1].
-        ArgumentTypeError: an image or a mask of another type.
-        DataError: of another shape or range.
+        ArgumentError: the filler is unknown, or max_hole is outside [0, 1].
+        ArgumentTypeError: image or mask has the wrong type.
+        DataError: image or mask has a wrong shape or range.
         MissingPackageError: the filler needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import MaskGate
         >>> from cgn_augment.parts.cut import take_apart
@@ -120,11 +120,11 @@ def cut_out(image: Tensor, mask: Floats) -> tuple[Tensor, tuple[int, int, int, i
 
     Args:
         image: (3, H, W) uint8.
-        mask: (H, W) float32 in [0, 1]; something is above 1/2.
+        mask: (H, W) float32 in [0, 1]; at least one value is above 1/2.
 
     Returns:
-        (4, h, w) uint8, the object in its box, and the box: top, left, height, width. Around the
-        object are the colours of its edge, for those who resize it.
+        (4, h, w) uint8, the object in its box, and the box: top, left, height, width. Pixels around
+        the object have the colours of its edge, so that it can be resized.
     """
     top, left, height, width = box = _box(mask > 0.5)
     here = slice(top, top + height), slice(left, left + width)
@@ -141,7 +141,7 @@ def cut_out(image: Tensor, mask: Floats) -> tuple[Tensor, tuple[int, int, int, i
 
 
 def _from_inside(pixels: NDArray[np.uint8], depth: Floats, sure: Bools) -> NDArray[np.uint8]:
-    """Returns the colours with those that are not sure replaced by the nearest that are."""
+    """Returns the colours; unsure pixels take that of the nearest sure one."""
     if not sure.any():
         sure = depth >= depth.max()
     distance, (rows, columns) = ndimage.distance_transform_edt(~sure, return_indices=True)
@@ -151,13 +151,13 @@ def _from_inside(pixels: NDArray[np.uint8], depth: Floats, sure: Bools) -> NDArr
 
 
 def widen(mask: Floats) -> Bools:
-    """Returns the hole of a mask (H, W) float32, (H, W) bool: wider by a margin.
+    """Returns the hole (H, W) bool of a mask (H, W) float32: wider by a margin.
 
-    Something of the mask is above 1/2.
+    At least one value of the mask is above 1/2.
     """
     inside = mask > 0.5
     _, _, height, width = _box(inside)
-    # The geometric mean of both areas' sides: a thin object's shadow is as wide as its length.
+    # Geometric mean of the sides of both areas: a thin object's shadow is as wide as its length.
     side = (float(inside.sum()) * height * width) ** 0.25
     margin = LEAST_MARGIN + MARGIN * side
     found: Bools = ndimage.distance_transform_edt(mask <= FAINT) <= margin

@@ -1,6 +1,6 @@
-"""How doubtful a cut-out looks, so that people look at the worst first.
+"""Rates how doubtful a cut-out looks, so that people see the worst first.
 
-Rules of thumb, each from 0 (as it should be) to 1. They leave nothing out by themselves.
+Rules of thumb, each from 0 (fine) to 1. They exclude nothing by themselves.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from cgn_augment.parts.part import Part
 
 FEATHER = 3
-"""Pixels from the edge within which a cut-out is soft by intent (see `cut_out`)."""
+"""Pixels from the edge where a cut-out is soft on purpose (see `cut_out`)."""
 
 SURE = 0.95
 """Share of opacity above which nothing shines through."""
 
 ALIKE = 24
-"""Of 255: an object's pixel is like the background where no colour differs by more."""
+"""Of 255: an object's pixel counts as like the background if no colour differs by more."""
 
 LEAST = 0.1
-"""Doubts below are not worth a word."""
+"""Doubts below this are not mentioned."""
 
 _RAMPS: Mapping[str, tuple[float, float]] = {
     "small": (1.0, 3.0),  # halvings of the class's median area
@@ -38,20 +38,20 @@ _RAMPS: Mapping[str, tuple[float, float]] = {
     "like the background": (0.02, 0.4),  # share of the object's pixels
     "no background": (0.0, 1.0),
 }
-"""Where each doubt begins, and where it is full."""
+"""Value at which each doubt begins, and at which it is full."""
 
 
 def find_doubts(part: Part, usual_area: float) -> dict[str, float]:
-    """Returns what is doubtful about a part, the worst first; nothing about most.
+    """Returns the doubts about a part, worst first; most parts have none.
 
     Args:
-        part: with its object, and its background if there is one.
+        part: a part with an object, and with a background if there is one.
         usual_area: median share of the image that masks of its class cover.
 
     Returns:
         Doubts from `LEAST` to 1, by name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.doubt import find_doubts
         >>> from cgn_augment.parts.part import Part
@@ -93,7 +93,7 @@ def _of_shape(alpha: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def _alike(cut: Tensor, part: Part) -> float:
-    """Returns which share of an object looks like what its background was filled with there."""
+    """Returns the share of an object that looks like the filling of its background there."""
     there = cut[3] > 127
     if part.background is None or not there.any():
         return 0.0
@@ -104,7 +104,7 @@ def _alike(cut: Tensor, part: Part) -> float:
 
 
 def _sides(part: Part) -> int:
-    """Returns how many sides of its image an object touches."""
+    """Returns the number of sides of its image that an object touches."""
     (rows, columns), (top, left, height, width) = part.size, part.box
     return (top == 0) + (left == 0) + (top + height == rows) + (left + width == columns)
 

@@ -15,29 +15,29 @@ from cgn_augment.parts.blend import Bools, Floats, blend
 from cgn_augment.parts.copies import choose_copies
 
 Filler = Callable[[Tensor, Tensor], Tensor]
-"""Fills a hole: called with an image, (3, H, W) uint8, and its hole, (H, W) bool, of which some
-pixel is True and some is False; returns the image, (3, H, W) uint8, with its hole filled. Both are
-on the CPU. Pixels outside of the hole stay as they are."""
+"""Fills a hole. Takes an image, (3, H, W) uint8, and its hole, (H, W) bool with both values;
+returns the image, (3, H, W) uint8, with the hole filled and all else unchanged. All are on the
+CPU."""
 
 RADIUS = 3
-"""Pixels around each one that Telea's method looks at."""
+"""Radius of Telea's method, in pixels."""
 
 
 def find_filler(filler: str | Filler) -> Filler:
-    """Returns what fills holes.
+    """Returns a function that fills holes.
 
     Args:
-        filler: "copy" fills with copies from the same image, blended (`fill_with_copies`); "telea"
-            goes on with the colours at the border (`fill_with_telea`), faster and smoother; "none"
-            paints the hole in the mean colour of the rest, and its shape can be seen. Or any
-            function of that kind (see `Filler`), whose every result is checked.
+        filler: "copy" fills with blended copies from the same image (`fill_with_copies`); "telea"
+            continues the colours at the border (`fill_with_telea`), which is faster and smoother;
+            "none" paints the hole in the mean colour of the rest, so its shape stays visible. Or
+            any such function (see `Filler`); each of its results is checked.
 
     Raises:
-        ArgumentError: there is no filler of that name.
+        ArgumentError: no filler has that name.
         ArgumentTypeError: it is neither a name nor a function.
-        MissingPackageError: "telea", and OpenCV is not installed.
+        MissingPackageError: "telea" needs OpenCV, which is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.fill import find_filler
         >>> image = torch.full((3, 32, 32), 7, dtype=torch.uint8)
@@ -81,17 +81,17 @@ class _Checked:
 
 
 def fill_with_copies(image: Tensor, hole: Tensor) -> Tensor:
-    """Fills a hole with copies of what is around it, and blends their seams.
+    """Fills a hole with copies of its surroundings, and blends their seams.
 
-    Offsets are found on a small copy of the image and applied at its full size (He and Sun,
-    Statistics of Patch Offsets for Image Completion, ECCV 2012).
+    Offsets are found on a small copy of the image and applied at full size (He and Sun, Statistics
+    of Patch Offsets for Image Completion, ECCV 2012).
 
     Args:
         image: (3, H, W) uint8.
-        hole: (H, W) bool; some pixel is not in it.
+        hole: (H, W) bool; at least one pixel is outside.
 
     Returns:
-        (3, H, W) uint8, the same outside of the hole.
+        (3, H, W) uint8, unchanged outside the hole.
     """
     given: Floats = image.numpy().astype(np.float32) / 127.5 - 1
     unknown: Bools = hole.numpy()
@@ -107,7 +107,7 @@ def fill_with_telea(image: Tensor, hole: Tensor) -> Tensor:
         hole: (H, W) bool.
 
     Returns:
-        (3, H, W) uint8, the same outside of the hole.
+        (3, H, W) uint8, unchanged outside the hole.
 
     Raises:
         MissingPackageError: OpenCV is not installed.
@@ -119,7 +119,7 @@ def fill_with_telea(image: Tensor, hole: Tensor) -> Tensor:
 
 
 def fill_with_mean(image: Tensor, hole: Tensor) -> Tensor:
-    """Paints a hole in the mean colour of the rest: uint8 images as in `Filler`."""
+    """Paints a hole in the mean colour of the rest; arguments and result as in `Filler`."""
     mean = image[:, ~hole].double().mean(dim=1).round().to(torch.uint8)
     return torch.where(hole, mean[:, None, None], image)
 

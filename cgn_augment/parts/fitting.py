@@ -1,4 +1,4 @@
-"""Brings parts of images of any size and aspect to a square: pure functions of uint8 pixels."""
+"""Fits parts of any size and aspect ratio into a square; pure functions of uint8 pixels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 def fit_object(
     cut: Tensor, box: tuple[int, int, int, int], image: tuple[int, int], size: int
 ) -> Tensor:
-    """Puts an object into an empty square, where it was in its image.
+    """Puts an object into an empty square, at its place in the image.
 
-    It keeps its aspect and its share of the image's area, unless it would not fit into the square.
-    The space on either side of it keeps its proportion, so what was at a border still is.
+    It keeps its aspect ratio and its share of the image's area, unless it would not fit. The space
+    on both sides keeps its proportion, so an object at a border stays there.
 
     Args:
         cut: (4, h, w) uint8, colours and a mask.
@@ -24,10 +24,11 @@ def fit_object(
         size: height and width of the square, in pixels.
 
     Returns:
-        (4, size, size) uint8; 0 outside of the box. With an image of that very size, the pixels of
+        (4, size, size) uint8; 0 outside the box. If the image has that very size, the pixels of
+        `cut` at their place.
         `cut` at their place.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.fitting import fit_object
         >>> cut = torch.full((4, 10, 20), 255, dtype=torch.uint8)
@@ -50,22 +51,22 @@ def fit_object(
 
 
 def _share(start: int, room: int) -> float:
-    """Returns which part of the room is in front of something, 1/2 where there is no room."""
+    """Returns the share of the room in front of something; 1/2 if there is no room."""
     return start / room if room else 0.5
 
 
 def fit_background(background: Tensor, place: float, size: int) -> Tensor:
-    """Crops a background to a square, and brings it to a size.
+    """Crops a background to a square and resizes it.
 
     Args:
         background: (3, H, W) uint8.
-        place: where along the longer side, 0 to 1.
+        place: position of the crop along the longer side, 0 to 1.
         size: height and width of the square, in pixels.
 
     Returns:
         (3, size, size) uint8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.fitting import fit_background
         >>> wide = torch.arange(8, dtype=torch.uint8).expand(3, 4, 8)
@@ -79,10 +80,10 @@ def fit_background(background: Tensor, place: float, size: int) -> Tensor:
 
 
 def resize_bytes(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes (C, H, W) uint8 bilinearly, without aliasing; itself if it has the size."""
+    """Resizes (C, H, W) uint8, bilinear and antialiased; returns it unchanged at that size."""
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    # Bytes are resized on vector units where the channels lie last.
+    # Channels last: bytes are then resized with vector instructions.
     last = pixels[None].contiguous(memory_format=torch.channels_last)
     resized: Tensor = F.interpolate(last, size, mode="bilinear", antialias=True)
     return resized[0].contiguous()

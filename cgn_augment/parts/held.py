@@ -1,4 +1,4 @@
-"""Parts in memory, read like a set on disk: what `open_parts` takes in a set's place."""
+"""Parts in memory, read like a set on disk: `open_parts` accepts them instead of a set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class HeldParts:
     """Parts in memory, such as `take_apart` returns.
 
     Args:
-        parts: of images of any sizes.
-        classes: their names; by default those of the parts, sorted.
+        parts: from images of any sizes.
+        classes: names of the classes; by default those of the parts, sorted.
     """
 
     def __init__(self, parts: Iterable[Part], classes: Sequence[str] | None = None) -> None:
@@ -28,7 +28,7 @@ class HeldParts:
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """For each class its images by verdict."""
+        """For each class, the number of images by verdict."""
         return {
             name: dict(Counter(part.verdict for part in self._parts if part.label == name))
             for name in self.classes
@@ -46,7 +46,7 @@ class HeldParts:
         return hash_tensors(pictures)
 
     def of_class(self, name: str, member: str | None = None) -> npt.NDArray[np.int64]:
-        """Returns the numbers of a class's images, of those that have the member."""
+        """Returns the indices of a class's images, or of those that have the member."""
         numbers = [
             number
             for number, part in enumerate(self._parts)
@@ -55,7 +55,7 @@ class HeldParts:
         return np.array(numbers, np.int64)
 
     def entry(self, number: int) -> Part:
-        """Returns what is known of an image, with all its pictures."""
+        """Returns the facts about an image, with all its pictures."""
         return self._parts[number]
 
     def read(self, number: int, **_: bool) -> Part:

@@ -1,7 +1,7 @@
-"""What is known of each image of a set of parts, and where in its shard each file of it lies.
+"""The facts about each image of a set of parts, and where its files lie in a shard.
 
-A line of JSON for each image, in the order of the images. Read as columns of numbers: a set of a
-million images takes a quarter of a gigabyte, and not two.
+One line of JSON per image, in order. It is read into columns of numbers: for four million images
+this takes a quarter of a gigabyte instead of two.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ MEMBERS: Mapping[Member, str] = {
     "object": "object.webp",  # lossless, in half of the space of PNG
     "background": "background.jpg",  # half of the time that a WebP takes to read
     "foreground": "foreground.jpg",
-    "image": "image.jpg",  # small, of an image that is left out
+    "image": "image.jpg",  # small, for an image that is left out
     "mask": "mask.png",
 }
-"""The names that the pictures of a sample have in its shard."""
+"""File names of a sample's pictures in its shard."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 def describe_part(part: Part, source: str, why: str) -> dict[str, Any]:
-    """Returns what is kept of a part beside its pictures, as plain values."""
+    """Returns the facts about a part, without its pictures, as plain values."""
     return {
         "key": part.key,
         "label": part.label,
@@ -50,12 +50,12 @@ def describe_part(part: Part, source: str, why: str) -> dict[str, Any]:
 
 
 def index_line(facts: Mapping[str, Any], shard: int, places: Mapping[Member, list[int]]) -> bytes:
-    """Returns the line of an image: its facts, its shard, and (offset, length) of its pictures."""
+    """Returns the line of an image: facts, shard, and (offset, length) of each picture."""
     return json.dumps({**facts, "shard": shard, "places": places}).encode() + b"\n"
 
 
 class _Names:
-    """Texts of which there are few, each by a number."""
+    """Texts that repeat, each mapped to a number."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self.numbers = {name: number for number, name in enumerate(known)}
@@ -69,15 +69,15 @@ class Index:
     """The index of a set, column by column.
 
     Attributes:
-        keys: of the images, in order.
-        labels: the number of each image's class.
-        verdicts: the number of each image's verdict.
-        verdict_names: verdicts by number.
+        keys: keys of the images, in order.
+        labels: index of each image's class.
+        verdicts: index of each image's verdict.
+        verdict_names: verdicts by index.
         boxes: (N, 4) top, left, height and width of each object, in pixels.
         sizes: (N, 2) height and width of each image, in pixels.
-        areas: (N,) shares of the images that masks cover.
-        shards: the shard of each image.
-        places: by member (N, 2): offset and length in the shard; length 0 where there is none.
+        areas: (N,) share of each image that its mask covers.
+        shards: shard of each image.
+        places: by member (N, 2): offset and length in the shard; length 0 if it is missing.
         columns: further columns, by name.
     """
 
@@ -100,14 +100,14 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
     """Reads an index.
 
     Args:
-        lines: of the file.
+        lines: lines of the file.
         classes: names by label.
 
     Raises:
-        ValueError: a line that is none of an index, or a class that there is not.
-        KeyError: a line without what belongs into it.
+        ValueError: a line does not belong to an index, or names an unknown class.
+        KeyError: a line lacks an entry.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.index import describe_part, index_line, read_index
         >>> from cgn_augment.parts.part import Part
         >>> part = Part("cat/1", "cat", (30, 40), (5, 5, 10, 20), 0.1, "usable")
@@ -121,12 +121,14 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
     columns: dict[str, list[str]] = {}
     numbers = {name: array("q") for name in ("label", "verdict", "box", "size", "shard")}
     places, areas = {member: array("q") for member in MEMBERS}, array("d")
-    shared: dict[str, str] = {}  # one copy of each text of the columns
+    shared: dict[str, str] = {}  # one copy of each text in the columns
     for line in lines:
         facts = json.loads(line)
         keys.append(facts["key"])
         if facts["label"] not in label_of:
-            raise ValueError(f"{facts['key']} has the class {facts['label']!r}, which is none")
+            raise ValueError(
+                f"{facts['key']} has the class {facts['label']!r}, which does not exist"
+            )
         if (len(facts["box"]), len(facts["size"])) != (4, 2):
             raise ValueError(f"{facts['key']} has the box {facts['box']} in {facts['size']} pixels")
         if any(len(place) != 2 for place in facts["places"].values()):

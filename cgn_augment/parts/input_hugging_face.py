@@ -26,12 +26,12 @@ from cgn_augment.parts.inputs import (
 
 @dataclass(frozen=True)
 class HuggingFacePhotos:
-    """The rows of a Hugging Face dataset; a row's key is its number.
+    """The rows of a Hugging Face dataset; the key of a row is its number.
 
     Attributes:
-        found: the rows, their images as files.
-        mask: column of the masks; None where they lie elsewhere.
-        config: of the input.
+        found: the rows, with images as files.
+        mask: column of the masks; None if they lie elsewhere.
+        config: settings of the set.
     """
 
     found: HuggingFaceRows
@@ -52,11 +52,11 @@ class HuggingFacePhotos:
 
     @property
     def num_shards(self) -> int:
-        """Shards that they are dealt out to."""
+        """Number of shards that they are divided into."""
         return -(-len(self.found.rows) // self.config.shard_size)
 
     def count(self, shards: Sequence[int]) -> int:
-        """Returns how many images these shards hold."""
+        """Returns the number of images in these shards."""
         return sum(len(self._range(shard)) for shard in shards)
 
     def of_shard(self, shard: int) -> Iterator[Photo]:
@@ -94,11 +94,12 @@ class HuggingFacePhotos:
 
 
 def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
-    """Opens a Hugging Face dataset, of which the training split where NAME does not say another.
+    """Opens a Hugging Face dataset; takes the training split unless NAME gives another.
 
     Raises:
-        ArgumentError: masks of a kind that it does not have.
-        DataError: there is no such dataset, it has other columns, or there is no folder of masks.
+        ArgumentError: the dataset has no masks of this kind.
+        DataError: the dataset does not exist or has other columns, or the folder of masks is
+            missing.
     """
     mask = config.masks.removeprefix(COLUMN) if config.masks.startswith(COLUMN) else None
     if config.masks.startswith(MEMBER):

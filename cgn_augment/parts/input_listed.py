@@ -27,11 +27,11 @@ _OUTER = SPLIT_NAMES | {"images"}  # folders around those of the classes
 
 
 def photos_of_place(place: str, config: PartConfig) -> ListedPhotos:
-    """Finds the images of a folder, of a table or of a benchmark's layout.
+    """Finds the images of a folder, a table or a benchmark's layout.
 
     Raises:
-        ArgumentError: settings that do not fit these images.
-        DataError: there are none, or no mask belongs to any of them.
+        ArgumentError: settings do not fit these images.
+        DataError: there are no images, or none of them has a mask.
     """
     column = config.masks.removeprefix(COLUMN) if config.masks.startswith(COLUMN) else None
     columns = None if column is None else Columns(mask=column)
@@ -64,7 +64,7 @@ def photos_of_place(place: str, config: PartConfig) -> ListedPhotos:
 
 
 def _masks(table: ImageTable, config: PartConfig) -> list[str | None]:
-    """Returns where the mask of each image is; None for the alpha channel."""
+    """Returns the path of each image's mask; None for the alpha channel."""
     if config.masks == ALPHA:
         return [None] * len(table)
     if config.masks == OWN or config.masks.startswith(COLUMN):
@@ -81,7 +81,7 @@ def _masks(table: ImageTable, config: PartConfig) -> list[str | None]:
                 f"name the masks in the table, with --masks {COLUMN}NAME"
             )
         top, slash, inner = file.partition("/")
-        if top not in outer:  # masks mirror all of the images, or what is in one folder of them
+        if top not in outer:  # masks mirror all images, or the content of one folder of them
             outer[top] = not slash or top not in _OUTER or (folder / top).is_dir()
         found.append(mirrored(config.masks, file if outer[top] else inner))
     return found

@@ -1,4 +1,4 @@
-"""The images of WebDataset shards, to be taken apart: a shard becomes a shard."""
+"""The images of WebDataset shards, to be taken apart: each shard becomes a shard of parts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from cgn_augment.parts.inputs import (
 
 @dataclass(frozen=True)
 class ShardPhotos:
-    """The samples of shards, one after the other. A key is the shard's name and the sample's key.
+    """The samples of shards, in order. A key is the shard's name plus the sample's key.
 
     Attributes:
-        urls: of the shards.
+        urls: paths or URLs of the shards.
         classes: names by label.
         masks: a folder, `member:NAME`, or `alpha`.
-        columns: of the member json that are kept.
+        columns: entries of the member json to keep.
     """
 
     urls: tuple[str, ...]
@@ -43,17 +43,17 @@ class ShardPhotos:
 
     @property
     def digest(self) -> str:
-        """A hash of the names of the shards, and of the classes."""
+        """A hash of the names of shards and classes."""
         names = [url.rpartition("/")[2] for url in self.urls]
         return hashlib.sha256(json.dumps([names, self.classes]).encode()).hexdigest()
 
     @property
     def num_shards(self) -> int:
-        """One for each that is read."""
+        """Number of shards; each input shard makes one."""
         return len(self.urls)
 
     def count(self, shards: Sequence[int]) -> int | None:
-        """What is in a tar is known when it was read; nothing is left of no shards."""
+        """Returns 0 for no shards, else None: the content of a tar is unknown until it is read."""
         return None if shards else 0
 
     def of_shard(self, shard: int) -> Iterator[Photo]:
@@ -70,7 +70,7 @@ class ShardPhotos:
             raise DataError(f"{url} has no sample")
 
     def require_keys(self, keys: Iterable[str]) -> None:
-        """Which keys there are is not known before the shards were read."""
+        """Accepts any key: the existing keys are unknown until the shards are read."""
 
     def _photo(self, key: str, sample: Sample, url: str) -> Photo:
         kind = next((suffix for suffix in SUFFIXES if suffix in sample), None)
@@ -103,18 +103,18 @@ class ShardPhotos:
 def _read(url: str) -> Iterator[Sample]:
     try:
         yield from read_shard(url)
-    except FileError:  # of a server, and no damage
+    except FileError:  # a server failed; the shard is not damaged
         raise
-    except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
+    except Exception as error:  # damaged bytes make the readers raise anything
         raise DataError(f"{url} cannot be read ({first_line(error)}): make it again") from error
 
 
 def photos_of_shards(urls: str, config: PartConfig) -> ShardPhotos:
-    """Opens shards, named by a path or URL that ends in .tar, where braces stand for several.
+    """Opens shards, named by a path or URL that ends in .tar; braces stand for several.
 
     Raises:
-        ArgumentError: no classes, or masks of a kind that shards do not have.
-        DataError: a shard or the folder of the masks is missing, or two shards have one name.
+        ArgumentError: classes are missing, or shards do not have masks of this kind.
+        DataError: a shard or the folder of masks is missing, or two shards have the same name.
     """
     if config.class_names is None:
         raise ArgumentError(

@@ -1,7 +1,6 @@
-"""The images that are taken apart, and their masks: which there are, before any is read.
+"""The images to take apart and their masks, listed before any is read.
 
-Every kind of input becomes `Photos`: a number of shards, and the photos of each in an order that is
-the same whoever reads them.
+Every kind of input becomes `Photos`: a number of shards, and the photos of each in a fixed order.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cgn_augment.images.reading import Encoded
 ALPHA = "alpha"
 OWN = "own"
 NONE = ""
-"""In the place of a mask that an image does not have."""
+"""Stands for the missing mask of an image."""
 
 COLUMN, MEMBER = "column:", "member:"
 NO_MASKS = (
@@ -33,12 +32,12 @@ class Photo(NamedTuple):
     """An image and its mask, both unread.
 
     Attributes:
-        key: names the image in its set.
+        key: name of the image in its set.
         label: its class.
-        source: where it comes from, below the place of all images.
+        source: its path below the place of all images.
         image: its file.
-        mask: its file; `NONE` where there is none; None where the alpha channel is the mask.
-        columns: what else is known of it.
+        mask: file of the mask; `NONE` if it is missing; None if the alpha channel is the mask.
+        columns: further facts about it.
     """
 
     key: str
@@ -50,7 +49,7 @@ class Photo(NamedTuple):
 
 
 class Photos(Protocol):
-    """The images of a set, dealt out to shards."""
+    """The images of a set, divided into shards."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,30 +57,30 @@ class Photos(Protocol):
 
     @property
     def digest(self) -> str:
-        """A hash of which images there are."""
+        """A hash that identifies the images."""
 
     @property
     def num_shards(self) -> int:
-        """Shards that they are dealt out to."""
+        """Number of shards that they are divided into."""
 
     def count(self, shards: Sequence[int]) -> int | None:
-        """Returns how many images these shards hold, where it is known."""
+        """Returns the number of images in these shards, or None if unknown."""
 
     def of_shard(self, shard: int) -> Iterator[Photo]:
         """Yields the images of a shard, in order."""
 
     def require_keys(self, keys: Iterable[str]) -> None:
-        """Refuses keys that no image has, where the keys are known."""
+        """Raises `DataError` for keys that no image has, if the keys are known."""
 
 
 @dataclass(frozen=True)
 class ListedPhotos:
-    """Photos that are known one by one before they are read.
+    """Photos that are all known before they are read.
 
     Attributes:
         classes: names by label.
         photos: all of them.
-        shard_size: images of a shard; the last may have fewer.
+        shard_size: images per shard; the last may have fewer.
     """
 
     classes: tuple[str, ...]
@@ -111,11 +110,11 @@ class ListedPhotos:
 
     @property
     def num_shards(self) -> int:
-        """Shards that they are dealt out to."""
+        """Number of shards that they are divided into."""
         return -(-len(self.photos) // self.shard_size)
 
     def count(self, shards: Sequence[int]) -> int:
-        """Returns how many images these shards hold."""
+        """Returns the number of images in these shards."""
         return sum(len(self._range(shard)) for shard in shards)
 
     def of_shard(self, shard: int) -> Iterator[Photo]:
@@ -124,7 +123,7 @@ class ListedPhotos:
         return iter(self.photos[places.start : places.stop])
 
     def require_keys(self, keys: Iterable[str]) -> None:
-        """Refuses keys that no image has."""
+        """Raises `DataError` for keys that no image has."""
         foreign = sorted(set(keys) - self._keys)
         if foreign:
             raise ArgumentError(
@@ -140,7 +139,7 @@ class ListedPhotos:
 def mirrored(masks: str, source: str) -> str:
     """Returns the path of the mask of an image at `source`, in a folder that mirrors the images.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.inputs import mirrored
         >>> mirrored("masks", "cat/1.jpg")
         'masks/cat/1.png'
@@ -149,7 +148,7 @@ def mirrored(masks: str, source: str) -> str:
 
 
 def require_some_mask(photos: Sequence[Photo], masks: str) -> None:
-    """Refuses masks in a folder of which none belongs to an image."""
+    """Raises `DataError` if no image has a mask in the folder."""
     if masks == ALPHA:
         return
     require_mask_folder(masks)
@@ -161,7 +160,7 @@ def require_some_mask(photos: Sequence[Photo], masks: str) -> None:
 
 
 def require_mask_folder(masks: str) -> None:
-    """Raises where masks lie in a folder and there is none."""
+    """Raises `DataError` if masks are in a folder that is missing."""
     if masks == ALPHA or masks.startswith((COLUMN, MEMBER)):
         return
     if not Path(masks).expanduser().is_dir():
@@ -172,5 +171,5 @@ def require_mask_folder(masks: str) -> None:
 
 
 def refuse_masks(masks: str, kinds: str, what: str) -> None:
-    """Raises for masks of a kind that these images cannot have."""
+    """Raises `ArgumentError` for masks of a kind that these images cannot have."""
     raise ArgumentError(f"masks of {what} are {kinds}, got {masks!r}")

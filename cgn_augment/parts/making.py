@@ -1,4 +1,4 @@
-"""Takes a photo apart and encodes what comes of it: what a worker does for each image."""
+"""Takes a photo apart and encodes the result: the work of a worker per image."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from cgn_augment.parts.inputs import NONE, Photo
 from cgn_augment.parts.part import Part
 
 UNREADABLE, NO_MASK, OTHER_SIZE, EXCLUDED = "unreadable", "no mask", "mask size", "excluded"
-"""Verdicts beside those of a gate: the image or its mask cannot be read, there is no mask, it has
-another size than its image, the key was excluded."""
+"""Verdicts in addition to those of a gate: image or mask cannot be read, the mask is missing, it
+has another size than its image, the key was excluded."""
 
 SMALL = 128
-"""Pixels of the longer side of what is kept of an image that is left out."""
+"""Longer side, in pixels, of the small picture kept of an image that is left out."""
 
 
 class LeftOutError(Exception):
-    """An image that is not taken apart, and why.
+    """An image that is left out, and why.
 
     Args:
-        verdict: the kind of reason.
-        why: in words.
+        verdict: kind of reason.
+        why: the reason in words.
         image: what could be read of it.
     """
 
@@ -56,16 +56,16 @@ class LeftOutError(Exception):
 
 @dataclass(frozen=True)
 class Making:
-    """How photos are taken apart and encoded; called with a photo, in any process.
+    """Takes photos apart and encodes them; called with a photo, in any process.
 
     Attributes:
-        size: bound of the longer side, in pixels.
+        size: largest length of the longer side, in pixels.
         filler: fills backgrounds: a name, or a function.
         gate: which masks are trusted.
-        max_hole: largest share of the image that is filled.
-        textures: whether sheets of textures are made.
-        quality: of the JPEG files, 1 to 100.
-        exclude: keys that are left out.
+        max_hole: largest share of the image to fill.
+        textures: whether to make sheets of textures.
+        quality: JPEG quality, 1 to 100.
+        exclude: keys to leave out.
     """
 
     size: int
@@ -77,7 +77,7 @@ class Making:
     exclude: frozenset[str]
 
     def __call__(self, photo: Photo) -> Sample:
-        """Returns the files of a photo's sample by suffix, and its facts in `__facts__`."""
+        """Returns the files of a photo's sample by suffix, with its facts in `__facts__`."""
         try:
             if photo.key in self.exclude:
                 raise LeftOutError(EXCLUDED, "its key is one of those to exclude")
@@ -130,7 +130,7 @@ def read_photo(photo: Photo, bound: int) -> tuple[Image.Image, Pixels]:
 
     Args:
         photo: the image and its mask; without one the alpha channel is the mask.
-        bound: of the longer side, in pixels; smaller images stay as they are.
+        bound: largest length of the longer side, in pixels; smaller images stay as they are.
 
     Returns:
         The image in RGB and the mask (H, W) float32 in [0, 1].
@@ -143,7 +143,7 @@ def read_photo(photo: Photo, bound: int) -> tuple[Image.Image, Pixels]:
             full = upright_size(file)
             size = bounded(full, bound)
             if photo.mask is not None:
-                # A JPEG file is decoded at a half or a quarter, where that is more than enough.
+                # Decode a JPEG file at half or quarter size if that is large enough.
                 file.draft(None, (2 * max(size), 2 * max(size)))
             rgb = to_rgb(file)
             mask = alpha_of(file) if photo.mask is None else None
@@ -173,7 +173,7 @@ def _read_mask(mask: str | bytes, image: Image.Image) -> Pixels:
 
 
 def make_sample(part: Part, source: str, why: str, pictures: Mapping[Member, bytes]) -> Sample:
-    """Returns the files of a part by suffix, and its facts in `__facts__`."""
+    """Returns the files of a part by suffix, with its facts in `__facts__`."""
     facts: dict[str, Any] = describe_part(part, source, why)
     files = {MEMBERS[member]: data for member, data in pictures.items()}
     return {"__facts__": facts, "json": json.dumps(facts).encode(), **files}

@@ -1,4 +1,4 @@
-"""Finds the masks of images before they are taken apart, whatever they lie in."""
+"""Finds the masks of images before they are taken apart, for any kind of input."""
 
 from __future__ import annotations
 
@@ -28,21 +28,20 @@ def mask_photos(
 ) -> MaskCounts:
     """Finds the masks of the images that this rank will take apart.
 
-    The mask of the image with the key cat/1 is cat/1.png in the folder of the masks.
+    The mask of the image with the key cat/1 is cat/1.png in the folder of masks.
 
     Args:
         images: as for `find_photos`.
-        config: whose `masks` is the folder that they are written to.
+        config: settings; `masks` is the folder to write to.
         masker: see `open_masker`.
         settings: see `write_masks`.
         rank: which of `world_size` processes this is, as for `write_parts`.
-        world_size: how many processes there are.
-        progress: whether to show a bar.
+        world_size: number of processes.
+        progress: shows a bar.
 
     Raises:
-        ArgumentError: the masks would lie in something else than a folder; or as for
-            `write_masks`, whose other errors come too.
-        DataError: images that cannot be used, or the path of one leads out of the folder.
+        ArgumentError: `masks` is not a folder, or any error of `write_masks`.
+        DataError: images cannot be used, or a mask would lie outside the folder.
     """
     if config.masks in (ALPHA, OWN) or config.masks.startswith((COLUMN, MEMBER)):
         raise ArgumentError(
@@ -56,7 +55,7 @@ def mask_photos(
     own = range(rank, photos.num_shards, world_size)
     targets: Iterator[Target] = _targets(photos, own, out)
     total = photos.count(own)
-    if not own:  # so that it finds a mask when it looks whether the folder belongs to the images
+    if not own:  # so that it finds a mask when it checks whether the folder belongs to the images
         targets, total = islice(_targets(photos, range(1), out), 1), 1
     return write_targets(targets, out, masker, settings, total=total, progress=progress)
 

@@ -1,4 +1,4 @@
-"""Mechanisms without a network: they give what was found in real images."""
+"""Mechanisms without a network: they return what was found in real images."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from cgn_augment.types import FACTORS, Masker
 
 
 class Parts:
-    """Masks, foregrounds and backgrounds of real images, by class, where a CGN is expected.
+    """Masks, foregrounds and backgrounds of real images, by class; usable instead of a CGN.
 
-    No source draws better textures than the images themselves have; what they cannot give is one
-    that nobody has seen. `load_parts` opens a set on disk, `Parts.from_images` takes images apart
-    that fit into memory.
+    No CGN draws better textures than the images themselves have, but parts can only show what was
+    seen. `load_parts` opens a set on disk; `Parts.from_images` takes apart images that fit into
+    memory.
 
     Args:
         pools: pick parts by class.
         image_size: height and width, in pixels.
-        labels: the classes of which there are parts.
-        counts: images by the verdict on their masks.
-        fingerprint: identifies all that can be drawn.
-        device: where the images go.
-        interventions: how classes are drawn where nobody says.
-        names: of the classes, by label.
+        labels: classes that have parts.
+        counts: number of images by the verdict on their masks.
+        fingerprint: identifies everything that can be drawn.
+        device: device for the images.
+        interventions: default for how classes are drawn.
+        names: names of the classes, by label.
 
     Attributes:
         num_classes: one more than the largest of `labels`.
-        shared_noise: False, each mechanism draws its own.
-        storage: "uint8" where parts are read from pictures, "float32" where they are tensors.
+        shared_noise: False; each mechanism draws its own noise.
+        storage: "uint8" if parts are read from pictures, "float32" if they are tensors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, Parts
         >>> def find_bright(images):
@@ -90,25 +90,25 @@ class Parts:
     ) -> Parts:
         """Takes images in memory apart.
 
-        Foregrounds and backgrounds of a class are completed from what is seen of them (He and Sun,
-        Statistics of Patch Offsets for Image Completion, ECCV 2012), which takes some milliseconds
-        each at 32 pixels, once.
+        Foregrounds and backgrounds of a class are completed from their visible part (He and Sun,
+        Statistics of Patch Offsets for Image Completion, ECCV 2012). This takes some milliseconds
+        per image of 32 pixels, once.
 
         Args:
             images: (N, 3, H, W) float32 in [-1, 1], such as the training images; H = W.
             labels: (N,) int64 classes, any numbers of 0 or more.
-            masks: finds the objects: a `Masker` such as `load_masker(name)`; or the masks
-                themselves, (N, 1, H, W) in [0, 1] or bool, where the dataset has them.
-            num_per_class: foregrounds and backgrounds of each class; fewer where there are fewer
-                images or fewer that can be completed.
+            masks: finds the objects: a `Masker` such as `load_masker(name)`; or the masks, (N, 1,
+                H, W) in [0, 1] or bool, if the dataset has them.
+            num_per_class: most foregrounds and backgrounds per class; fewer if fewer images can be
+                completed.
             gate: which images are used, by their masks; None uses all.
-            chunk: images that the masker sees at once.
+            chunk: images that the masker gets at once.
 
         Raises:
-            ArgumentError: images and labels that do not fit, images in [0, 1], or a class none of
-                whose images has a usable mask.
-            ArgumentTypeError: images or labels of another type, or a masker that cannot be called.
-            DataError: masks of another shape or range.
+            ArgumentError: images and labels do not fit, images are in [0, 1], or a class has no
+                image with a usable mask.
+            ArgumentTypeError: images or labels have the wrong type, or the masker cannot be called.
+            DataError: masks have a wrong shape or range.
         """
         _require_images(images, labels)
         require_count("num_per_class", num_per_class)
@@ -149,9 +149,9 @@ class Parts:
 
     @property
     def as_bytes(self) -> Parts | None:
-        """The same parts, whose mechanisms return uint8, or None where they are no bytes.
+        """The same parts with mechanisms that return uint8, or None if parts are not bytes.
 
-        Masks are 0 to 255 then, and colours too, 255 for 1 and 0 for -1.
+        Masks are then 0 to 255. Colours are too: 255 stands for 1 and 0 for -1.
         """
         if self.storage != "uint8":
             return None
@@ -160,45 +160,77 @@ class Parts:
         return same
 
     def check(self, interventions: Interventions) -> None:
-        """Raises `ArgumentError` if parts that would be drawn are not there."""
+        """Raises `ArgumentError` if parts that would be drawn do not exist.
+
+        Args:
+            interventions: how classes will be drawn.
+        """
         if isinstance(self._pools, SetPools):
             for factor in FACTORS:
                 if factor != "texture" or not interventions.is_tied:
                     self._pools.require(factor, interventions.classes(factor, self.labels))
 
     def draw_noise(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draws (num, 1 or 2) float32 in [0, 1): which part of its class each one is.
+        """Draws (num, 1 or 2) float32 in [0, 1): which part of its class to take.
 
-        A second number says where a picture that is not square is cropped.
+        The second number gives the crop of a picture that is not square.
+
+        Args:
+            num: number of parts.
+            generator: a CPU generator.
         """
         shape = num, self._pools.noise_dim
         return torch.rand(shape, generator=generator, dtype=torch.float32).to(self.device)
 
     def shape(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns the masks that were found, (N, 1, H, W) float32 in [0, 1]."""
+        """Returns masks as found, (N, 1, H, W) float32 in [0, 1].
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
+        """
         return self._pick("shape", noise, y)
 
     def texture(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns whole foregrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns whole foregrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
+        """
         return self._pick("texture", noise, y)
 
     def background(self, noise: Tensor, y: Tensor) -> Tensor:
-        """Returns whole backgrounds (N, 3, H, W) float32 in [-1, 1]."""
+        """Returns whole backgrounds (N, 3, H, W) float32 in [-1, 1].
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
+        """
         return self._pick("background", noise, y)
 
     def objects(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the masks that `shape` returns, and the colours of these very objects.
+        """Returns the masks of `shape`, and the colours of the same objects.
+
+        Args:
+            noise: as from `draw_noise`.
+            y: (N,) int64 classes.
 
         Returns:
-            (N, 1, H, W) float32 in [0, 1] and (N, 3, H, W) float32 in [-1, 1], of which only what
-            is inside the mask has a meaning.
+            (N, 1, H, W) float32 in [0, 1] and (N, 3, H, W) float32 in [-1, 1]; colours are
+            meaningful only inside the mask.
         """
         noise, y = self._checked(noise, y)
         masks, colours = self._pools.pick_objects(noise, y)
         return self._finish(masks, 0.0), self._finish(colours, -1.0)
 
     def shuffle(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Leaves textures where they are: they are whole, and a move would leave a seam."""
+        """Returns textures unmoved: they are whole, and a move would leave a seam.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
+            generator: not used.
+        """
         return images
 
     def _checked(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +242,7 @@ class Parts:
         return self._finish(self._pools.pick(factor, noise, y), 0.0 if factor == "shape" else -1.0)
 
     def _finish(self, found: Tensor, low: float) -> Tensor:
-        """Brings parts to the device, and bytes to values from `low` to 1."""
+        """Moves parts to the device, and turns bytes into values from `low` to 1."""
         found = found.to(self.device, non_blocking=True)
         if self._as_bytes:
             return found

@@ -1,7 +1,7 @@
-"""From where to copy: the offset at which an image fits best around its hole.
+"""Finds the offset at which an image fits best around its hole, to copy from there.
 
-Textures repeat themselves at few offsets (He and Sun, Statistics of Patch Offsets for Image
-Completion, ECCV 2012).
+Textures repeat at few offsets (He and Sun, Statistics of Patch Offsets for Image Completion,
+ECCV 2012).
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ RING = 2
 """Pixels around the hole that must fit."""
 
 LEAST_RING, LEAST_FILL = 8, 8
-"""Pixels that must be compared, and that must be filled at a time (or all that are left)."""
+"""Pixels to compare at least, and to fill at least per offset (or all that are left)."""
 
 LEAST_OFFSET = 4
-"""Pixels; nearer ones always fit, since neighbours are alike, and smear what is at the border."""
+"""Pixels; nearer offsets always fit, since neighbours are alike, and would smear the border."""
 
 FILL_WEIGHT = 0.3
-"""Mean square error, in grey levels of [-1, 1], that filling all of the hole at once is worth."""
+"""Mean square error, in grey levels of [-1, 1], accepted for filling the whole hole at once."""
 
 FILL_WEIGHTS = (0.3, 0.03, 0.003)
-"""The same, where many offsets are wanted: from those that fill much to those that fit well."""
+"""The same if many offsets are wanted: from those that fill much to those that fit well."""
 
 NUM_BEST, NUM_MORE, NEAR = 5, 8, 2
-"""Offsets for each of these weights; for what they leave open, at most; and pixels between them."""
+"""Offsets per weight; most offsets for the rest of the hole; pixels between offsets."""
 
 LEAST_SHARE = 0.02
-"""Of the hole, that each of them must fill."""
+"""Share of the hole that each of them must fill."""
 
 RESOLUTION = 2.0**-20
-"""Mean square errors that are nearer to each other than this are equal."""
+"""Mean square errors closer than this count as equal."""
 
 
 def best_offsets(
     images: Tensor, known: Tensor, fill_weight: float | Tensor = FILL_WEIGHT
 ) -> tuple[Tensor, Tensor]:
-    """Finds from where to copy.
+    """Finds where to copy from.
 
     Args:
-        images: (N, C, H, W) float32, 0 where they are not known.
+        images: (N, C, H, W) float32, 0 where unknown.
         known: (N, 1, H, W) float32, 0 or 1.
-        fill_weight: the mean square error that filling all of the hole at once is worth, for all
-            images or (N, 1, 1, 1) float64.
+        fill_weight: mean square error accepted for filling the whole hole at once; one number, or
+            (N, 1, 1, 1) float64.
 
     Returns:
         (N, 2) int64, the offset (row, column) at which the image fits best around its hole, for
-        `move_images`; and (N,) bool whether there is any.
+        `move_images`; and (N,) bool, whether there is one.
     """
     fits = compare(images, known)
     score = fits.error + fill_weight * (1 - fits.share)
@@ -67,13 +67,12 @@ def many_offsets(image: Tensor, known: Tensor) -> Tensor:
     """Finds offsets that together fill the hole of one image, good ones first.
 
     Args:
-        image: (C, H, W) float32, 0 where it is not known.
+        image: (C, H, W) float32, 0 where unknown.
         known: (H, W) float32, 0 or 1.
 
     Returns:
-        (N, 2) int64, offsets (row, column), no two of them near each other: for each of
-        `FILL_WEIGHTS` the best `NUM_BEST`, and such as fill what those leave open. N is 0 where
-        nothing fits.
+        (N, 2) int64, offsets (row, column), none near another: the best `NUM_BEST` for each of
+        `FILL_WEIGHTS`, then offsets that fill the rest. N is 0 if nothing fits.
     """
     fits = compare(image[None], known[None, None])
     allowed = fits.far & (fits.num >= LEAST_RING) & (fits.share >= LEAST_SHARE)
@@ -104,14 +103,14 @@ def many_offsets(image: Tensor, known: Tensor) -> Tensor:
 
 
 def _blot(score: Tensor, row: int, column: int) -> None:
-    """Rules out what is near an offset."""
+    """Rules out offsets near this one."""
     near = torch.arange(-NEAR, NEAR + 1)
     rows, columns = (row + near) % score.shape[0], (column + near) % score.shape[1]
     score[rows[:, None], columns] = math.inf
 
 
 def _filled(known: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
-    """Returns (H, W) bool, what is known at one of the offsets."""
+    """Returns (H, W) bool, the pixels that are known at one of the offsets."""
     if not offsets:
         return torch.zeros_like(known, dtype=torch.bool)
     moved = move_images(known.expand(len(offsets), 1, -1, -1), torch.tensor(offsets))
@@ -122,13 +121,13 @@ def _filled(known: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
 class Fits:
     """How well images fit around their holes at every offset; (N, 1, 2 H, 2 W) float64.
 
-    Offsets from 0 to H - 1 come first, those from -H to -1 after them, as in `correlate`.
+    Offsets from 0 to H - 1 come first, then those from -H to -1, as in `correlate`.
 
     Attributes:
         error: mean square error over the ring around the hole.
-        num: pixels of the ring that are compared.
-        filled: pixels of the hole that are known there.
-        missing: (N, 1, 1, 1), pixels of the hole.
+        num: number of ring pixels compared.
+        filled: number of hole pixels known at the offset.
+        missing: (N, 1, 1, 1), number of hole pixels.
         far: (2 H, 2 W) bool, offsets that are not near.
     """
 
@@ -140,7 +139,7 @@ class Fits:
 
     @property
     def share(self) -> Tensor:
-        """The share of the hole that is known there."""
+        """Share of the hole that is known at each offset."""
         return self.filled / self.missing.clamp(min=1)
 
     def offset(self, place: Tensor) -> Tensor:
@@ -157,11 +156,11 @@ def compare(images: Tensor, known: Tensor) -> Fits:
     """Compares images with themselves at every offset, in the ring around their holes.
 
     Args:
-        images: (N, C, H, W) float32, 0 where they are not known.
+        images: (N, C, H, W) float32, 0 where unknown.
         known: (N, 1, H, W) float32, 0 or 1.
     """
-    # Correlations of float64 and rounded errors have the same least element however many threads
-    # there are; among equal ones it is the first.
+    # float64 correlations and rounded errors give the same minimum for any number of threads; among
+    # equal ones the first wins.
     images, known = images.double(), known.double()
     hole = 1 - known
     ring = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING) - hole
@@ -181,20 +180,20 @@ def compare(images: Tensor, known: Tensor) -> Fits:
 
 
 def spectrum(images: Tensor) -> Tensor:
-    """Returns (N, C, 2 H, W + 1) complex: the Fourier transform of (N, C, H, W) images in zeros."""
+    """Returns the Fourier transform of zero-padded images, (N, C, 2 H, W + 1) complex."""
     found: Tensor = torch.fft.rfft2(images, s=[2 * side for side in images.shape[-2:]])
     return found
 
 
 def correlate(*pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """Returns for every offset the sum over places p of first(p) · second(p + offset).
+    """Returns, for every offset, the sum over places p of first(p) · second(p + offset).
 
     Args:
-        pairs: spectra of the first and the second images, (N, C, 2 H, W + 1) complex. The sums of
-            all pairs and channels are added.
+        pairs: spectra of the first and the second images, (N, C, 2 H, W + 1) complex. Sums over
+            pairs and channels are added.
 
     Returns:
-        (N, 1, 2 H, 2 W): offsets from 0 to H - 1 come first, those from -H to -1 after them.
+        (N, 1, 2 H, 2 W): offsets from 0 to H - 1 come first, then those from -H to -1.
     """
     products = [(first.conj() * second).sum(dim=1, keepdim=True) for first, second in pairs]
     found: Tensor = torch.fft.irfft2(sum(products))

@@ -1,4 +1,4 @@
-"""Opens parts: a set on disk, at a size, for the user's own labels."""
+"""Opens parts: a set on disk, at a size, with the user's own labels."""
 
 from __future__ import annotations
 
@@ -35,37 +35,35 @@ def load_parts(
     class_to_idx: Mapping[str, int] | None = None,
     num_threads: int = NUM_THREADS,
 ) -> Parts:
-    """Opens a set of parts, which `cgn-augment parts` wrote, in the place of a CGN.
+    """Opens a set of parts that `cgn-augment parts` wrote; usable instead of a CGN.
 
-    Pictures are read when they are drawn. Of images that are not square, backgrounds are cropped at
-    a place along their longer side that is drawn, and objects keep their share of the image.
+    Pictures are read when they are drawn. If images are not square, backgrounds are cropped at a
+    random place along their longer side, and objects keep their share of the image.
 
-    Unless a source is told otherwise, each object keeps its own texture
-    (`Interventions(texture="shape")`): an exchange costs accuracy on photographs, and needs a set
-    that was made with sheets of their textures.
+    By default each object keeps its own texture (`Interventions(texture="shape")`): exchanging
+    textures costs accuracy on photographs, and needs a set made with sheets of textures.
 
     Args:
         path: folder of the set, or a URL that fsspec knows.
         size: height and width of the images, in pixels.
-        device: where the images go.
-        class_to_idx: the label of each class by its name, such as that of your `ImageFolder`; by
-            default the names in their order have the labels 0, 1, ….
-        num_threads: read and decode; what is drawn does not depend on it.
+        device: device for the images.
+        class_to_idx: label of each class by name, such as that of your `ImageFolder`; by default
+            names get the labels 0, 1, … in order.
+        num_threads: threads that read and decode; they do not affect what is drawn.
 
     Raises:
-        ArgumentError: names of classes that do not match, or a class without an object or without
-            a background.
+        ArgumentError: the class names do not match, or a class has no object or no background.
         DataError: there is no complete set.
-        UsageError: the device is not there.
+        UsageError: the device does not exist.
 
-    Example:
+    Examples:
         >>> from cgn_augment import load_parts
         >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
         >>> parts = load_parts(folder, 32, class_to_idx={"dog": 0, "cat": 5})
         >>> parts.labels, parts.names, parts.counts["usable"]
         ((0, 5), {0: 'dog', 5: 'cat'}, 2)
     """
-    from cgn_augment.parts.set import PartSet  # imports much
+    from cgn_augment.parts.set import PartSet  # slow to import
 
     return open_parts(
         PartSet.open(path), size, device, class_to_idx=class_to_idx, num_threads=num_threads
@@ -80,9 +78,9 @@ def open_parts(
     class_to_idx: Mapping[str, int] | None = None,
     num_threads: int = NUM_THREADS,
 ) -> Parts:
-    """Makes `Parts` of a set, or of parts in memory; see `load_parts`.
+    """Makes `Parts` from a set, or from parts in memory; see `load_parts`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, MaskGate
         >>> from cgn_augment.parts.cut import take_apart
@@ -122,9 +120,9 @@ def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None
     """Returns the label of each class of a set.
 
     Raises:
-        ArgumentError: a name that only one of the two has, or a label below 0.
+        ArgumentError: only one of the two has a name, or a label is negative.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.opening import match_classes
         >>> match_classes(("cat", "dog"), {"dog": 7, "cat": 3})
         {'cat': 3, 'dog': 7}
@@ -177,16 +175,17 @@ def load_mechanisms(
     """Loads what a command names: a CGN, or a folder or URL of parts.
 
     Args:
-        name_or_path: of a bundled generator, a checkpoint, or a set of parts.
-        device: where it goes.
-        truncation: of an ImageNet CGN.
-        size: of parts, in pixels; by default the side of their images in the middle.
+        name_or_path: a bundled generator, a checkpoint, or a set of parts.
+        device: device to load it to.
+        truncation: truncation of an ImageNet CGN.
+        size: size of parts, in pixels; by default the median side of their images.
         class_to_idx: labels of the classes of parts, by name; a CGN has no names.
 
     Raises:
-        ArgumentError: a size of a CGN, a truncation of parts, or errors of `load_parts`.
+        ArgumentError: a size is given for a CGN or a truncation for parts, or any error of
+            `load_parts`.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.opening import load_mechanisms
         >>> load_mechanisms("double-colored-mnist").image_size
         32
@@ -199,7 +198,7 @@ def load_mechanisms(
         return load_cgn(name_or_path, device=device, truncation=truncation)
     if truncation is not None:
         raise ArgumentError(f"{path} is a set of parts, which has no truncation: leave it out")
-    from cgn_augment.parts.set import PartSet  # imports much
+    from cgn_augment.parts.set import PartSet  # slow to import
 
     reader = PartSet.open(Path(path).expanduser() if is_folder else path)
     if size is None:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """An image taken apart: its object, its background, and what is known of both.
+    """An image taken apart: its object, its background, and facts about both.
 
     Attributes:
-        key: names the image in its set; unique.
-        label: the image's class, by name.
+        key: unique name of the image in its set.
+        label: class of the image, by name.
         size: height and width of the image, in pixels.
         box: top, left, height and width of the object in the image, in pixels.
         area: share of the image that the mask covers, 0 to 1.
@@ -22,7 +22,7 @@ class Part:
         object: (4, h, w) uint8, the object in its box, colours and a soft mask; None if left out.
         background: (3, H, W) uint8, the image without the object; None if its hole is too large.
         foreground: (3, H, W) uint8, a whole sheet of the object's texture; None unless made.
-        columns: what else is known of the image, such as its group.
+        columns: further facts about the image, such as its group.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Finds the images to be taken apart, whatever they lie in."""
+"""Finds the images to take apart, for any kind of input."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cgn_augment.parts.inputs import NO_MASKS, OWN, Photos
 
 
 def find_photos(images: str, config: PartConfig) -> Photos:
-    """Finds out what kind of images there are at a place, and which.
+    """Finds the images at a place, whatever their kind.
 
     Args:
-        images: a folder with one folder of images for each class, a table, or a benchmark's layout
-            (see `read_place`); shards, as a path or URL ending in .tar, where braces stand for
-            several; or `hf:NAME@SPLIT`.
+        images: a folder with one folder of images per class, a table, or a benchmark's layout (see
+            `read_place`); shards, as a path or URL ending in .tar, where braces stand for several;
+            or `hf:NAME@SPLIT`.
         config: where their masks are.
 
     Raises:
-        ArgumentError: settings that do not fit these images.
+        ArgumentError: settings do not fit these images.
         DataError: there are no images, or they are laid out differently.
     """
     if is_listed(images):
@@ -41,7 +41,7 @@ def read_keys(path: Path) -> list[str]:
     """Reads keys from a file: one on each line, or JSON lines with a `key`.
 
     Raises:
-        DataError: there is no such file, or a line has no key.
+        DataError: the file does not exist, or a line has no key.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]

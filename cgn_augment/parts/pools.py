@@ -1,4 +1,4 @@
-"""From where `Parts` are picked by class: images in memory, or a set that is read part by part."""
+"""Pools that `Parts` picks from by class: images in memory, or a set read part by part."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pools(Protocol):
 
     Attributes:
         storage: "float32" for colours in [-1, 1] and masks in [0, 1], "uint8" for both in 0 to 255.
-        noise_dim: numbers that say which part it is.
+        noise_dim: how many numbers choose a part.
     """
 
     storage: Storage
@@ -41,16 +41,16 @@ class Pools(Protocol):
         """Returns (N, 1 or 3, S, S) for noise (N, noise_dim) in [0, 1) and classes (N,), on CPU."""
 
     def pick_objects(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `pick` returns of shapes, and the foregrounds of these very objects."""
+        """Returns what `pick` returns for shapes, and the foregrounds of the same objects."""
 
 
 class ImagePools:
     """Pools of images in memory.
 
     Args:
-        pools: by factor.
-        images: (N, 3, S, S) float in [-1, 1], which masks were found in; nothing of them is copied.
-        places: (M,) int64 in the place of each mask of the pool of shapes, which image it is of.
+        pools: pool of each factor.
+        images: (N, 3, S, S) float in [-1, 1] in which the masks were found; they are not copied.
+        places: (M,) int64: for each mask in the pool of shapes, the image it comes from.
     """
 
     storage: Storage = "float32"
@@ -64,19 +64,19 @@ class ImagePools:
         return self._pools[factor].pick(y, noise[:, 0])
 
     def pick_objects(self, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns masks and the images that they were found in; see `Pools`."""
+        """Returns masks and the images in which they were found; see `Pools`."""
         places = self._places.pick(y, noise[:, 0])
         return self.pick("shape", noise, y), self._images[places.to(self._images.device)]
 
 
 class SetPools:
-    """Pools of a set of parts: threads read and decode what is picked.
+    """Pools of a set of parts; threads read and decode what is picked.
 
     Args:
         reader: the set.
-        size: height and width of what is picked, in pixels.
-        labels: of the set's classes, by name.
-        threads: read.
+        size: height and width of the results, in pixels.
+        labels: labels of the set's classes, by name.
+        threads: threads that read.
     """
 
     storage: Storage = "uint8"
@@ -97,7 +97,7 @@ class SetPools:
         """Returns parts; see `Pools`.
 
         Raises:
-            ArgumentError: there is none of a class.
+            ArgumentError: a class has no such part.
         """
         if factor == "shape":
             return self.pick_objects(noise, y)[0]
@@ -109,14 +109,14 @@ class SetPools:
         return cuts[:, 3:], cuts[:, :3]
 
     def require(self, factor: str, classes: Sequence[int]) -> None:
-        """Raises `ArgumentError` if there is no part of one of the classes."""
+        """Raises `ArgumentError` if one of the classes has no such part."""
         member = _MEMBER_OF[factor]
         for y in classes:
             if y not in self._numbers[member]:
                 raise ArgumentError(_LACKING[member].format(y))
 
     def _read(self, member: str, noise: Tensor, y: Tensor) -> Tensor:
-        """Reads what is picked; the second number of the noise is where a picture is cropped."""
+        """Reads the picked pictures; the second number of the noise places their crops."""
         wanted = y.tolist()
         self.require({name: factor for factor, name in _MEMBER_OF.items()}[member], wanted)
         found = [self._numbers[member][label] for label in wanted]

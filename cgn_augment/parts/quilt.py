@@ -1,8 +1,8 @@
 """Makes a whole sheet of an object's texture.
 
-Image quilting (Efros and Freeman, SIGGRAPH 2001): square patches from inside the object, next to
-each other where they fit, cut where they differ least. No patch reaches over the object's edge, so
-its shape is not in the sheet.
+Image quilting (Efros and Freeman, SIGGRAPH 2001): square patches from inside the object are laid
+side by side where they fit, and cut where they differ least. No patch crosses the object's edge, so
+the sheet does not show its shape.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from cgn_augment.parts.blend import Bools, Floats, Places
 
 INSET = 0.04
-"""How far patches stay away from the edge: share of the root of the object's area."""
+"""Distance of patches from the edge, as a share of the square root of the object's area."""
 
 PATCH, LEAST_PATCH, MOST_PATCH = 0.5, 4, 48
-"""Side of a patch: share of the largest square in the object, and bounds, in pixels."""
+"""Side of a patch: a share of the largest square in the object, and bounds in pixels."""
 
 OVERLAP = 3
-"""A patch is so many times as wide as its overlap with the next."""
+"""Ratio of a patch's width to its overlap with the next."""
 
 NUM_TRIED = 40
-"""Patches of which the one that fits best is taken."""
+"""Number of patches compared; the best is taken."""
 
 MOST_STEPS = 16
-"""Patches side by side; a sheet that is wider is mirrored."""
+"""Most patches side by side; a wider sheet is mirrored."""
 
 
 def make_sheet(image: Tensor, inside: Bools) -> Tensor:
@@ -35,13 +35,13 @@ def make_sheet(image: Tensor, inside: Bools) -> Tensor:
 
     Args:
         image: (3, H, W) uint8.
-        inside: (H, W) bool, the object; some pixel is in it.
+        inside: (H, W) bool, the object; at least one pixel is inside.
 
     Returns:
-        (3, H, W) uint8, the same for the same image. An object too thin for a patch of a few
-        pixels gives a sheet of single ones.
+        (3, H, W) uint8, always the same for the same image. An object too thin for a patch of a few
+        pixels gives a sheet of single pixels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.quilt import make_sheet
         >>> image = torch.zeros(3, 40, 40, dtype=torch.uint8)
@@ -75,7 +75,7 @@ def make_sheet(image: Tensor, inside: Bools) -> Tensor:
 
 
 def _corners(inside: Bools, side: int) -> Places:
-    """Returns (N, 2), the upper left corners of all squares that lie in the object."""
+    """Returns the upper left corners (N, 2) of all squares inside the object."""
     sums = np.pad(inside, ((1, 0), (1, 0))).astype(np.int64).cumsum(axis=0).cumsum(axis=1)
     within = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     found: Places = np.argwhere(within == side * side)
@@ -92,7 +92,7 @@ def _patches(pixels: Floats, corners: Places, side: int) -> Floats:
 
 
 def _lay(there: Floats, patches: Floats, overlap: int, above: bool, left: bool) -> None:
-    """Lays the patch that fits best over a place of the sheet, cut along the overlaps."""
+    """Lays the best-fitting patch over a place of the sheet, cut along the overlaps."""
     strips = [
         np.square(patches[:, : side[0], : side[1]] - there[: side[0], : side[1]]).sum(axis=3)
         for side, wanted in (((None, overlap), left), ((overlap, None), above))
@@ -109,7 +109,7 @@ def _lay(there: Floats, patches: Floats, overlap: int, above: bool, left: bool) 
 
 
 def _cut(cost: Floats) -> Bools:
-    """Cuts from top to bottom where it costs least; returns what lies right of it."""
+    """Cuts from top to bottom along the least cost; returns the pixels right of the cut."""
     total = cost.copy()
     around = np.full(cost.shape[1] + 2, np.inf, dtype=cost.dtype)
     for row in range(1, len(total)):

@@ -1,4 +1,4 @@
-"""What is read of a set of parts."""
+"""The protocol for reading a set of parts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cgn_augment.parts.part import Part
 
 
 class PartReader(Protocol):
-    """What is read of a set of parts, such as a `PartSet`.
+    """Reads a set of parts; a `PartSet` is one.
 
     Attributes:
         classes: names of the classes.
-        class_counts: for each class its images by verdict.
-        fingerprint: identifies all that can be read.
+        class_counts: for each class, the number of images by verdict.
+        fingerprint: identifies everything that can be read.
     """
 
     @property
@@ -25,24 +25,24 @@ class PartReader(Protocol):
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """For each class its images by verdict."""
+        """For each class, the number of images by verdict."""
 
     @property
     def fingerprint(self) -> str:
-        """A short text that identifies all that can be read."""
+        """A short text that identifies everything that can be read."""
 
     def of_class(self, name: str, member: str | None = None) -> npt.NDArray[np.int64]:
-        """Returns the numbers of a class's images that have a member: object, background, …."""
+        """Returns the indices of a class's images that have a member: object, background, …."""
 
     def entry(self, number: int) -> Part:
-        """Returns what is known of an image, without its pictures."""
+        """Returns the facts about an image, without its pictures."""
 
     def read(
         self,
         number: int,
         *,
-        object: bool = ...,  # noqa: A002 - as the part's field is called
+        object: bool = ...,  # noqa: A002 - named like the part's field
         background: bool = ...,
         foreground: bool = ...,
     ) -> Part:
-        """Returns an image's parts, with those pictures that are asked for."""
+        """Returns an image's parts, with the requested pictures."""

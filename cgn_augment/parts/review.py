@@ -1,7 +1,7 @@
-"""A page to look at what was cut out, and to choose what to leave out.
+"""An HTML page to review cut-outs and choose which to leave out.
 
-One file of HTML that needs neither a network nor a server. Pictures go through a file on the disk,
-since the page has them in another order than the set: memory does not grow with the set.
+The page is one file and needs neither network nor server. Pictures pass through a file on disk,
+since the page orders them differently than the set: memory does not grow with the set.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from cgn_augment.parts.threads import Threads
 from cgn_augment.ranks import count_cores
 
 SIDE = 192
-"""Pixels of the longer side of a picture on the page."""
+"""Longer side of a picture on the page, in pixels."""
 
 QUALITY = 70
-"""Of these pictures, which are WebP."""
+"""WebP quality of these pictures."""
 
 CHUNK = 32
-"""Entries whose pictures stand together on the page."""
+"""Entries whose pictures are stored together on the page."""
 
-_BLOCK = 64  # entries that are in memory at a time
-_USABLE, _EXCLUDED, _LEFT_OUT = range(3)  # as the page knows them
+_BLOCK = 64  # entries in memory at a time
+_USABLE, _EXCLUDED, _LEFT_OUT = range(3)  # the page's own numbers
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Entry:
 
     @property
     def rank(self) -> float:
-        """The higher, the further ahead in its class."""
+        """Sort key: higher ranks come first in their class."""
         return sum(self.doubts.values()) + 100 * self.state
 
     def facts(self) -> list[Any]:
@@ -74,29 +74,29 @@ def write_review(
     num_threads: int | None = None,
     advance: Callable[[int], object] = lambda num: None,
 ) -> Path:
-    """Writes a page to look at a set of parts and to choose what to leave out.
+    """Writes a page to review a set of parts and choose what to leave out.
 
-    It shows the images by class, those first in which most is doubtful (see `find_doubts`), and
-    saves a list of keys for `exclude` of `write_parts`. Keys that the set excludes already are in
-    it, unless they are taken back on the page.
+    It shows images by class, the most doubtful first (see `find_doubts`), and saves a list of keys
+    for `exclude` of `write_parts`. The list includes keys that the set already excludes, unless
+    they are taken back on the page.
 
     Args:
         parts: the set.
-        page: where to write, a path that ends in .html.
-        num: at most so many images of a class, the worst; None for all.
-        num_threads: that shrink pictures; all cores by default.
-        advance: called with 1 for each image that was looked at.
+        page: where to write; a path that ends in .html.
+        num: most images per class, the worst ones; None shows all.
+        num_threads: threads that shrink pictures; all cores by default.
+        advance: called with 1 for each image processed.
 
     Returns:
         The path of the page.
 
     Raises:
-        ArgumentError: a path or a number that cannot be used.
+        ArgumentError: a path or a number cannot be used.
         DataError: the set is empty.
         FileError: a shard is missing or damaged.
-        OSError: the page cannot be written; one that was there stays as it was.
+        OSError: the page cannot be written; an older one stays as it was.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.review import write_review
         >>> from cgn_augment.parts.set import PartSet
         >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
@@ -130,8 +130,11 @@ def write_review(
 def check_page(page: str | os.PathLike[str]) -> Path:
     """Returns the path of a page, if one can be written there.
 
+    Args:
+        page: where to write the page.
+
     Raises:
-        ArgumentError: another suffix, or the folder is missing.
+        ArgumentError: it has another suffix, or the folder is missing.
     """
     path = Path(page)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -148,11 +151,11 @@ def _collect(
     spool: IO[bytes],
     advance: Callable[[int], object],
 ) -> tuple[dict[str, Any], Numbers]:
-    """Puts all pictures into a file.
+    """Collects all pictures in a file.
 
     Returns:
-        What the page knows of the images, and (N, 2) where in the file the pictures of each one
-        start and how long they are, in the order of the page.
+        The page's facts about the images, and (N, 2) the start and length of each image's pictures
+        in the file, in the order of the page.
     """
     classes, places = [], []
     for name in parts.classes:
@@ -202,12 +205,12 @@ def _look(parts: PartSet, usual_area: float, number: int) -> _Entry:
 
 
 def _line(*pictures: Tensor | None) -> bytes:
-    """Returns two small pictures as a line of text; nothing stands for one that there is not."""
+    """Returns two small pictures as a line of text; a missing one leaves nothing."""
     return b" ".join(b"" if each is None else _small(each) for each in pictures) + b"\n"
 
 
 def _small(picture: Tensor) -> bytes:
-    """Returns a picture (C, H, W) uint8 as a small WebP file in base 64."""
+    """Returns a picture (C, H, W) uint8 as a small WebP file in base64."""
     image = Image.fromarray(picture.permute(1, 2, 0).numpy().squeeze())
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     file = io.BytesIO()
@@ -222,5 +225,5 @@ def _template() -> list[str]:
 
 
 def _json(facts: Any) -> bytes:
-    """Returns facts as JSON that may stand in a script of a page, whatever the names are."""
+    """Returns facts as JSON that is safe inside a script of a page, whatever the names are."""
     return json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c").encode()

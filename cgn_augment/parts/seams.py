@@ -1,9 +1,9 @@
 """Moves the seams between copies to where they show least.
 
-Every pixel of a hole has a label, the number of the offset at which it is copied. Labels are
-changed by alpha expansion (Boykov, Veksler and Zabih, Fast Approximate Energy Minimization via
-Graph Cuts, PAMI 2001), and seams cost what the copies on both sides of them differ by (Kwatra et
-al., Graphcut Textures, SIGGRAPH 2003).
+Every pixel of a hole has a label, the index of the offset at which it is copied. Alpha expansion
+changes labels (Boykov, Veksler and Zabih, Fast Approximate Energy Minimization via Graph Cuts,
+PAMI 2001). A seam costs the difference of the copies on both sides (Kwatra et al., Graphcut
+Textures, SIGGRAPH 2003).
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from cgn_augment.parts.blend import Bools, Floats, Places, membrane
 
 UNSEEN = 0.3
-"""Difference, in grey levels of [-1, 1], at a seam neither of whose sides is seen."""
+"""Difference, in grey levels of [-1, 1], assumed at a seam neither of whose sides is visible."""
 
 NEVER = 1e3
-"""What it costs to copy what is not seen."""
+"""Cost of copying a pixel that is not visible."""
 
 LIKENESS = 0.2
-"""Of the difference between a copy and the colours around the hole, what is added to the seams:
-what is not like its surroundings does not come into them."""
+"""Weight of the difference between a copy and the colours around the hole: copies unlike the
+surroundings are not used."""
 
 STARTS = 4
-"""Labellings of which the best is the first."""
+"""Number of first labellings to try; the best is the start."""
 
 LEAST_GAIN = 0.05
-"""Of what the seams cost; a label that cannot save more is not tried."""
+"""Share of the seams' cost; a label that cannot save more is not tried."""
 
 UNITS = 1000
-"""The flow is in whole numbers: so many of them are a difference of 1."""
+"""Flow is computed in integers; this many stand for a difference of 1."""
 
 
 _Side = tuple[Floats, Bools, Floats, Bools]
-"""A copy of both pixels of each pair: values (P, C) and whether they are seen, of each pixel."""
+"""One side of each pair: its values (P, C), and whether they are visible."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """Labels, the copies of each pair at those of its first and its second pixel, and costs."""
+    """Labels, the copies of both pixels of each pair at these labels, and costs."""
 
     labels: Places
     first: _Side
@@ -54,7 +54,7 @@ class _State:
 
 
 class Seams:
-    """The copies that a hole can be filled with, and what seams between them cost.
+    """The copies that can fill a hole, and the cost of the seams between them.
 
     Args:
         image: (C, H, W) float32 in [-1, 1].
@@ -80,7 +80,7 @@ class Seams:
             second = number[rows, columns]
             if row + column > 0:
                 pairs.append((first[second >= 0], second[second >= 0]))
-            # Of the pixels at the border of the hole: what they go on with there.
+            # Pixels at the border of the hole must continue what is there.
             first, rows, columns = first[second < 0], rows[second < 0], columns[second < 0]
             values, seen = _look(pixels, known, rows, columns, offsets)
             own = pixels[rows * hole.shape[1] + columns]
@@ -96,9 +96,9 @@ class Seams:
     def choose(self) -> Places:
         """Returns labels (pixels of the hole,).
 
-        First each pixel has the first label, from one or another of them on, at which something
-        is seen, whichever of these costs least; then each label in turn takes the pixels that make
-        the seams cost less.
+        Each pixel starts with the first label at which something is visible, counted from one of
+        several labels, whichever gives the least cost. Then each label in turn takes the pixels
+        that make the seams cheaper.
         """
         num = len(self.seen)
         starts = [np.roll(np.arange(num), -first) for first in range(0, num, max(num // STARTS, 1))]
@@ -113,7 +113,7 @@ class Seams:
         return state.labels
 
     def energy(self, labels: Places) -> float:
-        """Returns what all seams of a labelling (pixels of the hole,) cost together."""
+        """Returns the total cost of the seams of a labelling (pixels of the hole,)."""
         return self._state(labels).energy
 
     def _state(self, labels: Places) -> _State:
@@ -131,7 +131,7 @@ class Seams:
         return values[first], seen[first], values[second], seen[second]
 
     def _costs(self, a: _Side, b: _Side) -> Floats:
-        """Returns the mean difference of two copies over the pixels of a pair where both are."""
+        """Returns the mean difference of two copies over both pixels of each pair."""
         at_first = np.abs(a[0] - b[0]).sum(axis=1)
         at_second = np.abs(a[2] - b[2]).sum(axis=1)
         first, second = a[1] & b[1], a[3] & b[3]
@@ -148,7 +148,7 @@ class Seams:
         new = self._side(label)
         only_first = self._costs(new, state.second) * (labels[self.second] != label)
         only_second = self._costs(state.first, new) * (labels[self.first] != label)
-        # The cost as a sum over pixels, and over pairs of which the first stays and the second
+        # The cost as a sum over pixels, and over pairs whose first pixel stays and whose second
         # changes (Kolmogorov and Zabih, What Energy Functions Can Be Minimized, PAMI 2004).
         second_free = free[self.second]
         both = free[self.first] & second_free
@@ -165,17 +165,17 @@ class Seams:
 
 
 class _Graph:
-    """The pixels of a hole as a network of flow, of which the capacities alone change.
+    """The pixels of a hole as a flow network with changing capacities.
 
     Args:
-        num: pixels.
-        first: (P,) int64, the first pixel of each pair.
-        second: (P,) int64, the second.
+        num: number of pixels.
+        first: (P,) int64, first pixel of each pair.
+        second: (P,) int64, second pixel.
     """
 
     def __init__(self, num: int, first: Places, second: Places) -> None:
         every, source, sink = np.arange(num), np.full(num, num), np.full(num, num + 1)
-        # Each edge and its reverse, so that a flow has the same places.
+        # Each edge with its reverse, so that a flow has the same places.
         start = np.concatenate([second, first, source, every, every, sink])
         goal = np.concatenate([first, second, every, source, sink, every])
         self._num, self._order = num, np.lexsort((goal, start))
@@ -187,12 +187,12 @@ class _Graph:
         """Chooses the pixels whose change costs least.
 
         Args:
-            pairs: (P,), what it costs that the second pixel of a pair changes and the first does
-                not; at least 0.
-            change: (num,), what the change of each pixel costs.
+            pairs: (P,), cost if the second pixel of a pair changes and the first does not; at least
+                0.
+            change: (num,), cost of changing each pixel.
 
         Returns:
-            (num,) bool, which pixels change; as few as there can be.
+            (num,) bool, pixels to change; as few as possible.
         """
         none = np.zeros_like(change)
         costs = [pairs, np.zeros_like(pairs), (-change).clip(min=0), none, change.clip(min=0), none]
@@ -207,12 +207,12 @@ class _Graph:
 
     def _matrix(self, values: NDArray[np.int32]) -> csr_matrix:
         shape = self._num + 2, self._num + 2
-        # The places are copied: others are dropped from them.
+        # Copied, because entries are dropped from the result.
         return csr_matrix((values, self._goal, self._starts), shape=shape, copy=True)
 
 
 def _smooth(image: Floats, hole: Bools) -> Floats:
-    """Returns (P, C), the colours around the hole carried on smoothly to its pixels."""
+    """Returns (P, C), the colours around the hole continued smoothly to its pixels."""
     around = np.pad(image * ~hole, ((0, 0), (1, 1), (1, 1)))
     sums = around[:, :-2, 1:-1] + around[:, 2:, 1:-1] + around[:, 1:-1, :-2] + around[:, 1:-1, 2:]
     smooth: Floats = membrane(sums * hole, hole)[:, hole].T
@@ -222,7 +222,7 @@ def _smooth(image: Floats, hole: Bools) -> Floats:
 def _look(
     pixels: Floats, known: Bools, rows: Places, columns: Places, offsets: Places
 ) -> tuple[Floats, Bools]:
-    """Returns what is at places plus each offset, (N, P, C), and whether it is known, (N, P)."""
+    """Returns the values (N, P, C) at places plus each offset, and which are known (N, P)."""
     height, width = known.shape
     rows, columns = rows + offsets[:, :1], columns + offsets[:, 1:]
     seen = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

@@ -26,23 +26,23 @@ from cgn_augment.shards.manifest import Manifest, read_begun, read_manifest, to_
 from cgn_augment.shards.store import Store
 
 _FORMATS = "WEBP", "JPEG", "PNG"
-_MODES = {"object": "RGBA", "mask": "L"}  # of the others RGB
+_MODES = {"object": "RGBA", "mask": "L"}  # the others are RGB
 
 
 @dataclass(frozen=True, eq=False)
 class PartSet:
-    """The parts of a set, which `cgn-augment parts` wrote: any of them at any time.
+    """A set of parts that `cgn-augment parts` wrote; any part can be read at any time.
 
-    Nothing is kept open, so that a set may be used in forks, in threads and, pickled, in the
-    workers of a loader. The index is in memory, the pictures are read when they are asked for.
+    No file stays open, so a set can be used in forks, in threads and, pickled, in the workers of a
+    loader. The index is in memory; pictures are read on demand.
 
     Attributes:
         store: where the files are.
         manifest: settings, versions and shards of the set.
-        index: what is known of each image.
+        index: facts about each image.
         classes: names by label.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.set import PartSet
         >>> folder = getfixture("parts_folder")           # the set of the example of `write_parts`
         >>> parts = PartSet.open(folder)
@@ -63,10 +63,10 @@ class PartSet:
 
         Args:
             path: its folder, or a URL that fsspec knows.
-            complete: whether every shard must be there; otherwise those are read that are.
+            complete: whether every shard must exist; otherwise the existing ones are read.
 
         Raises:
-            DataError: there is no set of parts, it is not complete, or its index is damaged.
+            DataError: there is no set of parts, it is incomplete, or its index is damaged.
         """
         store = Store(path)
         if complete and MANIFEST not in store.sizes([MANIFEST]):
@@ -81,9 +81,9 @@ class PartSet:
         try:
             with closing(_lines(store, [INDEX] if complete else pieces)) as lines:
                 index = read_index(lines, classes)
-        except FileError:  # of a server, and no damage
+        except FileError:  # a server failed; the set is not damaged
             raise
-        except Exception as error:  # lines of anything make the reader raise anything
+        except Exception as error:  # damaged lines make the reader raise anything
             raise DataError(
                 f"{store.path(INDEX)} cannot be read ({first_line(error)}): write the set again"
             ) from error
@@ -95,18 +95,18 @@ class PartSet:
         return cls(store, manifest, index, classes)
 
     def __len__(self) -> int:
-        """Images of the set, those that are left out too."""
+        """Number of images of the set, including those that are left out."""
         return len(self.index)
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Images by verdict."""
+        """Number of images by verdict."""
         counts = np.bincount(self.index.verdicts, minlength=len(self.index.verdict_names))
         return dict(zip(self.index.verdict_names, counts.tolist(), strict=True))
 
     @cached_property
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """For each class the images by verdict."""
+        """For each class, the number of images by verdict."""
         names, table = self.index.verdict_names, np.zeros((len(self.classes), len(self.counts)))
         np.add.at(table, (self.index.labels, self.index.verdicts), 1)
         return {
@@ -116,19 +116,19 @@ class PartSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of a hash of all that can be read."""
+        """Twelve hexadecimal digits of a hash of everything that can be read."""
         facts: list[Any] = [self.manifest.settings, [r.sha256 for r in self.manifest.shards]]
         return hashlib.sha256(to_json(facts)).hexdigest()[:12]
 
     def of_class(self, name: str, member: Member | None = None) -> Numbers:
-        """Returns the numbers of the images of a class, in order, (N,) int64.
+        """Returns the indices of the images of a class, in order, (N,) int64.
 
         Args:
-            name: of the class.
+            name: name of the class.
             member: "object", "background" or "foreground": only images that have one.
 
         Raises:
-            ArgumentError: there is no such class or member.
+            ArgumentError: the class or member does not exist.
         """
         if name not in self.classes:
             raise ArgumentError(f"{self.store.url} has no class {name!r}: it has {self.classes}")
@@ -139,7 +139,11 @@ class PartSet:
         return np.flatnonzero(chosen)
 
     def entry(self, number: int) -> Part:
-        """Returns what is known of an image, without its pictures."""
+        """Returns the facts about an image, without its pictures.
+
+        Args:
+            number: index of the image.
+        """
         index, number = self.index, range(len(self))[number]
         top, left, height, width = self.index.boxes[number].tolist()
         rows, columns = index.sizes[number].tolist()
@@ -157,14 +161,20 @@ class PartSet:
         self,
         number: int,
         *,
-        object: bool = True,  # noqa: A002 - as the part's field is called
+        object: bool = True,  # noqa: A002 - named like the part's field
         background: bool = True,
         foreground: bool = False,
     ) -> Part:
-        """Returns an image's parts, with those pictures that are asked for and that there are.
+        """Returns an image's parts, with the requested pictures that exist.
+
+        Args:
+            number: index of the image.
+            object: whether to read the object.
+            background: whether to read the background.
+            foreground: whether to read the sheet of its texture.
 
         Raises:
-            FileError: a shard is missing, cut off or damaged.
+            FileError: a shard is missing, truncated or damaged.
         """
         asked = {"object": object, "background": background, "foreground": foreground}
         members = [member for member, wanted in asked.items() if wanted]
@@ -173,15 +183,15 @@ class PartSet:
         return Part(**{**vars(part), **pictures})
 
     def picture(self, number: int, member: Member) -> Tensor | None:
-        """Returns one picture of an image, (C, H, W) uint8, or None if there is none.
+        """Returns one picture of an image, (C, H, W) uint8, or None if it has none.
 
         Args:
-            number: of the image.
-            member: "object", "background" or "foreground"; of an image that is left out a small
+            number: index of the image.
+            member: "object", "background" or "foreground"; for an image that is left out a small
                 "image" and its "mask".
 
         Raises:
-            FileError: a shard is missing, cut off or damaged.
+            FileError: a shard is missing, truncated or damaged.
         """
         start, length = self.index.places[member][number].tolist()
         if length == 0:
@@ -195,7 +205,7 @@ class PartSet:
                 pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
         except Exception as error:  # damaged bytes make Pillow raise anything
             if isinstance(error, FileError) and not self.store.is_local:
-                raise  # of the server, and no damage
+                raise  # the server failed; the set is not damaged
             raise FileError(
                 f"{self.store.path(name)}: the {member} of {self.index.keys[number]} cannot be "
                 f"read ({first_line(error)}): 'cgn-augment parts verify' says what to write again"
@@ -204,7 +214,7 @@ class PartSet:
         return torch.from_numpy(planes.copy())  # NumPy transposes faster than torch
 
     def _require_size(self, number: int, member: Member, size: tuple[int, int]) -> None:
-        """Raises before a picture is decoded that is not of the size in the index."""
+        """Raises, before decoding, if a picture has not the size given in the index."""
         if member in ("background", "foreground"):
             wanted = self.index.sizes[number].tolist()
         elif member == "object":

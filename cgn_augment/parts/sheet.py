@@ -1,4 +1,4 @@
-"""What a set of parts holds: as lines of text and as a contact sheet."""
+"""The contents of a set of parts, as lines of text and as a contact sheet."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FAILING = 0.5
-"""Of the middle class's usable share; a class with less is warned of."""
+"""Share of the median class's usable share; classes below get a warning."""
 
 SIDE = 160
-"""Pixels of the squares that pictures are fitted into."""
+"""Side of the squares that pictures are fitted into, in pixels."""
 
 
 def summarize_parts(parts: PartSet) -> dict[str, object]:
-    """Returns what a set holds, complete or not, as names and values to print."""
+    """Returns the contents of a set, complete or not, as names and values to print."""
     found, settings = parts.manifest, parts.manifest.settings
     num, size = len(parts), found.num_bytes
     having = {member: parts.index.places[member][:, 1] > 0 for member in ("object", "background")}
@@ -58,33 +58,33 @@ def summarize_parts(parts: PartSet) -> dict[str, object]:
 
 
 def usable_share(counts: Mapping[str, int]) -> float | None:
-    """Returns the share of images whose masks are used, of those that were not excluded.
+    """Returns the share of images with a usable mask, without the excluded ones.
 
     Args:
-        counts: images by verdict.
+        counts: number of images by verdict.
 
     Returns:
-        A number in [0, 1]; None where there is no such image.
+        A number in [0, 1]; None if there is no such image.
     """
     judged = sum(count for verdict, count in counts.items() if verdict != EXCLUDED)
     return counts.get("usable", 0) / judged if judged else None
 
 
 def find_failing(class_counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Says of which classes a much smaller share is used than of others.
+    """Returns a warning for each class that has far fewer usable images than others.
 
     Args:
-        class_counts: for each class the images by verdict.
+        class_counts: for each class, the number of images by verdict.
 
     Returns:
-        A warning for each class whose share is below half of the median of the classes'.
+        A warning for each class whose usable share is below half of the classes' median.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.sheet import find_failing
         >>> fine, failing = {"usable": 90, "empty": 10}, {"usable": 10, "empty": 90}
         >>> [warning] = find_failing({"cat": fine, "dog": fine, "fish": failing})
-        >>> warning[:58]
-        'of the class fish 10 % of the images are usable (90 empty)'
+        >>> warning[:54]
+        '10 % of the images of class fish are usable (90 empty)'
     """
     shares = {name: usable_share(counts) for name, counts in class_counts.items()}
     known = [share for share in shares.values() if share is not None]
@@ -98,9 +98,9 @@ def find_failing(class_counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         }
         why = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         warnings.append(
-            f"of the class {name} {_percent(share)} of the images are usable ({why}), and of the "
-            f"middle class {_percent(middle)}: which images are left would give the class away; "
-            "mend its masks, or take another masker"
+            f"{_percent(share)} of the images of class {name} are usable ({why}), against "
+            f"{_percent(middle)} of the median class; so uneven a choice gives the class away: "
+            "correct its masks, or take another masker"
         )
     return warnings
 
@@ -110,16 +110,16 @@ def _percent(share: float | None) -> str:
 
 
 def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:
-    """Draws parts from all over a set: the mask, the object, the background, and both put together.
+    """Draws parts from all over a set: mask, object, background, and the two combined.
 
-    Images that are left out follow with what is kept of them and why.
+    Images that are left out follow, with the reason.
 
     Args:
         parts: the set.
-        num_columns: images drawn of each kind.
+        num_columns: number of images of each kind.
 
     Raises:
-        ArgumentError: a number of columns below 1.
+        ArgumentError: the number of columns is below 1.
         DataError: the set is empty.
         FileError: a shard is missing or damaged.
     """
@@ -149,7 +149,7 @@ def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:
 
 
 def put_together(part: Part) -> Tensor:
-    """Returns the object of a part on its own background, (3, H, W) uint8; on grey without one."""
+    """Returns the object of a part on its own background, or on grey, (3, H, W) uint8."""
     placed = _in_place(part)
     under = part.background if part.background is not None else torch.full_like(placed[:3], 128)
     alpha = placed[3:].float() / 255
@@ -157,7 +157,7 @@ def put_together(part: Part) -> Tensor:
 
 
 def _in_place(part: Part) -> Tensor:
-    """Returns the object of a part where it was in its image, (4, H, W) uint8."""
+    """Returns the object of a part at its place in the image, (4, H, W) uint8."""
     placed = torch.zeros(4, *part.size, dtype=torch.uint8)
     if part.object is not None:
         top, left, height, width = part.box
@@ -178,7 +178,7 @@ def _short(key: str, most: int = 20) -> str:
 
 
 def _spread(numbers: Numbers, most: int) -> list[int]:
-    """Returns at most so many of the numbers, from all over them."""
+    """Returns at most `most` of the numbers, spread evenly."""
     chosen = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int)
     return [int(number) for number in numbers[chosen]]
 

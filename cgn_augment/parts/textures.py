@@ -1,9 +1,9 @@
-"""Completes the visible part of a texture to a whole image, from nothing but that part.
+"""Completes the visible part of a texture to a whole image, from that part alone.
 
-What is missing is copied from the same image at one offset after the other, each time the one at
-which the image fits best around the hole. Textures repeat themselves at few offsets (He and Sun,
-Statistics of Patch Offsets for Image Completion, ECCV 2012), so this keeps lines and contrasts
-that an average over many images would blur.
+The missing area is copied from the same image, one offset after another, each time the one at which
+the image fits best around the hole. Textures repeat at few offsets (He and Sun, Statistics of Patch
+Offsets for Image Completion, ECCV 2012), so lines and contrasts stay sharp that an average over
+many images would blur.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from cgn_augment.functional import move_images
 from cgn_augment.parts.offsets import best_offsets
 
 SEARCHED, TOO_LARGE = 25, 0.05
-"""Foregrounds: images looked at for each that is wanted, and the share of the largest objects among
-them that is left out, where a mask may hold more than the object."""
+"""For foregrounds: images examined per image wanted, and the share of the largest objects among
+them that is skipped, since such a mask may hold more than the object."""
 
 
 @torch.no_grad()
 def complete(
     images: Tensor, known: Tensor, *, rounds: int = 40, chunk: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Fills what is not known of each image with copies of what is known.
+    """Fills the unknown area of each image with copies of its known area.
 
     Args:
         images: (N, C, H, W) float32.
-        known: (N, 1, H, W) float32, 1 where the texture is seen and 0 elsewhere.
-        rounds: offsets to copy from at most.
+        known: (N, 1, H, W) float32, 1 where the texture is visible and 0 elsewhere.
+        rounds: most offsets to copy from.
         chunk: images at a time; memory grows with it.
 
     Returns:
-        (N, C, H, W) images, which differ from the given ones where they were not known alone, and
-        (N, 1, H, W) what is known of them now: all of it, unless the rounds did not suffice or no
-        offset was left that something could be copied from. The rest is 0.
+        (N, C, H, W) images, changed only where they were unknown, and (N, 1, H, W) what is known
+        now: all of it, unless the rounds were too few or no offset was left to copy from. The rest
+        is 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.textures import complete
         >>> stripes = torch.arange(32).div(4, rounding_mode="floor").remainder(2).float()
@@ -74,13 +74,13 @@ def _complete(images: Tensor, known: Tensor, rounds: int) -> tuple[Tensor, Tenso
 
 
 class ClassPool:
-    """Images to be drawn by class.
+    """Images to draw by class.
 
     Args:
         images: (N, C, H, W) float32.
         labels: (N,) int64.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.parts.textures import ClassPool
         >>> pool = ClassPool(torch.arange(3.0).view(3, 1, 1, 1), torch.tensor([1, 0, 1]))
@@ -96,17 +96,17 @@ class ClassPool:
         self.starts = self.counts.cumsum(0) - self.counts
 
     def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns a random image of each class, (B, C, H, W) on the classes' device."""
+        """Returns a random image of each class, (B, C, H, W) on the device of `y`."""
         share = torch.rand(len(y), generator=generator, dtype=torch.float64)
         return self.pick(y.cpu(), share).to(y.device)
 
     def pick(self, y: Tensor, share: Tensor) -> Tensor:
-        """Returns images (B, C, H, W) of classes (B,) on the CPU, by their place in the class.
+        """Returns images (B, C, H, W) for classes (B,) on the CPU, by their place in the class.
 
-        The places are shares (B,) float64 in [0, 1); 0 is the first image of the class.
+        Places are shares (B,) float64 in [0, 1); 0 is the first image of the class.
 
         Raises:
-            ArgumentError: there is no image of a class.
+            ArgumentError: a class has no image.
         """
         if not set(y.tolist()) <= self.known:
             raise ArgumentError("there is no image of one of the classes: use more images")
@@ -119,14 +119,14 @@ def whole_textures(
 ) -> tuple[ClassPool, ClassPool]:
     """Makes whole foregrounds and backgrounds from real images.
 
-    Where none of a class can be completed, as after a few steps of training, there is a warning,
-    and what is missing gets the mean colour of what is known.
+    If no image of a class can be completed, as after a few steps of training, it warns and fills
+    the missing area with the mean colour of the known one.
 
     Args:
         images: (N, 3, 32, 32) float32 in [-1, 1].
         labels: (N,) int64.
         found: (N, 1, 32, 32) bool masks of the objects.
-        num: of each a class, or fewer where fewer can be completed.
+        num: number of each per class, or fewer if fewer can be completed.
     """
     classes: Tensor = torch.unique(labels)
     pools = []
@@ -135,10 +135,10 @@ def whole_textures(
         incomplete: list[int] = []
         for y in classes.tolist():
             chosen = (labels == y).nonzero().flatten()
-            # Twice as many as are wanted, for some cannot be completed.
+            # Twice as many as wanted, since some cannot be completed.
             chosen = (_large(chosen, found, num) if name == "foreground" else chosen)[: 2 * num]
             seen = found[chosen].float()
-            if name == "background":  # not within a pixel of the object: a mask may be too small
+            if name == "background":  # stay a pixel away from the object: a mask may be too small
                 seen = 1 - F.max_pool2d(seen, 3, stride=1, padding=1)
             completed, now_known = complete(images[chosen], seen)
             ready = now_known.flatten(1).all(dim=1)
@@ -163,7 +163,7 @@ def whole_textures(
 
 
 def _large(places: Tensor, found: Tensor, num: int) -> Tensor:
-    """Returns the places of more images than are wanted by the size of their objects."""
+    """Returns places of more images than wanted, chosen by the size of their objects."""
     places = places[: SEARCHED * num]
     order = found[places].flatten(1).sum(dim=1).argsort(descending=True, stable=True)
     return places[order[round(TOO_LARGE * len(order)) :]]

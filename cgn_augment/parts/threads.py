@@ -13,12 +13,12 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """Threads that are started when they are first needed, anew in each process.
+    """Threads that start on first use, anew in each process.
 
     Args:
-        num: how many; 0 does the work where it is asked for.
+        num: number of threads; 0 works in the caller.
 
-    Example:
+    Examples:
         >>> from cgn_augment.parts.threads import Threads
         >>> Threads(2).map(lambda a, b: a + b, [1, 2], [10, 20])
         [11, 22]
@@ -39,11 +39,11 @@ class Threads:
         return list(self._started().map(work, *parts))
 
     def submit(self, work: Callable[..., Result], *given: Any) -> Future[Result]:
-        """Begins some work, for which there must be a thread."""
+        """Starts some work; there must be at least one thread."""
         return self._started().submit(work, *given)
 
     def _started(self) -> ThreadPoolExecutor:
-        # A fork has the object and none of its threads.
+        # A fork has the object but none of its threads.
         if self._executor is None or self._process != os.getpid():
             self._executor = ThreadPoolExecutor(self.num, thread_name_prefix="cgn-augment")
             self._process = os.getpid()

@@ -21,14 +21,14 @@ from cgn_augment.shards.writer import find_places
 def verify_parts(
     url: str | os.PathLike[str], advance: Callable[[int], object] = lambda num: None
 ) -> list[Problem]:
-    """Returns all that is wrong with a set of parts; an empty list if nothing is.
+    """Returns all problems of a set of parts; an empty list if there are none.
 
-    Every file is read whole and hashed, every picture decoded and held against its entry in the
+    Reads and hashes every file, and decodes every picture and compares it with its entry in the
     index.
 
     Args:
         url: the folder or URL of the set.
-        advance: called with 1 when a shard was looked at.
+        advance: called with 1 after each shard.
 
     Raises:
         DataError: there is no set of parts at all.
@@ -60,7 +60,7 @@ def _lines_of(store: Store, shard: int) -> list[bytes] | None:
 def _check_samples(
     samples: Iterator[Sample], lines: list[bytes], shard: int, record: Record
 ) -> str | None:
-    """Returns the first thing that is wrong with the samples of a shard, or None."""
+    """Returns the first problem with the samples of a shard, or None."""
     num, start = 0, 0
     for num, sample in enumerate(samples, start=1):
         if num > len(lines):
@@ -95,6 +95,6 @@ def _check_sample(sample: Sample, facts: dict[str, Any], shard: int, start: int)
                 if size != sizes.get(member, size):
                     return f"has a {name} of {size} pixels where {sizes[member]} belong"
                 picture.load()
-        except Exception as error:  # Pillow raises whatever the bytes make it raise
+        except Exception as error:  # damaged bytes make Pillow raise anything
             return f"has a {name} that cannot be decoded ({type(error).__name__}: {error})"
     return None

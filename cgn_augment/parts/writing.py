@@ -1,7 +1,7 @@
-"""Takes the images of a data set apart, into a set of shards: in one pass, on all cores.
+"""Takes the images of a data set apart into shards: in one pass, on all cores.
 
-Workers read, cut, fill and encode, an image at a time; this process writes what they made in its
-order. A bounded number of images is under way, so memory does not grow with the set.
+Workers read, cut, fill and encode one image at a time; this process writes the results in order.
+The number of images in progress is bounded, so memory does not grow with the set.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEFT_OUT = "left_out.jsonl"
 
 ALL_VERDICTS = (*VERDICTS, UNREADABLE, NO_MASK, OTHER_SIZE, EXCLUDED)
 
-_AHEAD = 8  # images of a worker that are under way
+_AHEAD = 8  # images in progress per worker
 _SUFFIXES = {name: member for member, name in MEMBERS.items()}
 
 
@@ -58,34 +58,33 @@ def write_parts(
 ) -> Manifest | None:
     """Takes images apart, into the shards of this rank; see `write_set`.
 
-    Every rank may be run at any time, together with the others or alone. The bytes depend neither
-    on the ranks nor on the workers.
+    Ranks may run at any time, together or alone. The bytes depend neither on ranks nor on workers.
 
     Args:
         images: where they are; see `find_photos`.
         out: a folder, or a URL that fsspec knows.
-        config: what the set holds.
+        config: settings of the set.
         exclude: keys of images to leave out.
-        filler: a function that fills backgrounds, in the place of `config.fill`.
-        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
-            environment by default.
-        world_size: how many processes there are.
-        resume: goes on with a set of the same settings, leaving complete shards as they are.
-        num_workers: processes that take images apart, with one thread each; 0 does it in this one.
-            All cores by default, shared with the other ranks that torchrun started here.
-        progress: whether to show a bar.
+        filler: a function that fills backgrounds, instead of `config.fill`.
+        rank: which of `world_size` processes this is; by default from torch.distributed or
+            torchrun's environment.
+        world_size: number of processes.
+        resume: continues a set with the same settings and keeps its complete shards.
+        num_workers: processes that take images apart, with one thread each; 0 uses this process. By
+            default all cores, shared with torchrun's other ranks on this machine.
+        progress: shows a bar.
 
     Returns:
-        The manifest, or None if other ranks have shards to write yet.
+        The manifest, or None if other ranks still have shards to write.
 
     Raises:
-        ArgumentError: a value that cannot be used.
-        DataError: images that cannot be used, or `out` holds another set, or one that was begun and
+        ArgumentError: a value cannot be used.
+        DataError: images cannot be used, or `out` holds another set, or one that was begun while
             `resume` is off.
-        FileError: a file cannot be written. Complete shards stay, and nothing else does.
+        FileError: a file cannot be written. Only complete shards stay.
         MissingPackageError: the filler needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from cgn_augment.parts.set import PartSet
@@ -106,7 +105,7 @@ def write_parts(
         ('cat/1', 'cat', (12, 20, 18, 20), torch.Size([4, 18, 20]), torch.Size([3, 48, 64]))
     """
     workers = count_cores() if num_workers is None else require_count("num_workers", num_workers, 0)
-    find_filler(config.fill if filler is None else filler)  # before anything that takes long
+    find_filler(config.fill if filler is None else filler)  # before anything slow
     photos = find_photos(os.fspath(images), config)
     excluded = frozenset(exclude)
     photos.require_keys(excluded)
@@ -158,7 +157,7 @@ class _Contents:
         return self.photos.count(shards)
 
     def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
-        if not shards:  # no need of workers
+        if not shards:  # needs no workers
             return
         config = self.config
         filler = config.fill if self.filler is None else self.filler
@@ -187,7 +186,7 @@ class _Contents:
         return _PartTally(shard, self.photos.classes)
 
     def finish(self, store: Store, manifest: Manifest) -> None:
-        """Writes the index of all shards, and the list of what is left out."""
+        """Writes the index of all shards, and the list of images that are left out."""
         names = [PARTS.record_name(shard, "jsonl") for shard in range(manifest.num_shards)]
         with store.writing(INDEX) as index, store.writing(LEFT_OUT) as left_out:
             for name in names:
@@ -198,7 +197,7 @@ class _Contents:
 
 @dataclass(frozen=True)
 class _Samples(Dataset[tuple[int, list[Sample]]]):
-    """Makes samples of photos, wherever the loader runs it."""
+    """Makes samples from photos, wherever the loader runs it."""
 
     making: Making
 
@@ -209,7 +208,7 @@ class _Samples(Dataset[tuple[int, list[Sample]]]):
 
 @dataclass(frozen=True)
 class _Jobs:
-    """Shard, place in it, and photo, one after the other, as the loader asks for them."""
+    """Yields shard, place in it, and photo, as the loader asks for them."""
 
     photos: Photos
     shards: Sequence[int]
@@ -243,7 +242,7 @@ class _PartTally:
 
 
 def _left_out(facts: dict[str, Any]) -> bytes:
-    """Returns the line of an image that lacks its object or its background; nothing for others."""
+    """Returns the line of an image that lacks its object or background; empty for others."""
     lacks = [member for member in ("object", "background") if member not in facts["places"]]
     if not lacks:
         return b""
@@ -256,9 +255,9 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _end_with_parent(worker: int) -> None:
-    """Ends a worker when the process that it works for was killed.
+    """Ends a worker when its parent process was killed.
 
-    A loader's worker looks whether its parent has changed; where a server forked it, it never does.
+    A loader's worker checks whether its parent has changed; if a server forked it, it never does.
     """
     Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 

@@ -18,7 +18,7 @@ from cgn_augment.pictures.sheets import check_picture
 ANIMATIONS = (".gif", ".mp4")
 
 _LEAST_HEIGHT = 256
-"""Smaller frames are enlarged by a whole number, or they are hard to see."""
+"""Smaller frames are enlarged by a whole number, since they are hard to see."""
 
 _SLOWEST, _FASTEST = 0.01, 1000
 
@@ -31,15 +31,15 @@ def write_animation(
     Args:
         frames: (N, 3, H, W) uint8.
         path: ends in .gif, or in .mp4 (H.264; needs the package av).
-        frames_per_second: up to 50 in a GIF, whose players know no more.
+        frames_per_second: up to 50 in a GIF, the limit of players.
 
     Raises:
-        ArgumentError: another suffix, another shape, a missing folder, or a rate that is not
-            from 0.01 to 1000.
+        ArgumentError: the suffix or shape is wrong, the folder is missing, or the rate is not from
+            0.01 to 1000.
         MissingPackageError: av is not installed.
         OSError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.pictures.animation import write_animation
         >>> frames = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
@@ -53,7 +53,7 @@ def write_animation(
         )
     if not frames_per_second > 0:
         raise ArgumentError(f"frames_per_second must be above 0, got {frames_per_second}")
-    if not _SLOWEST <= frames_per_second <= _FASTEST:  # what the formats can count
+    if not _SLOWEST <= frames_per_second <= _FASTEST:  # what the formats can store
         raise ArgumentError(
             f"frames_per_second must be {_SLOWEST} to {_FASTEST}, got {frames_per_second}"
         )
@@ -66,7 +66,7 @@ def write_animation(
 
 
 def check_animation(path: str | os.PathLike[str]) -> Path:
-    """Returns the path of an animation, if `write_animation` can write one there, or raises."""
+    """Returns the path of an animation if `write_animation` can write there, or raises."""
     path = check_picture(path, ANIMATIONS)
     if path.suffix.lower() == ".mp4":
         need = "an MP4 is written by the package av, which is not installed"
@@ -76,7 +76,7 @@ def check_animation(path: str | os.PathLike[str]) -> Path:
 
 def _write_gif(frames: Tensor, path: Path, frames_per_second: float) -> None:
     images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
-    # A GIF counts hundredths of a second, and below two of them players take ten.
+    # A GIF counts hundredths of a second; players replace delays below two by ten.
     duration = max(20, round(1000 / frames_per_second))
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
 
@@ -86,7 +86,7 @@ def _write_mp4(frames: Tensor, path: Path, frames_per_second: float) -> None:
 
     height, width = frames.shape[2:]
     rate = Fraction(frames_per_second).limit_denominator(1000)
-    frames = F.pad(frames, (0, width % 2, 0, height % 2))  # H.264 wants even sizes
+    frames = F.pad(frames, (0, width % 2, 0, height % 2))  # H.264 needs even sizes
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[2:]

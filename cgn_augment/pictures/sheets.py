@@ -1,4 +1,4 @@
-"""Labelled sheets of images, and how a figure is written."""
+"""Labelled sheets of images, and the writing of figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 _INCHES_PER_IMAGE = 0.9
-_LETTERS_PER_IMAGE = 17  # of a caption, beside which there is room to the next one
+_LETTERS_PER_IMAGE = 17  # of a caption, with space to the next one
 _CAPTION_POINTS, _LEAST_POINTS = 6.0, 3.5
 
 
@@ -29,29 +29,28 @@ def draw_sheet(
     captions: Mapping[str, Sequence[str]] | None = None,
     title: str = "",
 ) -> Figure:
-    """Draws rows of images, each row with its name at the left.
+    """Draws rows of images, each with its name on the left.
 
     Args:
         rows: name to images: (N, 3, H, W) float in [-1, 1], or masks (N, 1, H, W) float in [0, 1],
             where 1 is white. Rows may differ in N.
-        captions: for a row, a short text under each of its images; a row of longer ones has
-            smaller letters.
-        title: above the sheet.
+        captions: for a row, a short text under each image; longer texts get smaller letters.
+        title: title above the sheet.
 
     Returns:
         A matplotlib figure; `save_figure` writes it.
 
     Raises:
-        ArgumentError: no rows, images of another shape, or captions of another number.
+        ArgumentError: there are no rows, or images or captions do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.pictures.sheets import draw_sheet
         >>> figure = draw_sheet({"grey": torch.zeros(3, 3, 8, 8), "mask": torch.ones(3, 1, 8, 8)})
         >>> len(figure.axes)
         6
     """
-    # Matplotlib takes longer to import than torch: those who draw pay for it.
+    # Imported here: matplotlib takes longer to import than torch.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -75,7 +74,7 @@ def draw_sheet(
             cell.set_xticks([])
             cell.set_yticks([])
             cell.set_frame_on(False)
-            cell.set_anchor("S")  # else the layout leaves too little room for what is below
+            cell.set_anchor("S")  # else the layout leaves too little room below
             if column < len(pixels):
                 cell.imshow(pixels[column], interpolation="nearest")
                 cell.set_xlabel(texts[column], fontsize=points)
@@ -86,7 +85,7 @@ def draw_sheet(
 
 
 def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """Returns the path of a picture, if one can be written there, or raises."""
+    """Returns the path of a picture if one can be written there, or raises."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ArgumentError(
@@ -100,8 +99,12 @@ def check_picture(path: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a figure, whole or not at all, and returns its path.
 
+    Args:
+        figure: a matplotlib figure.
+        path: ends in .png, .jpg, .webp, .pdf or .svg.
+
     Raises:
-        ArgumentError: an unknown suffix, or the folder is missing.
+        ArgumentError: the suffix is unknown, or the folder is missing.
         OSError: the folder cannot be written.
     """
     path = check_picture(path)
@@ -111,15 +114,15 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def _caption_height(texts: Sequence[str]) -> float:
-    """Returns the height of a row's captions, in heights of an image."""
+    """Returns the height of a row's captions, in image heights."""
     num_lines = max((len(text.splitlines()) for text in texts), default=0)
     return 0.14 + 0.11 * max(1, num_lines) if texts else 0.0
 
 
 def _caption_points(texts: Sequence[str]) -> float:
-    """Returns the size of a row's captions in points: smaller where they would run together.
+    """Returns the size of a row's captions in points: smaller if they would overlap.
 
-    A caption beside which there is none may be wider than its image.
+    A caption without neighbour may be wider than its image.
     """
     if sum(map(bool, texts)) < 2:
         return _CAPTION_POINTS

@@ -1,4 +1,4 @@
-"""Checks a set of shards, whatever is in it: names, counts, checksums, records."""
+"""Checks any kind of set of shards: names, counts, checksums, records."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from cgn_augment.shards.store import Store
 
 CheckSamples = Callable[[Iterator[Sample], Manifest, int, Record], str | None]
 """Called with the samples of a shard, the set, the shard's number and its record; returns the first
-thing that is wrong with them, or None."""
+problem with them, or None."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with a set.
+    """A problem with a set.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         what: what is wrong with it.
-        shard: the shard to write again, or None where that mends nothing.
+        shard: the shard to write again; None if that would not help.
     """
 
     name: str
@@ -49,13 +49,13 @@ def verify_set(
     check_samples: CheckSamples,
     advance: Callable[[int], object] = lambda num: None,
 ) -> list[Problem]:
-    """Returns all that is wrong with the files of a set; an empty list if nothing is.
+    """Returns all problems with the files of a set; an empty list if there are none.
 
     Args:
         url: the folder or URL of the set.
-        kind: of the set.
-        check_samples: looks into a shard.
-        advance: called with 1 when a shard was looked at.
+        kind: kind of set.
+        check_samples: checks the content of a shard.
+        advance: called with 1 after each shard.
 
     Raises:
         DataError: there is no set of this kind at all.
@@ -90,10 +90,10 @@ def verify_set(
 
 
 def advice(problems: list[Problem], kind: SetKind) -> str:
-    """Returns what to do about the problems of a set, in one or two sentences."""
+    """Returns advice on the problems of a set, in one or two sentences."""
     shards = sorted({problem.shard for problem in problems if problem.shard is not None})
     if not shards:
-        return "no shard needs writing: the command that wrote the set mends it with --resume"
+        return "no shard needs writing: the command that wrote the set repairs it with --resume"
     names = " ".join(kind.shard_name(shard) for shard in shards)
     return (
         f"to write again: {len(shards)} of the shards ({_ranges(shards)}). Delete what is left of "
@@ -102,7 +102,7 @@ def advice(problems: list[Problem], kind: SetKind) -> str:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Returns numbers as text, neighbours joined: 0-2, 7."""
+    """Returns numbers as text with ranges: 0-2, 7."""
     groups: list[list[int]] = []
     for number in numbers:
         if groups and number == groups[-1][-1] + 1:
@@ -149,9 +149,9 @@ def _check_shard(
     try:
         with store.open(name) as file:
             what = check_samples(read_samples(file, name), begun, shard, record)
-    except FileError:  # of a server, and no damage
+    except FileError:  # a server failed; the shard is not damaged
         raise
-    except Exception as error:  # a damaged tar raises whatever its bytes make the readers raise
+    except Exception as error:  # damaged bytes make the readers raise anything
         what = f"cannot be read to its end ({type(error).__name__}: {error})"
     if what is not None:
         yield Problem(name, what, shard)

@@ -1,10 +1,10 @@
-"""What a set of shards holds, and which image is in which file: pure functions of the settings.
+"""The content of a set of shards, and which file holds which image: pure functions of the settings.
 
-Classes and noise of image i are a function of (seed, i) alone. 64 images (`block_size`) with
-neighbouring indices go through the network together, and always all of them, for the result of a
-network depends in its last digits on how many images go through it at once: the same bytes come out
-whatever the ranks, the shards and the interruptions. Another block size draws the same images, of
-which a pixel here and there is a grey level off.
+Classes and noise of image i are a function of (seed, i) alone. The network always processes whole
+blocks of 64 images (`block_size`) with neighbouring indices, since its last digits depend on how
+many images it processes at once. So the bytes are the same whatever the ranks, shards and
+interruptions. Another block size draws the same images, apart from a grey level in a pixel here and
+there.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ Label = Literal["shape", "texture", "background"]
 MEMBERS = get_args(Member)
 
 MAX_SHARDS = 10**6
-"""Most shards of a set: the number in a shard's name has six digits."""
+"""Most shards in a set: the number in a shard's name has six digits."""
 
 _PLAIN = ("num", "seed", "format", "quality", "label", "members", "shard_size", "block_size")
 
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """Settings of a set of shards. Two sets with the same settings and CGN are the same bytes.
+    """Settings of a set of shards. The same settings and CGN give the same bytes.
 
     Args:
-        num: images.
-        seed: of classes and noise; image i is a function of (seed, i).
-        format: of the images: "png" and "npy" are lossless ("npy" keeps (3, H, W) float32 in
-            [-1, 1], exactly as drawn), "jpg" and "webp" are smaller.
-        quality: of jpg and webp, 1 to 100.
+        num: number of images.
+        seed: seed of classes and noise; image i is a function of (seed, i).
+        format: image format: "png" and "npy" are lossless ("npy" keeps (3, H, W) float32 in [-1,
+            1], exactly as drawn), "jpg" and "webp" are smaller.
+        quality: quality of jpg and webp, 1 to 100.
         label: the factor whose class is the `cls` of a sample.
-        members: what is kept beside each image, of "mask", "foreground" and "background".
-        shard_size: images of a shard; the last may have fewer.
-        block_size: images that go through the network together. Another size draws the same
-            images but for the last digits.
-        interventions: how the classes are drawn; uniformly by default.
+        members: what to keep beside each image: "mask", "foreground", "background".
+        shard_size: images per shard; the last may have fewer.
+        block_size: images that the network processes together. Another size draws the same images
+            apart from the last digits.
+        interventions: how classes are drawn; uniformly by default.
 
     Raises:
-        ArgumentError: a value that cannot be used; the message names it.
-        ArgumentTypeError: a value of another kind.
+        ArgumentError: a value cannot be used; the message names it.
+        ArgumentTypeError: a value has the wrong type.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards import ShardConfig
         >>> ShardConfig(num=25_000).num_shards
         3
@@ -85,7 +85,7 @@ class ShardConfig:
             raise ArgumentTypeError(f"members must be a list of names, got {self.members!r}")
         for member in self.members:
             require_choice("members", member, MEMBERS)
-        # In one order, so that the same set has the same settings.
+        # In a fixed order, so that the same set has the same settings.
         object.__setattr__(self, "members", tuple(m for m in MEMBERS if m in self.members))
         if not isinstance(self.interventions, Interventions):
             raise ArgumentTypeError(f"interventions must be rules, got {self.interventions!r}")
@@ -97,37 +97,53 @@ class ShardConfig:
 
     @property
     def num_shards(self) -> int:
-        """Shards of the set."""
+        """Number of shards in the set."""
         return -(-self.num // self.shard_size)
 
     def samples_of(self, shard: int) -> range:
-        """Returns the indices of the images in `shard`."""
+        """Returns the indices of the images in `shard`.
+
+        Args:
+            shard: number of the shard.
+        """
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.num))
 
     def blocks_of(self, shard: int) -> range:
-        """Returns the blocks that hold the images of `shard`; its ends may be parts of blocks."""
+        """Returns the blocks that hold the images of `shard`; the first and last may be partial.
+
+        Args:
+            shard: number of the shard.
+        """
         samples = self.samples_of(shard)
         return range(samples[0] // self.block_size, samples[-1] // self.block_size + 1)
 
     def place(self, index: int) -> dict[str, int]:
-        """Returns the index of an image and the seed of the generator of its noise."""
+        """Returns the index of an image and the seed of its noise generator.
+
+        Args:
+            index: index of the image.
+        """
         return {"noise_seed": step_seed(Purpose.SAMPLE_NOISE, self.seed, index), "index": index}
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Ends of the names of a sample's files, in the order of the tar."""
-        # A lossy mask would have grey borders, so masks are png at least.
+        """Suffixes of a sample's files, in the order of the tar."""
+        # Lossy masks would have grey borders, so masks are always lossless.
         masks = "npy" if self.format == "npy" else "png"
         kinds = {"mask": masks}
         extra = [f"{member}.{kinds.get(member, self.format)}" for member in self.members]
         return tuple(sorted([self.format, "cls", "json", *extra]))
 
     def describe(self, cgn: Mechanisms) -> dict[str, Any]:
-        """Returns all that decides about the bytes of the set, as plain values."""
+        """Returns everything that determines the bytes of the set, as plain values.
+
+        Args:
+            cgn: the CGN that draws the set.
+        """
         rules = {factor: getattr(self.interventions, factor) for factor in FACTORS}
         known, every = known_classes(cgn), range(cgn.num_classes)
-        # Only where they are not all of them, so that sets of CGNs keep their settings.
+        # Only if they are not all, so that sets of CGNs keep their settings.
         sparse = {} if known in (len(every), tuple(every)) else {"classes": [*known]}  # type: ignore[misc]
         plain = {name: getattr(self, name) for name in _PLAIN}
         plain["members"] = list(self.members)
@@ -148,7 +164,7 @@ class ShardConfig:
 
 
 def config_of(settings: dict[str, Any]) -> ShardConfig:
-    """Returns the configuration that `settings` of a set describe, but for its class map."""
+    """Returns the configuration described by the `settings` of a set, without its class map."""
     plain = {name: settings[name] for name in _PLAIN}
     rules = {name: settings["interventions"][name] for name in (*FACTORS, "num_per_shape")}
     plain["quality"] = plain["quality"] or 95
@@ -156,5 +172,5 @@ def config_of(settings: dict[str, Any]) -> ShardConfig:
 
 
 def sample_key(index: int) -> str:
-    """Returns the key of image `index`: the same length for all, without a dot."""
+    """Returns the key of image `index`: of fixed length, without a dot."""
     return f"{index:09d}"

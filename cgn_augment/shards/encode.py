@@ -1,4 +1,4 @@
-"""Turns drawn images into the files of samples, and back."""
+"""Encodes drawn images as the files of samples, and decodes them."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _MOST = 1.001
-"""Largest value of an array: a blend of values in [-1, 1] may be off in its last digits."""
+"""Largest value of an array: a blend of values in [-1, 1] may exceed 1 in its last digits."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of images as they are kept, on the CPU.
+    """A block of images in stored form, on the CPU.
 
     Attributes:
         first: index of the first image.
         classes: (3, N) int64 classes of shape, texture and background.
-        pictures: by suffix such as "jpg" or "mask.png": (N, H, W, 3) or (N, H, W) uint8, and for
-            npy (N, C, H, W) float32.
+        pictures: by suffix, such as "jpg" or "mask.png": (N, H, W, 3) or (N, H, W) uint8; for npy
+            (N, C, H, W) float32.
     """
 
     first: int
@@ -54,7 +54,7 @@ class Block:
 
 @torch.no_grad()
 def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
-    """Draws the block of this number, always whole."""
+    """Draws the block with this number, always whole."""
     first = block * config.block_size
     rules, numbers = config.interventions, range(first, first + config.block_size)
     classes = numbered_classes(rules, known_classes(cgn), numbers, config.seed)
@@ -77,9 +77,9 @@ def draw_block(cgn: Mechanisms, config: ShardConfig, block: int) -> Block:
 
 
 def encode_block(block: Block, config: ShardConfig, indices: range) -> list[Sample]:
-    """Encodes those images of a block whose index is in `indices`.
+    """Encodes the images of a block whose index is in `indices`.
 
-    The classes of a sample lie in `__classes__` too, which is not written to the tar.
+    A sample also holds its classes in `__classes__`, which is not written to the tar.
     """
     samples = []
     for index, row in enumerate(block.classes.T.tolist(), start=block.first):
@@ -107,7 +107,7 @@ def encode_picture(array: Array, kind: str, quality: int = 95) -> bytes:
         return file.getvalue()
     picture = Image.fromarray(array)
     if kind == "jpg":
-        # Without subsampling: at 32x32 it would halve the colours' resolution to 16x16.
+        # Without subsampling, which would halve the colour resolution, from 32x32 to 16x16.
         picture.save(file, "JPEG", quality=quality, subsampling=0)
     else:
         picture.save(file, kind, quality=quality)
@@ -115,23 +115,23 @@ def encode_picture(array: Array, kind: str, quality: int = 95) -> bytes:
 
 
 def decode_picture(data: bytes, kind: str, size: int, channels: int = 3) -> Array:
-    """Decodes what `encode_picture` made, if it is what the set should hold.
+    """Decodes a file of `encode_picture`, after checking that it is what the set should hold.
 
-    Size, channels and type stand at the beginning of a file and are looked at first, so that a
-    small file which unfolds to a huge picture costs nothing.
+    Size, channels and type are at the start of a file and are checked first, so a small file that
+    unpacks to a huge picture costs nothing.
 
     Args:
         data: the file.
-        kind: of the file: png, jpg, webp or npy.
-        size: height and width that it should have, in pixels.
-        channels: that it should have: 3 of an image, 1 of a mask.
+        kind: format of the file: png, jpg, webp or npy.
+        size: expected height and width, in pixels.
+        channels: expected channels: 3 for an image, 1 for a mask.
 
     Returns:
         (H, W, 3) or (H, W) uint8; for npy (C, H, W) float32.
 
     Raises:
-        DataError: it is of another size or type, or holds NaN or values far outside [-1, 1].
-        Exception: of Pillow or NumPy, where the bytes are damaged.
+        DataError: it has another size or type, or holds NaN or values far outside [-1, 1].
+        Exception: raised by Pillow or NumPy if the bytes are damaged.
     """
     if kind == "npy":
         return _decode_array(data, (channels, size, size))
@@ -147,7 +147,7 @@ def decode_picture(data: bytes, kind: str, size: int, channels: int = 3) -> Arra
 
 
 def describe(error: Exception) -> str:
-    """Says in one line what is wrong with a sample that could not be decoded."""
+    """Returns one line that says what is wrong with a sample that could not be decoded."""
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]}"
     kind = "" if isinstance(error, CGNError) else f"{type(error).__name__}: "
@@ -159,7 +159,7 @@ def _name(mode: str, size: tuple[int, int]) -> str:
 
 
 def _decode_array(data: bytes, shape: tuple[int, ...]) -> Array:
-    # NumPy alone would take memory for whatever shape the file claims.
+    # NumPy alone would allocate memory for any shape that the file claims.
     file = io.BytesIO(data)
     read_header = _HEADERS.get(np.lib.format.read_magic(file))
     if read_header is None:
@@ -183,10 +183,10 @@ def to_images(decoded: Tensor) -> Tensor:
 
 
 def read_classes(data: bytes, num_classes: int) -> dict[str, int]:
-    """Returns the class of each factor that a sample's json names.
+    """Returns the class of each factor in a sample's json.
 
     Raises:
-        DataError: one is missing, no integer, or none of the classes.
+        DataError: a class is missing, is not an integer, or is out of range.
     """
     try:
         found = json.loads(data)

@@ -1,9 +1,9 @@
 """The order in which a set of shards is read: a function of (seed, rank) alone.
 
-Each rank deals its shards out to a fixed number of lanes, and each worker reads some of the lanes;
-chunk j of the stream comes from lane j modulo their number, whoever reads it. Passes and shards are
-shuffled with seeds of their own, so that a place is found without reading what comes before it, but
-for the beginning of one shard.
+Each rank deals its shards to a fixed number of lanes, and each worker reads some of the lanes.
+Chunk j of the stream comes from lane j modulo their number, whichever worker reads it. Passes and
+shards are shuffled with their own seeds, so a place is found without reading what comes before it,
+except for the start of one shard.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shard(NamedTuple):
 
     Attributes:
         url: its path or URL.
-        length: samples that are read of it.
+        length: number of samples to read from it.
     """
 
     url: str
@@ -46,7 +46,7 @@ class Chunk(NamedTuple):
     Attributes:
         images: (N, H, W, 3) uint8, or (N, 3, H, W) float32 of npy files.
         classes: (3, N) int64 classes of shape, texture and background.
-        skipped: what was wrong with each of the samples that are missing here.
+        skipped: the problem with each sample that is missing here.
     """
 
     images: Tensor
@@ -55,12 +55,12 @@ class Chunk(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What the manifest says of every sample.
+    """What the manifest says about every sample.
 
     Attributes:
         kind: format of the images.
-        image_size: their height and width, in pixels.
-        num_classes: classes of each factor.
+        image_size: height and width of the images, in pixels.
+        num_classes: number of classes of each factor.
     """
 
     kind: ImageFormat
@@ -73,14 +73,14 @@ class ReadPlan:
     """What a rank reads, and in which order.
 
     Attributes:
-        shards: those that are read, each of one sample or more.
-        form: of their samples.
-        seed: of the order.
+        shards: shards to read, each with at least one sample.
+        form: form of their samples.
+        seed: seed of the order.
         rank: which of `world_size` processes reads.
-        world_size: how many processes there are.
-        chunk: samples of a chunk.
-        shuffle: samples that a shard is shuffled over; 0 reads everything in its order.
-        shapes: classes of the shape to keep to, or None.
+        world_size: number of processes.
+        chunk: samples per chunk.
+        shuffle: size of the shuffle buffer, in samples; 0 reads in file order.
+        shapes: classes of the shape to keep, or None.
     """
 
     shards: tuple[Shard, ...]
@@ -94,7 +94,7 @@ class ReadPlan:
 
     @property
     def num_lanes(self) -> int:
-        """Lanes of a rank: a power of two, so that 2, 4 or 8 workers get equally many."""
+        """Number of lanes of a rank: a power of two, so that 2, 4 or 8 workers get equally many."""
         most = min(MAX_LANES, len(self.shards) // self.world_size)
         return 1 << max(0, most.bit_length() - 1)
 
@@ -108,10 +108,10 @@ class ReadPlan:
 
 
 class ChunkDataset(IterableDataset[Chunk | FileError]):
-    """The chunks of a plan from chunk `start` on, without an end; workers share out the lanes.
+    """The chunks of a plan from chunk `start` on, without end; workers share the lanes.
 
-    A shard that cannot be read is yielded as an error and ends it: one that is raised would reach
-    the user as a worker's traceback.
+    A shard that cannot be read is yielded as an error and ends the iteration. If it were raised,
+    the user would see a worker's traceback.
     """
 
     def __init__(self, plan: ReadPlan, start: int) -> None:
@@ -143,7 +143,7 @@ class ChunkDataset(IterableDataset[Chunk | FileError]):
 
 
 def read_lane(plan: ReadPlan, lane: int, place: int) -> Iterator[Sample | str]:
-    """Yields the samples of a lane from `place` on, or for a sample that is lost what is wrong."""
+    """Yields the samples of a lane from `place` on; for a lost sample, the problem as text."""
     for number in count():
         for shard in plan.shards_of(lane, number):
             length = plan.shards[shard].length
@@ -153,7 +153,7 @@ def read_lane(plan: ReadPlan, lane: int, place: int) -> Iterator[Sample | str]:
 
 
 def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str]:
-    """Yields exactly as many samples of a shard as it should have, in the order of the pass."""
+    """Yields as many samples of a shard as it should have, in the order of the pass."""
     url, length = plan.shards[shard]
     lost = [f"{url} has fewer samples than {length}"]
     shapes, num_classes = plan.shapes, plan.form.num_classes
@@ -168,7 +168,7 @@ def read_slots(plan: ReadPlan, shard: int, number: int) -> Iterator[Sample | str
 
 
 def decode_chunk(samples: list[Sample | str], form: Form) -> Chunk:
-    """Decodes samples; those that are not of the form are left out and told of."""
+    """Decodes samples; those of another form are left out and reported."""
     images: list[Array] = []
     classes: list[list[int]] = []
     skipped = [sample for sample in samples if isinstance(sample, str)]
@@ -192,4 +192,4 @@ def _shape(sample: Sample, num_classes: int) -> int:
     try:
         return read_classes(sample["json"], num_classes)["shape"]
     except (KeyError, DataError):
-        return -1  # one that is lost is found missing at the shard's end
+        return -1  # a lost sample is found missing at the shard's end

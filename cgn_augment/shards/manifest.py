@@ -1,8 +1,8 @@
-"""The files of a set that are not shards: settings, records of shards, index and manifest.
+"""The files of a set other than shards: settings, records of shards, index and manifest.
 
-Nothing here is a secret of one process. The settings are written by whoever comes first, a record
-by the writer of its shard, index and manifest by whoever sees that all records are there; each of
-them is a function of the settings and the records alone, so that it does not matter who it was.
+No file belongs to one process. The first process writes the settings, the writer of a shard its
+record, and whoever sees that all records exist writes index and manifest. Each file is a function
+of settings and records alone, so it does not matter who wrote it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ FORMAT = "cgn_augment_shards/1"
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a set.
+    """Everything known about a set.
 
     Attributes:
-        settings: all that decides about the bytes, such as `ShardConfig.describe` gives.
-        versions: of the libraries that the set was begun with, and the device.
-        shards: a record of each that is complete.
+        settings: everything that determines the bytes, as from `ShardConfig.describe`.
+        versions: versions of the libraries that the set was begun with, and the device.
+        shards: a record of each complete shard.
     """
 
     settings: dict[str, Any]
@@ -59,17 +59,17 @@ class Manifest:
 
     @property
     def num_shards(self) -> int:
-        """Shards of the set when it is complete."""
+        """Number of shards of the complete set."""
         return num_shards_of(self.settings)
 
     @cached_property
     def config(self) -> ShardConfig:
-        """The settings of counterfactuals as they were given, but for the class map."""
+        """The settings of counterfactuals as given, without the class map."""
         return config_of(self.settings)
 
     @property
     def class_counts(self) -> ClassCounts:
-        """For each factor, or verdict, the images of each class, over all shards."""
+        """For each factor, or verdict, the number of images of each class, over all shards."""
         total: ClassCounts = {}
         for record in self.shards:
             for name, counts in record.class_counts.items():
@@ -79,17 +79,17 @@ class Manifest:
 
     @property
     def num_samples(self) -> int:
-        """Images of all shards."""
+        """Number of images in all shards."""
         return sum(record.num_samples for record in self.shards)
 
     @property
     def num_bytes(self) -> int:
-        """Size of all shards."""
+        """Size of all shards, in bytes."""
         return sum(record.num_bytes for record in self.shards)
 
 
 def find_versions(device: str) -> dict[str, str]:
-    """Returns the versions that decide about the bytes, and the kind of device."""
+    """Returns the versions that determine the bytes, and the kind of device."""
     names = ("cgn-augment", "torch", "numpy", "pillow", "webdataset")
     return {
         **{name: version(name) for name in names},
@@ -106,17 +106,17 @@ def to_json(value: object) -> bytes:
 def open_set(
     store: Store, settings: dict[str, Any], versions: dict[str, str], *, resume: bool, own: range
 ) -> None:
-    """Writes the settings of a new set, or checks them against those that are there.
+    """Writes the settings of a new set, or checks them against the existing ones.
 
     Args:
         store: the place of the set.
-        settings: all that decides about the bytes.
-        versions: of the libraries.
-        resume: goes on with a set that was begun.
+        settings: everything that determines the bytes.
+        versions: versions of the libraries.
+        resume: continues a set that was begun.
         own: the shards that this process writes.
 
     Raises:
-        DataError: there is another set, or one that was begun and `resume` is off.
+        DataError: there is another set, or one that was begun while `resume` is off.
         OSError: the place cannot be written.
     """
     sizes = store.sizes()
@@ -159,7 +159,7 @@ def read_settings(store: Store, kind: SetKind) -> tuple[dict[str, Any], dict[str
     """Returns the settings and versions that a set of this kind was begun with.
 
     Raises:
-        DataError: there are none, they cannot be read, or they are of a set of another kind.
+        DataError: they are missing, cannot be read, or belong to a set of another kind.
     """
     found = _read_json(store, SETTINGS, kind)
     return _require_settings(store, SETTINGS, found, kind)
@@ -168,7 +168,7 @@ def read_settings(store: Store, kind: SetKind) -> tuple[dict[str, Any], dict[str
 def _require_settings(
     store: Store, name: str, found: Any, kind: SetKind
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the settings and versions in a file, if they are those of a set of this kind."""
+    """Returns the settings and versions in a file if they belong to a set of this kind."""
     if not isinstance(found, dict) or not isinstance(found.get("versions"), dict):
         raise DataError(f"{store.path(name)} does not hold the settings of a set: it is damaged")
     there = check_settings(found.get("settings"), store.path(name))
@@ -181,15 +181,15 @@ def _require_settings(
 
 
 def write_record(store: Store, record: Record) -> None:
-    """Says of a shard that it is complete."""
+    """Records that a shard is complete."""
     name = record.name.removesuffix(".tar")
     store.write(f"{RECORDS}/{name}.json", to_json(asdict(record)))
 
 
 def find_complete(store: Store, settings: dict[str, Any], shards: range) -> dict[int, Record]:
-    """Returns the records of those `shards` that are complete.
+    """Returns the records of the complete shards among `shards`.
 
-    A shard is complete if it has a record and the size that the record says.
+    A shard is complete if it has a record and the size given there.
 
     Raises:
         DataError: a record is damaged.
@@ -207,7 +207,7 @@ def find_complete(store: Store, settings: dict[str, Any], shards: range) -> dict
 
 
 def read_begun(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
-    """Returns what is known of a set that may not be complete.
+    """Returns what is known about a set that may be incomplete.
 
     Raises:
         DataError: there is no set of this kind.
@@ -224,11 +224,11 @@ def close_set(
 
     Args:
         store: the place of the set.
-        kind: of the set.
-        finish: writes what else a complete set of this kind has.
+        kind: kind of set.
+        finish: writes the further files of a complete set of this kind.
 
     Returns:
-        The manifest, or None if other processes have shards to write yet.
+        The manifest, or None if other processes still have shards to write.
     """
     manifest = read_begun(store, kind)
     if len(manifest.shards) < manifest.num_shards:
@@ -250,7 +250,7 @@ def read_manifest(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
     """Returns the manifest of a complete set.
 
     Raises:
-        DataError: there is none, it is of a set of another kind or version, or damaged.
+        DataError: it is missing, damaged, or belongs to a set of another kind or version.
     """
     found = _read_json(store, MANIFEST, kind)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -266,7 +266,7 @@ def read_manifest(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:
 
 
 def make_info(manifest: Manifest) -> dict[str, Any]:
-    """Returns the index of the set in the layout that timm's WebDataset reader takes."""
+    """Returns the index of the set in the form that timm's WebDataset reader expects."""
     split = {
         "name": "train",
         "num_samples": manifest.num_samples,

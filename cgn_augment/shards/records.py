@@ -1,7 +1,7 @@
-"""What the JSON files of a set may say.
+"""Validates the JSON files of a set.
 
-They may come from anywhere, so nothing is taken on trust: a name that is not one of a set would
-lead a reader to other files, and a count to endless work.
+They may come from anywhere, so nothing is trusted: a foreign name could lead a reader to other
+files, and a count to endless work.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _MOST_CLASSES, _MOST_PIXELS = 10**6, 2**15
 
 @dataclass(frozen=True)
 class Record:
-    """What a complete shard holds.
+    """The content of a complete shard.
 
     Attributes:
-        name: of its file.
-        first: index of its first image; None where what comes before is not counted.
-        num_samples: images.
+        name: name of its file.
+        first: index of its first image; None if the images before it are not counted.
+        num_samples: number of images.
         num_bytes: size of the file.
-        sha256: of the file, as hexadecimal digits.
-        class_counts: for each factor, or verdict, the images of each class.
+        sha256: hash of the file, as hexadecimal digits.
+        class_counts: for each factor, or verdict, the number of images of each class.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Record:
 
 
 def check_settings(settings: Any, where: str) -> SetKind:
-    """Returns the kind of the set that has these settings.
+    """Returns the kind of set that these settings describe.
 
     Args:
-        settings: as JSON gave them.
-        where: they stand, for the error.
+        settings: as read from JSON.
+        where: their place, for the error.
 
     Raises:
-        DataError: they are none that a set can have; the message says what is wrong.
+        DataError: no set can have these settings; the message says what is wrong.
     """
     with _saying(f"{where} does not hold the settings of a set"):
         kind = kind_of(settings)
@@ -71,16 +71,16 @@ def check_settings(settings: Any, where: str) -> SetKind:
 
 
 def read_record(found: Any, settings: dict[str, Any], shard: int, where: str) -> Record:
-    """Returns the record of the shard of this number.
+    """Returns the record of the shard with this number.
 
     Args:
-        found: as JSON gave it.
-        settings: of the set, checked.
+        found: as read from JSON.
+        settings: settings of the set, checked.
         shard: number of the shard.
-        where: it stands, for the error.
+        where: the record's place, for the error.
 
     Raises:
-        DataError: it is none of this shard; the message says what is wrong.
+        DataError: it is not a record of this shard; the message says what is wrong.
     """
     kind = kind_of(settings)
     mend = "delete it, and the command that wrote the set with --resume writes it again"

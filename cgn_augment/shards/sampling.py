@@ -1,4 +1,4 @@
-"""Draws numbered images of a CGN and writes them into a folder, with their labels."""
+"""Draws numbered images of a CGN and writes them to a folder, with their labels."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def choose_classes(
 
     Args:
         known: classes of the CGN: how many, or which.
-        num: how many images; with "per-class", how many of each class of the shape.
+        num: number of images; with "per-class", number per class of the shape.
         mode: "random" draws each factor's class uniformly. "per-class" goes through the classes of
-            the shape, and draws the other two uniformly. "best" draws uniformly from the classes
-            that the published ImageNet CGN draws best, by factor.
-        shape: keeps the factor to these classes, in any mode.
+            the shape and draws the other two uniformly. "best" draws uniformly from the classes
+            that the published ImageNet CGN draws best, for each factor.
+        shape: restricts the factor to these classes, in any mode.
         texture: likewise, or "shape" or "other"; see `Interventions`.
         background: likewise, or "other".
-        same: give each image the class of its shape for all three factors, so that it is no
+        same: gives all three factors of an image the class of its shape, so that it is not a
             counterfactual.
-        seed: of the classes.
+        seed: seed of the classes.
 
     Returns:
         (3, N) int64 classes of shape, texture and background.
 
     Raises:
-        ArgumentError: fewer than one image, a class that there is not, `same` beside classes of
-            texture or background, or "best" for other classes than ImageNet's.
+        ArgumentError: there is less than one image, a class does not exist, `same` is given with
+            classes of texture or background, or "best" with other classes than ImageNet's.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards.sampling import choose_classes
         >>> choose_classes(10, 2, "per-class", shape=[3, 7], background=[1])[0].tolist()
         [3, 3, 7, 7]
@@ -85,7 +85,7 @@ def choose_classes(
     shapes = [y for (y,) in interventions.choices("shape", known) for _ in range(num)]
     num = len(shapes) if mode == "per-class" else num
     drawn = numbered_classes(interventions, known, range(num), seed)
-    if mode == "per-class":  # each once, in the order given
+    if mode == "per-class":  # each once, in the given order
         shares = _draw_shares(range(num), seed)
         drawn = interventions.pick(shares, known, shape=torch.tensor(shapes))
     return drawn[:1].repeat(3, 1) if same else drawn
@@ -97,22 +97,22 @@ def numbered_classes(
     numbers: Sequence[int],
     seed: int = 0,
 ) -> Tensor:
-    """Draws classes of images, of which each is a function of its number and the seed alone.
+    """Draws classes of images; each image is a function of its number and the seed alone.
 
     Args:
         interventions: uniform ones. With `num_per_shape`, images 0 to num_per_shape - 1 have the
             shape of image 0, and so on.
         known: classes of the CGN: how many, or which.
-        numbers: of the images.
-        seed: of the classes.
+        numbers: numbers of the images.
+        seed: seed of the classes.
 
     Returns:
         (3, N) int64 classes of shape, texture and background.
 
     Raises:
-        ArgumentError: a class that the CGN lacks.
+        ArgumentError: the CGN lacks a class.
 
-    Example:
+    Examples:
         >>> from cgn_augment import Interventions
         >>> from cgn_augment.shards.sampling import numbered_classes
         >>> both = numbered_classes(Interventions(), 10, range(4))
@@ -144,22 +144,22 @@ def draw_numbered(
     num_per_shape: int = 1,
     tied: bool = False,
 ) -> Factors:
-    """Draws images of which each is a function of its number, its classes and the seed alone.
+    """Draws images; each is a function of its number, its classes and the seed alone.
 
     Args:
         cgn: a frozen CGN.
         classes: (3, N) int64 classes of shape, texture and background.
         first: number of the first image.
-        seed: of the noise.
-        fixed_noise: give every image the noise of image 0.
+        seed: seed of the noise.
+        fixed_noise: gives every image the noise of image 0.
         num_per_shape: images 0 to num_per_shape - 1 have the mask of image 0, and so on; see
-            `numbered_classes`. A mask costs one run of the shape mechanism for its images here.
-        tied: each foreground is that of the object which brings the mask.
+            `numbered_classes`. The shape mechanism runs once per mask.
+        tied: takes each foreground from the object that gives the mask.
 
     Returns:
         The factors of N images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards.sampling import choose_classes, draw_numbered
@@ -210,26 +210,26 @@ def write_samples(
     tied: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Writes images as PNG, each kind in a folder of its own, and their labels.
+    """Writes images as PNG, one folder per kind, and their labels.
 
-    `labels.csv` and `labels.jsonl` have a row an image: its number, its three classes, with their
-    names where there are any, and its files. A row is written after its images are: when the
-    drawing is interrupted, what the labels list is there.
+    `labels.csv` and `labels.jsonl` have one row per image: its number, its three classes, their
+    names if there are any, and its files. A row is written after its images, so if drawing is
+    interrupted, everything in the labels exists.
 
     Args:
         cgn: a frozen CGN.
         classes: (3, N) int64; see `choose_classes`.
-        folder: is made if there is none; must be empty.
-        save: what is written of each image.
-        seed: of the noise; see `draw_numbered`.
-        fixed_noise: give every image the noise of image 0.
+        folder: created if missing; must be empty.
+        save: what to write of each image.
+        seed: seed of the noise; see `draw_numbered`.
+        fixed_noise: gives every image the noise of image 0.
         chunk: images drawn at once. One is fastest on a CPU.
-        tied: each foreground is that of the object which brings the mask.
-        settings: written as `settings.json`, for whoever finds the folder.
+        tied: takes each foreground from the object that gives the mask.
+        settings: written to `settings.json`, to document the folder.
 
     Raises:
-        ArgumentError: a folder that is not empty, nothing or an unknown kind to save, or a chunk
-            below 1.
+        ArgumentError: the folder is not empty, `save` is empty or names an unknown kind, or chunk
+            is below 1.
         OSError: the folder cannot be written.
         UsageError: another process is writing to it.
     """
@@ -240,7 +240,7 @@ def write_samples(
     require_count("chunk", chunk)
     _require_empty(folder)
     with owning(folder):
-        _require_empty(folder)  # again: another process may have written there just now
+        _require_empty(folder)  # again, since another process may have written there
         _write(cgn, classes, folder, save, seed, fixed_noise, chunk, tied, settings)
 
 
@@ -297,19 +297,19 @@ def _write(
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Takes images (…, 3, H, W) in [-1, 1] or masks (…, 1, H, W) in [0, 1] to uint8, on the CPU."""
+    """Converts images (…, 3, H, W) in [-1, 1] or masks (…, 1, H, W) in [0, 1] to uint8, on CPU."""
     images = images if images.shape[-3] == 1 else (images + 1) / 2
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def to_pixels(images: Tensor) -> npt.NDArray[np.uint8]:
-    """Takes a batch of the ranges of `to_bytes` to (N, H, W, 3), masks to (N, H, W) uint8."""
+    """Converts images as for `to_bytes` to (N, H, W, 3), or masks to (N, H, W), uint8."""
     pixels: npt.NDArray[np.uint8] = to_bytes(images).permute(0, 2, 3, 1).contiguous().numpy()
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 def pictures(factors: Factors) -> dict[str, Tensor]:
-    """Returns what there is to see of factors: by kind, (N, 1 or 3, H, W)."""
+    """Returns the images of factors by kind, each (N, 1 or 3, H, W)."""
     return {
         "mask": factors.mask,
         "foreground": factors.foreground,

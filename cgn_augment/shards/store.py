@@ -1,4 +1,4 @@
-"""A folder or an fsspec URL whose files appear whole or not at all."""
+"""A folder or fsspec URL whose files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPOOL = "cgn-augment-shard"
 
 
 class HashingFile:
-    """A binary file to write to, which counts its bytes and hashes them on their way.
+    """A binary file for writing that counts and hashes its bytes.
 
     Attributes:
         num_bytes: bytes written.
@@ -49,16 +49,17 @@ class HashingFile:
 class Store:
     """The files of a set of shards.
 
-    A local file is written under a temporary name in its folder and renamed; to a URL a file is
-    written here first and then put in one go, so that readers never see a part of it.
+    A local file is written under a temporary name in its folder and then renamed. A file for a URL
+    is written locally first and then uploaded at once, so readers never see part of it.
 
     Args:
         url: a folder, or a URL that fsspec knows (`s3://bucket/folder`, `memory://folder`, …).
 
     Raises:
         ArgumentError: the URL's protocol is unknown, or needs a package that is not installed.
+        ArgumentError: the URL's protocol is unknown, or needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards.store import Store
         >>> store = Store(getfixture("tmp_path"))
         >>> store.write("note.txt", b"whole")
@@ -84,14 +85,14 @@ class Store:
         return self._client
 
     def path(self, name: str) -> str:
-        """Returns the path or URL of a file, for others to open."""
+        """Returns the path or URL of a file, for other libraries to open."""
         return f"{self._root if self.is_local else self.url}/{name}"
 
     def sizes(self, expected: Iterable[str] = ()) -> dict[str, int]:
         """Returns the size in bytes of every complete file, by its name below the folder.
 
         Args:
-            expected: names that are asked for one by one, of a web server, which has no list.
+            expected: names to ask for one by one on a web server, which has no listing.
 
         Raises:
             FileError: access is denied, or the server fails.
@@ -134,8 +135,8 @@ class Store:
         """Returns the contents of a file.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            FileError: it is no regular file, access is denied, or the server fails.
+            FileNotFoundError: the file does not exist.
+            FileError: it is not a regular file, access is denied, or the server fails.
         """
         with self.open(name) as file:
             data = file.read(_LARGEST_READ + 1)
@@ -144,19 +145,19 @@ class Store:
         return data
 
     def open(self, name: str) -> IO[bytes]:
-        """Opens a file to read from; errors as above."""
+        """Opens a file for reading; errors as for `read`."""
         return open_file(self.path(name))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """Returns some bytes of a file.
 
         Raises:
-            OSError: the file is missing, or ends before.
+            OSError: the file is missing, or ends too early.
         """
         if not self.is_local:
             place = f"{self._root}/{name}"
             return read_range(self._files, self.path(name), place, start, length)
-        # Opened each time: a handle that is kept has a place, which forks and threads share.
+        # Opened each time: a kept handle has a position, which forks and threads share.
         with open_regular(Path(self.path(name))) as file:
             if os.fstat(file.fileno()).st_size < start + length:
                 raise FileError(f"{self.path(name)} ends before byte {start + length}")
@@ -170,10 +171,10 @@ class Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[HashingFile]:
-        """Gives a file to write to, which gets its name when the block has ended well.
+        """Yields a file to write to, which gets its name if the block ends without an error.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         if self.is_local:
             path = Path(self._root) / name
@@ -181,7 +182,7 @@ class Store:
             with replacing(path) as temporary, temporary.open("wb") as file:
                 yield HashingFile(file)
                 file.flush()
-                os.fsync(file.fileno())  # or the name may reach the disk before the contents
+                os.fsync(file.fileno())  # or the name may reach the disk before the content
             return
         with (
             temporary_file(Path(tempfile.gettempdir()), _SPOOL, mode=0o600) as spool,
@@ -193,14 +194,14 @@ class Store:
             patiently(self.path(name), lambda: self._files.put_file(str(spool), target))
 
     def remove_leftovers(self) -> None:
-        """Removes what killed writers left behind, but nothing that is being written."""
+        """Removes what killed writers left, but nothing that is being written."""
         if not self.is_local:
             remove_leftovers(Path(tempfile.gettempdir()), _SPOOL)
         for folder in self._folders():
             remove_leftovers(folder)
 
     def leftovers(self) -> list[str]:
-        """Returns the temporary files that lie in a local folder."""
+        """Returns the temporary files in a local folder."""
         found = [path for folder in self._folders() for path in leftovers(folder)]
         return sorted(path.relative_to(self._root).as_posix() for path in found)
 

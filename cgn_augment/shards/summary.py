@@ -1,4 +1,4 @@
-"""What a set of shards holds: as lines of text and as a picture."""
+"""The content of a set of shards, as lines of text and as a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cgn_augment.types import FACTORS
 
 
 def summarize_shards(url: str | os.PathLike[str]) -> dict[str, object]:
-    """Returns what a set holds, complete or not, as names and values to print.
+    """Returns the content of a set, complete or not, as names and values to print.
 
     Raises:
         DataError: there is no set.
@@ -53,8 +53,8 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
 
     Args:
         url: the folder or URL of the set.
-        num_rows: rows of images, each from another shard where there are enough.
-        num_columns: images of a row.
+        num_rows: rows of images, each from another shard if there are enough.
+        num_columns: images per row.
 
     Raises:
         DataError: there is no set, or no shard of it is complete.
@@ -77,7 +77,7 @@ def draw_shards(url: str | os.PathLike[str], num_rows: int = 4, num_columns: int
             for suffix in found.config.suffixes:
                 if suffix.count(".") and name == names[0]:
                     rows[f"its {suffix.partition('.')[0]}s"] = _decode(samples, suffix, size)
-        except FileError:  # of the server, which says itself what is wrong
+        except FileError:  # the server failed; its message says why
             raise
         except Exception as error:  # damaged bytes make Pillow and NumPy raise anything
             raise DataError(

@@ -1,4 +1,4 @@
-"""Checks a set of counterfactuals: its files, its images and labels."""
+"""Checks a set of counterfactuals: its files, images and labels."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from cgn_augment.types import FACTORS
 def verify_shards(
     url: str | os.PathLike[str], advance: Callable[[int], object] = lambda num: None
 ) -> list[Problem]:
-    """Returns all that is wrong with a set of shards; an empty list if nothing is.
+    """Returns all problems with a set of shards; an empty list if there are none.
 
-    Every file is read whole, hashed against the manifest, and every sample of it decoded.
+    Reads every file, compares its hash with the manifest, and decodes every sample.
 
     Args:
         url: the folder or URL of the set.
-        advance: called with 1 when a shard was looked at.
+        advance: called with 1 after each shard.
 
     Raises:
         DataError: there is no set at all.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards import ShardConfig, render_shards, verify_shards
         >>> folder = getfixture("tmp_path") / "shards"
@@ -51,7 +51,7 @@ def verify_shards(
 def _check_samples(
     samples: Iterator[Sample], begun: Manifest, shard: int, record: Record
 ) -> str | None:
-    """Returns the first thing that is wrong with the samples of a shard, or None."""
+    """Returns the first problem with the samples of a shard, or None."""
     counts = {factor: [0] * begun.settings["num_classes"] for factor in FACTORS}
     belonging, num = begun.config.samples_of(shard), 0
     for num, sample in enumerate(samples, start=1):
@@ -81,7 +81,7 @@ def _check_sample(sample: Sample, begun: Manifest, index: int) -> str | None:
         return str(error).removeprefix("it ")
     except ValueError as error:
         return f"has labels that cannot be read ({first_line(error)})"
-    if settings["interventions"]["class_map"] == repr(None):  # settings cannot rebuild another
+    if settings["interventions"]["class_map"] == repr(None):  # settings cannot rebuild a class map
         rules, known = config.interventions, settings.get("classes", settings["num_classes"])
         drawn = numbered_classes(rules, known, [index], config.seed)[:, 0].tolist()
         if [*classes.values()] != drawn:
@@ -103,6 +103,6 @@ def _check_picture(data: bytes, suffix: str, size: int) -> str | None:
         return None
     try:
         decode_picture(data, kind, size, 1 if member == "mask" else 3)
-    except Exception as error:  # Pillow and NumPy raise whatever the bytes make them raise
+    except Exception as error:  # damaged bytes make Pillow and NumPy raise anything
         return f"has a {suffix} that cannot be decoded ({describe(error)})"
     return None

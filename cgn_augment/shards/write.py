@@ -1,7 +1,7 @@
 """Renders counterfactuals of a CGN into a set of shards.
 
-A thread draws block after block, others encode what was drawn, and the calling thread writes the
-files in order; a bounded number of blocks is under way, so memory does not grow with the set.
+One thread draws blocks, others encode them, and the calling thread writes the files in order. The
+number of blocks in progress is bounded, so memory does not grow with the set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cgn_augment.shards.writer import write_set
 from cgn_augment.types import FACTORS, Mechanisms
 
 Job = tuple[int, int]
-"""A shard and a block of it."""
+"""A shard and one of its blocks."""
 
 
 def render_shards(
@@ -45,33 +45,32 @@ def render_shards(
     num_encoders: int = 1,
     progress: bool = False,
 ) -> Manifest | None:
-    """Writes the shards of this rank, and the manifest if the set is complete then.
+    """Writes the shards of this rank, and the manifest if the set is then complete.
 
-    Every rank may be run at any time, together with the others or alone. On a CPU the network runs
-    on one thread, since the number of threads can change the last digits of its results: start one
-    rank per core.
+    Ranks may run at any time, together or alone. On a CPU the network runs on one thread, since the
+    number of threads can change the last digits of its results: start one rank per core.
 
     Args:
         cgn: a frozen CGN.
         out: a folder, or a URL that fsspec knows.
-        config: what the set holds.
-        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
-            environment by default.
-        world_size: how many processes there are.
-        resume: goes on with a set of the same settings, leaving complete shards as they are.
+        config: settings of the set.
+        rank: which of `world_size` processes this is; by default from torch.distributed or
+            torchrun's environment.
+        world_size: number of processes.
+        resume: continues a set with the same settings and keeps its complete shards.
         num_encoders: threads that encode images while the next are drawn.
-        progress: whether to show a bar.
+        progress: shows a bar.
 
     Returns:
-        The manifest, or None if other ranks have shards to write yet.
+        The manifest, or None if other ranks still have shards to write.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
         ArgumentTypeError: `cgn` is not a frozen CGN.
-        DataError: `out` holds another set, or one that was begun and `resume` is off.
-        FileError: a file cannot be written. Complete shards stay, and nothing else does.
+        DataError: `out` holds another set, or one that was begun while `resume` is off.
+        FileError: a file cannot be written. Only complete shards stay.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.shards import ShardConfig, render_shards
         >>> folder = getfixture("tmp_path") / "shards"
@@ -101,7 +100,7 @@ def render_shards(
 
 @dataclass(frozen=True)
 class _Rendered:
-    """Counterfactuals of a CGN, as the contents of a set."""
+    """Counterfactuals of a CGN, as the content of a set."""
 
     cgn: Mechanisms
     config: ShardConfig
@@ -134,7 +133,7 @@ class _Rendered:
         return _ClassTally(self.config.samples_of(shard)[0], counts)
 
     def finish(self, store: Store, manifest: Manifest) -> None:
-        """A set of counterfactuals has nothing more."""
+        """Does nothing: a set of counterfactuals has no further files."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class _ClassTally:
             self.class_counts[factor][y] += 1
 
     def save(self, store: Store) -> None:
-        """The record says it all."""
+        """Does nothing: the record holds everything."""
 
 
 def encode_ahead(
@@ -159,7 +158,7 @@ def encode_ahead(
     num_encoders: int,
     executor: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> Generator[list[Sample], None, None]:
-    """Yields the encoded samples of each job, in order, and works ahead meanwhile.
+    """Yields the encoded samples of each job, in order, and works ahead.
 
     `executor` makes the encoders; benchmarks/shards.py compares threads and processes.
     """

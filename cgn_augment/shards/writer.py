@@ -1,4 +1,4 @@
-"""Writes a set of shards, whatever is in it: each process its own, without asking the others."""
+"""Writes any kind of set of shards: each process writes its own, without asking the others."""
 
 from __future__ import annotations
 
@@ -27,58 +27,58 @@ from cgn_augment.shards.store import HashingFile, Store
 
 
 class Tally(Protocol):
-    """What is counted of a shard while it is written."""
+    """Counts the samples of a shard while it is written."""
 
     @property
     def first(self) -> int | None:
-        """Index of the first image of the shard, where it is known."""
+        """Index of the first image of the shard, if known."""
 
     @property
     def class_counts(self) -> ClassCounts:
-        """For each factor, or verdict, the images of each class."""
+        """For each factor, or verdict, the number of images of each class."""
 
     def add(self, sample: Sample, places: dict[str, tuple[int, int]]) -> None:
         """Counts a sample that has just been written.
 
         Args:
-            sample: with what of it was not written, under names that begin with `_`.
+            sample: the sample, including parts that were not written, whose names begin with `_`.
             places: offset and length in the shard of each of its files, by suffix.
         """
 
     def save(self, store: Store) -> None:
-        """Writes what is kept of the shard beside its record."""
+        """Writes what is kept beside the shard's record."""
 
 
 class Contents(Protocol):
-    """What a set of shards holds: a function of its settings alone, whoever writes it."""
+    """The content of a set of shards: a function of its settings alone, whoever writes it."""
 
     @property
     def kind(self) -> SetKind:
-        """Of the set."""
+        """Kind of set."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides about the bytes, as plain values."""
+        """Everything that determines the bytes, as plain values."""
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the libraries that decide about the bytes."""
+        """Versions of the libraries that determine the bytes."""
 
     @property
     def num_shards(self) -> int:
-        """Of the set."""
+        """Number of shards in the set."""
 
     def count(self, shards: Sequence[int]) -> int | None:
-        """Returns how many samples these shards hold, where it is known."""
+        """Returns the number of samples in these shards, or None if unknown."""
 
     def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
-        """Yields the samples of each of these shards, in order, with its number."""
+        """Yields the samples of each of these shards, in order, with the shard's number."""
 
     def tally(self, shard: int) -> Tally:
-        """Returns what counts the samples of a shard."""
+        """Returns a counter for the samples of a shard."""
 
     def finish(self, store: Store, manifest: Manifest) -> None:
-        """Writes what else a complete set has."""
+        """Writes the further files of a complete set."""
 
 
 def write_set(
@@ -90,24 +90,24 @@ def write_set(
     resume: bool = False,
     progress: bool = False,
 ) -> Manifest | None:
-    """Writes the shards of this rank, and the manifest if the set is complete then.
+    """Writes the shards of this rank, and the manifest if the set is then complete.
 
     Args:
-        contents: what the set holds.
+        contents: content of the set.
         out: a folder, or a URL that fsspec knows.
-        rank: which of `world_size` processes this is; from torch.distributed or torchrun's
-            environment by default.
-        world_size: how many processes there are.
-        resume: goes on with a set of the same settings, leaving complete shards as they are.
-        progress: whether to show a bar.
+        rank: which of `world_size` processes this is; by default from torch.distributed or
+            torchrun's environment.
+        world_size: number of processes.
+        resume: continues a set with the same settings and keeps its complete shards.
+        progress: shows a bar.
 
     Returns:
-        The manifest, or None if other ranks have shards to write yet.
+        The manifest, or None if other ranks still have shards to write.
 
     Raises:
-        ArgumentError: a value that cannot be used.
-        DataError: `out` holds another set, or one that was begun and `resume` is off.
-        FileError: a file cannot be written. Complete shards stay, and nothing else does.
+        ArgumentError: a value cannot be used.
+        DataError: `out` holds another set, or one that was begun while `resume` is off.
+        FileError: a file cannot be written. Only complete shards stay.
     """
     rank, world_size = find_rank(rank, world_size)
     kind, own = contents.kind, range(rank, contents.num_shards, world_size)
@@ -141,10 +141,11 @@ def _write_shard(
     blocks: Iterable[list[Sample]],
     advance: Callable[[int], object],
 ) -> None:
-    """Writes the blocks of a shard, and then its record."""
-    from webdataset import TarWriter  # imports much
+    """Writes the blocks of a shard, then its record."""
+    from webdataset import TarWriter  # slow to import
 
-    # One time, owner and mode for all: the bytes must not tell when and by whom they were written.
+    # The same time, owner and mode for all: the bytes must not show when or by whom they were
+    # written.
     same: dict[str, Any] = {"mtime": 0, "user": "cgn", "group": "cgn", "mode": 0o444}
     name, tally, num = contents.kind.shard_name(shard), contents.tally(shard), 0
     with store.writing(name) as file, TarWriter(file, encoder=False, **same) as tar:
@@ -172,14 +173,14 @@ def find_places(sample: Sample, start: int) -> tuple[dict[str, tuple[int, int]],
     """Finds the files of a sample in its tar.
 
     Args:
-        sample: whose key is short, so that each file has a header of one block.
+        sample: the sample; its key is short, so each file has a header of one block.
         start: where it begins in the tar, in bytes.
 
     Returns:
-        Offset and length of each file by suffix, and where the next sample begins.
+        Offset and length of each file by suffix, and the start of the next sample.
     """
     block, places = 512, {}
     for name in sorted(name for name in sample if not name.startswith("_")):
-        places[name] = (start + block, len(sample[name]))  # behind a header of one block
+        places[name] = (start + block, len(sample[name]))  # after a header of one block
         start += block + -(-len(sample[name]) // block) * block
     return places, start

@@ -1,4 +1,4 @@
-"""Where counterfactuals come from. `ShardSource` reads them from `cgn_augment.sources.shards`."""
+"""Sources of counterfactuals. `ShardSource` is in `cgn_augment.sources.shards`."""
 
 from cgn_augment.sources.bank import BankSource
 from cgn_augment.sources.drawn import FreshSource

@@ -1,4 +1,4 @@
-"""Draws what the next step will ask for while this one goes on."""
+"""Draws for the next step while this one runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cgn_augment.parts.threads import Threads
 class Ahead:
     """Draws in a thread what the next step will ask for.
 
-    On a GPU the thread works in the stream of the step that begins it, and a step that is taken in
-    another stream draws for itself.
+    On a GPU the thread uses the CUDA stream of the step that starts it. A step taken in another
+    CUDA stream draws for itself.
 
     Args:
         draw: a function of rank and step alone.
-        device: where it draws.
+        device: device it draws on.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.ahead import Ahead
         >>> ahead = Ahead(lambda rank, step: 10 * rank + step, torch.device("cpu"))
@@ -39,13 +39,13 @@ class Ahead:
         return {**vars(self), "_begun": None}
 
     def begin(self, rank: int, number: int) -> None:
-        """Begins what a step will ask for, unless that is under way."""
+        """Starts to draw for a step, unless that has begun."""
         key = self._key(rank, number)
         if self._begun is None or self._begun[0] != key:
             self._begun = key, self._threads.submit(self._run, rank, number, key[-1])
 
     def take(self, rank: int, number: int) -> Any:
-        """Returns what belongs to a step, from the thread if it was begun there."""
+        """Returns what was drawn for a step, or draws it now."""
         begun, self._begun = self._begun, None
         if begun is not None and begun[0] == self._key(rank, number):
             return begun[1].result()
@@ -57,6 +57,6 @@ class Ahead:
         return os.getpid(), rank, number, stream
 
     def _run(self, rank: int, number: int, stream: torch.cuda.Stream | None) -> Any:
-        # Each thread has modes and a current stream of its own.
+        # Each thread has its own modes and current stream.
         with torch.no_grad(), torch.cuda.stream(stream):
             return self._draw(rank, number)

@@ -22,41 +22,41 @@ from cgn_augment.types import FACTORS, Mechanisms, Step
 StorageName = Literal["float32", "float16", "uint8"]
 
 _BLOCK = 100
-"""Places of a bank that are filled with noise from one generator."""
+"""Slots of a bank that are filled with noise from one generator."""
 
 _LOWEST = (0.0, -1.0, -1.0)
-"""The least value of masks, foregrounds and backgrounds; the greatest is 1."""
+"""Smallest values of masks, foregrounds and backgrounds; the greatest is 1."""
 
 
 class BankSource(DrawnSource):
     """Keeps masks, foregrounds and backgrounds, and recombines them at random.
 
-    Every factor of the bank belongs to a fixed class, the classes taking turns, so that a class is
-    found without a search and each is equally frequent. With `refresh`, each step replaces the
-    oldest factors. The contents are a function of (seed, rank, step) alone: `sample` brings them to
-    its step, which costs `refresh` factors from one step to the next and at most a new filling from
-    any other. The bank is filled when it is first drawn from. Of parts on disk, what the next step
-    replaces is read and decoded in threads meanwhile; that changes nothing of what is drawn.
+    Each slot of the bank belongs to a fixed class, and the classes take turns, so each is equally
+    frequent and found without a search. With `refresh`, each step replaces the oldest factors. The
+    contents are a function of (seed, rank, step) alone. `sample` brings them to its step: `refresh`
+    factors from one step to the next, and at most a full refill after a jump. The first draw fills
+    the bank. For parts on disk, threads read and decode the next step's replacements in advance,
+    which does not change what is drawn.
 
     Args:
         cgn: a frozen CGN, or `Parts`.
-        size: masks, foregrounds and backgrounds kept, each.
-        refresh: of each, how many are replaced per step; 0 keeps the bank as it was filled.
-        interventions: how the classes are drawn; uniformly by default, and of parts on disk with
-            the texture that each object has.
-        placement: where objects are put; where they were by default.
-        seed: of the contents.
+        size: number of masks, of foregrounds and of backgrounds to keep.
+        refresh: number of each to replace per step; 0 keeps the bank as filled.
+        interventions: how classes are drawn; uniformly by default. With parts on disk each object
+            keeps its own texture by default.
+        placement: where to put objects; by default they stay where they were.
+        seed: seed of the contents.
         storage: how factors are kept: "float32" (exact; 28 bytes a pixel), "float16" (14) or
-            "uint8" (7; exact to half a grey level). By default as the CGN gives them: uint8 of
-            parts on disk, whose pictures it keeps exactly, float32 of all else.
-        chunk: factors generated at once; bounds the memory while filling.
+            "uint8" (7; exact to half a grey level). By default uint8 for parts on disk, which is
+            exact for their pictures, and float32 for everything else.
+        chunk: factors generated at once; limits the memory needed for filling.
 
     Raises:
-        ArgumentError: a bank too small for its classes, a negative refresh or one larger than the
-            bank, a class that the CGN lacks, a CGN in training, an unknown storage.
-        ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
+        ArgumentError: the bank is too small for its classes, refresh is negative or larger than the
+            bank, the CGN lacks a class or is in training mode, or storage is unknown.
+        ArgumentTypeError: `cgn` has no mechanisms, or another argument has the wrong type.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource
         >>> from cgn_augment.generators import SmallCGN
@@ -106,7 +106,7 @@ class BankSource(DrawnSource):
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the filled bank takes, in bytes."""
+        """Memory of the filled bank, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
 
     def _compose(
@@ -126,11 +126,11 @@ class BankSource(DrawnSource):
             slots = self._draw_slots(classes, generator).to(self.device, non_blocking=True)
             first = 0 if masks else 1
             parts = zip(self._bank[first:], slots[first:], _LOWEST[first:], strict=True)
-            # Copies, which a later refresh does not touch.
+            # Copies, so that a later refresh does not change them.
             return [_unpack(kept.index_select(0, places), low) for kept, places, low in parts]
 
     def _draw_slots(self, drawn: Tensor, generator: Generator) -> Tensor:
-        """Returns for (3, N) classes a random place (3, N) of that class in the bank."""
+        """Returns for each of (3, N) classes a random slot of that class, (3, N)."""
         place = torch.rand(drawn.shape, generator=generator, dtype=torch.float64)
         every = self.interventions.num_per_shape
         place[0] = place[0, ::every].repeat_interleave(every)[: drawn.shape[1]]
@@ -144,8 +144,8 @@ class BankSource(DrawnSource):
         return torch.stack(slots)
 
     def _bring_to(self, step: Step) -> None:
-        """Brings the contents to where they are at a step."""
-        number = step.number if self.refresh else 0  # without, they are the same at every step
+        """Brings the contents to the state for a step."""
+        number = step.number if self.refresh else 0  # without refresh all steps have the same
         ahead = number - self._number
         near = ahead >= 0 and ahead * self.refresh < self.size
         if self._bank and step.rank == self._rank and near:
@@ -154,7 +154,7 @@ class BankSource(DrawnSource):
             self._number = number
             self._look_ahead(step)
             return
-        # The old bank goes first: there are never two in memory, nor a stale one if filling fails.
+        # Free the old bank first: there are never two in memory, and no stale one if filling fails.
         self._bank = []
         self._rank, self._number = step.rank, number
         self._bank = self._fill(number)
@@ -171,15 +171,15 @@ class BankSource(DrawnSource):
             torch.empty(self.size, channels, side, side, dtype=self._dtype, device=self.device)
             for channels in (1, 3, 3)
         ]
-        # A bar for the eyes of a person only, and only where filling takes a while.
+        # Progress bar for interactive use, if filling takes long.
         with tqdm(total=self.size, desc="filling the bank", delay=2, disable=None) as bar:
             for start in range(0, self.size, _BLOCK):
                 slots = torch.arange(start, min(start + _BLOCK, self.size))
-                if slots[-1] >= number * self.refresh:  # else all of these are replaced below
+                if slots[-1] >= number * self.refresh:  # else the loop below replaces all of them
                     self._generate(bank, slots, Purpose.BANK_FILL, start)
                 bar.update(len(slots))
         if self.refresh:
-            # Only the last time round the bank is still there.
+            # Only factors from the last round are still in the bank.
             rounds = -(-self.size // self.refresh)
             for earlier in range(max(1, number - rounds + 1), number + 1):
                 self._refresh(bank, earlier)
@@ -193,7 +193,7 @@ class BankSource(DrawnSource):
         self._keep(bank, self._refreshed_at(number), drawn)
 
     def _refreshed_at(self, number: int) -> Tensor:
-        """Returns the places that a step replaces."""
+        """Returns the slots that a step replaces."""
         first = (number - 1) * self.refresh
         return torch.arange(first, first + self.refresh) % self.size
 
@@ -202,12 +202,12 @@ class BankSource(DrawnSource):
         return self._draw_for(places, step_generator(Purpose.BANK_REFRESH, self.seed, rank, number))
 
     def _generate(self, bank: list[Tensor], slots: Tensor, purpose: Purpose, key: int) -> None:
-        """Draws what belongs to some places and keeps it."""
+        """Draws the factors of some slots and stores them."""
         generator = step_generator(purpose, self.seed, self._rank, key)
         self._keep(bank, slots, self._draw_for(slots, generator))
 
     def _draw_for(self, slots: Tensor, generator: Generator) -> list[Tensor]:
-        """Draws factors for some places, which the classes share in turns."""
+        """Draws factors for some slots; the classes take turns."""
         classes = torch.stack([y[slots % len(y)] for y in self._classes])
         tied = self.interventions.is_tied
         return run_mechanisms(self._drawn, classes, generator, 1, self.chunk, tied=tied)
@@ -225,20 +225,20 @@ def compose_bytes(
     slots: Tensor,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Composes images of factors that are kept as bytes, without a float32 copy of them.
+    """Composes images from factors stored as bytes, without making a float32 copy of these.
 
     Args:
         masks: (K, 1, H, W) uint8.
         foregrounds: (K, 3, H, W) uint8.
         backgrounds: (K, 3, H, W) uint8.
-        slots: (3, N) int64 on the CPU, which of them make an image.
+        slots: (3, N) int64 on the CPU, the mask, foreground and background of each image.
         out: memory for the images.
 
     Returns:
         Images (N, 3, H, W) float32 in [-1, 1] and their masks (N, 1, H, W) float32 in [0, 1], on
-        the factors' device.
+        the device of the factors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.bank import compose_bytes
         >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))
@@ -251,7 +251,7 @@ def compose_bytes(
     images = backgrounds.new_empty(num, *form, dtype=torch.float32) if out is None else out
     weights = images.new_empty(num, 1, *form[1:])
     if images.device.type == "cpu":
-        # One image after the other stays in the processor's cache from the first pass to the last.
+        # Image by image: each stays in the processor's cache from the first pass to the last.
         foreground = images.new_empty(form)
         for image, weight, (m, f, b) in zip(images, weights, slots.T.tolist(), strict=True):
             image.copy_(backgrounds[b])

@@ -1,8 +1,8 @@
-"""What counterfactuals cost a training step: bytes that move, FLOPs, and what a step has room for.
+"""Cost of counterfactuals per training step: bytes moved, FLOPs, and the time available.
 
-Nothing here draws. A device is two rates: bytes copied a second, which bound the made half of a
-batch, and factors drawn a second, which bound what is fresh. docs/performance.md explains the model
-and how far from it we are.
+Nothing here draws. Two rates describe a device: bytes copied per second, which limit the *made
+half* of a batch (its counterfactuals), and factors drawn per second, which limit how many are
+fresh. docs/performance.md explains the model and how close we get to it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.types import FACTORS, Mechanisms
 
 BYTES = {"float32": 4, "float16": 2, "uint8": 1}
-"""Of a value, by the storage of a bank."""
+"""Bytes per value, by storage of a bank."""
 
 VALUES = 7
-"""Of a pixel of a set of factors: one of the mask, three of foreground and background each."""
+"""Values per pixel of one mask (1), one foreground (3) and one background (3)."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a device is.
+    """Speed of a device.
 
     Attributes:
-        name: of the device.
-        copy_gb_per_s: bytes of a copy within its memory, read and written, in 10⁹ a second.
-        made_over_floor: time of the made half over that of its fewest bytes, as measured.
-        resized_over_floor: the same, where the source's images are of another size.
-        tflops: of the generator while it draws, in 10¹² a second, as measured.
+        name: name of the device.
+        copy_gb_per_s: bytes of a copy within its memory, read plus written, in 10⁹ per second.
+        made_over_floor: measured time of the made half, divided by the time its bytes
+            need at that rate.
+        resized_over_floor: the same, if the source's images have another size.
+        tflops: measured rate of the generator while it draws, in 10¹² per second.
     """
 
     name: str
@@ -47,19 +48,20 @@ class Rates:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step is to do.
+    """The work of a step.
 
     Attributes:
-        pixels: side of the images.
-        batch: real images of a step.
+        pixels: side of the images, in pixels.
+        batch: real images per step.
         ratio: counterfactuals per real image.
-        step_ms: milliseconds of a step on as many real images.
-        source_pixels: side of the source's images.
-        storage: of the bank.
-        flops: to draw one mask, one foreground and one background; 0 where they are only read.
+        step_ms: duration of a training step on that many real images, in milliseconds.
+        source_pixels: side of the source's images, in pixels.
+        storage: storage of the bank.
+        flops: operations to draw one mask, one foreground and one background; 0 if they are only
+            read.
 
     Raises:
-        ArgumentError: a value that no step can have.
+        ArgumentError: a value is impossible.
     """
 
     pixels: int = 224
@@ -82,14 +84,18 @@ class Work:
 
     @property
     def num(self) -> int:
-        """Counterfactuals of a step."""
+        """Counterfactuals per step."""
         return round(self.batch * self.ratio)
 
 
 def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
     """Returns the bytes of one mask, one foreground and one background in a bank.
 
-    Example:
+    Args:
+        pixels: side of the images, in pixels.
+        storage: storage of the bank.
+
+    Examples:
         >>> from cgn_augment.sources.cost import bytes_of_factors
         >>> bytes_of_factors(256)
         458752
@@ -98,9 +104,15 @@ def bytes_of_factors(pixels: int, storage: str = "uint8") -> int:
 
 
 def bytes_of_made(num: int, source_pixels: int, pixels: int, storage: str = "uint8") -> int:
-    """Returns the fewest bytes of a made half: each factor is read, each float32 image written.
+    """Returns the fewest bytes that `num` images need: factors are read, float32 images written.
 
-    Example:
+    Args:
+        num: number of images.
+        source_pixels: side of the factors, in pixels.
+        pixels: side of the images, in pixels.
+        storage: storage of the bank.
+
+    Examples:
         >>> from cgn_augment.sources.cost import bytes_of_made
         >>> bytes_of_made(256, 224, 224) / 1e6
         244.056064
@@ -111,10 +123,16 @@ def bytes_of_made(num: int, source_pixels: int, pixels: int, storage: str = "uin
 def count_flops(cgn: Mechanisms) -> dict[str, int]:
     """Counts the floating-point operations of each mechanism for one image.
 
-    A multiplication and an addition are two. Matrix products and convolutions count, which are all
-    but the whole. Weights without memory (`without_memory`) will do.
+    A multiplication plus an addition count as two. Only matrix products and convolutions count,
+    which is nearly all. Weights without memory (`without_memory`) are enough.
 
-    Example:
+    Args:
+        cgn: the CGN.
+
+    Returns:
+        Operations by factor.
+
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from cgn_augment.sources.cost import count_flops
         >>> count_flops(SmallCGN().freeze())["shape"] > 10**6
@@ -129,13 +147,17 @@ def count_flops(cgn: Mechanisms) -> dict[str, int]:
 
 
 def count_flops_of(call: Callable[[], object]) -> int:
-    """Counts the floating-point operations of what a call computes, as `count_flops` does."""
+    """Counts the floating-point operations of a call, as `count_flops` does.
+
+    Args:
+        call: a function without arguments.
+    """
     from torch.utils.flop_counter import FlopCounterMode, conv_flop_count  # slow to import
 
     def of_onednn(images: Any, kernel: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return conv_flop_count(images, kernel, out_shape)
 
-    # PyTorch does not count this one by itself.
+    # PyTorch does not count this one.
     mapping = {torch.ops.aten.mkldnn_convolution: of_onednn}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         call()
@@ -144,21 +166,21 @@ def count_flops_of(call: Callable[[], object]) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step costs, and what it has room for.
+    """What a step costs, and what fits into it.
 
     Attributes:
-        num: counterfactuals of a step.
-        made_mb: the fewest bytes of the made half, in 10⁶.
-        floor_ms: milliseconds that they take at the rate of a copy.
-        made_ms: milliseconds that are expected.
-        over_floor: the one over the other, as measured.
-        room_ms: of the overhead that is allowed, what the made half leaves.
-        fresh_ms: milliseconds of drawing one factor of each kind.
-        refresh: factors of each kind that a step may replace.
-        fresh_overhead: share that is added where every counterfactual is fresh.
+        num: counterfactuals per step.
+        made_mb: fewest bytes of the made half, in 10⁶.
+        floor_ms: milliseconds these bytes take at the rate of a copy.
+        made_ms: expected milliseconds.
+        over_floor: ratio of the two, as measured.
+        room_ms: milliseconds of the allowed overhead left after the made half.
+        fresh_ms: milliseconds to draw one factor of each kind.
+        refresh: factors of each kind that a step can replace.
+        fresh_overhead: added share of the step if every counterfactual is fresh.
         bank: factors of each kind that fit into the memory.
-        bank_mb_each: bytes of one of each, in 10⁶.
-        uses: how often a factor of that bank is shown in a step, on average.
+        bank_mb_each: bytes of one factor of each kind, in 10⁶.
+        uses: how often a factor of that bank is shown per step, on average.
     """
 
     num: int
@@ -176,21 +198,21 @@ class Plan:
 
 
 def make_plan(work: Work, rates: Rates, *, overhead: float, bank_gb: float) -> Plan:
-    """Says what fits into a step.
+    """Computes what fits into a step.
 
-    What runs on a side stream shares the device with the training, so that nothing of its work is
-    taken for free: only the host's part is hidden.
+    A side stream shares the device with the training, so none of its work is free; only the host's
+    part is hidden.
 
     Args:
-        work: what a step is to do.
-        rates: of the device.
-        overhead: the share that may be added to a step.
+        work: the work of the step.
+        rates: speed of the device.
+        overhead: share by which a step may become longer.
         bank_gb: memory for the bank, in 10⁹ bytes.
 
     Raises:
-        ArgumentError: an overhead or a memory that is negative or not finite.
+        ArgumentError: overhead or memory is negative or not finite.
 
-    Example:
+    Examples:
         >>> from cgn_augment.sources.cost import Rates, Work, make_plan
         >>> card = Rates("a card", 2000, made_over_floor=2, resized_over_floor=3, tflops=100)
         >>> plan = make_plan(Work(flops=2.5e11), card, overhead=0.05, bank_gb=4)

@@ -1,4 +1,4 @@
-"""Counterfactuals that are drawn from a CGN, anew for every image or by what keeps its factors."""
+"""Counterfactuals drawn from a CGN: the base of `FreshSource` and `BankSource`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from cgn_augment.types import FACTORS, Counterfactuals, Mechanisms, RealBatch, S
 
 
 class DrawnSource(ABC):
-    """Draws classes by its interventions; where the factors of them come from is to be filled in.
+    """Draws classes by its interventions; subclasses supply the factors of these classes.
 
-    The arguments and errors are those of `FreshSource`.
+    Arguments and errors are those of `FreshSource`.
     """
 
     _name: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]] = ()
-    """Further arguments that say what is drawn; the attributes have their names."""
+    """Further arguments that affect what is drawn; attributes of the same names hold them."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class DrawnSource(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the images are made."""
+        """Device on which images are made."""
         return self.cgn.device
 
     @property
@@ -74,13 +74,17 @@ class DrawnSource(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Says of two sources whether they draw the same."""
+        """Equal for sources that draw identical images."""
         settings = "".join(f"{name}={getattr(self, name)}, " for name in self._settings)
         placed = "" if self.placement is None else f", {self.placement}"
         return f"{self._name}({self.cgn.fingerprint}, {settings}{self.interventions}{placed})"
 
     def restrict(self, class_map: ClassMap) -> Self:
-        """Returns a source of the same settings that draws only the classes of `class_map`."""
+        """Returns a source with the same settings that draws only classes of `class_map`.
+
+        Args:
+            class_map: the classes to keep to.
+        """
         same = {
             name: getattr(self, name) for name in ("cgn", "placement", "chunk", *self._settings)
         }
@@ -99,14 +103,14 @@ class DrawnSource(ABC):
         """Draws `num` counterfactuals; see `Source.sample`.
 
         Args:
-            num: how many.
+            num: number of images.
             generator: a CPU generator.
-            step: for which step they are.
-            real: the step's real batch, where there is one.
+            step: the step they are for.
+            real: the step's real batch, if there is one.
             out: memory for the images, (num, 3, H, W) float32 on the CGN's device.
 
         Returns:
-            Images (num, 3, H, W) float32 in [-1, 1] on the CGN's device; labels there too.
+            Images (num, 3, H, W) float32 in [-1, 1] and int64 labels, both on the CGN's device.
         """
         classes = self._draw_classes(num, generator, step, real, None)
         images, mask = self._compose(classes, generator, step, out)
@@ -124,19 +128,19 @@ class DrawnSource(ABC):
         masks: bool = True,
         shapes: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Draws what the images of `sample` are composed of.
+        """Draws the factors that the images of `sample` are composed of.
 
         Args:
-            num: how many.
+            num: number of images.
             generator: a CPU generator.
-            step: for which step they are.
-            real: the step's real batch, where there is one.
-            masks: whether masks are wanted.
-            shapes: (num,) int64 classes of shapes that come from elsewhere; -1 where there is none.
+            step: the step they are for.
+            real: the step's real batch, if there is one.
+            masks: whether to draw masks.
+            shapes: (num,) int64 classes of shapes from elsewhere; -1 for none.
 
         Returns:
-            Masks, foregrounds and backgrounds, or without `masks` the same without them; and the
-            classes (3, num) int64 on the CPU.
+            Masks (only if `masks` is True), foregrounds and backgrounds; and the classes (3, num)
+            int64 on the CPU.
         """
         classes = self._draw_classes(num, generator, step, real, shapes)
         return self._draw_placed(classes, generator, step, masks), classes
@@ -159,7 +163,7 @@ class DrawnSource(ABC):
     def _compose(
         self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Returns for (3, N) classes images (N, 3, H, W) in [-1, 1] and masks (N, 1, H, W)."""
+        """Returns images (N, 3, H, W) in [-1, 1] and masks (N, 1, H, W) for (3, N) classes."""
         mask, foreground, behind = self._draw_placed(classes, generator, step, True)
         return compose(mask, foreground, behind, out=behind if out is None else out), mask
 
@@ -176,27 +180,27 @@ class DrawnSource(ABC):
 
     @abstractmethod
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
-        """Returns for (3, N) classes masks, if they are wanted, foregrounds and backgrounds."""
+        """Returns masks (if wanted), foregrounds and backgrounds for (3, N) classes."""
 
 
 class FreshSource(DrawnSource):
     """Runs the three mechanisms for every image.
 
-    Of `Parts` in memory it draws as fast as a bank, which would only be a copy of them. Of parts on
-    disk every image is read and decoded when it is drawn.
+    From `Parts` in memory it draws as fast as a bank, which would only copy them. From parts on
+    disk it reads and decodes every image when it is drawn.
 
     Args:
         cgn: a frozen CGN, or `Parts`.
-        interventions: how the classes are drawn; uniformly by default, and of parts on disk with
-            the texture that each object has.
-        placement: where objects are put; where they were by default.
-        chunk: images generated at once; bounds the memory.
+        interventions: how classes are drawn; uniformly by default. With parts on disk each object
+            keeps its own texture by default.
+        placement: where to put objects; by default they stay where they were.
+        chunk: images generated at once; limits the memory.
 
     Raises:
-        ArgumentError: a class that the CGN lacks, a CGN in training, a chunk below 1.
-        ArgumentTypeError: `cgn` has no mechanisms, or another argument is of another kind.
+        ArgumentError: the CGN lacks a class or is in training mode, or chunk is below 1.
+        ArgumentTypeError: `cgn` has no mechanisms, or another argument has the wrong type.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import FreshSource
         >>> from cgn_augment.generators import SmallCGN

@@ -1,4 +1,4 @@
-"""Where objects are put: mask and foreground are moved together before they are composed."""
+"""Placement of objects: moves mask and foreground together before they are composed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cgn_augment.checks import require_weights
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 _LEAST = 1e-3
-"""Masks below this show nothing; colours are not divided by less."""
+"""Masks below this show nothing; colours are never divided by less."""
 
 
 class Moves(NamedTuple):
-    """How each of N objects is moved; (N,) float32 on the CPU.
+    """Moves of N objects; each (N,) float32 on the CPU.
 
     Attributes:
-        scale: factors of height and width.
-        down: shares of the image's height.
-        right: shares of the image's width.
+        scale: factor of height and width.
+        down: shift as a share of the image's height.
+        right: shift as a share of the image's width.
         angle: radians, counterclockwise.
-        mirror: 1 or, for a mirrored object, -1.
+        mirror: -1 mirrors the object, 1 does not.
     """
 
     scale: Tensor
@@ -39,21 +39,21 @@ class Moves(NamedTuple):
 class Placement:
     """Puts objects elsewhere: larger or smaller, shifted, turned, mirrored, with a softer edge.
 
-    What is moved is the object about the middle of its box, mask and foreground together; the
-    background stays. An object that was inside the image stays inside as far as it fits. All of it
-    is drawn from the step's generator, uniformly in its range. The default moves nothing.
+    Moves the object, mask and foreground together, about the middle of its box; the background
+    stays. An object that was inside the image stays inside as far as it fits. Every value is drawn
+    uniformly from its range with the step's generator. The default moves nothing.
 
     Args:
-        scale: least and greatest factor of the object's height and width.
-        shift: largest way in each direction, as a share of the image's side.
+        scale: smallest and largest factor of the object's height and width.
+        shift: largest shift in each direction, as a share of the image's side.
         rotate: largest angle to either side, in degrees.
-        flip: how often objects are mirrored left to right, 0 to 1.
+        flip: probability of mirroring an object left to right, 0 to 1.
         edge: width of a soft edge, in pixels; 0 leaves edges as they are.
 
     Raises:
-        ArgumentError: a value that cannot be used; the message names it.
+        ArgumentError: a value cannot be used; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import Placement
         >>> mask = torch.zeros(1, 1, 8, 8)
@@ -91,11 +91,17 @@ class Placement:
 
     @property
     def moves_objects(self) -> bool:
-        """Whether objects can be elsewhere than they were."""
+        """Whether objects can be moved, scaled, turned or mirrored."""
         return self.scale != (1.0, 1.0) or any((self.shift, self.rotate, self.flip))
 
     def draw(self, num: int, generator: torch.Generator, num_per_shape: int = 1) -> Moves:
-        """Draws how `num` objects are moved; `num_per_shape` neighbours alike."""
+        """Draws moves for `num` objects; each `num_per_shape` neighbours move alike.
+
+        Args:
+            num: number of objects.
+            generator: a CPU generator.
+            num_per_shape: how many neighbours move alike.
+        """
         shares = torch.rand(-(-num // num_per_shape), 5, generator=generator, dtype=torch.float32)
         shares = shares.repeat_interleave(num_per_shape, 0)[:num]
         low, high = self.scale
@@ -114,10 +120,10 @@ class Placement:
         Args:
             mask: (N, 1, S, S) float32 in [0, 1].
             foreground: (N, 3, S, S) float32 in [-1, 1].
-            moves: of N objects.
+            moves: moves of the N objects.
 
         Returns:
-            Both, moved. Outside of the mask the foreground holds the colours of its edge, or 0.
+            Both, moved. Outside the mask the foreground continues the colours of its edge, or is 0.
         """
         if self.moves_objects:
             mask, foreground = _warp(mask, foreground, inverse_affine(find_boxes(mask), moves))
@@ -127,24 +133,24 @@ class Placement:
 
 
 def require_placement(placement: Placement | None) -> Placement | None:
-    """Returns the placement, or raises `ArgumentTypeError` if it is something else."""
+    """Returns the placement, or raises `ArgumentTypeError` if it has another type."""
     if placement is not None and not isinstance(placement, Placement):
         raise ArgumentTypeError(f"placement must be Placement(…) or None, got {placement!r}")
     return placement
 
 
 def find_boxes(mask: Tensor) -> Tensor:
-    """Returns where masks are above 1/2.
+    """Returns the bounding boxes of masks, where they are above 1/2.
 
     Args:
         mask: (N, 1, H, W) float in [0, 1].
 
     Returns:
-        (N, 4) float32: the middle's row and column, and half of height and width, all in the
-        coordinates of `affine_grid`, -1 to 1 from edge to edge. The whole image where nothing is
+        (N, 4) float32: row and column of the middle, then half the height and width, in the
+        coordinates of `affine_grid` (-1 to 1 from edge to edge). The whole image if nothing is
         above 1/2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.placement import find_boxes
         >>> mask = torch.zeros(1, 1, 8, 8)
@@ -165,11 +171,11 @@ def find_boxes(mask: Tensor) -> Tensor:
 
 
 def inverse_affine(boxes: Tensor, moves: Moves) -> Tensor:
-    """Returns from where each pixel comes, as `affine_grid` takes it.
+    """Returns where each pixel comes from, as a matrix for `affine_grid`.
 
     Args:
         boxes: (N, 4) as from `find_boxes`.
-        moves: of N objects.
+        moves: moves of the N objects.
 
     Returns:
         (N, 2, 3) float32 on the boxes' device.
@@ -177,12 +183,12 @@ def inverse_affine(boxes: Tensor, moves: Moves) -> Tensor:
     scale, down, right, angle, mirror = torch.stack(list(moves)).to(boxes.device)
     row, column, half_height, half_width = boxes.T
     cos, sin = angle.cos(), angle.sin()
-    # The turned box lies in one that is so large.
+    # Half sides of the upright box around the turned one.
     tall = scale * (cos.abs() * half_height + sin.abs() * half_width)
     wide = scale * (cos.abs() * half_width + sin.abs() * half_height)
     new_row = _keep_inside(row + 2 * down, tall)
     new_column = _keep_inside(column + 2 * right, wide)
-    # In affine_grid x, the column, comes first, and rows count downwards.
+    # In affine_grid, x (the column) comes first, and rows count downwards.
     a, b = mirror * cos / scale, -mirror * sin / scale
     c, d = sin / scale, cos / scale
     to_x = torch.stack([a, b, column - a * new_column - b * new_row], dim=1)
@@ -191,13 +197,13 @@ def inverse_affine(boxes: Tensor, moves: Moves) -> Tensor:
 
 
 def _keep_inside(middle: Tensor, half: Tensor) -> Tensor:
-    """Keeps boxes inside of [-1, 1], and those that are larger over all of it."""
+    """Moves boxes into [-1, 1]; larger boxes cover all of it."""
     room = (1 - half).abs()
     return torch.minimum(torch.maximum(middle, -room), room)
 
 
 def _warp(mask: Tensor, foreground: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    # Colours are weighted by the mask, so that none from outside of the object get into its edge.
+    # Colours are weighted by the mask, so that its edge takes no colours from outside the object.
     layers = torch.cat([foreground * mask, mask], dim=1)
     grid = F.affine_grid(theta, list(layers.shape), align_corners=False)
     layers = F.grid_sample(layers, grid, mode="bilinear", align_corners=False)
@@ -206,17 +212,17 @@ def _warp(mask: Tensor, foreground: Tensor, theta: Tensor) -> tuple[Tensor, Tens
 
 
 def soften(mask: Tensor, foreground: Tensor, width: float) -> tuple[Tensor, Tensor]:
-    """Blurs the edge of masks, and goes on with the object's own colours outside of them.
+    """Blurs the edges of masks and extends the object's own colours beyond them.
 
     Args:
         mask: (N, 1, H, W) float32 in [0, 1].
         foreground: (N, 3, H, W) float32 in [-1, 1].
-        width: of the edge, in pixels: twice the standard deviation of a Gaussian.
+        width: width of the edge, in pixels: twice the standard deviation of a Gaussian.
 
     Returns:
-        Masks and foregrounds.
+        Masks and foregrounds, in the same shapes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.placement import soften
         >>> mask, black = torch.zeros(1, 1, 9, 9), -torch.ones(1, 3, 9, 9)

@@ -1,4 +1,4 @@
-"""Counterfactuals of the user's own images: the shape that the camera saw, all else drawn."""
+"""Counterfactuals with the shapes of the user's own images; the other factors are drawn."""
 
 from __future__ import annotations
 
@@ -33,56 +33,56 @@ Keep = Literal["texture", "background"]
 Replace = Literal["resample", "generator"]
 
 _SLACK = 0.02
-"""By which images may leave [-1, 1]: interpolation and rounding."""
+"""How far interpolation and rounding may take images out of [-1, 1]."""
 
 _MANY = 8
-"""So many images without anything dark are in [0, 1], and not in [-1, 1]."""
+"""This many images without dark pixels are taken to be in [0, 1], not in [-1, 1]."""
 
 
 class RealShapeSource:
     """Keeps the shapes of the step's real images, and draws textures and backgrounds.
 
-    x = m(x_real) f + (1 - m(x_real)) b. The label of the shape is the user's own, so a generator
-    that draws wrong shapes costs nothing.
-    Each step takes images of its real batch in random order, each once before one comes again. The
-    images are seen as the user's pipeline made them, with its random transforms, so that mask and
-    image are aligned; they are brought into [-1, 1] and to the generator's size first.
+    Computes x = m(x_real) f + (1 - m(x_real)) b. The label of the shape is the user's own, so a
+    generator that draws wrong shapes does no harm. Each step takes images of its real batch in
+    random order, each once before any comes again. The masker sees images after the user's
+    pipeline, with its random transforms, so mask and image are aligned. They are first brought into
+    [-1, 1] and to the generator's size.
 
     Args:
         masker: finds the objects: a `Masker` such as `load_masker(name)`, or the `u2net` of an
-            `ImageNetCGN`. None where the dataset brings the masks along.
+            `ImageNetCGN`. None if the dataset provides the masks.
         textures: draws textures and backgrounds: a `BankSource` or a `FreshSource`. Its
-            interventions and the class map say of which classes. Its shapes are drawn where
-            `replace` needs them, and not otherwise.
-        masks: in place of a masker, the key or the position in a batch of its masks: (B, 1, H, W)
-            or (B, H, W); bool, uint8 of 0 to 255, or float in [0, 1]; of any size, in the images'
-            aspect. They have gone through the user's own pipeline, so a joint transform of image
-            and mask (such as torchvision's v2 transforms of a `tv_tensors.Mask`) keeps the two
+            interventions and the class map choose the classes. Its shapes are drawn only if
+            `replace` needs them.
+        masks: instead of a masker, the key or position of the masks in a batch: (B, 1, H, W) or (B,
+            H, W); bool, uint8 of 0 to 255, or float in [0, 1]; any size in the images' aspect
+            ratio. They have passed the user's own pipeline, so use a joint transform of image and
+            mask (such as torchvision's v2 transforms of a `tv_tensors.Mask`) to keep the two
             aligned.
-        num_per_shape: so many neighbouring counterfactuals have the shape of one image.
-        keep: "texture" keeps the image inside the mask and draws the background alone;
-            "background" keeps the image outside it and draws the texture alone.
-        placement: where objects are put; where they were by default.
+        num_per_shape: how many neighbouring counterfactuals share the shape of one image.
+        keep: "texture" keeps the image inside the mask and draws only the background; "background"
+            keeps the image outside the mask and draws only the texture.
+        placement: where to put objects; by default they stay where they were.
         gate: which masks are used; None uses all.
-        replace: what stands in for an image whose mask is left out: "resample" takes another image
-            of the batch, "generator" a shape that the generator draws, with its label.
-        mean: of the real images' normalisation, as in `match_real`; the default is of [-1, 1].
+        replace: substitute for an image whose mask is rejected: "resample" takes another image of
+            the batch, "generator" a shape that the generator draws, with its label.
+        mean: of the real images' normalisation, as in `match_real`; the default is for [-1, 1].
         std: likewise.
         cache_masks: keeps the mask of each item of a map-style dataset, for datasets without random
             transforms.
-        cache_bytes: memory for that, a byte a pixel; later masks are found anew each time.
-        chunk: images that the masker sees at once.
+        cache_bytes: memory for that, one byte per pixel; masks beyond it are found again each time.
+        chunk: images that the masker gets at once.
 
     Attributes:
-        counts: real images by the verdict of the gate on their masks: usable, empty, full, unsure.
-            Without a gate all are usable.
-        needs_items: whether `sample` looks at `RealBatch.items`.
+        counts: number of real images for each verdict of the gate on their masks: usable, empty,
+            full, unsure. Without a gate all are usable.
+        needs_items: whether `sample` uses `RealBatch.items`.
 
     Raises:
-        ArgumentError: a value that cannot be used, or not one of masker and masks.
-        ArgumentTypeError: a masker that cannot be called, or textures that give no factors.
+        ArgumentError: a value cannot be used, or not exactly one of masker and masks is given.
+        ArgumentTypeError: the masker cannot be called, or textures gives no factors.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, RealBatch, RealShapeSource
         >>> from cgn_augment.generators import SmallCGN
@@ -164,7 +164,7 @@ class RealShapeSource:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Real images by the verdict of the gate on their masks."""
+        """Number of real images for each verdict of the gate on their masks."""
         return self._counter.counts
 
     @cached_property
@@ -173,7 +173,7 @@ class RealShapeSource:
 
     @property
     def fingerprint(self) -> str:
-        """Says of two sources whether they draw the same."""
+        """Equal for sources that draw identical images."""
         return (
             f"real_shapes({self._masker_key}, {self.textures.fingerprint}, "
             f"num_per_shape={self.num_per_shape}, keep={self.keep}, {self.gate}, "
@@ -182,11 +182,19 @@ class RealShapeSource:
         )
 
     def restrict(self, class_map: ClassMap) -> RealShapeSource:
-        """Returns a source whose textures and backgrounds are of the classes of `class_map`."""
+        """Returns a source whose textures and backgrounds have only classes of `class_map`.
+
+        Args:
+            class_map: the classes to keep to.
+        """
         return self.with_options(textures=self.textures.restrict(class_map))
 
     def with_options(self, **options: Any) -> RealShapeSource:
-        """Returns a source with other values of some of the arguments."""
+        """Returns a copy of the source with some arguments replaced.
+
+        Args:
+            options: new values of the arguments, by name.
+        """
         names = (
             "masker textures masks num_per_shape keep placement gate replace cache_masks "
             "cache_bytes chunk"
@@ -205,22 +213,22 @@ class RealShapeSource:
         *,
         out: Tensor | None = None,
     ) -> Counterfactuals:
-        """Draws `num` counterfactuals of the images of `real`; see `Source.sample`.
+        """Draws `num` counterfactuals with shapes of the images in `real`; see `Source.sample`.
 
         Args:
-            num: how many.
+            num: number of images.
             generator: a CPU generator.
-            step: for which step they are.
+            step: the step they are for.
             real: the step's real batch.
             out: memory for the images, (num, 3, H, W) float32 on the generator's device.
 
         Returns:
-            Images (num, 3, H, W) float32 in [-1, 1] at the generator's size, on its device; labels
-            there too. `real` says which image the shape is of.
+            Images (num, 3, H, W) float32 in [-1, 1] at the generator's size, and labels, both on
+            its device. The field `real` gives the image that each shape comes from.
 
         Raises:
             ArgumentError: there is no real batch.
-            DataError: its images are not in the range that mean and std say, or have no usable
+            DataError: its images are out of the range that mean and std imply, or none has a usable
                 mask.
         """
         if real is None or len(real.images) == 0:
@@ -267,7 +275,7 @@ class RealShapeSource:
             (B, 3, image_size, image_size) float32 on the generator's device.
 
         Raises:
-            DataError: they are not in that range.
+            DataError: the images are out of that range.
         """
         images = images.to(self.device, torch.float32)
         scale, shift = 2 * self.std.to(self.device), 2 * self.mean.to(self.device) - 1
@@ -289,16 +297,21 @@ class RealShapeSource:
         return images
 
     def masks_of(self, images: Tensor, real: RealBatch) -> Tensor:
-        """Returns the masks of images that were brought, (B, 1, H, W) float32 in [0, 1].
+        """Returns the masks of images that `bring` has returned, rounded to 255 levels.
 
-        Masks are rounded to 255 levels.
+        Args:
+            images: (B, 3, H, W) float32 in [-1, 1].
+            real: the real batch they come from.
+
+        Returns:
+            (B, 1, H, W) float32 in [0, 1].
 
         Raises:
-            ArgumentError: `cache_masks` without an index.
+            ArgumentError: `cache_masks` is on, but the items of the batch are unknown.
             DataError: the masker gave masks of another shape or range.
         """
         if self.masks is not None:
-            # Looked at before they are resized, which may leave [0, 1] by a rounding error.
+            # Checked before resizing, which may leave [0, 1] by a rounding error.
             given = read_masks(real.batch, self.masks, real.images, look=not self._checked)
             found = round_masks(self._resize(given.to(self.device)))
         elif self._cache is None:
@@ -320,7 +333,7 @@ class RealShapeSource:
         return round_masks(require_masks(masks, expected, look=not self._checked))
 
     def _run_whole(self, images: Tensor) -> Tensor:
-        """Gives the masker full chunks, so that a mask does not depend on what else is missing."""
+        """Gives the masker full chunks, so that a mask does not depend on the others."""
         num = len(images)
         padded = torch.cat([images, images.new_zeros(-num % self.chunk, *images.shape[1:])])
         return self._run(padded)[:num]
@@ -332,7 +345,7 @@ class RealShapeSource:
         return F.interpolate(images, size, mode="bilinear", antialias=True)
 
     def _choose(self, masks: Tensor, num: int, generator: Generator) -> Tensor:
-        """Returns for each counterfactual the image whose shape it has, -1 for a drawn one."""
+        """Returns for each counterfactual the image that gives its shape; -1 if it is drawn."""
         usable = self._counter.usable(masks)
         places = torch.arange(len(masks))
         if self.replace == "resample":

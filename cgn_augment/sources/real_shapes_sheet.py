@@ -1,4 +1,4 @@
-"""The sheet of a `RealShapeSource`: real images, their masks, and what is made of them."""
+"""The sheet of a `RealShapeSource`: real images, their masks, and their counterfactuals."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 def draw_real_shapes(
     source: RealShapeSource, images: Tensor, labels: Tensor, num: int = 4, seed: int = 0
 ) -> Figure:
-    """Draws real images, their masks, and counterfactuals of their shapes, one column an image.
+    """Draws real images, their masks, and counterfactuals of their shapes, one column per image.
 
     Args:
         source: finds the masks and draws textures and backgrounds.
-        images: (N, 3, H, W) float, as the source's pipeline gives them.
-        labels: (N,) int64 classes of them.
-        num: counterfactuals of each.
-        seed: of what is drawn.
+        images: (N, 3, H, W) float, as the user's pipeline gives them.
+        labels: (N,) int64 classes of the images.
+        num: counterfactuals per image.
+        seed: seed of the draws.
 
     Raises:
-        ArgumentError: `num` below 1.
+        ArgumentError: `num` is below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import BankSource, RealShapeSource
         >>> from cgn_augment.generators import SmallCGN

@@ -1,4 +1,4 @@
-"""`ShardSource`: counterfactuals that were rendered beforehand."""
+"""`ShardSource`: counterfactuals that were rendered in advance."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 class ShardSource:
     """Reads counterfactuals from shards that `render_shards` wrote.
 
-    Each step reads `refresh` images and draws from the oldest of those it holds: as long as a step
-    needs no more than `refresh`, an image is drawn at most once in a pass over the set. What a step
-    needs beyond that it draws from the `size` images that are held. What it draws is a function of
-    (seed, rank, step) alone, and not of the number of workers.
+    Each step reads `refresh` images and draws first from the oldest ones held. If a step needs at
+    most `refresh` images, each image is drawn at most once per pass over the set. If it needs more,
+    it draws the rest from the `size` images held. What it draws is a function of (seed, rank, step)
+    alone, not of the number of workers.
 
     Args:
         urls: the folder or URL of a set; or shards of sets, as a list or with braces
-            (`s3://bucket/set/counterfactuals-{000000..000099}.tar`), whose manifests lie beside
+            (`s3://bucket/set/counterfactuals-{000000..000099}.tar`), with their manifests beside
             them.
-        refresh: images read at each step. Make it what a step draws.
-        size: images held, at least; the part of them that a step replaces is `refresh`.
-        seed: of the order.
-        shuffle: samples that each shard is shuffled over, by webdataset; 0 reads all in order.
+        refresh: images read at each step. Set it to the number a step draws.
+        size: least number of images held; each step replaces `refresh` of them.
+        seed: seed of the order.
+        shuffle: size of webdataset's shuffle buffer, in samples; 0 reads in order.
         num_workers: processes that read and decode: 0, 1, 2, 4, 8 or 16.
-        world_size: how many processes read the set, each of them other shards; as the steps say by
-            default. Given, shards that are too few for them are known at once.
+        world_size: number of processes that read the set, each from its own shards; by default the
+            steps give it. If given, too few shards are reported at once.
 
     Attributes:
         image_size: height and width of the images, in pixels.
         num_classes: classes of the CGN that drew them.
         num_images: images of the set that are read.
-        num_skipped: samples that were skipped so far because they are damaged.
+        num_skipped: damaged samples skipped so far.
         needs_real: False: what is read does not depend on the real batch.
 
     Raises:
-        ArgumentError: a value that cannot be used, or too few shards for ranks and workers.
-        DataError: no manifest, or sets that do not go together.
+        ArgumentError: a value cannot be used, or there are too few shards for ranks and workers.
+        DataError: a manifest is missing, or the sets do not go together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import ShardSource
         >>> from cgn_augment.generators import SmallCGN
@@ -103,12 +103,12 @@ class ShardSource:
 
     @property
     def num_images(self) -> int:
-        """Images of the set that are read, over all ranks."""
+        """Number of images that all ranks together read."""
         return sum(shard.length for shard in self._plan(Step()).shards)
 
     @property
     def fingerprint(self) -> str:
-        """Says of two sources whether they draw the same."""
+        """Equal for sources that draw identical images."""
         hashes = " ".join(record.sha256 for _, record in self._records)
         digest = hashlib.sha256(hashes.encode()).hexdigest()[:12]
         shapes = None if self._shapes is None else sorted(self._shapes)
@@ -120,11 +120,14 @@ class ShardSource:
     def restrict(self, class_map: ClassMap) -> ShardSource:
         """Returns a source that draws only images whose shape is a class of `class_map`.
 
-        Textures and backgrounds stay as they were rendered: an image with three classes of the map
-        may be rare. The images of a label are as frequent as those of all its classes.
+        Textures and backgrounds stay as rendered, so images with all three classes in the map may
+        be rare. A label is as frequent as its classes are together.
+
+        Args:
+            class_map: the classes to keep to.
 
         Raises:
-            ArgumentError: the map names classes that the CGN lacks, or no image has a shape of it.
+            ArgumentError: the map names classes that the CGN lacks, or no image has such a shape.
         """
         class_map.require_classes(self.num_classes)
         restricted = copy(self)
@@ -148,15 +151,21 @@ class ShardSource:
     ) -> Counterfactuals:
         """Draws `num` counterfactuals for a step; see `Source.sample`.
 
+        Args:
+            num: number of images.
+            generator: a CPU generator.
+            step: the step they are for.
+            real: not used.
+
         Returns:
-            Images (num, 3, H, W) float32 in [-1, 1] on the CPU; labels there too.
+            Images (num, 3, H, W) float32 in [-1, 1] and labels, both on the CPU.
 
         Raises:
-            ArgumentError: the step is of other ranks than the source was made for, or the shards
-                are too few for them.
-            ArgumentTypeError: something else in the place of the step.
-            DataError: none of the samples that are held could be read.
-            FileError: a shard is missing, cannot be opened, or its server fails.
+            ArgumentError: the step has another world size than the source was made for, or the
+                shards are too few for it.
+            ArgumentTypeError: `step` is not a `Step`.
+            DataError: none of the samples held could be read.
+            FileError: a shard is missing or cannot be opened, or its server fails.
         """
         if not isinstance(step, Step):
             raise ArgumentTypeError(
@@ -173,7 +182,7 @@ class ShardSource:
         return Counterfactuals(images, *classes)
 
     def close(self) -> None:
-        """Ends the workers and forgets what was read; the next sample begins anew."""
+        """Ends the workers and forgets what was read; the next sample starts anew."""
         self._chunks, self._held = None, deque()
 
     def _plan(self, step: Step) -> ReadPlan:
@@ -187,7 +196,7 @@ class ShardSource:
             )
             for url, record in self._records
         )
-        # A lane of empty shards would be read for ever.
+        # A lane of empty shards would be read forever.
         return ReadPlan(
             tuple(shard for shard in shards if shard.length),
             self._form,
@@ -230,7 +239,7 @@ class ShardSource:
                 )
             self._require_enough_shards(world_size)
             self.close()
-            # With a generator of its own the loader leaves the global one alone.
+            # With its own generator the loader leaves the global one alone.
             generator = torch.Generator().manual_seed(self.seed)
             dataset = ChunkDataset(self._plan(step), step.number)
             self._chunks = iter(
@@ -258,18 +267,18 @@ class ShardSource:
                 )
             self.num_skipped += len(chunk.skipped)
         if self.num_workers:
-            # What a worker sends lies in shared memory, of which each tensor is an open file.
+            # Workers send tensors in shared memory, where each is an open file.
             chunk = chunk._replace(images=chunk.images.clone(), classes=chunk.classes.clone())
         return chunk
 
 
 def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], Form]:
-    """Returns path or URL and record of each shard, and the form of all their samples."""
+    """Returns path or URL and record of each shard, and the common form of their samples."""
     listed = [urls] if isinstance(urls, (str, os.PathLike)) else list(urls)
     if not listed:
         raise ArgumentError("urls is empty: give the folder or URL of a set, or a list of shards")
     paths = [os.fspath(url) for url in listed]
-    # Braces stand in a list of shards; a folder may have any name.
+    # In a list, braces stand for several shards; the name of a folder may contain any.
     expanded = [expand_urls(p) if p.endswith(".tar") else [p.rstrip("/") or "/"] for p in paths]
     manifests: dict[str, tuple[Store, Manifest]] = {}
     records = []
@@ -293,10 +302,10 @@ def _find_records(urls: Urls) -> tuple[list[tuple[str, Record]], Form]:
 
 
 def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Tensor | None:
-    """Draws `num` places among chunks of these lengths, those of the first chunk before others.
+    """Draws `num` places among chunks of these lengths, the first chunk before the others.
 
     Returns:
-        (num,) int64 places counted over all chunks, or None if there is not one.
+        (num,) int64 places counted over all chunks, or None if all are empty.
     """
     total, oldest = sum(lengths), lengths[0]
     first = torch.randperm(oldest, generator=generator)[:num]
@@ -312,7 +321,7 @@ def _draw_places(lengths: list[int], num: int, generator: torch.Generator) -> Te
 
 
 def _gather(chunks: deque[Chunk], places: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns images (N, 3, H, W) float32 in [-1, 1] and classes (3, N) of the places."""
+    """Returns images (N, 3, H, W) float32 in [-1, 1] and classes (3, N) at these places."""
     classes = torch.cat([chunk.classes for chunk in chunks], dim=1)[:, places]
     held = [(chunk.images, i) for chunk in chunks for i in range(len(chunk.images))]
     some, _ = held[0]

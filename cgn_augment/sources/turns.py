@@ -1,4 +1,4 @@
-"""Lets CUDA streams use the same tensors one after the other."""
+"""Lets CUDA streams use the same tensors in turn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Turns:
-    """Orders what several CUDA streams do with the tensors of one object.
+    """Orders the work of several CUDA streams on the tensors of one object.
 
-    Without it, what one stream writes could be read by another one before it is there.
+    Otherwise one stream could read a tensor before another has written it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.sources.turns import Turns
         >>> turns, kept = Turns(), torch.zeros(2)
@@ -31,7 +31,7 @@ class Turns:
 
     @contextmanager
     def take(self, device: torch.device, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """Lets the current stream wait until the one before it is done with the tensors."""
+        """Makes the current stream wait until the previous one has finished with the tensors."""
         if device.type != "cuda":
             yield
             return
@@ -41,7 +41,7 @@ class Turns:
             before, event = self._last
             if before != current:
                 current.wait_event(event)
-                for tensor in tensors:  # its memory must not go while this stream uses it
+                for tensor in tensors:  # keeps its memory while this stream uses it
                     tensor.record_stream(current)
         try:
             yield

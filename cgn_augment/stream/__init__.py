@@ -1,4 +1,4 @@
-"""`CounterfactualDataset` and what a step of it is made of."""
+"""`CounterfactualDataset` and the pieces that make its steps."""
 
 from cgn_augment.stream.dataset import CounterfactualDataset
 from cgn_augment.stream.mixing import OffAfter, Ramp

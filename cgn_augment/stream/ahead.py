@@ -1,4 +1,4 @@
-"""Steps ahead on a CPU: a thread draws the counterfactuals of the next steps."""
+"""Steps ahead on a CPU: a thread draws the counterfactuals of coming steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cgn_augment.stream.state import Position
 from cgn_augment.stream.step import Drawn, StepMaker
 
 THREAD = "cgn-augment-ahead"
-"""What the names of these threads begin with."""
+"""Prefix of the names of these threads."""
 
 
 class _Coming(NamedTuple):
-    """A step whose real batch was not read yet, and what is drawn for it."""
+    """A step whose real batch is not read yet, and what is drawn for it."""
 
     num_real: int
     num: int
@@ -34,19 +34,19 @@ class _Coming(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawAhead:
-    """Makes steps whose counterfactuals a thread has drawn while the loop trained.
+    """Makes steps whose counterfactuals a thread drew while the loop trained.
 
-    The thread does nothing but draw: real batches are read, transformed and mixed where the loop
-    runs, for they may use the random numbers of the whole process. What it draws is a function of
-    the step alone, so it is the same as without the thread. A step that turns out to have another
-    number of images than was expected is drawn anew.
+    The thread only draws. Real batches are read, transformed and mixed in the loop's thread,
+    because they may use the global random numbers. What the thread draws is a function of the step
+    alone, so it changes nothing. If a step has another number of images than expected, it is drawn
+    again.
 
     Args:
         maker: makes the steps; its source must not need real batches.
-        proportion: says how many counterfactuals each step gets.
-        sizes: of the steps of the epoch, where they are known.
-        num_steps: of the epoch; nothing is drawn ahead where it is unknown.
-        depth: steps that are drawn ahead.
+        proportion: gives the number of counterfactuals of each step.
+        sizes: images of each step of the epoch, if known.
+        num_steps: steps of the epoch; if unknown, nothing is drawn ahead.
+        depth: number of steps to draw ahead.
     """
 
     maker: StepMaker
@@ -56,9 +56,10 @@ class DrawAhead:
     depth: int
 
     def run(self, planned: Iterator[Planned]) -> Iterator[tuple[Any, Position]]:
-        """Yields the steps as they are made, and the position after each.
+        """Yields each step and the position after it.
 
-        The thread ends with the iterator. What went wrong in it is raised at its own step.
+        The thread ends with the iterator. An error in the thread is raised at the step it belongs
+        to.
         """
         coming: deque[_Coming] = deque()
         threads = ThreadPoolExecutor(1, thread_name_prefix=THREAD)
@@ -70,7 +71,7 @@ class DrawAhead:
                     coming.clear()
                     expected = None
                 if expected is None:
-                    # First this step and then later ones: a bank that is refreshed goes forward.
+                    # This step before later ones: a bank that is refreshed goes only forward.
                     made = self._make(step, None)
                     self._look_ahead(coming, step, threads.submit)
                 else:
@@ -88,9 +89,9 @@ class DrawAhead:
     def _look_ahead(
         self, coming: deque[_Coming], step: Planned, submit: Callable[..., Future[Drawn]]
     ) -> None:
-        """Has the steps after this one drawn."""
+        """Starts to draw the steps after this one."""
         images = step.layout.take(step.batch)[0]
-        like = torch.empty_like(images[:1])  # keeps no batch in memory
+        like = torch.empty_like(images[:1])  # does not keep the batch in memory
         while _may_draw() and len(coming) < self.depth:
             position = coming[-1].after if coming else step.after
             num_real = foresee(self.sizes, self.num_steps, position.step, step.num_real)
@@ -98,16 +99,16 @@ class DrawAhead:
                 return
             try:
                 num, after = split(self.proportion, position, num_real)
-            except Exception:  # of the user's schedule; that step will raise it itself
+            except Exception:  # from the user's schedule; that step will raise it itself
                 return
             drawn = submit(self.maker.draw_ahead, num, position, num_real, like) if num else None
             coming.append(_Coming(num_real, num, position, after, drawn))
 
 
 def _may_draw() -> bool:
-    """Whether a thread may draw; asked where the loop runs.
+    """Whether a thread may draw; asked in the loop's thread.
 
-    The type of new tensors is of the whole process and the loop's to set, not a thread's.
+    The default type of new tensors belongs to the whole process, and the loop sets it.
     """
     return torch.get_default_dtype() == torch.float32
 

@@ -1,4 +1,4 @@
-"""Reads the arguments of `CounterfactualDataset`: what they stand for, and whether they fit."""
+"""Resolves and checks the arguments of `CounterfactualDataset`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Output = Literal["same", "dict", "namedtuple"]
 def make_source(
     source: Source | Mechanisms, class_map: ClassMap | None, label_factors: tuple[str, ...]
 ) -> Source:
-    """Returns the source, kept to the class map; a CGN becomes a `FreshSource`.
+    """Returns the source, restricted to the class map; a CGN becomes a `FreshSource`.
 
     Raises:
-        ArgumentTypeError: neither a source nor a CGN.
+        ArgumentTypeError: it is neither a source nor a CGN.
         ArgumentError: the map names classes that the CGN lacks, or the interventions list classes
             outside the map for a factor that is a label.
     """
@@ -69,15 +69,15 @@ def make_source(
 
 
 def label_factors(label: Label) -> tuple[str, ...]:
-    """Returns the factors whose classes become labels."""
+    """Returns the factors whose classes are the labels."""
     return FACTORS if label == "all" else (label,)
 
 
 def find_device(device: torch.device | str | None, source: Source) -> torch.device:
-    """Returns the device that batches are put together on.
+    """Returns the device that batches are assembled on.
 
     Raises:
-        UsageError: the source is elsewhere, or there is no such device.
+        UsageError: the source is on another device, or the device does not exist.
     """
     at: torch.device | None = getattr(source, "device", None)
     wanted = None if device is None else known_device(device)
@@ -94,7 +94,7 @@ def find_device(device: torch.device | str | None, source: Source) -> torch.devi
 def find_value_range(
     value_range: tuple[float, float] | Literal["transform"] | None, transform: object
 ) -> tuple[float, float] | None:
-    """Returns the range that real images must be in, or None if nobody knows it."""
+    """Returns the range that real images must be in, or None if it is unknown."""
     if value_range == "transform":
         unknown = (-1.0, 1.0) if transform is None else None
         known: tuple[float, float] | None = getattr(transform, "value_range", unknown)
@@ -118,8 +118,8 @@ def read_keys(
     """Returns the keys or positions of images and labels.
 
     Raises:
-        ArgumentTypeError: they are not two.
-        ArgumentError: they are the same.
+        ArgumentTypeError: `keys` is not a pair.
+        ArgumentError: both are the same.
     """
     if keys is None:
         return None
@@ -138,7 +138,7 @@ def require_row_order(shuffle_rows: bool, mix: str) -> bool:
 
     Raises:
         ArgumentTypeError: it is not True or False.
-        ArgumentError: real images and counterfactuals come apart.
+        ArgumentError: it is set although real images and counterfactuals are kept separate.
     """
     if not isinstance(shuffle_rows, bool):
         raise ArgumentTypeError(f"shuffle_rows must be True or False, got {shuffle_rows!r}")
@@ -150,11 +150,11 @@ def require_row_order(shuffle_rows: bool, mix: str) -> bool:
 
 
 def require_depth(prefetch: object, device: torch.device) -> int:
-    """Returns how many steps are made ahead.
+    """Returns how many steps to make ahead.
 
     Raises:
-        ArgumentTypeError: it is no integer.
-        ArgumentError: it is below 0, or steps cannot be made ahead on this device.
+        ArgumentTypeError: it is not an integer.
+        ArgumentError: it is negative, or this device cannot make steps ahead.
     """
     depth = require_count("prefetch", prefetch, 0)
     if depth and device.type not in ("cpu", "cuda"):

@@ -1,4 +1,4 @@
-"""What clients that insist on a `DataLoader`, or on a sampler with an epoch, get of a stream."""
+"""A stream as a `DataLoader` and its sampler, for clients that insist on them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class StreamSampler(Sampler[Any]):
-    """The sampler of a stream's inner loader, whose epoch is the stream's.
+    """The sampler of a stream's inner loader; its `set_epoch` sets the stream's epoch.
 
-    Whatever else is asked of it comes from the inner sampler.
+    Everything else comes from the inner sampler.
 
     Raises:
-        ArgumentTypeError: it is iterated, and the real data has no sampler.
+        ArgumentTypeError: it is iterated, but the real data has no sampler.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
@@ -42,7 +42,7 @@ class StreamSampler(Sampler[Any]):
 
     @property
     def epoch(self) -> int:
-        """The stream's."""
+        """The epoch of the stream."""
         return self._stream.epoch
 
     def __iter__(self) -> Iterator[Any]:
@@ -62,15 +62,15 @@ class StreamSampler(Sampler[Any]):
 class StreamLoader(DataLoader[Any]):
     """A stream as a `DataLoader`, for clients that insist on one: `stream.as_loader()`.
 
-    Length, epoch, sampler and state are the stream's. A loader that a client rebuilds out of it has
-    the stream as its dataset, so that it yields mixed batches too. `accelerator.prepare` leaves it
-    as it is, since the stream knows its rank and device, and `accelerator.save_state` and
-    `load_state` take the stream's state along.
+    Length, epoch, sampler and state are the stream's. A loader that a client rebuilds from it has
+    the stream as its dataset, so it yields mixed batches too. `accelerator.prepare` returns it
+    unchanged, since the stream knows its rank and device; `accelerator.save_state` and `load_state`
+    include the stream's state.
 
     Args:
-        stream: what is iterated.
+        stream: the stream to iterate.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import CounterfactualDataset, FreshSource
         >>> from cgn_augment.generators import SmallCGN
@@ -85,19 +85,19 @@ class StreamLoader(DataLoader[Any]):
     use_stateful_dataloader = True
     end_of_dataloader = False
     remainder = -1
-    """The last four are what Accelerate reads off a loader that it has prepared itself."""
+    """The last four are attributes that Accelerate reads from a loader that it has prepared."""
 
     def __init__(self, stream: CounterfactualDataset) -> None:
         super().__init__(stream, batch_size=None)
 
     @property
     def sampler(self) -> StreamSampler:
-        """Has a `set_epoch`, which is the stream's."""
+        """The sampler; its `set_epoch` sets the stream's epoch."""
         return self.dataset.sampler
 
     @sampler.setter
     def sampler(self, value: object) -> None:
-        """Leaves what `DataLoader` gives an iterable dataset."""
+        """Ignores the sampler that `DataLoader` sets for an iterable dataset."""
 
     def set_epoch(self, epoch: int) -> None:
         """As `CounterfactualDataset.set_epoch`."""
@@ -122,7 +122,7 @@ class StreamLoader(DataLoader[Any]):
         return self._tell_the_end(batches, accelerate.GradientState())
 
     def _tell_the_end(self, batches: Iterator[Any], gradients: Any) -> Iterator[Any]:
-        """Says when the last batch comes: `accelerator.accumulate` makes a step of what is left."""
+        """Marks the last batch, so that `accelerator.accumulate` steps on an incomplete group."""
         self.end_of_dataloader = False
         gradients._add_dataloader(self)
         try:
@@ -134,7 +134,7 @@ class StreamLoader(DataLoader[Any]):
 def mark_the_end(
     batches: Iterator[Any], stream: CounterfactualDataset, loader: Any
 ) -> Iterator[Any]:
-    """Yields the batches, and says on a loader of Accelerate's kind which one is the last."""
+    """Yields the batches, and marks the last one on a loader of Accelerate's kind."""
     for batch in batches:
         loader.end_of_dataloader = stream.is_at_end()
         yield batch

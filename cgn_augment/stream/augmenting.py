@@ -1,4 +1,4 @@
-"""Runs what users augment images with, so that images keep their labels and draw one by one."""
+"""Runs the user's augmentations so that images keep their labels and each gets its own draw."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _MIXING = {
     ("torchvision", "_BaseMixUpCutMix"),
     ("timm", "Mixup"),
 }
-"""Package and base class of what blends images with one another."""
+"""Package and base class of augmentations that blend images with one another."""
 
 
 class Augmentation:
-    """A module that augments images (N, 3, H, W), or any callable, checked and ready to run.
+    """A module or callable that augments images (N, 3, H, W), checked and ready to run.
 
-    torchvision's transforms draw once for a whole batch. Where there is one in the module, each
-    image goes through it by itself.
+    torchvision's transforms draw once for a whole batch. If the module contains one, each image
+    goes through it alone.
 
     Args:
-        name: of the argument, for errors.
-        module: takes (N, 3, H, W) float32 to the same, N images with the labels that they had.
+        name: name of the argument, for errors.
+        module: maps (N, 3, H, W) float32 to the same shape; each image keeps its label.
 
     Raises:
         ArgumentTypeError: it cannot be called, or is a class.
         ArgumentError: it blends images with one another, or needs labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torchvision.transforms import v2
         >>> from cgn_augment.stream.augmenting import Augmentation
@@ -72,15 +72,15 @@ class Augmentation:
 
     @property
     def by_image(self) -> bool:
-        """Whether images go through it, or through a part of it, one by one."""
+        """Whether images go through it, or through part of it, one by one."""
         return any(by_image for _, by_image in self._steps)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augments images (N, 3, H, W).
 
         Raises:
-            ArgumentError: another number of images comes out, or images of several sizes.
-            ArgumentTypeError: something else than a tensor comes out.
+            ArgumentError: the number of images changes, or the images have several sizes.
+            ArgumentTypeError: the module returns something other than a tensor.
         """
         for step, by_image in self._steps:
             if by_image:
@@ -90,10 +90,10 @@ class Augmentation:
         return images
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Augments images (N, 3, H, W), and moves masks (N, 1, H, W) in [0, 1] as it moves them.
+        """Augments images (N, 3, H, W), and moves masks (N, 1, H, W) in [0, 1] with them.
 
         Raises:
-            ArgumentError: nobody knows how this module moves a mask.
+            ArgumentError: it is unknown how this module moves a mask.
         """
         for step, _ in self._steps:
             if _is_of("torchvision.transforms.v2", step):
@@ -119,7 +119,7 @@ class Augmentation:
         return images, masks
 
     def _join(self, single: list[Tensor], given: Tensor) -> Tensor:
-        """Returns the batch of images that were made one by one of those given."""
+        """Returns the batch of images that were augmented one by one."""
         sizes = {tuple(image.shape[1:]) for image in single}
         if len(sizes) > 1:
             raise ArgumentError(
@@ -152,7 +152,7 @@ def _name(module: Any) -> str:
 
 
 def _flatten(module: Any) -> list[Any]:
-    """Returns the modules that one consists of, where it runs one after the other."""
+    """Returns the modules of a sequence, or the module itself."""
     if type(module) is nn.Sequential:
         return [step for part in module for step in _flatten(part)]
     if type(module).__name__ == "Compose" and _is_of("torchvision.transforms", module):
@@ -161,12 +161,12 @@ def _flatten(module: Any) -> list[Any]:
 
 
 def _draws_once(module: Any) -> bool:
-    """Whether there is anything in it that draws once for a whole batch."""
+    """Whether any part of it draws once for a whole batch."""
     return any(_is_of("torchvision.transforms", part) for part in _parts(module))
 
 
 def _parts(module: Any) -> Iterator[Any]:
-    """Yields a module and all that is in it, also in torchvision's lists of transforms."""
+    """Yields a module and all its parts, including torchvision's lists of transforms."""
     waiting, seen = [module], set[int]()
     while waiting:
         part = waiting.pop()
@@ -187,7 +187,7 @@ def _is_of(package: str, part: Any) -> bool:
 
 def _blends(part: Any) -> bool:
     kinds = {(kind.__module__.split(".")[0], kind.__name__) for kind in type(part).__mro__}
-    # A jigsaw moves the parts of each image within that image.
+    # A jigsaw moves the pieces of an image within that image.
     return bool(kinds & _MIXING) and ("kornia", "RandomJigsaw") not in kinds
 
 

@@ -1,4 +1,4 @@
-"""Looks at the values of batches: labels that have a class, images on the declared scale."""
+"""Checks the values of batches: labels that have a class, images in the declared range."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from cgn_augment.stream.batches import Layout
 from cgn_augment.stream.forms import require_images, require_labels
 
 ENOUGH = 8
-"""Images that are held against their range together; one alone may well be dark or bright."""
+"""Images whose range is checked together; a single one may well be dark or bright."""
 
 _SLACK = 1e-3
-"""Share of the range by which rounding may leave it."""
+"""How far rounding may take values out of the range, as a share of it."""
 
 _NEAR = 0.05
-"""How far images may be from [0, 1] and still look as if they were in it: interpolation."""
+"""How far interpolation may take images in [0, 1] out of that range."""
 
 Range = tuple[float, float]
 
 
 @dataclass(eq=False)
 class BatchChecker:
-    """Looks at real batches before counterfactuals are mixed in.
+    """Checks real batches before counterfactuals are mixed in.
 
-    The form is looked at each step. Values are looked at each step where the batch arrives on the
-    CPU, as it does from a loader, also if it moves on to a GPU: labels below 0 or beyond the CGN's
-    classes, and images that are not finite. A look at a batch that arrives on a GPU would make the
-    host wait, so there the values are those of the first mixed batches alone, until `ENOUGH` images
-    have been seen. These first images are held against the range too.
+    The form is checked in each step. Values are checked in each step if the batch arrives on the
+    CPU, as it does from a loader, even if it then moves to a GPU: labels below 0 or beyond the
+    CGN's classes, and images that are not finite. Reading a batch that arrives on a GPU would stall
+    the host, so there only the first batches are checked, until `ENOUGH` images were seen. The same
+    first images are checked against the range.
 
     Args:
-        value_range: that images must be in, or None if nobody knows it.
-        num_classes: of the CGN, where labels are its classes; None if nobody knows, or where a
-            class map says which labels have one.
+        value_range: range that images must be in, or None if unknown.
+        num_classes: classes of the CGN if labels are its classes; None if unknown, or if a class
+            map says which labels have one.
     """
 
     value_range: Range | None
@@ -47,11 +47,11 @@ class BatchChecker:
     _most: float = field(default=float("-inf"), init=False)
 
     def check(self, batch: Any, layout: Layout) -> None:
-        """Looks at a batch.
+        """Checks a batch.
 
         Raises:
-            DataError: it has another form, or values that cannot be.
-            ArgumentError: a label that the CGN has no class for.
+            DataError: it has a wrong form or impossible values.
+            ArgumentError: the CGN has no class for a label.
         """
         images, labels = self.check_form(batch, layout)
         first = self._seen < ENOUGH
@@ -61,7 +61,7 @@ class BatchChecker:
             self._look_at_images(images)
 
     def check_form(self, batch: Any, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Returns images and labels of a batch; raises `DataError` where they have another form."""
+        """Returns images and labels of a batch; raises `DataError` if their form is wrong."""
         images, labels = layout.take(batch)
         require_images(images, batch)
         require_labels(labels, len(images))
@@ -104,12 +104,12 @@ class BatchChecker:
 
 
 def span(images: Tensor) -> tuple[float, float]:
-    """Returns the least and the greatest value; NaN where there is one.
+    """Returns the smallest and the greatest value, or NaN if there is one.
 
-    Values are read in the order of memory: in another one, as of images that are channels last,
-    they take fifteen times as long.
+    Reads values in memory order. Any other order, as for channels-last images, takes fifteen times
+    as long.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.stream.batch_checks import span
         >>> span(torch.arange(24.0).view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last))
@@ -123,7 +123,7 @@ def span(images: Tensor) -> tuple[float, float]:
 def require_range(
     what: str, least: float, most: float, value_range: Range, dtype: torch.dtype, remedy: str = ""
 ) -> None:
-    """Raises `DataError` unless values lie in a range, but for what rounding to `dtype` does."""
+    """Raises `DataError` unless values lie in a range, up to the rounding of `dtype`."""
     low, high = value_range
     # Mean, std and result are each rounded.
     rounding = 4 * torch.finfo(dtype).eps * max(abs(low), abs(high))
@@ -137,7 +137,7 @@ def require_range(
 
 
 def require_made_range(images: Tensor, value_range: Range, transform: object) -> None:
-    """Raises `DataError` unless counterfactuals are in the range that real images are in."""
+    """Raises `DataError` unless counterfactuals are in the range of the real images."""
     least, most = span(images)
     remedy = ""
     if transform is not None:
@@ -151,10 +151,10 @@ def require_made_range(images: Tensor, value_range: Range, transform: object) ->
 
 
 def require_no_other_scale(least: float, most: float, value_range: Range) -> None:
-    """Raises `DataError` where many images look as if they were on another scale.
+    """Raises `DataError` if many images look as if they were on another scale.
 
-    Dark and pale images on the right scale come near to black, the low end of the range. Images in
-    [0, 1] where the range begins below 0 never do, and images in [-1, 1] end in both.
+    Dark or pale images on the right scale come close to black, the low end of the range. Images in
+    [0, 1] never do if the range begins below 0. Images in [-1, 1] come close to both ends.
     """
     low, high = value_range
     found = None

@@ -1,4 +1,4 @@
-"""Takes batches of any usual structure apart and puts them together again."""
+"""Takes batches of any common structure apart and puts them together again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layout:
         """Returns the images and labels of a batch.
 
         Raises:
-            DataError: they are not there, or are not tensors.
+            DataError: they are missing, or are not tensors.
         """
         try:
             images, labels = batch[self.image], batch[self.label]
@@ -72,7 +72,7 @@ class Layout:
         return images, labels
 
     def move(self, batch: Any, device: torch.device) -> Any:
-        """Returns the batch with images and labels on `device`; itself if they are there."""
+        """Returns the batch with images and labels on `device`; unchanged if they are there."""
         images, labels = self.take(batch)
         if images.device == device and labels.device == device:
             return batch
@@ -84,7 +84,7 @@ class Layout:
     def rebuild(
         self, batch: Any, images: Tensor, labels: Tensor, further: Callable[[Any, Any], Any]
     ) -> Any:
-        """Returns a batch of the same structure, with `further(key, value)` for other values."""
+        """Returns a batch of the same structure; `further(key, value)` makes its other values."""
         given = {self.image: images, self.label: labels}
 
         def part(key: Any, value: Any) -> Any:
@@ -98,10 +98,10 @@ class Layout:
 
 
 def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
-    """Finds where images and labels are in a real batch: at `keys`, or at the usual places.
+    """Finds images and labels in a real batch: at `keys`, or at the usual places.
 
     Raises:
-        DataError: the structure is not known.
+        DataError: the structure is unknown.
     """
     if keys is not None:
         layout = Layout(*keys)
@@ -132,7 +132,7 @@ def find_layout(batch: Any, keys: tuple[str | int, str | int] | None) -> Layout:
 
 
 def describe(batch: Any) -> str:
-    """Says in a few words what a batch is made of."""
+    """Returns a short text that says what a batch consists of."""
     if isinstance(batch, Mapping):
         return f"a {type(batch).__name__} with the keys {list(batch)}"
     if isinstance(batch, (tuple, list)):
@@ -155,9 +155,9 @@ def _describe_value(value: Any) -> str:
 def describe_rows(
     images: Tensor, factors: list[Tensor], rows: Tensor, label: str, dtype: torch.dtype, made: bool
 ) -> MixedBatch:
-    """Describes images that show these classes of the factors, and the shapes of these rows.
+    """Describes images by the classes of their factors and the rows of their shapes.
 
-    Labels are of `dtype`, and the factors int64, which has room for -1.
+    Labels have type `dtype`. Factors are int64, which has room for -1.
     """
     chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
     truth = torch.full((len(images),), made, device=images.device)
@@ -166,29 +166,29 @@ def describe_rows(
 
 
 def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
-    """Returns where rows (N,) of a batch are once only those in `keep` stay; -1 for the others."""
+    """Maps rows (N,) of a batch to their new rows once only `keep` stays; -1 if they are gone."""
     places = torch.full((num_real + 1,), -1, dtype=torch.int64, device=rows.device)
     places[keep] = torch.arange(len(keep), device=rows.device)
-    return places[rows]  # -1 is the last one
+    return places[rows]  # row -1 reads the last entry
 
 
 def is_channels_last(images: Tensor) -> bool:
-    """Whether the colours of each pixel of images (B, C, H, W) lie next to each other."""
+    """Whether images (B, C, H, W) are stored channels last."""
     beside = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
     return beside and not images.is_contiguous()
 
 
 def as_stored(made: Tensor, images: Tensor) -> Tensor:
-    """Returns images that were made, in the type and the memory format of the real ones."""
+    """Returns counterfactual images in the type and memory format of the real ones."""
     kept = torch.channels_last if is_channels_last(images) else torch.preserve_format
     return made.to(images.dtype, memory_format=kept)
 
 
 def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = None) -> MixedBatch:
-    """Puts the rows of one batch behind those of another; copies nothing where one is empty.
+    """Appends the rows of one batch to those of another; copies nothing if one is empty.
 
-    The type and the memory format are those of the first, and each image is written once: those of
-    the second not at all where they are the last ones of `room`.
+    The result has the type and memory format of the first. Each image is written once; the second's
+    images are not copied if they are already the last rows of `room`.
     """
     num, images = len(first.image), first.image
     if num == 0 or len(second.image) == 0:
@@ -204,9 +204,9 @@ def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = Non
 
 
 def reorder_rows(batch: MixedBatch, order: Tensor) -> MixedBatch:
-    """Puts the rows of a batch into an order (B,); what points at a row follows it."""
+    """Puts the rows of a batch into an order (B,) and updates the references to rows."""
     order = order.to(batch.image.device, non_blocking=True)
     moved = MixedBatch(*(column[order] for column in batch))
     places = torch.full((len(order) + 1,), -1, dtype=torch.int64, device=order.device)
     places[order] = torch.arange(len(order), device=order.device)
-    return moved._replace(real_index=places[moved.real_index])  # -1 is the last one
+    return moved._replace(real_index=places[moved.real_index])  # row -1 reads the last entry

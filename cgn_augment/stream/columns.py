@@ -1,4 +1,4 @@
-"""What else a batch holds, row by row: an index, a weight, a mask; what its new rows get."""
+"""The further columns of a batch (an index, a weight, a mask) and their values for new rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 
 MASK = "mask"
-"""A value of `fill`: the column holds masks, and gets those of the counterfactuals."""
+"""A value of `fill` for a column of masks: it gets the masks of the counterfactuals."""
 
 Path = tuple[str | int, ...]
 """Keys or positions that lead from a batch to one of its values."""
@@ -21,14 +21,14 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Which rows a step's batch has.
+    """The rows of a step's batch.
 
     Attributes:
-        num_real: real images that were read.
-        num: counterfactuals.
-        keep: (K,) int64 on the CPU, the real images that stay, or None for all.
-        order: (K + num,) int64 on the CPU, in which order the rows leave, or None as they are.
-        masks: (num, 1, H, W) float32 in [0, 1] of the counterfactuals, where they are known.
+        num_real: number of real images read.
+        num: number of counterfactuals.
+        keep: (K,) int64 on the CPU, the real images that stay; None means all.
+        order: (K + num,) int64 on the CPU, final order of the rows; None means unchanged.
+        masks: (num, 1, H, W) float32 in [0, 1], masks of the counterfactuals, if known.
     """
 
     num_real: int
@@ -38,25 +38,24 @@ class Rows:
     masks: Tensor | None = None
 
     def place(self, path: Path, value: Any, fill: Any = None) -> Any:
-        """Gives a further value of a batch its rows for this step.
+        """Returns a further value of a batch with its rows for this step.
 
-        A value is a tensor or list with one entry for each real image, or a dict, list or tuple of
-        such; anything else stays as it is. Counterfactuals get -1 in a column of signed integers
-        (an index) and None in a list (paths): that says that they have none. Any other column must
-        have its value in `fill`.
+        A value is a tensor or list with one entry per real image, or a dict, list or tuple of such
+        values; anything else stays as it is. By default counterfactuals get -1 in a column of
+        signed integers (an index) and None in a list (paths), which mean "none". Any other column
+        needs a value in `fill`.
 
         Args:
             path: keys or positions that lead to the value, for errors.
             value: the value itself.
-            fill: what counterfactuals get: a number or a tensor for each row of a tensor, `MASK`,
-                anything for a list, and for a dict, a list or a tuple what its parts get, by key or
+            fill: what counterfactuals get: for a tensor a number, a tensor with one row, or `MASK`;
+                for a list anything; for a dict, list or tuple the values of its parts, by key or
                 position.
 
         Raises:
-            DataError: a column whose value for counterfactuals nobody knows, or a mask that does
-                not fit it.
-            ArgumentError: a value of `fill` that the column cannot hold.
-            ArgumentTypeError: one value of `fill` for what has several parts.
+            DataError: a column has no known value for counterfactuals, or the mask does not fit it.
+            ArgumentError: the column cannot hold the value in `fill`.
+            ArgumentTypeError: `fill` gives one value for something that has several parts.
         """
         if isinstance(value, Tensor):
             return self._place_tensor(path, value, fill) if self._has_rows(value) else value
@@ -88,7 +87,7 @@ class Rows:
         return kept if self.order is None else kept[self.order.to(kept.device)]
 
     def _made(self, path: Path, value: Tensor, fill: Any) -> Tensor:
-        """Returns the rows of the counterfactuals."""
+        """Returns the values of the counterfactuals in this column."""
         shape = (self.num, *value.shape[1:])
         if isinstance(fill, str):
             return self._masks_for(path, value, fill)
@@ -138,10 +137,10 @@ class Rows:
 
 
 def check_fill(fill: object) -> dict[str | int, Any]:
-    """Returns what the argument `fill` says.
+    """Returns the argument `fill` as a dict.
 
     Raises:
-        ArgumentTypeError: it is no mapping of keys or positions.
+        ArgumentTypeError: it is not a mapping of keys or positions.
     """
     if fill is None:
         return {}
@@ -164,7 +163,7 @@ def check_columns(
         taken: keys or positions of images and labels.
 
     Raises:
-        ArgumentError: it names what the batch does not have besides images and labels.
+        ArgumentError: it names something that the batch lacks, or the images or labels.
     """
     there: list[Any] = list(batch) if isinstance(batch, Mapping) else list(range(len(batch)))
     found = {}
@@ -183,7 +182,7 @@ def check_columns(
 
 
 def asks_for_masks(fill: Any) -> bool:
-    """Whether `fill` wants masks anywhere."""
+    """Whether `fill` asks for masks anywhere."""
     if isinstance(fill, Mapping):
         return any(asks_for_masks(part) for part in fill.values())
     return isinstance(fill, str) and fill == MASK
@@ -201,7 +200,7 @@ def _inner(path: Path, fill: Any) -> Mapping[Any, Any]:
 
 
 def _as_row(path: Path, value: Tensor, fill: Any) -> Tensor:
-    """Returns what each counterfactual gets in a column, as one row of it."""
+    """Returns the value of a counterfactual in a column, as one row of it."""
     try:
         row = torch.as_tensor(fill)
         made = row.to(value.device, value.dtype).expand(value.shape[1:])
@@ -223,7 +222,7 @@ def _name(path: Path) -> str:
 
 
 def _fill(path: Path, value: str) -> str:
-    """Says how `fill` gives a value to what is at a path."""
+    """Returns the code that gives a value to the column at `path`."""
     for key in reversed(path):
         value = f"{{{key!r}: {value}}}"
     return f"fill={value}"

@@ -45,108 +45,109 @@ from cgn_augment.types import FACTORS, Mechanisms, Source
 class CounterfactualDataset(IterableDataset[Any]):
     """Yields the real batches with counterfactuals mixed in.
 
-    Iterate it as it is; a client that insists on a `DataLoader` gets `stream.as_loader()`. What
-    step k draws is a function of (seed, epoch, rank, k) alone. Images are made without a gradient
-    and are ordinary tensors of a training graph.
+    Iterate it directly. If a client insists on a `DataLoader`, pass it `stream.as_loader()`. What
+    step k draws is a function of (seed, epoch, rank, k) alone. Images are made without gradients
+    and are ordinary tensors in a training graph.
 
-    An epoch ends with its last batch, or where its iterator is dropped after at least one batch:
-    each `iter` begins the next epoch, as a shuffled `DataLoader` draws anew.
+    An epoch ends with its last batch, or when its iterator is dropped after at least one batch:
+    each `iter` begins the next epoch, as a shuffled `DataLoader` draws a new order.
 
     Args:
         real: a map-style or iterable dataset (with `batch_size`), or a `DataLoader` or any other
             iterable of ready batches (without). A batch is (images, labels, …) or a dict; images
             (B, 3, H, W) float, labels (B,) integers. With Accelerate: prepare the loader first.
         source: a `Source`, or a frozen CGN, which stands for `FreshSource(cgn)`.
-        batch_size: real images per step, where `real` is a dataset. This and the keywords down to
+        batch_size: real images per step, if `real` is a dataset. This and the keywords down to
             `persistent_workers` are those of the `DataLoader` that the stream replaces, and mean
-            the same. They are for a dataset alone.
-        shuffle: whether a map-style dataset is read in random order: True by default, other than
-            in a `DataLoader`. The order is a function of (seed, epoch), and ranks share it out.
-        sampler: draws the order of a map-style dataset instead. It is used as it is: on several
+            the same. They apply to a dataset only.
+        shuffle: whether a map-style dataset is read in random order: True by default, unlike in a
+            `DataLoader`. The order is a function of (seed, epoch), and each rank reads its share.
+        sampler: draws the order of a map-style dataset instead. It is used as it is. With several
             ranks it must know them, as `DistributedSampler` does.
-        batch_sampler: draws batches, instead of batch_size, shuffle, sampler and drop_last.
+        batch_sampler: draws batches; replaces batch_size, shuffle, sampler and drop_last.
         num_workers: processes that read a dataset. They never hold the CGN.
-        collate_fn: makes a batch of a list of items.
-        pin_memory: whether real batches lie where a GPU can fetch them from.
-        drop_last: whether a last, smaller batch is left out.
-        timeout: seconds to wait for a worker; 0 for as long as it takes.
+        collate_fn: makes a batch from a list of items.
+        pin_memory: whether real batches are put in pinned memory, from which a GPU copies faster.
+        drop_last: whether to leave out a last, smaller batch.
+        timeout: seconds to wait for a worker; 0 waits without limit.
         worker_init_fn: called in each worker with its number.
         multiprocessing_context: how workers are started ("fork", "spawn", …).
-        generator: what the order and the workers' seeds are drawn from instead, as in a plain
-            `DataLoader`; on one rank, or with a sampler that knows the ranks.
+        generator: draws the order and the workers' seeds instead, as in a plain `DataLoader`; for
+            one rank, or with a sampler that knows the ranks.
         prefetch_factor: batches that each worker reads ahead.
-        persistent_workers: whether workers stay from epoch to epoch.
+        persistent_workers: whether workers stay alive from epoch to epoch.
         ratio: counterfactuals per real image: a number, or a schedule (`OffAfter`, `Ramp`, any
-            function of the step counted over epochs). 1.0 where neither count nor fraction is
-            given. Fractions carry over from step to step.
-        count: instead of ratio, counterfactuals per step (with mix="replace": per full batch).
-        fraction: instead of ratio, the share of the batch that is counterfactual; 1.0 with
+            function of the step counted over epochs). 1.0 if neither count nor fraction is given.
+            Fractions of an image carry over to the next step.
+        count: counterfactuals per step, instead of ratio (with mix="replace": per full batch).
+        fraction: share of the batch that is counterfactual, instead of ratio; 1.0 with
             mix="replace" trains on counterfactuals alone.
-        mix: "append" puts them behind the real images, "replace" puts them in the place of random
-            real images (the batch keeps its size), "separate" yields (real batch, counterfactual
-            batch), so that they need not share BatchNorm statistics.
-        label: which factor's class is the label of a counterfactual; "all" makes labels
-            (B, 3) of shape, texture and background.
-        class_map: `{label: class or classes of the CGN}`, where they are not the same numbers.
-            Counterfactuals are drawn of these classes only.
-        transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images as the real
-            ones are; `match_real(mean, std, size)` makes one. Runs on the device.
-        device: where batches are put together; the source's by default.
-        seed: of the real order and of everything that is drawn.
-        output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield
-            `image, label, is_counterfactual, shape, texture, background`.
+        mix: "append" puts counterfactuals after the real images, "replace" puts them in the place
+            of random real images (the batch keeps its size), "separate" yields (real batch,
+            counterfactual batch), so that the two need not share BatchNorm statistics.
+        label: the factor whose class is the label of a counterfactual; "all" makes labels (B, 3) of
+            shape, texture and background.
+        class_map: `{label: class or classes of the CGN}`, if the two differ. Only classes in the
+            map are drawn.
+        transform: turns counterfactuals (N, 3, H, W) float32 in [-1, 1] into images like the real
+            ones; `match_real(mean, std, size)` makes one. Runs on the device.
+        device: device where batches are assembled; by default the source's.
+        seed: seed of the real order and of every draw.
+        output: "same" keeps the structure of the real batch; "dict" and "namedtuple" yield `image,
+            label, is_counterfactual, shape, texture, background`.
         value_range: range of the real images; `transform.value_range` or (-1, 1) by default. The
-            first eight images are held against it; None leaves that out.
-        keys: keys or positions of images and labels in a batch, where they are not the usual.
-        fill: what counterfactuals get in the further columns of a batch, by key or position:
-            `{"weight": 1.0}`; "mask" where a column holds masks and the source knows those of its
-            counterfactuals. A column of whole numbers (an index) gets -1 by itself, a list (paths)
-            None, and masks that a `RealShapeSource` reads those of its counterfactuals; any other
-            column must be named.
-        shuffle_rows: whether real images and counterfactuals are put in random order, for what
-            takes the rows of a batch to be alike (mixup with the flipped batch, micro-batches);
-            otherwise real images come first. Further columns and `real_index` follow.
-        batch_multiple: mixed batches are a multiple of it, by the number of counterfactuals, which
-            evens out over the steps; with mix="append".
-        rank: which of `world_size` processes this is. By default found when the first length or
-            batch is asked for, from torch.distributed or torchrun's environment. Each reads its
-            part of a map-style dataset.
-        world_size: how many processes there are.
-        shard_iterable: whether ranks share out an iterable dataset's samples; must be said where
-            there are several ranks.
-        seed_items: seeds Python, NumPy and torch by (seed, epoch, index) while a map-style
-            dataset reads an item, so that its random transforms are the same whatever the number
-            of workers, and after a resume. Off, they draw what a plain loader's would.
-        prefetch: steps that are made ahead; 0 makes each when it is asked for. It changes nothing
-            of what is drawn. On a GPU a second CUDA stream copies, draws and mixes while the loop's
-            own trains; real batches are read ahead too, so they must not share memory that is
-            written anew. On a CPU a thread draws the counterfactuals alone, which pays where a core
-            is idle; real batches are read, transformed and mixed when they are asked for. It does
-            nothing where a source needs the real batch first (`RealShapeSource`, "permute", a
-            source that does not say `needs_real = False`) or the epoch's length is unknown.
+            first eight images are checked against it; None skips the check.
+        keys: keys or positions of images and labels in a batch, if they are not at the usual
+            places.
+        fill: values for counterfactuals in the further columns of a batch, by key or position:
+            `{"weight": 1.0}`; "mask" for a column of masks, if the source knows those of its
+            counterfactuals. Some columns need no entry: integers (an index) get -1, lists (paths)
+            get None, and masks that a `RealShapeSource` reads get the masks of the counterfactuals.
+            Any other column must be named.
+        shuffle_rows: whether to put real images and counterfactuals in random order, for methods
+            that treat the rows of a batch alike (mixup with the flipped batch, micro-batches).
+            Otherwise real images come first. Further columns and `real_index` follow.
+        batch_multiple: makes each mixed batch a multiple of this, by the number of counterfactuals,
+            which evens out over the steps; for mix="append".
+        rank: which of `world_size` processes this is. By default found from torch.distributed or
+            torchrun's environment, when the length or a batch is first asked for. Each rank reads
+            its part of a map-style dataset.
+        world_size: number of processes.
+        shard_iterable: whether ranks share the samples of an iterable dataset; required with
+            several ranks.
+        seed_items: seeds Python, NumPy and torch by (seed, epoch, index) while an item of a
+            map-style dataset is read. Its random transforms are then the same for any number of
+            workers, and after a resume. If off, they draw as with a plain loader.
+        prefetch: number of steps made ahead; 0 makes each step on demand. It does not change what
+            is drawn. On a GPU a second CUDA stream copies, draws and mixes while the loop's own
+            stream trains. Real batches are read ahead too, so they must not share memory that is
+            written again. On a CPU a thread draws only the counterfactuals, which pays off if a
+            core is idle; real batches are read, transformed and mixed on demand. It has no effect
+            if a source needs the real batch first (`RealShapeSource`, "permute", a source without
+            `needs_real = False`) or the length of the epoch is unknown.
 
     Attributes:
-        epoch: the epoch that is under way or comes next.
-        proportion: ratio, count and fraction, where they follow from each other.
-        dataset: the user's, or None.
-        sampler: that of the inner loader; its `set_epoch` is the stream's.
-        batch_sampler: of the inner loader, or None.
-        rank: of this process, as far as it is known now.
-        world_size: how many processes there are, as far as it is known now.
+        epoch: the current epoch, or the next one between epochs.
+        proportion: ratio, count and fraction, as far as they follow from each other.
+        dataset: the user's dataset, or None.
+        sampler: the sampler of the inner loader; its `set_epoch` sets the stream's epoch.
+        batch_sampler: the batch sampler of the inner loader, or None.
+        rank: rank of this process, as known now.
+        world_size: number of processes, as known now.
 
     Raises:
-        ArgumentError: a value that cannot be used, keywords that exclude each other or that this
-            kind of real data has no use for, a class map that does not fit.
-        ArgumentTypeError: a thing of the wrong kind.
-        UsageError: the source is on another device than `device`, or there is no such device.
-        DataError: while iterating: a batch is not as was declared. Its form is looked at in each
-            step, and so are its values (labels, NaN) where it arrives on the CPU; where it arrives
-            on a GPU, only until eight images have been seen, for a look makes the host wait.
+        ArgumentError: a value cannot be used, keywords exclude each other or do not apply to this
+            kind of real data, or the class map does not fit.
+        ArgumentTypeError: an argument has the wrong type.
+        UsageError: the source is on another device than `device`, or the device does not exist.
+        DataError: while iterating: a batch is not what was declared. Each step checks its form, and
+            its values (labels, NaN) if it arrives on the CPU. If batches arrive on a GPU, values
+            are checked only until eight images have been seen, since a check stalls the host.
         UsageError: while iterating: inside a worker of a `DataLoader`, or in a loader that would
-            batch or slice the ready batches once more; the rank is not the one that it was when the
-            length or a batch was first asked for.
+            batch or slice the ready batches again; or the rank has changed since the length or a
+            batch was first asked for.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import BankSource, CounterfactualDataset
@@ -283,7 +284,7 @@ class CounterfactualDataset(IterableDataset[Any]):
 
         Raises:
             TypeError: the real data does not know its length.
-            UsageError: the rank is not known, or not the one that it was.
+            UsageError: the rank is unknown, or has changed.
         """
         self._bind()
         num_steps = self._real.num_steps()
@@ -300,22 +301,22 @@ class CounterfactualDataset(IterableDataset[Any]):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is under way or comes next, counted from 0."""
+        """The current epoch, or the next one between epochs; counted from 0."""
         return self._history.position.epoch
 
     @property
     def sampler(self) -> StreamSampler:
-        """The sampler of the inner loader, with a `set_epoch` that is the stream's."""
+        """The sampler of the inner loader; its `set_epoch` sets the stream's epoch."""
         return StreamSampler(self, self._real.sampler)
 
     @property
     def rank(self) -> int:
-        """Which of `world_size` processes this is, as far as it is known now."""
+        """Which of `world_size` processes this is, as known now."""
         return self._ranks.look()[0]
 
     @property
     def world_size(self) -> int:
-        """How many processes there are, as far as it is known now."""
+        """Number of processes, as known now."""
         return self._ranks.look()[1]
 
     def as_loader(self) -> StreamLoader:
@@ -326,16 +327,19 @@ class CounterfactualDataset(IterableDataset[Any]):
         return StreamLoader(self)
 
     def is_at_end(self) -> bool:
-        """Returns whether the batch that was yielded last ends its epoch, as far as is known."""
+        """Returns whether the batch yielded last ends its epoch, as far as known."""
         return self._history.position.step == self._real.num_steps()
 
     # Epochs and state --------------------------------------------------------------------------
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch comes next.
+        """Sets the epoch that comes next.
 
-        Not needed in a plain loop: the epoch advances by itself. After `load_state_dict` of a place
-        inside this very epoch the place is kept, because clients call both.
+        A plain loop need not call it: the epoch advances by itself. After `load_state_dict` inside
+        an epoch, setting this same epoch keeps the place, because clients call both.
+
+        Args:
+            epoch: counted from 0.
 
         Raises:
             ArgumentError: the epoch is negative.
@@ -343,9 +347,9 @@ class CounterfactualDataset(IterableDataset[Any]):
         self._history.set_epoch(require_count("epoch", epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the stream is, counted in batches that were yielded; never weights.
+        """Returns the position of the stream, counted in yielded batches; never weights.
 
-        After a `break` that is the place of the break, until the next `iter`.
+        After a `break` this is the place of the break, until the next `iter`.
         """
         if not self._history.is_placed:
             self._bind()
@@ -356,10 +360,13 @@ class CounterfactualDataset(IterableDataset[Any]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration go on where `state` was saved.
+        """Makes the next iteration continue where `state` was saved.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
-            CheckpointError: the state is of another version or another configuration.
+            CheckpointError: the state belongs to another version or configuration.
         """
         require_state(state, self._fingerprint())
         self._history.load(dict(state))
@@ -378,7 +385,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         }
 
     def _bind(self) -> None:
-        """Finds the rank, and keeps the real data to its part."""
+        """Finds the rank, and restricts the real data to its part."""
         found = self._ranks.find()
         if self._bound != found:
             self._real.bind(*found)
@@ -395,26 +402,26 @@ class CounterfactualDataset(IterableDataset[Any]):
     ) -> Path:
         """Draws what the loop will see: real images and counterfactuals, with their labels.
 
-        They are those of the step that the next iteration would begin with, after all transforms,
-        which are undone for display: by mean and std of `match_real`, or by `value_range`. The
-        stream stays where it is, as do its sampler and the global generators. Where that step has
-        no counterfactual, up to fifteen more are shown too.
+        They come from the step that the next iteration would begin with, after all transforms. For
+        display these are undone, by mean and std of `match_real`, or by `value_range`. The stream
+        does not move, nor do its sampler and the global random generators. If that step has no
+        counterfactual, up to fifteen more steps are shown too.
 
         Args:
             path: the picture to write: .png, .jpg, .webp, .pdf or .svg.
-            num: images of either kind, at most.
+            num: images of each kind, at most.
             classes: names of the classes by label; those of the dataset by default.
 
         Returns:
             `path`.
 
         Raises:
-            ArgumentError: the path is no picture, its folder is missing, `num` is below 1, or the
-                CGN has no class for a label.
-            DataError: there is no batch, or it is not as was declared.
-            UsageError: a sampler, or an iterable dataset without workers, that cannot be copied.
+            ArgumentError: the path is not a picture, its folder is missing, `num` is below 1, or
+                the CGN has no class for a label.
+            DataError: there is no batch, or it is not what was declared.
+            UsageError: a sampler, or an iterable dataset without workers, cannot be copied.
         """
-        from cgn_augment.stream.preview import save_preview  # which imports what draws
+        from cgn_augment.stream.preview import save_preview  # imports the drawing libraries
 
         save_preview(self, path, num, classes)
         return Path(path)
@@ -424,8 +431,8 @@ class CounterfactualDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         """Yields the batches of an epoch.
 
-        After `load_state_dict`, those that are left of it. An iterator that was dropped after a
-        batch has ended its epoch, and this is the next one.
+        After `load_state_dict`, yields the rest of that epoch. If the last iterator was dropped
+        after a batch, this is the next epoch.
         """
         self._bind()
         skipping = require_usable_place(
@@ -456,7 +463,7 @@ class CounterfactualDataset(IterableDataset[Any]):
             planned.close()
 
     def _make(self, planned: Iterator[Planned]) -> Generator[tuple[Any, Position, Any], None, None]:
-        """Yields steps, the position after each and, if more was read, the state of the data."""
+        """Yields each step, the position after it and, if more was read, the state of the data."""
         maker = self._maker
         if self.prefetch and self._side is not None:
             note = partial(self._real.state, started=True)
@@ -475,7 +482,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         return self._layout
 
     def _require_whole(self, num_read: int) -> None:
-        """Raises `DataError` if an epoch has ended before its length."""
+        """Raises `DataError` if an epoch ended before its length."""
         num_steps = self._real.num_steps()
         if self._real.is_exact() and num_steps is not None and num_read < num_steps:
             raise DataError(

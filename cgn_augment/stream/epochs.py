@@ -15,7 +15,7 @@ from cgn_augment.ranks import Ranks
 
 
 class RankedSampler(Sampler[int]):
-    """The order of torch's `DistributedSampler`, for a rank that is found when it is asked for."""
+    """The order of torch's `DistributedSampler`, for a rank that is found on first use."""
 
     def __init__(
         self, dataset: Any, ranks: Ranks, *, shuffle: bool, seed: int, drop_last: bool
@@ -48,13 +48,13 @@ class RankedSampler(Sampler[int]):
 
 
 class TrackedBatches(Sampler[list[int]]):
-    """Passes a batch sampler's batches on, from a given one on, and notes which items they hold.
+    """Passes on the batches of a batch sampler from a given one on, and records their items.
 
     The batch sampler draws when it would in a loader of its own: at `iter`, or later.
 
     Attributes:
-        skip: batches of the next epoch that are left out, without anything being decoded.
-        drawn: takes what the next epoch draws, if anybody asks; that which is left out too.
+        skip: number of batches of the next epoch to leave out; nothing of them is decoded.
+        drawn: if set, collects what the next epoch draws, including the batches left out.
     """
 
     def __init__(self, batch_sampler: Iterable[list[int]]) -> None:
@@ -72,8 +72,8 @@ class TrackedBatches(Sampler[list[int]]):
     def _pass_on(
         self, batches: Iterator[list[int]], drawn: deque[list[int]] | None
     ) -> Iterator[list[int]]:
-        # Counted when the first batch is drawn: a loader with workers makes two iterators, and
-        # draws from the second.
+        # Counted at the first draw: a loader with workers makes two iterators and draws from the
+        # second.
         skip, self.skip = self.skip, 0
         for place, batch in enumerate(batches):
             if drawn is not None:
@@ -83,11 +83,12 @@ class TrackedBatches(Sampler[list[int]]):
 
 
 class EpochDataset(Dataset[Any]):
-    """Brings the epoch to the copies of a dataset that live in persistent workers.
+    """Passes the epoch to the copies of a dataset in persistent workers.
 
     Args:
-        dataset: map-style; its `set_epoch` is called where it has one.
-        seed: seeds the reading of each item by (seed, epoch, index); None leaves the global
+        dataset: map-style; its `set_epoch` is called if it has one.
+        seed: seeds the reading of each item by (seed, epoch, index); None leaves the global random
+            generators alone.
             generators to themselves.
     """
 
@@ -126,14 +127,14 @@ class EpochDataset(Dataset[Any]):
 
 
 class EpochIterableDataset(IterableDataset[Any]):
-    """The same for iterable datasets, with every `world_size`-th sample where it is sharded.
+    """The same for iterable datasets; if sharded, yields every `world_size`-th sample.
 
     A last group of samples that does not reach all ranks is left out, so that each rank makes the
     same number of steps.
 
     Attributes:
-        rank: which part is read; set before the workers start, who cannot find it.
-        world_size: of how many parts.
+        rank: the part to read; set before the workers start, since they cannot find it.
+        world_size: number of parts.
     """
 
     def __init__(self, dataset: Any) -> None:

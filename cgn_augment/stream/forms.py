@@ -1,4 +1,4 @@
-"""The form that real images, labels and counterfactuals must have, and what to do about another."""
+"""Checks the form of real images, labels and counterfactuals, and says how to correct it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def require_labels(labels: Tensor, num: int) -> None:
 
 
 def require_same_form(made: Tensor, real: Tensor, transform: object) -> None:
-    """Raises `DataError` unless counterfactuals (N, 3, H, W) have the form of real images."""
+    """Raises `DataError` unless counterfactuals (N, 3, H, W) have the form of the real images."""
     if made.shape[1:] == real.shape[1:]:
         return
     height, width = real.shape[-2:]
@@ -133,7 +133,7 @@ def require_same_form(made: Tensor, real: Tensor, transform: object) -> None:
 
 
 def _find_places(batch: Any) -> tuple[str | int, str | int] | None:
-    """Returns where in a batch there are images and labels, if that is plain to see."""
+    """Returns where in a batch images and labels are, if that is unambiguous."""
     items: Iterable[tuple[Any, Any]] = (
         batch.items() if isinstance(batch, Mapping) else enumerate(batch)
     )
@@ -147,7 +147,7 @@ def _find_places(batch: Any) -> tuple[str | int, str | int] | None:
         for key, y in tensors
         if y.shape == (len(found),) and not y.is_floating_point() and key != "index"
     ]
-    # (index, image, label): the label comes behind the image; (label, image): it is the only one.
+    # (index, image, label): the label comes after the image; (label, image): it is the only one.
     behind = [key for key in labels if isinstance(at, int) and key > at]
     chosen = behind or labels
     return (at, chosen[0]) if chosen else None

@@ -1,4 +1,4 @@
-"""The history of a stream: which epoch it is in, what counts as one, and what was loaded."""
+"""The position of a stream in its epochs: when an epoch begins and ends, and what was loaded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 class History:
     """Moves a stream's position through its epochs.
 
-    An iterator that has yielded something is one epoch, whether it is complete or was dropped. Only
-    the newest iterator says where the stream is.
+    An iterator that has yielded something is one epoch, whether complete or dropped. Only the
+    newest iterator sets the position of the stream.
 
     Attributes:
-        position: of the batch that was yielded last, or the start of the epoch that comes next.
-        knows_epoch: whether a client has said which epoch this is, or a batch was yielded.
+        position: of the batch yielded last, or the start of the next epoch.
+        knows_epoch: whether a client has set the epoch, or a batch was yielded.
     """
 
     def __init__(self, real: RealData, proportion: Proportion) -> None:
@@ -40,42 +40,42 @@ class History:
 
     @property
     def loaded_step(self) -> int:
-        """The step that was loaded and comes next, or 0."""
+        """The step to continue at after a load, else 0."""
         return 0 if self._loaded is None else self.position.step
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the position is inside an epoch that an iterator has begun here."""
+        """Whether the position is inside an epoch that an iterator began here."""
         return self._current is not None
 
     @property
     def is_placed(self) -> bool:
-        """Whether the steps before the position are known; else `bind` counts them."""
+        """Whether the steps before the position are known; if not, `bind` counts them."""
         return self._may_ask_for_length or self._loaded is not None or self.position.epoch == 0
 
     def copy(self, real: RealData) -> History:
-        """Returns a history of its own at the same place, for a copy of the real data."""
+        """Returns a separate history at the same place, for a copy of the real data."""
         twin = copy.copy(self)
         twin._real = real
         return twin
 
     def state(self) -> dict[str, Any]:
-        """Returns the position, and what the real data needs to go on there."""
+        """Returns the position, and what the real data needs to continue there."""
         real = self._read if self._loaded is None else self._loaded
         if real is None:
             real = self._real.state(started=self._current is not None)
         return {**self.position._asdict(), "real": real}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes to where `state` was made."""
+        """Moves to the position where `state` was saved."""
         self._current, self._left, self._read, self.knows_epoch = None, None, None, True
         self._loaded = state["real"]
         self.position = Position(**{name: state[name] for name in Position._fields})
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of an epoch, or keeps the place in it that was loaded.
+        """Moves to the start of an epoch, or keeps the place that was loaded inside it.
 
-        An iterator of this very epoch that goes on nevertheless is where the stream is again.
+        If an iterator of this same epoch continues, the stream follows it again.
         """
         self.knows_epoch = True
         if self._loaded is not None:
@@ -95,14 +95,14 @@ class History:
         self._left = left
 
     def bind(self) -> None:
-        """Counts the steps before the position, once the rank is known and with it the length."""
+        """Counts the steps before the position, once rank and length are known."""
         if not self._may_ask_for_length:
             self._may_ask_for_length = True
             if self._loaded is None:
                 self._go_to(self.position.epoch)
 
     def leave_a_begun_epoch(self) -> None:
-        """Goes to the next epoch if an iterator has yielded something of this one."""
+        """Moves to the next epoch if an iterator has yielded something of this one."""
         epoch = getattr(self._real.sampler, "epoch", None)
         if isinstance(epoch, int) and epoch != self._sampler_epoch:
             # Another library has called `set_epoch` on the sampler itself.
@@ -112,8 +112,8 @@ class History:
             self._go_to(self.position.epoch + 1)
 
     def begin(self) -> tuple[object, Position, Any]:
-        """Returns a token of a new iterator, where it starts, and what was loaded for it."""
-        self.leave_a_begun_epoch()  # others may have iterated since `iter`
+        """Returns a token for a new iterator, its start, and what was loaded for it."""
+        self.leave_a_begun_epoch()  # another iterator may have run since `iter`
         num_steps = None if self._loaded is None else self._real.num_steps()
         if num_steps is not None and self.position.step > num_steps:
             raise CheckpointError(
@@ -125,29 +125,29 @@ class History:
         return token, self.position, loaded
 
     def note_sampler(self) -> None:
-        """Remembers the epoch that the real data itself has given its sampler."""
+        """Records the epoch that the real data itself gave its sampler."""
         self._sampler_epoch = getattr(self._real.sampler, "epoch", None)
 
     def advance(self, token: object, position: Position, read: Any = None) -> None:
-        """Says that the iterator of this token is about to yield a batch.
+        """Moves on: the iterator of this token is about to yield a batch.
 
-        `read` is the state of the real data after that batch, where more was read meanwhile.
+        `read` is the state of the real data after that batch, if more has been read since.
         """
-        # Lightning reads one batch ahead where there is no length, and says the epoch then.
+        # If there is no length, Lightning reads one batch ahead and sets the epoch after that.
         if self._left is token:
             self._current, self._left = token, None
         if self._current is token:
             self.position, self._read, self.knows_epoch = position, read, True
 
     def complete(self, token: object, position: Position) -> None:
-        """Says that the iterator of this token has come to its end."""
+        """Moves on: the iterator of this token has ended."""
         if self._current is token:
             if self._real.batch_sizes() is not None:
                 self._known_carry = position.epoch + 1, position.carry
             self._go_to(position.epoch + 1)
 
     def _go_to(self, epoch: int) -> None:
-        """Goes to the start of an epoch."""
+        """Moves to the start of an epoch."""
         self._current, self._left, self._loaded, self._read = None, None, None, None
         total, carry = self.position.total, self.position.carry
         if self._may_ask_for_length:

@@ -1,4 +1,4 @@
-"""The real data: how long an epoch is, how it goes on in the middle of one, what is saved of it."""
+"""The real data: the length of an epoch, how to continue inside one, and what to save."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ State = dict[str, Any]
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Says of what goes wrong in the block that the state of the real data is damaged."""
+    """Turns errors inside the block into one that says the saved state is damaged."""
     try:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # other libraries' loaders raise anything
+    except Exception as error:  # loaders of other libraries raise anything
         raise CheckpointError(
             "the state is damaged: what it says of the real data cannot be used "
             f"({type(error).__name__}: {first_line(error)})"
@@ -44,28 +44,28 @@ PASSED_ON = (
     "multiprocessing_context",
     "prefetch_factor",
 )
-"""Keywords of a `DataLoader` that say nothing of the order."""
+"""Keywords of a `DataLoader` that do not affect the order."""
 
 
 class RealData:
-    """Real batches, epoch by epoch: of a `DataLoader`, or of any iterable of ready batches.
+    """Real batches, epoch by epoch, from a `DataLoader` or any iterable of ready batches.
 
-    Where it starts in the middle: by its own `state_dict` if it has one (torchdata's
-    `StatefulDataLoader`), by its sampler's indices if it is a plain `DataLoader` of a map-style
-    dataset, and otherwise by reading and dropping what comes before.
+    To start inside an epoch it uses the data's own `state_dict` if there is one (torchdata's
+    `StatefulDataLoader`), the sampler's indices for a plain `DataLoader` of a map-style dataset,
+    and otherwise reads and drops the batches before.
 
     Attributes:
         dataset: the user's dataset, or None.
-        sampler: what draws indices, or None.
-        batch_sampler: what draws batches of indices, or None.
-        batch_size: images of a full batch, or None if it is unknown.
+        sampler: draws indices, or None.
+        batch_sampler: draws batches of indices, or None.
+        batch_size: images of a full batch, or None if unknown.
     """
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self.dataset: Any = getattr(loader, "dataset", None)
         self.batch_sampler: Any = getattr(loader, "batch_sampler", None)
-        # A loader with a batch sampler has another, idle sampler.
+        # A loader with a batch sampler has another sampler that it does not use.
         idle = getattr(loader, "sampler", None)
         self.sampler: Any = getattr(self.batch_sampler, "sampler", idle)
         self.batch_size: int | None = getattr(loader, "batch_size", None)
@@ -76,19 +76,19 @@ class RealData:
             and isinstance(loader.batch_sampler, Iterable)
         )
         self._at_start: State = {}
-        # Workers that stay are seeded once: the loader draws nothing for them at later epochs.
+        # Persistent workers are seeded once: the loader draws nothing for them in later epochs.
         self._seeds_once = self._indexed and loader.persistent_workers
         self._seeded = self._seeds_once and loader._iterator is not None
 
     def bind(self, rank: int, world_size: int) -> None:
-        """Keeps the data to the part of a rank, once that is known.
+        """Restricts the data to the part of a rank, once the rank is known.
 
         Raises:
-            ArgumentError: there are several ranks, and nothing shares the data out among them.
+            ArgumentError: there are several ranks, and nothing divides the data among them.
         """
 
     def num_steps(self) -> int | None:
-        """Returns the steps of an epoch, or None if they are unknown."""
+        """Returns the steps of an epoch, or None if unknown."""
         loader = self.loader
         each_worker_rounds_its_part = (
             isinstance(loader, DataLoader)
@@ -104,11 +104,11 @@ class RealData:
             return None
 
     def is_exact(self) -> bool:
-        """Returns whether an epoch that is shorter than `num_steps` is an error."""
+        """Returns whether an epoch shorter than `num_steps` is an error."""
         return self._indexed
 
     def batch_sizes(self) -> Sequence[int] | None:
-        """Returns the number of images of each step of an epoch, or None if it is unknown."""
+        """Returns the number of images of each step of an epoch, or None if unknown."""
         sampler = self.batch_sampler
         if not self._indexed or type(sampler) is not BatchSampler:
             return None
@@ -118,11 +118,11 @@ class RealData:
         return [sampler.batch_size] * full + [rest] * (rest > 0 and not sampler.drop_last)
 
     def start(self, epoch: int, step: int, state: State | None) -> Iterator[Any]:
-        """Returns the batches of `epoch` from `step` on; `state` is one of `state()`."""
+        """Returns the batches of `epoch` from `step` on; `state` comes from `state()`."""
         self._set_epoch(epoch)
         if state is not None:
             with _reading():
-                torch.Generator().set_state(state["random"]["global"])  # only to see that it can be
+                torch.Generator().set_state(state["random"]["global"])  # only tests that it works
                 self._restore(state)
         if state is None or step == 0:
             self._at_start = self._random_state()
@@ -142,20 +142,20 @@ class RealData:
         return batches
 
     def items(self, step: int) -> Iterator[list[int]] | None:
-        """Returns which items the batches of the next `start` at `step` hold, if that is known."""
+        """Returns the dataset indices in the batches of the next `start` at `step`, if known."""
         return None
 
     def jump(self, state: State) -> None:
         """Leaves the place of a `state()` for another epoch.
 
-        A loader that shuffles anew each epoch goes on from the numbers that it had drawn there.
+        A loader that shuffles anew each epoch continues from the random state it had there.
         """
         if state:
             with _reading():
                 self._restore_generators(state["random"]["now"])
 
     def state(self, started: bool) -> State:
-        """Returns what `start` needs to go on; `started` says that an epoch is under way."""
+        """Returns what `start` needs to continue; `started` says whether an epoch has begun."""
         now = [generator.get_state() for generator in self._generators()]
         state: State = {"random": {**(self._at_start if started else self._random_state())}}
         state["random"]["now"] = now
@@ -180,7 +180,7 @@ class RealData:
         return list(unique.values())
 
     def _random_state(self) -> State:
-        """What the order of the coming epoch is drawn from."""
+        """Returns the random state from which the next epoch's order is drawn."""
         return {
             "global": torch.random.get_rng_state(),
             "own": [generator.get_state() for generator in self._generators()],
@@ -208,7 +208,7 @@ class RealData:
         seeded, self._seeded = self._seeded, self._seeds_once
         if not seeded or loader._iterator is not None:
             return iter(loader)
-        # In the run that is resumed the workers had their seed; these draw one without a trace.
+        # In the original run the workers already had a seed; draw theirs here without a trace.
         generator, loader.generator = loader.generator, torch.Generator()
         try:
             return iter(loader)
@@ -216,11 +216,11 @@ class RealData:
             loader.generator = generator
 
     def _rest_by_index(self, step: int) -> Iterator[Any]:
-        """Draws the epoch's indices once more and reads only those of the later batches."""
+        """Draws the epoch's indices again and reads only those of the later batches."""
         loader = self.loader
         base_seed = torch.zeros((), dtype=torch.int64)
-        # As a DataLoader does it: its workers' seed before a lazy sampler draws, and with workers a
-        # second iterator.
+        # As a DataLoader does: it draws its workers' seed before a lazy sampler draws, and with
+        # workers makes a second iterator.
         order = iter(loader.batch_sampler)
         if not self._seeded:
             base_seed.random_(generator=loader.generator)
@@ -237,7 +237,7 @@ class RealData:
 
 
 def parts_of(loader: Any) -> list[Any]:
-    """Returns a loader and the samplers in it; Accelerate puts them into each other."""
+    """Returns a loader and the samplers in it; Accelerate nests them."""
     parts: list[Any] = []
     waiting = [loader]
     while waiting:
@@ -251,12 +251,12 @@ def parts_of(loader: Any) -> list[Any]:
 def _keeps_its_state(loader: Any) -> bool:
     if not hasattr(loader, "state_dict") or not hasattr(loader, "load_state_dict"):
         return False
-    # Accelerate's loaders have the methods always, but a state only when asked for one, and then
-    # one that looks ahead and does not hold the order of a shuffled epoch.
+    # Accelerate's loaders always have the methods, but a state only on request. That state looks
+    # ahead and does not hold the order of a shuffled epoch.
     if hasattr(loader, "use_stateful_dataloader"):
         return False
-    # Of a dataset without a state torchdata's loader reads and drops, as is done here, but counts
-    # what it drops twice, so that the second resume is wrong.
+    # For a dataset without a state, torchdata's loader also reads and drops, but counts the dropped
+    # batches twice, so the second resume is wrong.
     dataset = getattr(loader, "dataset", None)
     return (
         not isinstance(dataset, IterableDataset)

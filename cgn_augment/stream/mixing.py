@@ -1,4 +1,4 @@
-"""How many counterfactuals a step gets."""
+"""The number of counterfactuals of each step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ Schedule = Callable[[int], float]
 class OffAfter:
     """A schedule: `ratio` for the first `num_steps` steps, then no counterfactuals.
 
-    The counterpart of switching mixup off for the last epochs.
+    Use it like switching mixup off for the last epochs.
 
-    Example:
+    Args:
+        ratio: counterfactuals per real image in the first steps.
+        num_steps: number of these steps.
+
+    Examples:
         >>> from cgn_augment import OffAfter
         >>> schedule = OffAfter(1.0, num_steps=100)
         >>> schedule(99), schedule(100)
@@ -41,9 +45,14 @@ class OffAfter:
 
 @dataclass(frozen=True)
 class Ramp:
-    """A schedule: from `start` to `end` in a straight line over `num_steps` steps, then `end`.
+    """A schedule: linear from `start` to `end` over `num_steps` steps, then `end`.
 
-    Example:
+    Args:
+        start: ratio at step 0.
+        end: ratio from step `num_steps` on.
+        num_steps: number of steps in between.
+
+    Examples:
         >>> from cgn_augment import Ramp
         >>> [Ramp(0.0, 1.0, num_steps=4)(step) for step in (0, 2, 4, 9)]
         [0.0, 0.5, 1.0, 1.0]
@@ -60,24 +69,24 @@ class Ramp:
 
 
 class Proportion:
-    """The share of counterfactuals, given in one of three ways, and the others derived.
+    """The share of counterfactuals, given in one of three ways; the others are derived.
 
     Args:
         ratio: counterfactuals per real image, a number or a schedule over steps.
         count: counterfactuals per step.
         fraction: share of the batch that is counterfactual.
         mix: "append" and "separate" keep every real image; "replace" keeps the batch's size.
-        batch_size: real images per step where known, to derive what was not given.
-        batch_multiple: real images and counterfactuals of a step together are a multiple of it.
-            What a step gets too few or too many of, later steps get more or less of.
+        batch_size: real images per step if known, to derive the others.
+        batch_multiple: makes the images of a step, real and counterfactual, a multiple of this.
+            Later steps make up for the counterfactuals that a step gets too many or too few.
 
     Raises:
-        ArgumentError: more than one of the three, or one that is negative, NaN or infinite; a
-            fraction above 1, or of 1 where real images are kept; a batch_multiple that cannot be
+        ArgumentError: more than one of the three is given, or one is negative, NaN or infinite; a
+            fraction is above 1, or is 1 although real images are kept; or batch_multiple cannot be
             kept.
-        ArgumentTypeError: not a number.
+        ArgumentTypeError: a value is not a number.
 
-    Example:
+    Examples:
         >>> from cgn_augment.stream.mixing import Proportion
         >>> Proportion(fraction=0.25, mix="append", batch_size=48)
         Proportion(ratio=0.3333, count=16, fraction=0.25)
@@ -163,7 +172,7 @@ class Proportion:
         return num, carry
 
     def carry_after(self, batch_sizes: Iterable[int], step: int = 0, carry: int = 0) -> int:
-        """Returns the carry after `step` and later ones with these numbers of real images."""
+        """Returns the carry after steps, from `step` on, with these numbers of real images."""
         if self.schedule is None and not self._per_step and self.batch_multiple == 1:
             return (carry + sum(batch_sizes) * self._per_image) % UNIT
         for place, num_real in enumerate(batch_sizes, step):
@@ -171,14 +180,14 @@ class Proportion:
         return carry
 
     def require_epoch(self, batch_sizes: Sequence[int]) -> None:
-        """Refuses an epoch whose batches cannot all be made a multiple, before it is begun.
+        """Refuses, in advance, an epoch in which some batch cannot be made a multiple.
 
         Args:
-            batch_sizes: the number of real images of each step.
+            batch_sizes: number of real images of each step.
 
         Raises:
-            ArgumentError: they need more counterfactuals than the ratio gives, or may do so, as
-                with a schedule.
+            ArgumentError: the batches need more counterfactuals than the ratio gives, or may need
+                more, as with a schedule.
         """
         needed = sum(-num_real % self.batch_multiple for num_real in batch_sizes)
         due = self._per_image * sum(batch_sizes) + self._per_step * len(batch_sizes)
@@ -193,7 +202,7 @@ class Proportion:
         )
 
     def _round(self, share: int, num_real: int, carry: int) -> tuple[int, int]:
-        """Returns how many make the batch a multiple, and the carry, which may be a debt."""
+        """Returns how many make the batch a multiple, and the carry, which may be negative."""
         multiple = self.batch_multiple
         least = -num_real % multiple
         due = carry + share
@@ -208,7 +217,7 @@ class Proportion:
         return num, carry
 
     def _share(self, fraction: Fraction) -> int:
-        """Returns counterfactuals per image that is read, in 1/UNIT."""
+        """Returns counterfactuals per image read, in 1/UNIT."""
         return _in_units(fraction if self.mix == "replace" else fraction / (1 - fraction))
 
     def _set_fraction(self, fraction: Fraction) -> None:
@@ -228,9 +237,9 @@ class Proportion:
         self._per_step = _in_units(count)
         if self.batch_size is None:
             return
-        self.split(0, self.batch_size, UNIT - 1)  # the most that a batch gets
+        self.split(0, self.batch_size, UNIT - 1)  # the most that a batch can get
         kept = Fraction(self.batch_size)
-        if self.mix == "replace":  # a smaller last batch gets its share of them
+        if self.mix == "replace":  # a smaller last batch gets proportionally fewer
             self._per_image, self._per_step = _in_units(count / self.batch_size), 0
             kept -= count
         self.ratio = float(count / kept) if kept else math.inf
@@ -238,12 +247,12 @@ class Proportion:
 
 
 def _in_units(share: Fraction) -> int:
-    """Rounds up to 1/UNIT: a third of 48 rounded down would be 15 in the first step."""
+    """Rounds up to 1/UNIT: rounded down, a third of 48 would give 15 in the first step."""
     return math.ceil(share * UNIT)
 
 
 def _read(name: str, value: object) -> Fraction:
-    """Reads 0.1 as one tenth, not as the binary number next to it."""
+    """Reads 0.1 as one tenth, not as the nearest binary number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value) or value < 0:

@@ -1,4 +1,4 @@
-"""A copy of a stream that can be iterated while the stream stays where it is."""
+"""A copy of a stream that can be iterated without moving the stream."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def peeking(stream: CounterfactualDataset) -> Iterator[CounterfactualDataset]:
-    """Gives a stream of the same place, data and source, whose steps are `MixedBatch`es.
+    """Yields a copy of a stream, at the same position, that yields `MixedBatch`es.
 
-    The two share the dataset and what the source holds. A `DataLoader` is not touched: another one
-    reads its dataset in the order of a copy of its sampler, with one worker where it has any. Any
-    other iterable is iterated once more. The global generators and the epochs of what is shared are
-    put back after the block.
+    The two share the dataset and the contents of the source. A `DataLoader` is not touched: another
+    one reads its dataset in the order of a copied sampler, with one worker if it has any. Any other
+    iterable is iterated again. After the block the global random generators and the epochs of
+    shared objects are restored.
 
     Raises:
-        UsageError: a sampler, or an iterable dataset, that cannot be copied.
+        UsageError: a sampler, or an iterable dataset, cannot be copied.
     """
     source = stream.source
-    if isinstance(source, RealShapeSource):  # which counts the masks that it judges
+    if isinstance(source, RealShapeSource):  # it counts the masks that it judges
         source = source.with_options()
     memo: dict[int, Any] = {}
     real = _copy_real(stream._real, memo)
@@ -66,7 +66,7 @@ def _has_epoch(part: Any) -> bool:
 
 
 def _copy_real(real: RealData, memo: dict[int, Any]) -> RealData:
-    """Returns real data of its own order, generators and loader; `memo` is that of `deepcopy`."""
+    """Returns real data with its own order, generators and loader; `memo` is that of `deepcopy`."""
     loader = real.loader
     for part in parts_of(loader):
         generator = getattr(part, "generator", None)
@@ -78,7 +78,7 @@ def _copy_real(real: RealData, memo: dict[int, Any]) -> RealData:
         whole: RealData = _copy(real, memo)
         return whole
     by_index = not isinstance(loader.dataset, IterableDataset)
-    if by_index or loader.num_workers:  # workers read copies of their own
+    if by_index or loader.num_workers:  # workers read their own copies
         memo[id(real.dataset)] = real.dataset
     passed_on = {name: getattr(loader, name) for name in PASSED_ON}
     memo.update({id(value): value for value in passed_on.values()})
@@ -108,7 +108,7 @@ def _reads_in_its_own_way(loader: DataLoader[Any]) -> bool:
 def _copy(thing: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(thing, memo)
-    except Exception as error:  # whatever the user's own class raises
+    except Exception as error:  # the user's own class may raise anything
         raise UsageError(
             f"a look would move the sampler or the dataset on, which cannot be copied ({error}): "
             "look at another stream, made for it with the same arguments"

@@ -1,4 +1,4 @@
-"""Where a stream can be iterated, and where its batches would be changed behind its back."""
+"""Detects callers in which a stream cannot be iterated, or would lose or change its batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DEPTH = 20
-"""Callers that are looked at."""
+"""Names of the callers to examine."""
 
 _STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
 _LIGHTNING = tuple(
@@ -28,7 +28,7 @@ _LIGHTNING = tuple(
 _LOADERS = ("torch.utils.data._utils.fetch", "accelerate.data_loader", _STATEFUL, *_LIGHTNING)
 
 _CUT = ("DataLoaderDispatcher", "IterableDatasetShard")
-"""Accelerate's loaders that share a batch out among processes."""
+"""Accelerate's loaders that split a batch among processes."""
 
 REBUILDERS = (
     "collate_fn",
@@ -38,33 +38,33 @@ REBUILDERS = (
     "pin_memory_device",
     "prefetch_factor",
 )
-"""What only those who rebuild a loader out of another one read off it.
+"""Attributes that only code that rebuilds a loader reads.
 
-`worker_init_fn` is not among them: Lightning asks every iterable whether it has one.
+`worker_init_fn` is not among them: Lightning checks whether every iterable has one.
 """
 
 
 def require_usable_place(
     stream: CounterfactualDataset, pid: int, knows_epoch: bool, loaded_step: int
 ) -> Any:
-    """Refuses, called in `__iter__`, where a stream cannot be iterated.
+    """Raises where a stream cannot be iterated; called in `__iter__`.
 
-    That is a worker, a fork of the process that holds a GPU, and a loader that would batch, slice
-    or skip what it gets. Such a loader passes nothing on that would tell, so this looks at who
-    called `__iter__`; tests hold it against the installed clients.
+    These places are a worker, a fork of the process that holds a GPU, and a loader that would
+    batch, slice or skip the batches. Such a loader does not identify itself, so this looks at the
+    callers of `__iter__`; tests run it in the installed clients.
 
     Args:
-        stream: what is iterated.
-        pid: the process that made it.
-        knows_epoch: whether anything has said which epoch comes next.
-        loaded_step: step of the place that was loaded and comes next, else 0.
+        stream: the stream to iterate.
+        pid: the process that created it.
+        knows_epoch: whether anything has set the next epoch.
+        loaded_step: step to continue at after a load, else 0.
 
     Returns:
-        The loader of `skip_first_batches` that called, or None. It does not find out by itself
-        which batch is the last.
+        The loader of `skip_first_batches` that called, or None. That loader does not detect the
+        last batch itself.
 
     Raises:
-        UsageError: it is one of them.
+        UsageError: this is such a place.
     """
     if get_worker_info() is not None:
         raise UsageError(
@@ -139,9 +139,9 @@ def _has_length(stream: CounterfactualDataset) -> bool:
 
 
 def refuse_rebuilding(name: str) -> None:
-    """Raises `UsageError` if an attribute is read that only a rebuilt loader needs.
+    """Raises `UsageError` when an attribute is read that only rebuilding a loader needs.
 
-    A loader rebuilt from the stream's dataset and sampler would yield real images alone.
+    A loader rebuilt from the stream's dataset and sampler would yield only real images.
     """
     if name in REBUILDERS:
         raise UsageError(
@@ -152,12 +152,12 @@ def refuse_rebuilding(name: str) -> None:
 
 
 def _loaders() -> Iterator[tuple[str, Any]]:
-    """Yields module and instance of the loaders of known libraries that called `__iter__`."""
+    """Yields module and instance of the known libraries' loaders that called `__iter__`."""
     frame: FrameType | None = sys._getframe(3)
     for _ in range(_DEPTH):
         if frame is None:
             return
-        # Locals are looked at in these modules alone: a frame would keep the others alive.
+        # Read locals in these modules only: a frame would keep those of others alive.
         module = frame.f_globals.get("__name__", "")
         if module in _LOADERS:
             yield module, frame.f_locals.get("self")

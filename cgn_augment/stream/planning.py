@@ -1,4 +1,4 @@
-"""What a step is to be, before it is made: its real batch, and how many counterfactuals it gets."""
+"""Plans a step before it is made: its real batch, and how many counterfactuals it gets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Planned(NamedTuple):
     """A step that can be made.
 
     Attributes:
-        batch: the real one, as it was read.
+        batch: the real batch, as read.
         layout: where its images and labels are.
-        num_real: images that were read.
-        num: counterfactuals.
-        position: of the step.
-        after: the position once it was yielded.
-        items: (B,) int64 on the CPU, which items of the dataset the batch holds, if that is known.
+        num_real: number of images read.
+        num: number of counterfactuals.
+        position: position of the step.
+        after: position after it.
+        items: (B,) int64 on the CPU, dataset indices of the batch, if known.
     """
 
     batch: Any
@@ -36,7 +36,7 @@ class Planned(NamedTuple):
 
 
 def split(proportion: Proportion, position: Position, num_real: int) -> tuple[int, Position]:
-    """Returns the counterfactuals of the step at a position, and the position after it."""
+    """Returns the number of counterfactuals of the step, and the position after it."""
     num, carry = proportion.split(position.total, num_real, position.carry)
     return num, Position(position.epoch, position.step + 1, position.total + 1, carry)
 
@@ -48,7 +48,7 @@ def plan_steps(
     position: Position,
     items: Iterator[list[int]] | None,
 ) -> Generator[Planned, None, None]:
-    """Reads real batches one by one, from a position on, and plans the step of each."""
+    """Reads real batches one by one and plans the step of each, beginning at `position`."""
     for batch in batches:
         layout = find_layout(batch)
         num_real = len(layout.take(batch)[0])
@@ -62,12 +62,12 @@ def foresee(sizes: Sequence[int] | None, num_steps: int | None, step: int, last:
     """Returns how many images a step will probably read, or None if there may be no such step.
 
     Args:
-        sizes: of the steps of the epoch, where they are known.
-        num_steps: of the epoch, where their number is known.
-        step: counted in the epoch.
-        last: images of the step that was read last.
+        sizes: images of each step of the epoch, if known.
+        num_steps: number of steps of the epoch, if known.
+        step: step, counted in the epoch.
+        last: images of the step read last.
 
-    Example:
+    Examples:
         >>> from cgn_augment.stream.planning import foresee
         >>> foresee([8, 8, 3], 3, 2, 8), foresee(None, 3, 2, 8), foresee(None, None, 2, 8)
         (3, 8, None)

@@ -1,4 +1,4 @@
-"""What a loop will see: the next real images and counterfactuals of a stream, as a picture."""
+"""A picture of what a loop will see: the next real images and counterfactuals of a stream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = 10
 """Images in a row of the picture."""
 
 MOST_STEPS = 16
-"""Steps that are looked at until one has a counterfactual."""
+"""Most steps to look at until one has a counterfactual."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Look:
     Attributes:
         real: the real rows, on the CPU.
         made: the counterfactual rows.
-        epoch: whose steps.
+        epoch: epoch of these steps.
         step: the first of them.
-        num_steps: that were looked at: one, or as many as it took to a first counterfactual.
-        settings: of the stream, in words.
-        names: of the classes by label, where they are known.
-        undo: turns images of a batch into [0, 1]; what was outside stays outside.
-        scale: what `undo` goes by, in words.
+        num_steps: number of steps: one, or up to the first counterfactual.
+        settings: settings of the stream, in words.
+        names: names of the classes by label, if known.
+        undo: maps images of a batch to [0, 1]; values out of range stay out of range.
+        scale: what `undo` uses, in words.
     """
 
     real: MixedBatch
@@ -76,7 +76,7 @@ def save_preview(
     classes: Sequence[str] | None = None,
 ) -> Look:
     """Writes the picture of what a stream's loop will see; see `CounterfactualDataset.preview`."""
-    check_picture(path)  # before anything that takes long
+    check_picture(path)  # before anything slow
     require_count("num", num)
     look = look_at(stream, classes)
     save_figure(draw_look(look, num), path)
@@ -84,17 +84,17 @@ def save_preview(
 
 
 def look_at(stream: CounterfactualDataset, classes: Sequence[str] | None = None) -> Look:
-    """Makes the steps that the next iteration begins with, and changes nothing.
+    """Makes the steps that the next iteration begins with; changes nothing.
 
     Args:
-        stream: stays where it is, as do its sampler and the global generators.
+        stream: the stream; it does not move, nor do its sampler and the global random generators.
         classes: names of the classes by label; those of the dataset by default.
 
     Raises:
-        DataError: there is no batch, or it is not as was declared.
-        UsageError: a sampler, or an iterable dataset, that cannot be copied.
+        DataError: there is no batch, or it is not what was declared.
+        UsageError: a sampler, or an iterable dataset, cannot be copied.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset
@@ -124,8 +124,8 @@ def draw_look(look: Look, num: int = COLUMNS) -> Figure:
     """Draws real images and counterfactuals with their labels.
 
     Args:
-        look: what is seen.
-        num: images of either kind, at most.
+        look: the rows to draw.
+        num: images of each kind, at most.
     """
     rows: dict[str, Tensor] = {}
     captions: dict[str, list[str]] = {}
@@ -143,12 +143,12 @@ def draw_look(look: Look, num: int = COLUMNS) -> Figure:
 def _first_steps(
     stream: CounterfactualDataset,
 ) -> tuple[MixedBatch, MixedBatch, Position, int]:
-    """Returns real and counterfactual rows, the place of the first step, and how many there are."""
+    """Returns real and counterfactual rows, the position of the first step, and their number."""
     real, made = [], []
     num_steps = 0
     with peeking(stream) as twin:
         steps = iter(twin)
-        if (mixed := next(steps, None)) is None:  # a place that was loaded, at an epoch's end
+        if (mixed := next(steps, None)) is None:  # the loaded position was at an epoch's end
             mixed = next(steps := iter(twin), None)
         first = twin._history.position
         while mixed is not None:
@@ -174,7 +174,7 @@ def _join(parts: list[MixedBatch]) -> MixedBatch:
 def _find_undo(
     stream: CounterfactualDataset, images: Tensor
 ) -> tuple[Callable[[Tensor], Tensor], str]:
-    """Returns what brings a batch's images into [0, 1], and what it goes by."""
+    """Returns a function that maps images of a batch to [0, 1], and what it uses, in words."""
     transform: Any = stream._maker.transform
     mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
     if isinstance(mean, Tensor) and isinstance(std, Tensor):
@@ -193,7 +193,7 @@ def _find_undo(
 
 
 def _find_names(stream: CounterfactualDataset, classes: Sequence[str] | None) -> Sequence[str]:
-    """Returns the names of the labels: as given, or the dataset's, or those of ImageNet's CGN."""
+    """Returns the names of the labels: as given, from the dataset, or of ImageNet's classes."""
     if classes is not None:
         if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
             raise ArgumentError(f"classes must be names by label, got {classes!r}")
@@ -209,7 +209,7 @@ def _find_names(stream: CounterfactualDataset, classes: Sequence[str] | None) ->
 
 
 def _names_of(dataset: Any) -> list[str]:
-    """Returns the class names of a dataset of torchvision or Hugging Face; none for others."""
+    """Returns the class names of a torchvision or Hugging Face dataset, else an empty list."""
     features = getattr(dataset, "features", None)
     columns = features.values() if isinstance(features, dict) else ()
     found = [getattr(dataset, "classes", None), *(getattr(part, "names", None) for part in columns)]
@@ -222,7 +222,7 @@ def _names_of(dataset: Any) -> list[str]:
 
 
 def _caption(look: Look, batch: MixedBatch, row: int) -> str:
-    """Returns the label that is trained on, and for a counterfactual the three factors."""
+    """Returns the label to train on and, for a counterfactual, the three factors."""
     labels = batch.label[row].view(-1).tolist()
     shown = [] if len(labels) > 1 else [("label", labels[0])]
     if bool(batch.is_counterfactual[row]) or len(labels) > 1:
@@ -231,7 +231,7 @@ def _caption(look: Look, batch: MixedBatch, row: int) -> str:
 
 
 def _name(names: Sequence[str], label: int, most: int) -> str:
-    """Returns the name of a label in a few letters; a question mark says that it has none."""
+    """Returns the name of a label in a few letters; a question mark means it has none."""
     if not names:
         return str(label)
     if not 0 <= label < len(names):
@@ -240,7 +240,7 @@ def _name(names: Sequence[str], label: int, most: int) -> str:
 
 
 def _describe(what: str, batch: MixedBatch, look: Look, num: int) -> str:
-    """Says of images of one kind how many, how large, and between which values they are."""
+    """Returns the number, size and range of values of images of one kind, in words."""
     images = batch.image.double()
     shown = look.undo(images)
     lines = [

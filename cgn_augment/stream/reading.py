@@ -1,4 +1,4 @@
-"""Reads the user's real data, whatever it is: a dataset, a loader, an iterable of batches."""
+"""Reads the user's real data: a dataset, a loader or an iterable of batches."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from cgn_augment.stream.loaders import PASSED_ON, RealData, State, parts_of
 logger = logging.getLogger(__name__)
 
 KNOWS_RANKS = ("num_replicas", "rank", "world_size", "num_processes", "ranks")
-"""What a sampler has that reads one rank's part: torch's, timm's, Accelerate's and ours."""
+"""Attributes of samplers that read one rank's part: torch's, timm's, Accelerate's and ours."""
 
 _ORDERS = ("sampler", "batch_sampler", "generator")
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How a dataset is read: keywords of `CounterfactualDataset`, most of them a `DataLoader`'s.
+    """How to read a dataset: keywords of `CounterfactualDataset`, most of them a `DataLoader`'s.
 
-    Those with a default belong to a dataset alone; they have it where they were not given.
+    Keywords with a default apply to a dataset only.
 
     Raises:
-        ArgumentError: a number that is too small, or keywords that exclude each other.
-        ArgumentTypeError: a keyword of the wrong kind.
+        ArgumentError: a number is too small, or keywords exclude each other.
+        ArgumentTypeError: a keyword has the wrong type.
 
-    Example:
+    Examples:
         >>> from cgn_augment.ranks import Ranks
         >>> from cgn_augment.stream.reading import ReadConfig
         >>> ReadConfig(seed=0, ranks=Ranks(), batch_size=4, shuffle=False).given()
@@ -90,7 +90,7 @@ class ReadConfig:
             raise ArgumentError("timeout is for workers: pass num_workers, or leave timeout out")
 
     def given(self) -> list[str]:
-        """Returns the names of the keywords that were given."""
+        """Returns the names of the keywords that the user gave."""
         optional = [field for field in fields(self) if field.default is not MISSING]
         return [field.name for field in optional if getattr(self, field.name) is not field.default]
 
@@ -98,7 +98,7 @@ class ReadConfig:
         """Returns a loader with these options.
 
         Raises:
-            ArgumentError: a `DataLoader` refuses the keywords.
+            ArgumentError: `DataLoader` refuses the keywords.
         """
         try:
             return DataLoader(dataset, **{"generator": self.generator, **options})
@@ -106,7 +106,7 @@ class ReadConfig:
             raise ArgumentError(f"no DataLoader can be made of these keywords: {error}") from error
 
     def passed_on(self) -> dict[str, Any]:
-        """Returns the keywords that the inner loader gets as they are."""
+        """Returns the keywords that the inner loader gets unchanged."""
         names = {*PASSED_ON, "persistent_workers"}.intersection(self.given())
         return {name: getattr(self, name) for name in names}
 
@@ -114,8 +114,7 @@ class ReadConfig:
 class MapStyleData(RealData):
     """A map-style dataset in the order of the user's sampler, batch sampler or generator.
 
-    It is read through a `DataLoader` that is made here, as a plain one with the same keywords would
-    read it.
+    A `DataLoader` made here reads it, as a plain one with the same keywords would.
     """
 
     def __init__(self, dataset: Any, config: ReadConfig) -> None:
@@ -172,7 +171,7 @@ class SeededData(MapStyleData):
     """A map-style dataset in an order that is a function of seed and epoch.
 
     The order is that of torch's `DistributedSampler` with this seed, so a plain loader with such a
-    sampler gives the same batches. Its generators are its own; the global ones stay untouched.
+    sampler gives the same batches. It has its own generators; the global ones stay untouched.
     """
 
     def __init__(self, dataset: Any, config: ReadConfig) -> None:
@@ -203,7 +202,7 @@ class SeededData(MapStyleData):
 
 
 class IterableData(RealData):
-    """An iterable dataset, of which each rank reads every `world_size`-th sample if it shares."""
+    """An iterable dataset; if sharded, each rank reads every `world_size`-th sample."""
 
     def __init__(self, dataset: IterableDataset[Any], config: ReadConfig) -> None:
         self.config, self._parted = config, EpochIterableDataset(dataset)
@@ -231,7 +230,7 @@ class IterableData(RealData):
 
 
 class Batches(RealData):
-    """A loader of the user, or any iterable of ready batches."""
+    """The user's loader, or any iterable of ready batches."""
 
     def bind(self, rank: int, world_size: int) -> None:
         plain = type(self.sampler) in (RandomSampler, SequentialSampler)
@@ -247,7 +246,7 @@ class Batches(RealData):
 def _seeded(loader: Any, config: ReadConfig, epoch: int) -> Iterator[None]:
     """Lets a loader draw its workers' seeds from (seed, epoch, rank).
 
-    The generator is gone afterwards: a stream with one could not be sent to a spawned process.
+    Removes the generator afterwards: with one, the stream could not be sent to a spawned process.
     """
     seed = step_seed(Purpose.LOADER, config.seed, epoch, config.ranks.find()[0])
     loader.generator = torch.Generator().manual_seed(seed)
@@ -258,12 +257,12 @@ def _seeded(loader: Any, config: ReadConfig, epoch: int) -> Iterator[None]:
 
 
 def wrap_real(real: Any, config: ReadConfig) -> RealData:
-    """Finds out what the user's real data is.
+    """Returns a reader for the user's real data, whatever its kind.
 
     Raises:
-        ArgumentError: a keyword that this kind of data has no use for, an empty dataset, or one
+        ArgumentError: a keyword does not apply to this kind of data, or a dataset is empty or comes
             without `batch_size`.
-        ArgumentTypeError: neither a dataset, nor a loader, nor an iterable.
+        ArgumentTypeError: it is not a dataset, a loader or an iterable.
     """
     if isinstance(real, DataLoader) or (config.batch_size is None and config.batch_sampler is None):
         return _wrap_batches(real, config)
@@ -328,14 +327,14 @@ def _wrap_batches(real: Any, config: ReadConfig) -> RealData:
 
 
 def _refuse(config: ReadConfig, names: list[str], kind: str, why: str) -> None:
-    """Raises `ArgumentError` if keywords were given that are for another kind of data."""
+    """Raises `ArgumentError` if keywords were given that belong to another kind of data."""
     given = [name for name in config.given() if name in names]
     if given:
         raise ArgumentError(f"{' and '.join(given)}: for {kind} alone, and {why}")
 
 
 def _require_repeatable(name: str, value: object, expected: str) -> None:
-    """Raises `ArgumentTypeError` unless a thing can be iterated anew each epoch."""
+    """Raises `ArgumentTypeError` unless a value can be iterated anew each epoch."""
     if hasattr(value, "__next__"):
         raise ArgumentTypeError(
             f"{name} is an iterator ({type(value).__name__}), which can be read once only: pass "

@@ -15,7 +15,7 @@ from cgn_augment.stream.state import Position
 
 
 class _Launched(NamedTuple):
-    """A step that the GPU makes or has made."""
+    """A step that the GPU is making or has made."""
 
     made: Any
     after: Position
@@ -24,10 +24,10 @@ class _Launched(NamedTuple):
 
 
 class SideStream:
-    """Makes steps on a CUDA stream of its own, which lasts as long as the object.
+    """Makes steps on its own CUDA stream, which lives as long as the object.
 
-    The allocator of PyTorch keeps memory by stream, so a new stream for each epoch would strand it.
-    The stream is made when it is first needed; a copy in another process makes its own.
+    PyTorch's allocator keeps memory per stream, so a new stream for each epoch would waste it. The
+    stream is created on first use; a copy in another process creates its own.
 
     Args:
         device: a CUDA device.
@@ -47,23 +47,23 @@ class SideStream:
         note: Callable[[], Any],
         depth: int,
     ) -> Iterator[tuple[Any, Position, Any]]:
-        """Yields steps, of which `depth` more are under way each time.
+        """Yields steps while `depth` more are under way.
 
-        What goes wrong in a step is raised where that step would have been yielded.
+        An error in a step is raised where that step would have been yielded.
 
         Args:
             planned: reads and plans the steps; runs in the loop's own stream.
-            make: makes a step of what was planned, in the side stream.
-            note: what is to be remembered of the real data once a batch was read.
-            depth: steps ahead.
+            make: makes a planned step, in the side stream.
+            note: returns what to remember of the real data after a batch was read.
+            depth: number of steps ahead.
 
         Yields:
-            What was made, the position after it, and what was noted.
+            The step, the position after it, and what `note` returned.
         """
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side, failed, is_at_end = self._stream, None, False
-        # Whatever the loop has done with the source or its own networks comes first.
+        # Wait for whatever the loop has done with the source or its own networks.
         side.wait_stream(torch.cuda.current_stream(self.device))
         waiting: deque[_Launched] = deque()
         try:
@@ -73,17 +73,17 @@ class SideStream:
                         waiting.append(self._launch(next(planned), make, note, side))
                     except StopIteration:
                         is_at_end = True
-                    except Exception as error:  # any, to be raised when its turn comes
+                    except Exception as error:  # raised when its turn comes
                         failed, is_at_end = error, True
                 if not waiting:
                     break
-                # Launched before the loop launches its work on the step that is yielded now, so
-                # that the two can overlap also where the side stream waits for the loop's.
+                # Launched before the loop's work on the step yielded now, so that the two can
+                # overlap even when the side stream waits for the loop's.
                 yield self._deliver(waiting.popleft())
             if failed is not None:
                 raise failed
         finally:
-            failed = None  # whose traceback holds this frame
+            failed = None  # its traceback holds this frame
             waiting.clear()
             if not sys.is_finalizing():
                 torch.cuda.current_stream(self.device).wait_stream(side)
@@ -97,7 +97,7 @@ class SideStream:
     ) -> _Launched:
         read = note()
         here = [part for part in tensors_in(step.batch) if part.is_cuda]
-        if here:  # the loop's stream has made them, and may free them before they were read
+        if here:  # the loop's stream made them, and may free them before they are read
             side.wait_stream(torch.cuda.current_stream(self.device))
         for part in here:
             part.record_stream(side)
@@ -116,7 +116,7 @@ class SideStream:
 
 
 def pin_images(step: Planned) -> Planned:
-    """Puts images where a GPU can fetch them from while the host goes on."""
+    """Puts images in pinned memory, so that a GPU can copy them while the host goes on."""
     images, labels = step.layout.take(step.batch)
     if images.device.type != "cpu" or images.is_pinned():
         return step
@@ -125,9 +125,9 @@ def pin_images(step: Planned) -> Planned:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors of a batch, however deep they are in mappings, lists and tuples.
+    """Yields the tensors of a batch at any depth of mappings, lists and tuples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.stream.side_stream import tensors_in
         >>> batch = {"image": torch.zeros(2), "further": [torch.ones(3), ("a", torch.ones(1))]}

@@ -1,4 +1,4 @@
-"""Where a stream is in its epochs, and what is saved of it."""
+"""The position of a stream in its epochs, and the checks of a saved one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _MOST = 2**62
 
 
 class Position(NamedTuple):
-    """Where a stream is.
+    """The position of a stream.
 
     Attributes:
         epoch: counted from 0.
-        step: steps of the epoch that are done.
-        total: steps before this one over all epochs: whole ones where the length is known.
-        carry: part of a counterfactual that is left for the next step, in 1/UNIT.
+        step: steps done in the epoch.
+        total: steps before this one over all epochs; earlier epochs count in full if the length is
+            known.
+        carry: fraction of a counterfactual left for the next step, in 1/UNIT.
     """
 
     epoch: int
@@ -30,10 +31,10 @@ class Position(NamedTuple):
 
 
 def require_state(state: Mapping[str, Any], fingerprint: Mapping[str, str]) -> None:
-    """Refuses what `state_dict()` of a stream with this fingerprint did not return.
+    """Refuses a state that `state_dict()` of a stream with this fingerprint did not return.
 
     Raises:
-        CheckpointError: the state is of another version or another configuration, or damaged.
+        CheckpointError: the state is damaged, or belongs to another version or configuration.
     """
     version = state.get("version") if isinstance(state, Mapping) else type(state).__name__
     if version != STATE_VERSION:
@@ -47,7 +48,7 @@ def require_state(state: Mapping[str, Any], fingerprint: Mapping[str, str]) -> N
                 f"the state is damaged: expected what state_dict() returned, and {key!r} is missing"
             )
     for key in Position._fields:
-        least = -_MOST if key == "carry" else 0  # it may be a debt
+        least = -_MOST if key == "carry" else 0  # the carry may be negative
         value = state[key]
         if type(value) is not int or not least <= value <= _MOST:
             raise CheckpointError(

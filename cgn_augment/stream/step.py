@@ -1,6 +1,6 @@
 """Makes one step of the stream: a function of the real batch, the number and the position alone.
 
-Nothing here remembers the step before, so steps can be made ahead of time.
+Nothing here remembers the step before, so steps can be made ahead.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from cgn_augment.stream.transforms import MatchReal, as_transform
 from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
 
 _drawing = threading.RLock()
-"""Held by what draws: several streams, each with a thread, may share a source."""
+"""Held while drawing: several streams, each with a thread, may share a source."""
 
 
 def _renew_lock() -> None:
@@ -52,16 +52,16 @@ def _renew_lock() -> None:
     _drawing = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):  # a thread that is not in the child may hold it
+if hasattr(os, "register_at_fork"):  # a thread that the child lacks may hold it
     os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Drawn(NamedTuple):
-    """What was drawn for a step before its real batch was there.
+    """What was drawn for a step before its real batch was read.
 
     Attributes:
         made: the counterfactuals.
-        room: memory for all rows of the step, (B, 3, H, W), whose last ones they are; or None.
+        room: memory for all rows of the step, (B, 3, H, W), with these as the last rows; or None.
     """
 
     made: Counterfactuals
@@ -70,7 +70,7 @@ class Drawn(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class StepMaker:
-    """Puts real images and counterfactuals of one step together.
+    """Combines real images and counterfactuals of one step.
 
     The arguments are those of `CounterfactualDataset`.
 
@@ -114,7 +114,7 @@ class StepMaker:
 
     @property
     def can_draw_ahead(self) -> bool:
-        """Whether the source draws without a look at the real batch, and says so."""
+        """Whether the source declares that it draws without the real batch."""
         return getattr(self.source, "needs_real", True) is False
 
     def make(
@@ -126,14 +126,19 @@ class StepMaker:
         items: Tensor | None,
         drawn: Drawn | None = None,
     ) -> Any:
-        """Mixes `num` counterfactuals into a real batch, at the step of this position.
+        """Mixes `num` counterfactuals into a real batch, for the step at this position.
 
-        `items` (B,) int64 on the CPU are those of the dataset that the batch holds, if known;
-        `drawn` is what `draw_ahead` has drawn for this step, if it did.
+        Args:
+            batch: the real batch.
+            layout: where its images and labels are.
+            num: number of counterfactuals.
+            position: position of the step.
+            items: (B,) int64 on the CPU, dataset indices of the batch, if known.
+            drawn: what `draw_ahead` drew for this step, if anything.
 
         Raises:
-            DataError: the real batch, or what the source or the transform gave, does not fit.
-            ArgumentError: a label that the CGN has no class for, or the other way round.
+            DataError: the real batch, or the result of the source or the transform, does not fit.
+            ArgumentError: the CGN has no class for a label, or a class has no label.
         """
         if num == 0 and self.mix == "append" and self.output == "same" and self.label != "all":
             return layout.move(batch, self.device)
@@ -176,22 +181,22 @@ class StepMaker:
         return self._pack(batch, layout, mixed, rows)
 
     def make_planned(self, step: Planned) -> Any:
-        """Makes a step of what was planned for it; see `make`."""
+        """Makes a planned step; see `make`."""
         return self.make(step.batch, step.layout, step.num, step.position, step.items)
 
     @standard_numbers()
     def draw_ahead(self, num: int, position: Position, num_real: int, like: Tensor) -> Drawn:
-        """Draws what `make` would draw, before the real batch is there.
+        """Draws what `make` would draw, before the real batch is read.
 
         Args:
-            num: counterfactuals, at least one.
-            position: of the step.
-            num_real: images that the real batch will have.
-            like: (…, 3, H, W), images as those of the batch.
+            num: number of counterfactuals, at least one.
+            position: position of the step.
+            num_real: number of images that the real batch will have.
+            like: (…, 3, H, W), images like those of the batch.
         """
         room = self._make_room(like, num_real, num)
         generator = step_generator(Purpose.SOURCE, *self._key(position))
-        # A class map draws one number for each label, whatever it is.
+        # A class map always draws one number per label.
         self._classes_of(torch.zeros(num_real, dtype=torch.int64), generator)
         return Drawn(self._sample(num, generator, position, None, room), room)
 
@@ -207,10 +212,10 @@ class StepMaker:
         room: Tensor | None,
         drawn: Drawn | None,
     ) -> tuple[Counterfactuals, Tensor | None]:
-        """Draws, transforms and checks; the labels that come back are the user's.
+        """Draws, transforms and checks; returns counterfactuals with the user's labels, and masks.
 
-        Masks come back where `fill` asks for them and the source knows them. Images are at the end
-        of `room` where there is some, unless the transform moved them.
+        Masks are returned if `fill` asks for them and the source knows them. If there is `room`,
+        the images are at its end, unless the transform moved them.
         """
         images, labels, items = real.images, real.labels, real.items
         if num == 0:
@@ -256,7 +261,7 @@ class StepMaker:
         return made
 
     def _find_room(self, images: Tensor, num: int, drawn: Drawn | None) -> Tensor | None:
-        """Returns the room of what was drawn, if these images fit into it, or a new one."""
+        """Returns the room of what was drawn if these images fit into it, else a new one."""
         if drawn is None:
             return self._make_room(images, len(images), num)
         room = drawn.room
@@ -266,9 +271,9 @@ class StepMaker:
 
     @standard_numbers()
     def _make_room(self, images: Tensor, num_real: int, num: int) -> Tensor | None:
-        """Returns memory for all rows of the step, where the source can draw into a part of it.
+        """Returns memory for all rows of the step, if the source can draw into part of it.
 
-        Large images are written once then, and not once by each that has them in hand.
+        Large images are then written once, instead of once per stage.
         """
         size = getattr(self.source, "image_size", None)
         if (
@@ -276,7 +281,7 @@ class StepMaker:
             or num == 0
             or self.mix == "separate"
             or images.dtype is not torch.float32
-            or is_channels_last(images)  # which is slow to draw into
+            or is_channels_last(images)  # slow to draw into
             or tuple(images.shape[1:]) != (3, size, size)
             or getattr(self.source, "device", None) != images.device
         ):
@@ -287,7 +292,7 @@ class StepMaker:
     def _transformed(
         self, made: Counterfactuals, key: tuple[int, ...], *, overwrite: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns images as the real ones are, and masks where they are asked for and known."""
+        """Returns images in the form of the real ones, and masks if asked for and known."""
         pictures, masks = made.images.to(self.device, non_blocking=True), None
         if made.mask is not None and asks_for_masks(self.fill):
             masks = made.mask.to(self.device, non_blocking=True)
@@ -321,8 +326,8 @@ class StepMaker:
     def _look_at_labels(
         self, classes: Tensor, labels: Tensor, factor: str, dtype: torch.dtype
     ) -> None:
-        # On a GPU a look at every step would make the host wait; the first step is looked at, and
-        # each one where labels are of few bits, which would turn a number into another one.
+        # Reading values on a GPU at every step would stall the host. The first step is checked, and
+        # every step if labels have few bits, where a number could wrap around.
         narrow = torch.iinfo(dtype).bits < 32
         if self._checked and self.device.type != "cpu" and not narrow:
             return
@@ -342,7 +347,7 @@ class StepMaker:
             )
 
     def _pack(self, batch: Any, layout: Layout, mixed: MixedBatch, rows: Rows) -> Any:
-        """Puts rows into the structure of the real batch, or into the one that was asked for."""
+        """Puts rows into the structure of the real batch, or into the requested one."""
         if self.output == "namedtuple":
             return mixed
         if self.output == "dict":

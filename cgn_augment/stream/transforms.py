@@ -1,4 +1,4 @@
-"""Brings counterfactuals into the form in which the user's real images arrive."""
+"""Brings counterfactuals into the form of the user's real images."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ Size = int | tuple[int, int]
 
 
 class MatchReal(nn.Module):
-    """The transform under which counterfactuals arrive as the real images do: `match_real(…)`.
+    """The transform that makes counterfactuals look like the real images: `match_real(…)`.
 
-    A module for `CounterfactualDataset(transform=…)` from (N, 3, h, w) float32 in [-1, 1] to
+    A module for `CounterfactualDataset(transform=…)`. Maps (N, 3, h, w) float32 in [-1, 1] to
     (N, 3, H, W) float32 in its `value_range`.
 
     Args:
-        mean: of the `Normalize` at the end of the real pipeline, one value or three. With the
-            defaults images arrive in [0, 1], as from `ToTensor` alone; 0.5 and 0.5 give [-1, 1].
+        mean: of the `Normalize` at the end of the real pipeline, one value or three. The defaults
+            give images in [0, 1], as from `ToTensor` alone; 0.5 and 0.5 give [-1, 1].
         std: of the same `Normalize`.
         size: of the real images in pixels: one number for squares, or (height, width).
             Counterfactuals are resized to it (bilinear, antialiased, as by torchvision's `Resize`);
-            none of the image is cut off.
+            nothing is cropped.
         augment: a module for images in [0, 1] (flips, colour jitter …), applied first, at the
-            source's own size: kornia's, which run on the whole batch, or torchvision's, through
-            which each image goes by itself. What it draws depends on (seed, epoch, rank, step)
-            alone, and the global generators stay as they are. What blends images with one another
-            (mixup, cutmix) is refused: apply it behind the stream.
-        resize: for a real pipeline that crops: images are resized to this first (one number for the
-            shorter side, or (height, width)) and then cropped to `size` at a random place, as by
+            source's own size. kornia's modules run on the whole batch; torchvision's run on each
+            image separately. Its draws depend on (seed, epoch, rank, step) alone, and the global
+            random generators stay untouched. Modules that blend images with one another (mixup,
+            cutmix) are refused: apply them after the stream.
+        resize: for a real pipeline that crops: images are first resized to this (one number for the
+            shorter side, or (height, width)), then cropped to `size` at a random place, as by
             `Resize(256)` and `RandomCrop(224)`.
 
     Attributes:
-        value_range: least and greatest value that an image can have.
-        size: height and width in pixels, or None where the source's own size stays.
+        value_range: smallest and greatest value that an image can have.
+        size: height and width in pixels, or None if the source's own size stays.
 
     Raises:
-        ArgumentError: a mean or std that is not one or three numbers, a mean above 1, a std or
-            size not above 0, a resize without a size or smaller than it, an augment that blends
-            images or needs labels.
-        ArgumentTypeError: a mean, std or size that is no number, an augment that cannot be called.
+        ArgumentError: mean or std is not one or three numbers, mean is above 1, std or size is not
+            above 0, resize is given without size or is smaller than it, or augment blends images or
+            needs labels.
+        ArgumentTypeError: mean, std or size is not a number, or augment cannot be called.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment import match_real
         >>> mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -97,7 +97,7 @@ class MatchReal(nn.Module):
 
         Args:
             images: (N, 3, h, w) float32 in [-1, 1].
-            overwrite: lets the result take the place of the images, which saves memory and time.
+            overwrite: lets the result reuse the memory of the images, which saves time too.
 
         Returns:
             (N, 3, H, W) float32 in `value_range`.
@@ -110,7 +110,7 @@ class MatchReal(nn.Module):
         return self._normalized(made, overwrite, from_0=self._augmentation is not None)
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Transforms a batch, and moves its masks as the images are moved.
+        """Transforms a batch and moves its masks with the images.
 
         Args:
             images: (N, 3, h, w) float32 in [-1, 1].
@@ -120,7 +120,7 @@ class MatchReal(nn.Module):
             What `forward` returns, and masks (N, 1, H, W) float32 in [0, 1].
 
         Raises:
-            ArgumentError: nobody knows how the augmentation moves a mask.
+            ArgumentError: it is unknown how the augmentation moves a mask.
         """
         images = self._brought_to_0_1(images)
         if self._augmentation is not None:
@@ -138,7 +138,7 @@ class MatchReal(nn.Module):
 
     def _resized(self, images: Tensor) -> Tensor:
         target = self.size if self.resize is None else self.resize
-        if isinstance(target, int):  # of the shorter side
+        if isinstance(target, int):  # the shorter side
             height, width = images.shape[-2:]
             short = min(height, width)
             target = target * height // short, target * width // short
@@ -149,7 +149,7 @@ class MatchReal(nn.Module):
         return F.interpolate(images, target, mode="bilinear", antialias=True)
 
     def _normalized(self, images: Tensor, overwrite: bool, *, from_0: bool) -> Tensor:
-        """Normalizes images in [0, 1], or else in [-1, 1], in place or in new memory."""
+        """Normalizes images in [0, 1] (`from_0`) or [-1, 1], in place or in new memory."""
         if self.mean.device != images.device:
             self.to(images.device)
         scale, shift = 1 / self.std, -self.mean / self.std
@@ -160,7 +160,7 @@ class MatchReal(nn.Module):
 
 
 def _pair(name: str, size: object) -> tuple[int, int]:
-    """Returns height and width of a size that may be one number for both."""
+    """Returns height and width of a size; one number stands for both."""
     if isinstance(size, (tuple, list)) and len(size) == 2:
         return require_count(name, size[0]), require_count(name, size[1])
     if isinstance(size, (tuple, list)):
@@ -179,9 +179,9 @@ def _require_room(size: tuple[int, int] | None, resize: tuple[int, int]) -> None
 
 
 def as_transform(transform: Any) -> MatchReal | Augmentation:
-    """Returns what a user passes as `transform`, ready to run; see `Augmentation` for errors."""
+    """Returns a user's `transform`, ready to run; see `Augmentation` for errors."""
     return transform if isinstance(transform, MatchReal) else Augmentation("transform", transform)
 
 
 match_real = MatchReal
-"""Reads as what it is for in `CounterfactualDataset(transform=match_real(…))`."""
+"""Lower-case alias, for `CounterfactualDataset(transform=match_real(…))`."""

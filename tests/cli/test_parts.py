@@ -78,7 +78,7 @@ def test_info_prints_a_summary_and_draws_a_contact_sheet(
         "left out             5 no mask",
         "class cat            3 objects and 3 backgrounds of 4 images (75 % usable)",
         "class dog            0 objects and 0 backgrounds of 4 images (0 % usable)",
-        "warning              of the class dog 0 % of the images are usable (4 no mask)",
+        "warning              0 % of the images of class dog are usable (4 no mask)",
     ):
         assert line in printed
     assert matplotlib.image.imread(tmp_path / "sheet.png").std() > 0.05

@@ -253,7 +253,7 @@ def test_losses_that_cannot_be_computed_are_errors() -> None:
     images = draw_images(seeded())
     with pytest.raises(ArgumentError, match="one for each of the 3 blocks, got 4"):
         perceptual_loss(features, images, images, (1, 1, 1, 0))
-    with pytest.raises(ArgumentError, match="must be as many images, got 2 and 1"):
+    with pytest.raises(ArgumentError, match="must be equally many, got 2 and 1"):
         perceptual_loss(features, images, images[:1], (1, 1, 1))
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(ArgumentError, match=rf"finite and 0 or more, got \[1, 1, {weight}\]"):

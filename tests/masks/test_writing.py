@@ -103,7 +103,9 @@ def test_masks_of_another_making_are_not_mixed_in(photos: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read: remove it"):
         write_masks(photos, out, find_dark, SETTING)
     (out / SETTINGS).unlink()
-    with pytest.raises(DataError, match=r"has masks of another making, such as .*\.png"):
+    with pytest.raises(
+        DataError, match=r"has masks that this command did not write, such as .*\.png"
+    ):
         write_masks(photos, out, find_dark, SETTING)
 
 

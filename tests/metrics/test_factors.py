@@ -37,9 +37,9 @@ def test_accuracies_count_images_overall_and_by_the_class_that_was_asked_for() -
 
 
 def test_accuracy_refuses_labels_that_do_not_fit() -> None:
-    with pytest.raises(ArgumentError, match="one label for each, and one or more; got 2 and 3"):
+    with pytest.raises(ArgumentError, match="at least one; got 2 values and 3"):
         accuracy(torch.zeros(2), torch.zeros(3))
-    with pytest.raises(ArgumentError, match="got 0 and 0 labels"):
+    with pytest.raises(ArgumentError, match="got 0 values and 0 labels"):
         class_accuracies(torch.zeros(0), torch.zeros(0), 2)
 
 

@@ -38,7 +38,7 @@ def test_a_class_that_fails_where_others_do_not_is_warned_of(
         for name, num in zip("abc", usable, strict=True)
     }
     warnings = find_failing(counts)
-    assert [warning.split()[3] for warning in warnings] == warned
+    assert [warning.split()[7] for warning in warnings] == warned
     assert all("several)" in warning and "full" not in warning for warning in warnings)
     assert find_failing({"a": {"excluded": 3}}) == []
 

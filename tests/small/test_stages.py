@@ -105,7 +105,9 @@ def test_what_does_not_fill_a_batch_waits_for_another_epoch() -> None:
 
 
 def test_real_images_of_another_number_are_an_error() -> None:
-    with pytest.raises(ArgumentError, match="as many, and one or more; got 3 and 2"):
+    with pytest.raises(
+        ArgumentError, match="a label for each image, and at least one; got 3 and 2"
+    ):
         RealImages(torch.zeros(3, 3, 4, 4), torch.zeros(2).long())
     with pytest.raises(ArgumentError, match="got 0 and 0"):
         RealImages(torch.zeros(0, 3, 4, 4), torch.zeros(0).long())

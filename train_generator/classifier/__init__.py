@@ -1,4 +1,4 @@
-"""Classifiers that are trained on counterfactuals, and the loop that trains them."""
+"""Classifiers trained on counterfactuals, and the loop that trains them."""
 
 from train_generator.classifier.ensemble import (
     HeadLogits,

@@ -1,4 +1,4 @@
-"""Image classifiers of torchvision and timm, taken apart into a backbone and its last layer."""
+"""Image classifiers of torchvision and timm, split into a backbone and its last layer."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from train_generator.classifier.resnet10 import ResNet10
 
 TIMM = "timm/"
 
-_AUXILIARY = ("AuxLogits", "aux1", "aux2")  # second classifiers of Inception, for training alone
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")  # second classifiers of Inception, for training only
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images must arrive.
+    """The form in which images must arrive.
 
     Attributes:
-        mean: of each channel, of images in [0, 1]; subtracted.
-        std: of each channel; divided by.
-        image_size: height and width in pixels that the weights were trained with.
+        mean: mean of each channel, for images in [0, 1]; subtracted.
+        std: standard deviation of each channel; divided by.
+        image_size: height and width of the images that the weights were trained on, in pixels.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -50,7 +50,7 @@ class Preprocessing:
 OWN: dict[str, tuple[Callable[[], nn.Module], Preprocessing]] = {
     "resnet10_w32": (partial(ResNet10, 32), Preprocessing(image_size=48)),
 }
-"""Classifiers of this package, which has no weights of them."""
+"""Classifiers of this package, without pretrained weights."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Backbone:
     """A classifier without its last layer.
 
     Attributes:
-        network: takes images (N, 3, H, W) to features (N, num_features).
-        num_features: inputs of the layer that was taken off.
-        classifier: weight (C, num_features) and bias (C,) of that layer, both float32, where they
-            were trained; else None.
-        preprocessing: of the images.
-        origin: says where the weights are from.
-        layer: path of the layer that was taken off, in whose place there is an identity.
+        network: maps images (N, 3, H, W) to features (N, num_features).
+        num_features: inputs of the removed layer.
+        classifier: weight (C, num_features) and bias (C,) of that layer, both float32, if trained;
+            else None.
+        preprocessing: preprocessing of the images.
+        origin: origin of the weights, in words.
+        layer: path of the removed layer, which is now an identity.
     """
 
     network: nn.Module
@@ -76,25 +76,25 @@ class Backbone:
 
 
 def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = None) -> Backbone:
-    """Builds a classifier and takes its last linear layer off.
+    """Builds a classifier and removes its last linear layer.
 
     Args:
-        name: of torchvision, such as "resnet50", with or without the name of its weights
-            ("resnet50.IMAGENET1K_V1"; the best ones by default); of timm behind "timm/", such as
-            "timm/convnext_tiny.fb_in1k"; or "resnet10_w32", a small one for small photographs,
-            of which there are no weights (see `ResNet10`).
-        pretrained: whether the library downloads its weights, or has them already. Without them
-            the global generator of torch draws new ones.
+        name: a torchvision name such as "resnet50", with or without the name of its weights
+            ("resnet50.IMAGENET1K_V1"; the best ones by default); a timm name after "timm/", such as
+            "timm/convnext_tiny.fb_in1k"; or "resnet10_w32", a small network for small photographs,
+            without pretrained weights (see `ResNet10`).
+        pretrained: whether to use the library's weights, downloaded if necessary. Otherwise torch's
+            global generator draws new ones.
         file: instead of the library's weights, a state dict of the same network: .pth of
             `torch.save` or .safetensors. It may lack the last layer.
 
     Raises:
-        ArgumentError: no such name, or a network that does not end in a linear layer.
-        FileError: the weights cannot be downloaded, or there is no such file.
+        ArgumentError: the name is unknown, or the network does not end in a linear layer.
+        FileError: the weights cannot be downloaded, or the file does not exist.
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.backbones import make_backbone
         >>> make_backbone("shufflenet_v2_x0_5", pretrained=False).num_features
         1024
@@ -117,16 +117,16 @@ def make_backbone(name: str, *, pretrained: bool = True, file: Path | None = Non
 
 
 def find_preprocessing(name: str) -> Preprocessing:
-    """Returns how images must arrive at a backbone, without building it.
+    """Returns the preprocessing of a backbone, without building it.
 
     Args:
         name: see `make_backbone`.
 
     Raises:
-        ArgumentError: no such name.
+        ArgumentError: the name is unknown.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.backbones import find_preprocessing
         >>> find_preprocessing("inception_v3").image_size
         299
@@ -146,9 +146,9 @@ def find_preprocessing(name: str) -> Preprocessing:
 
 
 def _find_weights(full_name: str) -> Any:
-    """Returns torchvision's weights of a name, or None where it has none."""
+    """Returns torchvision's weights with this name, or None if it has none."""
     name, _, tag = full_name.partition(".")
-    known = models.list_models(module=models)  # of images alone, not of the packages in it
+    known = models.list_models(module=models)  # of images only, not of the subpackages
     if name not in known:
         raise ArgumentError(
             f"torchvision has no image classifier {name!r}{_suggest(name, [*known, *OWN])}: a "
@@ -164,7 +164,7 @@ def _find_weights(full_name: str) -> Any:
 
 
 def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
-    """Builds a classifier, and says where its weights are from."""
+    """Builds a classifier, and describes the origin of its weights."""
     build: Callable[[], Any]
     library: Any
     weights: Any = None
@@ -190,7 +190,7 @@ def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
     else:
         try:
             network = build()
-        except Exception as error:  # each library and its transport have errors of their own
+        except Exception as error:  # each library and its transport have their own errors
             raise FileError(
                 f"the weights of {full_name} cannot be had here ({first_line(error)}): repeat "
                 f"where there is a network; or get them ({place}) and pass the file as "
@@ -206,7 +206,7 @@ def _build(full_name: str, pretrained: bool) -> tuple[nn.Module, str]:
 
 
 def _import_timm(full_name: str) -> Any:
-    """Returns the package, if it knows the model."""
+    """Returns timm if it knows the model."""
     need = f"{full_name} is a network of the package timm, which is not installed"
     instead = "take one of torchvision's, such as resnet50"
     timm: Any = require_package("timm", "timm", need, instead)
@@ -217,7 +217,7 @@ def _import_timm(full_name: str) -> Any:
 
 
 def _find_classifier(name: str, network: nn.Module) -> tuple[str, nn.Linear]:
-    """Returns path and layer of the last linear layer, which gives the scores."""
+    """Returns path and layer of the last linear layer, which makes the scores."""
     linear = {path: part for path, part in network.named_modules() if isinstance(part, nn.Linear)}
     if name.startswith(TIMM):
         last = network.get_classifier()  # type: ignore[operator]
@@ -231,7 +231,7 @@ def _find_classifier(name: str, network: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def _fill(network: nn.Module, path: str, layer: nn.Linear, file: Path) -> dict[str, Tensor]:
-    """Fills a network without its last layer from a file; returns what this has of the layer."""
+    """Fills a network, except its last layer, from a file; returns that layer's weights there."""
     state = {
         name: value
         for name, value in _read(file).items()
@@ -259,9 +259,9 @@ def _fill(network: nn.Module, path: str, layer: nn.Linear, file: Path) -> dict[s
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fills a network with tensors that say nothing of the version of torch's layers.
+    """Fills a network with tensors that do not state the version of torch's layers.
 
-    Some networks refuse such a state dict; it is taken to be of the installed version.
+    Some networks refuse such a state dict; it is taken to have the installed version.
     """
     marked = OrderedDict(state)
     marked._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
@@ -269,7 +269,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a state dict, also where it lies inside a training's checkpoint."""
+    """Returns the tensors of a state dict, even if it lies inside a training checkpoint."""
     if not file.is_file():
         raise FileError(f"there is no file {file} of weights for the backbone")
     if file.suffix == ".safetensors":

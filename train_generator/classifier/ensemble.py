@@ -1,7 +1,7 @@
 """The invariant ensemble: one backbone, three heads (Sauer and Geiger, ICLR 2021, section 4.2).
 
-Each head sees the same features and learns to tell classes by one factor: the shape, the texture or
-the background. Real images train the average of the three.
+Each head sees the same features and learns to tell classes by one factor: shape, texture or
+background. Real images train the average of the three.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class HeadLogits(NamedTuple):
         texture: (N, C) float32.
         background: (N, C) float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import HeadLogits
         >>> logits = HeadLogits(torch.ones(1, 2), 2 * torch.ones(1, 2), 6 * torch.ones(1, 2))
@@ -49,7 +49,7 @@ class HeadLogits(NamedTuple):
     background: Tensor
 
     def average(self) -> Tensor:
-        """Returns the mean of the three, (N, C) float32: what real images are trained on."""
+        """Returns the mean of the three, (N, C) float32, which real images train."""
         return (self.shape + self.texture + self.background) / 3
 
     def background_free(self) -> Tensor:
@@ -57,7 +57,7 @@ class HeadLogits(NamedTuple):
         return (self.shape + self.texture) / 2
 
     def predictions(self) -> dict[str, Tensor]:
-        """Returns by name the scores of each head, of their average, and without background."""
+        """Returns by name the scores of each head, of their average, and without the background."""
         return {
             **self._asdict(),
             "average": self.average(),
@@ -66,23 +66,23 @@ class HeadLogits(NamedTuple):
 
 
 class InvariantEnsemble(nn.Module):
-    """A backbone and a linear head for each factor; `make_ensemble` makes one.
+    """A backbone and a linear head per factor; `make_ensemble` makes one.
 
     Takes images (N, 3, H, W) float32, normalised as `preprocessing` says, and returns `HeadLogits`
     of (N, num_classes) float32 each.
 
     Args:
-        backbone: what the heads stand on.
-        name: of the backbone, as `make_backbone` knows it.
-        num_classes: of each head.
+        backbone: the common backbone.
+        name: name of the backbone, as for `make_backbone`.
+        num_classes: classes of each head.
 
     Attributes:
-        backbone: takes images to features (N, F).
+        backbone: maps images to features (N, F).
         heads: linear layers by factor.
-        num_classes: of each head.
-        name: of the backbone.
-        preprocessing: how images must arrive.
-        origin: says where the weights are from.
+        num_classes: classes of each head.
+        name: name of the backbone.
+        preprocessing: the form in which images must arrive.
+        origin: origin of the weights, in words.
     """
 
     def __init__(self, backbone: Backbone, name: str, num_classes: int) -> None:
@@ -96,13 +96,17 @@ class InvariantEnsemble(nn.Module):
         self.origin = f"{backbone.origin}; heads: {self._start_heads(backbone)}"
 
     def forward(self, images: Tensor) -> HeadLogits:
-        """Returns the logits of images (N, 3, H, W)."""
+        """Returns the logits of images (N, 3, H, W).
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+        """
         features = self.backbone(images)
         return HeadLogits(*(self.heads[factor](features).float() for factor in FACTORS))
 
     @torch.no_grad()
     def _start_heads(self, backbone: Backbone) -> str:
-        """Copies the backbone's own classifier into all heads where it knows the same classes."""
+        """Copies the backbone's own classifier into all heads if the numbers of classes agree."""
         if backbone.classifier is None:
             return "new weights"
         weight, bias = backbone.classifier
@@ -126,24 +130,24 @@ def make_ensemble(
 ) -> InvariantEnsemble:
     """Makes an ensemble on a backbone of torchvision or timm.
 
-    The heads take the place of the backbone's classifier. If that was trained on as many classes,
-    its weights are where all three heads start, so that the average begins as the pretrained
-    classifier; otherwise the heads get new weights. `InvariantEnsemble.origin` says which.
+    The heads replace the backbone's classifier. If that was trained on as many classes, all three
+    heads start from its weights, so the average starts as the pretrained classifier; otherwise the
+    heads get new weights. `InvariantEnsemble.origin` says which.
 
     Args:
-        backbone: "resnet50" or another name of torchvision, or "timm/NAME"; see `make_backbone`.
-        num_classes: of each head, 2 or more.
-        pretrained: whether the backbone has its library's weights; False draws new ones.
+        backbone: "resnet50" or another torchvision name, or "timm/NAME"; see `make_backbone`.
+        num_classes: classes of each head, 2 or more.
+        pretrained: whether the backbone gets its library's weights; False draws new ones.
         backbone_file: a state dict with the weights of the backbone, instead of the library's.
-        seed: of new weights. The global generators stay as they are.
+        seed: seed of new weights. The global random generators stay untouched.
 
     Raises:
-        ArgumentError: no such backbone, or fewer than two classes.
-        FileError: the weights cannot be downloaded, or there is no such file.
+        ArgumentError: the backbone is unknown, or there are fewer than two classes.
+        FileError: the weights cannot be downloaded, or the file does not exist.
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import make_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=10, pretrained=False).eval()
@@ -159,15 +163,15 @@ def make_ensemble(
 
 @dataclass(frozen=True)
 class LoadedEnsemble:
-    """A trained ensemble, and what it must be fed.
+    """A trained ensemble, and the form of its images.
 
     Attributes:
-        model: in eval mode, without gradients.
+        model: the ensemble, in eval mode, without gradients.
         classes: names of the classes, by label.
-        mean: of each channel, of images in [0, 1]; subtracted.
-        std: of each channel; divided by.
+        mean: mean of each channel, for images in [0, 1]; subtracted.
+        std: standard deviation of each channel; divided by.
         image_size: height and width in pixels.
-        metadata: all that the file says of itself, as text.
+        metadata: all metadata of the file, as text.
     """
 
     model: InvariantEnsemble
@@ -194,14 +198,14 @@ def save_ensemble(
         model: the network.
         path: ends in `.safetensors`.
         classes: names of the classes, by label.
-        mean: of each channel, of images in [0, 1], as the images were normalised.
-        std: of each channel.
-        image_size: height and width in pixels that it was trained with.
-        metadata: what made it (settings, versions, …); kept as text in the file.
+        mean: mean of each channel used to normalise images in [0, 1].
+        std: standard deviation of each channel.
+        image_size: height and width of the training images, in pixels.
+        metadata: origin of the network (settings, versions, …); stored as text in the file.
 
     Raises:
-        ArgumentError: another suffix, not a name for each class, a mean or std that is not three
-            numbers, or metadata under a name that the file itself uses.
+        ArgumentError: the suffix is wrong, a class lacks a name, mean or std is not three numbers,
+            or metadata uses a name that the file itself uses.
         OSError: the folder is missing or cannot be written; nothing is left behind.
     """
     if len(classes) != model.num_classes:
@@ -229,16 +233,16 @@ def load_ensemble(
     """Loads an ensemble that `save_ensemble` wrote; nothing is downloaded.
 
     Args:
-        path: of the file.
-        device: where the weights go.
+        path: the file.
+        device: device for the weights.
 
     Raises:
-        FileError: there is no such file.
-        CheckpointError: the file is cut off, of another network, or holds NaN.
-        UsageError: the device is not there.
-        MissingPackageError: the backbone is one of timm, which is not installed.
+        FileError: the file does not exist.
+        CheckpointError: the file is truncated, belongs to another network, or holds NaN.
+        UsageError: the device does not exist.
+        MissingPackageError: the backbone needs timm, which is not installed.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import load_ensemble, make_ensemble, save_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)
         >>> path = getfixture("tmp_path") / "mine.safetensors"

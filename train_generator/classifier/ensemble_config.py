@@ -1,4 +1,4 @@
-"""How a classifier on a backbone is trained, and what an epoch of an ensemble came to."""
+"""Settings for training a classifier on a backbone, and the result of an epoch of an ensemble."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from train_generator.classifier.training import GroupFields
 from train_generator.training.precision import Precision
 
 PRESETS = Path(__file__).parent / "presets"
-"""Folder of the settings of published trainings, as YAML files that `--preset` names."""
+"""Folder with the settings of published trainings, as YAML files for `--preset`."""
 
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "one_cycle"]
 BatchNormPolicy = Literal["eval", "real", "train"]
 
-_FIRST_FACTOR = 0.01  # of the learning rate, where the warm-up begins
-_RISE, _START, _END = 0.3, 1 / 25, 1 / 25e4  # of one cycle, as torch's OneCycleLR has them
+_FIRST_FACTOR = 0.01  # of the learning rate, at the start of the warm-up
+_RISE, _START, _END = 0.3, 1 / 25, 1 / 25e4  # of one cycle, as in torch's OneCycleLR
 
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """How a classifier is trained; the defaults are the published settings of the ensemble.
+    """Settings for training a classifier; the defaults are the published ones of the ensemble.
 
     Attributes:
         num_epochs: passes over the real images.
-        learning_rate: the highest one.
+        learning_rate: the highest learning rate.
         optimizer: sgd (published) or adamw.
-        momentum: of SGD.
-        weight_decay: of all weights. The published value is not known; 1e-4 is what torchvision
-            trained its ResNet-50 with.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of all weights. The published value is unknown; torchvision
+            trained its ResNet-50 with 1e-4.
         schedule: constant; step, which multiplies the learning rate by `step_factor` after every
             `step_epochs` epochs; cosine, down to 0 at the end; or one_cycle, which rises for three
             tenths of the training and then falls to nearly 0 (Smith and Topin, 2018; the shape of
             torch's `OneCycleLR`, without a cycle of the momentum).
         step_epochs: see `schedule`.
         step_factor: see `schedule`.
-        warmup_epochs: in which the learning rate rises in a straight line from a hundredth; a
-            cycle has a rise of its own.
-        batch_norm: where BatchNorm has its statistics from. eval (published): they stay as they
-            were; real: from real images alone, and counterfactuals are normalised with the running
-            ones; train: from each step's real images and counterfactuals together.
-        precision: no is float32; bf16 computes in bfloat16 what tolerates it, in training alone.
+        warmup_epochs: epochs in which the learning rate rises linearly from a hundredth; one_cycle
+            has its own rise.
+        batch_norm: source of BatchNorm's statistics. eval (published): they stay as they were;
+            real: from real images alone, and counterfactuals are normalised with the running ones;
+                train: from each step's real images and counterfactuals together.
+        precision: no is float32; bf16 uses bfloat16 where it is safe, in training only.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import EnsembleConfig
         >>> EnsembleConfig(schedule="cosine").learning_rate
         0.001
@@ -91,22 +91,22 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """What an epoch came to. Losses are means over its images, accuracies are in [0, 1].
+    """The result of an epoch. Losses are means over its images, accuracies are in [0, 1].
 
     Attributes:
         epoch: counted from 1.
-        loss: the sum of the four.
-        real_loss: of the average of the heads, on real images.
-        shape_loss: of the shape head, on counterfactuals.
-        texture_loss: of the texture head.
-        background_loss: of the background head.
-        train_accuracy: of the average on the epoch's real images, each at the time it was trained
-            on.
-        accuracy: of the average on the validation images, after the epoch.
-        background_free_accuracy: there, of the mean of shape and texture head.
-        shape_accuracy: there, of the shape head.
-        texture_accuracy: there, of the texture head.
-        background_accuracy: there, of the background head.
+        loss: sum of the four losses.
+        real_loss: loss of the average of the heads, on real images.
+        shape_loss: loss of the shape head, on counterfactuals.
+        texture_loss: loss of the texture head.
+        background_loss: loss of the background head.
+        train_accuracy: accuracy of the average on the epoch's real images, each measured when it
+            was trained on.
+        accuracy: accuracy of the average on the validation images, after the epoch.
+        background_free_accuracy: likewise, of the mean of shape and texture head.
+        shape_accuracy: likewise, of the shape head.
+        texture_accuracy: likewise, of the texture head.
+        background_accuracy: likewise, of the background head.
     """
 
     epoch: int
@@ -125,13 +125,17 @@ class EnsembleResult:
 
 @dataclass(frozen=True)
 class EnsembleGroupResult(GroupFields, EnsembleResult):
-    """The result of an epoch whose validation images have groups; those are the average's."""
+    """The result of an epoch with validation groups, whose accuracies are the average's."""
 
 
 def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
-    """Returns the learning rate at a time, counted in epochs from 0.
+    """Returns the learning rate at a time, measured in epochs from 0.
 
-    Example:
+    Args:
+        config: settings.
+        epoch: time in epochs, such as 1.5.
+
+    Examples:
         >>> from train_generator.classifier import EnsembleConfig, learning_rate_at
         >>> config = EnsembleConfig(learning_rate=1.0, schedule="step", step_epochs=4)
         >>> [round(learning_rate_at(config, epoch), 3) for epoch in (0, 3.9, 4, 8)]
@@ -143,7 +147,11 @@ def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:
 def make_optimizer(config: EnsembleConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Returns the optimizer of a model's parameters.
 
-    Example:
+    Args:
+        config: settings.
+        model: the model to train.
+
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.ensemble_config import EnsembleConfig, make_optimizer
         >>> type(make_optimizer(EnsembleConfig(optimizer="adamw"), torch.nn.Linear(2, 2))).__name__
@@ -164,10 +172,10 @@ def make_schedule(
 
     Args:
         config: settings.
-        optimizer: whose learning rate is that of the settings.
-        num_steps: of an epoch: the scheduler counts steps; None: it counts epochs.
+        optimizer: its learning rate is that of the settings.
+        num_steps: steps of an epoch, to count steps; None counts epochs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.ensemble_config import EnsembleConfig, make_schedule
         >>> config = EnsembleConfig(schedule="step", step_epochs=1, learning_rate=1.0)
@@ -201,5 +209,5 @@ def _share_at(config: EnsembleConfig, epoch: float) -> float:
 
 
 def _between(first: float, last: float, share: float) -> float:
-    """Goes from one value to the other along half a cosine."""
+    """Interpolates between two values along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2

@@ -1,4 +1,4 @@
-"""The settings of a classifier's training, and the stream of images that they describe."""
+"""The settings for training a classifier, and the stream of images that they describe."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ ClassMapping = Mapping[str, Class | Sequence[Class]] | Literal["names"]
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """How images are brought to the size that a classifier sees.
+    """How images are cropped to the classifier's size.
 
     Attributes:
-        image_size: height and width in pixels; what the backbone was trained with by default.
-        min_scale: least share of a training image that a crop shows, of a real one and of one of
-            parts; 1 shows all of it.
-        flip: whether left and right are swapped half of the time, of counterfactuals too.
+        image_size: height and width in pixels; by default the size the backbone was trained with.
+        min_scale: smallest share of a training image, real or made of parts, that a crop shows; 1
+            shows all of it.
+        flip: whether half of the images, counterfactuals too, are mirrored left to right.
         test_crop: share of the shorter side of a validation image that is shown.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     image_size: int | None = None
@@ -65,43 +65,43 @@ class ImagesConfig:
 
 @dataclass(frozen=True)
 class EnsembleSettings:
-    """All settings of a training, as they are written beside it.
+    """All settings of a training, as written beside it.
 
     Attributes:
-        train: real images to train on: a folder with one folder for each class, WebDataset shards
-            (a path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
-        validation: real images to test on after each epoch; likewise. Left out, the validation
+        train: real images to train on: a folder with one folder per class, WebDataset shards (a
+            path or URL ending in .tar, with braces for several), or hf:NAME@SPLIT.
+        validation: real images to test on after each epoch; likewise. By default the validation
             split of a layout that has one.
-        parts: folder or URL of the images' own parts, which cgn-augment parts wrote and which are
-            recombined; their classes have the names of the images' classes.
+        parts: folder or URL of the images' own parts, written by cgn-augment parts, to recombine;
+            their classes have the names of the images' classes.
         cgn: instead, path of a CGN or name of a bundled one, whose counterfactuals are streamed.
         shards: instead, folder or URLs of counterfactuals that cgn-augment shards rendered.
-        heads: 3 trains the invariant ensemble; 1 a plain classifier, on batches of real images and
-            counterfactuals, and writes its state dict.
-        method: with one head, what the field does against shortcuts: plain, cutmix or groupdro, on
-            real images alone; dfr retrains the last layer on balanced validation groups, after a
-            training with counterfactuals or without.
-        select: which epoch is kept: the last, or the best average or worst_group of
+        heads: 3 trains the invariant ensemble; 1 trains a plain classifier, on batches of real
+            images and counterfactuals, and writes its state dict.
+        method: with one head, an established method against shortcuts: plain, cutmix or groupdro,
+            on real images alone; dfr retrains the last layer on balanced validation groups, after
+            training with or without counterfactuals.
+        select: which epoch to keep: the last, or the best average or worst_group of
             the validation images.
-        eta: of groupdro.
-        backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1; timm/NAME; or
-            resnet10_w32, a small one for small photographs.
+        eta: step size of the group weights of groupdro.
+        backbone: a torchvision name, such as resnet50 or resnet50.IMAGENET1K_V1; timm/NAME; or
+            resnet10_w32, a small network for small photographs.
         backbone_file: state dict with the backbone's weights, instead of a download.
         pretrained: false starts from new weights.
-        classes: where the images do not say: how many classes, or their names by label.
-        num_train: shards only: images of an epoch.
-        class_map: classes of the images to those of the CGN, where they are not the same:
-            '{cat: [281, 282], dog: golden_retriever}'; or names, if they are called alike.
-        batch_size: real images of a step, of each process.
+        classes: number of classes, or their names by label, if the images do not say.
+        num_train: shards only: images per epoch.
+        class_map: classes of the images to those of the CGN, if they differ: '{cat: [281, 282],
+            dog: golden_retriever}'; or names, to match them by name.
+        batch_size: real images per step and process.
         ratio: counterfactuals per real image.
         source: the bank of masks, foregrounds and backgrounds, and how they are combined.
         images: how images are cropped.
         training: optimizer, schedule, BatchNorm, precision.
-        seed: of everything that is drawn.
+        seed: seed of every draw.
         device: auto takes a GPU if there is one; or cpu or cuda.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     train: str
@@ -143,12 +143,12 @@ class EnsembleSettings:
 
     @property
     def peer(self) -> PeerConfig:
-        """What is done besides counterfactuals."""
+        """The method used besides counterfactuals."""
         return PeerConfig(self.method, self.select, self.eta)
 
     @property
     def origin(self) -> Origin:
-        """What counterfactuals are made of."""
+        """The origin of counterfactuals."""
         return Origin(self.parts, self.cgn, self.shards)
 
     @property
@@ -163,7 +163,7 @@ def open_both(
     """Opens training and validation images; see `open_images`.
 
     Raises:
-        ArgumentError: the two have other classes, or num_train is given of what is no shards.
+        ArgumentError: the two have different classes, or num_train is given without shards.
         DataError: one is missing or laid out differently.
     """
     (mean, std, size), config = astuple(preprocessing), settings.images
@@ -189,10 +189,10 @@ def open_both(
 
 
 def find_validation(settings: EnsembleSettings) -> tuple[str, str | None]:
-    """Returns where the validation images are, and which split of it they are.
+    """Returns the place of the validation images, and their split.
 
     Raises:
-        ArgumentError: nobody says.
+        ArgumentError: the place is not given and cannot be found.
         DataError: as for `find_splits`.
     """
     place = settings.train if settings.validation is None else settings.validation
@@ -222,7 +222,8 @@ def make_stream(
     """Makes the stream of training images and counterfactuals on the classifier's device.
 
     Raises:
-        ArgumentError: not one of parts, a CGN and shards, or what does not go with it.
+        ArgumentError: there is not exactly one of parts, a CGN and shards, or a setting does not
+            fit it.
     """
     mean, std, size = astuple(preprocessing)
     images, origin = settings.images, settings.origin
@@ -240,7 +241,7 @@ def make_stream(
         made = make_source(
             origin,
             settings.source,
-            # What is cropped is stored larger, as validation images are.
+            # Images that will be cropped are stored larger, as validation images are.
             size=round(size / images.test_crop) if crops else size,
             classes=real.classes,
             num=settings.batch_size * settings.ratio,
@@ -248,7 +249,8 @@ def make_stream(
             device=device,
         )
         source = made
-        # A larger CGN is cropped, as the real images are; parts have their size, or their own crop.
+        # A larger CGN is cropped like the real images; parts have the right size, or their own
+        # crop.
         resize = None if origin.parts is not None else max(size, made.image_size)
         class_map = resolve_class_map(settings.class_map, real.classes, made.num_classes)
     match = match_real(mean, std, size, augment if len(augment) else None, resize=resize)
@@ -278,18 +280,18 @@ def resolve_class_map(
     """Turns names into labels and classes.
 
     Args:
-        given: a class of the classifier, by its name or label, to the classes of the CGN that show
-            it, by index or by ImageNet's names; "names" looks up each class by its name.
+        given: classes of the classifier, by name or label, mapped to the classes of the CGN that
+            show them, by index or ImageNet name; "names" looks up each class by its name.
         classes: names of the classifier's classes, by label.
-        num_classes: of the CGN.
+        num_classes: number of classes of the CGN.
 
     Returns:
-        What `CounterfactualDataset(class_map=…)` takes.
+        The `class_map` for `CounterfactualDataset`.
 
     Raises:
-        ArgumentError: a class that there is not, or whose name stands for two.
+        ArgumentError: a class does not exist, or its name stands for two.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.ensemble_data import resolve_class_map
         >>> resolve_class_map({"cat": ["tabby", 282], "1": 207}, ["cat", "dog"], 1000)
         {0: [281, 282], 1: [207]}

@@ -1,4 +1,4 @@
-"""A step of the ensemble's training: forward passes, losses, and what is counted in tests."""
+"""A step of the ensemble's training: forward passes and losses; and counting for tests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class EnsembleLosses(NamedTuple):
     """The losses of a step, scalars.
 
     Attributes:
-        real: of the average of the heads, on real images.
-        shape: of the shape head, on counterfactuals; 0 where there are none.
-        texture: of the texture head.
-        background: of the background head.
+        real: loss of the average of the heads, on real images.
+        shape: loss of the shape head, on counterfactuals; 0 if there are none.
+        texture: loss of the texture head.
+        background: loss of the background head.
     """
 
     real: Tensor
@@ -32,7 +32,7 @@ class EnsembleLosses(NamedTuple):
     background: Tensor
 
     def total(self) -> Tensor:
-        """Returns the sum."""
+        """Returns the sum of the four."""
         return self.real + self.shape + self.texture + self.background
 
 
@@ -41,15 +41,15 @@ def ensemble_loss(
 ) -> EnsembleLosses:
     """Returns the mean cross-entropies of a step (Sauer and Geiger, ICLR 2021, section 4.2).
 
-    Real images train the average of the three heads, counterfactuals each head on its factor.
+    Real images train the average of the three heads, counterfactuals train each head on its factor.
 
     Args:
-        real_logits: of real images, each head (B, C) float32.
+        real_logits: logits of real images, each head (B, C) float32.
         real_labels: (B,) int64.
-        cf_logits: of counterfactuals, each head (N, C) float32; N may be 0.
+        cf_logits: logits of counterfactuals, each head (N, C) float32; N may be 0.
         cf_labels: (N, 3) int64 labels of shape, texture and background.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import HeadLogits, ensemble_loss
         >>> even = HeadLogits(*torch.zeros(3, 2, 4))
@@ -65,11 +65,11 @@ def ensemble_loss(
 
 
 def use_batch_statistics(model: nn.Module, use: bool) -> None:
-    """Makes each BatchNorm take its statistics from the batch, and remember them, or not.
+    """Sets whether each BatchNorm uses and records the statistics of the batch.
 
     Args:
-        model: its other modules stay in their modes.
-        use: False normalises with the running statistics and leaves these as they are.
+        model: the model; its other modules keep their modes.
+        use: False normalises with the running statistics and does not change them.
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -82,13 +82,13 @@ def forward_parts(
     """Runs the ensemble on real images and on counterfactuals; see `EnsembleConfig.batch_norm`.
 
     Args:
-        model: in train mode; its BatchNorms are put into the modes of the policy.
+        model: the model in train mode; the policy sets the modes of its BatchNorms.
         real: (B, 3, H, W) float32.
         made: (N, 3, H, W) float32; N may be 0.
         policy: eval, real or train.
 
     Returns:
-        The logits of both.
+        The logits of real images, and of counterfactuals.
     """
     if policy == "real" and len(made):
         use_batch_statistics(model, True)
@@ -109,17 +109,17 @@ def find_correct(
     """Finds the images whose most likely class is their label.
 
     Args:
-        model: it is in eval mode meanwhile.
+        model: the model; in eval mode meanwhile.
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
 
     Returns:
-        By "average", "shape", "texture", "background" and "background_free" which images are
-        right, (N,) bool on the CPU.
+        By "average", "shape", "texture", "background" and "background_free", whether each image
+        is classified correctly, (N,) bool on the CPU.
 
     Raises:
         ArgumentError: a score is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import find_correct, make_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)

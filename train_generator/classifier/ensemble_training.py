@@ -57,32 +57,32 @@ class EnsembleRun(ImageRun[EnsembleResult]):
     """An ensemble in training.
 
     The folder gets `classifier.safetensors` (`load_ensemble` reads it), `results.json` and
-    `curves.png` after each epoch, and what the `Trainer` writes; `checkpoint.pt` after each epoch,
-    at every `save_every` steps and on Ctrl-C. Under torch.distributed each process trains on its
-    part of the stream, and the first one writes. A resumed training goes on bit for bit.
+    `curves.png` after each epoch, and the files of the `Trainer`. `checkpoint.pt` is written after
+    each epoch, every `save_every` steps and on Ctrl-C. Under torch.distributed each process trains
+    on its part of the stream, and the first one writes. A resumed training continues bit for bit.
 
     Args:
-        model: on the stream's device.
+        model: the ensemble, on the stream's device.
         stream: with `mix="separate"` and `label="all"`.
         config: settings.
-        folder: where everything is written; made if it is missing. None keeps nothing.
+        folder: where to write everything; created if missing. None writes nothing.
         classes: names of the classes, by label; their numbers by default.
-        select: which epoch's weights are kept, by the average's accuracy.
-        test_groups: of the images that it is tested on, in their order on all processes together;
-            epochs then end with an `EnsembleGroupResult`.
+        select: which epoch's weights to keep, by the accuracy of the average.
+        test_groups: groups of the test images, in their order over all processes; each epoch then
+            gives an `EnsembleGroupResult`.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
-        log_every: steps between two looks at the losses.
+        log_every: steps between two readings of the losses.
 
     Attributes:
         results: one `EnsembleResult` or `EnsembleGroupResult` for each completed epoch.
-        best: the epoch whose weights are in the file, and, once trained, in the model.
+        best: the epoch whose weights are in the file and, after training, in the model.
 
     Raises:
-        ArgumentError: a stream of another kind, or whose labels are not those of the ensemble;
-            a choice by groups that are not known.
+        ArgumentError: the stream is of another kind, its labels are not those of the ensemble, or
+            the epoch is chosen by groups that are unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset
@@ -179,7 +179,7 @@ class EnsembleRun(ImageRun[EnsembleResult]):
 
 
 class _TwoParts(nn.Module):
-    """A step's forward passes in one module, which is what DistributedDataParallel needs."""
+    """A step's forward passes in one module, as DistributedDataParallel needs."""
 
     def __init__(self, model: InvariantEnsemble, policy: BatchNormPolicy) -> None:
         super().__init__()
@@ -190,14 +190,14 @@ class _TwoParts(nn.Module):
 
 
 def require_fitting(stream: CounterfactualDataset, num_classes: int) -> None:
-    """Raises unless a stream's batches are those that an ensemble is trained on.
+    """Raises unless an ensemble can be trained on the batches of a stream.
 
     Args:
-        stream: of real images and counterfactuals.
-        num_classes: of the ensemble.
+        stream: a stream of real images and counterfactuals.
+        num_classes: classes of the ensemble.
 
     Raises:
-        ArgumentError: its labels are others.
+        ArgumentError: the stream is of another kind, or its labels differ.
     """
     if stream.mix != "separate" or stream.label != "all":
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Epochs over a stream, whatever is trained in them: stages of the trainer."""
+"""Epochs over a stream as stages of the trainer, for any kind of network."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ Result = TypeVar("Result", bound="DataclassInstance")
 
 
 class EpochRun(ABC, Generic[Result]):
-    """A network in training, and all that its checkpoint holds; a subclass says what a step is.
+    """A network in training, and all that its checkpoint holds; a subclass defines a step.
 
-    Under torch.distributed all processes go through the same steps and stop at the same one, and
-    the first of them alone writes.
+    Under torch.distributed all processes take the same steps and stop at the same one, and only the
+    first one writes.
 
     Args:
-        model: on the stream's device.
-        optimizer: of its parameters.
-        schedule: of the learning rate.
-        stream: what it is trained on.
-        config: dataclass of settings, with `num_epochs` and `precision`; a checkpoint of others is
-            refused.
-        result_type: dataclass of plain values that says what an epoch came to.
+        model: the network, on the stream's device.
+        optimizer: optimizer of its parameters.
+        schedule: schedule of the learning rate.
+        stream: the stream to train on.
+        config: dataclass of settings, with `num_epochs` and `precision`; a checkpoint with other
+            settings is refused.
+        result_type: dataclass of plain values for the result of an epoch.
         folder: see `Trainer`.
         settings: further plain values that a checkpoint must agree with.
         by_step: whether the schedule counts steps; otherwise epochs.
-        state: what else a checkpoint must hold, by name.
-        options: of the `Trainer`.
+        state: further contents of a checkpoint, by name.
+        options: options of the `Trainer`.
 
     Raises:
-        ArgumentError: a number of steps that cannot be used.
+        ArgumentError: a number of steps cannot be used.
     """
 
     def __init__(
@@ -92,19 +92,20 @@ class EpochRun(ABC, Generic[Result]):
 
     @property
     def results(self) -> list[Result]:
-        """What each completed epoch came to."""
+        """The result of each completed epoch."""
         return [self._result_type(**result) for result in self._trainer.results]
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where the checkpoint is."""
+        """Path of the checkpoint."""
         return self._trainer.checkpoint
 
     def resume(self) -> None:
-        """Goes on from the checkpoint.
+        """Continues from the checkpoint.
 
         Raises:
-            CheckpointError: it is missing, damaged, of other settings or of another network.
+            CheckpointError: it is missing, damaged, or belongs to other settings or another
+                network.
         """
         self._trainer.resume()
 
@@ -115,15 +116,15 @@ class EpochRun(ABC, Generic[Result]):
         progress: bool = True,
         announce: Callable[[Result], None] | None = None,
     ) -> list[Result]:
-        """Trains the epochs that are left.
+        """Trains the remaining epochs.
 
         Args:
-            test: batches to test the model on after each epoch; of this process alone.
+            test: batches to test the model on after each epoch; only those of this process.
             progress: shows bars on standard error.
-            announce: called with what each epoch came to.
+            announce: called with the result of each epoch.
 
         Returns:
-            The results of all epochs, those before a resume too.
+            The results of all epochs, including those before a resume.
 
         Raises:
             ArgumentError: there is a checkpoint that was not resumed.
@@ -137,26 +138,26 @@ class EpochRun(ABC, Generic[Result]):
 
     @abstractmethod
     def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
-        """Trains on one batch of the stream; `epoch` and `step` of it are counted from 0.
+        """Trains on one batch of the stream; `epoch` and `step` in it are counted from 0.
 
         Returns:
-            Sums over the images of the batch by name, scalars; of "images" and "correct" ones too.
+            Sums over the images of the batch by name, scalars; also "images" and "correct" ones.
         """
 
     @abstractmethod
     def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the means over images, numbers or scalars, of such sums."""
+        """Returns means over the images from such sums; numbers or scalars."""
 
     @abstractmethod
     def _measure(self) -> dict[str, Any]:
         """Tests the model after an epoch; returns accuracies by their names in the result."""
 
     def _write(self, result: Result) -> None:
-        """Writes what an epoch came to."""
+        """Writes the result of an epoch."""
 
 
 def count_steps(stream: CounterfactualDataset) -> int | None:
-    """Returns the steps of an epoch, or None where the stream does not know them."""
+    """Returns the steps of an epoch, or None if the stream does not know them."""
     try:
         return len(stream)
     except TypeError:
@@ -171,7 +172,7 @@ class _Epoch:
     def __init__(self, run: EpochRun[Any], number: int) -> None:
         self.run, self.number = run, number
         self.num_steps = count_steps(run.stream)
-        self.optimizers = {"sums": self}  # that of the run outlives the epoch
+        self.optimizers = {"sums": self}  # the run's optimizer outlives the epoch
         self._sums: dict[str, Tensor | float] = {}  # over its images so far, on this process
         self._batches: Iterator[Any] | None = None
         self._batch: Any = None
@@ -206,7 +207,7 @@ class _Epoch:
             run._announce(result)
         if not run._by_step:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of no step yet, if this is where it was resumed
+                warnings.simplefilter("ignore")  # there was no step yet, if resumed here
                 run.schedule.step()
         return asdict(result)
 

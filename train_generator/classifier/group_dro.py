@@ -1,4 +1,4 @@
-"""Group distributionally robust training: the worst group's loss is what is lowered.
+"""Group distributionally robust training: minimises the loss of the worst group.
 
 Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, ICLR 2020, algorithm 1.
 """
@@ -18,27 +18,27 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 
 ETA = 0.01
-"""How fast the weights of the groups follow their losses; the published value."""
+"""Step size of the group weights; the published value."""
 
 
 class GroupWeights:
-    """What each group's loss counts in the sum that is lowered.
+    """Weights of the groups' losses in the sum that is minimised.
 
-    The weight of group g is multiplied by exp(eta · loss of g) in every step; then all are divided
-    by their sum. Groups that the training set lacks have no weight.
+    In every step the weight of group g is multiplied by exp(eta · loss of g); then all are divided
+    by their sum. Groups without training images have no weight.
 
     Args:
         counts: training images of each group.
         eta: step size of the weights, above 0.
-        device: of the losses.
+        device: device of the losses.
 
     Attributes:
         values: (G,) float32, the weights; their sum is 1.
 
     Raises:
-        ArgumentError: no group has an image, or an `eta` that cannot be used.
+        ArgumentError: no group has an image, or `eta` cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.group_dro import GroupWeights
         >>> weights = GroupWeights([30, 10, 0], eta=0.5)
@@ -59,11 +59,11 @@ class GroupWeights:
         self.values = there / there.sum()
 
     def weigh(self, losses: Tensor, groups: Tensor) -> Tensor:
-        """Moves the weights by a batch's losses, and returns what is to be lowered.
+        """Updates the weights by a batch's losses, and returns the loss to minimise.
 
         Args:
             losses: (N,) float32 of the images, with a gradient.
-            groups: (N,) int64 of the images. A group without an image in the batch has the loss 0.
+            groups: (N,) int64 of the images. A group without an image in the batch has loss 0.
 
         Returns:
             A scalar: the sum over groups of weight times mean loss.
@@ -80,21 +80,21 @@ class GroupWeights:
         return {"values": self.values}
 
     def load_state_dict(self, state: Any, /) -> None:
-        """Goes on from what `state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self.values = state["values"].to(self.values.device)
 
 
 class BalancedSampler(Sampler[int]):
-    """Draws as often from each group, with replacement; an epoch has as many images as there are.
+    """Draws equally often from each group, with replacement.
 
     The order is a function of (seed, epoch).
 
     Args:
-        groups: of each image.
-        seed: of the order.
-        num_samples: of an epoch; as many as there are images by default.
+        groups: group of each image.
+        seed: seed of the order.
+        num_samples: images per epoch; by default as many as there are.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier.group_dro import BalancedSampler
         >>> groups = [0] * 90 + [1] * 10
         >>> rare = sum(groups[i] for i in BalancedSampler(groups, seed=0))
@@ -109,7 +109,7 @@ class BalancedSampler(Sampler[int]):
         self._seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch the next order is of."""
+        """Sets the epoch of the next order."""
         self.epoch = epoch
 
     def __len__(self) -> int:

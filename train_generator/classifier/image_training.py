@@ -1,4 +1,4 @@
-"""What the trainings on photographs share, whatever stands on the backbone."""
+"""The common part of trainings on photographs, whatever the heads are."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class ImageRun(EpochRun[Result]):
 
     Args:
         model: on the stream's device, with `num_classes`, and `name` and `origin` of its backbone.
-        stream: what it is trained on.
+        stream: the stream to train on.
         config: settings.
         result_type: see `EpochRun`.
-        folder: where everything is written; made if it is missing. None keeps nothing.
+        folder: where to write everything; created if missing. None writes nothing.
         classes: names of the classes, by label; their numbers by default.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
-        log_every: steps between two looks at the losses.
-        select: which epoch's weights are kept.
-        test_groups: of the images that it is tested on, in their order on all processes together;
-            results then have `GroupFields`.
-        state: what else a checkpoint must hold, by name.
+        log_every: steps between two readings of the losses.
+        select: which epoch's weights to keep.
+        test_groups: groups of the test images, in their order over all processes; results then
+            have `GroupFields`.
+        state: further contents of a checkpoint, by name.
 
     Attributes:
-        best: the epoch whose weights are in the file, and, once trained, in the model.
+        best: the epoch whose weights are in the file and, after training, in the model.
     """
 
     config: EnsembleConfig
@@ -80,7 +80,7 @@ class ImageRun(EpochRun[Result]):
     ) -> None:
         self.best, self.test_groups = BestWeights(model, select), test_groups
         optimizer = make_optimizer(config, model)
-        num_steps = count_steps(stream)  # the rate changes from epoch to epoch if it is unknown
+        num_steps = count_steps(stream)  # if unknown, the rate changes per epoch
         super().__init__(
             model,
             optimizer,
@@ -105,9 +105,9 @@ class ImageRun(EpochRun[Result]):
         progress: bool = True,
         announce: Callable[[Result], None] | None = None,
     ) -> list[Result]:
-        """Trains the epochs that are left, and gives the model the weights that are kept.
+        """Trains the remaining epochs, and gives the model the weights that are kept.
 
-        Arguments, errors and what is returned are those of `EpochRun.train`.
+        Arguments, errors and result are those of `EpochRun.train`.
         """
         results = super().train(test, progress=progress, announce=announce)
         self.best.restore()
@@ -115,9 +115,9 @@ class ImageRun(EpochRun[Result]):
 
     @abstractmethod
     def _find_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Finds which images are right, (N,) bool, by the accuracy's name in the result.
+        """Finds the correct images, (N,) bool, by the accuracy's name in the result.
 
-        The first accuracy is the classifier's own, which is measured by group too.
+        The first accuracy is the classifier's own, which is also measured by group.
         """
 
     @abstractmethod
@@ -126,14 +126,14 @@ class ImageRun(EpochRun[Result]):
 
     @abstractmethod
     def _draw(self, results: Sequence[Result]) -> Figure:
-        """Draws what the epochs came to."""
+        """Draws the results of the epochs."""
 
     def _describe(self) -> dict[str, Any]:
-        """Returns what the classifier's own file does not say of it."""
+        """Returns facts about the classifier that its own file does not hold."""
         return {"select": self.best.select, "kept_epoch": self.best.epoch}
 
     def _share(self, module: nn.Module) -> nn.Module:
-        """Returns the module, whose gradients are averaged over the processes."""
+        """Returns the module with gradients averaged over the processes."""
         if self.ranks.num == 1:
             return module
         at = [self.stream.device] if self.stream.device.type == "cuda" else None
@@ -141,10 +141,10 @@ class ImageRun(EpochRun[Result]):
 
     @contextmanager
     def _step(self, epoch: int, step: int) -> Iterator[torch.autocast]:
-        """Seeds the global generators, for dropout, which knows them alone.
+        """Seeds the global random generators for dropout, which uses only those.
 
         Yields:
-            What the forward pass runs under.
+            The context of the forward pass.
         """
         device = self.stream.device
         seed = step_seed(Purpose.TRAINING, self.stream.seed, epoch, step, self.ranks.rank)
@@ -185,7 +185,7 @@ class ImageRun(EpochRun[Result]):
         save_figure(self._draw(results), self.folder / CURVES_FILE)
 
     def _record(self, results: Sequence[Result], folder: Path) -> None:
-        """Writes what the epochs came to."""
+        """Writes the results of the epochs."""
         record = {
             "backbone": self.model.name,
             "origin": self.model.origin,
@@ -197,7 +197,7 @@ class ImageRun(EpochRun[Result]):
 
 
 def _describe_groups(groups: Groups, counts: Mapping[str, float]) -> dict[str, Any]:
-    """Returns `GroupFields` of how many images each group has, and how many of them are right."""
+    """Returns `GroupFields` from the number of images of each group, and of correct ones."""
     images, right = (
         tuple(int(counts[f"{kind} {g}"]) for g in range(len(groups.names)))
         for kind in ("images", "right")
@@ -214,11 +214,11 @@ def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:
     """Raises unless the labels of a stream are those of a classifier.
 
     Args:
-        stream: of real images and counterfactuals.
-        num_classes: of the classifier.
+        stream: a stream of real images and counterfactuals.
+        num_classes: classes of the classifier.
 
     Raises:
-        ArgumentError: they are others.
+        ArgumentError: the labels differ.
     """
     if stream.class_map is not None:
         labels = stream.class_map.to_label(torch.tensor(stream.class_map.classes))
@@ -237,7 +237,7 @@ def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:
 
 
 def group_lines(results: Sequence[Any], groups: Groups | None) -> dict[str, tuple[str, str]]:
-    """Returns the accuracies that `plot_epochs` draws where validation images have groups."""
+    """Returns the accuracies for `plot_epochs` if validation images have groups."""
     if groups is None:
         return {}
     lines = {"worst_group_accuracy": ("validation, worst group", "C5")}
@@ -256,11 +256,11 @@ def plot_epochs(
     """Draws losses and accuracies over the epochs.
 
     Args:
-        results: one of each epoch, with its number as `epoch`.
-        losses: fields of the results, with the label and the colour of each.
-        accuracies: likewise; None, for what could not be measured, is a gap.
+        results: one per epoch, with its number as `epoch`.
+        losses: fields of the results, with the label and colour of each.
+        accuracies: likewise; None, for a value that could not be measured, leaves a gap.
         measured: what the accuracies are.
-        kept: the epoch whose weights are kept, where that is not the last one.
+        kept: the epoch whose weights are kept, if it is not the last.
     """
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -271,7 +271,7 @@ def plot_epochs(
             values = [math.nan if value is None else scale * value for value in found]
             axes.plot(epochs, values, marker="o", ms=3, color=color, label=label, clip_on=False)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(epochs) == 1:  # of which the axis shows so little that no other number is whole
+        if len(epochs) == 1:  # the axis is so short that it shows no other integer
             axes.set_xticks(epochs)
     if kept is not None:
         right.axvline(kept, color="0.5", linestyle=":", linewidth=1, label=f"kept: epoch {kept}")

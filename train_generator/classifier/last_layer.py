@@ -1,9 +1,9 @@
-"""Last-layer retraining on validation images in which all groups are equally many.
+"""Last-layer retraining on validation images with equally large groups.
 
 Deep feature reweighting (Kirichenko et al., Last Layer Re-Training is Sufficient for Robustness to
-Spurious Correlations, ICLR 2023): the features stay as an ordinary training made them, and a
-logistic regression with an L1 penalty on group-balanced validation images takes the place of the
-last layer. Needs the groups of validation images; those of training images are not used.
+Spurious Correlations, ICLR 2023): the features stay as trained, and a logistic regression with an
+L1 penalty on group-balanced validation images replaces the last layer. Needs the groups of
+validation images; those of training images are not used.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from cgn_augment.functional import Purpose, step_generator
 from train_generator.metrics.groups import count_groups, require_finite_scores
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
-"""Inverse strengths C of the penalty that are tried, as published."""
+"""Inverse strengths C of the penalty to try, as published."""
 
 NUM_DRAWS = 20
 """Balanced draws whose layers are averaged, as published."""
 
-_NUM_STEPS = 500  # of the optimizer; a test holds what it ends at against the optimum
+_NUM_STEPS = 500  # of the optimizer; a test compares its result with the optimum
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What became of a last layer.
+    """The result of retraining a last layer.
 
     Attributes:
-        inverse_strength: of the penalty that was chosen on half of the validation images.
-        worst_group_accuracy: there, of the worst group, in [0, 1].
-        num_images: validation images of each balanced draw.
+        inverse_strength: inverse strength of the penalty, chosen on half of the validation images.
+        worst_group_accuracy: accuracy of the worst group there, in [0, 1].
+        num_images: validation images in each balanced draw.
         num_zeros: weights that are 0 in the averaged layer.
     """
 
@@ -46,7 +46,7 @@ class Retrained:
     num_zeros: int
 
     def as_row(self) -> dict[str, Any]:
-        """Returns it as JSON has it."""
+        """Returns it as a row for JSON."""
         return asdict(self)
 
 
@@ -54,10 +54,10 @@ class Retrained:
 def collect_features(
     model: nn.Module, last: nn.Linear, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Returns what the last layer of a classifier sees.
+    """Returns the inputs of a classifier's last layer.
 
     Args:
-        model: is in eval mode meanwhile.
+        model: the classifier; in eval mode meanwhile.
         last: its last layer.
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
 
@@ -80,14 +80,14 @@ def collect_features(
 
 
 def require_halves(groups: Tensor, names: Sequence[str]) -> None:
-    """Raises unless there are two images or more of each group.
+    """Raises unless each group has at least two images.
 
     Args:
-        groups: (N,) int64 of validation images.
-        names: of the groups.
+        groups: (N,) int64 groups of validation images.
+        names: names of the groups.
 
     Raises:
-        ArgumentError: there are fewer of one.
+        ArgumentError: a group has fewer.
     """
     counts = torch.bincount(groups.cpu(), minlength=len(names)).tolist()
     if min(counts) < 2:
@@ -106,26 +106,26 @@ def retrain_last_layer(
     names: Sequence[str],
     seed: int,
 ) -> Retrained:
-    """Fits a last layer to features in which all groups are equally many.
+    """Fits a last layer to features of equally large groups.
 
-    Features are standardised by all of them. The strength of the penalty is the one whose layer,
-    fitted on a balanced draw of one half, has the best worst group on the other half; then layers
-    of 20 balanced draws of all features are averaged.
+    Features are standardised over all of them. The strength of the penalty is the one whose layer,
+    fitted on a balanced draw from one half, has the best worst group on the other half. Then the
+    layers of 20 balanced draws from all features are averaged.
 
     Args:
-        last: gets the new weights.
+        last: the layer that gets the new weights.
         features: (N, D) float32 of validation images; see `collect_features`.
         labels: (N,) int64.
         groups: (N,) int64.
-        names: of the groups, which need two images or more each.
-        seed: of the draws.
+        names: names of the groups, which need at least two images each.
+        seed: seed of the draws.
 
     Raises:
-        ArgumentError: a group with fewer than two images.
+        ArgumentError: a group has fewer than two images.
     """
     require_halves(groups, names)
     mean, std = features.mean(dim=0), features.std(dim=0)
-    std = torch.where(std > 0, std, torch.ones_like(std))  # of features that are always 0
+    std = torch.where(std > 0, std, torch.ones_like(std))  # for features that are always 0
     normal = (features - mean) / std
     num_classes = last.out_features
     first, second = _split_halves(groups.cpu(), seed)
@@ -156,19 +156,19 @@ def fit_logistic(
 ) -> tuple[Tensor, Tensor]:
     """Fits a multinomial logistic regression with an L1 penalty.
 
-    Lowers the sum of the cross-entropies times C plus the sum of the absolute weights, by FISTA
-    (Beck and Teboulle, 2009). For two classes the minimum is that of the usual binary one.
+    Minimises C times the sum of cross-entropies plus the sum of absolute weights, by FISTA (Beck
+    and Teboulle, 2009). For two classes the minimum is that of the usual binary regression.
 
     Args:
         features: (N, D) float32.
         labels: (N,) int64.
-        num_classes: of the labels.
+        num_classes: number of classes.
         inverse_strength: C, above 0.
 
     Returns:
         Weight (num_classes, D) and bias (num_classes,), float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.last_layer import fit_logistic
         >>> features = torch.tensor([[1.0, 0.1], [2.0, -0.1], [-1.0, 0.1], [-2.0, -0.1]])
@@ -194,7 +194,7 @@ def fit_logistic(
 
 
 def _split_halves(groups: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Returns two halves of the places, each with half of every group."""
+    """Returns two halves of the indices, each with half of every group."""
     generator = step_generator(Purpose.ORDER, seed, 0)
     first, second = [], []
     for g in torch.unique(groups):
@@ -206,7 +206,7 @@ def _split_halves(groups: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw_balanced(groups: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns places with as many of each group as the rarest has."""
+    """Returns indices with as many of each group as the rarest has."""
     places = [(groups == g).nonzero()[:, 0] for g in torch.unique(groups)]
     num = min(map(len, places))
     return torch.cat(

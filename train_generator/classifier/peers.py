@@ -1,6 +1,6 @@
-"""What the field does against shortcuts, as options of one training.
+"""Established methods against shortcuts, as options of one training.
 
-plain: nothing. cutmix: Yun et al., ICCV 2019. groupdro: Sagawa et al., ICLR 2020. dfr: last-layer
+plain: none. cutmix: Yun et al., ICCV 2019. groupdro: Sagawa et al., ICLR 2020. dfr: last-layer
 retraining, Kirichenko et al., ICLR 2023.
 """
 
@@ -23,21 +23,21 @@ from train_generator.classifier.selection import Select
 Method = Literal["plain", "cutmix", "groupdro", "dfr"]
 
 ALONE = ("plain", "cutmix", "groupdro")
-"""Methods that are trained on real images alone."""
+"""Methods that train on real images alone."""
 
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """What is done against shortcuts besides counterfactuals, and which epoch is kept.
+    """The method used besides counterfactuals, and which epoch to keep.
 
     Attributes:
-        method: see the module; None for counterfactuals and nothing else.
-        select: which epoch's weights are kept: the last; or the one with the best average, or the
-            best worst group, of the validation images.
-        eta: of GroupDRO, how fast the weights of the groups follow their losses.
+        method: see the module; None uses counterfactuals only.
+        select: which epoch's weights to keep: the last, or the one with the best average or the
+            best worst group on the validation images.
+        eta: step size of the group weights of GroupDRO.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     method: Method | None = None
@@ -52,15 +52,15 @@ class PeerConfig:
 
 
 def require_groups(peer: PeerConfig, train: Groups | None, test: Groups | None) -> None:
-    """Raises unless the groups are known that a training needs.
+    """Raises unless the groups that a training needs are known.
 
     Args:
-        peer: what is asked for.
-        train: of the training images.
-        test: of the validation images.
+        peer: the method.
+        train: groups of the training images.
+        test: groups of the validation images.
 
     Raises:
-        ArgumentError: they are not, or a group has too few images for the method.
+        ArgumentError: they are unknown, or a group has too few images for the method.
     """
     needs = [
         (peer.method == "groupdro", train, "method groupdro", "training"),
@@ -75,13 +75,13 @@ def require_groups(peer: PeerConfig, train: Groups | None, test: Groups | None) 
                 "or table:FILE.csv with a column group"
             )
     if peer.method == "dfr" and test is not None:
-        require_halves(torch.tensor(test.numbers), test.names)  # before anything is trained
+        require_halves(torch.tensor(test.numbers), test.names)  # before training
 
 
 def make_weights(
     peer: PeerConfig, train: Groups | None, device: torch.device
 ) -> GroupWeights | None:
-    """Returns the weights of GroupDRO where it is asked for."""
+    """Returns the weights of GroupDRO if that is the method, else None."""
     if peer.method != "groupdro" or train is None:
         return None
     counts = torch.bincount(torch.tensor(train.numbers), minlength=len(train.names))
@@ -91,13 +91,13 @@ def make_weights(
 def make_cutmix(
     peer: PeerConfig, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Returns what mixes images (N, 3, H, W) and labels (N,) into shares (N, C), if asked for.
+    """Returns a function that mixes images (N, 3, H, W) and makes labels (N, C), or None.
 
-    It draws from the global generator, which a step of a training seeds.
+    It draws from the global generator, which each training step seeds.
     """
     if peer.method != "cutmix":
         return None
-    from torchvision.transforms import v2  # imports much
+    from torchvision.transforms import v2  # slow to import
 
     cutmix = v2.CutMix(num_classes=num_classes)
     return lambda images, labels: cutmix(images, labels)

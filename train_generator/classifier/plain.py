@@ -1,4 +1,4 @@
-"""A plain classifier: a network of torchvision, timm or this package, with a last layer of its own.
+"""A plain classifier: a network of torchvision, timm or this package with its own last layer.
 
 Its file is the network's state dict.
 """
@@ -26,17 +26,17 @@ class PlainClassifier(nn.Module):
     (N, num_classes) float32, before the softmax.
 
     Args:
-        backbone: of torchvision, timm or this package, by name; see `make_backbone`.
-        num_classes: of the last layer.
+        backbone: a name of torchvision, timm or this package; see `make_backbone`.
+        num_classes: outputs of the last layer.
         pretrained: see `make_backbone`.
         file: see `make_backbone`.
 
     Attributes:
-        network: the whole network, as the library that it is from builds it.
-        num_classes: of the last layer.
-        name: of the backbone.
-        preprocessing: how images must arrive.
-        origin: says where the weights are from.
+        network: the whole network, as its library builds it.
+        num_classes: outputs of the last layer.
+        name: name of the backbone.
+        preprocessing: the form in which images must arrive.
+        origin: origin of the weights, in words.
     """
 
     def __init__(
@@ -56,13 +56,17 @@ class PlainClassifier(nn.Module):
 
     @property
     def last_layer(self) -> nn.Linear:
-        """The layer that makes scores of features."""
+        """The layer that turns features into scores."""
         layer = self.network.get_submodule(self._layer)
         assert isinstance(layer, nn.Linear)  # noqa: S101 - it was put there when this was made
         return layer
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the scores of images (N, 3, H, W)."""
+        """Returns the scores of images (N, 3, H, W).
+
+        Args:
+            images: (N, 3, H, W) float32, normalised.
+        """
         scores: Tensor = self.network(images)
         return scores.float()
 
@@ -75,23 +79,23 @@ def make_classifier(
     backbone_file: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> PlainClassifier:
-    """Makes a classifier out of a backbone and a last layer for one's own classes.
+    """Makes a classifier from a backbone and a last layer for your own classes.
 
     Args:
         backbone: "resnet50" or another name; see `make_backbone`.
         num_classes: 2 or more. The last layer has new weights, unless the backbone was trained on
             as many classes.
-        pretrained: whether the backbone has its library's weights; False draws new ones.
+        pretrained: whether the backbone gets its library's weights; False draws new ones.
         backbone_file: a state dict with the weights of the backbone, instead of the library's.
-        seed: of new weights. The global generators stay as they are.
+        seed: seed of new weights. The global random generators stay untouched.
 
     Raises:
-        ArgumentError: no such backbone, or fewer than two classes.
-        FileError: the weights cannot be downloaded, or there is no such file.
+        ArgumentError: the backbone is unknown, or there are fewer than two classes.
+        FileError: the weights cannot be downloaded, or the file does not exist.
         CheckpointError: the file is damaged, or holds another network.
         MissingPackageError: timm is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import make_classifier
         >>> model = make_classifier("resnet10_w32", num_classes=8, pretrained=False).eval()
@@ -107,8 +111,12 @@ def make_classifier(
 def save_classifier(model: PlainClassifier, path: Path) -> None:
     """Writes the network's state dict as `torch.save` does, whole or not at all.
 
-    The library that the network is from loads it: of torchvision's resnet18 on eight classes
+    The network's library can load it, such as torchvision's resnet18 with eight classes:
     `torchvision.models.resnet18(num_classes=8).load_state_dict(torch.load(path))`.
+
+    Args:
+        model: the classifier.
+        path: the file to write.
 
     Raises:
         OSError: the folder is missing or cannot be written.

@@ -1,6 +1,6 @@
-"""Trains a plain classifier on real images and counterfactuals, or by what the field does instead.
+"""Trains a plain classifier on real images and counterfactuals, or by an established method.
 
-Each image has the label of its shape, as in any training loop.
+The label of each image is that of its shape, as in any training loop.
 """
 
 from __future__ import annotations
@@ -37,36 +37,35 @@ class PlainRun(ImageRun[EpochResult]):
     """A plain classifier in training, on batches of real images and counterfactuals.
 
     The folder gets `classifier.pt` (see `save_classifier`), `results.json` and `curves.png` after
-    each epoch, and what the `Trainer` writes; `checkpoint.pt` after each epoch, at every
+    each epoch, and the files of the `Trainer`. `checkpoint.pt` is written after each epoch, every
     `save_every` steps and on Ctrl-C. Under torch.distributed each process trains on its part of the
-    stream, and the first one writes. A resumed training goes on bit for bit.
+    stream, and the first one writes. A resumed training continues bit for bit.
 
     Args:
-        model: on the stream's device.
-        stream: of images and one label each; for GroupDRO of images, labels and groups; also with
-            labels (N, C) of shares of the classes, as CutMix gives them, where it has no
-            counterfactuals.
+        model: the classifier, on the stream's device.
+        stream: a stream of images with one label each; for GroupDRO of images, labels and groups.
+            Without counterfactuals, labels may be shares (N, C) of the classes, as from CutMix.
         config: settings; `batch_norm` is "train" or "eval".
-        folder: where everything is written; made if it is missing. None keeps nothing.
+        folder: where to write everything; created if missing. None writes nothing.
         classes: names of the classes, by label; their numbers by default.
-        peer: what else is done against shortcuts, and which epoch's weights are kept.
-        train_groups: of the stream's images, for GroupDRO.
-        test_groups: of the images that it is tested on, in their order on all processes together;
-            epochs then end with a `GroupResult`.
+        peer: the method used besides counterfactuals, and which epoch's weights to keep.
+        train_groups: groups of the stream's images, for GroupDRO.
+        test_groups: groups of the test images, in their order over all processes; each epoch then
+            gives a `GroupResult`.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
-        log_every: steps between two looks at the losses.
+        log_every: steps between two readings of the losses.
 
     Attributes:
         results: one `EpochResult` or `GroupResult` for each completed epoch.
-        best: the epoch whose weights are in the file, and, once trained, in the model.
-        retrained: what became of the last layer, where it was retrained.
+        best: the epoch whose weights are in the file and, after training, in the model.
+        retrained: the result of retraining the last layer, if it was retrained.
 
     Raises:
-        ArgumentError: a stream of another kind, another policy of BatchNorm, or a method without
-            what it needs.
+        ArgumentError: the stream or the BatchNorm policy is of another kind, or a method lacks
+            something it needs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset
@@ -139,10 +138,18 @@ class PlainRun(ImageRun[EpochResult]):
         progress: bool = True,
         announce: Callable[[EpochResult], None] | None = None,
     ) -> list[EpochResult]:
-        """Trains the epochs that are left, and retrains the last layer where that is the method.
+        """Trains the remaining epochs, and retrains the last layer if that is the method.
 
-        Arguments, errors and what is returned are those of `ImageRun.train`; for last-layer
-        retraining `test` must be something that can be read again.
+        Errors are those of `EpochRun.train`.
+
+        Args:
+            test: batches to test the model on after each epoch; only those of this process. For
+                last-layer retraining they must be readable more than once.
+            progress: shows bars on standard error.
+            announce: called with the result of each epoch.
+
+        Returns:
+            The results of all epochs, including those before a resume.
         """
         results = super().train(test, progress=progress, announce=announce)
         if self.peer.method == "dfr" and self.test_groups is not None:

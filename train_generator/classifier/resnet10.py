@@ -1,4 +1,4 @@
-"""A small residual network for small photographs, where torchvision's smallest is too large."""
+"""A small residual network for small photographs; torchvision's smallest is too large for these."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torchvision.models.resnet import BasicBlock, conv1x1
 
 
 class ResNet10(nn.Sequential):
-    """A ResNet of one basic block a stage (He et al., CVPR 2016), for images of 32 to 96 pixels.
+    """A ResNet with one basic block per stage (He et al., CVPR 2016), for 32 to 96 pixels.
 
     Takes images (N, 3, H, W) float32 and returns scores (N, num_classes) float32. The first
-    convolution is 3x3 with stride 2, and no pooling follows it. 1.2 million parameters at width 32.
+    convolution is 3x3 with stride 2, without pooling after it. 1.2 million parameters at width 32.
 
     Args:
-        width: channels of the first stage; each further one has twice as many.
-        num_classes: of the last layer.
+        width: channels of the first stage; doubled in each further one.
+        num_classes: outputs of the last layer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier.resnet10 import ResNet10
         >>> ResNet10(num_classes=8)(torch.zeros(2, 3, 48, 48)).shape
@@ -45,7 +45,7 @@ class ResNet10(nn.Sequential):
 
 
 def _block(channels: int, planes: int) -> BasicBlock:
-    """Returns a block that halves the image where it has more channels than before."""
+    """Returns a block that halves the image if its number of channels rises."""
     if channels == planes:
         return BasicBlock(channels, planes)
     shortcut = nn.Sequential(conv1x1(channels, planes, stride=2), nn.BatchNorm2d(planes))

@@ -1,4 +1,4 @@
-"""Which epoch's weights a training keeps, by what the validation images say."""
+"""Chooses the epoch whose weights a training keeps, by the validation images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Select = Literal["last", "average", "worst_group"]
 
 
 def score_result(result: Any, select: Select) -> float:
-    """Returns what an epoch is chosen by: the higher the better, and the later for `last`.
+    """Returns the score of an epoch, the higher the better; for `last` the later the better.
 
     Args:
         result: an `EpochResult` or an `EnsembleResult`, with or without `GroupFields`.
-        select: what is the best.
+        select: the criterion.
 
-    Example:
+    Examples:
         >>> from train_generator.classifier import EpochResult
         >>> from train_generator.classifier.selection import score_result
         >>> score_result(EpochResult(3, loss=0.1, train_accuracy=1.0, test_accuracy=0.7), "average")
@@ -34,17 +34,17 @@ def score_result(result: Any, select: Select) -> float:
 
 
 class BestWeights:
-    """The weights of the best epoch so far; of equal ones the first. A checkpoint keeps them.
+    """The weights of the best epoch so far; the first of equal ones. A checkpoint keeps them.
 
     Args:
-        model: whose weights they are.
-        select: what is the best.
+        model: the model whose weights they are.
+        select: the criterion.
 
     Attributes:
-        epoch: that they are of, counted from 1; 0 before the first.
-        score: of that epoch.
+        epoch: their epoch, counted from 1; 0 before the first.
+        score: score of that epoch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import EpochResult
         >>> from train_generator.classifier.selection import BestWeights
@@ -65,7 +65,7 @@ class BestWeights:
         self._weights: dict[str, Tensor] = {}
 
     def offer(self, result: Any) -> bool:
-        """Keeps the model's weights if the epoch that has just ended is the best; says whether."""
+        """Keeps the model's weights if the epoch just ended is the best; returns whether it is."""
         score = score_result(result, self.select)
         if score <= self.score:
             return False
@@ -85,6 +85,6 @@ class BestWeights:
         return {"epoch": self.epoch, "score": self.score, "weights": self._weights}
 
     def load_state_dict(self, state: Any, /) -> None:
-        """Goes on from what `state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self.epoch, self.score = state["epoch"], state["score"]
         self._weights = state["weights"]

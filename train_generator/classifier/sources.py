@@ -1,4 +1,4 @@
-"""From where the counterfactuals of a classifier's training come, as settings say."""
+"""Makes the source of a classifier's counterfactuals from settings."""
 
 from __future__ import annotations
 
@@ -35,20 +35,19 @@ class SourceConfig:
     """How counterfactuals are combined.
 
     Attributes:
-        bank: masks, foregrounds and backgrounds that are kept and recombined; 0 draws each image
-            anew, from the CGN or from the disk.
-        refresh: of the bank, how many are replaced at each step.
-        storage: of the bank: uint8, float16 or float32.
-        chunk: images that are made at once.
-        truncation: of an ImageNet CGN, in (0, 1]; as its file says by default.
-        texture: "shape" leaves each object the texture that it has, the default for parts; "any"
-            exchanges it, the default for a CGN, for which parts must have been made with sheets of
-            their textures.
+        bank: masks, foregrounds and backgrounds to keep and recombine; 0 draws each image anew,
+            from the CGN or from disk.
+        refresh: how many of the bank are replaced at each step.
+        storage: storage of the bank: uint8, float16 or float32.
+        chunk: images made at once.
+        truncation: truncation of an ImageNet CGN, in (0, 1]; by default as in its file.
+        texture: "shape" leaves each object its own texture, the default for parts; "any" exchanges
+            it, the default for a CGN. For parts, "any" needs a set made with sheets of textures.
         background: any, or other: of another class than the object's.
-        placement: where objects are put; where they were by default.
+        placement: where to put objects; by default they stay where they were.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     bank: int = 2000
@@ -69,14 +68,14 @@ class SourceConfig:
 
     @property
     def placement_or_none(self) -> Placement | None:
-        """Where objects are put, or None where they stay."""
+        """The placement of objects, or None if they stay."""
         return None if self.placement == Placement() else self.placement
 
 
 class NoSource:
-    """A source for a stream of real images alone, which never draws from it.
+    """A source for a stream of real images only, which never draws from it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset
@@ -90,12 +89,12 @@ class NoSource:
     def sample(
         self, num: int, generator: torch.Generator, step: Any = None, real: Any = None
     ) -> Counterfactuals:
-        """Raises: there is nothing to draw."""
+        """Raises `NotImplementedError`: there is nothing to draw."""
         raise NotImplementedError("there are no counterfactuals in this training")
 
 
 class Origin(NamedTuple):
-    """What counterfactuals are made of: one of the three.
+    """The origin of counterfactuals: one of the three.
 
     Attributes:
         parts: folder or URL of a set of parts.
@@ -121,16 +120,16 @@ def make_source(
     """Makes the source of a stream.
 
     Args:
-        origin: of the counterfactuals.
+        origin: origin of the counterfactuals.
         config: settings.
-        size: of parts, in pixels.
-        classes: names of the images' classes, by label, which parts must have too.
-        num: counterfactuals of a step, about.
+        size: size of parts, in pixels.
+        classes: names of the images' classes, by label; parts must have the same.
+        num: approximate number of counterfactuals per step.
         reading: seed and processes.
-        device: where the images go.
+        device: device for the images.
 
     Raises:
-        ArgumentError: not one of the three, or settings that it has no use for.
+        ArgumentError: there is not exactly one of the three, or settings do not apply to it.
     """
     if sum(given is not None for given in origin) != 1:
         raise ArgumentError(

@@ -27,9 +27,9 @@ class MNISTClassifier(nn.Sequential):
     probabilities. 70 thousand parameters.
 
     Args:
-        num_classes: labels.
+        num_classes: number of labels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import MNISTClassifier
         >>> MNISTClassifier()(torch.zeros(2, 3, 32, 32)).shape
@@ -54,28 +54,32 @@ class MNISTClassifier(nn.Sequential):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns log probabilities (B, num_classes) of images (B, 3, 32, 32)."""
+        """Returns log probabilities (B, num_classes) of images (B, 3, 32, 32).
+
+        Args:
+            images: (B, 3, 32, 32) float32 in [-1, 1].
+        """
         scores: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
-        # In float32 under autocast too: bfloat16 keeps two digits of a log probability.
+        # In float32 even under autocast: bfloat16 keeps two digits of a log probability.
         return F.log_softmax(scores, dim=1, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How a classifier is trained, with Adadelta.
+    """Settings for training a classifier with Adadelta.
 
-    The defaults are published (Sauer and Geiger, ICLR 2021, appendix), with 50 000 images in
-    batches of 64.
+    The defaults are the published ones (Sauer and Geiger, ICLR 2021, appendix), for 50 000 images
+    in batches of 64.
 
     Attributes:
         num_epochs: passes over the stream.
-        learning_rate: of Adadelta, in the first epoch.
+        learning_rate: learning rate of Adadelta in the first epoch.
         decay: factor of the learning rate after each epoch.
-        precision: of convolutions while training: no is float32; bf16 is nearly twice as fast
-            where the processor knows it. Weights and tests are float32.
+        precision: precision of convolutions in training: no is float32; bf16 is nearly twice as
+            fast if the processor supports it. Weights and tests are float32.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     num_epochs: int = 10
@@ -91,13 +95,13 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch came to.
+    """The result of an epoch.
 
     Attributes:
         epoch: counted from 1.
         loss: mean over the images of the epoch.
-        train_accuracy: of those images, each at the time it was trained on; in [0, 1].
-        test_accuracy: after the epoch, in [0, 1].
+        train_accuracy: accuracy on those images, each measured when it was trained on; in [0, 1].
+        test_accuracy: accuracy after the epoch, in [0, 1].
     """
 
     epoch: int
@@ -108,12 +112,12 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class GroupFields:
-    """The part of an epoch's result that only validation images with groups give.
+    """The part of an epoch's result that needs groups of validation images.
 
     Attributes:
-        worst_group_accuracy: the lowest of the groups' accuracies, in [0, 1].
-        adjusted_accuracy: their mean weighted by the groups' training images; None where these are
-            not known, or a group that was trained on has no validation image.
+        worst_group_accuracy: lowest accuracy of a group, in [0, 1].
+        adjusted_accuracy: mean of the groups' accuracies, weighted by their training images; None
+            if these are unknown, or a group with training images has no validation image.
         group_accuracies: by name of the group; None for one without validation images.
     """
 
@@ -138,13 +142,13 @@ def train_step(
 
     Args:
         model: returns log probabilities (B, classes).
-        optimizer: of the model's parameters.
+        optimizer: optimizer of the model's parameters.
         images: (B, 3, H, W) float32.
         labels: (B,) int64.
         precision: see `ClassifierConfig`.
 
     Returns:
-        The mean loss and the number of images that were classified correctly, both scalars.
+        The mean loss and the number of correctly classified images, both scalars.
     """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
         log_probabilities = model(images)
@@ -157,7 +161,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     """Returns the share of images whose most likely class is their label.
 
     Args:
-        model: returns scores (B, classes); it is in eval mode meanwhile.
+        model: returns scores (B, classes); in eval mode meanwhile.
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
 
     Raises:
@@ -170,7 +174,7 @@ def measure_accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
 
 
 def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:
-    """Returns how many images have their label as the most likely class, and how many there are.
+    """Returns the number of images whose most likely class is their label, and of all images.
 
     Arguments and errors are those of `find_right`.
     """
@@ -180,10 +184,10 @@ def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> t
 
 @torch.no_grad()
 def find_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Returns of each image whether its label is the most likely class, (N,) bool on the CPU.
+    """Returns for each image whether its label is the most likely class, (N,) bool on the CPU.
 
     Args:
-        model: returns scores (B, classes); it is in eval mode meanwhile.
+        model: returns scores (B, classes); in eval mode meanwhile.
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
 
     Raises:
@@ -205,15 +209,15 @@ class ClassifierRun(EpochRun[EpochResult]):
 
     Args:
         model: returns log probabilities; on the stream's device.
-        stream: what it is trained on.
+        stream: the stream to train on.
         config: settings.
-        checkpoint: a file that is written after each epoch, and on an interruption in the middle
-            of one. None keeps nothing.
+        checkpoint: a file written after each epoch, and when an epoch is interrupted. None writes
+            nothing.
 
     Attributes:
         results: one `EpochResult` for each completed epoch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from cgn_augment import CounterfactualDataset

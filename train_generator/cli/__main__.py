@@ -1,4 +1,4 @@
-"""Runs `train-generator` by `python -m train_generator.cli`, for launchers of modules."""
+"""Runs `train-generator` as `python -m train_generator.cli`, for launchers of modules."""
 
 from train_generator.cli.program import main
 

@@ -1,4 +1,4 @@
-"""What is done to the words of a command line before they are parsed: presets, optional places."""
+"""Rewrites the words of a command line before they are parsed: presets, optional positions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from train_generator.classifier.ensemble_config import PRESETS as CLASSIFIER_PRE
 from train_generator.imagenet.config import PRESETS as IMAGENET_PRESETS
 
 PRESETS: Mapping[str, Path] = {"imagenet": IMAGENET_PRESETS, "classifier": CLASSIFIER_PRESETS}
-"""By command the folder with the YAML files of its presets."""
+"""Folder with the YAML files of the presets, by command."""
 
 
 def expand_preset(arguments: Sequence[str]) -> list[str]:
-    """Puts the file of a preset in the place of its name; what stands after it wins.
+    """Replaces the name of a preset by its file; what follows it wins.
 
-    A name that there is not is left for the command to refuse.
+    An unknown name is left for the command to refuse.
 
-    Example:
+    Examples:
         >>> from train_generator.cli.arguments import expand_preset
         >>> expanded = expand_preset(["imagenet", "--seed=1", "--preset", "paper"])
         >>> expanded[1].endswith("presets/paper.yaml"), expanded[2:]
@@ -40,9 +40,9 @@ def expand_preset(arguments: Sequence[str]) -> list[str]:
 
 
 def name_validation(arguments: Sequence[str]) -> list[str]:
-    """Gives the second place of `classifier TRAIN VAL`, which may be left out, its name.
+    """Turns the optional second position of `classifier TRAIN VAL` into an option.
 
-    Example:
+    Examples:
         >>> from train_generator.cli.arguments import name_validation
         >>> name_validation(["classifier", "data/train", "data/val", "--heads", "1"])
         ['classifier', 'data/train', '--validation=data/val', '--heads', '1']

@@ -39,18 +39,17 @@ def classifier(
     resume: bool = False,
     save_every: int = 500,
 ) -> None:
-    """Trains an invariant ensemble, or with --heads 1 a plain classifier, on counterfactuals too.
+    """Trains an invariant ensemble, or with --heads 1 a plain classifier, with counterfactuals.
 
     The ensemble has one backbone and a head each for shape, texture and background. Start it with
-    torchrun or accelerate launch for several GPUs; OUT must then be a folder that all processes
-    see.
+    torchrun or accelerate launch for several GPUs; all processes must then see the folder OUT.
 
     Args:
         settings: of the training.
         out: folder for the classifier, checkpoint, results and curves.
-        num_workers: processes that decode, for each process that trains.
-        preset: waterbirds: settings of a published training; the options after it win.
-        resume: goes on with the training in the folder.
+        num_workers: processes that decode, per training process.
+        preset: waterbirds: settings of a published training; options after it win.
+        resume: continues the training in the folder.
         save_every: steps between checkpoints.
     """
     if preset is not None:  # `expand_preset` has taken one that there is away
@@ -59,7 +58,7 @@ def classifier(
             "line; a file lists the settings themselves"
         )
     folder = Path(out)
-    check_folder(folder, resume)  # before anything that takes long
+    check_folder(folder, resume)  # before anything slow
     accelerator = make_accelerator(settings.device, settings.training.precision)
     is_first = accelerator.is_main_process
     try:
@@ -81,7 +80,7 @@ def train_run(
     folder: Path,
     accelerator: Accelerator,
 ) -> None:
-    """Trains what is left, and says what came of it."""
+    """Trains the remaining epochs, and prints the result."""
     is_first = accelerator.is_main_process
     if is_first:
         write_settings(settings, folder, accelerator)
@@ -100,7 +99,7 @@ def make_run(
     num_workers: int,
     save_every: int,
 ) -> tuple[EnsembleRun | PlainRun, DataLoader[Any]]:
-    """Puts images, source and network together.
+    """Combines images, source and network.
 
     Returns:
         The run, and this process's part of the validation images.
@@ -192,7 +191,7 @@ def _announce(result: EnsembleResult | EpochResult) -> None:
 
 
 def _describe_kept(run: EnsembleRun | PlainRun) -> str:
-    """Says which epoch's weights are in the file, and what became of the last layer."""
+    """Returns which epoch's weights are in the file, and what happened to the last layer."""
     told = ""
     if run.best.select != "last":
         by = run.best.select.replace("_", " ")

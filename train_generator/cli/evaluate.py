@@ -55,9 +55,9 @@ def evaluate(
 ) -> None:
     """Measures shape bias, background gap, accuracy, worst group and sensitivity to each factor.
 
-    Each of --cue-conflict, --in9, --real, --groups and --cgn asks for a part; one or more are
-    needed. What is measured is in OUT at once: repeat the command after Ctrl-C, it goes on with the
-    next part.
+    Each of --cue-conflict, --in9, --real, --groups and --cgn adds a part; at least one is needed.
+    Each result is written to OUT at once: repeat the command after Ctrl-C, and it continues with
+    the next part.
 
     Args:
         classifiers: an ensemble (.safetensors), a checkpoint of examples/invariant_mnist.py (.pt),
@@ -66,19 +66,19 @@ def evaluate(
             several: '[ONE, TWO]'.
         cue_conflict: folder of the cue-conflict images of Geirhos et al., for the shape bias.
         in9: folder of ImageNet-9 (bg_challenge), for the background gap and all its variants.
-        real: validation images, for the accuracy: a folder with a folder for each class, a table,
-            or a benchmark's layout, such as waterbirds:PATH; of splits that for testing.
+        real: validation images, for the accuracy: a folder with one folder per class, a table, or a
+            benchmark's layout, such as waterbirds:PATH; if it has splits, the test images.
         groups: waterbirds:PATH, spawrious:PATH@BENCHMARK, urbancars:PATH, or table:FILE.csv with a
             column group, for the accuracy by group, the worst group and the averages.
         cgn: path of a checkpoint or name of a bundled generator, for the accuracy on
             counterfactuals and the sensitivity to each factor.
         out: folder of evaluation.json and the pictures.
-        num: counterfactuals; three images more are drawn of each.
+        num: number of counterfactuals; three changed images are drawn for each.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
-        class_map: classes of the classifier to those of the CGN, where they are neither the same
-            nor follow from the labels' names: '{cat: [281, 282], 1: golden_retriever}'; or names.
-        seed: of the counterfactuals.
-        batch_size: images that a classifier sees at once.
+        class_map: classes of the classifier to those of the CGN, unless they are the same or follow
+            from the labels' names: '{cat: [281, 282], 1: golden_retriever}'; or names.
+        seed: seed of the counterfactuals.
+        batch_size: images per call of a classifier.
         num_workers: processes that read images; 0 reads them in this one.
         device: where to run, such as cpu or cuda.
         table: as plain text or as Markdown.
@@ -110,10 +110,10 @@ def evaluate(
 
 
 def load_predictors(classifiers: list[str] | str, device: str = "cpu") -> dict[str, Predictor]:
-    """Loads classifiers by name; a file is called by its own name where that tells them apart.
+    """Loads classifiers by name; a file is called by its own name if that is unique.
 
     Raises:
-        ArgumentError: none, or one of them twice; errors of `load_predictor`.
+        ArgumentError: there is none, or one occurs twice; or any error of `load_predictor`.
     """
     given = [classifiers] if isinstance(classifiers, str) else classifiers
     if not given or len(set(given)) < len(given):
@@ -126,11 +126,12 @@ def load_predictors(classifiers: list[str] | str, device: str = "cpu") -> dict[s
 def run_parts(parts: dict[str, list[Part]], record: EvaluationRecord) -> dict[str, dict[str, Rows]]:
     """Measures the parts of each classifier that the record lacks, and adds them.
 
-    Returns by part and classifier what was measured.
+    Returns:
+        The results by part and classifier.
 
     Raises:
         CheckpointError: the record has a part with other settings; nothing is measured then.
-        KeyboardInterrupt: Ctrl-C; the message says where the next call goes on.
+        KeyboardInterrupt: Ctrl-C; the message says where the next call continues.
     """
     known = [
         (classifier, part, record.find(classifier, part.name, part.settings))

@@ -23,7 +23,7 @@ from train_generator.small.training import SmallTraining
 from train_generator.training.checkpoints import check_folder
 
 NUM_MEASURED = 10_000
-"""Digits that masks are measured on."""
+"""Number of digits to measure masks on."""
 
 
 @settings_as_options(SmallConfig)
@@ -39,32 +39,31 @@ def small(
     resume: bool = False,
     save_every: int = 200,
 ) -> None:
-    """Trains a small generator from nothing but images and their labels.
+    """Trains a small generator from images and their labels alone.
 
     Each image must show one object, in the centre and smaller than a quarter of the image, and the
-    classes must differ in texture and background: docs/generators.md says what is assumed.
+    classes must differ in texture and background; docs/generators.md lists all assumptions.
 
     Args:
         config: settings.
         out: folder for the generator, its card, checkpoint, TensorBoard's events and sheets.
         variant: of MNIST: colored, double_colored or wildlife; wildlife unless images are given.
-        images: instead of a variant: folder with one folder of images for each class.
+        images: instead of a variant: folder with one folder of images per class.
         masks: true masks of the images: a tree like theirs, of PNG files that are white on the
-            object. They say on the card how good the found masks are, and are used for nothing
-            else.
-        image_size: what images are cropped and resized to; the small generator draws 32x32 pixels
-            and no other size.
+            object. The card then says how good the found masks are; they are used for nothing else.
+        image_size: size to which images are cropped and resized; the small generator draws only
+            32x32 pixels.
         textures: wildlife only: folder with object/ and background/, ten images each; the
             procedural ones by default.
-        num_train: of a variant, digits to train on; all 50 000 by default.
-        resume: goes on with the training in the folder.
+        num_train: for a variant: digits to train on; all 50 000 by default.
+        resume: continues the training in the folder.
         save_every: steps between checkpoints.
     """
     if masks is not None and not config.masker.num_steps:
         raise ArgumentError("--masks are for masks that are found: set masker.num_steps above 0")
     if images is None and variant is None:
         variant = "wildlife"
-    check_folder(Path(out), resume)  # before images are read, which takes long
+    check_folder(Path(out), resume)  # before reading images, which takes long
     given = open_images(variant, textures, images, masks, image_size, num_train, config.seed)
     if images is not None:
         print(assumptions(config))
@@ -78,12 +77,12 @@ def small(
 
 @dataclass(frozen=True, eq=False)
 class GivenImages:
-    """What the command line names.
+    """The images that the command line names.
 
     Attributes:
         data: images and labels.
-        masks: true masks (N, 1, 32, 32) bool, where there are any.
-        flags: that name all this.
+        masks: true masks (N, 1, 32, 32) bool, if any.
+        flags: the flags that name them.
         stacks: textures of the wildlife variant from a folder.
     """
 
@@ -105,8 +104,8 @@ def open_images(
     """Renders a variant, or reads a folder.
 
     Raises:
-        ArgumentError: arguments of both, or another image size.
-        DataError: what is in a folder cannot be used.
+        ArgumentError: arguments of both are given, or the image size is not 32.
+        DataError: the content of a folder cannot be used.
     """
     own, theirs = ("--images and --masks", "--variant, --textures and --num-train")
     if images is not None:
@@ -128,11 +127,11 @@ def open_images(
 
 
 def measure_small(training: SmallTraining, path: Path, given: GivenImages) -> Measured:
-    """Measures a generator in the way that fits what it was trained on."""
+    """Measures a generator with the metrics that fit its training images."""
     cgn, data, found, overlap = load_cgn(path), given.data, None, None
     variant = data.facts.get("variant")
     if training.config.masker.num_steps:
-        # Digits come in any order; the images of folders class by class, so all are looked at.
+        # Digits come in random order, but images of folders class by class, so all are used.
         found = training.find_masks(None if variant is None else NUM_MEASURED)
     if found is not None and given.masks is not None:
         overlap = intersection_over_union(found, given.masks[: len(found)])

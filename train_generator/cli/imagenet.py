@@ -32,12 +32,12 @@ def imagenet(
     Args:
         config: settings.
         out: folder for the CGN, card, checkpoint, TensorBoard's events, measures and sheets.
-        preset: code or paper: whose settings to take; the options after it win.
-        resume: goes on with the training in the folder.
+        preset: code or paper: whose settings to use; options after it win.
+        resume: continues the training in the folder.
         save_every: steps between checkpoints.
         sheet_every: steps between sheets.
     """
-    if preset is not None:  # `expand_preset` has taken one of the command line away
+    if preset is not None:  # `expand_preset` has removed one from the command line
         raise ArgumentError(
             "a preset is chosen on the command line (--preset paper) and not in a file, which "
             "lists the settings themselves"
@@ -57,7 +57,7 @@ def fetch_weights(
 ) -> None:
     """Downloads published weights for ImageNet, or says where they are.
 
-    Repeat the command after a broken download. Files that are there are checked.
+    Repeat the command after a failed download. Existing files are checked.
 
     Args:
         out: folder to write.

@@ -27,7 +27,7 @@ def masker(
     device: str = "auto",
     resume: bool = False,
 ) -> None:
-    """Trains a masker on photographs of which some have masks that you drew.
+    """Trains a masker on photographs, some of which have masks that you drew.
 
     'cgn-augment masks IMAGES OUT --masker FILE' then finds the masks of the others. ('masker drawn'
     trains one on what a generator draws.)
@@ -36,11 +36,11 @@ def masker(
         config: settings.
         images: folder with images, in folders of classes or not.
         masks: a tree like theirs, of PNG files that are white on the object: the mask of cat/1.jpg
-            is cat/1.png. Images without a mask are left aside.
+            is cat/1.png. Images without a mask are ignored.
         out: folder for the masker, its card, checkpoint and TensorBoard's events.
-        seed: of everything that is drawn.
+        seed: seed of every draw.
         device: auto, cpu or cuda; auto takes a GPU if there is one.
-        resume: goes on with the training in the folder.
+        resume: continues the training in the folder.
     """
     if images is None or masks is None:
         raise ArgumentError(
@@ -72,26 +72,26 @@ def drawn(
 ) -> None:
     """Trains a masker on what a small generator draws, and measures it on real images.
 
-    With rounds it learns from the real images too, without their true masks.
+    With rounds it also learns from the real images, without their true masks.
 
     Args:
         cgn: path of a checkpoint or name of a bundled generator.
         out: folder for the masker, its card, checkpoint and TensorBoard's events.
-        variant: of the real images for the rounds and to measure it on: colored, double_colored or
-            wildlife. Their true masks are used for the measurement alone.
-        images: instead of a variant: folder with one folder of images for each class.
+        variant: variant of the real images for the rounds and for measuring: colored,
+            double_colored or wildlife. Their true masks are only used for measuring.
+        images: instead of a variant: folder with one folder of images per class.
         masks: true masks of the images, as for `small`.
         textures: wildlife only: folder with object/ and background/, ten images each.
         width: channels of the U-Net at full resolution.
-        seed: of everything that is drawn.
+        seed: seed of every draw.
         device: cpu or cuda.
         training: settings; num_textures is for the rounds.
-        resume: goes on with the training in the folder.
+        resume: continues the training in the folder.
     """
     if textures is not None and variant is None and images is None:
         raise ArgumentError("--textures are those of --variant wildlife: pass it too")
     data = true = real = None
-    if (variant, images, masks) != (None, None, None):  # what is wrong is known before all else
+    if (variant, images, masks) != (None, None, None):  # report errors before anything slow
         num = None if variant is None else NUM_MEASURED
         given = open_images(variant, textures, images, masks, num=num)
         data, true = given.data, given.masks

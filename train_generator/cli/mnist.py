@@ -39,16 +39,16 @@ ROW_ORDER: tuple[Row, ...] = get_args(Row)
 
 
 def judge(out: str, seed: int = 0) -> None:
-    """Trains the judge of shapes on clean digits; one that is as good comes with the package.
+    """Trains the judge of shapes on clean digits; the package already has an equally good one.
 
     Args:
         out: file to write: .safetensors.
-        seed: of the first weights and the order of the digits.
+        seed: seed of the first weights and the order of the digits.
     """
     if Path(out).suffix != ".safetensors":
         raise ArgumentError(f"a judge is saved as .safetensors, got {out!r}")
     config = JudgeConfig(seed=seed)
-    with replacing(Path(out)) as temporary:  # what cannot be written is known before the training
+    with replacing(Path(out)) as temporary:  # report a path that cannot be written before training
         shape_judge = train_shape_judge(config, progress=True)
         accuracy = judge_accuracy(shape_judge)
         save_shape_judge(shape_judge, temporary, config, accuracy)
@@ -65,15 +65,15 @@ def measure(
     cache: str | None = None,
     table: Format = "plain",
 ) -> None:
-    """Prints how good generators of a variant are, beside the real data, and draws what they draw.
+    """Prints metrics of generators of a variant, beside the real data, and draws their samples.
 
     Args:
-        variant: what the generators were trained on.
+        variant: the variant that the generators were trained on.
         cgns: path of a checkpoint or name of a bundled generator, or several: '[ONE, TWO]'.
         textures: wildlife only: folder with object/ and background/, ten images each.
         out: picture to write: .png, .jpg, .webp, .pdf or .svg.
-        num: masks, foregrounds and backgrounds to measure of each generator.
-        seed: of what is drawn.
+        num: masks, foregrounds and backgrounds to measure per generator.
+        seed: seed of the draws.
         cache: folder of the judges of textures; ~/.cache/train_generator by default.
         table: as plain text or as Markdown.
     """
@@ -81,7 +81,7 @@ def measure(
     if len(paths) == 0 or len(set(paths)) < len(paths):
         raise ArgumentError(f"name one generator or more, and each once; got {paths}")
     networks = dict(zip(_short_names(paths), map(load_cgn, paths), strict=True))
-    require_num(num)  # before anything that takes long
+    require_num(num)  # before anything slow
     if out is not None:
         check_picture(out)
     stacks = None if textures is None else load_textures(textures)
@@ -112,23 +112,23 @@ def downstream(
 ) -> None:
     """Trains the paper's classifier on each generator's counterfactuals, and prints the table.
 
-    Each classifier is one file in OUT. Repeat the command after Ctrl-C: it goes on. Several
-    processes with different seeds may fill one folder; a last call with all seeds prints the table.
+    Each classifier is one file in OUT. Repeat the command after Ctrl-C, and it continues. Several
+    processes with different seeds may share a folder; a last call with all seeds prints the table.
 
     Args:
         out: folder of the results.
-        variants: of the data.
-        rows: counterfactuals of the published or of our generators; real_shapes, which are those of
-            the training images, found by a masker, with textures of our generators; real_parts,
-            whose textures and backgrounds are those of the training images too; decorrelated real
-            images, which are the upper bound.
+        variants: variants of the data.
+        rows: published or ours: counterfactuals of those generators; real_shapes: shapes of the
+            training images, found by a masker, with textures of our generators; real_parts:
+            textures and backgrounds also from the training images; decorrelated: decorrelated real
+            images, the upper bound.
         seeds: one classifier each.
         published: folder of the authors' checkpoints, cgn_VARIANT_mnist.pth.
-        ours: by variant the path of a checkpoint or the name of a bundled generator.
-        maskers: by variant the path of a masker or the name of the generator that it comes with;
-            those of the bundled generators by default.
+        ours: by variant, the path of a checkpoint or the name of a bundled generator.
+        maskers: by variant, the path of a masker or the name of the generator it comes with; those
+            of the bundled generators by default.
         textures: wildlife only: folder with object/ and background/, ten images each.
-        training: what all classifiers share.
+        training: settings common to all classifiers.
         device: where to train, such as cpu or cuda.
         table: as plain text or as Markdown.
     """
@@ -181,10 +181,10 @@ def downstream(
 
 
 def default_generators(has_photographs: bool) -> dict[str, str]:
-    """Returns by variant the name of the bundled generator; wildlife has one for each texture set.
+    """Returns the name of the bundled generator by variant; wildlife has one per texture set.
 
     Args:
-        has_photographs: whether wildlife's textures are the paper's, and not the procedural ones.
+        has_photographs: whether wildlife's textures are the paper's, not the procedural ones.
     """
     return {
         "colored": "colored-mnist",
@@ -194,6 +194,6 @@ def default_generators(has_photographs: bool) -> dict[str, str]:
 
 
 def _short_names(paths: list[str]) -> list[str]:
-    """Returns the files' names without their folders, where that tells them apart."""
+    """Returns the files' names without their folders, if that is unique."""
     short = [Path(path).name for path in paths]
     return short if len(set(short)) == len(short) else paths

@@ -30,13 +30,13 @@ def data(
     textures: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Draws training and test images of a variant into a picture, one column a class.
+    """Draws training and test images of a variant into a picture, one column per class.
 
     Args:
         variant: an MNIST variant.
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
         textures: wildlife only: folder with object/ and background/, ten images each.
-        seed: of colours, textures and crops.
+        seed: seed of colours, textures and crops.
     """
     check_picture(out)
     stacks = None if textures is None else load_textures(textures)
@@ -51,12 +51,13 @@ def data(
 
 
 def textures(out: str, folder: str | None = None, seed: int = 0) -> None:
-    """Draws 32x32 crops of the twenty textures of the wildlife variant, one column a class.
+    """Draws 32x32 crops of the twenty textures of the wildlife variant, one column per class.
 
     Args:
         out: the picture to write: .png, .jpg, .webp, .pdf or .svg.
-        folder: with object/ and background/, ten images each; the procedural ones by default.
-        seed: of the patterns and crops.
+        folder: folder with object/ and background/, ten images each; the procedural ones by
+            default.
+        seed: seed of the patterns and crops.
     """
     check_picture(out)
     stacks = procedural_textures(seed) if folder is None else load_textures(folder)

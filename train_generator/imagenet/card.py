@@ -1,4 +1,4 @@
-"""Writes what a reader wants to know of a trained ImageNet CGN: a card beside its file."""
+"""Writes a card for a trained ImageNet CGN, beside its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train_generator.training.measures import MEASURES, read_measures
 
 
 def write_imagenet_card(path: Path, training: ImageNetTraining) -> Path:
-    """Writes a card, which it returns, and a picture beside the `.safetensors` of a CGN."""
+    """Writes a card and a picture beside the `.safetensors` file of a CGN; returns the card."""
     picture = save_figure(training.draw(), path.with_suffix(".png"))
     card = path.with_suffix(".md")
     cgn, config, seconds = training.kept, training.config, training.trainer.seconds
@@ -44,9 +44,9 @@ drew, and no others.
 
 
 def repeat_imagenet(config: ImageNetConfig) -> str:
-    """Returns the command that trains with these settings; those that have their default are left.
+    """Returns the command that trains with these settings; those at their default are left out.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.card import repeat_imagenet
         >>> from train_generator.imagenet.config import ImageNetConfig
         >>> repeat_imagenet(ImageNetConfig("biggan.bin", "u2net.pth", batch_size=2))

@@ -1,7 +1,7 @@
-"""Settings of the ImageNet CGN's training; the defaults are those of the released code.
+"""Settings for training the ImageNet CGN; the defaults are those of the released code.
 
-`presets/` holds those of Sauer and Geiger, ICLR 2021, and of their released code as YAML
-files, which `--preset` names and `--config` reads too.
+`presets/` holds the settings of Sauer and Geiger, ICLR 2021, and of their released code as YAML
+files, for `--preset` and `--config`.
 """
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ BlockWeights = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class LossesConfig:
-    """What the mechanisms are trained on. A loss of weight 0 is not computed.
+    """The losses of the mechanisms. A loss with weight 0 is not computed.
 
     Attributes:
-        reconstruction: of the mean absolute difference between composed and target images.
-        perceptual: of the four blocks of the Gram loss between composed and target images; each
-            counts as weight² · 5000.
-        entropy: of the masks' binary entropy.
-        size: of masks that cover less than `size_low` or more than `size_high` of the image.
+        reconstruction: weight of the mean absolute difference between composed and target images.
+        perceptual: weights of the four blocks of the Gram loss between composed and target images;
+            each counts as weight² · 5000.
+        entropy: weight of the masks' binary entropy.
+        size: weight of the loss on masks that cover less than `size_low` or more than `size_high`
+            of the image.
         size_low: share of the image.
         size_high: share of the image.
-        texture: of the four blocks of the Gram loss between foregrounds and sheets of patches; each
-            counts as weight² · 5000.
-        background: of the mean saliency of the backgrounds.
-        features: what the Gram losses look at: "vgg16" as in the paper, "random" for a VGG-16 with
+        texture: weights of the four blocks of the Gram loss between foregrounds and sheets of
+            patches; each counts as weight² · 5000.
+        background: weight of the mean saliency of the backgrounds.
+        features: features of the Gram losses: "vgg16" as in the paper, "random" for a VGG-16 with
             random weights, "trained" for a small network that learns the classes of target images.
-        features_file: path of torchvision's VGG-16 weights; without it they are downloaded.
+        features_file: path of torchvision's VGG-16 weights; downloaded if not given.
         num_feature_images: target images that "trained" features learn from.
     """
 
@@ -101,23 +102,24 @@ class LossesConfig:
 
     @property
     def needs_target(self) -> bool:
-        """Whether the images of the fourth BigGAN are needed."""
+        """Whether images of the fourth BigGAN are needed."""
         return self.compares or any(self.texture)
 
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """What is measured at intervals, on composed images of one class each, as trained.
+    """What to measure at intervals, on composed images of one class each, as in training.
 
     Attributes:
         every: steps between two measurements; the first is before the first step. 0 measures
             nothing.
-        num_images: composed images of a measurement.
+        num_images: composed images per measurement.
         batch_size: images drawn at once.
         inception: Inception-v3 for the Inception score: "download", or the path of torch-fidelity's
-            weights; None measures the mean mask alone.
-        real: folder of real images, in subfolders or not, for the FID; or a table or a benchmark's
-            layout, such as waterbirds:PATH; of splits the training split. Needs `inception`.
+            weights; None measures only the mean mask.
+        real: real images for the FID: a folder, with or without subfolders, a table, or a
+            benchmark's layout, such as waterbirds:PATH; if it has splits, the training split. Needs
+            `inception`.
         splits: parts of the images whose Inception scores are averaged.
     """
 
@@ -150,32 +152,32 @@ class ImageNetConfig:
     Attributes:
         biggan: path of BigGAN-deep's weights: the target images, and the start of the mechanisms.
         u2net: path of U2-Net's weights; needed unless `start` is given, which has them.
-        start: path of an ImageNet CGN to train further, in place of the published weights.
-        seed: of everything that is drawn.
+        start: path of an ImageNet CGN to train further, instead of the published weights.
+        seed: seed of every draw.
         num_steps: steps of the optimizer.
-        batch_size: images drawn at once, each of its own noise and class.
-        accumulation: batches of a step, of all processes together; gradients are averaged. The
-            processes share them out, so their number must divide it.
-        truncation: of noise and batch statistics, above 0 and at most 1.
+        batch_size: images drawn at once, each with its own noise and class.
+        accumulation: batches per step, over all processes; gradients are averaged. The processes
+            share the batches, so their number must divide it.
+        truncation: truncation of noise and batch statistics, above 0 and at most 1.
         truncation_lookup: "exact", or "published" for the rows that the published code reads; see
             `find_rows`.
-        shape_rate: learning rate of the shape mechanism's Adam.
-        texture_rate: of the texture mechanism's.
-        background_rate: of the background mechanism's.
-        beta1: first beta of the three.
-        beta2: second beta of the three.
-        epsilon: what Adam adds to the root of the second moment. The released code adds gradients
-            up where we average them, which is the same as an epsilon that is smaller by the factor
+        shape_rate: learning rate of Adam for the shape mechanism.
+        texture_rate: learning rate of Adam for the texture mechanism.
+        background_rate: learning rate of Adam for the background mechanism.
+        beta1: first beta of all three.
+        beta2: second beta of all three.
+        epsilon: Adam's epsilon, added to the root of the second moment. The released code sums
+            gradients where we average them, which equals an epsilon smaller by the factor
             `accumulation`.
         norm_iterations: power iterations of the spectral norms after each step.
         average: decay of a running average of the weights, which is then what is kept; 0 for none.
         device: "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1".
         precision: "no" is float32; "bf16" runs BigGAN and U2-Net in bfloat16.
-        losses: what the mechanisms are trained on.
+        losses: the losses of the mechanisms.
         patches: how the sheets of the texture loss are made.
-        metrics: what is measured at intervals.
+        metrics: what to measure at intervals.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.config import ImageNetConfig, preset_settings
         >>> config = ImageNetConfig("biggan.bin", "u2net.pth", **preset_settings("paper"))
         >>> config.batch_size * config.accumulation, config.texture_rate
@@ -220,7 +222,11 @@ class ImageNetConfig:
 
 
 def preset_path(name: str) -> Path:
-    """Returns the YAML file of a preset; raises `ArgumentError` where there is no such preset."""
+    """Returns the YAML file of a preset; raises `ArgumentError` if there is no such preset.
+
+    Args:
+        name: name of the preset.
+    """
     require_choice("preset", name, tuple(sorted(path.stem for path in PRESETS.glob("*.yaml"))))
     return PRESETS / f"{name}.yaml"
 
@@ -229,7 +235,7 @@ def preset_settings(name: PresetName) -> dict[str, Any]:
     """Returns the settings of a preset, as arguments of `ImageNetConfig`.
 
     Args:
-        name: "code" for those of the released code, "paper" for those of the paper.
+        name: "code" for the released code, "paper" for the paper.
 
     Raises:
         ArgumentError: there is no such preset.

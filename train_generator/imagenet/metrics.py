@@ -1,4 +1,4 @@
-"""What is measured while an ImageNet CGN trains: mean mask, Inception score, FID."""
+"""Measurements while an ImageNet CGN trains: mean mask, Inception score, FID."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from train_generator.training.ranks import Ranks
 class CGNMeasures:
     """Draws composed images of random classes, the same at each call, and measures them.
 
-    One noise and one class go to all three mechanisms, as in training. Image number i is a function
-    of the seed and i, so that neither the batch size nor the number of processes changes it.
+    One noise and one class go to all three mechanisms, as in training. Image i is a function of the
+    seed and i, so neither batch size nor number of processes changes it.
 
     Args:
         config: what to measure.
-        cgn: what to draw from; it may change from call to call.
-        seed: of noise and classes.
-        ranks: the processes, which share the images out; all of them call.
-        network: in place of Inception-v3; see `InceptionMeasures`.
+        cgn: the network to draw from; it may change from call to call.
+        seed: seed of noise and classes.
+        ranks: the processes, which share the images; all of them must call.
+        network: replaces Inception-v3; see `InceptionMeasures`.
         progress: shows a bar while Inception-v3 is downloaded.
 
     Raises:
-        ArgumentError: more processes than images.
+        ArgumentError: there are more processes than images.
         DataError: the folder of real images cannot be used.
-        CheckpointError: Inception-v3 cannot be had.
-        FileError: its file is not there.
+        CheckpointError: Inception-v3 is not available.
+        FileError: its file does not exist.
         MissingPackageError: an optional package is not installed.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import ImageNetCGN
         >>> from train_generator.imagenet.config import MetricsConfig
         >>> from train_generator.imagenet.metrics import CGNMeasures
@@ -60,7 +60,7 @@ class CGNMeasures:
     ) -> None:
         self.config, self.cgn, self.seed = config, cgn, seed
         self.ranks = ranks or Ranks()
-        # What is wrong with the files is known before the training.
+        # Report problems with the files before the training.
         self._real = None if config.real is None else find_real_paths(config.real)
         least = min(config.num_images, len(self._real or range(config.num_images)))
         if self.ranks.num > least:
@@ -101,7 +101,7 @@ class CGNMeasures:
         return mask, compose(mask, cgn.texture(noise, y), cgn.background(noise, y))
 
     def _add_real(self) -> None:
-        """Reads this process's real images, at the first call alone."""
+        """Reads this process's real images, at the first call only."""
         if self._real is None or self.inception is None:
             return
         own = [self._real[number] for number in self.ranks.share(len(self._real))]
@@ -111,6 +111,10 @@ class CGNMeasures:
 
 
 def find_real_paths(place: str) -> list[str]:
-    """Returns the paths of the real images of a place."""
+    """Returns the paths of the real images of a place.
+
+    Args:
+        place: as for `MetricsConfig.real`.
+    """
     root, files = find_files(place, least=2)
     return [below(root, file) for file in files]

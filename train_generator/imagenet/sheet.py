@@ -1,4 +1,4 @@
-"""Sheets of what an ImageNet CGN draws while it trains: always the same noise and classes."""
+"""Sheets of what an ImageNet CGN draws during training, always with the same noise and classes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.pictures.sheets import draw_sheet
 
 SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947, 999)
-"""Of the sheets that the released code draws."""
+"""Classes of the sheets in the released code."""
 
 
 def sheet_classes(num_classes: int) -> tuple[int, ...]:
     """Returns the classes of a sheet: the published ones, or the first ones of a reduced CGN.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.sheet import sheet_classes
         >>> sheet_classes(1000)[:3], sheet_classes(300), sheet_classes(4)
         ((15, 251, 330), (15, 251), (0, 1, 2, 3))
@@ -35,15 +35,15 @@ def draw_training(
     classes: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Figure:
-    """Draws each stage of an image, one column a class, all of one noise.
+    """Draws each stage of an image, one column per class, all with the same noise.
 
     Args:
-        cgn: what is trained.
+        cgn: the network in training.
         target: draws the target images, for a last row.
-        classes: the columns; see `sheet_classes`.
-        seed: of the noise.
+        classes: classes of the columns; see `sheet_classes`.
+        seed: seed of the noise.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import ImageNetCGN
         >>> from train_generator.imagenet.sheet import draw_training
         >>> layers = [(False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)]
@@ -63,7 +63,7 @@ def draw_training(
 def _draw_column(
     cgn: ImageNetCGN, target: BigGAN | None, noise: torch.Tensor, label: int
 ) -> dict[str, torch.Tensor]:
-    """One class at a time, so that a sheet needs no more memory than a batch of one."""
+    """Draws one class at a time, so that a sheet needs no more memory than a batch of one."""
     y = torch.tensor([label], device=noise.device)
     premask = cgn.premask(noise, y)
     mask = cgn.mask(premask)

@@ -28,20 +28,20 @@ from train_generator.training.ranks import Ranks
 from train_generator.training.stages import StepAbandonedError
 
 _LONG = 20
-"""Batches from which on a step has a bar of its own."""
+"""Number of batches from which a step has its own bar."""
 
 
 class MechanismLosses(nn.Module):
-    """Runs the mechanisms, and what judges them, on a batch of one class for all three.
+    """Runs mechanisms and losses on a batch, with the same class for all three mechanisms.
 
-    The frozen BigGAN and the features are no part of the module, so that nothing copies them or
-    sends them to other processes.
+    The frozen BigGAN and the features are not part of the module, so they are not copied or sent to
+    other processes.
 
     Args:
         config: settings.
-        cgn: what is trained.
-        target: draws the target images; None where no loss needs them.
-        features: of the Gram losses; None where there are none.
+        cgn: the network to train.
+        target: draws the target images; None if no loss needs them.
+        features: features of the Gram losses; None if there are none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MechanismLosses(nn.Module):
     def forward(
         self, noise: Tensor, y: Tensor, picks: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Returns the losses with their weights, and the mean mask; runs no network without need.
+        """Returns the weighted losses and the mean mask; runs only the networks that are needed.
 
         Args:
             noise: (B, noise_dim) float32.
@@ -112,13 +112,13 @@ class MechanismLosses(nn.Module):
 class ImageNetStage:
     """Trains the three mechanisms; see `Stage`.
 
-    A step takes `accumulation` batches, each of noise, classes and patches that follow from the
-    step's generator and the batch's number. The processes share the batches out, so their number
-    changes a step by rounding alone. A step that an interrupt ends leaves all as it was.
+    A step takes `accumulation` batches; the step's generator and the batch's number determine
+    noise, classes and patches. The processes share the batches, so their number changes a step only
+    by rounding. A step that is interrupted changes nothing.
 
-    Arguments are those of `MechanismLosses`; and `average`, a copy of the CGN that gets the running
-    average of the weights, `stops`, which says on all processes at once whether to give up (see
-    `Trainer.stops`), and `progress` for a bar where steps are long.
+    Arguments are those of `MechanismLosses`, and: `average`, a copy of the CGN that gets the
+    running average of the weights; `stops`, which says on all processes at once whether to give up
+    (see `Trainer.stops`); and `progress`, for a bar if steps are long.
 
     Raises:
         ArgumentError: the number of processes does not divide `accumulation`.
@@ -189,7 +189,7 @@ class ImageNetStage:
         return values if mean_mask is None else {**values, "mean mask": mean_mask}
 
     def _settle(self, step: int) -> None:
-        """Brings up to date what follows from the new weights."""
+        """Updates what depends on the weights."""
         for mechanism in _mechanisms(self.cgn):
             if mechanism.embeddings.weight.requires_grad:
                 mechanism.settle_norms(self.config.norm_iterations)
@@ -200,7 +200,12 @@ class ImageNetStage:
 
 
 def trained_groups(config: ImageNetConfig, cgn: ImageNetCGN) -> list[dict[str, Any]]:
-    """Returns the mechanisms' weights with their learning rates; freezes what no loss reaches."""
+    """Returns the mechanisms' weights with their learning rates; freezes those without a loss.
+
+    Args:
+        config: settings.
+        cgn: the network to train.
+    """
     losses, groups = config.losses, []
     for mechanism, rate, own in (
         (cgn.f_shape, config.shape_rate, losses.entropy or losses.size),

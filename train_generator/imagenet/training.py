@@ -34,33 +34,32 @@ from train_generator.training.ranks import Ranks
 from train_generator.training.trainer import Stage, Trainer, check_folder
 
 _NOT_COMPARED = ("biggan", "u2net", "start", "device", "metrics")
-"""Settings that may change when a training is resumed. Of BigGAN, its weights are compared."""
+"""Settings that may change at a resume. For BigGAN, the weights are compared."""
 
 _AT_ONCE = 10
 
 
 class ImageNetTraining:
-    """The networks of a training; `train` takes it through.
+    """The networks of a training; `train` runs it.
 
-    On one device, or on several processes of `accelerate launch` or `torchrun`, which share out the
-    batches of each step. A training may be resumed with another number of processes.
+    Runs on one device, or on several processes of `accelerate launch` or `torchrun`, which share
+    the batches of each step. A training may be resumed with another number of processes.
 
     Args:
         config: settings.
-        folder: where everything is written; all processes must see it.
-        resume: goes on with the training that the folder holds.
+        folder: where to write everything; all processes must see it.
+        resume: continues the training in the folder.
         progress: shows bars on standard error.
         save_every: steps between checkpoints; like `sheet_every` it may change at a resume.
         sheet_every: steps between sheets.
-        network: in place of Inception-v3, for the metrics; see `InceptionMeasures`.
+        network: replaces Inception-v3 for the metrics; see `InceptionMeasures`.
 
     Raises:
-        ArgumentError: the folder holds a training and `resume` is False, or settings that do not
-            fit.
-        CheckpointError: there is nothing to resume, or it was made with other settings; or a file
-            is damaged or of another network.
-        FileError: a file of weights is not there.
-        UsageError: the device is not there.
+        ArgumentError: the folder holds a training while `resume` is False, or settings do not fit.
+        CheckpointError: there is nothing to resume, it belongs to other settings, or a file is
+            damaged or belongs to another network.
+        FileError: a file of weights does not exist.
+        UsageError: the device does not exist.
         DataError: the folder of real images cannot be used.
         MissingPackageError: the metrics need a package that is not installed.
     """
@@ -76,9 +75,9 @@ class ImageNetTraining:
         sheet_every: int = 10,
         network: nn.Module | None = None,
     ) -> None:
-        check_folder(folder, resume)  # before anything that takes long
+        check_folder(folder, resume)  # before anything slow
         self.config, self.folder = config, folder
-        # Every process has the same buffers already, and gradients need no second place.
+        # Every process has the same buffers already, and gradients need no second copy.
         parallel = DistributedDataParallelKwargs(
             broadcast_buffers=False, gradient_as_bucket_view=True
         )
@@ -123,13 +122,13 @@ class ImageNetTraining:
         )
 
     def train(self) -> Path:
-        """Takes all steps that are left, and writes the CGN.
+        """Takes all remaining steps and writes the CGN.
 
         Returns:
             The file of the CGN, which `load_cgn` reads.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed; `resume` goes on.
+            KeyboardInterrupt: Ctrl-C was pressed; `resume` continues.
         """
         with self.trainer.owning():
             if self.ranks.is_main:
@@ -153,7 +152,7 @@ class ImageNetTraining:
 
     @property
     def kept(self) -> ImageNetCGN:
-        """What is drawn from, measured and written in the end."""
+        """The network that is drawn from, measured and written in the end."""
         kept: ImageNetCGN = self.cgn if self.average is None else self.average
         return kept
 
@@ -181,7 +180,11 @@ class ImageNetTraining:
 
 
 def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
-    """Reads the CGN that the training starts from, and the BigGAN of the target images."""
+    """Reads the CGN where the training starts, and the BigGAN of the target images.
+
+    Args:
+        config: settings.
+    """
     settings: Any = {"truncation": config.truncation, "truncation_lookup": config.truncation_lookup}
     target = load_biggan(config.biggan).requires_grad_(False)
     if config.start is not None:
@@ -199,9 +202,15 @@ def load_networks(config: ImageNetConfig) -> tuple[ImageNetCGN, BigGAN]:
 def make_config_features(
     config: ImageNetConfig, cgn: ImageNetCGN, target: BigGAN, progress: bool = False
 ) -> PerceptualFeatures | None:
-    """Returns the features of the settings; None where no loss needs any.
+    """Returns the features for the settings; None if no loss needs them.
 
-    Those that are "trained" learn the classes of images that the target BigGAN draws.
+    "trained" features learn the classes of images that the target BigGAN draws.
+
+    Args:
+        config: settings.
+        cgn: the CGN, which draws the noise of these images.
+        target: the BigGAN of the target images.
+        progress: shows a bar on standard error.
     """
     losses = config.losses
     if not losses.needs_features:
@@ -223,7 +232,14 @@ def make_config_features(
 def draw_targets(
     cgn: ImageNetCGN, target: BigGAN, num: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Draws target images (num, 3, H, W) float32 in [-1, 1] of the classes (num,) in turn."""
+    """Draws target images (num, 3, H, W) float32 in [-1, 1]; classes (num,) take turns.
+
+    Args:
+        cgn: the CGN, which draws the noise.
+        target: the BigGAN of the target images.
+        num: number of images.
+        seed: seed of the noise.
+    """
     noise = cgn.draw_noise(num, step_generator(Purpose.WEIGHTS, seed))
     y = torch.arange(num, device=noise.device) % cgn.num_classes
     batches = zip(torch.split(noise, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True)
@@ -232,7 +248,11 @@ def draw_targets(
 
 
 def compared_settings(config: ImageNetConfig) -> dict[str, Any]:
-    """Returns the settings that must be the same when a training is resumed, as plain values."""
+    """Returns the settings that must not change at a resume, as plain values.
+
+    Args:
+        config: settings.
+    """
     settings = {name: value for name, value in asdict(config).items() if name not in _NOT_COMPARED}
     del settings["losses"]["features_file"]
     plain: dict[str, Any] = json.loads(json.dumps(settings))

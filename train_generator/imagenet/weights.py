@@ -1,4 +1,4 @@
-"""Downloads the published weights from which the training of an ImageNet CGN starts."""
+"""Downloads the published weights that the training of an ImageNet CGN starts from."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class WeightFile:
     """A file of published weights.
 
     Attributes:
-        name: of the file.
-        what: is in it, for people.
+        name: name of the file.
+        what: what it holds, for people.
         url: where a program can download it, or None.
-        page: where a person can.
-        sha256: its checksum, where known.
+        page: where a person can download it.
+        sha256: its checksum, if known.
     """
 
     name: str
@@ -59,25 +59,25 @@ WEIGHT_FILES: dict[str, WeightFile] = {
         "cgn.pth)",
     ),
 }
-"""Checksums are those that several public repositories give; no file was here to check them by."""
+"""Checksums are those that several public repositories state; they were not verified on a file."""
 
 
 def fetch(file: WeightFile, folder: Path, *, progress: bool = False) -> Path:
-    """Brings a file into a folder: checks one that is there, or downloads it, whole or not at all.
+    """Fetches a file into a folder: checks an existing one, or downloads it whole or not at all.
 
     Args:
-        file: which.
-        folder: where to; made if there is none.
-        progress: show a bar.
+        file: which file.
+        folder: where to save it; created if missing.
+        progress: shows a bar.
 
     Returns:
         The path of the file.
 
     Raises:
-        CheckpointError: the file is not there and cannot be downloaded, or has another checksum.
-            The message says what to do by hand.
+        CheckpointError: the file is missing and cannot be downloaded, or has another checksum. The
+            message says what to do by hand.
 
-    Example:
+    Examples:
         >>> from train_generator.imagenet.weights import WeightFile, fetch
         >>> folder = getfixture("tmp_path")
         >>> size = (folder / "mine.bin").write_bytes(b"weights")
@@ -102,13 +102,19 @@ def fetch(file: WeightFile, folder: Path, *, progress: bool = False) -> Path:
 
 
 def fetch_all(names: Sequence[str], folder: Path, *, progress: bool = False) -> list[str]:
-    """Fetches several of `WEIGHT_FILES`, and goes on with the next where one cannot be had.
+    """Fetches several of `WEIGHT_FILES`; continues with the next if one is not available.
 
-    Returns a line for each file that is there now: path, checksum, and whether that one is known.
+    Args:
+        names: names of the files.
+        folder: where to save them.
+        progress: shows a bar.
+
+    Returns:
+        A line for each file that now exists: path, checksum, and whether that is known.
 
     Raises:
-        ArgumentError: a name that is not one of `WEIGHT_FILES`, or none.
-        CheckpointError: some cannot be had; the message says for each what to do.
+        ArgumentError: a name is not one of `WEIGHT_FILES`, or there are none.
+        CheckpointError: some files are not available; the message says for each what to do.
     """
     unknown = [name for name in names if name not in WEIGHT_FILES]
     if unknown or not names:
@@ -131,6 +137,10 @@ def fetch_all(names: Sequence[str], folder: Path, *, progress: bool = False) -> 
 
 
 def checksum(path: Path) -> str:
-    """Returns the sha256 of a file, as hexadecimal digits."""
+    """Returns the sha256 of a file, as hexadecimal digits.
+
+    Args:
+        path: the file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
 """The discriminators of the small CGN: the two of the paper, and this project's own.
 
-All are conditional: they see the class beside the image, and so also judge whether the one fits the
-other. Scores are unbounded. `LinearDiscriminator` and `ConvDiscriminator` are those of Sauer and
-Geiger, ICLR 2021, appendix on MNIST. Weights start as PyTorch draws them, from its global
-generator; `initialize` draws those of the paper's recipe.
+All are conditional: they see the class together with the image, and so also judge whether the two
+fit. Scores are unbounded. `LinearDiscriminator` and `ConvDiscriminator` are those of Sauer and
+Geiger, ICLR 2021, appendix on MNIST. Initial weights are PyTorch's own, from its global generator;
+`initialize` draws those of the paper's recipe.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class LinearDiscriminator(nn.Module):
     """Fully connected layers on the pixels and an embedding of the class.
 
     Used for the colored and double colored variants. In training mode, dropout draws from the
-    global generator of the device; wrap a step in `cgn_augment.functional.isolated_rng` to have it
-    again.
+    device's global generator; wrap a step in `cgn_augment.functional.isolated_rng` to make it
+    repeatable.
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         width: units of each of the three hidden layers.
-        embedding_dim: length of a class's embedding.
-        dropout: share of the units that the second and the third hidden layer drop, in [0, 1).
+        embedding_dim: length of a class embedding.
+        dropout: share of units that the second and third hidden layer drop, in [0, 1).
 
     Raises:
-        ArgumentError: a number that cannot be used.
+        ArgumentError: a number cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.discriminators import LinearDiscriminator
         >>> discriminator = LinearDiscriminator()
@@ -80,8 +80,8 @@ class LinearDiscriminator(nn.Module):
             (B, 1) float32 scores; LSGAN trains them towards 1 for real, 0 for generated images.
 
         Raises:
-            ArgumentError: images or classes of another shape, or a class that there is not.
-            ArgumentTypeError: images that are not floating point, or classes that are not integers.
+            ArgumentError: images or classes have a wrong shape, or a class does not exist.
+            ArgumentTypeError: images are not floating point, or classes are not integers.
         """
         y = _check_arguments(images, y, self.label_embedding.num_embeddings)
         scores: Tensor = self.layers(torch.cat([images.flatten(1), self.label_embedding(y)], dim=1))
@@ -89,21 +89,21 @@ class LinearDiscriminator(nn.Module):
 
 
 class ConvDiscriminator(nn.Module):
-    """Four convolutions on the image and a map that is an embedding of the class.
+    """Four convolutions on the image and a map that embeds the class.
 
-    Used for the wildlife variant. The map is one more channel, with a number for each pixel and
-    class. The convolutions have no padding: 32 pixels become 30, 28, 13 and 5. The average pooling
-    of 3 then keeps the upper left 3x3 of those 5x5 alone, so a score depends on the upper left
-    22x22 pixels of the image and, but for batch statistics in training mode, on nothing else.
+    Used for the wildlife variant. The map is one more channel, with a number per pixel and class.
+    The convolutions have no padding: 32 pixels become 30, 28, 13 and 5. The average pooling of 3
+    then keeps only the upper left 3x3 of those 5x5, so a score depends on the upper left 22x22
+    pixels of the image and, apart from batch statistics in training mode, on nothing else.
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         width: channels of the first convolution; the others have 2, 4 and 4 times as many.
 
     Raises:
-        ArgumentError: a number that cannot be used.
+        ArgumentError: a number cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.discriminators import ConvDiscriminator
         >>> discriminator = ConvDiscriminator()
@@ -126,7 +126,7 @@ class ConvDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor, y: Tensor) -> Tensor:
-        """Scores each image, given its class; as `LinearDiscriminator.forward`."""
+        """Scores each image, given its class; see `LinearDiscriminator.forward`."""
         y = _check_arguments(images, y, self.label_embedding.num_embeddings)
         class_map = self.label_embedding(y).view(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
         scores: Tensor = self.layers(torch.cat([images, class_map], dim=1))
@@ -142,14 +142,14 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         channels: 3 for images, 1 for masks.
-        num_classes: classes.
+        num_classes: number of classes.
         width: channels of the first convolution; the others have twice as many.
         image_size: height and width of the images: 32, 64, 128, ...
 
     Raises:
-        ArgumentError: a number that cannot be used.
+        ArgumentError: a number cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.discriminators import PatchDiscriminator
         >>> patches, whole = PatchDiscriminator()(torch.zeros(4, 3, 32, 32), torch.arange(4))
@@ -188,10 +188,13 @@ class PatchDiscriminator(nn.Module):
         self.whole_classes = spectral_norm(nn.Embedding(num_classes, 128))
 
     def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores each place of a quarter of the resolution, and each image, given its class.
+        """Scores each place at a quarter of the resolution, and each image, given its class.
 
-        Returns (B, (image_size / 4)²) and (B, 1) float32 scores of images (B, channels, image_size,
-        image_size); else as `LinearDiscriminator.forward`.
+        Arguments and errors are those of `LinearDiscriminator.forward`, for images (B, channels,
+        image_size, image_size).
+
+        Returns:
+            (B, (image_size / 4)²) and (B, 1) float32 scores.
         """
         y = _check_arguments(images, y, self.num_classes, self.channels, self.image_size)
         features = self.patches(images)

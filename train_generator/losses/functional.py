@@ -1,9 +1,9 @@
 """The losses that train a CGN, as pure functions (Sauer and Geiger, ICLR 2021).
 
-The paper trains the small CGN on LSGAN, mask entropy and Gram losses; the ImageNet CGN adds the
-size of the mask. The hinge losses and the border loss are of this project's recipe. Every loss is a
-scalar in the dtype and on the device of what it is given, and has a gradient. Weights between the
-losses belong to the recipes.
+The paper trains the small CGN with LSGAN, mask entropy and Gram losses; the ImageNet CGN adds the
+size of the mask. The hinge losses and the border loss belong to this project's recipe. Every loss
+is a scalar with a gradient, in the dtype and on the device of its arguments. The recipes weight the
+losses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 
 def lsgan_generator_loss(scores: Tensor) -> Tensor:
-    """How far a discriminator's scores of generated images are from "real", which is 1.
+    """Returns how far the scores of generated images are from 1, "real".
 
     Mean of (score - 1)^2: Mao et al., Least Squares Generative Adversarial Networks, ICCV 2017,
     without their factor of one half.
@@ -28,9 +28,9 @@ def lsgan_generator_loss(scores: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: there are no scores.
-        ArgumentTypeError: scores that are not floating point.
+        ArgumentTypeError: the scores are not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import lsgan_generator_loss
         >>> lsgan_generator_loss(torch.tensor([[1.0], [0.0]])).item()
@@ -41,10 +41,10 @@ def lsgan_generator_loss(scores: Tensor) -> Tensor:
 
 
 def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
-    """How far a discriminator's scores are from 1 for real and from 0 for generated images.
+    """Returns how far scores are from 1 for real and from 0 for generated images.
 
-    The mean of two terms, of which each is a mean over its own images, so that both kinds count
-    the same however many there are. Source and errors as for `lsgan_generator_loss`.
+    The mean of two terms, each a mean over its own images, so both kinds count equally however many
+    there are. Source and errors as for `lsgan_generator_loss`.
 
     Args:
         real_scores: (B, 1) float scores of real images.
@@ -53,7 +53,7 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     Returns:
         Scalar of 0 or more.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import lsgan_discriminator_loss
         >>> lsgan_discriminator_loss(torch.tensor([[1.0]]), torch.tensor([[1.0]])).item()
@@ -65,7 +65,7 @@ def lsgan_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
 
 
 def hinge_generator_loss(scores: Tensor) -> Tensor:
-    """Rewards a generator for high scores: minus their mean (Miyato et al., ICLR 2018, eq. 17).
+    """Returns minus the mean score: low if scores are high (Miyato et al., ICLR 2018, eq. 17).
 
     Errors as for `lsgan_generator_loss`.
 
@@ -73,9 +73,9 @@ def hinge_generator_loss(scores: Tensor) -> Tensor:
         scores: (B, 1) float scores of generated images; other shapes work too.
 
     Returns:
-        Scalar, of either sign.
+        Scalar of either sign.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import hinge_generator_loss
         >>> hinge_generator_loss(torch.tensor([[1.0], [2.0]])).item()
@@ -86,7 +86,7 @@ def hinge_generator_loss(scores: Tensor) -> Tensor:
 
 
 def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
-    """Wants scores of real images above 1 and of generated ones below -1; beyond costs nothing.
+    """Low if scores are above 1 for real and below -1 for generated images; beyond costs nothing.
 
     The sum of mean max(0, 1 - real) and mean max(0, 1 + generated) (Miyato et al., Spectral
     Normalization for Generative Adversarial Networks, ICLR 2018, eq. 16). Errors as for
@@ -99,7 +99,7 @@ def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
     Returns:
         Scalar of 0 or more; 2 if the discriminator cannot tell them apart.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import hinge_discriminator_loss
         >>> hinge_discriminator_loss(torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5]])).item()
@@ -111,23 +111,23 @@ def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor) -> T
 
 
 def mask_border_loss(mask: Tensor, border: int) -> Tensor:
-    """How much of the image's edge the mask covers: objects are in the centre.
+    """Returns how much the mask covers the image's edge: objects are in the centre.
 
-    The mean of the mask over the pixels that are less than `border` pixels away from the edge.
+    The mean of the mask over the pixels less than `border` pixels from the edge.
 
     Args:
         mask: (B, 1, H, W) float in [0, 1]; range checked as for `mask_entropy_loss`.
-        border: pixels, at least 1 and less than half of the shorter side.
+        border: width in pixels, at least 1 and less than half of the shorter side.
 
     Returns:
         Scalar in [0, 1].
 
     Raises:
-        ArgumentError: a mask of another shape, empty or with values outside [0, 1]; or a border
-            that does not fit.
-        ArgumentTypeError: a mask that is not floating point.
+        ArgumentError: the mask has another shape, is empty or has values outside [0, 1]; or border
+            does not fit.
+        ArgumentTypeError: the mask is not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import mask_border_loss
         >>> mask = torch.zeros(1, 1, 4, 4)
@@ -147,25 +147,25 @@ def mask_border_loss(mask: Tensor, border: int) -> Tensor:
 
 
 def mask_entropy_loss(mask: Tensor) -> Tensor:
-    """How undecided a mask is between object and background (paper, section 3, binary L_shape).
+    """Returns how undecided a mask is (paper, section 3, binary L_shape).
 
     The mean over all pixels of their binary entropy in bits, -m log2(m) - (1 - m) log2(1 - m):
-    0 for a mask of zeros and ones, 1 for a mask of halves. At an exact 0 or 1 the entropy's own
-    gradient is infinite. Here the logarithms stop at the dtype's epsilon, so it ends at about 24
-    in float32 and 53 in float64, and still points to the nearer end.
+    0 for a mask of zeros and ones, 1 for a mask of halves. At exactly 0 or 1 the gradient of the
+    entropy is infinite. Here the logarithms stop at the dtype's epsilon, so the gradient ends at
+    about 24 in float32 and 53 in float64, and still points to the nearer end.
 
     Args:
-        mask: (B, 1, H, W) float in [0, 1]; other shapes work too. The range is checked on a CPU
-            alone, since a look at a GPU's values would make the host wait.
+        mask: (B, 1, H, W) float in [0, 1]; other shapes work too. The range is checked only on a
+            CPU, since reading values would stall a GPU.
 
     Returns:
         Scalar in [0, 1], in bits.
 
     Raises:
-        ArgumentError: an empty mask, or values outside [0, 1].
-        ArgumentTypeError: a mask that is not floating point.
+        ArgumentError: the mask is empty, or has values outside [0, 1].
+        ArgumentTypeError: the mask is not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import mask_entropy_loss
         >>> mask_entropy_loss(torch.tensor([0.0, 0.5, 1.0, 0.5])).item()
@@ -179,11 +179,11 @@ def mask_entropy_loss(mask: Tensor) -> Tensor:
 
 
 def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
-    """How far a mask's size is outside [low, high] (paper, section 3, L_mask).
+    """Returns how far a mask's size is outside [low, high] (paper, section 3, L_mask).
 
     For each image max(0, low - mean) + max(0, mean - high), where mean is the share of the image
     that its mask covers; then the mean over the batch. It keeps the mask from covering nothing or
-    everything, which would be free of entropy.
+    everything, which would have no entropy.
 
     Args:
         mask: (B, 1, H, W) float in [0, 1]; range checked as for `mask_entropy_loss`.
@@ -194,11 +194,11 @@ def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
         Scalar in [0, max(low, 1 - high)].
 
     Raises:
-        ArgumentError: a mask of another shape, empty or with values outside [0, 1]; or low and
-            high that do not fit.
-        ArgumentTypeError: a mask that is not floating point.
+        ArgumentError: the mask has another shape, is empty or has values outside [0, 1]; or low and
+            high do not fit.
+        ArgumentTypeError: the mask is not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import mask_size_loss
         >>> masks = torch.stack([torch.full((1, 4, 4), 0.5), torch.ones(1, 4, 4)])
@@ -213,7 +213,7 @@ def mask_size_loss(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
 
 
 def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The divergence of codes from standard normal noise (Kingma and Welling, appendix B).
+    """Returns the divergence of codes from standard normal noise (Kingma and Welling, appendix B).
 
     Args:
         mean: (B, D) float.
@@ -222,7 +222,7 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
     Returns:
         Scalar of 0 or more: the sum over D, in nats, and the mean over the batch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import kl_loss
         >>> kl_loss(torch.ones(3, 4), torch.zeros(3, 4)).item()  # 4 / 2
@@ -233,7 +233,7 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Returns which channels are active together, wherever that is: a description of texture.
+    """Returns how strongly channels are active together, at any position: it describes a texture.
 
     Entry (i, j) is the sum over all positions of channel i times channel j, divided by C * H * W
     (Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016).
@@ -245,10 +245,10 @@ def gram_matrix(features: Tensor) -> Tensor:
         (B, C, C), symmetric and positive semidefinite.
 
     Raises:
-        ArgumentError: features of another shape, or none.
-        ArgumentTypeError: features that are not floating point.
+        ArgumentError: features have another shape, or are empty.
+        ArgumentTypeError: features are not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.functional import gram_matrix
         >>> gram_matrix(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).tolist()
@@ -264,7 +264,12 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def require_floats(name: str, values: Tensor) -> None:
-    """Raises unless the tensor is floating point and has elements."""
+    """Raises unless the tensor is floating point and has elements.
+
+    Args:
+        name: name of the argument, for the message.
+        values: the tensor.
+    """
     if not values.is_floating_point():
         raise ArgumentTypeError(f"{name} must be floating point, got {values.dtype}")
     if values.numel() == 0:
@@ -274,7 +279,14 @@ def require_floats(name: str, values: Tensor) -> None:
 def require_images(
     images: Tensor, channels: int = 3, least: int = 1, size: int | None = None
 ) -> None:
-    """Raises unless these are floating-point images (B, channels, H, W) of a size that fits."""
+    """Raises unless these are floating-point images (B, channels, H, W) of a suitable size.
+
+    Args:
+        images: the tensor.
+        channels: number of channels.
+        least: smallest height and width.
+        size: exact height and width, or None.
+    """
     if size is None:
         wanted = f"(B, {channels}, H, W) with H and W of {least} or more"
         fits = images.dim() == 4 and images.shape[1] == channels and min(images.shape[2:]) >= least
@@ -296,7 +308,7 @@ def _require_mask(mask: Tensor, images: bool = False) -> None:
     if mask.device.type != "cpu":
         return
     least, most = mask.detach().aminmax()
-    if not (least >= 0 and most <= 1):  # so that NaN is an error too
+    if not (least >= 0 and most <= 1):  # an error for NaN too
         raise ArgumentError(
             f"mask must be in [0, 1], got {float(least):g} to {float(most):g}: clamp it first"
         )

@@ -1,8 +1,7 @@
 """Sheets of patches, which show the texture of an object without its shape.
 
-Sauer and Geiger, ICLR 2021, section 3.2 and their released code: small patches of an image are
-taken where the mask is highest, and tiled. The texture mechanism is trained to draw what looks like
-that.
+Sauer and Geiger, ICLR 2021, section 3.2 and their released code: small patches are taken from an
+image where the mask is highest, and tiled. The texture mechanism is trained to draw such textures.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ class PatchConfig:
     """How patches are taken; the defaults are those of the released code.
 
     Attributes:
-        resolution: pixels that image and mask are resized to, in each direction.
-        size: pixels of a patch, in each direction.
-        num_best: places with the highest mean mask that patches may come from.
-        num_drawn: patches of a sheet, a square number; drawn with replacement.
+        resolution: side of the resized image and mask, in pixels.
+        size: side of a patch, in pixels.
+        num_best: number of places with the highest mean mask that patches may come from.
+        num_drawn: patches per sheet, a square number; drawn with replacement.
 
     Raises:
-        ArgumentError: a number that cannot be used, or more places than there are.
+        ArgumentError: a number cannot be used, or there are fewer places.
 
-    Example:
+    Examples:
         >>> from train_generator.losses.patches import PatchConfig
         >>> PatchConfig().num_places  # 114 * 114
         12996
@@ -56,17 +55,22 @@ class PatchConfig:
 
     @property
     def num_places(self) -> int:
-        """Places that a patch can have in an image."""
+        """Number of places for a patch in an image."""
         return (self.resolution - self.size + 1) ** 2
 
 
 def draw_picks(num: int, config: PatchConfig, generator: torch.Generator) -> Tensor:
     """Draws, on the CPU, which of the best places the patches of `num` sheets come from.
 
-    Returns (num, num_drawn) int64 ranks of 0 to num_best - 1, 0 being the place with the highest
-    mask.
+    Args:
+        num: number of sheets.
+        config: how patches are taken.
+        generator: a CPU generator.
 
-    Example:
+    Returns:
+        (num, num_drawn) int64 ranks of 0 to num_best - 1; 0 is the place with the highest mask.
+
+    Examples:
         >>> import torch
         >>> from train_generator.losses.patches import PatchConfig, draw_picks
         >>> draw_picks(2, PatchConfig(), torch.Generator().manual_seed(0)).shape
@@ -81,24 +85,24 @@ def make_sheets(
 ) -> Tensor:
     """Tiles patches of each image from where its mask is highest; all images at once.
 
-    Image and mask are resized (bicubic, corners not aligned, no antialiasing), the mask is averaged
-    over every window of a patch's size, and the patches that `picks` names are read, alone, from
+    Image and mask are resized (bicubic, corners not aligned, no antialiasing), and the mask is
+    averaged over every window of a patch's size. Only the patches that `picks` names are read, from
     the windows with the highest means. The sheet is resized to the size of the images. Bicubic
-    resizing overshoots a little beyond the range of the images; nothing is clamped, as published.
+    resizing overshoots the range of the images slightly; nothing is clamped, as published.
 
     Args:
         images: (B, 3, H, W) float in [-1, 1].
         mask: (B, 1, H, W) float in [0, 1].
         picks: (B, num_drawn) int64, see `draw_picks`.
-        config: how patches are taken; the published way by default.
+        config: how patches are taken; as published by default.
 
     Returns:
         (B, 3, H, W) float without gradients, whatever the arguments have.
 
     Raises:
-        ArgumentError: shapes that do not fit each other.
+        ArgumentError: shapes do not fit each other.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.patches import PatchConfig, draw_picks, make_sheets
         >>> images, mask = torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
@@ -117,11 +121,15 @@ def make_sheets(
 
 
 def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
-    """Reads patches (B, K, C, size, size) of images (B, C, H, W).
+    """Reads patches (B, K, C, size, size) from images (B, C, H, W).
 
-    Rows and columns (B, K) int64 are the first ones of each patch.
+    Args:
+        images: (B, C, H, W).
+        rows: (B, K) int64, first row of each patch.
+        columns: (B, K) int64, first column of each patch.
+        size: side of a patch, in pixels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.patches import read_patches
         >>> image = torch.arange(9.0).view(1, 1, 3, 3)
@@ -138,7 +146,11 @@ def read_patches(images: Tensor, rows: Tensor, columns: Tensor, size: int) -> Te
 
 
 def tile(patches: Tensor) -> Tensor:
-    """Tiles (B, n * n, C, size, size) row by row to (B, C, n * size, n * size)."""
+    """Tiles (B, n * n, C, size, size) row by row to (B, C, n * size, n * size).
+
+    Args:
+        patches: (B, n * n, C, size, size).
+    """
     num, num_patches, num_channels, size, _ = patches.shape
     side = math.isqrt(num_patches)
     grid = patches.reshape(num, side, side, num_channels, size, size).permute(0, 3, 1, 4, 2, 5)

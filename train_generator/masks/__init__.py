@@ -1,1 +1,1 @@
-"""Maskers of photographs, from a few masks that somebody drew."""
+"""Maskers for photographs, trained on a few masks drawn by hand."""

@@ -1,4 +1,4 @@
-"""Images and their masks, changed at random: in place, size, pose, colour and background."""
+"""Random changes of images with their masks: position, size, pose, colour and background."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from train_generator.masks.data import Annotated
 
 
 class Augmenter:
-    """Draws batches of images and masks, of which a share has another image's background.
+    """Draws batches of images and masks, some with another image's background.
 
-    Objects are mirrored, turned by up to 20 degrees, moved, sheared, and made 0.7 to 1.5 times as
-    large, which crops them where they leave the image; what comes in from beyond the border is a
-    reflection, of image and mask alike. Then colours change, and some images lose theirs or are
-    blurred.
+    Objects are mirrored, turned by up to 20 degrees, moved, sheared, and scaled by 0.7 to 1.5,
+    which crops them at the border of the image; the area beyond the border is filled by reflection,
+    in image and mask alike. Then colours change, and some images lose their colour or are blurred.
 
     Args:
-        annotated: what is drawn from.
+        annotated: the images to draw from.
         recombine: share of a batch with another background, in [0, 1].
-        device: where batches are made.
+        device: device for the batches.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.masks.augmenting import Augmenter
         >>> from train_generator.masks.data import Annotated
@@ -66,8 +65,8 @@ class Augmenter:
         """Draws a batch.
 
         Args:
-            num: images.
-            generator: a CPU generator; what kornia draws comes from the global ones.
+            num: number of images.
+            generator: a CPU generator; kornia's draws come from the global ones.
 
         Returns:
             images (num, 3, S, S) in [-1, 1] and masks (num, 1, S, S) in [0, 1], both float32.

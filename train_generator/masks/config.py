@@ -19,25 +19,25 @@ from train_generator.training.precision import Precision
 
 @dataclass(frozen=True)
 class PhotoMaskerConfig:
-    """Settings of a masker that learns from photographs whose masks are given.
+    """Settings of a masker that learns from photographs with given masks.
 
     Attributes:
         num_steps: steps of the training.
-        batch_size: images a step.
-        size: side of the square that images are brought to, in pixels; a multiple of 32.
+        batch_size: images per step.
+        size: side of the square that images are resized to, in pixels; a multiple of 32.
         width: channels of the U-Net at full resolution.
-        backbone: a ResNet of torchvision for the U-Net's way down, with the weights that
-            torchvision has on this machine or downloads (default: none, and new weights).
+        backbone: a torchvision ResNet for the U-Net's downward path, with torchvision's weights
+            from this machine or downloaded (default: none, and new weights).
         backbone_file: a file of its state dict, instead of torchvision's weights.
-        learning_rate: highest one of AdamW; it rises and falls once.
-        weight_decay: of AdamW.
-        recombine: share of a batch whose objects are put onto the backgrounds of other images.
+        learning_rate: highest learning rate of AdamW; it rises and falls once.
+        weight_decay: weight decay of AdamW.
+        recombine: share of a batch whose objects are put on the backgrounds of other images.
         average: decay of the running average of the weights, which is what is kept.
-        holdout: share of the given images that is not trained on, and measured in the end.
-        precision: no is float32; bf16 is faster on a GPU or a CPU that knows it.
+        holdout: share of the given images to leave out of the training and measure on in the end.
+        precision: no is float32; bf16 is faster if the GPU or CPU supports it.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     num_steps: int = 3000

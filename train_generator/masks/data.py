@@ -1,4 +1,4 @@
-"""Photographs and the masks that somebody drew of some of them."""
+"""Photographs, some of them with masks drawn by hand."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from cgn_augment.parts.fill import fill_with_copies
 from cgn_augment.ranks import count_cores
 
 LEAST = 4
-"""Images that a masker can learn from at all."""
+"""Fewest images that a masker can learn from."""
 
 
 class Pair(NamedTuple):
     """An image and its mask.
 
     Attributes:
-        name: the path of the image below the folder.
+        name: path of the image relative to its folder.
         image: its file.
         mask: its file.
     """
@@ -40,12 +40,12 @@ class Pair(NamedTuple):
 
 
 class Annotated(NamedTuple):
-    """Photographs of one size, their masks and what is behind their objects.
+    """Photographs of one size, their masks, and the backgrounds behind their objects.
 
     Attributes:
         images: (N, 3, S, S) uint8.
         masks: (N, 1, S, S) float32 in [0, 1].
-        backgrounds: (N, 3, S, S) uint8, images whose object was removed and filled.
+        backgrounds: (N, 3, S, S) uint8, images with the object removed and filled.
     """
 
     images: Tensor
@@ -54,20 +54,20 @@ class Annotated(NamedTuple):
 
 
 def find_pairs(images: Path, masks: Path) -> list[Pair]:
-    """Finds the images of which there are masks.
+    """Finds the images that have masks.
 
     Args:
         images: a folder with images, in folders of classes or not.
         masks: a folder that mirrors it: the mask of images/cat/1.jpg is masks/cat/1.png. Images
-            without a mask are left aside.
+            without a mask are ignored.
 
     Returns:
         The pairs, in the order of their paths.
 
     Raises:
-        DataError: a folder is missing, fewer than four images have a mask, or two have one mask.
+        DataError: a folder is missing, fewer than four images have a mask, or two share one mask.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.masks.data import find_pairs
         >>> folder = getfixture("tmp_path")
@@ -99,17 +99,17 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
 
 
 def hold_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Splits pairs at random into those to learn from and those to measure.
+    """Splits pairs at random into those to learn from and those to measure on.
 
     Args:
-        pairs: images that have masks.
-        share: to measure, in [0, 1); above 0 it is at least one.
-        seed: of the choice.
+        pairs: images with masks.
+        share: share to measure on, in [0, 1); if above 0, at least one pair.
+        seed: seed of the choice.
 
     Raises:
         DataError: too few are left to learn from.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from train_generator.masks.data import Pair, hold_out
         >>> pairs = [Pair(str(n), Path(), Path()) for n in range(10)]
@@ -132,6 +132,9 @@ def hold_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair]
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Pixels]:
     """Returns an image and its mask (H, W) float32 in [0, 1], both upright and of one size.
+
+    Args:
+        pair: files of the image and its mask.
 
     Raises:
         DataError: one cannot be read, they differ in size, or the mask has no object or no
@@ -160,6 +163,10 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Pixels]:
 def read_annotated(pairs: Sequence[Pair], size: int) -> Annotated:
     """Reads pairs into memory at one size, squeezed into a square, and fills their backgrounds.
 
+    Args:
+        pairs: images with masks.
+        size: side of the square, in pixels.
+
     Raises:
         DataError: see `read_pair`.
     """
@@ -170,7 +177,12 @@ def read_annotated(pairs: Sequence[Pair], size: int) -> Annotated:
 
 
 def to_square(image: Image.Image, size: int) -> Tensor:
-    """Returns an image squeezed into a square, (3, size, size) uint8, as maskers see it."""
+    """Returns an image squeezed into a square, (3, size, size) uint8, the form maskers expect.
+
+    Args:
+        image: an image in RGB.
+        size: side of the square, in pixels.
+    """
     square = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
@@ -179,7 +191,7 @@ def _read(pair: Pair, size: int) -> tuple[Tensor, Tensor, Tensor]:
     image, mask = read_pair(pair)
     small = to_square(image, size)
     shrunk = torch.from_numpy(resize_mask(mask, (size, size)).copy())
-    hole = torch.nn.functional.max_pool2d(shrunk[None], 5, 1, 2)[0] > 0.1  # and what glows around
+    hole = torch.nn.functional.max_pool2d(shrunk[None], 5, 1, 2)[0] > 0.1  # with the halo around it
     fills = bool(hole.any()) and not bool(hole.all())
     background = fill_with_copies(small, hole) if fills else small
     return small, shrunk[None], background

@@ -1,4 +1,4 @@
-"""The one stage of a masker that learns from masks drawn by hand."""
+"""The training stage of a masker that learns from masks drawn by hand."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from train_generator.training.stages import descend
 
 
 def dice_loss(masks: Tensor, true: Tensor) -> Tensor:
-    """Returns 1 - 2 |A B| / (|A| + |B|) of soft masks, the mean over images.
+    """Returns 1 - 2 |A B| / (|A| + |B|) for soft masks, averaged over images.
 
-    Milletari, Navab and Ahmadi, V-Net, 3DV 2016, with the areas in the place of their squares.
+    Milletari, Navab and Ahmadi, V-Net, 3DV 2016, with areas instead of their squares.
 
     Args:
         masks: (N, 1, H, W) float32 in [0, 1].
-        true: as masks.
+        true: true masks, in the same form.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.masks.stage import dice_loss
         >>> true = torch.eye(4)[None, None]
@@ -35,7 +35,7 @@ def dice_loss(masks: Tensor, true: Tensor) -> Tensor:
     """
     both = (masks * true).flatten(1).sum(dim=1)
     areas = masks.flatten(1).sum(dim=1) + true.flatten(1).sum(dim=1)
-    return (1 - (2 * both + 1) / (areas + 1)).mean()  # 1, for images without an object
+    return (1 - (2 * both + 1) / (areas + 1)).mean()  # the 1 is for images without an object
 
 
 @dataclass(eq=False)
@@ -44,7 +44,7 @@ class PhotoStage:
 
     Args:
         config: settings.
-        masker: what is trained.
+        masker: the network to train.
         average: gets the running average of its weights.
         augmenter: draws batches.
         accelerator: knows device and precision.

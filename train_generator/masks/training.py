@@ -1,4 +1,4 @@
-"""Trains a masker of photographs from masks that somebody drew; with card and picture."""
+"""Trains a masker for photographs from masks drawn by hand; writes card and picture."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ MASKER_FILE = "masker.safetensors"
 
 
 class PhotoMaskerTraining:
-    """The training of a masker on photographs whose masks are given; `train` takes it through.
+    """The training of a masker on photographs with given masks; `train` runs it.
 
     Args:
         config: settings.
         images: a folder with images.
-        masks: a folder that mirrors it, with the masks of some; see `find_pairs`.
-        folder: where everything is written.
+        masks: a folder that mirrors it, with masks for some images; see `find_pairs`.
+        folder: where to write everything.
         device: "auto", "cpu" or a GPU's name.
-        seed: of everything that is drawn.
-        resume: goes on with the training that the folder holds.
+        seed: seed of every draw.
+        resume: continues the training in the folder.
         progress: shows a bar on standard error.
 
     Attributes:
-        learned: the pairs that are trained on.
-        held: the pairs that are measured.
+        learned: the pairs to train on.
+        held: the pairs to measure on.
 
     Raises:
-        ArgumentError: the folder is a file, or holds a training and `resume` is False.
-        CheckpointError: there is nothing to resume, it is damaged, or it was made with other
-            settings or images; or the backbone's weights are damaged or another network's.
-        DataError: images or masks that cannot be used.
-        FileError: the backbone's weights cannot be had.
-        UsageError: the device is not there.
+        ArgumentError: the folder is a file, or holds a training while `resume` is False.
+        CheckpointError: there is nothing to resume, it is damaged, or it belongs to other settings
+            or images; or the backbone's weights are damaged or belong to another network.
+        DataError: images or masks cannot be used.
+        FileError: the backbone's weights are not available.
+        UsageError: the device does not exist.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from PIL import Image
         >>> from train_generator.masks.config import PhotoMaskerConfig
@@ -130,7 +130,7 @@ class PhotoMaskerTraining:
         )
 
     def train(self) -> Path:
-        """Takes all steps that are left and writes the masker, which `load_masker` reads."""
+        """Takes all remaining steps and writes the masker, which `load_masker` reads."""
         self.trainer.train(progress=self.progress)
         path = self.folder / MASKER_FILE
         save_masker(
@@ -144,29 +144,33 @@ class PhotoMaskerTraining:
         return path
 
     def measure(self) -> Tensor:
-        """Returns of each image that was held out the intersection over union, (N,) float32.
+        """Returns the intersection over union for each held-out image, (N,) float32.
 
-        Masks are compared at their own size, as `cgn-augment masks` writes them.
+        Masks are compared at their own size, in which `cgn-augment masks` writes them.
         """
         return measure_pairs(load_masker(self.folder / MASKER_FILE), self.held)
 
     @torch.no_grad()
     def draw(self) -> Figure:
-        """Draws images that it learns from, their masks, and what it finds."""
+        """Draws training images, their masks, and the masks that it finds."""
         images = self._shown.images.float() / 127.5 - 1
         found = self.average.eval()(images.to(self.accelerator.device)).float().cpu()
         return draw_sheet({"image": images, "mask": self._shown.masks, "mask found": found})
 
 
 def make_masker(config: PhotoMaskerConfig, seed: int) -> PhotoMasker:
-    """Makes a masker with new weights, but for those of its backbone.
+    """Makes a masker with new weights, except for those of its backbone.
+
+    Args:
+        config: settings.
+        seed: seed of the new weights.
 
     Raises:
-        CheckpointError: the backbone's weights are damaged or another network's.
-        FileError: they cannot be had.
+        CheckpointError: the backbone's weights are damaged or belong to another network.
+        FileError: they are not available.
     """
     state = {}
-    if config.backbone is not None:  # which may not be there
+    if config.backbone is not None:  # it may not be available
         state = _read_backbone(config.backbone, config.backbone_file)
     with isolated_rng(step_seed(Purpose.WEIGHTS, seed), torch.device("cpu")):
         masker = PhotoMasker(config.width, config.backbone, config.size)
@@ -223,7 +227,15 @@ def measure_pairs(masker: MaskerNetwork, pairs: Sequence[Pair]) -> Tensor:
 
 
 def write_photo_card(run: PhotoMaskerTraining, path: Path) -> Path:
-    """Measures a masker on what was held out, and writes its card and picture beside it."""
+    """Measures a masker on the held-out images, and writes its card and picture beside it.
+
+    Args:
+        run: the training.
+        path: file of the masker.
+
+    Returns:
+        The card, a Markdown file.
+    """
     masker = load_masker(path)
     config = run.config
     backbone = f", with the backbone {config.backbone}" if config.backbone else ""
@@ -259,5 +271,5 @@ def write_photo_card(run: PhotoMaskerTraining, path: Path) -> Path:
 
 
 def _spread(pairs: Sequence[Pair], num: int = 8) -> Sequence[Pair]:
-    """Returns some pairs from all over the list, so of many classes."""
+    """Returns some pairs spread over the list, so from many classes."""
     return pairs[:: -(-len(pairs) // num)]

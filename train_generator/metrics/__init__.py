@@ -1,1 +1,1 @@
-"""How good drawn images and masks are."""
+"""Quality of drawn images and masks."""

@@ -1,4 +1,4 @@
-"""What is measured of a generator, as pure functions. Sums are float64."""
+"""Metrics of a generator, as pure functions. Sums are float64."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from torch import Tensor
 from cgn_augment.errors import ArgumentError
 
 THRESHOLD = 0.5
-"""A pixel is object where its mask is above this."""
+"""Pixels with a mask above this are object."""
 
 
 def binarize(masks: Tensor) -> Tensor:
-    """Returns masks (N, 1, H, W) float in [0, 1] as bool, True on the object."""
+    """Returns masks (N, 1, H, W) float in [0, 1] as bool, True on the object.
+
+    Args:
+        masks: (N, 1, H, W) float in [0, 1].
+    """
     return masks > THRESHOLD
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Returns the share of predicted classes (N,) int64 that are the labels (N,), in [0, 1].
+    """Returns the share of predicted classes (N,) int64 that equal the labels (N,), in [0, 1].
+
+    Args:
+        predicted: (N,) int64 classes.
+        labels: (N,) int64.
 
     Raises:
-        ArgumentError: different lengths, or nothing to count.
+        ArgumentError: the lengths differ, or there is nothing to count.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import accuracy
         >>> accuracy(torch.tensor([1, 2, 3, 3]), torch.tensor([1, 2, 3, 4]))
@@ -36,12 +44,17 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 
 def class_accuracies(predicted: Tensor, labels: Tensor, num_classes: int) -> tuple[float, ...]:
-    """Returns `accuracy` of each class of the labels; NaN for a class without any.
+    """Returns `accuracy` for each class of the labels; NaN for a class without any.
+
+    Args:
+        predicted: (N,) int64 classes.
+        labels: (N,) int64.
+        num_classes: number of classes.
 
     Raises:
-        ArgumentError: different lengths, or nothing to count.
+        ArgumentError: the lengths differ, or there is nothing to count.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import class_accuracies
         >>> class_accuracies(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 1]), 2)
@@ -57,7 +70,10 @@ def mask_entropy(masks: Tensor) -> float:
 
     Near 0 for masks of zeros and ones, 1 for masks of halves. The paper's L_shape, in float64.
 
-    Example:
+    Args:
+        masks: (N, 1, H, W) float in [0, 1].
+
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import mask_entropy
         >>> mask_entropy(torch.full((1, 1, 2, 2), 0.5))
@@ -71,7 +87,10 @@ def mask_entropy(masks: Tensor) -> float:
 def mask_area(masks: Tensor) -> float:
     """Returns the mean share of the image that masks (N, 1, H, W) float in [0, 1] cover.
 
-    Example:
+    Args:
+        masks: (N, 1, H, W) float in [0, 1].
+
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import mask_area
         >>> mask_area(torch.eye(4).view(1, 1, 4, 4))
@@ -81,21 +100,21 @@ def mask_area(masks: Tensor) -> float:
 
 
 def pairwise_distance(masks: Tensor) -> float:
-    """Returns the share of pixels in which two of the masks differ, on average over all pairs.
+    """Returns the share of pixels in which two masks differ, averaged over all pairs.
 
-    Where k of n masks have a pixel set, k(n - k) of the n(n - 1)/2 pairs differ in it, so no pair
-    is looked at.
+    If k of n masks have a pixel set, k(n - k) of the n(n - 1)/2 pairs differ there, so no pair
+    needs to be compared.
 
     Args:
-        masks: (N, 1, H, W) bool, two or more.
+        masks: (N, 1, H, W) bool, at least two.
 
     Returns:
         A number in [0, 1]; 0 if all masks are the same.
 
     Raises:
-        ArgumentError: fewer than two masks.
+        ArgumentError: there are fewer than two masks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import pairwise_distance
         >>> pairwise_distance(torch.tensor([[True, True], [True, False]]).view(2, 1, 1, 2))
@@ -109,24 +128,24 @@ def pairwise_distance(masks: Tensor) -> float:
 
 
 def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """How much masks of one class differ from each other, relative to real masks of that class.
+    """Returns how much masks of one class differ, relative to real masks of that class.
 
-    1 is as diverse as real masks, 0 is one mask a class. Above 1 masks differ in more than real
-    ones do, which noise and broken shapes achieve as well: read it beside the shape accuracy.
+    1 is as diverse as real masks, 0 is one mask per class. Above 1, masks differ in more than real
+    ones do, which noise and broken shapes also achieve: read it together with the shape accuracy.
 
     Args:
-        masks: (N, 1, H, W) bool, two or more of each of their classes.
+        masks: (N, 1, H, W) bool, at least two per class.
         labels: (N,) int64.
-        real: (M, 1, H, W) bool, two or more of each class of `labels`, not all the same.
+        real: (M, 1, H, W) bool, at least two for each class of `labels`, not all the same.
         real_labels: (M,) int64.
 
     Returns:
         The ratio of the pairwise distances, averaged over the classes of `labels`.
 
     Raises:
-        ArgumentError: fewer than two masks of a class, or real ones that are all the same.
+        ArgumentError: a class has fewer than two masks, or its real masks are all the same.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import diversity
         >>> masks, labels = torch.rand(20, 1, 8, 8) > 0.5, torch.arange(20) % 2
@@ -137,26 +156,26 @@ def diversity(masks: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) 
 
 
 def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """How much the tones of one class's textures vary, relative to real ones of that class.
+    """Returns how much the tones of one class's textures vary, relative to real ones of that class.
 
-    A texture's tones are its mean and its standard deviation in each channel, which do not change
-    when the texture is moved around the torus. 1 varies as real textures do; a mechanism that
-    draws one texture a class, each time moved elsewhere, gets 0.
+    The tones of a texture are its mean and its standard deviation in each channel, which do not
+    change when the texture moves around the torus. 1 varies as real textures do; a mechanism that
+    draws one texture per class, each time moved elsewhere, gets 0.
 
     Args:
-        textures: (N, 3, H, W) float, two or more of each of their classes.
+        textures: (N, 3, H, W) float, at least two per class.
         labels: (N,) int64.
-        real: (M, 3, H, W) float, two or more of each class of `labels`, not all alike.
+        real: (M, 3, H, W) float, at least two for each class of `labels`, not all alike.
         real_labels: (M,) int64.
 
     Returns:
         The ratio of the standard deviations of the tones, averaged over the classes of `labels`.
 
     Raises:
-        ArgumentError: another number of labels, fewer than two textures of a class, or real ones
-            that are all alike.
+        ArgumentError: the number of labels differs, a class has fewer than two textures, or its
+            real textures are all alike.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import tone_diversity
         >>> textures, labels = torch.rand(20, 3, 8, 8), torch.arange(20) % 2
@@ -169,7 +188,7 @@ def tone_diversity(textures: Tensor, labels: Tensor, real: Tensor, real_labels: 
 def _mean_ratio(
     spread: Callable[[Tensor], float], values: Tensor, labels: Tensor, real: Tensor, known: Tensor
 ) -> float:
-    """Returns the mean over the classes of `labels` of how much more values vary than real ones."""
+    """Returns the mean over the classes of `labels` of the spread relative to that of real ones."""
     _require_labels(values, labels)
     _require_labels(real, known)
     ratios = []
@@ -192,27 +211,27 @@ def _tone_spread(textures: Tensor) -> float:
 def coverage(
     features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, num_neighbors: int = 5
 ) -> float:
-    """The share of real samples that have a generated one of their class in their neighbourhood.
+    """Returns the share of real samples with a generated one of their class in their neighbourhood.
 
-    A real sample's neighbourhood reaches to its `num_neighbors`-th nearest real one of the same
-    class. Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020,
-    equation 4, here within each class. For as many perfect as real samples about
-    1 - 2^-num_neighbors is expected (their section 3.3): 0.97 for five.
+    The neighbourhood of a real sample reaches to its `num_neighbors`-th nearest real sample of the
+    same class. Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models, ICML
+    2020, equation 4, here within each class. For equally many perfect and real samples the expected
+    value is about 1 - 2^-num_neighbors (their section 3.3): 0.97 for five.
 
     Args:
         features: (N, D) float of the generated samples.
         labels: (N,) int64.
-        real: (M, D) float, more than `num_neighbors` of each of their classes.
+        real: (M, D) float, more than `num_neighbors` per class.
         real_labels: (M,) int64.
-        num_neighbors: of the real samples.
+        num_neighbors: neighbours that define the size of a neighbourhood.
 
     Returns:
         A number in [0, 1], averaged over the classes of `real_labels`.
 
     Raises:
-        ArgumentError: too few real samples of a class.
+        ArgumentError: a class has too few real samples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.factors import coverage
         >>> real, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.zeros(4).long()
@@ -237,7 +256,7 @@ def _class_coverage(features: Tensor, real: Tensor, num_neighbors: int) -> float
     if len(features) == 0:
         return 0.0
     real, features = real.double(), features.double()
-    # cdist by differences: each sample's distance to itself is exactly 0, the first of the sorted.
+    # cdist by differences: the distance of a sample to itself is exactly 0, and comes first.
     exact = "donot_use_mm_for_euclid_dist"
     radii = torch.cdist(real, real, compute_mode=exact).sort(dim=1).values[:, num_neighbors]
     nearest = torch.cdist(real, features, compute_mode=exact).amin(dim=1)
@@ -247,6 +266,6 @@ def _class_coverage(features: Tensor, real: Tensor, num_neighbors: int) -> float
 def _require_labels(values: Tensor, labels: Tensor) -> None:
     if len(values) != len(labels) or len(labels) == 0:
         raise ArgumentError(
-            f"there must be one label for each, and one or more; got {len(values)} and "
-            f"{len(labels)} labels"
+            f"there must be one label for each value, and at least one; got {len(values)} values "
+            f"and {len(labels)} labels"
         )

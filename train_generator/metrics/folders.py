@@ -1,4 +1,4 @@
-"""Real images of a folder, as the FID reads them."""
+"""Real images of a folder, in the form that the FID reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cgn_augment.images.finding import read_image
 
 
 def read_square(path: Path | str, size: int) -> Tensor:
-    """Returns the middle square of an image as (3, size, size) uint8, resized with antialiasing.
+    """Returns the centre square of an image as (3, size, size) uint8, resized with antialiasing.
 
     Raises:
-        DataError: the file is no image, or is cut off.
+        DataError: the file is not an image, or is truncated.
     """
     image = read_image(path)
     side = min(image.size)

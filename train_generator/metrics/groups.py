@@ -1,8 +1,7 @@
-"""Accuracy by group, as pure functions of which images a classifier got right.
+"""Accuracy by group, as pure functions of the images a classifier got right.
 
-A group is a class in one surrounding, such as water birds on land. Its accuracy says whether the
-classifier needs the surrounding; the worst group's is what the field compares (Sagawa et al.,
-ICLR 2020).
+A group is a class in one environment, such as water birds on land. Its accuracy shows whether the
+classifier needs the environment. The field compares the worst group (Sagawa et al., ICLR 2020).
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from cgn_augment.errors import ArgumentError
 
 
 def require_finite_scores(scores: Tensor, name: str = "the classifier") -> Tensor:
-    """Returns scores (N, C) float as they are, if all of them are finite.
+    """Returns scores (N, C) float unchanged if all of them are finite.
 
-    The largest of scores that are NaN is the first one, so that a broken classifier would pass for
-    one that decides for class 0 whatever it sees.
+    The argmax of NaN scores is the first class, so a broken classifier would pass for one that
+    always decides for class 0.
 
     Args:
-        scores: of images and classes, before or after the softmax.
-        name: of what gave them, for the error.
+        scores: scores of images and classes, before or after the softmax.
+        name: what made them, for the error.
 
     Raises:
-        ArgumentError: NaN or infinity.
+        ArgumentError: a score is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.groups import require_finite_scores
         >>> require_finite_scores(torch.zeros(2, 3)).shape
@@ -48,19 +47,20 @@ def require_finite_scores(scores: Tensor, name: str = "the classifier") -> Tenso
 
 @dataclass(frozen=True)
 class GroupAccuracies:
-    """How many images of each group a classifier got right.
+    """Counts of correctly classified images, by group.
 
     Attributes:
-        names: of the groups.
-        num_images: of each.
-        num_right: of these, how many were given their label.
-        train_counts: images of each group in the training set, the weights of the adjusted average;
-            None where nobody knows them.
+        names: names of the groups.
+        num_images: images of each group.
+        num_right: correctly classified images of each group.
+        train_counts: training images of each group, the weights of the adjusted average; None if
+            unknown.
 
     Raises:
-        ArgumentError: not as many counts as groups, no image at all, or counts that cannot be.
+        ArgumentError: the numbers of counts and groups differ, there is no image, or counts are
+            impossible.
 
-    Example:
+    Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> groups = GroupAccuracies(("land", "water"), (100, 50), (90, 20), (300, 100))
         >>> groups.worst, round(groups.average, 3), round(groups.adjusted_average, 3)
@@ -91,40 +91,40 @@ class GroupAccuracies:
 
     @property
     def accuracies(self) -> tuple[float | None, ...]:
-        """Of each group, in [0, 1]; None for a group without images."""
+        """Accuracy of each group, in [0, 1]; None for a group without images."""
         pairs = zip(self.num_right, self.num_images, strict=True)
         return tuple(right / num if num else None for right, num in pairs)
 
     @property
     def standard_errors(self) -> tuple[float | None, ...]:
-        """Of each accuracy p of n images, binomial: the square root of p(1 - p) / n."""
+        """Binomial standard error of each accuracy p of n images: the root of p(1 - p) / n."""
         pairs = zip(self.accuracies, self.num_images, strict=True)
         return tuple(None if p is None else math.sqrt(p * (1 - p) / n) for p, n in pairs)
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """Names of the groups that have no image, and so no part in anything below."""
+        """Names of the groups without images, which take no part in the results below."""
         return tuple(name for name, num in zip(self.names, self.num_images, strict=True) if not num)
 
     @property
     def worst(self) -> tuple[int, float]:
-        """Number and accuracy of the group with the lowest accuracy; the first of equal ones."""
+        """Index and accuracy of the group with the lowest accuracy; the first of equal ones."""
         known = [(p, g) for g, p in enumerate(self.accuracies) if p is not None]
         accuracy, group = min(known)
         return group, accuracy
 
     @property
     def average(self) -> float:
-        """Share of all images that are right, in [0, 1], whatever group they are of."""
+        """Share of correctly classified images over all groups, in [0, 1]."""
         return sum(self.num_right) / sum(self.num_images)
 
     @property
     def adjusted_average(self) -> float | None:
         """Mean of the groups' accuracies, weighted by their counts in the training set.
 
-        What papers on Waterbirds call the average accuracy (Sagawa et al., ICLR 2020): its test
-        set has other shares of groups than its training set. None where the counts are not known,
-        or a group that was trained on has no image here.
+        Papers on Waterbirds call this the average accuracy (Sagawa et al., ICLR 2020), because the
+        shares of groups differ between test and training set. None if the counts are unknown, or a
+        group with training images has no image here.
         """
         if self.train_counts is None or sum(self.train_counts) == 0:
             return None
@@ -136,22 +136,22 @@ class GroupAccuracies:
         return total / sum(self.train_counts)
 
     def drops(self, uncommon: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
-        """How much accuracy is lost in some groups: the gaps of UrbanCars.
+        """Returns how much accuracy is lost in some groups: the gaps of UrbanCars.
 
-        Adjusted average less the share of right images of the groups (Li et al., A Whac-A-Mole
-        Dilemma, CVPR 2023, who write it with the other sign).
+        A gap is the adjusted average minus the accuracy over the groups' images (Li et al., A
+        Whac-A-Mole Dilemma, CVPR 2023, with the opposite sign).
 
         Args:
-            uncommon: by name of the drop the numbers of its groups.
+            uncommon: indices of the groups, by name of the gap.
 
         Returns:
-            By name a number in [-1, 1]; None where the groups have no image or the adjusted average
-            is not known.
+            By name a number in [-1, 1]; None if the groups have no image or the adjusted average is
+            unknown.
 
         Raises:
-            ArgumentError: a group that there is not.
+            ArgumentError: a group does not exist.
 
-        Example:
+        Examples:
             >>> from train_generator.metrics.groups import GroupAccuracies
             >>> groups = GroupAccuracies(("common", "uncommon"), (10, 10), (9, 4), (19, 1))
             >>> round(groups.drops({"background": [1]})["background"], 3)
@@ -168,7 +168,7 @@ class GroupAccuracies:
         return found
 
     def as_row(self) -> dict[str, Any]:
-        """Returns all of it as JSON has it."""
+        """Returns all of it as a row for JSON."""
         columns = zip(
             self.names,
             self.num_images,
@@ -203,18 +203,18 @@ def count_groups(
     names: Sequence[str],
     train_counts: Sequence[int] | None = None,
 ) -> GroupAccuracies:
-    """Counts images and right images by group.
+    """Counts images and correctly classified images by group.
 
     Args:
-        right: (N,) bool, whether an image was given its label.
-        groups: (N,) int64, the group of each.
-        names: of all groups, those without an image too.
+        right: (N,) bool, whether each image is classified correctly.
+        groups: (N,) int64, group of each image.
+        names: names of all groups, including those without images.
         train_counts: see `GroupAccuracies`.
 
     Raises:
-        ArgumentError: different lengths, no image, or a group that has no name.
+        ArgumentError: the lengths differ, there is no image, or a group has no name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.groups import count_groups
         >>> right, groups = torch.tensor([True, False, True]), torch.tensor([0, 0, 2])

@@ -1,4 +1,4 @@
-"""Inception score and FID of images, of one process or several.
+"""Inception score and FID of images, in one or several processes.
 
 Salimans et al., "Improved Techniques for Training GANs", NeurIPS 2016, and Heusel et al., "GANs
 Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NeurIPS 2017. The
@@ -29,9 +29,9 @@ URL = (
 
 
 def load_inception(inception: str, *, progress: bool = True) -> nn.Module:
-    """Returns Inception-v3 as both measures want it: pooled features and logits without their bias.
+    """Returns Inception-v3 with both outputs: pooled features, and logits without their bias.
 
-    It takes images (N, 3, H, W) uint8 to features (N, 2048) and logits (N, 1008).
+    It maps images (N, 3, H, W) uint8 to features (N, 2048) and logits (N, 1008).
 
     Args:
         inception: "download", or the path of torch-fidelity's weights, which are read without
@@ -39,9 +39,9 @@ def load_inception(inception: str, *, progress: bool = True) -> nn.Module:
         progress: shows a bar on standard error while downloading.
 
     Raises:
-        CheckpointError: the download failed, or the file is damaged, wants to run code, or is of
+        CheckpointError: the download failed, or the file is damaged, would run code, or belongs to
             another network.
-        FileError: there is no file at the path.
+        FileError: the file does not exist.
         MissingPackageError: torch-fidelity is not installed.
     """
     fidelity = require_metrics("torch_fidelity.feature_extractor_inceptionv3")
@@ -59,7 +59,7 @@ def load_inception(inception: str, *, progress: bool = True) -> nn.Module:
             "or 'download'"
         )
     try:
-        unpickle(path)  # so that the next line, which would run any code, finds none
+        unpickle(path)  # refuses code, which the next line would run
         network: nn.Module = fidelity.FeatureExtractorInceptionV3(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
@@ -74,18 +74,18 @@ def load_inception(inception: str, *, progress: bool = True) -> nn.Module:
 
 
 class InceptionMeasures:
-    """Collects what Inception-v3 sees in images, and returns Inception score and FID.
+    """Collects the outputs of Inception-v3, and computes Inception score and FID.
 
-    With torch.distributed every process updates with images of its own, and all of them compute.
+    With torch.distributed each process updates with its own images, and all of them compute.
 
     Args:
-        network: takes images (N, 3, H, W) uint8 to features (N, D) and logits (N, C).
+        network: maps images (N, 3, H, W) uint8 to features (N, D) and logits (N, C).
         splits: parts of the images whose Inception scores are averaged.
 
     Raises:
         MissingPackageError: torchmetrics is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.inception import InceptionMeasures
         >>> class TwoColours(torch.nn.Module):
@@ -102,13 +102,13 @@ class InceptionMeasures:
         inception = require_metrics("torchmetrics.image.inception")
         self.network, self.splits = network, splits
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it keeps the logits, which are few
+            warnings.simplefilter("ignore")  # it keeps the logits, which are few
             self.score: Any = inception.InceptionScore(nn.Identity(), splits)
         self.distance: Any = None
 
     @torch.no_grad()
     def add_real(self, batches: Iterable[Tensor]) -> None:
-        """Adds real images, which make the FID a measure too; they stay for all that follow.
+        """Adds real images, so that the FID is computed too; they stay for all later calls.
 
         Args:
             batches: images (N, 3, H, W) uint8.
@@ -118,7 +118,11 @@ class InceptionMeasures:
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
-        """Adds generated images (N, 3, H, W) float in [-1, 1]."""
+        """Adds generated images (N, 3, H, W) float in [-1, 1].
+
+        Args:
+            images: (N, 3, H, W) float in [-1, 1].
+        """
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         features, logits = self.network(pixels)
         self.score.to(images.device).update(logits.double())
@@ -126,16 +130,16 @@ class InceptionMeasures:
             self._update_distance(features, real=False)
 
     def compute(self, seed: int) -> dict[str, float]:
-        """Returns the measures of all images since the last call, and forgets these.
+        """Returns the measures of all images since the last call, and forgets those images.
 
         Args:
-            seed: of the split into parts.
+            seed: seed of the split into parts.
 
         Raises:
-            ArgumentError: the FID of fewer than two images.
+            ArgumentError: the FID needs at least two images.
         """
         with isolated_rng(seed, torch.device("cpu")), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a deviation of one part is NaN, and not returned
+            warnings.simplefilter("ignore")  # the deviation of one part is NaN, and not returned
             score, deviation = self.score.compute()
         values = {"inception score": float(score)}
         if self.splits > 1:
@@ -159,7 +163,7 @@ class InceptionMeasures:
 
 
 class _Given(nn.Identity):
-    """Stands for a network whose features are given in place of images."""
+    """Stands for a network; its input is the features themselves."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -168,6 +172,9 @@ class _Given(nn.Identity):
 
 def require_metrics(name: str) -> ModuleType:
     """Imports a module of the optional packages.
+
+    Args:
+        name: name of the module.
 
     Raises:
         MissingPackageError: it is not installed.

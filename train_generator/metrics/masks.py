@@ -1,4 +1,4 @@
-"""How well a masker finds the objects of real images whose masks are known."""
+"""How well a masker finds objects in real images with known masks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def intersection_over_union(found: Tensor, true: Tensor) -> Tensor:
         true: (N, 1, H, W) bool.
 
     Returns:
-        (N,) float32 in [0, 1]; 1 where both are empty.
+        (N,) float32 in [0, 1]; 1 if both are empty.
 
     Raises:
         ArgumentError: they differ in shape, or are not bool.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.metrics.masks import intersection_over_union
         >>> true = torch.tensor([True, True, False, False]).view(1, 1, 2, 2)

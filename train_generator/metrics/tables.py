@@ -21,7 +21,7 @@ def format_table(table: Table, how: Format = "plain") -> str:
         table: its first row is the header.
         how: "plain", in columns of equal width, or "markdown".
 
-    Example:
+    Examples:
         >>> from train_generator.metrics.tables import format_table
         >>> print(format_table([["name", "share"], ["a", "10 %"]], "markdown"))
         | name   | share   |
@@ -34,9 +34,12 @@ def format_table(table: Table, how: Format = "plain") -> str:
 
 
 def format_share(share: float) -> str:
-    """Returns a share of 1 in percent.
+    """Returns a share in percent.
 
-    Example:
+    Args:
+        share: a number in [0, 1].
+
+    Examples:
         >>> from train_generator.metrics.tables import format_share
         >>> format_share(0.984)
         '98.4 %'

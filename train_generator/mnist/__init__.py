@@ -1,4 +1,4 @@
-"""The MNIST variants: data, judges, and how good a generator of them is; needs no download."""
+"""The MNIST variants: data, judges, and measurements of their generators; needs no download."""
 
 from train_generator.mnist.appearance import (
     AppearanceJudge,

@@ -28,18 +28,18 @@ Factor = Literal["texture", "background"]
 APPEARANCE_CONFIG = JudgeConfig(num_steps=300, batch_size=100, learning_rate=1e-2)
 
 _VERSION = 1
-"""Goes up when the network or its training changes, so that old caches are left alone."""
+"""Raised when the network or its training changes, so that old caches are ignored."""
 
 logger = logging.getLogger(__name__)
 
 
 class AppearanceJudge(nn.Sequential):
-    """Tells the class of a colour or texture from any part of it, wherever it is.
+    """Recognises the class of a colour or texture from any part of it, at any position.
 
     Takes images (B, 3, 32, 32) float32 in [-1, 1] and returns (B, 10) float32 scores. 15 thousand
     parameters.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import AppearanceJudge
         >>> AppearanceJudge()(torch.zeros(2, 3, 32, 32)).shape
@@ -64,11 +64,11 @@ def render_factor(
     generator: torch.Generator,
     textures: Textures | None = None,
 ) -> Tensor:
-    """Fills whole images with true colours or textures: what a perfect mechanism would draw.
+    """Fills whole images with true colours or textures, as a perfect mechanism would draw them.
 
     Args:
         variant: "colored", "double_colored" or "wildlife".
-        factor: "texture" or "background"; the background of colored is black, of every class.
+        factor: "texture" or "background"; the background of colored is black for every class.
         classes: (N,) int64.
         generator: a CPU generator.
         textures: for wildlife; None takes the procedural ones.
@@ -77,9 +77,9 @@ def render_factor(
         (N, 3, 32, 32) float32 in [-1, 1].
 
     Raises:
-        ArgumentError: there is no such variant, or textures for one that has colours.
+        ArgumentError: the variant does not exist, or textures are given for one with colours.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import render_factor
         >>> classes, generator = torch.arange(10), torch.Generator().manual_seed(0)
@@ -106,24 +106,26 @@ def train_appearance_judge(
 
     Args:
         variant: "colored", "double_colored" or "wildlife".
-        factor: "texture" or "background". The background of colored has no classes to tell.
+        factor: "texture" or "background". The background of colored has no classes.
         textures: for wildlife; None takes the procedural ones.
         config: settings.
 
     Returns:
-        The judge in eval mode and without gradients.
+        The judge in eval mode, without gradients.
 
     Raises:
-        ArgumentError: there is no such variant, or nothing to tell apart.
+        ArgumentError: the variant does not exist, or the factor has no classes.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, train_appearance_judge
         >>> judge = train_appearance_judge("colored", "texture", config=JudgeConfig(2, 10))
         >>> judge.training
         False
     """
     if not has_classes(variant, factor):
-        raise ArgumentError(f"the {factor} of {variant} is the same for every class: nothing to do")
+        raise ArgumentError(
+            f"the {factor} of {variant} is the same for every class: nothing to learn"
+        )
     if variant == "wildlife":
         textures = textures or procedural_textures()  # drawn once, not for every batch
     with isolated_rng(config.seed, torch.device("cpu")):
@@ -153,15 +155,15 @@ def load_appearance_judge(
         variant: as for `train_appearance_judge`.
         factor: as for `train_appearance_judge`.
         textures: as for `train_appearance_judge`.
-        cache: folder; `cache_folder()` by default. Other colours, textures or settings are another
-            file in it. A damaged file is made anew. Where the folder cannot be written the judge is
-            trained all the same.
+        cache: folder; `cache_folder()` by default. Other colours, textures or settings use another
+            file there. A damaged file is made anew. If the folder cannot be written, the judge is
+            still trained.
         config: settings.
 
     Raises:
-        ArgumentError: there is no such variant, or nothing to tell apart.
+        ArgumentError: the variant does not exist, or the factor has no classes.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, load_appearance_judge
         >>> folder, tiny = getfixture("tmp_path"), JudgeConfig(num_steps=2, batch_size=10)
         >>> judge = load_appearance_judge("colored", "texture", cache=folder, config=tiny)
@@ -186,9 +188,9 @@ def load_appearance_judge(
 
 
 def cache_folder() -> Path:
-    """Returns `train_generator` in XDG_CACHE_HOME, or in ~/.cache where that is not set.
+    """Returns `train_generator` in XDG_CACHE_HOME, or in ~/.cache if that is not set.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import cache_folder
         >>> cache_folder().name
         'train_generator'
@@ -214,7 +216,7 @@ def hash_textures(textures: Textures) -> str:
 def _hash_training(
     variant: str, factor: Factor, textures: Textures | None, config: JudgeConfig
 ) -> str:
-    """Identifies what a judge is trained on and how, by a few of its images among others."""
+    """Identifies the training of a judge, by its settings and a few of its images."""
     generator = torch.Generator().manual_seed(0)
     images = render_factor(variant, factor, torch.arange(NUM_CLASSES), generator, textures)
     digest = hashlib.sha256(images.numpy().tobytes())

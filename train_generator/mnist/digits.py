@@ -22,7 +22,7 @@ IMAGE_SIZE = 32
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 
 _STORED_SIZE = 28
-# Both come from MNIST's training set; MNIST's own test set is not used by the protocol.
+# Both come from MNIST's training set; the protocol does not use MNIST's own test set.
 _RANGES = {"train": slice(0, 50_000), "test": slice(50_000, 60_000)}
 
 
@@ -43,21 +43,21 @@ class Digits:
 
 
 def load_digits(split: str, num: int | None = None) -> Digits:
-    """Load the digits of one split.
+    """Loads the digits of one split.
 
     Args:
-        split: "train" (the first 50 000 images of MNIST's training set) or "test" (its last
-            10 000).
-        num: Keep only the first `num` digits; None keeps all.
+        split: "train" (the first 50 000 images of MNIST's training set) or "test" (its last 10
+            000).
+        num: keeps only the first `num` digits; None keeps all.
 
     Returns:
         The digits, in MNIST's order.
 
     Raises:
-        ArgumentError: If the split does not exist or has fewer than `num` digits.
-        DataError: If the package's data file is missing.
+        ArgumentError: the split does not exist or has fewer than `num` digits.
+        DataError: the package's data file is missing.
 
-    Example:
+    Examples:
         >>> load_digits("test").masks.shape
         torch.Size([10000, 1, 32, 32])
     """

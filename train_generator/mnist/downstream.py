@@ -1,9 +1,9 @@
-"""The downstream task: the paper's CNN, trained through `CounterfactualDataset`, tested for real.
+"""The downstream task: the paper's CNN, trained through `CounterfactualDataset`.
 
-Trained on the counterfactuals of a generator, or on decorrelated real images, which is the upper
-bound (Sauer and Geiger, ICLR 2021, table 2 and appendix). Each run is one JSON file in a folder,
-so that several processes with different seeds can fill one folder. A run that was stopped goes on
-where it was; one that is complete is never repeated.
+It trains on the counterfactuals of a generator, or on decorrelated real images, the upper bound
+(Sauer and Geiger, ICLR 2021, table 2 and appendix). Each run is one JSON file in a folder, so
+several processes with different seeds can share a folder. A stopped run continues where it was; a
+complete one is never repeated.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ class DownstreamRun:
         folder: holds `VARIANT-TRAINED_ON-seedSEED.json` and, until it is complete, a checkpoint.
         variant: "colored", "double_colored" or "wildlife".
         trained_on: name of the row: small letters, digits and underscores.
-        cgn: trained on its counterfactuals; None trains on decorrelated real images, or, with a
-            masker, on recombinations of the biased ones; see `Parts`.
-        seed: of weights, order and counterfactuals, as in `examples/invariant_mnist.py`.
-        config: what all runs share.
+        cgn: the CGN whose counterfactuals to train on; None trains on decorrelated real images or,
+            with a masker, on recombinations of the biased ones; see `Parts`.
+        seed: seed of weights, order and counterfactuals, as in `examples/invariant_mnist.py`.
+        config: settings common to all runs.
         textures: for wildlife; None takes the procedural ones.
-        device: where real images are trained on; otherwise the CGN says where.
-        masker: finds the shapes of the real training images, which then take the place of the
-            CGN's own; see `RealShapeSource`.
+        device: device for training on real images; otherwise that of the CGN is used.
+        masker: finds the shapes of the real training images, which then replace the CGN's own; see
+            `RealShapeSource`.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import DownstreamConfig, DownstreamRun, run_downstream
         >>> config = DownstreamConfig(num_epochs=1, num_train=32, num_test=20, bank=10)
@@ -110,7 +110,7 @@ class DownstreamRun:
 
     @cached_property
     def settings(self) -> dict[str, object]:
-        """All that the results depend on."""
+        """Everything that the results depend on."""
         textures = None
         if self.variant == "wildlife":
             textures = hash_textures(self.textures or procedural_textures())
@@ -124,10 +124,10 @@ class DownstreamRun:
         }
 
     def read(self) -> DownstreamResult | None:
-        """Returns the results, or None where the run is not complete.
+        """Returns the results, or None if the run is not complete.
 
         Raises:
-            CheckpointError: the file is of other settings, or is damaged.
+            CheckpointError: the file belongs to other settings, or is damaged.
         """
         return read_record(self.path, self.settings)
 
@@ -142,13 +142,13 @@ class DownstreamRun:
         """Trains from the start or from where it was stopped, and writes the results.
 
         Args:
-            data: the biased training images or the decorrelated ones; see `is_biased`.
+            data: the biased or the decorrelated training images; see `is_biased`.
             test: decorrelated test images.
-            parts: of the training images, where counterfactuals are recombined from them.
+            parts: parts of the training images, if counterfactuals are recombined from them.
             progress: shows a bar on standard error.
 
         Raises:
-            CheckpointError: the run's checkpoint is damaged, or of other settings.
+            CheckpointError: the run's checkpoint is damaged, or belongs to other settings.
         """
         run = self._make_classifier(data, parts)
         checkpoint = self.path.with_suffix(".pt")
@@ -171,7 +171,11 @@ class DownstreamRun:
         return result
 
     def write(self, result: DownstreamResult | None) -> None:
-        """Writes the file, without results while the run is under way."""
+        """Writes the file; without results while the run is in progress.
+
+        Args:
+            result: the results, or None.
+        """
         device = self.device if self.cgn is None else self.cgn.device
         write_record(self.path, self.settings, result, str(device))
 
@@ -195,7 +199,7 @@ class DownstreamRun:
             seed=self.seed,
         )
         return ClassifierRun(
-            # A CPU convolves in this order a third faster.
+            # On a CPU, convolutions are a third faster in this order.
             model.to(stream.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
             stream,
             self._classifier_config,
@@ -204,9 +208,9 @@ class DownstreamRun:
 
 
 class RealOnly:
-    """A source for streams that take nothing from it.
+    """A source for streams that draw nothing from it.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist.downstream import RealOnly
         >>> RealOnly().fingerprint
         'real images only'
@@ -215,7 +219,7 @@ class RealOnly:
     fingerprint = "real images only"
 
     def sample(self, *_: object) -> NoReturn:
-        """Is never called."""
+        """Must never be called."""
         raise ArgumentError("this stream has real images only: its ratio must be 0")
 
 
@@ -225,28 +229,28 @@ def run_downstream(
     progress: bool = True,
     announce: Callable[[DownstreamRun], None] | None = None,
 ) -> list[DownstreamResult]:
-    """Trains what is not complete yet, and returns the results of all runs in their order.
+    """Trains incomplete runs, and returns the results of all runs in their order.
 
     Args:
-        runs: all are looked at before the first is trained. Those of one variant follow each
-            other, so that its images, and their parts, are made once.
+        runs: all are checked before the first is trained. Runs of one variant follow each other, so
+            its images and parts are made once.
         progress: shows bars on standard error.
         announce: called with each run before it is trained.
 
     Raises:
         ArgumentError: two runs have the same file.
-        CheckpointError: a file is of other settings, or is damaged; nothing was trained.
+        CheckpointError: a file belongs to other settings, or is damaged; nothing was trained.
     """
     paths = [run.path for run in runs]
     if len(set(paths)) < len(paths):
         raise ArgumentError("two runs have the same variant, row and seed: list each once")
     complete = {run.path: result for run in runs if (result := run.read()) is not None}
-    # What the next run has in common with this one is kept for it, and nothing else.
+    # Keep only what the next run shares with this one.
     render, take_apart = lru_cache(maxsize=2)(make_variant), lru_cache(maxsize=1)(_take_apart)
     for run in runs:
         if run.path in complete:
             continue
-        run.write(None)  # what cannot be written is known before all else
+        run.write(None)  # report a folder that cannot be written before anything else
         if announce is not None:
             announce(run)
         config, textures = run.config, run.textures

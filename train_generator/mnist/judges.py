@@ -1,8 +1,8 @@
-"""Who judges a generator: small CNNs that know what real shapes, textures and backgrounds are.
+"""The judges of a generator: small CNNs that know real shapes, textures and backgrounds.
 
-The shape judge learns MNIST's clean binary digits and comes with the package. The judges of
-textures and backgrounds learn the true colours or textures of a variant, which may be the user's
-own; they are trained where they are needed (see `train_generator.mnist.appearance`).
+The shape judge is trained on MNIST's clean binary digits and comes with the package. The judges of
+textures and backgrounds learn the true ones of a variant, which may be the user's own, so they are
+trained when needed (see `train_generator.mnist.appearance`).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ NUM_CLASSES = 10
 SHAPE_JUDGE_FILE = Path(__file__).with_name("shape_judge.safetensors")
 
 _MAX_SHIFT = 2  # pixels
-_CHUNK = 500  # images judged at once; bounds the memory
+_CHUNK = 500  # images judged at once; limits the memory
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """How a judge is trained, with Adam and a learning rate that rises and falls once.
+    """Settings for training a judge with Adam; the learning rate rises and falls once.
 
     Attributes:
-        num_steps: batches.
-        batch_size: images.
-        learning_rate: the highest one.
-        seed: of the first weights and of everything that is drawn.
+        num_steps: number of batches.
+        batch_size: images per batch.
+        learning_rate: the highest learning rate.
+        seed: seed of the first weights and of every draw.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     num_steps: int = 1560
@@ -64,11 +64,11 @@ def convolve(num_in: int, num_out: int, size: int, **options: Any) -> list[nn.Mo
 
 
 class ShapeJudge(nn.Module):
-    """Tells which digit a binary mask shows. 69 thousand parameters.
+    """Recognises the digit in a binary mask. 69 thousand parameters.
 
     Takes masks (B, 1, 32, 32) float32 of zeros and ones and returns (B, 10) float32 scores.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import ShapeJudge
         >>> ShapeJudge()(torch.zeros(2, 1, 32, 32)).shape
@@ -90,12 +90,20 @@ class ShapeJudge(nn.Module):
         self.head = nn.Linear(64, NUM_CLASSES)
 
     def features(self, masks: Tensor) -> Tensor:
-        """Returns what the last layer sees of masks (B, 1, 32, 32): (B, 64) float32, 0 or more."""
+        """Returns the last layer's input (B, 64) float32, 0 or more, for masks (B, 1, 32, 32).
+
+        Args:
+            masks: (B, 1, 32, 32) float32 of zeros and ones.
+        """
         features: Tensor = self.layers(masks)
         return features
 
     def forward(self, masks: Tensor) -> Tensor:
-        """Returns scores (B, 10) of masks (B, 1, 32, 32)."""
+        """Returns scores (B, 10) of masks (B, 1, 32, 32).
+
+        Args:
+            masks: (B, 1, 32, 32) float32 of zeros and ones.
+        """
         scores: Tensor = self.head(self.features(masks))
         return scores
 
@@ -105,7 +113,7 @@ def train_shape_judge(
 ) -> ShapeJudge:
     """Trains a shape judge on MNIST's clean binary digits, moved by up to two pixels.
 
-    With the default settings four epochs, one to two minutes on one CPU core.
+    The default settings take four epochs, one to two minutes on one CPU core.
 
     Args:
         config: settings.
@@ -113,9 +121,9 @@ def train_shape_judge(
         progress: shows a bar on standard error.
 
     Returns:
-        The judge in eval mode and without gradients.
+        The judge in eval mode, without gradients.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, train_shape_judge
         >>> judge = train_shape_judge(JudgeConfig(num_steps=2, batch_size=8), num_train=32)
         >>> judge.training
@@ -169,7 +177,11 @@ def fit(
 def predict(judge: nn.Module, images: Tensor) -> Tensor:
     """Returns the classes (N,) int64 that a judge sees in images or masks (N, C, 32, 32).
 
-    Example:
+    Args:
+        judge: a judge in eval mode.
+        images: (N, C, 32, 32) float32.
+
+    Examples:
         >>> import torch
         >>> from train_generator.mnist import load_shape_judge, predict
         >>> stroke = torch.zeros(1, 1, 32, 32)
@@ -189,7 +201,11 @@ def extract_features(judge: ShapeJudge, masks: Tensor) -> Tensor:
 def judge_accuracy(judge: ShapeJudge, num_test: int | None = None) -> float:
     """Returns the share of clean test digits that a judge recognises, in [0, 1].
 
-    Example:
+    Args:
+        judge: the judge.
+        num_test: number of test digits; None takes all 10 000.
+
+    Examples:
         >>> from train_generator.mnist import judge_accuracy, load_shape_judge
         >>> judge_accuracy(load_shape_judge(), num_test=200) > 0.95
         True
@@ -201,7 +217,13 @@ def judge_accuracy(judge: ShapeJudge, num_test: int | None = None) -> float:
 def save_shape_judge(judge: ShapeJudge, path: Path, config: JudgeConfig, accuracy: float) -> None:
     """Writes a shape judge with its settings, accuracy and versions; ends in `.safetensors`.
 
-    Example:
+    Args:
+        judge: the judge.
+        path: the file to write.
+        config: settings of its training.
+        accuracy: its accuracy on clean test digits, in [0, 1].
+
+    Examples:
         >>> from train_generator.mnist import JudgeConfig, ShapeJudge, save_shape_judge
         >>> path = getfixture("tmp_path") / "judge.safetensors"
         >>> save_shape_judge(ShapeJudge(), path, JudgeConfig(), accuracy=0.1)
@@ -214,13 +236,13 @@ def load_shape_judge(path: Path = SHAPE_JUDGE_FILE) -> ShapeJudge:
     """Returns the shape judge that comes with the package, or one of your own.
 
     Args:
-        path: written by `train-generator judge`.
+        path: a file written by `train-generator judge`.
 
     Raises:
-        FileError: there is no such file.
+        FileError: the file does not exist.
         CheckpointError: the file is damaged or holds another network.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import load_digits
         >>> from train_generator.mnist import load_shape_judge, predict
         >>> digits = load_digits("test", 5)

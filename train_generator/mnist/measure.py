@@ -1,4 +1,4 @@
-"""Measures a generator against the real data: one row of a table each."""
+"""Measures a generator and the real data: one row of a table each."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _CHUNK = 100  # images generated at once
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges the three factors of one variant.
+    """The judges of the three factors of one variant.
 
     Attributes:
-        shape: of masks.
-        texture: of foregrounds.
-        background: None where backgrounds have no classes (colored).
+        shape: judge of masks.
+        texture: judge of foregrounds.
+        background: judge of backgrounds; None if these have no classes (colored).
     """
 
     shape: ShapeJudge
@@ -60,22 +60,22 @@ class Judges:
 
 @dataclass(frozen=True)
 class GeneratorMetrics:
-    """How good a generator's three mechanisms are. Accuracies are shares in [0, 1].
+    """Quality of a generator's three mechanisms. Accuracies are shares in [0, 1].
 
     Attributes:
-        shape_accuracy: binarised masks that the shape judge takes for their class.
-        class_shape_accuracies: of each class.
-        texture_accuracy: foregrounds, over the whole image, that are of their class. The jittered
-            colours of colored overlap, so that a generator whose colours vary too little gets more
-            than the real data.
-        background_accuracy: backgrounds likewise; None where they have no classes (colored).
+        shape_accuracy: binarised masks that the shape judge assigns to their class.
+        class_shape_accuracies: likewise, for each class.
+        texture_accuracy: foregrounds, over the whole image, assigned to their class. The jittered
+            colours of colored overlap, so a generator whose colours vary too little scores above
+            the real data.
+        background_accuracy: backgrounds likewise; None if they have no classes (colored).
         mask_entropy: in bits, 0 for masks of zeros and ones; see `metrics.mask_entropy`.
         mask_area: mean share of the image that is object.
         diversity: within classes, relative to real digits; see `metrics.diversity`.
-        coverage: of real digits, within classes; see `metrics.coverage`. Grows with `num`.
-        texture_diversity: of foregrounds; see `metrics.tone_diversity`.
-        background_diversity: of backgrounds; None where they have no classes (colored).
-        num: images measured; metrics of different `num` do not compare.
+        coverage: coverage of real digits, within classes; see `metrics.coverage`. Grows with `num`.
+        texture_diversity: diversity of foregrounds; see `metrics.tone_diversity`.
+        background_diversity: diversity of backgrounds; None if they have no classes (colored).
+        num: number of images measured; do not compare metrics with different `num`.
     """
 
     shape_accuracy: float
@@ -102,7 +102,7 @@ def load_judges(
         cache: folder of trained judges; `cache_folder()` by default.
 
     Raises:
-        ArgumentError: there is no such variant, or textures for one that has colours.
+        ArgumentError: the variant does not exist, or textures are given for one with colours.
     """
     texture = load_appearance_judge(variant, "texture", textures, cache=cache)
     background = None
@@ -124,17 +124,17 @@ def measure_generator(
 
     Args:
         cgn: a frozen CGN of ten classes and 32x32 pixels.
-        variant: which it was trained on: "colored", "double_colored" or "wildlife".
-        textures: for wildlife; those it was trained on. None takes the procedural ones.
-        num: images, the classes taking turns; from 60 to 8000, so that there are real digits of
-            each class to compare with.
-        seed: of the noise and the shuffling.
+        variant: the variant it was trained on: "colored", "double_colored" or "wildlife".
+        textures: for wildlife: those it was trained on. None takes the procedural ones.
+        num: number of images, with the classes taking turns; from 60 to 8000, so that each class
+            has real digits to compare with.
+        seed: seed of the noise and the shuffling.
         judges: `load_judges(variant, textures)` by default.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import AppearanceJudge, Judges
@@ -167,16 +167,22 @@ def measure_digits(
     seed: int = 0,
     judges: Judges | None = None,
 ) -> GeneratorMetrics:
-    """Measures real digits the same way: what a perfect generator would come to.
+    """Measures real digits in the same way: the result of a perfect generator.
 
-    Masks are clean test digits, which no judge was trained on; textures and backgrounds are true
-    ones over the whole image. Arguments as for `measure_generator`; the seed is of the colours and
-    crops.
+    Masks are clean test digits, on which no judge was trained; textures and backgrounds are true
+    ones over the whole image.
+
+    Args:
+        variant: as for `measure_generator`.
+        textures: as for `measure_generator`.
+        num: as for `measure_generator`.
+        seed: seed of colours and crops.
+        judges: as for `measure_generator`.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import AppearanceJudge, Judges
         >>> from train_generator.mnist import load_shape_judge, measure_digits
         >>> judges = Judges(load_shape_judge(), AppearanceJudge().eval(), None)
@@ -194,9 +200,9 @@ def measure_digits(
 def draw_real_factors(
     variant: str, textures: Textures | None, split: str, num: int, seed: int
 ) -> Factors:
-    """Returns real digits, and true textures and backgrounds, as many of each.
+    """Returns real digits with equally many true textures and backgrounds.
 
-    The classes take turns; the seed is of colours and crops.
+    The classes take turns; the seed is for colours and crops.
     """
     generator = step_generator(Purpose.SOURCE, seed)
     masks, labels = balanced_digits(split, num)
@@ -213,7 +219,7 @@ def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
     The classes take turns: 0, 1, …, 9, 0, 1, …
 
     Raises:
-        ArgumentError: the split has fewer digits of a class.
+        ArgumentError: the split has too few digits of a class.
     """
     digits = load_digits(split)
     labels = torch.arange(num) % NUM_CLASSES
@@ -231,14 +237,14 @@ def balanced_digits(split: str, num: int) -> tuple[Tensor, Tensor]:
 
 
 def require_num(num: int) -> None:
-    """Raises `ArgumentError` unless as many images can be measured."""
+    """Raises `ArgumentError` unless this number of images can be measured."""
     least, most = NUM_CLASSES * (NUM_NEIGHBORS + 1), 8000
     if not least <= num <= most:
         raise ArgumentError(f"num must be {least} to {most}, got {num}")
 
 
 def _measure(factors: Factors, labels: Tensor, real: Factors, judges: Judges) -> GeneratorMetrics:
-    """Measures factors, all three of class `labels` (N,) int64, against real ones of the same."""
+    """Measures factors, all of class `labels` (N,) int64, against real ones of the same class."""
     binary, real_binary = binarize(factors.mask), binarize(real.mask)
     seen = predict(judges.shape, binary.float())
     background_accuracy = background_diversity = None

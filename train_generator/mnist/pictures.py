@@ -22,14 +22,14 @@ MASK_ROWS = 4
 def draw_generators(
     cgns: Mapping[str, Mechanisms], shape_judge: ShapeJudge, seed: int = 0
 ) -> Figure:
-    """Draws what generators draw, one column a class, with the judge's verdict under each mask.
+    """Draws samples of generators, one column per class, with the judge's verdict under each mask.
 
     Args:
-        cgns: name to a frozen CGN of ten classes.
-        shape_judge: says what the masks show.
-        seed: of noise and classes.
+        cgns: frozen CGNs of ten classes, by name.
+        shape_judge: recognises the masks.
+        seed: seed of noise and classes.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.mnist import load_shape_judge
         >>> from train_generator.mnist.pictures import draw_generators

@@ -1,9 +1,9 @@
-"""Twenty procedural textures: ten striped, ten veined, in the manner of DTD's photographs.
+"""Twenty procedural textures: ten striped, ten veined, similar to DTD's photographs.
 
 The wildlife variant of Sauer and Geiger (ICLR 2021, appendix) takes its textures from two classes
-of the Describable Textures Dataset. Those photographs may not be shipped; these textures can.
-All lengths are in pixels, so a larger texture shows more of the pattern, not larger stripes,
-and each texture can be told from a 32x32 crop.
+of the Describable Textures Dataset. Those photographs may not be shipped; these textures can. All
+lengths are in pixels, so a larger texture shows more of the pattern, not larger stripes. Each
+texture can be recognised from a 32x32 crop.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class Stripes:
     """A striped texture.
 
     Attributes:
-        dark: Hex colour of the stripes.
-        light: Hex colour of the ground between them.
-        period: Pixels from one stripe to the next.
-        angle: Direction across the stripes, in degrees; 0 makes upright stripes.
-        share: Share of the period that the stripe covers.
-        softness: Width of the stripe's edge as a share of the wave's amplitude.
-        bend: Pixels by which the stripes wander.
+        dark: hex colour of the stripes.
+        light: hex colour of the ground between them.
+        period: pixels from one stripe to the next.
+        angle: direction across the stripes, in degrees; 0 makes upright stripes.
+        share: share of the period that the stripe covers.
+        softness: width of the stripe's edge as a share of the wave's amplitude.
+        bend: pixels by which the stripes wander.
         forks: 0 for continuous stripes; else the spread of directions in degrees, which makes
-            stripes end and fork as a zebra's do.
-        rings: Stripes are rings about a point outside of the texture.
-        accent: Hex colour of a thin line along the middle of the ground, or None.
-        fur: Strength of the grain, which runs along the stripes.
+            stripes end and fork like a zebra's.
+        rings: stripes are rings about a point outside the texture.
+        accent: hex colour of a thin line along the middle of the ground, or None.
+        fur: strength of the grain, which runs along the stripes.
     """
 
     dark: str
@@ -72,7 +72,7 @@ class Ridges:
 
 @dataclass(frozen=True)
 class Veins:
-    """A veined texture: a mottled ground of two hex colours, under layers of veins."""
+    """A veined texture: a mottled ground of two hex colours under layers of veins."""
 
     ground: tuple[str, str]
     layers: tuple[Cells | Ridges, ...]
@@ -139,12 +139,12 @@ VEINED = (
 
 @lru_cache(maxsize=4)
 def draw(textures: tuple[Stripes | Veins, ...], seed: int, size: int) -> npt.NDArray[np.float32]:
-    """Draw textures. The array is kept for the next call: copy it before you write into it.
+    """Draws textures. The array is kept for the next call: copy it before you write to it.
 
     Args:
-        textures: What to draw.
-        seed: Non-negative; each texture has a random stream of its own.
-        size: Pixels on a side.
+        textures: what to draw.
+        seed: 0 or more; each texture has its own random stream.
+        size: side, in pixels.
 
     Returns:
         `(len(textures), 3, size, size) float32 in [0, 1]`.
@@ -189,7 +189,7 @@ def _wave(stripes: Stripes, rng: np.random.Generator, size: int) -> Array:
 
 
 def _forked_wave(stripes: Stripes, rng: np.random.Generator, size: int) -> Array:
-    """Noise of one wavelength and nearly one direction: stripes that end and fork."""
+    """Returns noise of one wavelength and nearly one direction: stripes that end and fork."""
     ky, kx = _frequencies(size)
     radius = np.hypot(kx, ky) * stripes.period
     turn = (np.arctan2(ky, kx) - np.deg2rad(stripes.angle) + np.pi / 2) % np.pi - np.pi / 2
@@ -215,7 +215,7 @@ def _draw_veins(veins: Veins, rng: np.random.Generator, size: int) -> Array:
 
 
 def _cells(cell: float, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
-    """Distance in pixels to the nearest border of a Voronoi cell, and a brightness per cell."""
+    """Returns the distance to the nearest border of a Voronoi cell, and a brightness per cell."""
     num = int(np.ceil(size / cell)) + 6
     grid = np.stack(np.meshgrid(np.arange(num), np.arange(num), indexing="ij"), axis=-1)
     points = (grid - 3 + rng.uniform(0.05, 0.95, size=grid.shape)) * cell
@@ -225,7 +225,7 @@ def _cells(cell: float, rng: np.random.Generator, size: int) -> tuple[Array, Arr
     y = y + 0.08 * cell * _noise(rng, size, _blur(size, cell / 4))
     x = x + 0.08 * cell * _noise(rng, size, _blur(size, cell / 4))
     row, column = (y // cell).astype(int) + 3, (x // cell).astype(int) + 3
-    # The two nearest points of a jittered grid lie within two cells of the pixel's own.
+    # The two nearest points of a jittered grid are at most two cells from the pixel's own.
     dy, dx = (offset.reshape(-1, 1, 1) for offset in np.mgrid[-2:3, -2:3])
     row = np.clip(row + dy, 0, num - 1)
     column = np.clip(column + dx, 0, num - 1)
@@ -241,13 +241,13 @@ def _cells(cell: float, rng: np.random.Generator, size: int) -> tuple[Array, Arr
 
 
 def _pick(values: Array, index: npt.NDArray[np.intp]) -> Array:
-    """Of `values (K, H, W)`, the one that `index (H, W)` names at each pixel."""
+    """Returns, of `values (K, H, W)`, the one that `index (H, W)` names at each pixel."""
     picked: Array = np.take_along_axis(values, index[None], axis=0)[0]
     return picked
 
 
 def _ridges(ridges: Ridges, rng: np.random.Generator, size: int) -> Array:
-    """Distance in pixels, to first order, to the zero line of smooth noise."""
+    """Returns the first-order distance, in pixels, to the zero line of smooth noise."""
     blur = _blur(size, ridges.wavelength / 4, ridges.angle, ridges.stretch)
     noise = _noise(rng, size, blur)
     slope = np.hypot(*np.gradient(noise))
@@ -256,13 +256,13 @@ def _ridges(ridges: Ridges, rng: np.random.Generator, size: int) -> Array:
 
 
 def _frequencies(size: int) -> tuple[Array, Array]:
-    """Vertical and horizontal frequencies in cycles per pixel, in the order of `np.fft.fft2`."""
+    """Returns vertical and horizontal frequencies in cycles per pixel, ordered as `np.fft.fft2`."""
     frequency: Array = np.fft.fftfreq(size).astype(np.float64)
     return frequency[:, None], frequency[None, :]
 
 
 def _blur(size: int, sigma: float, angle: float = 0.0, stretch: float = 1.0) -> Array:
-    """Spectrum of a Gaussian blur of `sigma` pixels, `stretch` times that along `angle`."""
+    """Returns the spectrum of a Gaussian blur of `sigma` pixels, stretched along `angle`."""
     ky, kx = _frequencies(size)
     turn = np.deg2rad(angle)
     along = (kx * np.cos(turn) + ky * np.sin(turn)) * stretch
@@ -272,7 +272,7 @@ def _blur(size: int, sigma: float, angle: float = 0.0, stretch: float = 1.0) -> 
 
 
 def _noise(rng: np.random.Generator, size: int, spectrum: Array) -> Array:
-    """White noise with this spectrum, of mean 0 and variance 1."""
+    """Returns white noise filtered by this spectrum, with mean 0 and variance 1."""
     white = np.fft.fft2(rng.normal(size=(size, size)))
     noise: Array = np.fft.ifft2(white * spectrum).real
     noise -= noise.mean()
@@ -286,7 +286,7 @@ def _smoothstep(value: Array) -> Array:
 
 
 def _rgb(color: str) -> Array:
-    """A hex colour as `(3, 1, 1)`, in [0, 1]."""
+    """Returns a hex colour as `(3, 1, 1)`, in [0, 1]."""
     channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     return np.array(channels).reshape(3, 1, 1)
 

@@ -1,4 +1,4 @@
-"""What a downstream run is made with and what it came to, and the file that holds both."""
+"""Settings and result of a downstream run, and the file that holds both."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from train_generator.training.precision import Precision
 
 @dataclass(frozen=True)
 class DownstreamConfig:
-    """What all classifiers of a table have in common; the defaults are the paper's schedule.
+    """Settings common to all classifiers of a table; the defaults are the paper's schedule.
 
     Attributes:
         num_epochs: passes over `num_train` images.
         batch_size: images per step.
-        bank: masks, foregrounds and backgrounds kept; see `BankSource`.
-        refresh: of these, replaced at each step.
+        bank: masks, foregrounds and backgrounds to keep; see `BankSource`.
+        refresh: number of each to replace per step.
         num_train: images per epoch, at most 50 000.
         num_test: test images, at most 10 000.
         precision: see `ClassifierConfig`.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import DownstreamConfig
         >>> DownstreamConfig(num_epochs=2).bank
         2000
@@ -57,15 +57,15 @@ class DownstreamConfig:
 
 @dataclass(frozen=True)
 class DownstreamResult:
-    """What a classifier came to. Accuracies are of the last epoch, in [0, 1].
+    """The result of a classifier. Accuracies are from the last epoch, in [0, 1].
 
     Attributes:
-        variant: of the data.
+        variant: variant of the data.
         trained_on: name of the row of the table.
-        seed: of weights, order and counterfactuals.
-        test_accuracy: on all test images.
-        visible_accuracy: on those whose digit has another colour than the background.
-        epochs: what each epoch came to.
+        seed: seed of weights, order and counterfactuals.
+        test_accuracy: accuracy on all test images.
+        visible_accuracy: accuracy on those whose digit and background differ in colour.
+        epochs: result of each epoch.
     """
 
     variant: str
@@ -79,7 +79,7 @@ class DownstreamResult:
 def write_record(
     path: Path, settings: Mapping[str, object], result: DownstreamResult | None, device: str
 ) -> None:
-    """Writes a run's .json file, whole or not at all; its folder is made if it is missing."""
+    """Writes a run's .json file, whole or not at all; its folder is created if missing."""
     record = {
         "settings": settings,
         "result": None if result is None else asdict(result),
@@ -93,10 +93,10 @@ def write_record(
 
 
 def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult | None:
-    """Reads the result of a run; None where there is no file, or the run is under way.
+    """Reads the result of a run; None if there is no file, or the run is in progress.
 
     Raises:
-        CheckpointError: the file is of other settings, or is damaged.
+        CheckpointError: the file belongs to other settings, or is damaged.
     """
     if not path.is_file():
         return None

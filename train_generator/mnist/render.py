@@ -1,4 +1,4 @@
-"""Paint the MNIST variants: draw random colours or crops, then fill the digits with them.
+"""Renders the MNIST variants: draws random colours or crops, then fills the digits with them.
 
 Protocol: Sauer and Geiger, ICLR 2021, appendix; the colored variant is from Kim et al., Learning
 Not to Learn, CVPR 2019. Random numbers come only from the given `torch.Generator`, on the CPU.
@@ -47,7 +47,7 @@ OBJECT_PALETTE = tuple(
     BACKGROUND_PALETTE[(label - OBJECT_SHIFT) % NUM_CLASSES] for label in range(NUM_CLASSES)
 )
 
-_CHUNK = 512  # images; keeps the painter's temporaries near the processor's cache
+_CHUNK = 512  # images; keeps temporary arrays near the size of the processor's cache
 
 
 def draw_colors(
@@ -56,9 +56,9 @@ def draw_colors(
     variance: float,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Colours `(N, 3) float32 in [0, 1]` of classes `(N,)`, with Gaussian jitter, clipped.
+    """Returns colours `(N, 3) float32 in [0, 1]` of classes `(N,)`, with Gaussian jitter, clipped.
 
-    The palette is RGB in 0 to 255, by class; the variance is that of colours in [0, 1].
+    The palette is RGB in 0 to 255, by class; the variance is for colours in [0, 1].
     """
     colors = torch.tensor(palette, dtype=torch.float32) / 255
     deviation: float = variance**0.5
@@ -69,7 +69,7 @@ def draw_colors(
 def draw_crops(
     textures: torch.Tensor, classes: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose a 32x32 crop of a reflect-padded texture `(10, 3, H, W)` for each image.
+    """Chooses a 32x32 crop of a reflect-padded texture `(10, 3, H, W)` for each image.
 
     Returns:
         Top rows and left columns in the padded texture, each `(N,) int64`.
@@ -83,12 +83,12 @@ def draw_crops(
 def render_colored(
     masks: torch.Tensor, object_class: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """Digits in their class colour, jittered with variance 0.02, on black.
+    """Renders digits in their class colour, jittered with variance 0.02, on black.
 
     Args:
         masks: `(N, 1, 32, 32) bool`.
         object_class: `(N,) int64`.
-        generator: On the CPU.
+        generator: a CPU generator.
 
     Returns:
         `(N, 3, 32, 32) float32 in [-1, 1]`.
@@ -103,13 +103,13 @@ def render_double_colored(
     background_class: torch.Tensor,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Digits in one class colour on another, each jittered with variance 0.01.
+    """Renders digits in one class colour on another, each jittered with variance 0.01.
 
     Args:
         masks: `(N, 1, 32, 32) bool`.
         object_class: `(N,) int64`.
         background_class: `(N,) int64`.
-        generator: On the CPU.
+        generator: a CPU generator.
 
     Returns:
         `(N, 3, 32, 32) float32 in [-1, 1]`.
@@ -127,14 +127,14 @@ def render_wildlife(
     textures: Textures,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Digits cut from a random crop of their texture, on a random crop of the background's.
+    """Renders digits cut from a random crop of their texture, on a crop of the background's.
 
     Args:
         masks: `(N, 1, 32, 32) bool`.
         object_class: `(N,) int64`.
         background_class: `(N,) int64`.
-        textures: Padded by 3 pixels of reflection before cropping.
-        generator: On the CPU.
+        textures: padded by 3 pixels of reflection before cropping.
+        generator: a CPU generator.
 
     Returns:
         `(N, 3, 32, 32) float32 in [-1, 1]`.
@@ -156,7 +156,7 @@ def render_wildlife(
 
 
 def _windows(textures: torch.Tensor) -> torch.Tensor:
-    """View every 32x32 crop, in [-1, 1]: `windows[class, top, left]` is `(3, 32, 32)`."""
+    """Returns a view of all 32x32 crops, in [-1, 1]: `windows[class, top, left]`."""
     padded = F.pad(textures * 2 - 1, (REFLECT_PADDING,) * 4, mode="reflect")
     crops = padded.unfold(2, IMAGE_SIZE, 1).unfold(3, IMAGE_SIZE, 1)
     return crops.permute(0, 2, 3, 1, 4, 5)
@@ -165,7 +165,7 @@ def _windows(textures: torch.Tensor) -> torch.Tensor:
 def _paint_colors(
     masks: torch.Tensor, objects: torch.Tensor, backgrounds: torch.Tensor
 ) -> torch.Tensor:
-    """Paint flat colours `(N, 3) in [0, 1]` inside and outside of the masks, in [-1, 1]."""
+    """Paints flat colours `(N, 3) in [0, 1]` inside and outside the masks, in [-1, 1]."""
     return torch.where(
         masks, objects[:, :, None, None] * 2 - 1, backgrounds[:, :, None, None] * 2 - 1
     )

@@ -14,12 +14,12 @@ DOWNSTREAM_HEADER = ("variant", "trained on", "test accuracy", "of visible image
 
 
 def metrics_table(rows: Mapping[str, GeneratorMetrics]) -> Table:
-    """Returns a table with one row for each generator; accuracies are in percent.
+    """Returns a table with one row per generator; accuracies are in percent.
 
     Args:
-        rows: name to metrics.
+        rows: metrics by name.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import GeneratorMetrics, metrics_table
         >>> shares = (0.5, (0.4, 0.6), 1.0, None)
         >>> metrics = GeneratorMetrics(*shares, 0.0, 0.2, 0.9, 0.8, 0.7, None, num=60)
@@ -36,9 +36,9 @@ def downstream_table(results: Sequence[DownstreamResult]) -> Table:
     The spread is the standard deviation of a sample (n - 1); a single seed has none.
 
     Args:
-        results: in the order in which their rows shall come.
+        results: in the order of their rows.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import DownstreamResult, downstream_table
         >>> results = [DownstreamResult("colored", "ours", s, 0.9 + s / 50, 1, ()) for s in (0, 1)]
         >>> downstream_table(results)[1]
@@ -62,7 +62,7 @@ def downstream_table(results: Sequence[DownstreamResult]) -> Table:
 
 
 def summarize(shares: Sequence[float]) -> str:
-    """Returns the mean of shares in percent, with the spread where there are several."""
+    """Returns the mean of shares in percent, with the spread if there are several."""
     mean = format_share(statistics.mean(shares))
     return mean if len(shares) == 1 else f"{mean} ± {100 * statistics.stdev(shares):.1f}"
 

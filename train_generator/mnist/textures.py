@@ -1,8 +1,8 @@
 """Texture sets for the wildlife variant: procedural, from a folder, or from DTD.
 
-A set has ten object and ten background textures, one of each per class. The paper (Sauer and
-Geiger, ICLR 2021, appendix) takes them from the Describable Textures Dataset of Cimpoi et al.
-(CVPR 2014): "striped" for objects, "veined" for backgrounds, resized to 150x150.
+A set has ten object and ten background textures, one per class. The paper (Sauer and Geiger, ICLR
+2021, appendix) takes them from the Describable Textures Dataset of Cimpoi et al. (CVPR 2014):
+"striped" for objects, "veined" for backgrounds, resized to 150x150.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Textures:
         background: `(10, 3, H, W) float32 in [0, 1]`.
 
     Raises:
-        ArgumentError: If either has another shape, dtype or range, or is smaller than an image.
+        ArgumentError: either has another shape, dtype or range, or is smaller than an image.
     """
 
     object: torch.Tensor
@@ -54,19 +54,19 @@ class Textures:
 
 
 def procedural_textures(seed: int = 0, size: int = TEXTURE_SIZE) -> Textures:
-    """Draw ten striped object textures and ten veined background textures.
+    """Draws ten striped object textures and ten veined background textures.
 
-    Each can be told from the nineteen others by a 32x32 crop. The seed moves the patterns; the
+    Each can be distinguished from the nineteen others by a 32x32 crop. The seed moves the patterns;
     colours and kinds of pattern stay.
 
     Args:
-        seed: Non-negative; the same seed gives the same textures.
-        size: Pixels on a side. Patterns keep their scale, so more pixels show more of them.
+        seed: 0 or more; the same seed gives the same textures.
+        size: side, in pixels. Patterns keep their scale, so more pixels show more of them.
 
     Raises:
-        ArgumentError: If the seed is negative or the size below 32.
+        ArgumentError: the seed is negative or the size below 32.
 
-    Example:
+    Examples:
         >>> procedural_textures().object.shape
         torch.Size([10, 3, 150, 150])
     """
@@ -77,31 +77,31 @@ def procedural_textures(seed: int = 0, size: int = TEXTURE_SIZE) -> Textures:
 
 
 def load_textures(folder: str | Path) -> Textures:
-    """Read a texture set from `folder/object` and `folder/background`, ten images each.
+    """Reads a texture set from `folder/object` and `folder/background`, ten images each.
 
     Images are taken in the order of their names, the first for class 0, and resized to 150x150
     with the nearest neighbour.
 
     Args:
-        folder: Holds the two folders.
+        folder: holds the two folders.
 
     Raises:
-        DataError: If a folder is missing, does not hold ten images, or an image is unreadable.
+        DataError: a folder is missing or does not hold ten images, or an image is unreadable.
     """
     stacks = (_read_images(_list_images(Path(folder) / kind)) for kind in ("object", "background"))
     return Textures(*stacks)
 
 
 def dtd_textures(root: str | Path, download: bool = False) -> Textures:
-    """Take the twenty textures of the paper from the Describable Textures Dataset.
+    """Takes the twenty textures of the paper from the Describable Textures Dataset.
 
     Args:
-        root: The folder given to `torchvision.datasets.DTD`.
-        download: Fetch DTD (0.6 GB) into `root` first, unless it is there. Its licence allows
+        root: the folder given to `torchvision.datasets.DTD`.
+        download: fetches DTD (0.6 GB) into `root` first, unless it is there. Its licence allows
             research only.
 
     Raises:
-        DataError: If DTD is not at `root` or cannot be fetched, or if an image is unreadable.
+        DataError: DTD is not at `root` or cannot be fetched, or an image is unreadable.
     """
     if download:
         try:
@@ -133,10 +133,10 @@ def _list_images(folder: Path) -> list[Path]:
 
 
 def _read_images(paths: Sequence[Path]) -> torch.Tensor:
-    """Read images as `(N, 3, 150, 150) float32 in [0, 1]`."""
+    """Reads images as `(N, 3, 150, 150) float32 in [0, 1]`."""
     size, images = (TEXTURE_SIZE, TEXTURE_SIZE), []
     for path in paths:
-        # PIL's nearest neighbour, as the protocol's resize worked on PIL images.
+        # PIL's nearest neighbour, since the protocol's resize worked on PIL images.
         resized = read_image(path).resize(size, Image.Resampling.NEAREST)
         images.append(pil_to_tensor(resized))
     return torch.stack(images).float() / 255

@@ -1,4 +1,4 @@
-"""What the recipe of small generators gets of a variant, and the numbers for the card."""
+"""What the recipe of small generators gets from a variant, and the numbers for the card."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ backgrounds as the shipped judges see them."""
 def label_variant(
     data: VariantData, variant: str, textures: Textures | None = None
 ) -> LabelledImages:
-    """Returns what the recipe may know of a variant: images and labels, and no masks.
+    """Returns what the recipe may know about a variant: images and labels, but no masks.
 
     Args:
         data: biased training images.
         variant: "colored", "double_colored" or "wildlife".
-        textures: of wildlife, where they are not the procedural ones.
+        textures: for wildlife, if they are not the procedural ones.
 
-    Example:
+    Examples:
         >>> from train_generator.mnist import make_variant
         >>> from train_generator.mnist.training import label_variant
         >>> label_variant(make_variant("wildlife", "train", num=60), "wildlife").description

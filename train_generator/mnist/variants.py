@@ -33,7 +33,7 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, eq=False)
 class VariantData:
-    """Images of one split of one variant, with every factor that made them.
+    """Images of one split of one variant, with all factors that made them.
 
     Attributes:
         images: `(N, 3, 32, 32) float32 in [-1, 1]`.
@@ -69,22 +69,22 @@ def make_variant(
     decorrelated: bool | None = None,
     num: int | None = None,
 ) -> VariantData:
-    """Render one split of one variant.
+    """Renders one split of one variant.
 
     Args:
         variant: "colored", "double_colored" or "wildlife".
         split: "train" (50 000 digits) or "test" (10 000).
-        seed: Non-negative. Variants and splits draw different numbers from one seed.
-        textures: For wildlife only; None takes the procedural ones.
-        decorrelated: Draw colours and textures independently of the class. None: False for
+        seed: 0 or more. Variants and splits draw different numbers from one seed.
+        textures: for wildlife only; None takes the procedural ones.
+        decorrelated: draws colours and textures independently of the class. None means False for
             "train" and True for "test". True for "train" gives the upper bound's images.
-        num: Render only the first `num` digits of the split; None renders all.
+        num: renders only the first `num` digits of the split; None renders all.
 
     Raises:
-        ArgumentError: If there is no such variant or split, `num` is more than the split has,
-            the seed is negative, or textures are given to a variant without any.
+        ArgumentError: the variant or split does not exist or has fewer than `num` digits, the seed
+            is negative, or textures are given to a variant without any.
 
-    Example:
+    Examples:
         >>> make_variant("colored", "test", num=100).images.shape
         torch.Size([100, 3, 32, 32])
     """
@@ -110,7 +110,7 @@ def make_variant(
 def draw_classes(
     labels: torch.Tensor, decorrelated: bool, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose object and background classes, both `(N,) int64`: the labels, or any classes."""
+    """Chooses object and background classes, both `(N,) int64`: the labels, or any classes."""
     if not decorrelated:
         return labels.clone(), labels.clone()
     drawn = torch.randint(NUM_CLASSES, (2, len(labels)), generator=generator)
@@ -118,14 +118,14 @@ def draw_classes(
 
 
 def _make_generator(variant: str, split: str, seed: int) -> torch.Generator:
-    """A generator of its own for each (variant, split, seed)."""
+    """Returns a separate generator for each (variant, split, seed)."""
     words = np.random.SeedSequence([seed, VARIANTS.index(variant), SPLITS.index(split)])
     state = int(words.generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state >> 1)
 
 
 def check_variant(variant: str, textures: Textures | None) -> None:
-    """Raises `ArgumentError` unless there is the variant, and textures are for one with any."""
+    """Raises `ArgumentError` unless the variant exists, and textures belong to it if given."""
     require_choice("variant", variant, VARIANTS)
     if textures is not None and variant != "wildlife":
         raise ArgumentError(

@@ -18,12 +18,17 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object]) -> None:
-    """Writes the weights of a module with a description of what made them, kept as text.
+    """Writes the weights of a module, with a description of their origin, stored as text.
 
-    The folder of the path is made if it is missing.
+    The folder of the path is created if missing.
+
+    Args:
+        module: the module.
+        path: ends in `.safetensors`.
+        metadata: the description.
 
     Raises:
-        ArgumentError: another suffix, or metadata named format.
+        ArgumentError: the suffix is wrong, or metadata holds the name format.
         OSError: the folder cannot be written; nothing is left behind.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
@@ -32,13 +37,13 @@ def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, object])
 
 
 def read_weights(module: Module, path: Path) -> tuple[Module, dict[str, str]]:
-    """Fills a module with the weights that `write_weights` wrote, and makes it one to judge with.
+    """Fills a module with the weights that `write_weights` wrote, and prepares it for judging.
 
     Returns:
-        The module in eval mode and without gradients, and the file's metadata.
+        The module in eval mode, without gradients, and the file's metadata.
 
     Raises:
-        FileError: there is no such file.
+        FileError: the file does not exist.
         CheckpointError: the file is damaged or holds another network.
     """
     state, metadata = read_safetensors(

@@ -1,4 +1,4 @@
-"""How a classifier decides: by shape or texture, by the background, by which factor of an image."""
+"""What a classifier's decisions depend on: shape or texture, the background, each factor."""
 
 from train_generator.robustness.bias import (
     ShapeBias,

@@ -1,4 +1,4 @@
-"""Shape bias and background gap as pure functions of what a classifier decided. Sums are exact."""
+"""Shape bias and background gap as pure functions of a classifier's decisions. Sums are exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train_generator.robustness.groups import ClassGroups
 def group_probabilities(logits: Tensor, groups: ClassGroups) -> Tensor:
     """Averages the softmax outputs of the classes of each group.
 
-    Geirhos et al. recommend the average over the sum, which would favour categories of many
+    Geirhos et al. recommend the average over the sum, which would favour categories with many
     classes (their repository; "Generalisation in humans and deep neural networks", appendix).
 
     Args:
@@ -28,9 +28,9 @@ def group_probabilities(logits: Tensor, groups: ClassGroups) -> Tensor:
         (N, G) float64 in [0, 1]; a row need not sum to 1.
 
     Raises:
-        ArgumentError: logits of other than 1000 classes, or NaN or infinity among them.
+        ArgumentError: there are not 1000 classes, or a logit is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import (
         ...     cue_conflict_categories, group_probabilities)
@@ -46,19 +46,19 @@ def group_probabilities(logits: Tensor, groups: ClassGroups) -> Tensor:
 
 
 def group_predictions(logits: Tensor, groups: ClassGroups) -> Tensor:
-    """Takes the most likely of the 1000 classes to its group: the protocol of ImageNet-9.
+    """Maps the most likely of the 1000 classes to its group: the protocol of ImageNet-9.
 
     Args:
-        logits: (N, 1000) float, or anything that is largest for the same class.
-        groups: of ImageNet's classes.
+        logits: (N, 1000) float, or anything with the same argmax.
+        groups: groups of ImageNet's classes.
 
     Returns:
-        (N,) int64 groups; -1 where the class is in none, which counts as wrong.
+        (N,) int64 groups; -1 if the class is in none, which counts as wrong.
 
     Raises:
-        ArgumentError: logits of other than 1000 classes, or NaN or infinity among them.
+        ArgumentError: there are not 1000 classes, or a logit is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import group_predictions, imagenet9_classes
         >>> logits = torch.eye(1000)[[207, 999]]  # golden retriever, toilet tissue
@@ -74,8 +74,8 @@ class ShapeBias:
 
     Attributes:
         num_images: images of each category.
-        num_shape: of these, decided for the category of the shape.
-        num_texture: of these, decided for the category of the texture.
+        num_shape: of these, decisions for the category of the shape.
+        num_texture: of these, decisions for the category of the texture.
     """
 
     num_images: tuple[int, ...]
@@ -89,23 +89,23 @@ class ShapeBias:
 
     @property
     def category_biases(self) -> tuple[float, ...]:
-        """The same for the images of each category of the shape."""
+        """The same for each category of the shape."""
         pairs = zip(self.num_shape, self.num_texture, strict=True)
         return tuple(_share(shape, shape + texture) for shape, texture in pairs)
 
     @property
     def num_cue_decisions(self) -> int:
-        """Images that were decided for one of the two categories that they show."""
+        """Number of decisions for one of the two categories that an image shows."""
         return sum(self.num_shape) + sum(self.num_texture)
 
     @property
     def shape_accuracy(self) -> float:
-        """Share of all images that were decided for the shape, in [0, 1]."""
+        """Share of all images decided for the shape, in [0, 1]."""
         return sum(self.num_shape) / sum(self.num_images)
 
     @property
     def texture_accuracy(self) -> float:
-        """Share of all images that were decided for the texture, in [0, 1]."""
+        """Share of all images decided for the texture, in [0, 1]."""
         return sum(self.num_texture) / sum(self.num_images)
 
 
@@ -114,19 +114,19 @@ def shape_bias(
 ) -> ShapeBias:
     """Counts decisions for shape and for texture (Geirhos et al., ICLR 2019, section 3).
 
-    Images whose shape and texture are of one category have no conflict and are left out.
+    Images whose shape and texture have the same category show no conflict and are left out.
 
     Args:
         decisions: (N,) int64 categories that a classifier decided for.
         shapes: (N,) int64 categories of the shapes.
         textures: (N,) int64 categories of the textures.
-        num_categories: that there are.
+        num_categories: number of categories.
 
     Raises:
-        ArgumentError: different lengths, no image with a conflict, or a shape or texture that is
-            no category.
+        ArgumentError: the lengths differ, no image shows a conflict, or a shape or texture is not a
+            category.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import shape_bias
         >>> decided, shapes, textures = torch.tensor([[0, 1, 2, 2], [0, 0, 0, 2], [1, 1, 1, 2]])
@@ -160,18 +160,18 @@ def shape_bias(
 
 
 def background_gap(accuracies: Mapping[str, float]) -> float:
-    """How much accuracy is lost where the background is of another class (Xiao et al., ICLR 2021).
+    """Returns the accuracy lost if the background has another class (Xiao et al., ICLR 2021).
 
     Args:
-        accuracies: on the variants of ImageNet-9, `mixed_same` and `mixed_rand` among them.
+        accuracies: accuracies on variants of ImageNet-9, including `mixed_same` and `mixed_rand`.
 
     Returns:
-        The first less the second, in [-1, 1].
+        The first minus the second, in [-1, 1].
 
     Raises:
         ArgumentError: one of the two is missing.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import background_gap
         >>> round(background_gap({"mixed_same": 0.862, "mixed_rand": 0.789}), 3)
         0.073
@@ -191,7 +191,7 @@ def _require_imagenet(logits: Tensor) -> Tensor:
             "logits must be of ImageNet's 1000 classes, which the groups are made of, got the "
             f"shape {tuple(logits.shape)}"
         )
-    # After the softmax, so that a log probability of 0 may be minus infinity.
+    # After the softmax, since a log probability may be minus infinity.
     require_finite_scores(logits.double().softmax(dim=1))
     return logits
 

@@ -1,6 +1,6 @@
-"""Folders of test images: cue conflicts, ImageNet-9, and any folder with a folder for each class.
+"""Folders of test images: cue conflicts, ImageNet-9, and any folder with one folder per class.
 
-What is missing is known before an image is read, and the error shows the layout that is expected.
+Missing files are reported before any image is read, and the error shows the expected layout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cgn_augment.images.places import find_splits, is_folder, read_place
 from train_generator.robustness.groups import cue_conflict_categories
 
 VARIANTS = ("original", "mixed_same", "mixed_rand")
-"""Of the variants of ImageNet-9 those that must be there."""
+"""Required variants of ImageNet-9."""
 
 CUE_CONFLICT_LAYOUT = """
   FOLDER/airplane/airplane1-bicycle2.png   (shape of the first, texture of the second)
@@ -51,9 +51,9 @@ class ImageFiles:
     """Images on disk, and the labels of each.
 
     Attributes:
-        folder: that they are in.
-        paths: (N) files.
-        labels: (N, K) int64; what the K labels are, the function that made this says.
+        folder: their folder.
+        paths: N files.
+        labels: (N, K) int64; the function that made this defines the K labels.
     """
 
     folder: Path
@@ -65,21 +65,21 @@ class ImageFiles:
 
 
 def find_cue_conflicts(folder: Path) -> ImageFiles:
-    """Finds the images of Geirhos et al. (ICLR 2019) with the shape and texture of two categories.
+    """Finds the images of Geirhos et al. (ICLR 2019) whose shape and texture have two categories.
 
-    Images whose shape and texture are of one category, of which the stimuli have 80, are left out.
+    Images whose shape and texture have the same category, 80 of the stimuli, are left out.
 
     Args:
-        folder: with the 16 folders of the categories.
+        folder: folder with the 16 folders of the categories.
 
     Returns:
         The images; labels are the categories of shape and of texture.
 
     Raises:
-        DataError: the folder or a category is missing, has another name or no image, or an image's
-            name does not say its shape and texture.
+        DataError: the folder or a category is missing, a category has another name or no image, or
+            the name of an image does not state its shape and texture.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.robustness import (
         ...     cue_conflict_categories, find_cue_conflicts)
@@ -114,14 +114,14 @@ def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
     """Finds the images of the variants of ImageNet-9 (Xiao et al., ICLR 2021).
 
     Args:
-        folder: with the folders of the variants.
+        folder: folder with the folders of the variants.
 
     Returns:
-        By variant (`original`, `mixed_same`, `mixed_rand`, and others that are there) its images;
-        the label is one of nine.
+        The images by variant (`original`, `mixed_same`, `mixed_rand`, and others if present); the
+        label is one of nine.
 
     Raises:
-        DataError: a variant or a class is missing, has another name or no image.
+        DataError: a variant or class is missing, or a class has another name or no image.
     """
     if not folder.is_dir():
         _refuse(f"there is no folder {folder} of ImageNet-9", IMAGENET9_LAYOUT)
@@ -140,16 +140,15 @@ def find_imagenet9(folder: Path) -> dict[str, ImageFiles]:
 
 
 def find_real_images(place: str | Path) -> LabelledPaths:
-    """Finds the images that accuracy is measured on.
+    """Finds the images to measure accuracy on.
 
     Args:
-        place: a folder with a folder for each class, a table, or the layout of a benchmark, see
-            `read_place`. Of images that come in splits those for testing are taken, or those for
-            validation where there are no others.
+        place: a folder with one folder per class, a table, or the layout of a benchmark, see
+            `read_place`. If the images have splits, the test images, or else the validation images.
 
     Raises:
         ArgumentError: as for `read_place`.
-        DataError: as for `read_place`, or there are training images alone.
+        DataError: as for `read_place`, or there are only training images.
     """
     place = str(place)
     if is_folder(place) and ":" not in place and not Path(place).expanduser().is_dir():
@@ -161,11 +160,11 @@ def find_real_images(place: str | Path) -> LabelledPaths:
 
 
 def read_test_images(place: str) -> ImageTable:
-    """Reads which images a place has for testing, or for validation where it has no others.
+    """Lists the test images of a place, or its validation images if there are none.
 
     Raises:
         ArgumentError: as for `read_place`.
-        DataError: as for `read_place`, or there are training images alone.
+        DataError: as for `read_place`, or there are only training images.
     """
     there = find_splits(place)
     split = next((name for name in ("test", "val") if name in there), None)
@@ -180,17 +179,17 @@ def label_images(
     """Gives images the labels of a classifier.
 
     Args:
-        folder: that they are in.
-        found: in it; see `find_real_images`.
-        classes: the classifier's names of its classes, or None if it has none.
-        num_classes: that it has.
+        folder: folder of the images.
+        found: its images; see `find_real_images`.
+        classes: names of the classifier's classes, or None if it has none.
+        num_classes: number of the classifier's classes.
 
     Returns:
-        The images; the label is the class. Where all folders are named after classes, that class;
-        where none is and there are `num_classes` folders, their place in alphabetical order.
+        The images; the label is the class. If all folders are named after classes, that class. If
+        none is, and there are `num_classes` folders, their position in alphabetical order.
 
     Raises:
-        DataError: neither holds, so that nobody knows which class a folder is.
+        DataError: neither holds, so the class of a folder is unknown.
     """
     named = {name: i for i, name in enumerate(classes or ())}
     unknown = [name for name in found.classes if name not in named]
@@ -207,7 +206,7 @@ def label_images(
 
 
 def _find_named(folder: Path, names: Sequence[str], what: str, layout: str) -> LabelledPaths:
-    """Finds images in folders of these names, whose order is alphabetical."""
+    """Finds images in folders with these names, in alphabetical order."""
     found = find_labelled_images(folder, what=what, layout=layout)
     missing = [name for name in names if name not in found.classes]
     unknown = [name for name in found.classes if name not in names]
@@ -219,7 +218,7 @@ def _find_named(folder: Path, names: Sequence[str], what: str, layout: str) -> L
 
 
 def _relabel(folder: Path, found: LabelledPaths, classes: Sequence[int]) -> ImageFiles:
-    """Gives images the classes of their labels."""
+    """Replaces the labels of images by the classes that they stand for."""
     labels = torch.tensor(classes)[list(found.labels)]
     return ImageFiles(folder, found.paths, labels.view(-1, 1))
 

@@ -11,18 +11,21 @@ from matplotlib.figure import Figure
 
 from train_generator.metrics.tables import NOTHING, Table, format_share
 
-_MOST_ABREAST = 10  # groups whose names stand side by side
+_MOST_ABREAST = 10  # groups whose names fit side by side
 
 GroupRows = Mapping[str, Mapping[str, Any]]
-"""By name of a classifier's output what `GroupAccuracies.as_row` returned, with its drops."""
+"""By name of a classifier's output, the result of `GroupAccuracies.as_row`, with its drops."""
 
 
 def make_group_table(rows: GroupRows) -> Table:
-    """Returns a table with a row for each group, and below the worst one and the averages.
+    """Returns a table with a row per group, then the worst group and the averages.
 
-    A group without images has a dash; it has no part in what stands below.
+    A group without images has a dash, and is not part of the rows below.
 
-    Example:
+    Args:
+        rows: results of `GroupAccuracies.as_row`, by output.
+
+    Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> from train_generator.robustness.group_report import make_group_table
         >>> found = GroupAccuracies(("land", "water"), (100, 50), (90, 20), (300, 100))
@@ -57,9 +60,9 @@ def draw_groups(rows: GroupRows) -> Figure:
     """Draws the accuracy of each group as a bar with its standard error.
 
     Args:
-        rows: of one set of images; each gets a colour, and a line at its average over images.
+        rows: rows for one set of images; each gets a colour, and a line at its average over images.
 
-    Example:
+    Examples:
         >>> from train_generator.metrics.groups import GroupAccuracies
         >>> from train_generator.robustness.group_report import draw_groups
         >>> found = GroupAccuracies(("land", "water"), (100, 50), (90, 20))

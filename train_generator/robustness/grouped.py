@@ -1,4 +1,4 @@
-"""Test images whose groups are known: which there are, and which groups show a shortcut's loss."""
+"""Test images with known groups, and which groups show the loss from a shortcut."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ URBANCARS_DROPS: Mapping[str, tuple[int, ...]] = {
     "object uncommon": (1, 6),
     "background and object uncommon": (3, 4),
 }
-"""Groups 4 · car + 2 · background + object in which one of the last two, or both, are not the
-car's."""
+"""Groups 4 · car + 2 · background + object in which the background, the object or both do not match
+the car."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class GroupedImages:
     """Images with a label and a group each.
 
     Attributes:
-        place: where they are, as the user says it.
+        place: where they are, as the user wrote it.
         images: paths, labels and classes.
-        groups: of these, in their order.
-        uncommon: by name of a drop of accuracy the numbers of its groups; see
-            `GroupAccuracies.drops`.
+        groups: groups of the images, in their order.
+        uncommon: indices of groups, by name of a drop of accuracy; see `GroupAccuracies.drops`.
     """
 
     place: str
@@ -40,7 +39,7 @@ class GroupedImages:
 
 
 def find_grouped_images(place: str) -> GroupedImages:
-    """Finds the test images of a place, or those for validation where there are no others.
+    """Finds the test images of a place, or its validation images if there are none.
 
     Args:
         place: `waterbirds:PATH`, `spawrious:PATH@BENCHMARK`, `urbancars:PATH`, or `table:FILE.csv`
@@ -48,7 +47,7 @@ def find_grouped_images(place: str) -> GroupedImages:
 
     Raises:
         ArgumentError: the images have no groups; or as for `read_place`.
-        DataError: as for `read_place`, or there are training images alone.
+        DataError: as for `read_place`, or there are only training images.
     """
     table = read_test_images(place)
     if table.groups is None:

@@ -1,6 +1,6 @@
 """ImageNet's classes in groups: the categories of cue-conflict images, and ImageNet-9.
 
-The tables are facts of their authors, who are named in the two TOML files.
+The tables come from their authors, who are named in the two TOML files.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class ClassGroups:
     """Names of groups, and the classes in each; no class is in two, and some may be in none.
 
     Attributes:
-        names: of the groups; their order is that of the groups' numbers.
-        classes: of each group, one or more.
+        names: names of the groups, in order.
+        classes: classes of each group, one or more.
 
     Raises:
-        ArgumentError: a name that comes twice, other numbers of names and of groups, a group
-            without classes, or a class below 0, above 999 or in two groups.
+        ArgumentError: a name occurs twice, the numbers of names and groups differ, a group has no
+            classes, or a class is below 0, above 999 or in two groups.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.robustness import ClassGroups
         >>> groups = ClassGroups(("cat", "dog"), ((281, 282), (151,)))
@@ -62,15 +62,22 @@ class ClassGroups:
         return ClassMap(self.classes)
 
     def to_group(self, classes: Tensor) -> Tensor:
-        """Returns for classes (N,) int64 the group of each, (N,) int64, -1 for none."""
+        """Returns the group of each class (N,) int64, (N,) int64; -1 for none.
+
+        Args:
+            classes: (N,) int64 classes of ImageNet.
+        """
         return self._map.to_label(classes)
 
     def columns(self, classes: Sequence[str]) -> list[int] | None:
-        """Returns for each group the class of its name, or None if others or fewer are named.
+        """Returns the class with the name of each group, or None unless exactly these are named.
 
-        A number in front of a name, as in 00_dog, does not count.
+        A number in front of a name, as in 00_dog, is ignored.
 
-        Example:
+        Args:
+            classes: names of the classifier's classes.
+
+        Examples:
             >>> from train_generator.robustness import ClassGroups
             >>> ClassGroups(("cat", "dog"), ((281,), (151,))).columns(["01_dog", "02_cat"])
             [1, 0]
@@ -84,11 +91,14 @@ class ClassGroups:
 def read_groups(path: Path) -> ClassGroups:
     """Reads a table of groups: TOML, `name = [class, [first, last], …]`, both ends included.
 
+    Args:
+        path: the TOML file.
+
     Raises:
         DataError: the file is not such a table.
         OSError: it cannot be read.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import read_groups
         >>> path = getfixture("tmp_path") / "pets.toml"
         >>> size = path.write_text("cat = [[281, 283], 285]")
@@ -110,7 +120,7 @@ def read_groups(path: Path) -> ClassGroups:
 def cue_conflict_categories() -> ClassGroups:
     """Returns the sixteen categories of Geirhos et al., ICLR 2019, in alphabetical order.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import cue_conflict_categories
         >>> categories = cue_conflict_categories()
         >>> len(categories), categories.names[0], categories.classes[0]
@@ -121,9 +131,9 @@ def cue_conflict_categories() -> ClassGroups:
 
 @lru_cache(maxsize=1)
 def imagenet9_classes() -> ClassGroups:
-    """Returns the nine classes of ImageNet-9 of Xiao et al., ICLR 2021, in the order of its labels.
+    """Returns the nine classes of ImageNet-9 (Xiao et al., ICLR 2021), in the order of its labels.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import imagenet9_classes
         >>> imagenet9_classes().names[:3]
         ('dog', 'bird', 'wheeled vehicle')
@@ -132,7 +142,7 @@ def imagenet9_classes() -> ClassGroups:
 
 
 def _expand(listed: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
-    """Returns the classes of a list in which a pair stands for all classes from one to another."""
+    """Returns the classes of a list in which a pair stands for all classes between its two."""
     pairs = [(each, each) if isinstance(each, int) else each for each in listed]
     for first, last in pairs:
         if first > last:

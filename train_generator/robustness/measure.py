@@ -1,7 +1,7 @@
 """Runs a classifier over folders of test images, and counts its decisions.
 
-All decisions are collected before anything is divided, so that the size of the last batch is of no
-consequence; the paper's released code divides by full batches.
+All decisions are collected before dividing, so the size of the last batch does not matter; the
+paper's released code divides by full batches.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from train_generator.robustness.groups import (
 from train_generator.robustness.predictors import Cropping, Predictor
 
 Decide = Callable[[Tensor], Tensor]
-"""Takes scores (N, C) to decisions (N,) int64."""
+"""Maps scores (N, C) to decisions (N,) int64."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class EvaluationConfig:
     """How a classifier is run over images.
 
     Attributes:
-        batch_size: images that the classifier sees at once; of no influence on the results.
+        batch_size: images per call of the classifier; does not affect the results.
         num_workers: processes that read images; 0 reads them in this one.
         progress: shows a bar on standard error.
 
     Raises:
-        ArgumentError: a value that cannot be used.
+        ArgumentError: a value cannot be used.
     """
 
     batch_size: int = 64
@@ -68,13 +68,13 @@ def measure_cue_conflict(
     """Measures the shape bias of each output (Geirhos et al., ICLR 2019).
 
     Args:
-        predictor: a classifier of ImageNet's 1000 classes, or of the 16 categories by their names.
-        images: see `find_cue_conflicts`. They are resized and cropped as ImageNet's are, which is
-            what the paper's released code does.
+        predictor: a classifier of ImageNet's 1000 classes, or of the 16 categories by name.
+        images: see `find_cue_conflicts`. They are resized and cropped like ImageNet's, as in the
+            paper's released code.
         config: how images are read.
 
     Raises:
-        ArgumentError: a classifier of other classes.
+        ArgumentError: the classifier has other classes.
         DataError: an image cannot be read.
     """
     decide = category_decision(predictor)
@@ -89,16 +89,16 @@ def measure_imagenet9(
     """Measures the accuracy of each output on variants of ImageNet-9 (Xiao et al., ICLR 2021).
 
     Args:
-        predictor: a classifier of ImageNet's 1000 classes, or of the nine by their names.
-        variants: see `find_imagenet9`. Images of the classifier's size are seen whole, as their
+        predictor: a classifier of ImageNet's 1000 classes, or of the nine by name.
+        variants: see `find_imagenet9`. Images of the classifier's size are used whole, as the
             authors do; others are resized.
         config: how images are read.
 
     Returns:
-        By output and variant the share of images of the right one of the nine classes.
+        By output and variant, the share of correctly classified images.
 
     Raises:
-        ArgumentError: a classifier of other classes.
+        ArgumentError: the classifier has other classes.
         DataError: an image cannot be read.
     """
     decide = imagenet9_decision(predictor)
@@ -115,8 +115,13 @@ def measure_real(
 ) -> dict[str, float]:
     """Measures the accuracy of each output on images with the classifier's own labels.
 
-    The images are those of `label_images`, resized and cropped as ImageNet's are. `DataError` says
-    which cannot be read.
+    The images come from `label_images`; they are resized and cropped like ImageNet's. A `DataError`
+    names an image that cannot be read.
+
+    Args:
+        predictor: the classifier.
+        images: see `label_images`.
+        config: how images are read.
     """
     best = partial(torch.argmax, dim=1)
     decided = _decide_images(predictor, images, best, predictor.cropping, config, "real images")
@@ -129,16 +134,16 @@ def measure_groups(
     groups: Groups,
     config: EvaluationConfig | None = None,
 ) -> dict[str, GroupAccuracies]:
-    """Counts by group how many images each output gives their label.
+    """Counts by group how many images each output classifies correctly.
 
     Args:
         predictor: a classifier of the images' classes.
-        images: see `label_images`; they are resized and cropped as ImageNet's are.
-        groups: of these images, in their order.
+        images: see `label_images`; they are resized and cropped like ImageNet's.
+        groups: groups of these images, in their order.
         config: how images are read.
 
     Raises:
-        ArgumentError: not a group for each image.
+        ArgumentError: the numbers of images and groups differ.
         DataError: an image cannot be read.
     """
     best = partial(torch.argmax, dim=1)
@@ -151,7 +156,7 @@ def measure_groups(
 
 
 def category_decision(predictor: Predictor) -> Decide:
-    """Returns how a classifier's scores become one of the 16 categories; else `ArgumentError`."""
+    """Returns a map from scores to the 16 categories, or raises `ArgumentError`."""
 
     def likeliest(logits: Tensor, groups: ClassGroups) -> Tensor:
         return group_probabilities(logits, groups).argmax(dim=1)
@@ -160,12 +165,12 @@ def category_decision(predictor: Predictor) -> Decide:
 
 
 def imagenet9_decision(predictor: Predictor) -> Decide:
-    """Returns how scores become one of ImageNet-9's classes, or -1 for none."""
+    """Returns a map from scores to ImageNet-9's classes, or -1 for none."""
     return _decision(predictor, imagenet9_classes(), group_predictions, "the background gap")
 
 
 class OpenedImages(Dataset[Tensor]):
-    """Images as a classifier sees them, (3, S, S) float32 in [0, 1]; goes to other processes."""
+    """Images in the classifier's form, (3, S, S) float32 in [0, 1]; can be sent to processes."""
 
     def __init__(self, images: ImageFiles, prepare: Cropping) -> None:
         self.images, self.prepare = images, prepare

@@ -1,4 +1,4 @@
-"""The parts of an evaluation: each is checked when it is made, and measured later."""
+"""The parts of an evaluation; each is checked when it is made, and measured later."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ PARTS = (CUE_CONFLICT, IMAGENET9, REAL, GROUPS, FACTOR)
 
 @dataclass(frozen=True)
 class Part:
-    """Something to be measured of a classifier.
+    """A measurement of a classifier.
 
     Attributes:
         name: one of `PARTS`.
-        settings: all that the results depend on, as JSON has it.
+        settings: everything that the results depend on, for JSON.
         measure: does the work.
     """
 
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What classifiers are evaluated on; what is None is not asked for.
+    """What to evaluate classifiers on; None leaves a part out.
 
     Attributes:
         cue_conflict: see `find_cue_conflicts`.
@@ -63,10 +63,10 @@ class EvaluationData:
         real: a folder and its images, see `label_images`.
         groups: see `find_grouped_images`.
         cgn: a frozen CGN.
-        class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None
-            where they are the same, or follow from the names of the labels.
-        num: images of the CGN.
-        seed: of these.
+        class_map: classes of the CGN by class of the classifier, see `resolve_class_map`; None if
+            they are the same, or follow from the names of the labels.
+        num: number of images of the CGN.
+        seed: seed of these images.
     """
 
     cue_conflict: ImageFiles | None = None
@@ -90,12 +90,17 @@ class EvaluationData:
 
 
 def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationConfig) -> list[Part]:
-    """Makes the parts that are asked for, in the order of `PARTS`.
+    """Makes the requested parts, in the order of `PARTS`.
+
+    Args:
+        predictor: the classifier.
+        data: what to evaluate on.
+        config: how images are read.
 
     Raises:
-        ArgumentError: the classifier's classes are not those that a part needs, or the class map
-            names classes that the CGN lacks.
-        DataError: nobody knows which classes the folders of the real images are.
+        ArgumentError: a part needs other classes than the classifier has, or the class map names
+            classes that the CGN lacks.
+        DataError: the classes of the folders of real images are unknown.
     """
     parts = []
     described = {
@@ -148,11 +153,16 @@ def make_parts(predictor: Predictor, data: EvaluationData, config: EvaluationCon
 def find_class_map(predictor: Predictor, cgn: Mechanisms, given: ClassMapping | None) -> ClassMap:
     """Returns the classes of a CGN for each label of a classifier.
 
-    They are those of the given class map, see `resolve_class_map`; else label = class where both
-    have as many; else, for a CGN of ImageNet's 1000 classes, the class of each label's name.
+    They come from the given class map, see `resolve_class_map`; else label = class if both have
+    equally many; else, for a CGN of ImageNet's 1000 classes, the class with the name of each label.
+
+    Args:
+        predictor: the classifier.
+        cgn: a CGN.
+        given: the user's class map, or None.
 
     Raises:
-        ArgumentError: none of these, or the map names what the classifier or the CGN lacks.
+        ArgumentError: none of these applies, or the map names what the classifier or the CGN lacks.
     """
     if given is not None:
         classes = predictor.classes or tuple(map(str, range(predictor.num_classes)))

@@ -1,4 +1,4 @@
-"""Classifiers of every kind behind one call: images in, the scores of each named output out."""
+"""Classifiers of every kind with one interface: images in, scores of each named output out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, l
 from train_generator.metrics.groups import require_finite_scores
 
 _RESIZE_RATIO = 256 / 224
-"""Images are resized to this many times the size of the crop, as is usual on ImageNet."""
+"""Ratio of the resized image to the crop, as is usual on ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Cropping:
     """Resizes images, and crops a square from their centre.
 
     Attributes:
-        size: of the square, in pixels.
-        shorter: height or width before, whichever is less; the other follows.
+        size: side of the square, in pixels.
+        shorter: the shorter side before the crop, in pixels; the other follows.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.robustness import Cropping
         >>> Cropping(224, shorter=256)(Image.new("RGB", (640, 480))).shape
@@ -48,7 +48,7 @@ class Cropping:
     shorter: int
 
     def __call__(self, images: Tensor | Image.Image) -> Tensor:
-        """Returns (3, size, size) of an image of PIL, or N of them of (N, 3, H, W); in [0, 1]."""
+        """Returns (3, size, size) for a PIL image, or N of them for (N, 3, H, W); in [0, 1]."""
         resized = transforms.resize(images, [self.shorter], antialias=True)
         cropped = transforms.center_crop(resized, [self.size, self.size])
         if isinstance(cropped, Tensor):
@@ -58,20 +58,20 @@ class Cropping:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A classifier in eval mode that says what it must be fed.
+    """A classifier in eval mode, with the form of its images.
 
     Attributes:
-        model: takes normalised images (N, 3, S, S) float32; in eval mode.
+        model: maps normalised images (N, 3, S, S) float32; in eval mode.
         outputs: names of its outputs: an ensemble's heads, `average` and `background_free`;
-            `logits` of any other classifier.
-        name_scores: takes what the model returns to scores (N, C) by output.
+            `logits` for any other classifier.
+        name_scores: maps the result of the model to scores (N, C) by output.
         num_classes: C.
-        classes: their names, or None.
-        mean: of each channel, of images in [0, 1]; subtracted.
-        std: of each channel; divided by.
+        classes: names of the classes, or None.
+        mean: mean of each channel, for images in [0, 1]; subtracted.
+        std: standard deviation of each channel; divided by.
         image_size: S, in pixels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import MNISTClassifier
         >>> from train_generator.robustness import plain_predictor
@@ -91,7 +91,7 @@ class Predictor:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     @cached_property
@@ -120,13 +120,16 @@ class Predictor:
 
     @property
     def fitting(self) -> Cropping:
-        """Resizes the shorter side to S: nothing happens to images that have S."""
+        """Resizes the shorter side to S; images of size S stay unchanged."""
         return Cropping(self.image_size, self.image_size)
 
     def see(self, images: Tensor) -> dict[str, Tensor]:
         """Returns the scores of a CGN's images (N, 3, H, W) float32 in [-1, 1].
 
-        Images of the classifier's own size are seen whole, others after `cropping`.
+        Images of the classifier's own size are used whole, others after `cropping`.
+
+        Args:
+            images: (N, 3, H, W) float32 in [-1, 1].
         """
         same = images.shape[-2:] == (self.image_size, self.image_size)
         return self((self.fitting if same else self.cropping)((images + 1) / 2))
@@ -141,13 +144,14 @@ def plain_predictor(
     std: Iterable[float] = (0.5, 0.5, 0.5),
     image_size: int,
 ) -> Predictor:
-    """Makes a predictor of a network that returns scores (N, C); the output is called `logits`.
+    """Makes a predictor from a network that returns scores (N, C); the output is called `logits`.
 
     Args:
-        model: is put into eval mode.
+        model: the network; set to eval mode.
         num_classes: C.
-        classes: their names.
-        mean: of images in [0, 1]; with the defaults the network gets [-1, 1].
+        classes: names of the classes.
+        mean: mean of each channel, for images in [0, 1]; with the defaults the network gets [-1,
+            1].
         std: likewise.
         image_size: height and width in pixels.
     """
@@ -164,30 +168,35 @@ def plain_predictor(
 
 
 def ensemble_predictor(model: InvariantEnsemble, **settings: Any) -> Predictor:
-    """Makes a predictor of an invariant ensemble; settings as for `plain_predictor`."""
+    """Makes a predictor from an invariant ensemble; settings as for `plain_predictor`.
+
+    Args:
+        model: the ensemble.
+        settings: as for `plain_predictor`.
+    """
     plain = plain_predictor(model, model.num_classes, **settings)
     outputs = tuple(HeadLogits(*torch.zeros(3, 1, 1)).predictions())
     return replace(plain, outputs=outputs, name_scores=HeadLogits.predictions)
 
 
 def load_predictor(name_or_path: str, device: torch.device | str = "cpu") -> Predictor:
-    """Loads a classifier of any kind that is known here.
+    """Loads a classifier of any supported kind.
 
     Args:
         name_or_path: an ensemble (`.safetensors`, from `train-generator classifier`), a checkpoint
             of an MNIST classifier (`.pt`, from `examples/invariant_mnist.py`), or a pretrained
             classifier of torchvision or timm (`resnet50`, `resnet50.IMAGENET1K_V1`,
             `timm/convnext_tiny.fb_in1k`), also with the weights of a file: `resnet50=FILE`.
-        device: where the weights go.
+        device: device for the weights.
 
     Raises:
-        ArgumentError: no such classifier.
-        FileError: no such file, or weights that cannot be downloaded.
+        ArgumentError: there is no such classifier.
+        FileError: the file does not exist, or weights cannot be downloaded.
         CheckpointError: the file is damaged, or holds something else.
-        UsageError: the device is not there.
-        MissingPackageError: timm is needed and not installed.
+        UsageError: the device does not exist.
+        MissingPackageError: timm is needed but not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.classifier import MNISTClassifier
         >>> from train_generator.robustness import load_predictor

@@ -1,4 +1,4 @@
-"""The file of an evaluation: what was measured of which classifier, with which settings."""
+"""The file of an evaluation: results by classifier, with the settings they were measured with."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cgn_augment.files import replacing
 from train_generator.training.checkpoints import describe_differences
 
 Rows = dict[str, dict[str, Any]]
-"""By output what was measured of it, as JSON has it."""
+"""Results by output, for JSON."""
 
 
 class EvaluationRecord:
-    """Results by classifier and part; written after each of them.
+    """Results by classifier and part; written after each part.
 
     Args:
-        path: a .json file, read if it is there; its folder exists.
+        path: a .json file, read if it exists; its folder exists.
 
     Raises:
-        CheckpointError: the file holds no evaluation.
+        CheckpointError: the file does not hold an evaluation.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import EvaluationRecord
         >>> path = getfixture("tmp_path") / "evaluation.json"
         >>> record = EvaluationRecord(path)
@@ -50,7 +50,12 @@ class EvaluationRecord:
             ) from error
 
     def find(self, classifier: str, part: str, settings: Mapping[str, object]) -> Rows | None:
-        """Returns what was measured, or None if it was not yet.
+        """Returns the results of a part, or None if it is not measured yet.
+
+        Args:
+            classifier: name of the classifier.
+            part: name of the part.
+            settings: settings of the part.
 
         Raises:
             CheckpointError: it was measured with other settings.
@@ -68,7 +73,13 @@ class EvaluationRecord:
         return rows
 
     def add(self, classifier: str, part: str, settings: Mapping[str, object], rows: Rows) -> None:
-        """Adds what was measured and writes the file, whole or not at all.
+        """Adds results and writes the file, whole or not at all.
+
+        Args:
+            classifier: name of the classifier.
+            part: name of the part.
+            settings: settings of the part.
+            rows: its results.
 
         Raises:
             OSError: the folder is missing or cannot be written.

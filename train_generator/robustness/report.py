@@ -24,7 +24,7 @@ from train_generator.robustness.record import Rows
 from train_generator.robustness.sensitivity import change_factors
 
 Measured = Mapping[str, Rows]
-"""By classifier the rows of one part."""
+"""The rows of one part, by classifier."""
 
 TITLES = {
     CUE_CONFLICT: "Cue-conflict images",
@@ -46,22 +46,22 @@ _COLUMNS = {
     IMAGENET9: {**{name: name for name in VARIANTS}, "background gap": "background_gap"},
     REAL: {"accuracy": "accuracy", "images": "num_images"},
 }
-"""Of a part's table, by header the name of the measure."""
+"""Names of the measures in a part's table, by header."""
 
 _NUM_CHANGES = 8
-_INK = 0.55  # from this share on a cell is dark, and its number white
+_INK = 0.55  # a cell with at least this share is dark, and its number white
 
 
 def make_tables(part: str, measured: Measured) -> dict[str, Table]:
-    """Returns by title the tables of a part.
+    """Returns the tables of a part by title.
 
-    Each output of each classifier is a row; of accuracies by group it is a column.
+    Each output of each classifier is a row; for accuracies by group it is a column.
 
     Args:
         part: one of `PARTS`.
-        measured: what `Part.measure` returned, by classifier.
+        measured: results of `Part.measure`, by classifier.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import make_tables
         >>> rows = {"logits": {"accuracy": 0.75, "num_images": 8}}
         >>> make_tables("real", {"resnet50": rows})["Real images"][1]
@@ -93,7 +93,7 @@ def _columns(part: str, measured: Measured) -> dict[str, str]:
 
 
 def say_what_lacks(part: str, measured: Measured) -> list[str]:
-    """Returns what there was no image of, a line each; nothing where all was there."""
+    """Returns a line for each group without images; an empty list if there is none."""
     if part != GROUPS:
         return []
     row = next(iter(_named_rows(measured).values()))
@@ -101,7 +101,12 @@ def say_what_lacks(part: str, measured: Measured) -> list[str]:
 
 
 def draw_pictures(part: str, measured: Measured) -> dict[str, Figure]:
-    """Returns by name the pictures of a part; ImageNet-9 and real images have none."""
+    """Returns the pictures of a part by name; ImageNet-9 and real images have none.
+
+    Args:
+        part: one of `PARTS`.
+        measured: results of `Part.measure`, by classifier.
+    """
     if part == CUE_CONFLICT:
         return {"shape_bias": draw_shape_bias(measured)}
     if part == GROUPS:
@@ -119,14 +124,13 @@ def draw_shares(rows: Mapping[str, Mapping[str, float]], title: str = "") -> Fig
     """Draws shares as a grid of shaded cells with their numbers in percent.
 
     Args:
-        rows: by name of the row and of the column a number in [0, 1]; all rows have the same
-            columns.
-        title: above the grid.
+        rows: a number in [0, 1] by name of row and column; all rows have the same columns.
+        title: title above the grid.
 
     Raises:
-        ArgumentError: no rows, or rows of different columns.
+        ArgumentError: there are no rows, or rows have different columns.
 
-    Example:
+    Examples:
         >>> from train_generator.robustness import draw_shares
         >>> figure = draw_shares({"shape head": {"shape": 0.9, "texture": 0.1, "background": 0.0}})
         >>> [text.get_text() for text in figure.axes[0].texts]
@@ -161,9 +165,9 @@ def draw_shape_bias(measured: Measured) -> Figure:
     """Draws the shape bias of each category of the shape, after figure 4 of Geirhos et al.
 
     Args:
-        measured: the rows of the cue-conflict part, by classifier. The line of an output is its
-            shape bias over all images; a category without any decision for shape or texture has
-            no point.
+        measured: the rows of the cue-conflict part, by classifier. The line of an output marks its
+            shape bias over all images; a category without any decision for shape or texture has no
+            point.
     """
     names = cue_conflict_categories().names
     figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
@@ -183,14 +187,14 @@ def draw_shape_bias(measured: Measured) -> Figure:
 
 
 def draw_changes(cgn: Mechanisms, class_map: ClassMap, seed: int = 0) -> Figure:
-    """Draws images of a CGN and what becomes of them when one factor changes.
+    """Draws images of a CGN, and how they look when one factor changes.
 
     Args:
         cgn: a frozen CGN.
-        class_map: of the classes that are drawn from.
-        seed: of what is drawn.
+        class_map: the classes to draw from.
+        seed: seed of the draws.
 
-    Example:
+    Examples:
         >>> from cgn_augment import ClassMap
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.robustness import draw_changes
@@ -236,7 +240,7 @@ def _factor_cells(what: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def _named_rows(measured: Measured) -> dict[str, dict[str, Any]]:
-    """Returns the rows under one name each: classifier, output, or both where there are several."""
+    """Returns the rows by a unique name: classifier, output, or both if there are several."""
     named = {}
     for classifier, rows in measured.items():
         for output, row in rows.items():

@@ -1,7 +1,7 @@
-"""What a classifier makes of a CGN's images, factor by factor.
+"""A classifier's response to a CGN's images, factor by factor.
 
-How often its prediction changes when one factor of the image does and nothing else, and how often
-it gives the label of each factor.
+Measures how often its prediction changes when only one factor of an image changes, and how often it
+gives the label of each factor.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ChangedImages:
 
     Attributes:
         images: (N, 3, H, W) float32 in [-1, 1].
-        changed: by factor, the images with another class and noise of this factor alone.
+        changed: by factor, the images in which only this factor has another class and noise.
         classes: (3, N) int64 classes of `images`.
-        new_classes: (3, N) int64; row i is the class of factor i where that one is changed.
+        new_classes: (3, N) int64; row i is the class of factor i in the images where it is changed.
     """
 
     images: Tensor
@@ -47,10 +47,9 @@ class FactorShares:
     """A share of images for each output of a classifier and each factor.
 
     Attributes:
-        outputs: of the classifier; the rows.
-        shares: a row for each output, a column for each of shape, texture and background; in
-            [0, 1].
-        num: images that each share is of.
+        outputs: outputs of the classifier; the rows.
+        shares: a row per output, a column each for shape, texture and background; in [0, 1].
+        num: number of images behind each share.
     """
 
     outputs: tuple[str, ...]
@@ -65,7 +64,7 @@ class FactorShares:
 
     @property
     def standard_errors(self) -> tuple[tuple[float, ...], ...]:
-        """Of each share: the square root of p(1 - p) / num."""
+        """Standard error of each share: the square root of p(1 - p) / num."""
         return tuple(
             tuple(math.sqrt(share * (1 - share) / self.num) for share in row) for row in self.shares
         )
@@ -83,25 +82,25 @@ def factor_sensitivity(
 ) -> FactorShares:
     """Measures how often a prediction flips when only shape, texture or background changes.
 
-    Classes and noise of `num` images are drawn; then, from the same images, each factor in turn
-    gets another class and new noise. A classifier that tells the classes of one factor without
-    error and looks at nothing else has 1 there and 0 elsewhere.
+    Classes and noise of `num` images are drawn. Then, in the same images, each factor in turn gets
+    another class and new noise. A classifier that recognises the classes of one factor perfectly
+    and ignores the others has 1 there and 0 elsewhere.
 
     Args:
-        predict: takes images (N, 3, H, W) float32 in [-1, 1] to the scores (N, C) of each output.
+        predict: maps images (N, 3, H, W) float32 in [-1, 1] to the scores (N, C) of each output.
         cgn: a frozen CGN.
-        num: images.
+        num: number of images.
         generator: a CPU generator; the only randomness.
-        choices: groups of classes, such as those of a class map, that each factor is drawn from; a
+        choices: groups of classes, such as those of a class map, to draw each factor from; a
             changed factor gets a class of another group. All classes by default.
-        chunk: images drawn at once; has no influence on what is drawn.
+        chunk: images drawn at once; does not affect what is drawn.
         progress: shows a bar on standard error.
 
     Raises:
-        ArgumentError: `num` or `chunk` below 1, fewer than two groups of classes, or scores that
-            are NaN or infinite.
+        ArgumentError: `num` or `chunk` is below 1, there are fewer than two groups of classes, or a
+            score is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.robustness import factor_sensitivity
@@ -117,11 +116,11 @@ def factor_sensitivity(
 
 
 class FactorMeasures(NamedTuple):
-    """What `measure_factors` found.
+    """The results of `measure_factors`.
 
     Attributes:
-        accuracy: shares of images that each output gives the label of each factor.
-        sensitivity: shares of images whose prediction flips; see `factor_sensitivity`.
+        accuracy: share of images for which each output gives the label of each factor.
+        sensitivity: share of images whose prediction flips; see `factor_sensitivity`.
     """
 
     accuracy: FactorShares
@@ -141,10 +140,22 @@ def measure_factors(
 ) -> FactorMeasures:
     """Measures the sensitivity and, on the unchanged images, the accuracy on each factor's label.
 
-    The three classes of an image are drawn independently, so an output that knows one factor alone
-    has the accuracy of a guess on the other two. Arguments and errors are those of
-    `factor_sensitivity`; `to_label` takes classes (N,) int64 of the CGN to labels of the
-    classifier, which are the same by default.
+    The three classes of an image are drawn independently, so an output that knows only one factor
+    has chance accuracy on the other two.
+
+    Args:
+        predict: as for `factor_sensitivity`.
+        cgn: a frozen CGN.
+        num: number of images.
+        generator: a CPU generator; the only randomness.
+        to_label: maps classes (N,) int64 of the CGN to labels of the classifier; by default they
+            are the same.
+        choices: as for `factor_sensitivity`.
+        chunk: images drawn at once; does not affect what is drawn.
+        progress: shows a bar on standard error.
+
+    Raises:
+        ArgumentError: as for `factor_sensitivity`.
     """
     changes = change_factors(cgn, num, generator, choices=choices, chunk=chunk)
     with tqdm(total=num, desc="changing factors", disable=not progress) as bar:
@@ -158,16 +169,16 @@ def measure_changes(
     to_label: Callable[[Tensor], Tensor] | None = None,
     announce: Callable[[int], object] = lambda _: None,
 ) -> FactorMeasures:
-    """Measures accuracy and sensitivity on images that are there, from wherever they are.
+    """Measures accuracy and sensitivity on given images, wherever they come from.
 
     Args:
         predict: as for `factor_sensitivity`.
         changes: images, and the same images with one factor changed.
         to_label: as for `measure_factors`.
-        announce: called with the number of images of each part when they are done.
+        announce: called with the number of images after each item.
 
     Raises:
-        ArgumentError: there are no images, or scores are NaN or infinite.
+        ArgumentError: there are no images, or a score is NaN or infinite.
     """
     counts: dict[str, Tensor] = {}  # (2, 3): right and flipped, by factor
     num = 0
@@ -201,11 +212,18 @@ def change_factors(
 
     Six runs of a mechanism make four images.
 
+    Args:
+        cgn: a frozen CGN.
+        num: number of images.
+        generator: a CPU generator.
+        choices: as for `factor_sensitivity`.
+        chunk: images drawn at once.
+
     Yields:
         At most `chunk` images at a time, `num` in all, on the CGN's device.
 
     Raises:
-        ArgumentError: `num` or `chunk` below 1, or fewer than two groups of classes.
+        ArgumentError: `num` or `chunk` is below 1, or there are fewer than two groups of classes.
     """
     require_count("chunk", chunk)
     groups = require_changes(num, cgn.num_classes, choices)
@@ -220,10 +238,10 @@ def change_factors(
 
 
 def require_changes(num: int, num_classes: int, choices: Choices | None) -> Choices:
-    """Returns the groups of classes that images and their changes are drawn of.
+    """Returns the groups of classes to draw images and their changes from.
 
     Raises:
-        ArgumentError: `num` below 1, or fewer than two groups of classes.
+        ArgumentError: `num` is below 1, or there are fewer than two groups of classes.
     """
     require_count("num", num)
     groups = [[y] for y in range(num_classes)] if choices is None else choices
@@ -251,7 +269,7 @@ def _change(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Classes (3, N), noise of each factor and what moves the textures; run from front to back."""
+    """Classes (3, N), noise of each factor and the moves of textures; run from front to back."""
 
     classes: Tensor
     noise: Sequence[Tensor]
@@ -282,7 +300,7 @@ def _draw_others(classes: Tensor, groups: Choices, generator: torch.Generator) -
 
 
 def _split(generator: torch.Generator) -> torch.Generator:
-    """Returns a generator of its own for a part of the draw, so that chunks do not matter."""
+    """Returns a separate generator for part of the draw, so that chunks do not matter."""
     seed = int(torch.randint(2**62, (1,), generator=generator))
     return torch.Generator().manual_seed(seed)
 

@@ -1,1 +1,1 @@
-"""The settings and steps that train generators."""
+"""Settings and stages for training the CGN of small images."""

@@ -1,4 +1,4 @@
-"""A discriminator and the two losses of its game."""
+"""A discriminator and the two losses of the adversarial game."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Adversary:
-    """Says how the images of a generator and those of the world compare.
+    """Compares the images of a generator with real ones.
 
     Args:
         discriminator: maps images and classes to scores, or to several of them.
         adversarial: name of the losses.
         accelerator: knows device and precision.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from accelerate import Accelerator
         >>> from train_generator.losses.discriminators import PatchDiscriminator
@@ -58,12 +58,12 @@ class Adversary:
     def generator_loss(
         self, drawn: Batch, generator: torch.Generator, noise: float = 0.0
     ) -> Tensor:
-        """Returns the scalar that is low where drawn images pass for real ones.
+        """Returns a scalar that is low if drawn images pass for real ones.
 
         Args:
-            drawn: gets the gradients; the discriminator gets none.
-            generator: of the noise.
-            noise: standard deviation of Gaussian noise on all that the discriminator sees.
+            drawn: drawn images; only they get gradients, not the discriminator.
+            generator: draws the noise.
+            noise: standard deviation of Gaussian noise added to all inputs of the discriminator.
         """
         self.discriminator.requires_grad_(False)
         loss = self._judge(self._generator_loss, generator, noise, drawn)
@@ -73,12 +73,12 @@ class Adversary:
     def discriminator_loss(
         self, real: Batch, drawn: Batch, generator: torch.Generator, noise: float = 0.0
     ) -> Tensor:
-        """Returns the scalar that is low where real and drawn images are told apart.
+        """Returns a scalar that is low if real and drawn images are told apart.
 
         Args:
-            real: images of the world.
-            drawn: gets no gradients.
-            generator: of the noise.
+            real: real images.
+            drawn: drawn images; they get no gradients.
+            generator: draws the noise.
             noise: see `generator_loss`.
         """
         images, y = drawn
@@ -101,12 +101,12 @@ class Adversary:
 
 
 def draw_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns standard normal float32 noise of the shape and on the device of `like`."""
+    """Returns standard normal float32 noise with the shape and device of `like`."""
     return torch.randn(like.shape, generator=generator).to(like.device)
 
 
 def make_discriminator(config: FactorsConfig, num_classes: int = 10) -> nn.Module:
-    """Returns the discriminator of the settings, with weights from the global generator."""
+    """Returns the discriminator for the settings, with weights from the global generator."""
     kinds = {"patch": PatchDiscriminator, "linear": LinearDiscriminator, "conv": ConvDiscriminator}
     kind: Callable[..., nn.Module] = kinds[config.discriminator]
     return kind(num_classes=num_classes, width=config.discriminator_width)

@@ -1,4 +1,4 @@
-"""The biased images in the order in which a training sees them."""
+"""The biased images in the order in which training sees them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cgn_augment.functional import Purpose, step_generator
 
 
 class RealImages:
-    """Images and labels in memory; every epoch goes through all of them in another order.
+    """Images and labels in memory; each epoch goes through all of them in a new order.
 
-    Which images a step sees is a function of (seed, step, batch size) alone.
+    The images of a step are a function of (seed, step, batch size) alone.
 
     Args:
         images: (N, 3, H, W) float32 in [-1, 1].
         labels: (N,) int64.
-        seed: of the order.
-        device: where batches go.
+        seed: seed of the order.
+        device: device for the batches.
 
     Raises:
-        ArgumentError: no images, or another number of labels.
+        ArgumentError: there are no images, or the number of labels differs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.batches import RealImages
         >>> real = RealImages(torch.zeros(5, 3, 32, 32), torch.arange(5), seed=0)
@@ -36,7 +36,7 @@ class RealImages:
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise ArgumentError(
-                f"images and labels must be as many, and one or more; got {len(images)} and "
+                f"there must be a label for each image, and at least one; got {len(images)} and "
                 f"{len(labels)}"
             )
         self.images, self.labels, self.seed, self.device = images, labels, seed, device
@@ -51,17 +51,17 @@ class RealImages:
         return self.images[chosen].to(self.device), self.labels[chosen].to(self.device)
 
     def choose(self, step: int, batch_size: int) -> Tensor:
-        """Returns which images a step sees. An epoch leaves out what does not fill its last batch.
+        """Returns the indices of a step's images. An epoch leaves out an incomplete last batch.
 
         Args:
             step: counted from 0.
-            batch_size: images, at most as many as there are.
+            batch_size: number of images, at most as many as there are.
 
         Returns:
             (batch_size,) int64 on the CPU.
 
         Raises:
-            ArgumentError: a batch larger than the data.
+            ArgumentError: the batch is larger than the data.
         """
         if not 1 <= batch_size <= len(self):
             raise ArgumentError(

@@ -1,4 +1,4 @@
-"""What a shape mechanism knows before it has seen an image: objects are blobs in the centre."""
+"""Teaches a shape mechanism, before any image, that objects are blobs in the centre."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RADIUS, RADIUS_SPREAD, CENTER_SPREAD, SHARPNESS = 6.5, 1.0, 1.5, 0.7
 
 
 def draw_blobs(noise: Tensor, size: int = 32) -> Tensor:
-    """Draws soft discs, of which the first three numbers of the noise are row, column and radius.
+    """Draws soft discs; the first three numbers of the noise give row, column and radius.
 
     Args:
         noise: (N, 3 or more) float32, standard normal.
@@ -23,7 +23,7 @@ def draw_blobs(noise: Tensor, size: int = 32) -> Tensor:
     Returns:
         (N, 1, size, size) float32 in [0, 1].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.blobs import draw_blobs
         >>> draw_blobs(torch.zeros(1, 3))[0, 0, 16, 16].item() > 0.9
@@ -40,7 +40,7 @@ def draw_blobs(noise: Tensor, size: int = 32) -> Tensor:
 def teach_blobs(
     cgn: SmallCGN, num_steps: int, generator: torch.Generator, batch_size: int = 64
 ) -> None:
-    """Trains the shape mechanism of a CGN on the CPU to draw blobs whatever the class, in place."""
+    """Trains the shape mechanism of a CGN, in place on the CPU, to draw blobs for every class."""
     optimizer = torch.optim.Adam(weights_outside_flow(cgn.f_shape), 2e-3)
 
     def loss() -> Tensor:
@@ -52,7 +52,7 @@ def teach_blobs(
 
 
 def weights_outside_flow(network: nn.Module) -> list[nn.Parameter]:
-    """Returns all weights but those of a `CodeFlow`, which has no effect until it is fitted."""
+    """Returns all weights except those of a `CodeFlow`, which has no effect until it is fitted."""
     flows = [part for part in network.modules() if isinstance(part, CodeFlow)]
     inside = {id(weight) for flow in flows for weight in flow.parameters()}
     return [weight for weight in network.parameters() if id(weight) not in inside]

@@ -1,6 +1,6 @@
-"""Writes what a reader wants to know of a trained generator: a card beside its file.
+"""Writes a card for a trained generator, beside its file.
 
-What was measured comes from the caller, who knows what the images are.
+The measurements come from the caller, who knows what the images are.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ WORST_CLASSES = 3
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """How good a generator is: what its card shows.
+    """Quality of a generator, as shown on its card.
 
     Attributes:
         table: rows of metrics.
-        notes: what the columns mean.
-        figure: what it draws.
-        caption: of the figure.
-        overlap: (N,) float32, intersection over union of found masks with the true ones of the
-            first N images; None where there are no true masks.
+        notes: meaning of the columns.
+        figure: what the generator draws.
+        caption: caption of the figure.
+        overlap: (N,) float32, intersection over union of found and true masks for the first N
+            images; None if there are no true masks.
     """
 
     table: Table
@@ -56,12 +56,12 @@ def write_card(
     """Writes a card and a picture beside a generator's file.
 
     Args:
-        path: of the generator, a `.safetensors` file.
-        config: settings that it was trained with.
-        data: what it was trained on.
-        flags: of the command line that say where the images are; see `repeat_command`.
-        seconds: that its training took.
-        measured: how good it is.
+        path: file of the generator, `.safetensors`.
+        config: settings of the training.
+        data: images of the training.
+        flags: command line flags that say where the images are; see `repeat_command`.
+        seconds: duration of the training.
+        measured: quality of the generator.
 
     Returns:
         The card, a Markdown file.
@@ -101,10 +101,10 @@ def repeat_command(config: SmallConfig, flags: Mapping[str, object]) -> str:
     """Returns the command that trains with these settings.
 
     Args:
-        config: settings; those that have their default are left out.
-        flags: of the images, by name; those that are None are left out.
+        config: settings; those at their default are left out.
+        flags: flags for the images, by name; None is left out.
 
-    Example:
+    Examples:
         >>> from train_generator.small.card import repeat_command
         >>> from train_generator.small.config import SmallConfig
         >>> repeat_command(SmallConfig(seed=3), {"variant": "colored", "textures": None})
@@ -115,9 +115,12 @@ def repeat_command(config: SmallConfig, flags: Mapping[str, object]) -> str:
 
 
 def assumptions(config: SmallConfig) -> str:
-    """Says what a training assumes of the images, from which it cannot find out.
+    """Returns the assumptions about the images that a training cannot check.
 
-    Example:
+    Args:
+        config: settings of the training.
+
+    Examples:
         >>> from train_generator.small.card import assumptions
         >>> from train_generator.small.config import SmallConfig
         >>> "8 to 25 % of the image" in assumptions(SmallConfig())
@@ -132,22 +135,21 @@ def assumptions(config: SmallConfig) -> str:
         low, high = factors.size_low, factors.size_high
         found.append(f"it covers {100 * low:.0f} to {100 * high:.0f} % of the image")
     return (
-        f"What is assumed: each image shows one object; {'; '.join([*found, ''])}its texture is "
-        "that of its class, and so is the background, and the two differ; both go on in the same "
-        "way where they are not seen. Nothing in the images says which of two textures is the "
-        "object's: where an assumption does not hold, the masks may mark something else. Look at "
-        "the sheets."
+        f"What is assumed: each image shows one object; {'; '.join([*found, ''])}its texture and "
+        "its background are those of its class, and the two differ; both continue unchanged where "
+        "they are hidden. The images do not show which of two textures is the object's: if an "
+        "assumption does not hold, the masks may mark something else. Look at the sheets."
     )
 
 
 def describe_overlap(overlap: Tensor, data: LabelledImages) -> str:
-    """Says how good found masks are: on average, and for the worst classes.
+    """Describes the quality of found masks: on average, and for the worst classes.
 
     Args:
         overlap: (N,) float32 intersection over union with the true masks of the first N images.
         data: the images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.card import describe_overlap
         >>> from train_generator.small.images import LabelledImages

@@ -1,4 +1,4 @@
-"""Codes of an autoencoder, the encoder, and the flow that learns to make codes from noise."""
+"""Codes of an autoencoder, its encoder, and the flow that learns to make codes from noise."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SLOPE, CODE_DIM = 0.2, 32
 
 
 class CodeEncoder(nn.Module):
-    """Maps images and their classes to means and logarithms of variances of codes.
+    """Maps images and their classes to means and log variances of codes.
 
     Args:
         features: maps images (B, C, 32, 32) to (B, num_features).
-        num_features: what it returns.
-        log_variances: least and largest logarithm of a variance.
-        num_classes: classes.
+        num_features: number of features.
+        log_variances: smallest and largest log variance.
+        num_classes: number of classes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.codes import CodeEncoder
         >>> encoder = CodeEncoder(torch.nn.Flatten(), 1024, (-8.0, 4.0))
@@ -47,14 +47,14 @@ class CodeEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes (B, C, 32, 32) and (B,) classes; returns two tensors (B, 32) float32."""
+        """Maps images (B, C, 32, 32) and classes (B,) to two tensors (B, 32) float32."""
         codes = self.head(torch.cat([self.features(images), self.classes(y)], dim=1)).float()
         mean, log_variance = codes.chunk(2, dim=1)
         return mean, log_variance.clamp(*self.log_variances)
 
 
 def draw_codes(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws a code of each normal distribution (Kingma and Welling, ICLR 2014, section 2.4).
+    """Draws a code from each normal distribution (Kingma and Welling, ICLR 2014, section 2.4).
 
     Args:
         mean: (B, code_dim) float32.
@@ -75,22 +75,22 @@ def fit_flow(
     num: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """The mean negative log likelihood of codes under a flow, but for a constant.
+    """Returns the mean negative log likelihood of codes under a flow, up to a constant.
 
-    Gradients reach the flow alone.
+    Gradients reach only the flow.
 
     Args:
         flow: maps standard normal noise to codes.
         mean: (B, code_dim) float32; see `draw_codes`.
         log_variance: (B, code_dim) float32.
-        embedding: (B, embedding_dim) float32 of their classes.
-        num: codes of each normal distribution.
+        embedding: (B, embedding_dim) float32 of the classes.
+        num: codes drawn from each normal distribution.
         generator: a CPU generator.
 
     Returns:
-        Scalar.
+        A scalar.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators.flow import CodeFlow
         >>> from train_generator.small.codes import fit_flow

@@ -1,4 +1,4 @@
-"""Settings of the small CGN's training; the defaults are this project's recipe.
+"""Settings for training the small CGN; the defaults are this project's recipe.
 
 `paper/` holds the settings of Sauer and Geiger, ICLR 2021, as YAML files for `--config`.
 """
@@ -29,40 +29,40 @@ FeaturesName = Literal["none", "vgg16", "random", "trained"]
 
 @dataclass(frozen=True)
 class FactorsConfig:
-    """The adversarial stage: all three mechanisms against a discriminator of whole images.
+    """Settings of the adversarial stage: all mechanisms against a discriminator of whole images.
 
     Attributes:
         num_steps: steps; the paper trains 15 epochs of 3125.
-        batch_size: real images a step, and as many composed ones.
+        batch_size: real images per step, and as many composed ones.
         images_per_texture: neighbours in a batch that share a foreground and a background, each
             moved to another place. Drawing textures is most of a step's cost.
-        discriminator: "patch" (spectral norm, sees all of the image), or the paper's "linear" and
+        discriminator: "patch" (spectral norm, sees the whole image), or the paper's "linear" and
             "conv".
         discriminator_width: channels of the first convolution, or units of a linear layer.
         adversarial: "hinge", or the paper's "lsgan".
-        learning_rate: of the generator's Adam.
-        normalization_rate: factor of the learning rate of the generator's batch normalisations.
-            What comes out of one has variance 1 unless its weights learn better, so a colour that
-            is the same in all images takes long to learn at a factor of 1.
-        discriminator_learning_rate: of the discriminator's Adam.
+        learning_rate: learning rate of the generator's Adam.
+        normalization_rate: factor of the learning rate for the generator's batch normalisations.
+            Their output has variance 1 until their weights change, so a colour that is the same in
+            all images is learned slowly at a factor of 1.
+        discriminator_learning_rate: learning rate of the discriminator's Adam.
         beta2: second beta of both; the first is 0.5.
-        initialization: how the weights are drawn: "default" as PyTorch does, or as in the paper.
-        gain: of the paper's initialisations.
-        instance_noise: standard deviation of Gaussian noise on all that the discriminator sees, in
+        initialization: how weights are drawn: "default" as PyTorch does, or as in the paper.
+        gain: gain of the paper's initialisations.
+        instance_noise: standard deviation of Gaussian noise on all inputs of the discriminator, in
             grey levels of [-1, 1], so that flat colours do not give real images away.
-        blob_steps: steps beforehand that teach the shape mechanism round blobs in the centre, so
+        blob_steps: steps in advance that teach the shape mechanism round blobs in the centre, so
             that it is clear from the start which of the two textures is the object's.
-        entropy_weight: of the binary entropy of the masks; rises over `entropy_warmup` steps.
-        entropy_warmup: steps; 0 gives the whole weight at once.
-        size_weight: of the loss on masks smaller than `size_low` or larger than `size_high`.
+        entropy_weight: weight of the masks' binary entropy; rises over `entropy_warmup` steps.
+        entropy_warmup: steps; 0 gives the full weight at once.
+        size_weight: weight of the loss on masks smaller than `size_low` or larger than `size_high`.
         size_low: share of the image.
         size_high: share of the image.
-        border_weight: of the mean mask within `border` pixels of the image's edge: objects are in
-            the centre.
-        border: pixels.
-        gram_weights: of the four blocks of the Gram loss; each counts as weight² · 5000.
-        features: what the Gram loss looks at; "none" leaves the loss out.
-        features_file: path of torchvision's VGG-16 weights; without it they are downloaded.
+        border_weight: weight of the mean mask within `border` pixels of the image's edge: objects
+            are in the centre.
+        border: width, in pixels.
+        gram_weights: weights of the four blocks of the Gram loss; each counts as weight² · 5000.
+        features: features of the Gram loss; "none" leaves the loss out.
+        features_file: path of torchvision's VGG-16 weights; downloaded if not given.
         average: decay of the running average of the weights, which is what is kept.
     """
 
@@ -131,15 +131,16 @@ class FactorsConfig:
 
 @dataclass(frozen=True)
 class TexturesConfig:
-    """The stage that trains the texture mechanisms on whole textures made from real images.
+    """Settings of the stage that trains the texture mechanisms on whole textures of real images.
 
     Attributes:
-        num_steps: steps; 0 leaves it out.
-        num_textures: foregrounds and backgrounds of a class that are learned.
-        batch_size: textures of each kind a step.
-        learning_rate: of the mechanisms' and the encoders' Adam; falls to 0 in the second half.
-        reconstruction_weight: of the mean square error of what is drawn again.
-        kl_weight: of the divergence between codes and standard normal noise.
+        num_steps: steps; 0 leaves the stage out.
+        num_textures: foregrounds and backgrounds to learn, per class.
+        batch_size: textures of each kind per step.
+        learning_rate: learning rate of Adam for mechanisms and encoders; falls to 0 in the second
+            half.
+        reconstruction_weight: weight of the mean square error of the reconstruction.
+        kl_weight: weight of the divergence between codes and standard normal noise.
         average: decay of the running average of the weights.
     """
 
@@ -162,18 +163,18 @@ class TexturesConfig:
 
 @dataclass(frozen=True)
 class MaskerConfig:
-    """The stages that learn to find masks: in the generator's samples, then in real images.
+    """Settings of the stages that learn to find masks, first in samples, then in real images.
 
     Attributes:
         num_steps: steps of each of them; 0 leaves them and the later stages out.
-        rounds: how often the masker is trained once more, on recombinations of real images that
-            the masks of the round before have taken apart.
-        batch_size: images a step.
+        rounds: how often the masker is trained again, on recombinations of real images taken apart
+            by the masks of the previous round.
+        batch_size: images per step.
         num_factors: masks, foregrounds and backgrounds of the generator to recombine.
-        num_textures: foregrounds and backgrounds of a class of real images to recombine.
-        learning_rate: highest one of Adam; it rises and falls once.
+        num_textures: foregrounds and backgrounds of real images to recombine, per class.
+        learning_rate: highest learning rate of Adam; it rises and falls once.
         noise: standard deviation of Gaussian noise on the samples, in grey levels of [-1, 1].
-        shift: pixels by which masks are moved at most.
+        shift: largest shift of masks, in pixels.
     """
 
     num_steps: int = 500
@@ -194,17 +195,18 @@ class MaskerConfig:
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """The stage that trains the shape mechanism on the masks that were found in real images.
+    """Settings of the stage that trains the shape mechanism on masks found in real images.
 
     Attributes:
-        num_steps: steps; 0 leaves it out.
-        batch_size: found masks a step, and as many drawn ones.
-        learning_rate: of the mechanism's and the encoder's Adam; falls to 0 in the second half.
-        kl_weight: of the divergence between codes and standard normal noise.
-        codes_per_mask: codes of each mask that the flow is fitted to in a step.
-        class_weight: of the cross entropy that the classifier of found masks gives drawn ones.
+        num_steps: steps; 0 leaves the stage out.
+        batch_size: found masks per step, and as many drawn ones.
+        learning_rate: learning rate of Adam for mechanism and encoder; falls to 0 in the second
+            half.
+        kl_weight: weight of the divergence between codes and standard normal noise.
+        codes_per_mask: codes per mask that the flow is fitted to in a step.
+        class_weight: weight of the cross entropy of drawn masks, by a classifier of found masks.
         class_warmup: steps over which that weight rises.
-        sharpness: what the logits of masks are multiplied by in the end; see `sharpen`.
+        sharpness: final factor of the masks' logits; see `sharpen`.
         average: decay of the running average of the weights.
     """
 
@@ -229,10 +231,10 @@ class ShapesConfig:
 
 @dataclass(frozen=True)
 class SmallConfig:
-    """All settings of a training; its images are given beside them.
+    """All settings of a training, except for its images.
 
     Attributes:
-        seed: of everything that is drawn.
+        seed: seed of every draw.
         shape_network: deep, or published for the paper's; see `SmallCGN`.
         texture_network: deep, or published for the paper's.
         device: auto takes a GPU if there is one; or cpu, cuda, cuda:1.

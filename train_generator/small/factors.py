@@ -1,6 +1,7 @@
 """The adversarial stage: the three mechanisms against a discriminator of whole images.
 
-With the settings in `paper/` this is the whole training of Sauer and Geiger, ICLR 2021, appendix.
+With the settings in `paper/` this is the complete training of Sauer and Geiger, ICLR 2021,
+appendix.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from train_generator.training.stages import descend
 class FactorsStage:
     """Trains `cgn` and `discriminator`, and keeps `average` up to date; see `Stage`.
 
-    A flow in a mechanism is left as it is, which is without effect at the start. Textures are moved
-    around the torus, so that they cannot carry a shape, whatever `SmallCGN.shuffle` does later.
+    A flow in a mechanism is left as it is; at the start it has no effect. Textures are moved around
+    the torus, so that they cannot carry a shape, whatever `SmallCGN.shuffle` does later.
 
     Args:
         config: settings.
-        cgn: what is trained.
+        cgn: the network to train.
         average: a copy of it that gets the running average of the weights.
         accelerator: knows device and precision.
         discriminator: see `make_discriminator`.
         real: the biased images.
-        features: of the Gram loss; None leaves it out.
+        features: features of the Gram loss; None leaves it out.
     """
 
     config: FactorsConfig
@@ -115,7 +116,7 @@ class FactorsStage:
         return y.repeat_interleave(share).to(self.cgn.device)
 
     def _draw_factors(self, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs each mechanism on a noise of its own; neighbours share textures."""
+        """Runs each mechanism on its own noise; neighbours share textures."""
         cgn, share = self.cgn, self.config.images_per_texture
         with self.accelerator.autocast():
             mask = cgn.shape(cgn.draw_noise(len(y), generator), y)

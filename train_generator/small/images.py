@@ -1,4 +1,4 @@
-"""What the recipe is given: labelled images, from wherever they are."""
+"""The input of the recipe: labelled images from any place."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ IMAGE_SIZE = SmallCGN.image_size
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images of a training, whose labels tell the class of shape, texture and background at once.
+    """Images for a training; a label is the class of shape, texture and background at once.
 
     Attributes:
         images: (N, 3, 32, 32) float32 in [-1, 1].
-        labels: (N,) int64; of each class there is an image.
+        labels: (N,) int64; every class has an image.
         classes: names by label.
         description: what the images are, in words that follow "for".
-        facts: plain values that are kept with the weights, by name.
+        facts: plain values to store with the weights, by name.
 
     Raises:
-        ArgumentError: another shape, type or range, or a class without an image.
+        ArgumentError: shape, type or range is wrong, or a class has no image.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.images import LabelledImages
         >>> images, labels = torch.zeros(4, 3, 32, 32), torch.arange(4) % 2
@@ -73,7 +73,7 @@ class LabelledImages:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.classes)
 
     @cached_property
@@ -82,27 +82,27 @@ class LabelledImages:
         return hash_tensors({"images": self.images, "labels": self.labels})
 
     def first_of_each(self) -> Tensor:
-        """Returns (num_classes,) int64: the first image of each class."""
+        """Returns (num_classes,) int64: the index of the first image of each class."""
         return torch.stack([(self.labels == y).nonzero()[0, 0] for y in range(self.num_classes)])
 
 
 def read_class_folders(
     folder: Path, image_size: int = IMAGE_SIZE
 ) -> tuple[LabelledImages, tuple[Path, ...]]:
-    """Reads the middle squares of images in a folder with one folder for each class.
+    """Reads the centre squares of the images in a folder with one folder per class.
 
     Args:
-        folder: labels go by the order of its folders' names.
-        image_size: what they are resized to; the small CGN draws 32x32 pixels and no other size.
+        folder: labels follow the order of its folders' names.
+        image_size: size to resize to; the small CGN draws only 32x32 pixels.
 
     Returns:
         The images and their files, in the same order.
 
     Raises:
-        ArgumentError: another image size.
+        ArgumentError: the image size is not 32.
         DataError: the folder is missing or laid out differently, or a file is damaged.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from train_generator.small.images import read_class_folders
         >>> folder = getfixture("tmp_path")
@@ -128,10 +128,10 @@ def read_masks(folder: Path, images: Path, paths: Sequence[Path]) -> Tensor:
     """Reads the true masks of images that `read_class_folders` has read.
 
     Args:
-        folder: a tree like that of the images; the mask of cat/1.jpg is cat/1.png, as large as the
-            image and white (above 127 of 255) on the object.
-        images: the folder of the images.
-        paths: their files.
+        folder: a tree like that of the images; the mask of cat/1.jpg is cat/1.png, of the same size
+            and white (above 127 of 255) on the object.
+        images: folder of the images.
+        paths: files of the images.
 
     Returns:
         (N, 1, 32, 32) bool.

@@ -1,4 +1,4 @@
-"""Draws the weights that the small CGN's training starts from (Sauer and Geiger, appendix)."""
+"""Initial weights for training the small CGN (Sauer and Geiger, appendix)."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def initialize(
 
     Weights of linear layers and convolutions are orthogonal times the gain (Saxe et al., Exact
     solutions to the nonlinear dynamics of learning, ICLR 2014), or normal with mean 0 and the gain
-    as standard deviation. Their biases become 0. Weights of batch normalisation are normal with
-    mean 1 and the gain as standard deviation, their biases 0. Embeddings are drawn from N(0, 1),
-    which is PyTorch's own distribution for them, so that the networks of this package are a
-    function of the arguments alone. All else stays as it is.
+    as standard deviation; their biases are 0. Weights of batch normalisation are normal with mean 1
+    and the gain as standard deviation; their biases are 0. Embeddings are drawn from N(0, 1),
+    PyTorch's own distribution for them, so that the networks of this package are a function of the
+    arguments alone. Everything else stays as it is.
 
     Numbers are drawn on the CPU in float32, in the order of `module.modules()`; the same generator
-    gives the same weights on every device. The global generators are left alone.
+    gives the same weights on every device. The global random generators are not used.
 
     Args:
         module: for example a `SmallCGN` that is not frozen, or a discriminator.
         kind: "orthogonal" or "normal".
-        gain: above 0. The recipes take 0.1 (colored), 0.2 (double colored), both orthogonal, and
+        gain: above 0. The recipes use 0.1 (colored) and 0.2 (double colored), both orthogonal, and
             0.03 (wildlife, normal).
         generator: a CPU generator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.initialization import initialize
         >>> layer = torch.nn.Linear(8, 4)

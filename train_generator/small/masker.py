@@ -1,8 +1,8 @@
-"""The stage that learns to find the object in a real image, from images whose masks are known.
+"""The stage that learns to find the object in a real image, from images with known masks.
 
-The generator knows the masks of what it draws. A U-Net that is trained to find them finds the
-masks of the real images too, for which nobody has drawn any. With these, real images come apart
-into masks, foregrounds and backgrounds, whose recombinations teach it to find better ones.
+The masks of drawn images are known. A U-Net that is trained to find them also finds masks of real
+images. With these, real images come apart into masks, foregrounds and backgrounds, whose
+recombinations teach it to find better ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from train_generator.training.stages import descend
 
 @dataclass(frozen=True)
 class FactorPools:
-    """What images are recombined from.
+    """The factors that images are recombined from.
 
     Attributes:
         masks: (N, 1, H, W) bool, of any classes.
@@ -45,9 +45,9 @@ class FactorPools:
 
 @torch.no_grad()
 def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> FactorPools:
-    """Draws `num` binarised masks, foregrounds and backgrounds, or a few more, from a generator.
+    """Draws `num` or slightly more binarised masks, foregrounds and backgrounds from a generator.
 
-    There are as many of each class. The generator is in eval mode and left as it is.
+    Each class has equally many. The generator is in eval mode and does not change.
     """
     classes = torch.arange(cgn.num_classes).repeat(3, math.ceil(num / cgn.num_classes))
     drawn = draw_factors(cgn, classes, step_generator(Purpose.BANK_FILL, seed), 1, 100)
@@ -61,16 +61,16 @@ def drawn_parts(cgn: SmallCGN, num: int, seed: int = 0) -> FactorPools:
 class MaskerStage:
     """Trains `masker` on recombinations of parts; see `Stage`.
 
-    Half of a batch has foreground and background of one class, as the biased images have, the other
-    half of two independent classes; masks are of any class and moved by some pixels; noise is
-    added.
+    In half of a batch, foreground and background have the same class, as in the biased images; in
+    the other half they have independent classes. Masks are of any class and shifted by some pixels.
+    Noise is added.
 
     Args:
         config: settings.
-        masker: what is trained.
+        masker: the network to train.
         parts: masks, foregrounds and backgrounds.
         accelerator: knows device and precision.
-        start: whose weights the masker gets in the first step; None leaves it as it is.
+        start: network whose weights the masker gets in the first step; None leaves it as it is.
     """
 
     config: MaskerConfig
@@ -123,11 +123,11 @@ def masker_stages(
     real: tuple[Tensor, Tensor] | None,
     accelerator: Accelerator,
 ) -> dict[str, Callable[[], MaskerStage]]:
-    """Returns by name what makes the stages of a masker, for `Trainer`.
+    """Returns, by name, functions that make the stages of a masker, for `Trainer`.
 
     Args:
         config: settings.
-        maskers: a round trains one with the other's masks, and starts from its weights.
+        maskers: each round trains one with the other's masks, and starts from its weights.
         drawn: draws parts from a generator.
         real: images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64, if there are rounds.
         accelerator: knows device and precision.
@@ -153,7 +153,7 @@ def find_masks(
     """Finds the objects in real images.
 
     Args:
-        masker: in eval mode afterwards.
+        masker: the masker; in eval mode afterwards.
         images: (N, 3, H, W) float32 in [-1, 1].
         accelerator: knows device and precision.
         chunk: images at a time.
@@ -173,7 +173,7 @@ def find_masks(
 def rise_and_fall(
     optimizer: torch.optim.Optimizer, highest: float, step: int, num_steps: int
 ) -> None:
-    """Sets the learning rate: up for 100 steps, and down to 0 in the second half."""
+    """Sets the learning rate: up for 100 steps, then down to 0 in the second half."""
     left = (num_steps - step) / max(1, num_steps / 2)
     for group in optimizer.param_groups:
         group["lr"] = highest * min(1.0, (step + 1) / 100, left)

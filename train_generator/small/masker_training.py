@@ -1,4 +1,4 @@
-"""Trains a masker from a generator, and from real images if there are any; with card, picture."""
+"""Trains a masker from a generator and, if given, real images; writes card and picture."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ MASKER_FILE = "masker.safetensors"
 
 
 class MaskerTraining:
-    """The training of a masker on what a generator draws; `train` takes it through.
+    """The training of a masker on what a generator draws; `train` runs it.
 
-    With `rounds`, the masks that it finds take real images apart, and their recombinations teach it
-    to find better ones, again and again. True masks are never needed.
+    With `rounds`, the masks it finds take real images apart, and their recombinations teach it to
+    find better ones, repeatedly. True masks are never needed.
 
     Args:
         cgn: a frozen small CGN.
         config: settings; `num_textures` is for the rounds.
-        folder: where everything is written.
+        folder: where to write everything.
         real: images (N, 3, H, W) float32 in [-1, 1] and labels (N,) int64 for the rounds.
-        width: of the U-Net; the default keeps a training step cheap that finds masks each time.
-        seed: of everything that is drawn.
-        resume: goes on with the training that the folder holds.
+        width: width of the U-Net; the default is cheap enough to find masks in each training step.
+        seed: seed of every draw.
+        resume: continues the training in the folder.
         progress: shows a bar on standard error.
 
     Raises:
-        ArgumentError: the folder is a file, or holds a training and `resume` is False; or there are
-            no steps, or rounds and no real images.
-        CheckpointError: there is nothing to resume, it is damaged, or it was made with other
-            settings or another generator.
+        ArgumentError: the folder is a file, or holds a training while `resume` is False; or there
+            are no steps, or rounds without real images.
+        CheckpointError: there is nothing to resume, it is damaged, or it belongs to other settings
+            or another generator.
 
-    Example:
+    Examples:
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.small.config import MaskerConfig
         >>> from train_generator.small.masker_training import MaskerTraining
@@ -113,7 +113,7 @@ class MaskerTraining:
         )
 
     def train(self) -> Path:
-        """Takes all steps that are left and writes the masker, which `load_masker` reads."""
+        """Takes all remaining steps and writes the masker, which `load_masker` reads."""
         path = self.folder / MASKER_FILE
         with self.trainer.owning():
             self.trainer.train(progress=self.progress)
@@ -130,21 +130,30 @@ class MaskerTraining:
 
 @torch.no_grad()
 def draw_masks(masker: UNetMasker, cgn: SmallCGN, seed: int = 0) -> Figure:
-    """Draws what a generator draws, one column a class, its masks and those that are found."""
+    """Draws samples of a generator, one column per class, with their true and their found masks.
+
+    Args:
+        masker: the masker.
+        cgn: the generator.
+        seed: seed of the draws.
+    """
     labels = torch.arange(cgn.num_classes)
     generator = step_generator(Purpose.MEASURE, seed)
     classes = permute_classes(labels, cgn.num_classes, generator)
     classes[0] = labels
     factors = draw_factors(cgn, classes, generator, 1, cgn.num_classes)
     images = compose(factors.mask, factors.foreground, factors.background)
-    found = masker.eval()(images)  # a step puts it into training mode again
+    found = masker.eval()(images)  # a step puts it back into training mode
     return draw_sheet({"drawn": images, "its mask": factors.mask, "mask found": found})
 
 
 def draw_found(masker: MaskerNetwork, data: LabelledImages, true: Tensor | None = None) -> Figure:
-    """Draws a real image of each class, its mask, the mask that is found, and where they differ.
+    """Draws a real image of each class, its mask, the found mask, and where the two differ.
 
-    The masker is frozen; true masks are (N, 1, 32, 32) bool, if these are known.
+    Args:
+        masker: a frozen masker.
+        data: real images.
+        true: their masks (N, 1, 32, 32) bool, if known.
     """
     first = data.first_of_each()[:20]
     images = data.images[first]
@@ -165,15 +174,15 @@ def write_masker_card(
     data: LabelledImages | None = None,
     true: Tensor | None = None,
 ) -> Path:
-    """Measures a masker where there are true masks, and writes its card and picture.
+    """Measures a masker if there are true masks, and writes its card and picture.
 
     Args:
-        path: of the masker.
-        cgn: what it was trained on.
-        seconds: that its training took.
-        rounds: of it that took real images apart.
+        path: file of the masker.
+        cgn: name of the generator it was trained on.
+        seconds: duration of the training.
+        rounds: number of rounds on real images.
         data: real images.
-        true: their masks (N, 1, 32, 32) bool, for the measurement alone.
+        true: their masks (N, 1, 32, 32) bool, for measuring only.
 
     Returns:
         The card, a Markdown file.

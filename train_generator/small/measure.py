@@ -1,8 +1,8 @@
-"""Measures a generator of images of which nothing is known but their labels.
+"""Measures a generator of images of which only the labels are known.
 
-There are no true factors to compare with, so it is compared with what the last masker takes the
-real images apart into. A judge of shapes, textures or backgrounds alone would have to be trained
-on true ones; so there is none, and no share of samples that show their class.
+There are no true factors, so it is compared with the parts that the last masker finds in the real
+images. Judges of single factors would need true factors to train on, so the share of samples that
+show their class is not measured.
 """
 
 from __future__ import annotations
@@ -38,18 +38,17 @@ HEADER = [
     "background diversity",
 ]
 NOTES = f"""\
-*mask entropy* in bits, 0 for masks of zeros and ones; *mask area*, the share of the image that is
-object. The rest is relative to one half of the real images, taken apart by the masks that were
-found in them, and so no better than these: *diversity* of masks within a class; *coverage*, the
-share of found masks that have one of the generator's in their neighbourhood, at 8x8 pixels (Naeem
-et al., ICML 2020); *texture* and *background diversity* of mean colours and contrasts within a
-class, compared with textures that were completed from the images. The other half of the real
-images is what a perfect generator would come to. {NOTHING} stands where a class has too few images,
-or images that are all alike. Not measured: how many of the masks show the class that was asked
-for. Only true masks could teach a judge to tell that."""
+*mask entropy*: in bits, 0 for masks of zeros and ones. *mask area*: the share of the image that is
+object. The rest is relative to one half of the real images, taken apart by the found masks, and
+only as good as these: *diversity* of masks within a class; *coverage*, the share of found masks
+with a drawn one in their neighbourhood, at 8x8 pixels (Naeem et al., ICML 2020); *texture* and
+*background diversity* of mean colours and contrasts within a class, compared with textures that
+were completed from the images. The row of the other half shows the result of a perfect generator.
+{NOTHING} means that a class has too few images, or only images that are alike. Not measured: how
+many masks show the requested class, since only true masks could teach that to a judge."""
 
 MOST = 400
-"""Real images of a class that are looked at."""
+"""Real images per class that are examined."""
 
 Labelled = tuple[Tensor, Tensor]
 """Images or masks (N, C, H, W), and their classes (N,) int64."""
@@ -64,17 +63,17 @@ def measure_drawn(
     num_textures: int,
     seed: int = 0,
 ) -> Table:
-    """Returns a row for a generator and one for real images.
+    """Returns a table row for a generator and one for real images.
 
     Args:
         cgn: a frozen CGN.
         images: (N, 3, H, W) float32 in [-1, 1].
         labels: (N,) int64.
-        found: (N, 1, H, W) bool masks of their objects; None where no masker was trained.
-        num_textures: foregrounds and backgrounds of a class to complete.
-        seed: of what is drawn.
+        found: (N, 1, H, W) bool masks of their objects; None if no masker was trained.
+        num_textures: foregrounds and backgrounds to complete, per class.
+        seed: seed of the draws.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cgn_augment.generators import SmallCGN
         >>> from train_generator.small.measure import measure_drawn
@@ -108,14 +107,21 @@ def measure_drawn(
 
 
 def halve(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the places of the first, third, … of each class, and those of the others."""
+    """Returns the indices of the first, third, … image of each class, and of the others.
+
+    Args:
+        labels: (N,) int64.
+
+    Returns:
+        Two int64 tensors of indices.
+    """
     places = [(labels == y).nonzero().flatten()[:MOST] for y in set(labels.tolist())]
     first, second = (torch.cat([place[start::2] for place in places]) for start in (0, 1))
     return first, second
 
 
 def _compare(factors: Sequence[Labelled], real: Sequence[Labelled]) -> list[str]:
-    """Returns the cells of a row; both have masks, foregrounds and backgrounds."""
+    """Returns the cells of a row; both arguments hold masks, foregrounds and backgrounds."""
     (mask, labels), *textures = factors
     (true, true_labels), *true_textures = real
     binary = binarize(mask)
@@ -134,11 +140,11 @@ def _compare(factors: Sequence[Labelled], real: Sequence[Labelled]) -> list[str]
 def _cell(metric: Callable[..., float], *arguments: Tensor) -> str:
     try:
         value = metric(*arguments)
-    except ArgumentError:  # too few images of a class, or all of them alike
+    except ArgumentError:  # too few images of a class, or all alike
         return NOTHING
     return f"{value:.2f}"
 
 
 def _coarse(masks: Tensor) -> Tensor:
-    """Returns masks (N, 1, H, W) bool at 8x8 pixels: (N, 64) float32."""
+    """Returns masks (N, 1, H, W) bool reduced to 8x8 pixels: (N, 64) float32."""
     return F.adaptive_avg_pool2d(masks.float(), 8).flatten(1)

@@ -1,10 +1,10 @@
-"""The stage that trains the shape mechanism on the masks that were found in real images.
+"""The stage that trains the shape mechanism on the masks found in real images.
 
-An encoder and the mechanism's decoder are a variational autoencoder of masks, given the class
-(Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014). The codes that it uses are not
-standard normal; the mechanism's flow learns to make them from noise, by maximum likelihood (as in
-Dai and Wipf, Diagnosing and Enhancing VAE Models, ICLR 2019, where a second autoencoder does it). A
-classifier of found masks, trained beside it, tells drawn masks of another digit than was asked for.
+An encoder and the mechanism's decoder form a variational autoencoder of masks, given the class
+(Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014). Its codes are not standard normal.
+The mechanism's flow learns to make them from noise by maximum likelihood (as in Dai and Wipf,
+Diagnosing and Enhancing VAE Models, ICLR 2019, where a second autoencoder does it). A classifier of
+found masks, trained alongside, detects drawn masks of a wrong class.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class MaskEncoder(CodeEncoder):
     """The encoder of masks (B, 1, 32, 32) float32 in [0, 1].
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         width: channels of the first convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.shapes import MaskEncoder
         >>> mean, log_variance = MaskEncoder()(torch.zeros(2, 1, 32, 32), torch.tensor([3, 4]))
@@ -59,7 +59,7 @@ class MaskEncoder(CodeEncoder):
         super().__init__(layers, 2 * width * 16, (-8.0, 4.0), num_classes=num_classes)
 
     def forward(self, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes masks and their classes (B,); returns two tensors (B, 32) float32."""
+        """Maps masks and their classes (B,) to two tensors (B, 32) float32."""
         return super().forward(mask - 0.5, y)
 
 
@@ -67,10 +67,10 @@ class MaskClassifier(nn.Sequential):
     """Maps masks (B, 1, 32, 32) in [0, 1] to scores of classes (B, num_classes).
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         width: channels of the first convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.shapes import MaskClassifier
         >>> MaskClassifier()(torch.zeros(2, 1, 32, 32)).shape
@@ -92,12 +92,12 @@ class MaskClassifier(nn.Sequential):
 def sharpen(cgn: SmallCGN, factor: float) -> None:
     """Multiplies the logits of masks, in place.
 
-    Where an autoencoder is not sure its masks are grey, and so the edges of what is composed with
-    them are soft; those of real images are not.
+    Masks of an autoencoder are grey where it is unsure, which makes soft edges that real images do
+    not have.
 
     Args:
         cgn: its `shape_network` is "deep".
-        factor: above 1 for sharper masks. What they come to at a threshold of 1/2 stays.
+        factor: above 1 for sharper masks. Masks thresholded at 1/2 do not change.
     """
     for weight in cgn.f_shape[-2].parameters():
         weight.mul_(factor)
@@ -111,11 +111,11 @@ class ShapesStage:
 
     Args:
         config: settings.
-        cgn: whose shape mechanism is trained; its `shape_network` is "deep".
+        cgn: CGN whose shape mechanism is trained; its `shape_network` is "deep".
         average: a copy of it that gets the running average of the weights.
         accelerator: knows device and precision.
-        encoder: of masks.
-        classifier: of masks.
+        encoder: encoder of masks.
+        classifier: classifier of masks.
         found: masks found in real images, as images, with their labels.
     """
 
@@ -181,7 +181,7 @@ class ShapesStage:
         return loss / len(mask)
 
     def _class_loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """The cross entropy of drawn masks, once the classifier knows something."""
+        """The cross entropy of drawn masks, once the classifier has learned enough."""
         num = self.config.batch_size
         y = torch.randint(self.cgn.num_classes, (num,), generator=generator).to(self.cgn.device)
         noise = self.cgn.draw_noise(num, generator)

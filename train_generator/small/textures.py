@@ -1,10 +1,10 @@
 """The stage that trains both texture mechanisms on whole textures, made from real images.
 
-In a real image the object covers a part of the background, and shows a small part of its own
-texture. With the mask that was found, both are completed to whole images. The mechanisms are the
-decoders of two autoencoders of some of these, given the class (Kingma and Welling, Auto-Encoding
-Variational Bayes, ICLR 2014), and a mechanism's flow learns to make the codes from noise, by
-maximum likelihood (as in Dai and Wipf, Diagnosing and Enhancing VAE Models, ICLR 2019).
+In a real image the object hides part of the background, and shows a small part of its own texture.
+With the found mask, both are completed to whole images. The mechanisms are the decoders of two
+autoencoders of such textures, given the class (Kingma and Welling, Auto-Encoding Variational Bayes,
+ICLR 2014). A flow in each mechanism learns to make the codes from noise by maximum likelihood (as
+in Dai and Wipf, Diagnosing and Enhancing VAE Models, ICLR 2019).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class TextureEncoder(CodeEncoder):
     """The encoder of textures (B, 3, 32, 32) float32 in [-1, 1].
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         width: channels of the first convolution.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.textures import TextureEncoder
         >>> mean, _ = TextureEncoder()(torch.zeros(2, 3, 32, 32), torch.tensor([3, 4]))
@@ -62,15 +62,16 @@ class TextureEncoder(CodeEncoder):
 class TexturesStage:
     """Trains the texture mechanisms of `cgn` and two encoders; see `Stage`.
 
-    The first step draws the mechanisms' weights anew: what the adversarial game made of them is no
-    start. The embeddings of the classes, which the shape mechanism shares, stay as they are.
+    The first step draws the mechanisms' weights anew, since those from the adversarial game are not
+    a good start. The embeddings of the classes, which the shape mechanism shares, stay as they are.
 
     Args:
         config: settings.
-        cgn: whose texture and background mechanisms are trained; its `texture_network` is "deep".
+        cgn: CGN whose texture and background mechanisms are trained; its `texture_network` is
+            "deep".
         average: a copy of it that gets the running average of the weights.
         accelerator: knows device and precision.
-        encoders: of foregrounds and of backgrounds.
+        encoders: encoders of foregrounds and of backgrounds.
         textures: whole foregrounds and whole backgrounds.
     """
 
@@ -125,7 +126,7 @@ class TexturesStage:
         return {name: loss.detach() for name, loss in sums.items()}
 
     def _forget(self) -> None:
-        """Draws weights from the global generator, which depends on (seed, stage, step) here."""
+        """Draws weights from the global generator, seeded here by (seed, stage, step)."""
         for mechanism in self.mechanisms:
             part: Any
             for part in mechanism[1:].modules():

@@ -1,4 +1,4 @@
-"""Trains a small CGN from nothing but images and their labels."""
+"""Trains a small CGN from images and their labels alone."""
 
 from __future__ import annotations
 
@@ -38,27 +38,26 @@ from train_generator.training.trainer import Stage, Trainer, check_folder
 
 
 class SmallTraining:
-    """The networks and stages of a training; `train` takes them through.
+    """The networks and stages of a training; `train` runs them.
 
-    Everything that is drawn is a function of settings and images, so two trainings of the same
-    ones on the same machine and number of threads end with the same weights, interrupted or not.
+    Everything drawn is a function of settings and images. So two trainings with the same ones, on
+    the same machine and number of threads, end with the same weights, interrupted or not.
 
     Args:
         config: settings.
-        data: what it learns from. Nothing else of the world is ever looked at.
-        folder: where everything is written.
-        resume: goes on with the training that the folder holds.
+        data: the images to learn from; nothing else is used.
+        folder: where to write everything.
+        resume: continues the training in the folder.
         progress: shows bars on standard error.
         save_every: steps between checkpoints; may change from one resume to the next.
 
     Raises:
-        ArgumentError: the folder holds a training and `resume` is False, or settings that do not
-            fit.
-        CheckpointError: there is nothing to resume, it is damaged, or it was made with other
-            settings or images.
-        UsageError: the device is not there.
+        ArgumentError: the folder holds a training while `resume` is False, or settings do not fit.
+        CheckpointError: there is nothing to resume, it is damaged, or it belongs to other settings
+            or images.
+        UsageError: the device does not exist.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.small.config import FactorsConfig, MaskerConfig
         >>> from train_generator.small.config import ShapesConfig, SmallConfig, TexturesConfig
@@ -86,7 +85,7 @@ class SmallTraining:
         progress: bool = True,
         save_every: int = 200,
     ) -> None:
-        check_folder(folder, resume)  # before anything that takes long
+        check_folder(folder, resume)  # before anything slow
         _check_batches(config, len(data.labels))
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.accelerator = make_accelerator(config.device, config.precision)
@@ -128,13 +127,13 @@ class SmallTraining:
         )
 
     def train(self) -> Path:
-        """Takes all steps that are left, and writes the generator.
+        """Takes all remaining steps and writes the generator.
 
         Returns:
             The generator's file, which `load_cgn` reads.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed; `resume` goes on.
+            KeyboardInterrupt: Ctrl-C was pressed; `resume` continues.
         """
         data = self.data
         about = {"description": data.description, "classes": list(data.classes), **data.facts}
@@ -159,7 +158,11 @@ class SmallTraining:
         return path
 
     def draw(self, cgn: Mechanisms | None = None) -> Figure:
-        """Draws real images, and what a generator makes, the averaged one by default."""
+        """Draws real images and samples of a generator, by default the averaged one.
+
+        Args:
+            cgn: a frozen generator; by default the averaged one.
+        """
         data = self.data
         columns = min(20, data.num_classes * math.ceil(8 / data.num_classes))
         first = data.first_of_each()[:columns]
@@ -170,7 +173,7 @@ class SmallTraining:
         """Returns the masks (N, 1, 32, 32) bool that the last round's masker finds.
 
         Args:
-            most: images that are looked at, the first ones; all by default.
+            most: number of images to use, from the first; all by default.
         """
         masker = self.maskers[self.config.masker.rounds % 2]
         return find_masks(masker, self.data.images[:most], self.accelerator)
@@ -219,7 +222,12 @@ class SmallTraining:
 
 
 def make_cgn(config: SmallConfig, num_classes: int) -> SmallCGN:
-    """Returns a new CGN with the weights that the training starts from."""
+    """Returns a new CGN with the initial weights of the training.
+
+    Args:
+        config: settings.
+        num_classes: number of classes.
+    """
     with isolated_rng(step_seed(Purpose.WEIGHTS, config.seed, 0), torch.device("cpu")):
         cgn = SmallCGN(
             num_classes,
@@ -236,7 +244,7 @@ def make_cgn(config: SmallConfig, num_classes: int) -> SmallCGN:
 
 
 def _check_batches(config: SmallConfig, num_images: int) -> None:
-    """Raises `ArgumentError` if a stage that is taken wants more images a batch than there are."""
+    """Raises `ArgumentError` if the batch of a used stage is larger than the data."""
     for name in ("factors", "shapes"):
         stage = getattr(config, name)
         if stage.num_steps and stage.batch_size > num_images:

@@ -1,4 +1,4 @@
-"""A short training of one network with one loss, of which nothing is written."""
+"""A short training of one network with one loss; writes nothing."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def train_alone(
     *,
     progress: bool = False,
 ) -> None:
-    """Takes a network down a loss.
+    """Minimises a loss.
 
     Args:
         name: shown before the bar.
-        network: in train mode.
-        num_steps: steps.
-        optimizer: of its weights.
+        network: the network, in train mode.
+        num_steps: number of steps.
+        optimizer: optimizer of its weights.
         loss: draws a batch and returns its loss, a scalar.
-        schedule: of the learning rate, moved on after each step.
+        schedule: schedule of the learning rate, advanced after each step.
         progress: shows a bar on standard error.
 
     Raises:
         CheckpointError: the training has diverged.
         KeyboardInterrupt: Ctrl-C was pressed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.alone import train_alone
         >>> line = torch.nn.Linear(1, 1)

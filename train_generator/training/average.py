@@ -11,16 +11,16 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
     """Moves each weight and statistic of `average` a little towards `network`, in place.
 
     average += (1 - d) * (network - average), with d = min(decay, (step + 1) / (step + 10)), so that
-    the first steps, which are far from where the training ends, are soon forgotten. Integer
-    buffers, such as counts of batches, are copied.
+    the first steps, far from the final weights, are soon forgotten. Integer buffers, such as counts
+    of batches, are copied.
 
     Args:
         average: a copy of the network.
-        network: what is trained.
+        network: the network in training.
         decay: in [0, 1); 0 copies.
         step: counted from 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.average import update_average
         >>> average, network = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)

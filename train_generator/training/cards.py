@@ -1,4 +1,4 @@
-"""What the cards of trained generators share: the command that repeats a training, its memory."""
+"""The common part of cards: the command that repeats a training, and its memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def changed_flags(config: Any, default: Any, prefix: str = "") -> list[str]:
-    """Returns the flags, behind a prefix, of a dataclass's settings that are not the default's."""
+    """Returns flags, with a prefix, for settings of a dataclass that differ from the default."""
     words: list[str] = []
     for setting in fields(config):
         name, value = f"{prefix}{setting.name}", getattr(config, setting.name)
@@ -25,6 +25,6 @@ def changed_flags(config: Any, default: Any, prefix: str = "") -> list[str]:
 
 
 def peak_memory() -> int:
-    """Returns the most memory that this process has held so far, in bytes."""
+    """Returns the highest memory use of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

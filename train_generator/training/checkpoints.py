@@ -1,4 +1,4 @@
-"""What a folder of a training holds: whether there is a checkpoint, and of which settings."""
+"""The checkpoint in the folder of a training, and the settings it belongs to."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
-    """Raises unless there is a checkpoint to resume, or none that would be written over.
+    """Raises unless there is a checkpoint to resume, or none that would be overwritten.
+
+    Args:
+        folder: folder of the training.
+        resume: whether to resume.
+        name: file name of the checkpoint.
 
     Raises:
-        ArgumentError: the folder is a file, or holds a checkpoint and `resume` is False.
+        ArgumentError: the folder is a file, or holds a checkpoint while `resume` is False.
         CheckpointError: there is nothing to resume.
     """
     path = folder / name
@@ -38,14 +43,14 @@ def check_folder(folder: Path, resume: bool, name: str = CHECKPOINT) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training is.
+    """The position of a training.
 
     Attributes:
-        position: the stage and the step in it that come next.
+        position: the stage, and the step in it, that come next.
         at_end: whether all steps of the stage are taken.
-        steps_before: of all stages.
-        seconds: that the steps took.
-        results: what each `EpochStage` that is done came to.
+        steps_before: steps taken over all stages.
+        seconds: duration of the steps.
+        results: the result of each `EpochStage` that is done.
     """
 
     position: tuple[int, int]
@@ -56,10 +61,14 @@ class Place:
 
     @classmethod
     def read(cls, state: Mapping[str, Any], num_stages: int) -> Place:
-        """Returns the place in a checkpoint.
+        """Returns the position in a checkpoint.
+
+        Args:
+            state: content of the checkpoint.
+            num_stages: number of stages of the training.
 
         Raises:
-            Exception: there is none, or none that a training of so many stages can be at.
+            Exception: it is missing, or impossible for a training with so many stages.
         """
         stage, step = (require_count("position", number, 0) for number in state["position"])
         if stage > num_stages:
@@ -75,14 +84,17 @@ class Place:
 
 @contextmanager
 def loading(path: Path | None) -> Iterator[None]:
-    """Says of what goes wrong in the block that the checkpoint is of something else.
+    """Turns errors inside the block into one that says the checkpoint does not fit.
+
+    Args:
+        path: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: something went wrong.
+        CheckpointError: there was an error.
     """
     try:
         yield
-    except CheckpointError:  # of a stream, which says itself what does not fit
+    except CheckpointError:  # from a stream, whose message says what does not fit
         raise
     except Exception as error:  # torch's own readers raise anything
         raise CheckpointError(
@@ -92,9 +104,13 @@ def loading(path: Path | None) -> Iterator[None]:
 
 
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns which settings differ and how, for an error; nothing where they are the same.
+    """Returns the settings that differ, and how, for an error; empty if they are the same.
 
-    Example:
+    Args:
+        before: settings in the checkpoint.
+        now: settings of this training.
+
+    Examples:
         >>> from train_generator.training.checkpoints import describe_differences
         >>> then, now = {"num": 5, "adam": {"rate": 1}}, {"num": 5, "adam": {"rate": 2}}
         >>> describe_differences(then, now)
@@ -113,10 +129,15 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str)
 
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any], stages: Iterable[str]) -> Any:
-    """Returns what a checkpoint of the same settings and stages holds.
+    """Returns the content of a checkpoint with the same settings and stages.
+
+    Args:
+        path: the checkpoint.
+        settings: settings of this training.
+        stages: names of its stages.
 
     Raises:
-        CheckpointError: it is damaged, or of others.
+        CheckpointError: it is damaged, or belongs to others.
     """
     try:
         state: Any = unpickle(path)

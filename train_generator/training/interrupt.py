@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the step under way, so that what is saved is whole."""
+"""Ctrl-C that waits for the current step, so that what is saved is whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 def deferred_interrupt() -> Iterator[threading.Event]:
     """Sets an event at the first Ctrl-C instead of raising; the second one raises at once.
 
-    The block looks at the event where it can stop. Outside the main thread, which alone gets
+    The block checks the event where it can stop. Outside the main thread, the only one to get
     signals, nothing changes.
     """
     interrupt = threading.Event()

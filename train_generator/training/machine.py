@@ -1,4 +1,4 @@
-"""What every training shares: the device that it runs on, and what it writes of itself."""
+"""What all trainings share: their device, and the settings they write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cgn_augment.generators.checkpoint import require_device
 from train_generator.training.precision import Precision, warn_of_slow_precision
 
 CGN_FILE = "cgn.safetensors"
-"""Name of a trained CGN in the folder of its training."""
+"""File name of a trained CGN in the folder of its training."""
 
 
 def make_accelerator(device: str, precision: Precision, **options: Any) -> Accelerator:
@@ -25,12 +25,12 @@ def make_accelerator(device: str, precision: Precision, **options: Any) -> Accel
 
     Args:
         device: "auto", "cpu" or a GPU's name.
-        precision: what is computed in.
-        options: of the accelerator, beside these.
+        precision: precision of the computation.
+        options: further options of the accelerator.
 
     Raises:
-        ArgumentError: another kind of device.
-        UsageError: the device is not there.
+        ArgumentError: the device is of another kind.
+        UsageError: the device does not exist.
     """
     if device not in ("auto", "cpu"):
         require_device(device)
@@ -42,7 +42,7 @@ def make_accelerator(device: str, precision: Precision, **options: Any) -> Accel
 
 
 def write_settings(config: Any, folder: Path, accelerator: Accelerator, **more: Any) -> None:
-    """Writes settings, versions, machine and what more there is beside the checkpoint."""
+    """Writes settings, versions, machine and further facts beside the checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "settings": asdict(config),
@@ -56,5 +56,5 @@ def write_settings(config: Any, folder: Path, accelerator: Accelerator, **more: 
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what the weights depend on."""
+    """Returns the versions that the weights depend on."""
     return {name: version(name) for name in ("cgn-augment", "torch", "accelerate")}

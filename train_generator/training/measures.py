@@ -1,4 +1,4 @@
-"""The numbers of a training: JSON lines, and TensorBoard's events where that is installed."""
+"""The numbers of a training: JSON lines, and TensorBoard's events if it is installed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 def read_measures(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of a file of losses or measures by step, none if there is no file.
+    """Returns the losses or measures by step from a file; empty if the file does not exist.
 
     Args:
-        path: `train.jsonl` or `metrics.jsonl` of a training. Of two lines of one step, which a
-            training that was killed between them leaves, the later one counts.
+        path: `train.jsonl` or `metrics.jsonl` of a training. A training that was killed may leave
+            two lines for one step; the later one counts.
 
     Raises:
         CheckpointError: a line is damaged.
@@ -43,20 +43,20 @@ def read_measures(path: Path) -> list[dict[str, float]]:
 
 
 class Curves:
-    """Writes losses and measures into a folder; every line is there when the call returns.
+    """Writes losses and measures to a folder; each line is on disk when the call returns.
 
-    Without TensorBoard there are JSON lines alone, and a log entry says how to get it.
+    Without TensorBoard there are only JSON lines, and a log message says how to install it.
 
     Args:
-        folder: is made if it is missing; None writes nothing.
-        step: steps that the training has taken. What is there of later ones is dropped: it is from
-            before the training was killed and resumed.
+        folder: created if missing; None writes nothing.
+        step: steps taken so far. Later lines are dropped: they come from before the training was
+            killed and resumed.
 
     Raises:
-        CheckpointError: a file that is there is damaged.
+        CheckpointError: an existing file is damaged.
         OSError: the folder cannot be written.
 
-    Example:
+    Examples:
         >>> from train_generator.training.measures import MEASURES, Curves, read_measures
         >>> folder = getfixture("tmp_path")
         >>> for start, step in ((0, 0), (0, 10), (0, 20), (10, 10)):
@@ -77,15 +77,24 @@ class Curves:
             self._events = _open_events(folder, step)
 
     def is_measured(self, step: int) -> bool:
-        """Returns whether there are measures of a step."""
+        """Returns whether there are measures for a step.
+
+        Args:
+            step: number of steps taken.
+        """
         lines = [] if self.folder is None else read_measures(self.folder / MEASURES)
         return any(line["step"] == step for line in lines)
 
     def add(self, file: str, step: int, values: Mapping[str, Any]) -> None:
-        """Adds the values after so many steps to `LOSSES` or `MEASURES`.
+        """Adds the values after this many steps to `LOSSES` or `MEASURES`.
 
         Values in a mapping get names such as "group_accuracies/landbird on water"; None stands for
-        what could not be measured.
+        a value that could not be measured.
+
+        Args:
+            file: `LOSSES` or `MEASURES`.
+            step: number of steps taken.
+            values: values by name.
         """
         if self.folder is None:
             return
@@ -97,15 +106,20 @@ class Curves:
                 tag = f"metrics/{name}" if file == MEASURES else name
                 if value is not None:
                     self._events.add_scalar(tag, value, step)
-            self._events.flush()  # so that a kill loses no entry that a checkpoint is past
+            self._events.flush()  # so that a kill loses no entry from before a checkpoint
 
     def add_sheet(self, step: int, figure: Figure) -> None:
-        """Adds a sheet to TensorBoard."""
+        """Adds a sheet to TensorBoard.
+
+        Args:
+            step: number of steps taken.
+            figure: the sheet.
+        """
         if self._events is not None:
             self._events.add_figure("samples", figure, step)
 
     def close(self) -> None:
-        """Ends TensorBoard's file."""
+        """Closes TensorBoard's file."""
         if self._events is not None:
             self._events.close()
 

@@ -1,4 +1,4 @@
-"""The precisions that can be trained in."""
+"""The precisions for training."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Literal
 import torch
 
 Precision = Literal["no", "bf16"]
-"""As accelerate names them: "no" is float32; "bf16" computes in bfloat16 what tolerates it."""
+"""As accelerate names them: "no" is float32; "bf16" uses bfloat16 where it is safe."""
 
 _WITHOUT_BF16 = ("DEFAULT", "AVX2")
 
 
 def warn_of_slow_precision(precision: Precision, device: torch.device) -> None:
-    """Warns where bfloat16 is asked for on a processor that has no instructions for it.
+    """Warns if bfloat16 is requested on a processor without instructions for it.
 
-    Measured on one with AVX2 alone: a training step of the paper's classifier takes ten times as
-    long in bf16 as in float32. With AVX-512 it is nearly twice as fast.
+    On a processor with AVX2 only, a training step of the paper's classifier took ten times as long
+    in bf16 as in float32. With AVX-512 it was nearly twice as fast.
+
+    Args:
+        precision: the requested precision.
+        device: device of the training.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     if precision == "bf16" and device.type == "cpu" and capability in _WITHOUT_BF16:

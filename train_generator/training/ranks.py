@@ -1,4 +1,4 @@
-"""The processes that train one network together, and what they must agree on."""
+"""The processes that train one network together, and how they agree."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 
 
 class Ranks:
-    """The processes of torch.distributed, or one process, which never sends anything.
+    """The processes of torch.distributed, or a single process, which sends nothing.
 
-    All of them make it, at the same place. They agree over gloo, whatever gradients go over, so
-    that no GPU waits for it.
+    All of them must construct it, at the same point. They agree over gloo, whatever the gradients
+    use, so no GPU has to wait.
 
     Args:
-        alone: this process does something that the others have no part in.
+        alone: this process does something without the others.
 
     Attributes:
-        rank: of this process, from 0.
-        num: of processes.
+        rank: rank of this process, from 0.
+        num: number of processes.
 
-    Example:
+    Examples:
         >>> from train_generator.training.ranks import Ranks
         >>> ranks = Ranks()
         >>> ranks.is_main, ranks.num, list(ranks.share(3))
@@ -38,19 +38,31 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what the processes have made together."""
+        """Whether this process writes what all have made together."""
         return self.rank == 0
 
     def share(self, num: int) -> range:
-        """Returns which of `num` things this process does; every `num`-th from its rank on."""
+        """Returns this process's share of the indices 0 to `num` - 1: every `self.num`-th.
+
+        Args:
+            num: number of indices.
+        """
         return range(self.rank, num, self.num)
 
     def any(self, flag: bool) -> bool:
-        """Returns whether any process says so. All must ask, at the same place."""
+        """Returns whether the flag is set in any process. All must call this, at the same point.
+
+        Args:
+            flag: the flag of this process.
+        """
         return self.sum({"flag": float(flag)})["flag"] > 0
 
     def sum(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """Returns the sums of scalars over the processes, which all give the same names."""
+        """Returns the sums of scalars over the processes, which all pass the same names.
+
+        Args:
+            values: scalars by name.
+        """
         own = {name: float(value) for name, value in values.items()}
         if self._group is None:
             return own
@@ -59,10 +71,14 @@ class Ranks:
         return dict(zip(own, total.tolist(), strict=True))
 
     def mean(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """Returns the means of scalars over the processes, which all give the same names."""
+        """Returns the means of scalars over the processes, which all pass the same names.
+
+        Args:
+            values: scalars by name.
+        """
         return {name: value / self.num for name, value in self.sum(values).items()}
 
     def wait(self) -> None:
-        """Waits until all processes are here."""
+        """Waits until all processes have come here."""
         if self._group is not None:
             dist.barrier(group=self._group)

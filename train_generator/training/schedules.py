@@ -11,14 +11,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 def one_cycle(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int) -> OneCycleLR:
     """Makes the learning rate rise in the first third of the steps, and then fall to 0.
 
-    Both ways follow half a cosine (Smith and Topin, Super-Convergence, 2018).
+    Both parts follow half a cosine (Smith and Topin, Super-Convergence, 2018).
 
     Args:
-        optimizer: whose learning rate it is.
-        learning_rate: the highest one.
-        num_steps: steps, after each of which the scheduler takes one.
+        optimizer: the optimizer whose learning rate is set.
+        learning_rate: the highest learning rate.
+        num_steps: number of steps; call the scheduler after each.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.schedules import one_cycle
         >>> adam = torch.optim.Adam([torch.zeros(1)])

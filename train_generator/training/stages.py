@@ -1,4 +1,4 @@
-"""What the trainer asks of a part of a training."""
+"""The protocols that the trainer requires of the parts of a training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from torch import Tensor
 
 
 class StepAbandonedError(Exception):
-    """A stage raises it to give up a step for an interrupt, while all is as before the step."""
+    """Raised by a stage to give up a step for an interrupt, if nothing has changed in that step."""
 
 
 class Stateful(Protocol):
-    """What a checkpoint can keep: a network, an optimizer, a scheduler, a stream."""
+    """Something that a checkpoint can hold: a network, an optimizer, a scheduler, a stream."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and plain values."""
         ...
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Goes on from what `state_dict` returned."""
+        """Restores what `state_dict` returned.
+
+        Args:
+            state_dict: what `state_dict` returned.
+        """
         ...
 
 
@@ -36,12 +40,12 @@ class Stage(Protocol):
 
     @property
     def num_steps(self) -> int | None:
-        """How many steps it takes; 0 leaves it out."""
+        """Number of steps; 0 leaves the stage out."""
         ...
 
     @property
     def optimizers(self) -> Mapping[str, Any]:
-        """What a checkpoint keeps beside the weights while the stage lasts: each is `Stateful`."""
+        """What a checkpoint holds besides the weights while the stage lasts; each is `Stateful`."""
         ...
 
     def step(self, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
@@ -50,13 +54,13 @@ class Stage(Protocol):
         Args:
             step: counted from 0 within the stage.
             generator: a CPU generator, for this step alone. The global generators are seeded too,
-                for what knows only them (dropout).
+                for code that knows only those (dropout).
 
         Returns:
             Losses by name, detached scalars.
 
         Raises:
-            StepAbandonedError: `Trainer.stops` was asked in the middle of a long step and said so.
+            StepAbandonedError: `Trainer.stops` returned True in the middle of a long step.
         """
         ...
 
@@ -65,18 +69,18 @@ class Stage(Protocol):
 class EpochStage(Stage, Protocol):
     """A pass over a stream, with a result at its end.
 
-    Its number of steps is for the bar alone, and None where nobody knows it. The stream's own state
-    is among what `Trainer` is given to keep.
+    Its number of steps is only for the bar, and None if unknown. The stream's own state is among
+    the state that `Trainer` keeps.
     """
 
     def fetch(self) -> bool:
-        """Gets what the next step is trained on; returns False where nothing is left."""
+        """Gets the data for the next step; returns False if nothing is left."""
         ...
 
     def finish(self) -> Mapping[str, float]:
-        """Says what the stage came to, by name; it may test the network, which may take long.
+        """Returns the results of the stage by name; it may test the network, which may take long.
 
-        A training that is killed meanwhile is resumed here, without any step taken twice.
+        A training that is killed meanwhile is resumed here, without repeating a step.
         """
         ...
 
@@ -84,7 +88,13 @@ class EpochStage(Stage, Protocol):
 def descend(
     accelerator: Accelerator | None, optimizer: torch.optim.Optimizer, loss: Tensor
 ) -> None:
-    """Takes one step of an optimizer down the gradient of a scalar."""
+    """Takes one optimizer step down the gradient of a scalar.
+
+    Args:
+        accelerator: knows precision and processes; None for plain PyTorch.
+        optimizer: the optimizer.
+        loss: a scalar with a gradient.
+    """
     optimizer.zero_grad()
     if accelerator is None:
         torch.autograd.backward(loss)

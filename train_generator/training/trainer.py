@@ -1,8 +1,8 @@
 """Runs the stages of a training: progress, curves, pictures, checkpoints, resume.
 
-A stage knows what a step does and nothing of the rest; the trainer knows nothing of losses. Every
-step draws from a generator that is a function of (seed, stage, step), so a checkpoint needs no
-random state, and a resumed training goes on bit for bit.
+A stage only knows what a step does; the trainer knows nothing about losses. Each step draws from a
+generator that is a function of (seed, stage, step). So a checkpoint needs no random state, and a
+resumed training continues bit for bit.
 """
 
 from __future__ import annotations
@@ -44,42 +44,43 @@ __all__ = ["CHECKPOINT", "Stage", "Trainer", "check_folder"]
 
 
 class Trainer:
-    """Takes the stages of a training one after the other, and can be interrupted at any time.
+    """Runs the stages of a training one after the other; can be interrupted at any time.
 
-    The folder gets `checkpoint.pt`, `train.jsonl` with the losses, TensorBoard's event file where
-    that is installed, and a sheet at every `sheet_every` steps. Ctrl-C ends the step under way,
-    writes the checkpoint and raises `KeyboardInterrupt`. Of several processes all take every step,
-    and the first one alone writes; the folder must be one that all of them see.
+    The folder gets `checkpoint.pt`, `train.jsonl` with the losses, TensorBoard's event file if it
+    is installed, and a sheet every `sheet_every` steps. Ctrl-C finishes the current step, writes
+    the checkpoint and raises `KeyboardInterrupt`. With several processes all take every step, and
+    only the first one writes; all must see the folder.
 
     Args:
-        folder: where everything is written; made if it is missing. None writes nothing.
+        folder: where to write everything; created if missing. None writes nothing.
         modules: by name, every network that a checkpoint must hold.
-        stages: by name, what makes a stage. It is called when the stage begins, or when a training
-            is resumed in it, and must then depend only on the settings and on modules that the
-            stage leaves as they are.
-        settings: plain values; a checkpoint of other settings is refused.
-        seed: of everything that is drawn.
+        stages: by name, a function that makes a stage. It is called when the stage begins, or when
+            a training is resumed in it, and may then depend only on the settings and on modules
+            that the stage does not change.
+        settings: plain values; a checkpoint with other settings is refused.
+        seed: seed of every draw.
         draw: makes a sheet of samples; None draws nothing.
+        resume: continues the training in the folder.
         save_every: steps between checkpoints within a stage; None writes none.
         sheet_every: steps between sheets.
-        log_every: steps between two looks at the losses.
-        measure: returns what is measured by name, on all processes; it goes to `metrics.jsonl` and
+        log_every: steps between two readings of the losses.
+        measure: returns measures by name, on all processes; they go to `metrics.jsonl` and
             TensorBoard. None measures nothing.
         measure_every: steps between two measurements, the first before the first step.
-        ranks: the processes that train together; this one alone by default.
-        state: by name, what else a checkpoint must hold beyond the end of a stage.
-        checkpoint: a file for the checkpoint alone, where there is no folder.
+        ranks: the processes that train together; by default only this one.
+        state: by name, further state that a checkpoint must hold beyond the end of a stage.
+        checkpoint: a file for the checkpoint alone, if there is no folder.
 
     Attributes:
-        seconds: that the steps took so far, those before a resume too.
-        results: what each `EpochStage` that is done came to.
+        seconds: duration of the steps so far, including those before a resume.
+        results: the result of each `EpochStage` that is done.
 
     Raises:
-        ArgumentError: a number of steps that cannot be used.
-        CheckpointError: `resume` was asked for, and there is nothing to resume, or it is damaged
-            or of other settings.
+        ArgumentError: a number of steps cannot be used.
+        CheckpointError: `resume` is on, but there is nothing to resume, it is damaged, or it
+            belongs to other settings.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.training.stages import descend
         >>> from train_generator.training.trainer import Trainer
@@ -132,9 +133,9 @@ class Trainer:
         self.results: list[dict[str, Any]] = []
         self._state = state or {}
         self._interrupt = Event()
-        self._position = (0, 0)  # the stage and the step in it that come next
-        self._at_end = False  # of the stage, whose steps are all taken
-        self._steps_before = 0  # of all stages, for the curves
+        self._position = (0, 0)  # the stage, and the step in it, that come next
+        self._at_end = False  # whether all steps of the stage are taken
+        self._steps_before = 0  # over all stages, for the curves
         self._optimizers: dict[str, Any] = {}
         self._begun = False
         if resume:
@@ -146,10 +147,10 @@ class Trainer:
         return self._position[0] >= len(self.stages)
 
     def resume(self) -> None:
-        """Goes on from the checkpoint.
+        """Continues from the checkpoint.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of other settings or networks.
+            CheckpointError: it is missing, damaged, or belongs to other settings or networks.
         """
         if self.checkpoint is None:
             raise CheckpointError("this training keeps no checkpoint to resume: give it a folder")
@@ -159,7 +160,7 @@ class Trainer:
 
     @contextmanager
     def owning(self) -> Iterator[None]:
-        """Keeps other trainings out of the folder while the block lasts; blocks may be nested.
+        """Keeps other trainings out of the folder until the block ends; blocks may be nested.
 
         Raises:
             ArgumentError: there is a checkpoint that was not resumed.
@@ -169,7 +170,7 @@ class Trainer:
             self._check_folder()
             if self.checkpoint is not None and self.ranks.is_main:
                 stack.enter_context(owning(self.checkpoint.parent))
-            self._check_folder()  # again: another training may have ended just now
+            self._check_folder()  # again, since another training may have ended just now
             self._begun = True
             yield
 
@@ -178,7 +179,7 @@ class Trainer:
             check_folder(self.checkpoint.parent, False, self.checkpoint.name)
 
     def train(self, *, progress: bool = True) -> None:
-        """Takes all steps that are left.
+        """Takes all remaining steps.
 
         Args:
             progress: shows a bar with the losses on standard error.
@@ -203,7 +204,7 @@ class Trainer:
                 self._train_stage(curves, progress and self.ranks.is_main)
 
     def stops(self) -> bool:
-        """Returns whether Ctrl-C was pressed, on any process; all ask at the same place."""
+        """Returns whether any process got Ctrl-C; all must call this at the same point."""
         return self.ranks.any(self._interrupt.is_set())
 
     def _train_stage(self, curves: Curves, progress: bool) -> None:
@@ -217,7 +218,7 @@ class Trainer:
             self._take_steps(stage, curves, progress)
         if isinstance(stage, EpochStage):
             self._at_end = True
-            self._save(stage)  # its end may take long, and a second Ctrl-C breaks it off
+            self._save(stage)  # the end may take long, and a second Ctrl-C interrupts it
             self.results.append(dict(stage.finish()))
             curves.add(MEASURES, self._steps_before, self.results[-1])
         self._position, self._at_end = (number + 1, 0), False
@@ -231,13 +232,13 @@ class Trainer:
     def _take_steps(self, stage: Stage, curves: Curves, progress: bool) -> None:
         number, step = self._position
         label = f"{number + 1}/{len(self.stages)} {stage.name}"
-        losses: Mapping[str, Tensor] | None = None  # that nobody has looked at
+        losses: Mapping[str, Tensor] | None = None  # not read yet
         with tqdm(desc=label, total=stage.num_steps, initial=step, disable=not progress) as bar:
             while _has_step(stage, step):
                 if self._steps_before % self.measure_every == 0:
                     self._measure(curves)
                 losses = self._step(stage, number, step)
-                stop = self.stops()  # asked once: Ctrl-C comes at any time
+                stop = self.stops()  # called once, since Ctrl-C may come at any time
                 saves = stop or (self.save_every and (step + 1) % self.save_every == 0)
                 if saves or step % self.log_every == 0:
                     self._log(curves, bar, stage, losses)
@@ -289,7 +290,7 @@ class Trainer:
         bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in values.items()))
 
     def _measure(self, curves: Curves) -> None:
-        """Measures, unless that was done after as many steps already."""
+        """Measures, unless that was done at this step before."""
         step = self._steps_before
         if self.measure is not None and not self.ranks.any(curves.is_measured(step)):
             curves.add(MEASURES, step, self.measure())
@@ -311,7 +312,7 @@ class Trainer:
         )
 
     def _require_finite(self) -> None:
-        """Raises rather than write weights that are lost over those that are not."""
+        """Raises instead of overwriting good weights with NaN."""
         broken = [
             f"{name}.{key}"
             for name, module in self.modules.items()

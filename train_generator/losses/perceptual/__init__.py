@@ -1,4 +1,4 @@
-"""The perceptual loss of a CGN, and the frozen networks that its features may come from."""
+"""The perceptual loss of a CGN, and the frozen networks for its features."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def make_features(
     labels: Tensor | None = None,
     progress: bool = True,
 ) -> PerceptualFeatures:
-    """Returns the features that are asked for, or raises: one kind never stands in for another.
+    """Returns the requested features, or raises; one kind never replaces another.
 
     Args:
         kind: "vgg16" has VGG-16's weights, see `load_vgg16_features`. The other two need no
             download: "random" is a VGG-16 with random weights, see `random_vgg16_features`, and
-            "trained" a small network that learns to classify the images, see `train_features`.
-        path: of VGG-16's weights, for "vgg16" alone; None downloads them.
-        seed: of 0 or more; "vgg16" has no use for it.
-        images: (N, 3, H, W) float32 in [-1, 1] to train on; the other kinds leave them alone.
+                "trained" a small network that learns to classify the images, see `train_features`.
+        path: path of VGG-16's weights, only for "vgg16"; None downloads them.
+        seed: 0 or more; not used by "vgg16".
+        images: (N, 3, H, W) float32 in [-1, 1] to train on; only for "trained".
         labels: (N,) integer classes of the images.
         progress: shows a bar on standard error while downloading or training.
 
     Returns:
-        Features of four blocks. On the CPU, but for "trained", which is where the images are.
+        Features of four blocks, on the CPU; "trained" ones on the device of the images.
 
     Raises:
-        ArgumentError: there is no such kind, a path for another kind than "vgg16", or "trained"
-            without images and labels; and what the functions of the three raise.
+        ArgumentError: the kind is unknown, a path is given for another kind than "vgg16", or
+            "trained" lacks images or labels; and any error of the three functions.
 
-    Example:
+    Examples:
         >>> from train_generator.losses.perceptual import make_features
         >>> make_features("random", seed=0).num_blocks
         4

@@ -1,7 +1,7 @@
 """A frozen network that turns images into feature maps, and the loss between two batches of them.
 
-Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016; as Sauer and Geiger,
-ICLR 2021, use it: the Gram term alone, without the term that compares the contents.
+Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016, as used by Sauer and
+Geiger, ICLR 2021: only the Gram term, without the term that compares the contents.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ RELEASED_FACTOR = 5000.0
 
 
 class PerceptualFeatures(nn.Module):
-    """Blocks of layers, frozen, of which each gives one feature map.
+    """Blocks of frozen layers; each block gives one feature map.
 
-    A block ends before a 2x2 max-pool, with which the next one starts. Gradients flow to the
-    images and not to the weights. It is in eval mode whatever `train` is called with, so that it
-    may be a part of a module that is trained.
+    A block ends before a 2x2 max-pool, which starts the next one. Gradients flow to the images, not
+    to the weights. It stays in eval mode whatever `train` is called with, so it may be part of a
+    module in training.
 
     Args:
-        layers: in order; they become part of this module and are frozen in place.
+        layers: layers in order; they become part of this module and are frozen in place.
 
     Attributes:
         blocks: one `nn.Sequential` each.
@@ -36,7 +36,7 @@ class PerceptualFeatures(nn.Module):
     Raises:
         ArgumentError: there are no layers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from train_generator.losses.perceptual import PerceptualFeatures
@@ -54,7 +54,7 @@ class PerceptualFeatures(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """How many feature maps there are."""
+        """Number of feature maps."""
         return len(self.blocks)
 
     def train(self, mode: bool = True) -> Self:
@@ -62,7 +62,7 @@ class PerceptualFeatures(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor, num_blocks: int | None = None) -> list[Tensor]:
-        """Computes the feature maps of the first blocks, and nothing after them.
+        """Computes the feature maps of the first blocks only.
 
         Args:
             images: (B, 3, H, W) float32 in [-1, 1]; H and W of 2^(num_blocks - 1) or more.
@@ -72,8 +72,8 @@ class PerceptualFeatures(nn.Module):
             For each block (B, C_k, H_k, W_k) float32.
 
         Raises:
-            ArgumentError: images of another shape or too small, or there are not as many blocks.
-            ArgumentTypeError: images that are not floating point.
+            ArgumentError: images have another shape or are too small, or there are fewer blocks.
+            ArgumentTypeError: images are not floating point.
         """
         num_blocks = self.num_blocks if num_blocks is None else num_blocks
         if not 1 <= num_blocks <= self.num_blocks:
@@ -92,38 +92,38 @@ def perceptual_loss(
     real: Tensor,
     weights: Sequence[float],
 ) -> Tensor:
-    """How much the textures of two batches of images differ.
+    """Returns how much the textures of two batches of images differ.
 
     A sum over the blocks k of weights[k] times the mean absolute difference between the Gram
     matrices G of the two batches' features, where the mean is over images and matrix entries:
 
         sum_k weights[k] * mean_{b, i, j} |G(generated)[k, b, i, j] - G(real)[k, b, i, j]|
 
-    Compared is image b of the one batch with image b of the other. For the ImageNet CGN these
-    belong together (one noise, one class). For the small CGN they do not: image b of the real
-    batch is any image, of any class, so the least loss is reached by textures that are typical of
-    the whole data set, the median of its Gram entries, not by copies of single images.
+    Image b of one batch is compared with image b of the other. For the ImageNet CGN these belong
+    together (one noise, one class). For the small CGN they do not: image b of the real batch is any
+    image, of any class. The loss is then lowest for textures typical of the whole data set, the
+    median of its Gram entries, not for copies of single images.
 
-    The published code feeds images to VGG-16 as the generator makes them, in [-1, 1], without the
-    mean and deviation of ImageNet that VGG-16 was trained with; so does this. Gradients flow to the
-    generated images alone, and blocks after the last weight above 0 are not computed.
+    The published code feeds images to VGG-16 in the generator's range, [-1, 1], without ImageNet's
+    mean and deviation, which VGG-16 was trained with; so does this. Gradients flow only to the
+    generated images, and blocks after the last weight above 0 are not computed.
 
     Args:
         features: on the device of the images.
         generated: (B, 3, H, W) float32 in [-1, 1].
         real: (B, 3, H', W') float32 in [-1, 1]; image b need not belong to generated image b.
-        weights: one number of 0 or more for each block, as `released_gram_weights` gives them.
-            If all are 0 the loss is a constant 0.
+        weights: one number of 0 or more for each block, as from `released_gram_weights`. If all are
+            0 the loss is a constant 0.
 
     Returns:
         Scalar of 0 or more.
 
     Raises:
-        ArgumentError: batches of another size or shape, or weights that are not one for each
-            block, negative or not finite.
-        ArgumentTypeError: images that are not floating point.
+        ArgumentError: the batches differ in size, images have another shape, or weights are not one
+            per block, negative or not finite.
+        ArgumentTypeError: images are not floating point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual import perceptual_loss, random_vgg16_features
         >>> features = random_vgg16_features(seed=0)
@@ -139,7 +139,7 @@ def perceptual_loss(
     _require_weights(weights)
     if len(generated) != len(real):
         raise ArgumentError(
-            f"generated and real must be as many images, got {len(generated)} and {len(real)}"
+            f"generated and real must be equally many, got {len(generated)} and {len(real)}"
         )
     num_blocks = max((k + 1 for k, weight in enumerate(weights) if weight > 0), default=0)
     if num_blocks == 0:
@@ -156,18 +156,18 @@ def perceptual_loss(
 
 
 def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
-    """Returns what the released settings come to: 5000 times each weight's square.
+    """Returns the effective weights of the released settings: 5000 times each weight's square.
 
-    The published trainings of the MNIST and of the ImageNet CGN share one loss, which squares the
-    weight it is given and multiplies by 5000. So "0.05" on a block is a factor of 12.5.
+    The published trainings of the MNIST and the ImageNet CGN share one loss, which squares its
+    weight and multiplies by 5000. So "0.05" on a block is a factor of 12.5.
 
     Args:
-        weights: as the released settings have them; finite, 0 or more.
+        weights: as in the released settings; finite, 0 or more.
 
     Raises:
-        ArgumentError: a weight that is negative or not finite.
+        ArgumentError: a weight is negative or not finite.
 
-    Example:
+    Examples:
         >>> from train_generator.losses.perceptual import released_gram_weights
         >>> [round(weight, 6) for weight in released_gram_weights((0.05, 0.1, 0.01, 0))]  # colored
         [12.5, 50.0, 0.5, 0.0]
@@ -180,10 +180,13 @@ def released_gram_weights(weights: Iterable[float]) -> tuple[float, ...]:
 def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
     """Cuts layers into blocks before each max-pool.
 
+    Args:
+        layers: layers in order.
+
     Raises:
         ArgumentError: there are no layers.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from train_generator.losses.perceptual.features import split_blocks
         >>> [len(block) for block in split_blocks([nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()])]
@@ -203,14 +206,14 @@ def split_blocks(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
 def draw_he_normal(module: nn.Module, generator: torch.Generator) -> None:
     """Draws the weights of all convolutions anew, in place, and sets their biases to 0.
 
-    Weights are normal with variance 2 / fan-in, which keeps the size of features from one layer
+    Weights are normal with variance 2 / fan-in, which keeps the scale of features from one layer
     with a ReLU to the next (He et al., Delving Deep into Rectifiers, ICCV 2015).
 
     Args:
-        module: on the CPU.
+        module: a module on the CPU.
         generator: a CPU generator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual.features import draw_he_normal
         >>> layer = torch.nn.Conv2d(64, 200, 1)

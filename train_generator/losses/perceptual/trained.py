@@ -1,4 +1,4 @@
-"""Features of a small network that is trained on the spot, for want of downloaded weights."""
+"""Features of a small network that is trained on the spot, without downloaded weights."""
 
 from __future__ import annotations
 
@@ -36,34 +36,33 @@ def train_features(
 ) -> PerceptualFeatures:
     """Trains a small network to classify the images, and returns the features of its blocks.
 
-    In the biased data that a CGN is trained on, the class fixes colour or texture, so these are
-    what a classifier finds. Its four blocks are those of VGG-16 made small: two 3x3 convolutions
-    each, of 16, 32, 64 and 128 channels, where all blocks feed the classifying layer directly.
-    Batch normalisation is folded into the convolutions at the end.
+    In the biased data that a CGN is trained on, the class determines colour or texture, so a
+    classifier finds these. The four blocks are a small version of VGG-16's: two 3x3 convolutions
+    each, of 16, 32, 64 and 128 channels; all blocks feed the classifying layer directly. Batch
+    normalisation is folded into the convolutions at the end.
 
-    The result is a function of the arguments on the same machine with as many threads. The Gram
-    matrices have another size than those of VGG-16, so the released settings do not carry over.
+    The result is a function of the arguments, for one machine and number of threads. The Gram
+    matrices have another scale than those of VGG-16, so the released settings do not apply.
 
     Args:
-        images: (N, 3, H, W) float32 in [-1, 1]; H and W of 8 or more. Their device is that of the
-            training and of the result.
-        labels: (N,) integers, classes of 0 to any number.
-        seed: of 0 or more, for weights and batches.
-        num_steps: batches to train on. The default takes about half a minute on one CPU core at
+        images: (N, 3, H, W) float32 in [-1, 1]; H and W of 8 or more. Training and result use their
+            device.
+        labels: (N,) integer classes from 0.
+        seed: 0 or more, for weights and batches.
+        num_steps: number of batches. The default takes about half a minute on one CPU core at
             32x32.
-        batch_size: images of a batch, drawn with replacement.
+        batch_size: images per batch, drawn with replacement.
         progress: shows a bar on standard error.
 
     Returns:
         Features of four blocks, float32.
 
     Raises:
-        ArgumentError: images or labels that do not fit each other, labels of a single class, a
-            number that cannot be used, or images that are not finite.
-        ArgumentTypeError: images that are not floating point, labels or a seed that are not
-            integers.
+        ArgumentError: images and labels do not fit, labels have a single class, a number cannot be
+            used, or images are not finite.
+        ArgumentTypeError: images are not floating point, or labels or seed are not integers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual import train_features
         >>> labels = torch.arange(32) % 2
@@ -118,7 +117,7 @@ def _conv(dim_in: int, dim_out: int) -> list[nn.Module]:
 
 
 def _make_classifier(num_classes: int, generator: torch.Generator) -> _Classifier:
-    """Returns it with weights from the generator alone, and a head of zeros."""
+    """Returns a classifier with weights from the generator alone, and a head of zeros."""
     with isolated_rng(0, torch.device("cpu")):
         classifier = _Classifier(num_classes)
     draw_he_normal(classifier, generator)
@@ -128,7 +127,7 @@ def _make_classifier(num_classes: int, generator: torch.Generator) -> _Classifie
 
 
 def _fold(classifier: _Classifier) -> list[nn.Module]:
-    """Returns the layers of the blocks, each batch normalisation within its convolution."""
+    """Returns the layers of the blocks, with batch normalisations folded into convolutions."""
     folded: list[nn.Module] = []
     for layer in classifier.blocks.modules():
         if isinstance(layer, nn.BatchNorm2d):

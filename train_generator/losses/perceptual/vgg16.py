@@ -1,7 +1,7 @@
-"""Features of VGG-16 (Simonyan and Zisserman, ICLR 2015), with learned or with random weights.
+"""Features of VGG-16 (Simonyan and Zisserman, ICLR 2015), with learned or random weights.
 
 The maps are the outputs of the ReLU before each of the first four max-pools: 64, 128, 256 and 512
-channels at the full, half, quarter and eighth of the image's size. Layers after them are left out.
+channels at full, half, quarter and eighth of the image's size. Later layers are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cgn_augment.generators.tensors import read_state_dict
 from train_generator.losses.perceptual.features import PerceptualFeatures, draw_he_normal
 
 NUM_LAYERS = 23
-"""Of torchvision's `features`, to the ReLU before the fourth max-pool."""
+"""Number of layers of torchvision's `features`, up to the ReLU before the fourth max-pool."""
 
 URL: str = VGG16_Weights.IMAGENET1K_V1.url
 
@@ -34,23 +34,23 @@ _REMEDY = (
 def load_vgg16_features(
     path: str | os.PathLike[str] | None = None, *, progress: bool = True
 ) -> PerceptualFeatures:
-    """Returns the features of VGG-16 trained on ImageNet, as the paper uses them.
+    """Returns the features of VGG-16 trained on ImageNet, as used in the paper.
 
     Args:
         path: a state dict of torchvision's `vgg16`, or of its `features` alone; read without
-            running any code in it. None takes torchvision's `IMAGENET1K_V1`: from torch.hub's
-            folder if it is there, or else downloaded to it (528 MB) and checked by its hash.
+            running any code in it. None uses torchvision's `IMAGENET1K_V1`: from torch.hub's
+            folder, or downloaded to it (528 MB) and checked by its hash.
         progress: shows a bar on standard error while downloading.
 
     Returns:
         Features of four blocks, on the CPU, float32 whatever the file has.
 
     Raises:
-        FileError: there is no file at the path.
-        CheckpointError: the download failed, or the file is cut off, wants to run code, is of
+        FileError: the file does not exist.
+        CheckpointError: the download failed, or the file is truncated, would run code, belongs to
             another network, or holds NaN or infinity.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torchvision
         >>> from train_generator.losses.perceptual import load_vgg16_features
@@ -77,21 +77,21 @@ def load_vgg16_features(
 def random_vgg16_features(seed: int = 0) -> PerceptualFeatures:
     """Returns the features of a VGG-16 with random weights, which need no download.
 
-    Gram matrices of random features tell textures apart too (Ustyuzhaninov et al., Texture
+    Gram matrices of random features distinguish textures too (Ustyuzhaninov et al., Texture
     Synthesis Using Shallow Convolutional Networks with Random Filters, 2016). They have another
-    size than those of learned weights, so the released settings do not carry over.
+    scale than those of learned weights, so the released settings do not apply.
 
     Args:
-        seed: of 0 or more; the weights are a function of it alone.
+        seed: 0 or more; the weights are a function of it alone.
 
     Returns:
         Features of four blocks, on the CPU, float32, drawn by `draw_he_normal`.
 
     Raises:
-        ArgumentError: a seed below 0.
-        ArgumentTypeError: a seed that is not an integer.
+        ArgumentError: the seed is negative.
+        ArgumentTypeError: the seed is not an integer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from train_generator.losses.perceptual import random_vgg16_features
         >>> maps = random_vgg16_features(seed=0)(torch.zeros(1, 3, 32, 32))
@@ -113,7 +113,7 @@ def _make_layers() -> nn.Sequential:
 def _select_weights(
     path: Path, state: Mapping[str, Tensor], layers: nn.Sequential
 ) -> dict[str, Tensor]:
-    """Returns the weights of the layers by their names there, as float32 of their own."""
+    """Returns the weights of the layers by their names there, as float32 copies."""
     prefix = "features." if any(name.startswith("features.") for name in state) else ""
     selected = {}
     for name, expected in layers.state_dict().items():
