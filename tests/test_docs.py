@@ -78,10 +78,10 @@ def test_the_readmes_loop_runs() -> None:
     assert not torch.equal(model[1].weight, before)
 
 
-def test_the_guides_masks_go_through_transforms_with_their_images(
+def test_masks_of_a_data_set_go_through_transforms_with_their_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = (b for b in blocks("guide.md") if "class PhotosWithMasks" in b)
+    (block,) = (b for b in blocks("own-images.md") if "class PhotosWithMasks" in b)
     for path in write_photos(tmp_path / "photos" / "train", num=9, size=60).rglob("*.png"):
         picture = Image.open(path)
         mask = tmp_path / "photos" / "train_masks" / path.parent.name / path.name
@@ -104,11 +104,13 @@ def test_the_guides_masks_go_through_transforms_with_their_images(
     assert (red[inside & ~edge] > 0.7).all()
 
 
-@pytest.mark.parametrize("with_words", ["Placement(scale=", "load_parts("])
-def test_the_guides_examples_of_parts_and_placement_run(
-    with_words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("page", "with_words"), [("mixing.md", "Placement(scale="), ("own-images.md", "load_parts(")]
+)
+def test_examples_of_parts_and_placement_run(
+    page: str, with_words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = (b for b in blocks("guide.md") if with_words in b)
+    (block,) = (b for b in blocks(page) if with_words in b)
     write_set(tmp_path)
     monkeypatch.chdir(tmp_path)
     transform = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, True)])
@@ -136,14 +138,6 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert marked[1] == "python -m pip install '.[test]' && pytest -n 2 --dist loadfile"
     assert marked[2] == "```"
     assert "<!-- test command -->" in (REPO / ".ci" / "run").read_text()
-
-
-@pytest.mark.parametrize("name", DOCS)
-def test_links_and_pictures_of_the_docs_are_there(name: str) -> None:
-    folder = REPO if name == "README.md" else REPO / "docs"
-    for target in re.findall(r"\]\(([^)#]+)", DOCS[name]):
-        if not target.startswith("http"):
-            assert (folder / target).is_file(), target
 
 
 def test_the_table_of_photographs_is_that_of_the_benchmark() -> None:

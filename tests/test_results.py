@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 
 PAGES = sorted(
-    path.relative_to(REPO).as_posix() for path in [*REPO.glob("*.md"), *REPO.glob("docs/*.md")]
+    path.relative_to(REPO).as_posix() for path in [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")]
 )
 BENCHMARK = re.compile(r"python (benchmarks/\w+\.py)([^\n`|#]*)")
 

@@ -41,6 +41,7 @@ COPIES = "files"
 
 LINK = re.compile(r"""(?P<before>\]\(|\b(?:src|href)=")(?P<path>[^)\s#"]+)(?P<after>[^)\s"]*)""")
 HELP = re.compile(r"<!-- help: (?P<command>[\w -]+) -->")
+COLUMNS = "76"
 LANGUAGES = {".py": "python", ".sh": "sh", ".yaml": "yaml", ".toml": "toml"}
 
 
@@ -129,11 +130,14 @@ def command_lines() -> dict[str, Callable[[], None]]:
 
 
 def print_help(command: str) -> str:
-    """Returns what a command prints for `--help`, in lines of at most 88 characters."""
+    """Returns what a command prints for `--help`, in lines that fit the page.
+
+    The usage at its top is left out: it repeats all options, without what they mean.
+    """
     name, *words = command.split()
     printed, run = io.StringIO(), command_lines()[name]
     with (
-        mock.patch.dict(os.environ, COLUMNS="88"),
+        mock.patch.dict(os.environ, COLUMNS=COLUMNS),
         mock.patch.object(sys, "argv", [name, *words, "--help"]),
         redirect_stdout(printed),
     ):
@@ -142,7 +146,8 @@ def print_help(command: str) -> str:
         except SystemExit as stop:
             if stop.code:
                 raise ValueError(f"{command} --help ended with {stop.code}") from stop
-    return printed.getvalue()
+    text = "".join(each for each in printed.getvalue() if each.isprintable() or each == "\n")
+    return text.partition("\n\n")[2]
 
 
 def insert_help(text: str) -> str:
