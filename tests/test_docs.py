@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from colored_parts_helpers import make_parts, write_photos, write_set
+from colored_parts_helpers import make_parts, write_photos
 from PIL import Image
 from torch.utils.data import TensorDataset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 import cgn_augment
 import train_generator
@@ -102,27 +100,6 @@ def test_masks_of_a_data_set_go_through_transforms_with_their_images(
     red = images[:9, 0] * 0.229 + 0.485  # 200 and more of 255 inside of an object, else few
     edge = torch.nn.functional.max_pool2d((~inside[:, None]).float(), 3, 1, 1)[:, 0] > 0
     assert (red[inside & ~edge] > 0.7).all()
-
-
-@pytest.mark.parametrize(
-    ("page", "with_words"), [("mixing.md", "Placement(scale="), ("own-images.md", "load_parts(")]
-)
-def test_examples_of_parts_and_placement_run(
-    page: str, with_words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (block,) = (b for b in blocks(page) if with_words in b)
-    write_set(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    transform = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, True)])
-    names = {"MEAN": 0.0, "STD": 1.0, "train_set": ImageFolder("photos", transform)}
-    exec(block.replace("224", "32").replace("size=2000", "size=20"), names)
-    bank = names["bank"]
-    assert isinstance(bank, BankSource)
-    made = bank.sample(6, torch.Generator().manual_seed(0))
-    assert made.images.shape == (6, 3, 32, 32)
-    if "train = " in block:
-        images, _ = next(iter(names["train"]))  # type: ignore[call-overload]
-        assert images.shape == (18, 3, 32, 32)
 
 
 def test_the_readmes_diff_is_that_of_the_example() -> None:
