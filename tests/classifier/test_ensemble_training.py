@@ -26,13 +26,14 @@ from training_helpers import read_scalars
 
 from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.images.image_table import Groups
 from train_generator.classifier import (
     EnsembleConfig,
     EnsembleResult,
     EnsembleRun,
     HeadLogits,
-    count_correct,
     ensemble_loss,
+    find_correct,
     forward_parts,
     learning_rate_at,
     use_batch_statistics,
@@ -188,17 +189,17 @@ def test_images_are_counted_by_head() -> None:
             head.weight.zero_()
             head.bias.copy_(torch.eye(3)[place] * (place + 1))  # the last one is the surest
     labels = torch.tensor([0, 0, 1, 2, 2, 2])
-    counts = count_correct(
+    right = find_correct(
         model, [(torch.zeros(4, 3, 8, 8), labels[:4]), (two_parts()[0][:2], labels[4:])]
     )
-    assert counts == {
+    assert {name: int(part.sum()) for name, part in right.items()} == {
+        "average": 3,
         "shape": 2,
         "texture": 1,
         "background": 3,
-        "average": 3,
         "background_free": 1,
-        "images": 6,
     }
+    assert len(right["average"]) == 6
     assert model.training
 
 
@@ -339,3 +340,38 @@ def test_two_processes_train_one_ensemble_and_stop_together(tmp_path: Path) -> N
         assert ours == pytest.approx(theirs)  # sums of two processes round in another order
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["stopped", "whole"]
     assert len(list((tmp_path / "whole").glob("events*"))) == 1
+
+
+def test_an_ensemble_keeps_its_best_epoch_over_an_interruption(tmp_path: Path) -> None:
+    groups = Groups((0,) * 12 + (1,) * 8, ("common", "rare"))
+
+    def make(folder: Path | None, seed: int = 0) -> EnsembleRun:
+        config = EnsembleConfig(num_epochs=3, learning_rate=0.05, batch_norm="train")
+        chosen: dict[str, Any] = {"select": "worst_group", "test_groups": groups}
+        return EnsembleRun(make_tiny(seed=seed), make_stream(), config, folder, **chosen)
+
+    hashes: list[str] = []
+    whole = make(None)
+    results = whole.train(
+        [show(20)[:]], progress=False, announce=lambda _: hashes.append(hash_weights(whole.model))
+    )
+    scores = [result.worst_group_accuracy for result in results]
+    best = scores.index(max(scores))
+    assert whole.best.epoch == best + 1
+    assert hash_weights(whole.model) == hashes[best]
+    first = make(tmp_path)
+    press_in_step(first, 13)  # in the third epoch, of five steps each
+    with pytest.raises(KeyboardInterrupt):
+        first.train([show(20)[:]], progress=False)
+    second = make(tmp_path, seed=1)
+    second.resume()
+    assert second.train([show(20)[:]], progress=False) == results
+    assert hash_weights(second.model) == hashes[best]
+    with safe_open(tmp_path / "classifier.safetensors", "pt") as written:
+        kept = written.get_tensor("heads.shape.weight")
+    assert torch.equal(kept, second.model.heads.shape.weight)
+
+
+def test_a_choice_by_groups_that_are_not_known_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match="select worst_group needs the group"):
+        EnsembleRun(make_tiny(), make_stream(), select="worst_group")

@@ -75,6 +75,27 @@ def test_a_layout_is_trained_on_and_evaluated_by_group(
     assert (tmp_path / "out" / "groups.png").is_file()
 
 
+def test_an_ensemble_is_trained_on_parts_chosen_and_evaluated_by_group(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, parts, out = f"waterbirds:{birds}", tmp_path / "parts", tmp_path / "out"
+    write_parts(place, parts, PartConfig(fill="none"), num_workers=0)
+    once = EnsembleConfig(num_epochs=1, batch_norm="train")
+    kind: dict[str, Any] = {"heads": 3, "method": None, "select": "worst_group"}
+    train(place, out, parts=str(parts), training=once, **kind)
+    printed = capsys.readouterr().out
+    names = "average", "texture", "worst group", "adjusted average", *GROUPS
+    assert all(f"{name} " in printed for name in names)
+    assert "kept: epoch 1, the best worst group" in printed
+    [epoch] = json.loads((out / "results.json").read_text())["epochs"]
+    shares = [epoch["group_accuracies"][name] for name in GROUPS]
+    assert epoch["worst_group_accuracy"] == min(shares)
+    pairs = zip(shares, WATERBIRDS["val"], strict=True)
+    assert sum(p * n for p, n in pairs) == pytest.approx(epoch["accuracy"] * sum(WATERBIRDS["val"]))
+    evaluate(str(out / "classifier.safetensors"), groups=place, out=str(tmp_path / "evaluation"))
+    assert "| worst group " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("method", ["cutmix", "groupdro", "dfr", None])
 def test_every_peer_is_an_option_of_the_one_command(
     method: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

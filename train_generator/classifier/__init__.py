@@ -15,8 +15,8 @@ from train_generator.classifier.ensemble_config import (
 )
 from train_generator.classifier.ensemble_losses import (
     EnsembleLosses,
-    count_correct,
     ensemble_loss,
+    find_correct,
     forward_parts,
     use_batch_statistics,
 )
@@ -50,8 +50,8 @@ __all__ = [
     "MNISTClassifier",
     "PlainClassifier",
     "PlainRun",
-    "count_correct",
     "ensemble_loss",
+    "find_correct",
     "forward_parts",
     "learning_rate_at",
     "load_ensemble",

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cgn_augment.checks import require_choices, require_counts, require_positive, require_weights
 from cgn_augment.errors import ArgumentError
+from train_generator.classifier.training import GroupFields
 from train_generator.training.precision import Precision
 
 PRESETS = Path(__file__).parent / "presets"
@@ -120,6 +121,11 @@ class EnsembleResult:
     shape_accuracy: float
     texture_accuracy: float
     background_accuracy: float
+
+
+@dataclass(frozen=True)
+class EnsembleGroupResult(GroupFields, EnsembleResult):
+    """The result of an epoch whose validation images have groups; those are the average's."""
 
 
 def learning_rate_at(config: EnsembleConfig, epoch: float) -> float:

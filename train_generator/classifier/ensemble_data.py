@@ -81,7 +81,7 @@ class EnsembleSettings:
         method: with one head, what the field does against shortcuts: plain, cutmix or groupdro, on
             real images alone; dfr retrains the last layer on balanced validation groups, after a
             training with counterfactuals or without.
-        select: with one head, which epoch is kept: the last, or the best average or worst_group of
+        select: which epoch is kept: the last, or the best average or worst_group of
             the validation images.
         eta: of groupdro.
         backbone: of torchvision, such as resnet50 or resnet50.IMAGENET1K_V1; timm/NAME; or
@@ -133,10 +133,8 @@ class EnsembleSettings:
         if self.heads not in (1, 3):
             raise ArgumentError(f"heads must be 1 or 3, got {self.heads}")
         peer = self.peer
-        if self.heads == 3 and (peer.method, peer.select) != (None, "last"):
-            raise ArgumentError(
-                "methods and the choice of an epoch are those of a plain classifier: pass --heads 1"
-            )
+        if self.heads == 3 and peer.method is not None:
+            raise ArgumentError(f"method {peer.method} is of a plain classifier: pass --heads 1")
         if peer.method in ALONE and self.origin != Origin():
             raise ArgumentError(
                 f"method {peer.method} is trained on real images alone: leave parts, cgn and "

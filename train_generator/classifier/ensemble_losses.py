@@ -103,38 +103,39 @@ def forward_parts(
 
 
 @torch.no_grad()
-def count_correct(
+def find_correct(
     model: InvariantEnsemble, batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, int]:
-    """Counts the images whose most likely class is their label.
+) -> dict[str, Tensor]:
+    """Finds the images whose most likely class is their label.
 
     Args:
         model: it is in eval mode meanwhile.
         batches: images (B, 3, H, W) float32 and labels (B,) int64.
 
     Returns:
-        By "shape", "texture", "background", "average" and "background_free" how many images are
-        right, and by "images" how many there are.
+        By "average", "shape", "texture", "background" and "background_free" which images are
+        right, (N,) bool on the CPU.
 
     Raises:
         ArgumentError: a score is NaN or infinite.
 
     Examples:
         >>> import torch
-        >>> from train_generator.classifier import count_correct, make_ensemble
+        >>> from train_generator.classifier import find_correct, make_ensemble
         >>> model = make_ensemble("shufflenet_v2_x0_5", num_classes=2, pretrained=False)
-        >>> count_correct(model, [(torch.zeros(3, 3, 32, 32), torch.zeros(3).long())])["images"]
-        3
+        >>> right = find_correct(model, [(torch.zeros(3, 3, 32, 32), torch.zeros(3).long())])
+        >>> right["average"].shape
+        torch.Size([3])
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    counts = dict.fromkeys([*FACTORS, "average", "background_free", "images"], 0)
+    names = "average", *FACTORS, "background_free"
+    right = {name: [torch.zeros(0, dtype=torch.bool)] for name in names}
     for images, labels in batches:
         targets = labels.to(device)
         for name, logits in model(images.to(device)).predictions().items():
             require_finite_scores(logits, f"the output {name}")
-            counts[name] += int((logits.argmax(dim=1) == targets).sum())
-        counts["images"] += len(labels)
+            right[name].append((logits.argmax(dim=1) == targets).cpu())
     model.train(was_training)
-    return counts
+    return {name: torch.cat(parts) for name, parts in right.items()}

@@ -13,30 +13,43 @@ from torch import Tensor, nn
 
 from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import ArgumentError
+from cgn_augment.images.image_table import Groups
 from cgn_augment.stream.batches import find_layout
 from cgn_augment.types import FACTORS
 from train_generator.classifier.ensemble import HeadLogits, InvariantEnsemble, save_ensemble
 from train_generator.classifier.ensemble_config import (
     BatchNormPolicy,
     EnsembleConfig,
+    EnsembleGroupResult,
     EnsembleResult,
 )
-from train_generator.classifier.ensemble_losses import count_correct, ensemble_loss, forward_parts
-from train_generator.classifier.image_training import ImageRun, plot_epochs, require_classes
+from train_generator.classifier.ensemble_losses import ensemble_loss, find_correct, forward_parts
+from train_generator.classifier.image_training import (
+    ImageRun,
+    group_lines,
+    plot_epochs,
+    require_classes,
+)
+from train_generator.classifier.peers import PeerConfig, require_groups
+from train_generator.classifier.selection import Select
 from train_generator.training.stages import descend
 
 CLASSIFIER_FILE = "classifier.safetensors"
 
 
-def draw_curves(results: Sequence[EnsembleResult]) -> Figure:
-    """Draws losses and validation accuracies over the epochs."""
+def draw_curves(
+    results: Sequence[EnsembleResult], groups: Groups | None = None, kept: int | None = None
+) -> Figure:
+    """Draws losses and validation accuracies over the epochs; see `plot_epochs`."""
     heads = [(f"{name}_", name, f"C{color}") for color, name in enumerate(FACTORS, 1)]
     losses = [("real_", "real", "C0"), *heads]
     average = [("", "average", "C0"), ("background_free_", "background free", "C4")]
+    accuracies = {f"{name}accuracy": (label, color) for name, label, color in [*average, *heads]}
     return plot_epochs(
         results,
         {f"{name}loss": (label, color) for name, label, color in losses},
-        {f"{name}accuracy": (label, color) for name, label, color in [*average, *heads]},
+        accuracies | group_lines(results, groups),
+        kept=kept,
     )
 
 
@@ -54,15 +67,20 @@ class EnsembleRun(ImageRun[EnsembleResult]):
         config: settings.
         folder: where everything is written; made if it is missing. None keeps nothing.
         classes: names of the classes, by label; their numbers by default.
+        select: which epoch's weights are kept, by the average's accuracy.
+        test_groups: of the images that it is tested on, in their order on all processes together;
+            epochs then end with an `EnsembleGroupResult`.
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
         log_every: steps between two looks at the losses.
 
     Attributes:
-        results: one `EnsembleResult` for each completed epoch.
+        results: one `EnsembleResult` or `EnsembleGroupResult` for each completed epoch.
+        best: the epoch whose weights are in the file, and, once trained, in the model.
 
     Raises:
-        ArgumentError: a stream of another kind, or whose labels are not those of the ensemble.
+        ArgumentError: a stream of another kind, or whose labels are not those of the ensemble;
+            a choice by groups that are not known.
 
     Examples:
         >>> import torch
@@ -91,21 +109,26 @@ class EnsembleRun(ImageRun[EnsembleResult]):
         folder: Path | None = None,
         *,
         classes: Sequence[str] | None = None,
+        select: Select = "last",
+        test_groups: Groups | None = None,
         settings: Mapping[str, Any] | None = None,
         save_every: int = 500,
         log_every: int = 20,
     ) -> None:
         require_fitting(stream, model.num_classes)
+        require_groups(PeerConfig(select=select), None, test_groups)
         super().__init__(
             model,
             stream,
             config or EnsembleConfig(),
-            EnsembleResult,
+            EnsembleResult if test_groups is None else EnsembleGroupResult,
             folder,
             classes=classes,
-            settings=settings,
+            settings={**(settings or {}), "select": select},
             save_every=save_every,
             log_every=log_every,
+            select=select,
+            test_groups=test_groups,
         )
         self._parts = self._share(_TwoParts(model, self.config.batch_norm))
 
@@ -135,11 +158,10 @@ class EnsembleRun(ImageRun[EnsembleResult]):
         heads = {f"{name}_loss": sums[name] / max(sums["made images"], 1) for name in FACTORS}
         return {"loss": real + sum(heads.values()), "real_loss": real, **heads}
 
-    def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:
-        right = count_correct(self.model, batches)
-        num, average = right.pop("images"), right.pop("average")
-        named = {f"{name}_accuracy": value for name, value in right.items()}
-        return {"images": num, "accuracy": average, **named}
+    def _find_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        right = find_correct(self.model, batches)
+        own = right.pop("average")
+        return {"accuracy": own, **{f"{name}_accuracy": part for name, part in right.items()}}
 
     def _save(self, result: EnsembleResult, folder: Path) -> None:
         save_ensemble(
@@ -152,7 +174,8 @@ class EnsembleRun(ImageRun[EnsembleResult]):
         )
 
     def _draw(self, results: Sequence[EnsembleResult]) -> Figure:
-        return draw_curves(results)
+        kept = None if self.best.select == "last" else self.best.epoch
+        return draw_curves(results, self.test_groups, kept)
 
 
 class _TwoParts(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from cgn_augment import CounterfactualDataset
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
+from cgn_augment.images.image_table import Groups
 from cgn_augment.pictures.sheets import save_figure
 from train_generator.classifier.ensemble_config import (
     EnsembleConfig,
@@ -29,6 +30,8 @@ from train_generator.classifier.ensemble_config import (
     make_schedule,
 )
 from train_generator.classifier.epochs import EpochRun, Result, count_steps
+from train_generator.classifier.selection import BestWeights, Select
+from train_generator.metrics.groups import GroupAccuracies
 from train_generator.training.stages import Stateful
 
 RESULTS_FILE = "results.json"
@@ -48,7 +51,13 @@ class ImageRun(EpochRun[Result]):
         settings: further plain values that a checkpoint must agree with.
         save_every: steps between checkpoints within an epoch; may change on a resume.
         log_every: steps between two looks at the losses.
+        select: which epoch's weights are kept.
+        test_groups: of the images that it is tested on, in their order on all processes together;
+            results then have `GroupFields`.
         state: what else a checkpoint must hold, by name.
+
+    Attributes:
+        best: the epoch whose weights are in the file, and, once trained, in the model.
     """
 
     config: EnsembleConfig
@@ -65,8 +74,11 @@ class ImageRun(EpochRun[Result]):
         settings: Mapping[str, Any] | None,
         save_every: int,
         log_every: int,
+        select: Select,
+        test_groups: Groups | None,
         state: Mapping[str, Stateful] | None = None,
     ) -> None:
+        self.best, self.test_groups = BestWeights(model, select), test_groups
         optimizer = make_optimizer(config, model)
         num_steps = count_steps(stream)  # the rate changes from epoch to epoch if it is unknown
         super().__init__(
@@ -81,14 +93,32 @@ class ImageRun(EpochRun[Result]):
             save_every=save_every,
             log_every=log_every,
             by_step=num_steps is not None,
-            state=state,
+            state={"best": self.best, **(state or {})},
         )
         self.folder = folder
         self.classes = tuple(classes or map(str, range(model.num_classes)))
 
+    def train(
+        self,
+        test: Iterable[tuple[Tensor, Tensor]],
+        *,
+        progress: bool = True,
+        announce: Callable[[Result], None] | None = None,
+    ) -> list[Result]:
+        """Trains the epochs that are left, and gives the model the weights that are kept.
+
+        Arguments, errors and what is returned are those of `EpochRun.train`.
+        """
+        results = super().train(test, progress=progress, announce=announce)
+        self.best.restore()
+        return results
+
     @abstractmethod
-    def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:
-        """Counts right images by the accuracy's name in the result, and all by "images"."""
+    def _find_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Finds which images are right, (N,) bool, by the accuracy's name in the result.
+
+        The first accuracy is the classifier's own, which is measured by group too.
+        """
 
     @abstractmethod
     def _save(self, result: Result, folder: Path) -> None:
@@ -100,7 +130,7 @@ class ImageRun(EpochRun[Result]):
 
     def _describe(self) -> dict[str, Any]:
         """Returns what the classifier's own file does not say of it."""
-        return {}
+        return {"select": self.best.select, "kept_epoch": self.best.epoch}
 
     def _share(self, module: nn.Module) -> nn.Module:
         """Returns the module, whose gradients are averaged over the processes."""
@@ -130,17 +160,27 @@ class ImageRun(EpochRun[Result]):
         yield from tqdm(self._test, "validation", leave=False, disable=not self._progress)
 
     def _measure(self) -> dict[str, Any]:
-        right = self.ranks.sum(self._count_correct(self._validation()))
-        num = right.pop("images")
-        if num == 0:
+        right = self._find_right(self._validation())
+        own, groups = next(iter(right.values())), self.test_groups
+        counts = {"images": len(own), **{name: int(part.sum()) for name, part in right.items()}}
+        if groups is not None:
+            numbers = torch.tensor(groups.numbers[self.ranks.rank :: self.ranks.num])
+            for g in range(len(groups.names)):
+                part = own[numbers == g]
+                counts |= {f"images {g}": len(part), f"right {g}": int(part.sum())}
+        found = self.ranks.sum(counts)
+        if found["images"] == 0:
             raise ArgumentError("there are no validation images to measure the accuracy on")
-        return {name: value / num for name, value in right.items()}
+        measured = {name: found[name] / found["images"] for name in right}
+        return measured if groups is None else measured | _describe_groups(groups, found)
 
     def _write(self, result: Result) -> None:
+        is_best = self.best.offer(result)  # on every process
         if self.folder is None or not self.ranks.is_main:
             return
         results = [*self.results, result]
-        self._save(result, self.folder)
+        if is_best:
+            self._save(result, self.folder)
         self._record(results, self.folder)
         save_figure(self._draw(results), self.folder / CURVES_FILE)
 
@@ -154,6 +194,20 @@ class ImageRun(EpochRun[Result]):
         }
         with replacing(folder / RESULTS_FILE) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _describe_groups(groups: Groups, counts: Mapping[str, float]) -> dict[str, Any]:
+    """Returns `GroupFields` of how many images each group has, and how many of them are right."""
+    images, right = (
+        tuple(int(counts[f"{kind} {g}"]) for g in range(len(groups.names)))
+        for kind in ("images", "right")
+    )
+    found = GroupAccuracies(groups.names, images, right, groups.train_counts)
+    return {
+        "worst_group_accuracy": found.worst[1],
+        "adjusted_accuracy": found.adjusted_average,
+        "group_accuracies": dict(zip(found.names, found.accuracies, strict=True)),
+    }
 
 
 def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:
@@ -180,6 +234,16 @@ def require_classes(stream: CounterfactualDataset, num_classes: int) -> None:
             f"the CGN draws {drawn} classes and the images have {num_classes}: say with class_map "
             "which classes of the CGN show each of your labels"
         )
+
+
+def group_lines(results: Sequence[Any], groups: Groups | None) -> dict[str, tuple[str, str]]:
+    """Returns the accuracies that `plot_epochs` draws where validation images have groups."""
+    if groups is None:
+        return {}
+    lines = {"worst_group_accuracy": ("validation, worst group", "C5")}
+    if any(result.adjusted_accuracy is not None for result in results):
+        lines["adjusted_accuracy"] = ("validation, adjusted average", "C6")
+    return lines
 
 
 def plot_epochs(

@@ -20,13 +20,16 @@ from cgn_augment.errors import ArgumentError
 from cgn_augment.images.image_table import Groups
 from train_generator.classifier.ensemble_config import EnsembleConfig
 from train_generator.classifier.ensemble_losses import use_batch_statistics
-from train_generator.classifier.image_training import ImageRun, plot_epochs, require_classes
+from train_generator.classifier.image_training import (
+    ImageRun,
+    group_lines,
+    plot_epochs,
+    require_classes,
+)
 from train_generator.classifier.last_layer import Retrained, collect_features, retrain_last_layer
 from train_generator.classifier.peers import PeerConfig, make_cutmix, make_weights, require_groups
 from train_generator.classifier.plain import PLAIN_FILE, PlainClassifier, save_classifier
-from train_generator.classifier.selection import BestWeights
-from train_generator.classifier.training import EpochResult, GroupResult, count_right, find_right
-from train_generator.metrics.groups import GroupAccuracies
+from train_generator.classifier.training import EpochResult, GroupResult, find_right
 from train_generator.training.stages import descend
 
 
@@ -105,8 +108,6 @@ class PlainRun(ImageRun[EpochResult]):
             )
         require_classes(stream, model.num_classes)
         require_groups(self.peer, train_groups, test_groups)
-        self.test_groups = test_groups
-        self.best = BestWeights(model, self.peer.select)
         self.retrained: Retrained | None = None
         self._weights = make_weights(self.peer, train_groups, stream.device)
         self._cutmix = make_cutmix(self.peer, model.num_classes)
@@ -120,7 +121,9 @@ class PlainRun(ImageRun[EpochResult]):
             settings={**(settings or {}), "peer": asdict(self.peer)},
             save_every=save_every,
             log_every=log_every,
-            state={"best": self.best, **({} if self._weights is None else {"q": self._weights})},
+            select=self.peer.select,
+            test_groups=test_groups,
+            state={} if self._weights is None else {"q": self._weights},
         )
         if self.ranks.num > 1 and self.peer.method in ("groupdro", "dfr"):
             raise ArgumentError(
@@ -136,13 +139,12 @@ class PlainRun(ImageRun[EpochResult]):
         progress: bool = True,
         announce: Callable[[EpochResult], None] | None = None,
     ) -> list[EpochResult]:
-        """Trains the epochs that are left, and gives the model the weights that are kept.
+        """Trains the epochs that are left, and retrains the last layer where that is the method.
 
-        Arguments, errors and what is returned are those of `EpochRun.train`; for last-layer
+        Arguments, errors and what is returned are those of `ImageRun.train`; for last-layer
         retraining `test` must be something that can be read again.
         """
         results = super().train(test, progress=progress, announce=announce)
-        self.best.restore()
         if self.peer.method == "dfr" and self.test_groups is not None:
             last, groups = self.model.last_layer, torch.tensor(self.test_groups.numbers)
             features, labels = collect_features(self.model, last, self._validation())
@@ -178,49 +180,18 @@ class PlainRun(ImageRun[EpochResult]):
     def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": sums["loss"] / sums["images"]}
 
-    def _count_correct(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, int]:
-        correct, images = count_right(self.model, batches)
-        return {"test_accuracy": correct, "images": images}
-
-    def _measure(self) -> dict[str, Any]:
-        if self.test_groups is None:
-            return super()._measure()
-        numbers, names = self.test_groups.numbers, self.test_groups.names
-        own = torch.tensor(numbers[self.ranks.rank :: self.ranks.num])
-        right = find_right(self.model, self._validation())
-        counts = {
-            f"{kind} {g}": float(part[own == g].sum())
-            for kind, part in (("images", torch.ones_like(right)), ("right", right))
-            for g in range(len(names))
-        }
-        found = self.ranks.sum(counts)
-        images, correct = (
-            tuple(int(found[f"{kind} {g}"]) for g in range(len(names)))
-            for kind in ("images", "right")
-        )
-        counted = GroupAccuracies(names, images, correct, self.test_groups.train_counts)
-        return {
-            "test_accuracy": counted.average,
-            "worst_group_accuracy": counted.worst[1],
-            "adjusted_accuracy": counted.adjusted_average,
-            "group_accuracies": dict(zip(names, counted.accuracies, strict=True)),
-        }
-
-    def _write(self, result: EpochResult) -> None:
-        self.best.offer(result)  # on every process
-        super()._write(result)
+    def _find_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        return {"test_accuracy": find_right(self.model, batches)}
 
     def _save(self, result: EpochResult, folder: Path) -> None:
-        if self.best.epoch == result.epoch:
-            save_classifier(self.model, folder / PLAIN_FILE)
+        save_classifier(self.model, folder / PLAIN_FILE)
 
     def _describe(self) -> dict[str, Any]:
         return {
             "classes": list(self.classes),
             **asdict(self.model.preprocessing),
             "method": self.peer.method,
-            "select": self.peer.select,
-            "kept_epoch": self.best.epoch,
+            **super()._describe(),
             "retrained": None if self.retrained is None else asdict(self.retrained),
         }
 
@@ -229,10 +200,7 @@ class PlainRun(ImageRun[EpochResult]):
             "test_accuracy": ("validation", "C0"),
             "train_accuracy": ("training", "C1"),
         }
-        if self.test_groups is not None:
-            accuracies["worst_group_accuracy"] = ("validation, worst group", "C2")
-            if any(getattr(result, "adjusted_accuracy", None) is not None for result in results):
-                accuracies["adjusted_accuracy"] = ("validation, adjusted average", "C4")
+        accuracies |= group_lines(results, self.test_groups)
         kept = None if self.peer.select == "last" else self.best.epoch
         return plot_epochs(results, {"loss": ("cross-entropy", "C0")}, accuracies, "accuracy", kept)
 

@@ -6,13 +6,18 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from train_generator.classifier.training import EpochResult, GroupResult
+from train_generator.classifier.ensemble_config import EnsembleResult
+from train_generator.classifier.training import GroupFields
 
 Select = Literal["last", "average", "worst_group"]
 
 
-def score_result(result: EpochResult, select: Select) -> float:
+def score_result(result: Any, select: Select) -> float:
     """Returns what an epoch is chosen by: the higher the better, and the later for `last`.
+
+    Args:
+        result: an `EpochResult` or an `EnsembleResult`, with or without `GroupFields`.
+        select: what is the best.
 
     Examples:
         >>> from train_generator.classifier import EpochResult
@@ -22,9 +27,10 @@ def score_result(result: EpochResult, select: Select) -> float:
     """
     if select == "last":
         return float(result.epoch)
-    if select == "worst_group" and isinstance(result, GroupResult):
+    if select == "worst_group" and isinstance(result, GroupFields):
         return result.worst_group_accuracy
-    return result.test_accuracy
+    accuracy = result.accuracy if isinstance(result, EnsembleResult) else result.test_accuracy
+    return float(accuracy)
 
 
 class BestWeights:
@@ -58,7 +64,7 @@ class BestWeights:
         self._model = model
         self._weights: dict[str, Tensor] = {}
 
-    def offer(self, result: EpochResult) -> bool:
+    def offer(self, result: Any) -> bool:
         """Keeps the model's weights if the epoch that has just ended is the best; says whether."""
         score = score_result(result, self.select)
         if score <= self.score:

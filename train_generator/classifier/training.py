@@ -107,8 +107,8 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
-class GroupResult(EpochResult):
-    """What an epoch came to where the validation images have groups.
+class GroupFields:
+    """The part of an epoch's result that only validation images with groups give.
 
     Attributes:
         worst_group_accuracy: the lowest of the groups' accuracies, in [0, 1].
@@ -120,6 +120,11 @@ class GroupResult(EpochResult):
     worst_group_accuracy: float
     adjusted_accuracy: float | None
     group_accuracies: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class GroupResult(GroupFields, EpochResult):
+    """The result of an epoch whose validation images have groups."""
 
 
 def train_step(

@@ -25,7 +25,7 @@ from train_generator.classifier.image_training import require_classes
 from train_generator.classifier.peers import require_groups
 from train_generator.classifier.plain import PLAIN_FILE, make_classifier
 from train_generator.classifier.plain_training import PlainRun
-from train_generator.classifier.training import EpochResult, GroupResult
+from train_generator.classifier.training import EpochResult, GroupFields
 from train_generator.training.machine import make_accelerator, write_settings
 from train_generator.training.trainer import check_folder
 
@@ -147,18 +147,11 @@ def make_run(
     model.preprocessing = preprocessing
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run: EnsembleRun | PlainRun
+    train_groups, options["test_groups"] = groups
     if isinstance(model, InvariantEnsemble):
-        run = EnsembleRun(model, stream, **options)
+        run = EnsembleRun(model, stream, select=settings.select, **options)
     else:
-        train_groups, test_groups = groups
-        run = PlainRun(
-            model,
-            stream,
-            peer=settings.peer,
-            train_groups=train_groups,
-            test_groups=test_groups,
-            **options,
-        )
+        run = PlainRun(model, stream, peer=settings.peer, train_groups=train_groups, **options)
     return run, tests.testing(reading)
 
 
@@ -183,14 +176,16 @@ def _announce(result: EnsembleResult | EpochResult) -> None:
             "texture": result.texture_accuracy,
             "background": result.background_accuracy,
         }
-    if isinstance(result, GroupResult):
-        shown = {"average": result.test_accuracy, "worst group": result.worst_group_accuracy}
+    if isinstance(result, GroupFields):
+        shown.pop("accuracy", None)
+        shown |= {"average": result.test_accuracy} if isinstance(result, EpochResult) else {}
+        shown["worst group"] = result.worst_group_accuracy
         adjusted, groups = result.adjusted_accuracy, result.group_accuracies
         shown |= {} if adjusted is None else {"adjusted average": adjusted}
         shown |= {name: value for name, value in groups.items() if value is not None}
     accuracies = ", ".join(f"{name} {100 * value:.1f} %" for name, value in shown.items())
     print(f"epoch {result.epoch}: loss {result.loss:.3f}; validation: {accuracies}", flush=True)
-    if isinstance(result, GroupResult) and result.epoch == 1:
+    if isinstance(result, GroupFields) and result.epoch == 1:
         empty = [name for name, value in result.group_accuracies.items() if value is None]
         if empty:
             print(f"there is no validation image of {', '.join(empty)}", flush=True)
@@ -198,13 +193,11 @@ def _announce(result: EnsembleResult | EpochResult) -> None:
 
 def _describe_kept(run: EnsembleRun | PlainRun) -> str:
     """Says which epoch's weights are in the file, and what became of the last layer."""
-    if not isinstance(run, PlainRun):
-        return ""
     told = ""
-    if run.peer.select != "last":
-        by = run.peer.select.replace("_", " ")
+    if run.best.select != "last":
+        by = run.best.select.replace("_", " ")
         told = f"kept: epoch {run.best.epoch}, the best {by} ({100 * run.best.score:.1f} %)\n"
-    if run.retrained is not None:
+    if isinstance(run, PlainRun) and run.retrained is not None:
         told += (
             f"last layer: retrained on {run.retrained.num_images} validation images, as many of "
             f"each group (C {run.retrained.inverse_strength:g})\n"
