@@ -10,7 +10,9 @@ import pytest
 from conftest import REPO
 
 PAGE = (REPO / "docs" / "faq.md").read_text()
-MESSAGES = re.findall(r"```text\n(.*?)\n```", PAGE, flags=re.DOTALL)
+MESSAGES = [
+    " ".join(found.split()) for found in re.findall(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)
+]
 QUESTIONS = re.findall(r"^### (.*)$", PAGE, flags=re.MULTILINE)
 
 
