@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,13 @@ def test_the_readmes_diff_is_that_of_the_example() -> None:
     source = (REPO / "examples" / "drop_in.py").read_text()
     for line in diff.replace('"double-colored-mnist"', "checkpoint").splitlines():
         assert line[1:].replace("in train:", "in tqdm(train):") in source
+
+
+def test_all_extras_of_users_are_described() -> None:
+    settings = ConfigParser()
+    settings.read(REPO / "setup.cfg")
+    described = re.findall(r"^\| `cgn-augment\[(\w+)\]`", DOCS["get-started.md"], re.MULTILINE)
+    assert {*described, "docs", "test"} == set(settings["options.extras_require"])
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

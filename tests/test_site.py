@@ -54,6 +54,18 @@ def documented(site: Path) -> set[str]:
     return {line.split(" ")[0] for line in zlib.decompress(inventory).decode().splitlines()}
 
 
+def test_the_build_is_strict_and_part_of_ci() -> None:
+    settings = (REPO / "mkdocs.yml").read_text().split("validation:\n")[1].split("\n\n")[0]
+    assert {line.strip() for line in settings.splitlines()} == {
+        "omitted_files: warn",
+        "absolute_links: warn",
+        "unrecognized_links: warn",
+        "anchors: warn",
+        "not_found: warn",
+    }
+    assert "\nmypy\nNO_MKDOCS_2_WARNING=1 mkdocs build --strict" in (REPO / ".ci/run").read_text()
+
+
 def test_pages_ask_no_other_server(site: Path) -> None:
     pages = [*site.rglob("*.html"), site / "site.css"]
     assert len(pages) > 40
