@@ -7,15 +7,14 @@ import importlib
 import json
 import pkgutil
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 import torch
-from colored_parts_helpers import make_parts, write_photos, write_set
+from colored_parts_helpers import make_parts, write_photos
 from PIL import Image
 from torch.utils.data import TensorDataset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 import cgn_augment
 import train_generator
@@ -78,10 +77,10 @@ def test_the_readmes_loop_runs() -> None:
     assert not torch.equal(model[1].weight, before)
 
 
-def test_the_guides_masks_go_through_transforms_with_their_images(
+def test_masks_of_a_data_set_go_through_transforms_with_their_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = (b for b in blocks("guide.md") if "class PhotosWithMasks" in b)
+    (block,) = (b for b in blocks("own-images.md") if "class PhotosWithMasks" in b)
     for path in write_photos(tmp_path / "photos" / "train", num=9, size=60).rglob("*.png"):
         picture = Image.open(path)
         mask = tmp_path / "photos" / "train_masks" / path.parent.name / path.name
@@ -104,30 +103,18 @@ def test_the_guides_masks_go_through_transforms_with_their_images(
     assert (red[inside & ~edge] > 0.7).all()
 
 
-@pytest.mark.parametrize("with_words", ["Placement(scale=", "load_parts("])
-def test_the_guides_examples_of_parts_and_placement_run(
-    with_words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (block,) = (b for b in blocks("guide.md") if with_words in b)
-    write_set(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    transform = v2.Compose([v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, True)])
-    names = {"MEAN": 0.0, "STD": 1.0, "train_set": ImageFolder("photos", transform)}
-    exec(block.replace("224", "32").replace("size=2000", "size=20"), names)
-    bank = names["bank"]
-    assert isinstance(bank, BankSource)
-    made = bank.sample(6, torch.Generator().manual_seed(0))
-    assert made.images.shape == (6, 3, 32, 32)
-    if "train = " in block:
-        images, _ = next(iter(names["train"]))  # type: ignore[call-overload]
-        assert images.shape == (18, 3, 32, 32)
-
-
 def test_the_readmes_diff_is_that_of_the_example() -> None:
     (diff,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
     source = (REPO / "examples" / "drop_in.py").read_text()
     for line in diff.replace('"double-colored-mnist"', "checkpoint").splitlines():
         assert line[1:].replace("in train:", "in tqdm(train):") in source
+
+
+def test_all_extras_of_users_are_described() -> None:
+    settings = ConfigParser()
+    settings.read(REPO / "setup.cfg")
+    described = re.findall(r"^\| `cgn-augment\[(\w+)\]`", DOCS["get-started.md"], re.MULTILINE)
+    assert {*described, "docs", "test"} == set(settings["options.extras_require"])
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -136,14 +123,6 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert marked[1] == "python -m pip install '.[test]' && pytest -n 2 --dist loadfile"
     assert marked[2] == "```"
     assert "<!-- test command -->" in (REPO / ".ci" / "run").read_text()
-
-
-@pytest.mark.parametrize("name", DOCS)
-def test_links_and_pictures_of_the_docs_are_there(name: str) -> None:
-    folder = REPO if name == "README.md" else REPO / "docs"
-    for target in re.findall(r"\]\(([^)#]+)", DOCS[name]):
-        if not target.startswith("http"):
-            assert (folder / target).is_file(), target
 
 
 def test_the_table_of_photographs_is_that_of_the_benchmark() -> None:

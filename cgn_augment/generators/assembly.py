@@ -24,6 +24,7 @@ Config = dict[str, Any]
 Network = TypeVar("Network", bound=nn.Module)
 
 CGN = SmallCGN | ImageNetCGN
+"""A network of either kind: what `load_cgn` returns."""
 
 FORMAT = "cgn_augment/1"
 REMEDY = "write it with save_cgn"

@@ -105,7 +105,7 @@ def _require_aspect(key: str | int, masks: Tensor, images: Tensor) -> None:
         raise DataError(
             f"masks at {key!r} are {own_height}x{own_width} and their images {height}x{width}, "
             "which is another aspect: let image and mask go through one joint transform (see "
-            "docs/guide.md, Masks that your data set brings)"
+            "docs/own-images.md, Masks that your data set brings)"
         )
 
 

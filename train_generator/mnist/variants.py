@@ -26,7 +26,10 @@ from train_generator.mnist.render import (
 from train_generator.mnist.textures import NUM_CLASSES, Textures, procedural_textures
 
 Variant = Literal["colored", "double_colored", "wildlife"]
+"""Name of an MNIST variant."""
+
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+"""All of them."""
 
 NO_CLASS = -1
 
