@@ -106,7 +106,7 @@ def draw_plot(results: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(cell.values, [place] * len(cell.values), "k.", ms=4)
             axes.text(max(cell.values) + 2, place, f"{cell.mean:.1f}", va="center", fontsize=8)
         axes.set(xlim=(0, 70), title=f"trained at correlation {correlation}")
-        axes.set_xlabel("accuracy on decorrelated test photographs (%); dots: seeds")
+        axes.set_xlabel("decorrelated test accuracy (%), dots: seeds")
     panels[0].set_yticks(range(len(bars)), labels, fontsize=8)
     panels[0].invert_yaxis()
     return figure
