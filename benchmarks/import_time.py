@@ -23,7 +23,7 @@ from tqdm import trange
 RESULTS = Path(__file__).parent / "results"
 IMPORTS = {
     "torch": "import torch",
-    "cgn_augment": "from cgn_augment import BankSource, CounterfactualDataset, load_cgn, load_parts",
+    "cgn_augment": "from cgn_augment import BankSource, CounterfactualDataset, load_cgn",
 }
 
 
