@@ -162,7 +162,7 @@ def test_a_file_of_a_shared_folder_is_owned_by_one_process_and_free_when_that_is
     while not path.exists():
         time.sleep(0.01)
     with (
-        pytest.raises(UsageError, match="another process is writing .*seed0.pt"),
+        pytest.raises(UsageError, match=r"another process is writing .*seed0\.pt"),
         owning_file(path),
     ):
         pass
