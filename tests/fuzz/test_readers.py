@@ -272,8 +272,7 @@ IN_WORDS = {
 def test_the_page_on_security_names_every_kind() -> None:
     assert list(IN_WORDS) == list(KINDS)
     *names, last = IN_WORDS.values()
+    kinds = f"{', '.join(names)} and {last}"
     text = (REPO / "SECURITY.md").read_text(encoding="utf-8")
-    assert (
-        f"files of fifteen kinds by a seed and reads them: {', '.join(names)} and {last}." in text
-    )
+    assert f"files of fifteen kinds by a seed and reads them: {kinds}." in text
     assert len(KINDS) == 15
