@@ -1,4 +1,4 @@
-"""What `import cgn_augment` costs, against `import torch`, which it cannot do without.
+"""What an import of a loop's names costs, against `import torch`, which it cannot do without.
 
     python benchmarks/import_time.py
 
@@ -21,12 +21,15 @@ from pathlib import Path
 from tqdm import trange
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "cgn_augment")
+IMPORTS = {
+    "torch": "import torch",
+    "cgn_augment": "from cgn_augment import BankSource, CounterfactualDataset, load_cgn",
+}
 
 
 def time_import(package: str) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", f"import {package}"], check=True)
+    subprocess.run([sys.executable, "-c", IMPORTS[package]], check=True)
     return time.perf_counter() - start
 
 
@@ -35,15 +38,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="default: 10")
     parser.add_argument("--out", type=Path, default=RESULTS / "import_time.json")
     arguments = parser.parse_args()
-    seconds: dict[str, list[float]] = {package: [] for package in PACKAGES}
+    seconds: dict[str, list[float]] = {package: [] for package in IMPORTS}
     for number in trange(arguments.rounds + 1, desc="rounds"):
-        for package in PACKAGES:
+        for package in IMPORTS:
             taken = time_import(package)
             if number > 0:
                 seconds[package].append(taken)
     medians = {package: statistics.median(values) for package, values in seconds.items()}
     result = {
         "what": "seconds of a new process that imports a package",
+        "imports": IMPORTS,
         "command": f"python benchmarks/import_time.py --rounds {arguments.rounds}",
         "environment": {
             "python": platform.python_version(),

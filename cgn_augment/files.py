@@ -35,6 +35,7 @@ _LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
 _swept: set[tuple[int, Path]] = set()
 _owned: dict[tuple[int, int, int], int] = {}
+_owned_files: set[tuple[int, Path]] = set()
 
 
 @contextmanager
@@ -212,6 +213,52 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         if handle >= 0:
             os.close(handle)
+
+
+@contextmanager
+def owning_file(path: Path) -> Iterator[None]:
+    """Keeps other processes that ask for it from a file, in a folder that several fill.
+
+    Blocks of one process may be nested. A hidden file beside it is locked while the block lasts.
+
+    Args:
+        path: of the file, which need not be there; its folder is made where it is missing.
+
+    Raises:
+        UsageError: another process owns the file.
+
+    Example:
+        >>> from cgn_augment.files import owning_file
+        >>> with owning_file(getfixture("tmp_path") / "runs" / "seed0.pt"):
+        ...     pass  # written by this process alone
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, key = path.with_name(f".{path.name}.lock"), (os.getpid(), path.absolute())
+    if fcntl is None or key in _owned_files:
+        yield
+        return
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(handle))
+        except BlockingIOError:
+            taken = True
+        except OSError:  # a file system without locks
+            taken = False
+        if taken:
+            raise UsageError(
+                f"another process is writing {path}: wait until it has ended, or write to another "
+                "folder"
+            )
+        _owned_files.add(key)
+        try:
+            yield
+        finally:
+            _owned_files.discard(key)
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def require_place(folder: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 
 UNIT = 10**12
@@ -281,8 +282,9 @@ def step_seed(purpose: Purpose, *key: int) -> int:
         key: integers of 0 or more.
 
     Raises:
-        ArgumentError: a part of the key is negative.
+        ArgumentError: a part of the key is negative, or the seed, which comes first, too large.
     """
+    require_count("seed", key[0], 0)
     if min(key) < 0:
         raise ArgumentError(f"seed, epoch, rank and step must be 0 or more, got {key}")
     words = np.random.SeedSequence([*key, purpose]).generate_state(1, np.uint64)

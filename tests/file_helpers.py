@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cgn_augment.files import owning, remove_leftovers, replacing
+from cgn_augment.files import owning, owning_file, remove_leftovers, replacing
 
 # A fork costs no import; what it does here needs none of the threads that it lacks.
 FORKS = multiprocessing.get_context("fork")
@@ -46,3 +46,9 @@ def run(target: Callable[..., None], *arguments: object) -> int | None:
     process.start()
     process.join()
     return process.exitcode
+
+
+def own_file(path: Path) -> None:
+    with owning_file(path):
+        path.touch()
+        time.sleep(60)

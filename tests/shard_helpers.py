@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import random
 import signal
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -20,6 +22,9 @@ from cgn_augment.shards import ShardConfig, render_shards
 # The server imports the package once, so that a rank costs a fork and not an import.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["shard_helpers"])
+
+NUM_KILLS = int(os.environ.get("CGN_AUGMENT_KILLS", "100"))
+"""Of each kind of work, in the slow tests."""
 
 FIFTY = ShardConfig(num=50, shard_size=12, block_size=8)
 
@@ -54,6 +59,16 @@ def start_ranks(*arguments: Any) -> list[BaseProcess]:
     for process in processes:
         process.start()
     return processes
+
+
+def render_rank_elsewhere(
+    variables: dict[str, str], spool: Path, url: str, checkpoint: Path, *rest: Any
+) -> None:
+    """Renders to a URL, by the variables of the test, and spools to a folder of its own."""
+    os.environ.update(variables)
+    tempfile.tempdir = str(spool)
+    config, rank = rest
+    render_shards(load_cgn(checkpoint), url, config, rank=rank, world_size=2, resume=True)
 
 
 def kill_until_complete(

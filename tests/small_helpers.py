@@ -19,6 +19,8 @@ from train_generator.small.config import (
     TexturesConfig,
 )
 from train_generator.small.images import LabelledImages
+from train_generator.small.training import SmallTraining
+from train_generator.training.checkpoints import CHECKPOINT
 
 CLASSES = ("box", "bar", "post")
 STEPS = {"factors": 3, "masker": 2, "masker 1": 2, "textures": 3, "shapes": 3}
@@ -73,3 +75,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def train_on(folder: Path) -> None:
+    """Trains from the start, or on from what a killed process left."""
+    torch.set_num_threads(1)
+    resume = (folder / CHECKPOINT).exists()
+    data, _ = make_images()
+    SmallTraining(make_config(), data, folder, resume=resume, save_every=1, progress=False).train()

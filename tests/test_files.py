@@ -12,10 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from file_helpers import FORKS, names_in, own, run, write_half, write_often
+from file_helpers import FORKS, names_in, own, own_file, run, write_half, write_often
 
 from cgn_augment.errors import FileError, UsageError
-from cgn_augment.files import leftovers, owning, remove_leftovers, replacing, temporary_file
+from cgn_augment.files import (
+    leftovers,
+    owning,
+    owning_file,
+    remove_leftovers,
+    replacing,
+    temporary_file,
+)
 from cgn_augment.generators.tensors import save_pickle, save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
@@ -144,3 +151,25 @@ def test_a_folder_is_owned_by_one_process_and_free_when_that_has_ended(tmp_path:
     process.join()
     with owning(tmp_path / "other"):
         assert run(own, tmp_path / "other", True) == 1
+
+
+def test_a_file_of_a_shared_folder_is_owned_by_one_process_and_free_when_that_is_killed(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "runs" / "seed0.pt"
+    process = FORKS.Process(target=own_file, args=(path,))
+    process.start()
+    while not path.exists():
+        time.sleep(0.01)
+    with (
+        pytest.raises(UsageError, match=r"another process is writing .*seed0\.pt"),
+        owning_file(path),
+    ):
+        pass
+    with owning_file(path.with_name("seed1.pt")):
+        pass
+    process.kill()
+    process.join()
+    with owning_file(path), owning_file(path):
+        assert run(own_file, path) == 1
+    assert names_in(path.parent) == ["seed0.pt"]

@@ -79,7 +79,7 @@ def test_real_shapes_and_imports() -> None:
     text = page("docs/results.md").replace("of a plain one (quartiles ", "(")
     assert f"a step that finds its masks costs {found})," in text
     assert f"with cached masks {cached})." in text
-    assert f"takes {results('import_time')['ratio']:.2f} of the time of `import torch`" in text
+    assert f"take {results('import_time')['ratio']:.2f} of the time of `import torch`" in text
 
 
 @pytest.mark.parametrize("fill", ["none", "telea", "copy"])

@@ -32,6 +32,11 @@ _BLOCK = 2**23  # bytes per request; with smaller ones, waiting would take longe
 
 _WEB = ("http", "https")
 _AMAZON = ("s3", "s3a")
+_FIRST_TRIES = 3
+_UNREACHED = ("ConnectionRefusedError", "gaierror", "EndpointConnectionError")
+_answered: set[str] = set()
+"""Servers that have answered this process, which are waited for when they are gone."""
+
 _FINAL = (errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE)
 _UNKNOWN_USER = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 
@@ -107,13 +112,15 @@ def _options(protocol: str) -> dict[str, Any]:
 def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
     """Returns a server's answer; asks again if it fails.
 
+    Where nothing has ever answered, a few tries are enough: the address is more likely wrong.
+
     Args:
         url: the URL, for errors.
         ask: asks once.
 
     Raises:
         FileNotFoundError: the server says that the file does not exist.
-        FileError: it denies access, or failed for longer than `patience`.
+        FileError: it denies access, nothing answers there, or it failed for longer than `patience`.
 
     Examples:
         >>> from cgn_augment.images.remote import patiently
@@ -127,14 +134,25 @@ def patiently(url: str, ask: Callable[[], Answer]) -> Answer:
         'content'
     """
     seconds, start, pause = patience(), time.monotonic(), 0.1
+    server, tries = "/".join(url.split("/")[:3]), 0
     while True:
+        tries += 1
         try:
-            return ask()
+            answer = ask()
+            _answered.add(server)
+            return answer
         except CGNError:
             raise
         except Exception as error:  # each client has its own errors
             cause = _cause(error)
             reason = f"{type(cause).__name__}: {first_line(cause)}"
+            if not _is_unreached(error):
+                _answered.add(server)
+            elif server not in _answered and tries >= _FIRST_TRIES:
+                raise FileError(
+                    f"{url}: nothing answers there ({reason}): check the address, and whether the "
+                    "server runs"
+                ) from error
             if _is_missing(cause):
                 raise FileNotFoundError(errno.ENOENT, "there is no such file", url) from error
             if _is_denied(cause):
@@ -161,6 +179,16 @@ def _cause(error: Exception) -> Exception:
     hidden = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
     is_web = hidden and type(cause).__module__.partition(".")[0] in ("aiohttp", "asyncio")
     return cast(Exception, cause) if is_web or isinstance(cause, TimeoutError) else error
+
+
+def _is_unreached(error: BaseException | None) -> bool:
+    """Whether no connection came about, since nobody listens or nobody has the name."""
+    while error is not None:
+        inner = getattr(error, "os_error", None) or error  # as aiohttp has it
+        if {type(inner).__name__, type(error).__name__} & set(_UNREACHED):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_missing(cause: Exception) -> bool:

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError
-from cgn_augment.files import replacing
+from cgn_augment.files import owning, replacing
 from cgn_augment.images.finding import name_some, read_image
 from cgn_augment.images.image_table import below
 from cgn_augment.images.places import find_files
@@ -109,6 +110,7 @@ def write_masks(
         FileError: there is no such masker.
         MissingPackageError: a package is not installed.
         OSError: a mask cannot be written; earlier ones stay.
+        UsageError: another process is writing to `out`.
 
     Examples:
         >>> import numpy as np
@@ -132,7 +134,9 @@ def write_masks(
     if Path(images).expanduser().is_dir():  # a table or a layout names all its images
         refuse_nested(root, target)
     targets = _targets(files, root, target)
-    return write_targets(targets, target, masker, settings, total=len(targets), progress=progress)
+    return write_targets(
+        targets, target, masker, settings, total=len(targets), alone=True, progress=progress
+    )
 
 
 def write_targets(
@@ -142,6 +146,7 @@ def write_targets(
     settings: MaskSettings | None = None,
     *,
     total: int | None = None,
+    alone: bool = False,
     progress: bool = False,
 ) -> MaskCounts:
     """Finds the masks of images from anywhere; see `write_masks`.
@@ -153,6 +158,7 @@ def write_targets(
         masker: see `open_masker`.
         settings: settings of the masker, and how to refine its masks.
         total: number of images if known, for the bar.
+        alone: keeps other processes that write all masks alone out of the folder.
         progress: shows a bar.
 
     Raises:
@@ -167,7 +173,18 @@ def write_targets(
     if isinstance(masker, str) and masker in bundled_maskers():
         for target in first:
             _refuse_photographs(target, masker)
-    _begin(out, opened, settings)
+    with owning(out) if alone else nullcontext():
+        _begin(out, opened, settings)
+        return _find_all(opened, chain(first, left), settings, total, progress)
+
+
+def _find_all(
+    opened: SizedMasker,
+    targets: Iterable[Target],
+    settings: MaskSettings,
+    total: int | None,
+    progress: bool,
+) -> MaskCounts:
     unreadable: list[str] = []
     written = kept = 0
     with (
@@ -177,7 +194,7 @@ def write_targets(
 
         def lacking() -> Iterator[Target]:
             nonlocal kept
-            for target in chain(first, left):
+            for target in targets:
                 if target.mask.exists():
                     kept += 1
                     bar.update()

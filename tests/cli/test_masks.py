@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from conftest import run_command
+from file_helpers import FORKS, own
 from layout_helpers import WATERBIRDS, make_waterbirds
 from mask_helpers import make_images, read_mask
 from torch import Tensor
@@ -90,3 +92,22 @@ def test_images_of_which_none_can_be_read_are_a_failure(
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"nothing")
     assert run(tmp_path / "photos", tmp_path / "masks", "--masker", "grabcut") == 1
     assert "1 images could not be read and have no mask: " in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_two_processes_that_write_masks_into_one_folder_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = make_images(tmp_path / "photos"), tmp_path / "masks"
+    other = FORKS.Process(target=own, args=(out, False))
+    other.start()
+    try:
+        while not (out / "owned").exists():
+            time.sleep(0.01)
+        assert run(photos, out, "--masker", "grabcut", "--size", 64) == 2
+    finally:
+        other.kill()
+        other.join()
+    assert "error: another process is writing to " in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["owned"]
+    assert run(photos, out, "--masker", "grabcut", "--size", 64) == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import runpy
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,3 +243,60 @@ def test_a_fault_of_the_program_keeps_its_traceback() -> None:
 
     with pytest.raises(RuntimeError, match="a fault"):
         cli.run_commands("name", {"fail": fail}, ["fail"])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (cli.main, ["sheet", "{checkpoint}", "s.png"]),
+        (cli.main, ["sample", "{checkpoint}", "images"]),
+        (cli.main, ["interpolate", "{checkpoint}", "i.png", "[1, 2]"]),
+        (cli.main, ["shards", "--cgn={checkpoint}", "--out=set", "--num=10"]),
+        (train_cli.main, ["masker", "drawn", "--cgn={checkpoint}", "--out=run"]),
+        (train_cli.main, ["judge", "judge.safetensors"]),
+        (train_cli.main, ["data", "colored", "data.png"]),
+        (train_cli.main, ["textures", "textures.png"]),
+    ],
+)
+def test_a_seed_that_cannot_be_is_one_message(
+    main: Callable[[], None],
+    arguments: list[str],
+    seed: int,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled = [text.format(checkpoint=checkpoint) for text in arguments]
+    assert run_command(main, monkeypatch, *filled, f"--seed={seed}") == 2
+    wanted = f"must be 0 or more, got {seed}" if seed < 0 else f"must be below 2**64, got {seed}"
+    assert capsys.readouterr().err.endswith(f"error: seed {wanted}\n")
+
+
+@pytest.mark.parametrize("command", [("parts", "info"), ("shards", "verify")])
+@pytest.mark.parametrize("protocol", ["http", "s3"])
+def test_where_nothing_listens_is_said_at_once(
+    command: tuple[str, str],
+    protocol: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as free:  # bound, and nobody listens
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+        url = f"http://{place}/set" if protocol == "http" else "s3://bucket-of-nobody/set"
+        if protocol == "s3":
+            pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{place}")
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        monkeypatch.chdir(tmp_path)
+        start = time.monotonic()
+        assert run_command(cli.main, monkeypatch, *command, url) == 2
+    assert time.monotonic() - start < 60  # of the 120 that a server may fail for
+    error = capsys.readouterr().err
+    assert "nothing answers there (" in error
+    assert error.count("\n") == 1

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPO
 from fuzz_helpers import answers, break_bytes, break_json, break_tree
 from part_helpers import make_photos, write
 from PIL import Image
@@ -247,3 +248,31 @@ def test_an_answer_is_an_error_of_one_line_or_the_right_content(
     assert grown < MOST_BYTES
     print(f"{name}: {dict(told)}, {grown / 2**20:.0f} MiB")
     assert told.total() - told["whole"] > 0  # the cases do break something
+
+
+IN_WORDS = {
+    "pickled_checkpoint": "pickled checkpoints",
+    "pickled_values": "pickled values",
+    "safetensors": "safetensors",
+    "safetensors_header": "headers of safetensors",
+    "masker": "maskers",
+    "tar": "tars",
+    "shard": "shards",
+    "sample": "samples in shards",
+    "manifest": "manifests",
+    "settings": "settings of sets",
+    "parts": "sets of parts",
+    "index": "their index",
+    "image": "images",
+    "training": "checkpoints of trainings",
+    "stream_state": "states of streams",
+}
+
+
+def test_the_page_on_security_names_every_kind() -> None:
+    assert list(IN_WORDS) == list(KINDS)
+    *names, last = IN_WORDS.values()
+    kinds = f"{', '.join(names)} and {last}"
+    text = (REPO / "SECURITY.md").read_text(encoding="utf-8")
+    assert f"files of fifteen kinds by a seed and reads them: {kinds}." in text
+    assert len(KINDS) == 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_tiny_cgn
+from file_helpers import FORKS, own_file
 from torch import nn
 
 from cgn_augment import Parts, RealShapeSource
-from cgn_augment.errors import ArgumentError, CheckpointError, FileError
+from cgn_augment.errors import ArgumentError, CheckpointError, FileError, UsageError
 from cgn_augment.functional import isolated_rng
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker, save_masker
@@ -418,3 +420,24 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(commands, "run_downstream", press)
     with pytest.raises(KeyboardInterrupt, match=r"^the same command goes on$"):
         commands.downstream(str(tmp_path), variants=["colored"], rows=["decorrelated"])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_of_two_processes_one_trains_a_run_and_the_other_may_train_another(tmp_path: Path) -> None:
+    config = DownstreamConfig(num_epochs=1, num_train=32, num_test=20, bank=10)
+    cgn = SmallCGN(width=4).freeze()
+    first, second = (
+        DownstreamRun(tmp_path, "colored", "mine", cgn, seed=seed, config=config) for seed in (0, 1)
+    )
+    other = FORKS.Process(target=own_file, args=(first.checkpoint,))
+    other.start()
+    try:
+        while not first.checkpoint.exists():
+            time.sleep(0.01)
+        with pytest.raises(UsageError, match="another process is writing"):
+            run_downstream([first], progress=False)
+        assert not first.path.exists()
+        assert run_downstream([second], progress=False)[0].seed == 1
+    finally:
+        other.kill()
+        other.join()

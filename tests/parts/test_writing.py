@@ -13,7 +13,7 @@ import pytest
 import torch
 from part_helpers import config_for, make_photos, start_ranks, write
 from PIL import Image
-from shard_helpers import contents, kill_until_complete
+from shard_helpers import NUM_KILLS, contents, kill_until_complete
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, DataError, FileError
@@ -100,7 +100,7 @@ def test_a_folder_that_has_changed_is_another_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_kills", "num_workers"), [(1, 0), pytest.param(20, 1, marks=pytest.mark.slow)]
+    ("num_kills", "num_workers"), [(1, 0), pytest.param(NUM_KILLS, 1, marks=pytest.mark.slow)]
 )
 def test_sets_of_killed_ranks_equal_an_uninterrupted_one(
     num_kills: int, num_workers: int, tmp_path: Path

@@ -10,7 +10,15 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from shard_helpers import FIFTY, contents, kill_until_complete, members, render, start_ranks
+from shard_helpers import (
+    FIFTY,
+    NUM_KILLS,
+    contents,
+    kill_until_complete,
+    members,
+    render,
+    start_ranks,
+)
 
 from cgn_augment import Interventions
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
@@ -149,7 +157,7 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(
         render(tiny_cgn, Path("/proc/set"))  # read-only for everyone
 
 
-@pytest.mark.parametrize("num_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [1, pytest.param(NUM_KILLS, marks=pytest.mark.slow)])
 def test_sets_of_killed_ranks_equal_an_uninterrupted_one(
     num_kills: int, tiny_cgn: SmallCGN, tmp_path: Path
 ) -> None:

@@ -131,16 +131,17 @@ class PhotoMaskerTraining:
 
     def train(self) -> Path:
         """Takes all remaining steps and writes the masker, which `load_masker` reads."""
-        self.trainer.train(progress=self.progress)
         path = self.folder / MASKER_FILE
-        save_masker(
-            self.average,
-            path,
-            recipe=asdict(self.config),
-            images=len(self.learned),
-            seed=self.seed,
-            seconds=round(self.trainer.seconds),
-        )
+        with self.trainer.owning():
+            self.trainer.train(progress=self.progress)
+            save_masker(
+                self.average,
+                path,
+                recipe=asdict(self.config),
+                images=len(self.learned),
+                seed=self.seed,
+                seconds=round(self.trainer.seconds),
+            )
         return path
 
     def measure(self) -> Tensor:

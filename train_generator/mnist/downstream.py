@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from cgn_augment import BankSource, CounterfactualDataset, Parts, RealShapeSource
 from cgn_augment.checks import require_count
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import owning_file
 from cgn_augment.functional import isolated_rng
 from cgn_augment.masks.network import MaskerNetwork
 from cgn_augment.types import Mechanisms, Source
@@ -100,6 +101,11 @@ class DownstreamRun:
         return self.folder / f"{self.variant}-{self.trained_on}-seed{self.seed}.json"
 
     @property
+    def checkpoint(self) -> Path:
+        """The file of the training under way, which one process owns."""
+        return self.path.with_suffix(".pt")
+
+    @property
     def is_biased(self) -> bool:
         """Whether the training images are the biased ones."""
         return self.cgn is not None or self.masker is not None
@@ -151,7 +157,7 @@ class DownstreamRun:
             CheckpointError: the run's checkpoint is damaged, or belongs to other settings.
         """
         run = self._make_classifier(data, parts)
-        checkpoint = self.path.with_suffix(".pt")
+        checkpoint = self.checkpoint
         if checkpoint.is_file():
             run.resume()
         epochs = run.train(DataLoader(test.dataset(), batch_size=_TEST_BATCH), progress=progress)
@@ -203,7 +209,7 @@ class DownstreamRun:
             model.to(stream.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
             stream,
             self._classifier_config,
-            self.path.with_suffix(".pt"),
+            self.checkpoint,
         )
 
 
@@ -240,6 +246,7 @@ def run_downstream(
     Raises:
         ArgumentError: two runs have the same file.
         CheckpointError: a file belongs to other settings, or is damaged; nothing was trained.
+        UsageError: another process trains one of the runs; those before it are written.
     """
     paths = [run.path for run in runs]
     if len(set(paths)) < len(paths):
@@ -250,24 +257,38 @@ def run_downstream(
     for run in runs:
         if run.path in complete:
             continue
-        run.write(None)  # report a folder that cannot be written before anything else
-        if announce is not None:
-            announce(run)
-        config, textures = run.config, run.textures
-        data, test = (
-            render(run.variant, split, textures=textures, decorrelated=decorrelated, num=num)
-            for split, decorrelated, num in (
-                ("train", not run.is_biased, config.num_train),
-                ("test", True, config.num_test),
-            )
-        )
-        parts = None
-        if run.cgn is None and run.masker is not None:
-            parts = take_apart(data, run.masker, run.device)
-        else:
-            take_apart.cache_clear()
-        complete[run.path] = run.train(data, test, parts, progress=progress)
+        with owning_file(run.checkpoint):
+            result = run.read()  # again: another process may have ended it just now
+            if result is None:
+                result = _train(run, render, take_apart, progress, announce)
+            complete[run.path] = result
     return [complete[path] for path in paths]
+
+
+def _train(
+    run: DownstreamRun,
+    render: Callable[..., VariantData],
+    take_apart: Any,
+    progress: bool,
+    announce: Callable[[DownstreamRun], None] | None,
+) -> DownstreamResult:
+    run.write(None)  # what cannot be written is known before all else
+    if announce is not None:
+        announce(run)
+    config, textures = run.config, run.textures
+    data, test = (
+        render(run.variant, split, textures=textures, decorrelated=decorrelated, num=num)
+        for split, decorrelated, num in (
+            ("train", not run.is_biased, config.num_train),
+            ("test", True, config.num_test),
+        )
+    )
+    parts = None
+    if run.cgn is None and run.masker is not None:
+        parts = take_apart(data, run.masker, run.device)
+    else:
+        take_apart.cache_clear()
+    return run.train(data, test, parts, progress=progress)
 
 
 def _take_apart(data: VariantData, masker: MaskerNetwork, device: torch.device | str) -> Parts:

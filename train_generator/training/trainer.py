@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_count, require_counts
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import owning
+from cgn_augment.files import owning, owning_file
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.tensors import require_finite, save_pickle
 from cgn_augment.pictures.sheets import save_figure
@@ -169,7 +169,9 @@ class Trainer:
         with ExitStack() as stack:
             self._check_folder()
             if self.checkpoint is not None and self.ranks.is_main:
-                stack.enter_context(owning(self.checkpoint.parent))
+                alone = self.folder is None  # a checkpoint in a folder that several may fill
+                place = self.checkpoint if alone else self.checkpoint.parent
+                stack.enter_context((owning_file if alone else owning)(place))
             self._check_folder()  # again, since another training may have ended just now
             self._begun = True
             yield
