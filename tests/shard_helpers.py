@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import random
 import signal
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cgn_augment import load_cgn
+from cgn_augment.errors import DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 
@@ -22,6 +24,17 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["shard_helpers"])
 
 FIFTY = ShardConfig(num=50, shard_size=12, block_size=8)
+
+
+class FailingCGN(SmallCGN):
+    """A CGN that fails when it draws a shape: it raises, or its process dies."""
+
+    way = "raise"
+
+    def shape(self, *_: object) -> Any:
+        if self.way == "die":
+            os._exit(9)
+        raise DataError("it is broken")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _PORTIONS = 20
 
 _LEAST_AHEAD = 16
 _SECONDS_TO_STOP = 10.0
+_SECONDS_TO_CONNECT = 10.0
 _ADDRESS = "RAY_ADDRESS"
 _GO_ON = "complete shards stay, and the same command with --resume goes on"
 
@@ -266,19 +268,29 @@ def _connected(ray: ModuleType) -> Iterator[None]:
             f"{_ADDRESS} is {address}, from where progress does not come: start the command on a "
             "node of the cluster, such as by 'ray job submit'"
         )
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own tells nobody
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (OSError, RuntimeError, ValueError) as error:
-        where = f"at {_ADDRESS}={address}" if address else "here"
-        raise UsageError(
-            f"no Ray cluster {where} can be used ({first_line(error)}): start one with 'ray start "
-            f"--head', or unset {_ADDRESS} to use the cores of this machine"
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    where = f"at {_ADDRESS}={address}" if address else "here"
+    return UsageError(
+        f"no Ray cluster {where} can be used ({first_line(error)}): start one with 'ray start "
+        f"--head', or unset {_ADDRESS} to use the cores of this machine"
+    )
 
 
 def _stop(ray: ModuleType, tasks: list[Any]) -> None:
