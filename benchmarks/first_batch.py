@@ -55,7 +55,8 @@ WAYS = {
         f'BankSource(load_cgn("{CGN}"), size=2000)'
     ),
     "`RealShapeSource`, textures of that bank": MIXED.format(
-        f'RealShapeSource(load_masker("{CGN}"), BankSource(load_cgn("{CGN}"), size=2000), gate=None)'
+        f'RealShapeSource(load_masker("{CGN}"), BankSource(load_cgn("{CGN}"), size=2000), '
+        "gate=None)"
     ),
     "`ShardSource`, 512 images held": MIXED.format('ShardSource("{folder}/shards", size=512)'),
     "`BankSource` of parts, 200 of each": MIXED.format(_PARTS),
