@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cgn_augment import load_cgn
+from cgn_augment.errors import DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 
@@ -27,6 +28,17 @@ NUM_KILLS = int(os.environ.get("CGN_AUGMENT_KILLS", "100"))
 """Of each kind of work, in the slow tests."""
 
 FIFTY = ShardConfig(num=50, shard_size=12, block_size=8)
+
+
+class FailingCGN(SmallCGN):
+    """A CGN that fails when it draws a shape: it raises, or its process dies."""
+
+    way = "raise"
+
+    def shape(self, *_: object) -> Any:
+        if self.way == "die":
+            os._exit(9)
+        raise DataError("it is broken")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

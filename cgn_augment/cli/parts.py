@@ -11,7 +11,14 @@ from cgn_augment.checks import require_count
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.cli.screen import tell
-from cgn_augment.cli.sets import AT_WORK, check_set, resumable, tell_written
+from cgn_augment.cli.sets import (
+    AT_WORK,
+    EngineName,
+    check_set,
+    find_engine,
+    resumable,
+    tell_written,
+)
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import require_place
 from cgn_augment.masks.settings import MaskSettings
@@ -27,6 +34,7 @@ from cgn_augment.parts.writing import LEFT_OUT, write_parts
 from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
+from cgn_augment.shards.on_ray import RayEngine
 
 
 @settings_as_options(PartConfig)
@@ -41,11 +49,14 @@ def write(
     resume: bool = False,
     masker: str | None = None,
     masking: MaskSettings = MaskSettings(),  # noqa: B008 - it is frozen
+    engine: EngineName = "local",
+    ray: RayEngine = RayEngine(),  # noqa: B008 - it is frozen
 ) -> None:
     """Takes photographs apart into WebDataset shards, which 'parts info' and 'review' show.
 
     Several processes can share the shards: start them with torchrun, or give each its --rank and
-    the --world-size. After an interruption the same command with --resume completes the set.
+    the --world-size. With --engine ray a Ray cluster writes them. After an interruption the same
+    command with --resume completes the set.
 
     Args:
         config: of the set.
@@ -63,9 +74,19 @@ def write(
         masker: finds the masks first, and writes them to the folder that --masks names; see
             cgn-augment masks. Each process finds those of its own shards.
         masking: settings of the masker and its masks.
+        engine: local works in this process; ray has a task of a Ray cluster write each shard.
+        ray: of the engine ray, what a task takes.
     """
     if masker is None and masking != MaskSettings():
         raise ArgumentError("--masking is for a masker: pass --masker too")
+    writer = find_engine(engine, ray)
+    if engine == "ray" and masker is not None:
+        raise ArgumentError(
+            "--masker finds masks in this process alone: find them with cgn-augment masks first, "
+            "on several machines where it pays, and pass --masks"
+        )
+    if ray.gpus:
+        raise ArgumentError("images are taken apart on CPUs: leave --ray.gpus out")
     keys = [] if exclude is None else read_keys(Path(exclude))
     with resumable():
         if masker is not None:
@@ -96,6 +117,7 @@ def write(
             resume=resume,
             num_workers=num_workers,
             progress=True,
+            engine=writer,
         )
     tell_written(out, manifest)
     if manifest is not None:

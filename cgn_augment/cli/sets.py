@@ -5,12 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from tqdm import tqdm
 
+from cgn_augment.errors import ArgumentError
 from cgn_augment.shards.checking import Problem, advice
 from cgn_augment.shards.layout import SetKind
 from cgn_augment.shards.manifest import Manifest
+from cgn_augment.shards.on_ray import RayEngine
+from cgn_augment.shards.writer import Engine, write_shards
+
+EngineName = Literal["local", "ray"]
 
 AT_WORK = 1e-6
 """Seconds before a bar appears: not before the first step, so that none precedes an error."""
@@ -23,6 +29,19 @@ def resumable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command with --resume completes the set") from None
+
+
+def find_engine(name: EngineName, ray: RayEngine) -> Engine:
+    """Returns what has shards written.
+
+    Raises:
+        ArgumentError: settings of Ray without Ray.
+    """
+    if name == "ray":
+        return ray
+    if ray != RayEngine():
+        raise ArgumentError("--ray is for the engine ray: pass --engine ray too")
+    return write_shards
 
 
 def tell_written(out: str, manifest: Manifest | None) -> None:

@@ -7,13 +7,15 @@ from typing import Literal
 
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.cli.screen import tell
-from cgn_augment.cli.sets import check_set, resumable, tell_written
+from cgn_augment.cli.sets import EngineName, check_set, find_engine, resumable, tell_written
+from cgn_augment.errors import ArgumentError
 from cgn_augment.generators.drawing import default_interventions
 from cgn_augment.interventions import Interventions
 from cgn_augment.parts.opening import load_mechanisms
 from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.config import ShardConfig
 from cgn_augment.shards.layout import COUNTERFACTUALS
+from cgn_augment.shards.on_ray import RayEngine
 from cgn_augment.shards.summary import draw_shards, summarize_shards
 from cgn_augment.shards.verify import verify_shards
 from cgn_augment.shards.write import render_shards
@@ -34,11 +36,14 @@ def render(
     size: int | None = None,
     device: str = "cpu",
     resume: bool = False,
+    engine: EngineName = "local",
+    ray: RayEngine = RayEngine(),  # noqa: B008 - it is frozen
 ) -> None:
     """Renders counterfactuals into WebDataset shards.
 
     Several processes can share the shards: start them with torchrun, or give each its --rank and
-    the --world-size. After an interruption the same command with --resume completes the set.
+    the --world-size. With --engine ray a Ray cluster renders them. After an interruption the same
+    command with --resume completes the set.
 
     Args:
         config: of the set.
@@ -58,8 +63,13 @@ def render(
             parts' images.
         device: where to draw, such as cpu or cuda.
         resume: continue the set in OUT.
+        engine: local renders in this process; ray has a task of a Ray cluster render each shard.
+        ray: of the engine ray, what a task takes.
     """
-    network = load_mechanisms(cgn, device=device, size=size)
+    on_ray = find_engine(engine, ray) is ray
+    if on_ray:
+        _require_device(device, ray)
+    network = load_mechanisms(cgn, device="cpu" if on_ray else device, size=size)
     rules = Interventions(
         shape=shape,
         texture=default_interventions(network).texture if texture is None else texture,
@@ -77,8 +87,21 @@ def render(
             resume=resume,
             num_encoders=num_encoders,
             progress=True,
+            engine=find_engine(engine, ray),
+            device=device if on_ray else None,
         )
     tell_written(out, manifest)
+
+
+def _require_device(device: str, ray: RayEngine) -> None:
+    """Raises where tasks would draw on what they do not take."""
+    if device not in ("cpu", "cuda"):
+        raise ArgumentError(f"with the engine ray, device is cpu or cuda, got {device}")
+    if (device == "cuda") != (ray.gpus > 0):
+        raise ArgumentError(
+            f"device {device} and {ray.gpus:g} GPUs of a task do not go together: pass --device "
+            "cuda --ray.gpus 1, or neither"
+        )
 
 
 def verify(out: str) -> None:

@@ -159,6 +159,12 @@ class Parts:
         same._as_bytes = True
         return same
 
+    def to(self, device: torch.device | str) -> Parts:
+        """Returns the same parts, whose images go to another device."""
+        same = copy.copy(self)
+        same.device = torch.device(device)
+        return same
+
     def check(self, interventions: Interventions) -> None:
         """Raises `ArgumentError` if parts that would be drawn do not exist.
 

@@ -13,6 +13,8 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cgn_augment.checks import require_count
+from cgn_augment.errors import ArgumentError
 from cgn_augment.images.tar import Sample
 from cgn_augment.masks.trust import VERDICTS
 from cgn_augment.parts.config import PartConfig
@@ -33,7 +36,7 @@ from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest, find_versions
 from cgn_augment.shards.records import ClassCounts
 from cgn_augment.shards.store import Store
-from cgn_augment.shards.writer import write_set
+from cgn_augment.shards.writer import Engine, write_set, write_shards
 
 LEFT_OUT = "left_out.jsonl"
 
@@ -55,6 +58,7 @@ def write_parts(
     resume: bool = False,
     num_workers: int | None = None,
     progress: bool = False,
+    engine: Engine = write_shards,
 ) -> Manifest | None:
     """Takes images apart, into the shards of this rank; see `write_set`.
 
@@ -71,8 +75,10 @@ def write_parts(
         world_size: number of processes.
         resume: continues a set with the same settings and keeps its complete shards.
         num_workers: processes that take images apart, with one thread each; 0 uses this process. By
-            default all cores, shared with torchrun's other ranks on this machine.
+            default all cores, shared with torchrun's other ranks on this machine. Leave it out with
+            an engine, whose tasks have one process each.
         progress: shows a bar.
+        engine: writes the shards, such as `RayEngine`; by default this process does.
 
     Returns:
         The manifest, or None if other ranks still have shards to write.
@@ -104,15 +110,32 @@ def write_parts(
         >>> part.key, part.label, part.box, part.object.shape, part.background.shape
         ('cat/1', 'cat', (12, 20, 18, 20), torch.Size([4, 18, 20]), torch.Size([3, 48, 64]))
     """
-    workers = count_cores() if num_workers is None else require_count("num_workers", num_workers, 0)
+    workers = _find_workers(num_workers, engine)
     find_filler(config.fill if filler is None else filler)  # before anything slow
     photos = find_photos(os.fspath(images), config)
     excluded = frozenset(exclude)
     photos.require_keys(excluded)
     contents = _Contents(os.fspath(images), photos, config, excluded, filler, workers)
     return write_set(
-        contents, out, rank=rank, world_size=world_size, resume=resume, progress=progress
+        contents,
+        out,
+        rank=rank,
+        world_size=world_size,
+        resume=resume,
+        progress=progress,
+        engine=engine,
     )
+
+
+def _find_workers(given: int | None, engine: Engine) -> int:
+    """Returns how many processes whoever writes a shard starts."""
+    if engine is write_shards:
+        return count_cores() if given is None else require_count("num_workers", given, 0)
+    if given is not None:
+        raise ArgumentError(
+            "num_workers is of one process, and the tasks of an engine start none: leave it out"
+        )
+    return 0
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,15 @@ class _Contents:
     @property
     def num_shards(self) -> int:
         return self.photos.num_shards
+
+    @property
+    def local_files(self) -> Sequence[str]:
+        """The first image and the first mask that lie here, of the first hundred of either."""
+        first = list(islice(self.photos.of_shard(0), 100))
+        images = [photo.image for photo in first if isinstance(photo.image, str)]
+        masks = [photo.mask for photo in first if isinstance(photo.mask, str)]
+        there = [next(filter(os.path.isfile, names), None) for names in (images, masks)]
+        return [str(Path(name).absolute()) for name in there if name is not None]
 
     def count(self, shards: Sequence[int]) -> int | None:
         return self.photos.count(shards)

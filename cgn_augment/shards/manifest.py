@@ -199,11 +199,32 @@ def find_complete(store: Store, settings: dict[str, Any], shards: range) -> dict
     sizes, complete = store.sizes(chain.from_iterable(names.values())), {}
     for shard, (name, record_name) in names.items():
         if record_name in sizes and name in sizes:
-            found, where = _read_json(store, record_name, kind), store.path(record_name)
-            record = read_record(found, settings, shard, where)
+            record = _read_record(store, settings, shard)
             if record.num_bytes == sizes[name]:
                 complete[shard] = record
     return complete
+
+
+def look_up(store: Store, settings: dict[str, Any], shard: int) -> Record | None:
+    """Returns the record of a shard if the shard is complete by now, and lists no folder for it.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    kind = kind_of(settings)
+    try:
+        size = store.size(kind.shard_name(shard))
+        store.size(kind.record_name(shard))
+    except FileNotFoundError:
+        return None
+    record = _read_record(store, settings, shard)
+    return record if record.num_bytes == size else None
+
+
+def _read_record(store: Store, settings: dict[str, Any], shard: int) -> Record:
+    kind = kind_of(settings)
+    name = kind.record_name(shard)
+    return read_record(_read_json(store, name, kind), settings, shard, store.path(name))
 
 
 def read_begun(store: Store, kind: SetKind = COUNTERFACTUALS) -> Manifest:

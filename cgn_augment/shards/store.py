@@ -124,12 +124,28 @@ class Store:
         sizes = {}
         for name in names:
             with suppress(FileNotFoundError):
-                url = self.path(name)
-                size = patiently(url, lambda url=url: self._files.info(url)["size"])  # type: ignore[misc]
-                if size is None:
-                    raise FileError(f"{url}: its server does not say how large it is")
-                sizes[name] = int(size)
+                sizes[name] = self.size(name)
         return sizes
+
+    def size(self, name: str) -> int:
+        """Returns the size in bytes of a file, as it is now.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FileError: access is denied, or the server fails.
+        """
+        url = self.path(name)
+        if self.is_local:
+            return Path(url).stat().st_size
+        size = patiently(url, lambda: self._info(url)["size"])
+        if size is None:
+            raise FileError(f"{url}: its server does not say how large it is")
+        return int(size)
+
+    def _info(self, url: str) -> dict[str, Any]:
+        self._files.invalidate_cache()
+        found: dict[str, Any] = self._files.info(url)
+        return found
 
     def read(self, name: str) -> bytes:
         """Returns the contents of a file.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from cgn_augment.shards.layout import COUNTERFACTUALS
 from cgn_augment.shards.manifest import Manifest, find_versions
 from cgn_augment.shards.records import ClassCounts
 from cgn_augment.shards.store import Store
-from cgn_augment.shards.writer import write_set
+from cgn_augment.shards.writer import Engine, write_set, write_shards
 from cgn_augment.types import FACTORS, Mechanisms
 
 Job = tuple[int, int]
@@ -44,6 +44,8 @@ def render_shards(
     resume: bool = False,
     num_encoders: int = 1,
     progress: bool = False,
+    engine: Engine = write_shards,
+    device: str | None = None,
 ) -> Manifest | None:
     """Writes the shards of this rank, and the manifest if the set is then complete.
 
@@ -60,13 +62,16 @@ def render_shards(
         resume: continues a set with the same settings and keeps its complete shards.
         num_encoders: threads that encode images while the next are drawn.
         progress: shows a bar.
+        engine: writes the shards, such as `RayEngine`; by default this process does.
+        device: where an engine's tasks draw, such as "cuda", which need not be here. By default
+            the device of `cgn`.
 
     Returns:
         The manifest, or None if other ranks still have shards to write.
 
     Raises:
         ArgumentError: a value cannot be used.
-        ArgumentTypeError: `cgn` is not a frozen CGN.
+        ArgumentTypeError: `cgn` is not a frozen CGN, or cannot be moved to `device`.
         DataError: `out` holds another set, or one that was begun while `resume` is off.
         FileError: a file cannot be written. Only complete shards stay.
 
@@ -88,13 +93,17 @@ def render_shards(
         config.interventions.choices(factor, known_classes(cgn))
     if hasattr(cgn, "check"):
         cgn.check(config.interventions)
+    target = cgn.device if device is None else torch.device(device)
+    if target != cgn.device and not hasattr(cgn, "to"):
+        raise ArgumentTypeError(f"{type(cgn)} has no method `to`: it stays on {cgn.device}")
     return write_set(
-        _Rendered(cgn, config, num_encoders),
+        _Rendered(cgn, config, num_encoders, target),
         out,
         rank=rank,
         world_size=world_size,
         resume=resume,
         progress=progress,
+        engine=engine,
     )
 
 
@@ -105,6 +114,7 @@ class _Rendered:
     cgn: Mechanisms
     config: ShardConfig
     num_encoders: int
+    device: torch.device
     kind = COUNTERFACTUALS
 
     @property
@@ -113,18 +123,29 @@ class _Rendered:
 
     @property
     def versions(self) -> dict[str, str]:
-        return find_versions(str(self.cgn.device.type))
+        return find_versions(self.device.type)
 
     @property
     def num_shards(self) -> int:
         return self.config.num_shards
+
+    @property
+    def local_files(self) -> Sequence[str]:
+        return ()
+
+    @cached_property
+    def _placed(self) -> Mechanisms:
+        cgn: Any = self.cgn
+        placed: Mechanisms = cgn if cgn.device == self.device else cgn.to(self.device)
+        return placed
 
     def count(self, shards: Sequence[int]) -> int:
         return sum(len(self.config.samples_of(shard)) for shard in shards)
 
     def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
         jobs = [(shard, block) for shard in shards for block in self.config.blocks_of(shard)]
-        with closing(encode_ahead(self.cgn, self.config, iter(jobs), self.num_encoders)) as blocks:
+        drawn = encode_ahead(self._placed, self.config, iter(jobs), self.num_encoders)
+        with closing(drawn) as blocks:
             for (shard, _), samples in zip(jobs, blocks, strict=True):
                 yield shard, samples
 

@@ -1,9 +1,13 @@
-"""Writes any kind of set of shards: each process writes its own, without asking the others."""
+"""Writes any kind of set of shards: each process writes its own, without asking the others.
+
+`write_shards` writes shards for every caller: this process, one of several ranks, or a task of an
+engine such as `RayEngine`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
@@ -11,7 +15,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from cgn_augment.errors import FileError
+from cgn_augment.errors import ArgumentError, FileError
 from cgn_augment.images.tar import Sample
 from cgn_augment.ranks import find_rank
 from cgn_augment.shards.layout import SetKind
@@ -74,11 +78,42 @@ class Contents(Protocol):
     def make(self, shards: Sequence[int]) -> Generator[tuple[int, list[Sample]], None, None]:
         """Yields the samples of each of these shards, in order, with the shard's number."""
 
+    @property
+    def local_files(self) -> Sequence[str]:
+        """Some files of this machine that it is made of: whoever writes a shard must see them."""
+
     def tally(self, shard: int) -> Tally:
         """Returns a counter for the samples of a shard."""
 
     def finish(self, store: Store, manifest: Manifest) -> None:
         """Writes the further files of a complete set."""
+
+
+class Engine(Protocol):
+    """Has shards written, by `write_shards`, wherever that runs."""
+
+    def __call__(
+        self, store: Store, contents: Contents, shards: Sequence[int]
+    ) -> Generator[int, None, None]:
+        """Yields how many samples more are in the shards, as they are written."""
+
+
+def write_shards(
+    store: Store, contents: Contents, shards: Sequence[int]
+) -> Generator[int, None, None]:
+    """Writes shards, one after the other, each with its record; what is there is written over.
+
+    Args:
+        store: the place of the set.
+        contents: what it holds.
+        shards: their numbers.
+
+    Yields:
+        How many samples more have been written.
+    """
+    with closing(contents.make(shards)) as made:
+        for shard, blocks in groupby(made, key=itemgetter(0)):
+            yield from _write_shard(store, contents, shard, map(itemgetter(1), blocks))
 
 
 def write_set(
@@ -89,6 +124,7 @@ def write_set(
     world_size: int | None = None,
     resume: bool = False,
     progress: bool = False,
+    engine: Engine = write_shards,
 ) -> Manifest | None:
     """Writes the shards of this rank, and the manifest if the set is then complete.
 
@@ -100,6 +136,7 @@ def write_set(
         world_size: number of processes.
         resume: continues a set with the same settings and keeps its complete shards.
         progress: shows a bar.
+        engine: writes the shards; by default this process does.
 
     Returns:
         The manifest, or None if other ranks still have shards to write.
@@ -108,8 +145,15 @@ def write_set(
         ArgumentError: a value cannot be used.
         DataError: `out` holds another set, or one that was begun while `resume` is off.
         FileError: a file cannot be written. Only complete shards stay.
+        UsageError: an engine cannot work.
     """
     rank, world_size = find_rank(rank, world_size)
+    here = engine is write_shards
+    if not here and world_size > 1:
+        raise ArgumentError(
+            f"an engine shares out all shards, and this is one of {world_size} ranks: start one "
+            "process, without rank and world_size"
+        )
     kind, own = contents.kind, range(rank, contents.num_shards, world_size)
     store = Store(out)
     try:
@@ -119,12 +163,13 @@ def write_set(
         complete = find_complete(store, contents.settings, own)
         missing = [shard for shard in own if shard not in complete]
         left = contents.count(missing)
+        name = f"rank {rank}" if here else "all workers"
         with (
-            tqdm(total=left, unit="image", desc=f"rank {rank}", disable=not progress) as bar,
-            closing(contents.make(missing)) as made,
+            tqdm(total=left, unit="image", desc=name, disable=not progress) as bar,
+            closing(engine(store, contents, missing)) as written,
         ):
-            for shard, blocks in groupby(made, key=itemgetter(0)):
-                _write_shard(store, contents, shard, map(itemgetter(1), blocks), bar.update)
+            for num in written:
+                bar.update(num)
         return close_set(store, kind, contents.finish)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -135,13 +180,9 @@ def write_set(
 
 
 def _write_shard(
-    store: Store,
-    contents: Contents,
-    shard: int,
-    blocks: Iterable[list[Sample]],
-    advance: Callable[[int], object],
-) -> None:
-    """Writes the blocks of a shard, then its record."""
+    store: Store, contents: Contents, shard: int, blocks: Iterable[list[Sample]]
+) -> Iterator[int]:
+    """Writes the blocks of a shard, then its record; yields the number of samples of each block."""
     from webdataset import TarWriter  # slow to import
 
     # The same time, owner and mode for all: the bytes must not show when or by whom they were
@@ -155,7 +196,7 @@ def _write_shard(
                 tar.write({key: data for key, data in sample.items() if _is_file(key)})
                 tally.add(sample, find_places(sample, start)[0])
             num += len(samples)
-            advance(len(samples))
+            yield len(samples)
     tally.save(store)
     write_record(store, _make_record(name, tally, num, file))
 

@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
@@ -249,8 +250,12 @@ class ShardSource:
         self._step = step
         for _ in range(ahead):
             self._held.popleft()
-        while len(self._held) < num_held:
-            self._held.append(self._next_chunk(self._chunks))
+        # A bar for the eyes of a person only, and only where the first filling takes a while.
+        hidden = True if self._held else None
+        with tqdm(total=num_held, desc="reading shards", delay=2, disable=hidden) as bar:
+            while len(self._held) < num_held:
+                self._held.append(self._next_chunk(self._chunks))
+                bar.update()
 
     def _next_chunk(self, chunks: Iterator[Chunk | FileError]) -> Chunk:
         chunk = next(chunks)
