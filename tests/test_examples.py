@@ -115,7 +115,7 @@ def test_the_invariant_example_prints_its_table_and_draws_its_pictures(
     before = contents(out)
     again = run("invariant_mnist.py", *arguments)
     assert str(again).startswith(f"error: {out} holds a run: pass --resume")
-    other = run("invariant_mnist.py", *arguments, "--resume", "--batch-size", 32)
+    other = run("invariant_mnist.py", *arguments, "--resume", "--batch-size", 16)
     assert "other settings (batch_size)" in str(other)
     assert contents(out) == before
 
