@@ -227,7 +227,7 @@ def owning_file(path: Path) -> Iterator[None]:
     Raises:
         UsageError: another process owns the file.
 
-    Example:
+    Examples:
         >>> from cgn_augment.files import owning_file
         >>> with owning_file(getfixture("tmp_path") / "runs" / "seed0.pt"):
         ...     pass  # written by this process alone

@@ -53,7 +53,7 @@ class RayEngine:
     Raises:
         ArgumentError: a value that no task can have.
 
-    Example:
+    Examples:
         >>> from cgn_augment.shards.on_ray import RayEngine
         >>> RayEngine(gpus=0.5).retries
         3

@@ -32,6 +32,7 @@ from train_generator.classifier.training import (
     ClassifierRun,
     EpochResult,
     MNISTClassifier,
+    OneCycleConfig,
     measure_accuracy,
     train_step,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "InvariantEnsemble",
     "LoadedEnsemble",
     "MNISTClassifier",
+    "OneCycleConfig",
     "PlainClassifier",
     "PlainRun",
     "ensemble_loss",
