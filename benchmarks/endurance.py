@@ -21,12 +21,14 @@ from typing import Any
 
 import psutil
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import trange
 
 from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.generators import SmallCGN
+from cgn_augment.pictures.sheets import save_figure
 
 OUT = Path(__file__).parent / "results" / "endurance.json"
 SETTINGS = {"batch_size": 2, "count": 1, "width": 1, "bank": 16, "refresh": 1, "num_workers": 2}
@@ -100,13 +102,35 @@ def take_steps(num: int, every: int, save: Any) -> None:
                     break
 
 
+def draw(result: dict[str, Any]) -> Figure:
+    """Draws memory and descriptors over the steps, and over the epochs that were broken off."""
+    figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, part in zip(panels, ("steps", "broken_epochs"), strict=True):
+        seen = result[part]
+        done = [each["done"] for each in seen]
+        lines = [("rss_mb", "C0", "memory of the training (MB)")]
+        lines += [("workers_rss_mb", "C1", "of its two workers (MB)")] if part == "steps" else []
+        lines += [("descriptors", "C2", "descriptors"), ("threads", "C3", "threads")]
+        for key, color, label in lines:
+            axes.plot(done, [each[key] for each in seen], color=color, label=label)
+        axes.set(xlabel=part.replace("_", " "), yscale="log", ylim=(1, 2000))
+        axes.legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.62))
+    panels[1].set_xlabel("epochs that were broken off")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1_000_000, help="default: 1000000")
     parser.add_argument("--epochs", type=int, default=1000, help="broken off; default: 1000")
     parser.add_argument("--looks", type=int, default=200, help="at each of both; default: 200")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--draw", type=Path, help="only draws what OUT holds, into this file")
     arguments = parser.parse_args()
+    if arguments.draw is not None:
+        save_figure(draw(json.loads(arguments.out.read_text())), arguments.draw)
+        return
     torch.set_num_threads(1)
     start = time.process_time()
     result: dict[str, Any] = {

@@ -64,6 +64,9 @@ LISTED = {
     "python -m pip install .": INSTALLS,
     "python -m pip install '.[fill]'": INSTALLS,
     "python -m pip install '.[docs]'": INSTALLS,
+    "python -m pip install 'cgn-augment[ray]'": INSTALLS,
+    "ray start --head": CLUSTER,
+    "cgn-augment shards --cgn CGN --num 1_000_000 --out /shared/set --engine ray": CLUSTER,
     "mkdocs serve": SERVER,
     "pytest tests/fuzz --fuzz 1000": TESTS,
     "tensorboard --logdir runs/ensemble": SERVER,
@@ -270,7 +273,6 @@ PYTHON: dict[str, Callable[[Path], dict[str, Any]]] = {
 """Blocks of Python that are run here, by page and words, and what they find."""
 
 PYTHON_ELSEWHERE = {
-    "README.md: F.nll_loss(": "tests/test_docs.py trains with it",
     "docs/own-images.md: class PhotosWithMasks": "tests/test_docs.py looks at its masks",
     "docs/imagenet.md: truncation=0.5": f"{WEIGHTS} and a GPU",
 }

@@ -64,13 +64,16 @@ def blocks(name: str) -> list[str]:
 
 
 def test_the_readmes_loop_runs() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (diff,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
+    block = "\n".join(line[1:] for line in diff.splitlines() if line[0] in "+ ")
     model = MNISTClassifier()
     before = model[1].weight.clone()
     names = {
         "train_set": TensorDataset(torch.rand(8, 3, 32, 32) * 2 - 1, torch.arange(8)),
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), 0.1),
+        **{name: getattr(cgn_augment, name) for name in ("BankSource", "CounterfactualDataset")},
+        **{"load_cgn": cgn_augment.load_cgn, "F": torch.nn.functional},
     }
     exec(block.replace("size=2000", "size=20"), names)
     assert names["images"].shape == (16, 3, 32, 32)

@@ -61,8 +61,36 @@ def test_the_readmes_ratios_are_those_of_the_stream() -> None:
     ratios = results("stream")["ratios"]
     bank = ratios["bank training / plain training"]["median"]
     naive = ratios["naive training / plain training"]["median"]
-    assert f"costs {bank:.2f} of an epoch from memory" in page("README.md")
-    assert f"as published, costs {naive:.1f}." in page("README.md")
+    assert f"costs {naive:.1f} of a plain epoch; a filled bank costs {bank:.2f}." in page("README.md")
+    assert f"| {bank:.2f} (digits, CPU) |" in page("README.md")
+
+
+def test_the_readmes_photographs_are_those_of_the_table() -> None:
+    lines = (REPO / "benchmarks/results/photographs/table.md").read_text().splitlines()
+    found = {line.split("|")[1].strip(): line.split("|")[3].split()[0] for line in lines[2:10]}
+    text = page("README.md")
+    own, plain = found["parts, in place"], found["plain"]
+    bound = found["upper bound: decorrelated photographs"]
+    assert f"{own} % right instead of {plain} %; decorrelated photographs give {bound} %" in text
+    pasted, cut = found["copy-paste onto whole images"], found["CutMix (torchvision)"]
+    assert f"copy-paste onto whole photographs gives {pasted} %, CutMix {cut} %." in text
+    training = results("photographs_stream")["ratios"]["mixed training, refresh 0"]["median"]
+    assert f"| {training:.2f} of a plain one (ResNet-18, CPU)" in text
+
+
+def test_the_readmes_figures_of_a_gpu_are_those_of_the_performance_page() -> None:
+    text, rows = page("README.md"), page("docs/performance.md")
+    for what, row in (("1.01", "parts, bank"), ("1.02", "CGN, bank")):
+        assert f"{what} (ResNet-50, H200)" in text
+        assert re.search(rf"\| {row}, prefetch 0 \| [^|]+ \| {what} ", rows)
+
+
+def test_the_readmes_digits_are_those_of_the_results() -> None:
+    rows = page("docs/results.md")
+    assert "97.6 % right instead of 9.5 %; decorrelated digits give 97.3 %" in page("README.md")
+    assert "| double colored | real parts | 97.6 % " in rows
+    assert "| double colored | decorrelated, upper bound | 97.3 % " in rows
+    assert "9.5 %" in rows
 
 
 def test_processor_time_of_the_stream_of_photographs() -> None:
