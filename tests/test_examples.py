@@ -152,7 +152,7 @@ def test_examples_explain_themselves(name: str, capsys: pytest.CaptureFixture[st
     ("arguments", "message"),
     [
         (("--epochs", 0), "num_epochs must be 1 or more, got 0"),
-        (("--bank", 5), "refresh (8) must not be larger than size (5)"),
+        (("--bank", 5, "--refresh", 8), "refresh (8) must not be larger than size (5)"),
         (("--cgn", "nothing.pth"), "'nothing.pth' is neither a file nor"),
     ],
 )
