@@ -99,7 +99,7 @@ def kill_until_complete(
     while kills < num and not (out / "manifest.json").exists():
         enough = len(list(out.glob("*.tar"))) + chance.randint(1, ahead)
         processes = start(out)
-        while len(list(out.glob("*.tar"))) < enough and processes[0].is_alive():
+        while len(list(out.glob("*.tar"))) < enough and any(p.is_alive() for p in processes):
             time.sleep(chance.uniform(0, 0.01))
         kills += any(process.is_alive() for process in processes)
         for process in processes:

@@ -61,8 +61,23 @@ def test_the_readmes_ratios_are_those_of_the_stream() -> None:
     ratios = results("stream")["ratios"]
     bank = ratios["bank training / plain training"]["median"]
     naive = ratios["naive training / plain training"]["median"]
-    assert f"costs {naive:.1f} of a plain epoch; a filled bank costs {bank:.2f}." in page("README.md")
-    assert f"| {bank:.2f} (digits, CPU) |" in page("README.md")
+    text = page("README.md")
+    assert f"costs {naive:.1f} of a plain epoch; a filled bank costs {bank:.2f}." in text
+    assert f"| {bank:.2f} (digits, CPU) |" in text
+
+
+def test_the_readmes_first_command_gave_what_the_readme_says() -> None:
+    epochs = results("first_command")["epochs"]
+    last = max(each["epoch"] for each in epochs)
+    words = (
+        ("biased", "on biased digits"),
+        ("counterfactuals", "on counterfactuals of a generator"),
+        ("real_parts", "on recombined parts of the biased digits"),
+    )
+    for data, where in words:
+        found = [e["test_accuracy"] for e in epochs if (e["data"], e["epoch"]) == (data, last)]
+        assert len(found) == 3
+        assert f"{where} {100 * sum(found) / 3:.1f} %" in page("README.md")
 
 
 def test_the_readmes_photographs_are_those_of_the_table() -> None:
