@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO
@@ -20,8 +21,11 @@ ARGUMENTS = {
 }
 
 
-def start_program(name: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Starts an installed program, which tells on standard error of each module it has imported."""
+def start_program(name: str, folder: Path, action: Any = signal.SIG_DFL) -> subprocess.Popen[bytes]:
+    """Starts an installed program, which tells on standard error of each module it has imported.
+
+    It inherits what is done on SIGINT, which the tests themselves may have been told to ignore.
+    """
     setup = configparser.ConfigParser()
     setup.read(REPO / "setup.cfg")
     scripts = setup["options.entry_points"]["console_scripts"].splitlines()
@@ -29,9 +33,12 @@ def start_program(name: str, folder: Path) -> subprocess.Popen[bytes]:
     module, function = entries[name].split(":")
     script = f"import sys; from {module} import {function}; sys.exit({function}())"
     command = [sys.executable, "-X", "importtime", "-c", script, *ARGUMENTS[name]]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-    )
+    handler = signal.signal(signal.SIGINT, action)
+    try:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=folder, bufsize=0, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def interrupt(process: subprocess.Popen[bytes], num_modules: int, seconds: float = 0.0) -> bytes:
@@ -87,12 +94,7 @@ def test_ctrl_c_at_any_time_is_one_line_or_nothing(name: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ctrl_c_is_not_heeded_where_whoever_starts_a_command_says_so(tmp_path: Path) -> None:
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the program inherits
-    try:
-        process = start_program("cgn-augment", tmp_path)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    with process:
+    with start_program("cgn-augment", tmp_path, signal.SIG_IGN) as process:
         told = interrupt(process, 1)
     assert process.returncode == 0
     assert told == b""
