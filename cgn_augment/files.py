@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -35,7 +35,6 @@ _LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
 _swept: set[tuple[int, Path]] = set()
 _owned: dict[tuple[int, int, int], int] = {}
-_owned_files: set[tuple[int, Path]] = set()
 
 
 @contextmanager
@@ -189,30 +188,8 @@ def owning(folder: Path, *, wait: bool = False) -> Iterator[None]:
         ...     pass  # written to by this process alone
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else -1
-    try:
-        place = folder.stat()
-        key = (os.getpid(), place.st_dev, place.st_ino)
-        if key not in _owned and fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"another process is writing to {folder}: wait until it has ended, or write to "
-                    "another folder"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
-        _owned[key] = _owned.get(key, 0) + 1
-        try:
-            yield
-        finally:
-            _owned[key] -= 1
-            if not _owned[key]:
-                del _owned[key]
-    finally:
-        if handle >= 0:
-            os.close(handle)
+    with _owning(folder, os.O_RDONLY, f"to {folder}", wait=wait):
+        yield
 
 
 @contextmanager
@@ -233,32 +210,58 @@ def owning_file(path: Path) -> Iterator[None]:
         ...     pass  # written by this process alone
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, key = path.with_name(f".{path.name}.lock"), (os.getpid(), path.absolute())
-    if fcntl is None or key in _owned_files:
-        yield
-        return
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(handle))
-        except BlockingIOError:
-            taken = True
-        except OSError:  # a file system without locks
-            taken = False
-        if taken:
-            raise UsageError(
-                f"another process is writing {path}: wait until it has ended, or write to another "
-                "folder"
-            )
-        _owned_files.add(key)
+    lock = path.with_name(f".{path.name}.lock")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with _owning(lock, flags, str(path)) as is_last:
         try:
             yield
         finally:
-            _owned_files.discard(key)
-            lock.unlink(missing_ok=True)
+            if is_last():
+                lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _owning(
+    place: Path, flags: int, what: str, *, wait: bool = False
+) -> Iterator[Callable[[], bool]]:
+    """Locks a folder or file that is opened by `flags`, and counts the blocks of this process.
+
+    Yields:
+        Whether no other block of this process holds the lock; False where nothing is locked.
+    """
+    if fcntl is None:
+        yield lambda: False
+        return
+    handle = os.open(place, flags, 0o666)
+    try:
+        opened = os.fstat(handle)
+        key = (os.getpid(), opened.st_dev, opened.st_ino)
+        if key not in _owned and not _take(handle, place, wait):
+            raise UsageError(
+                f"another process is writing {what}: wait until it has ended, or write to another "
+                "folder"
+            )
+        _owned[key] = _owned.get(key, 0) + 1
+        try:
+            yield lambda: _owned[key] == 1
+        finally:
+            _owned[key] -= 1
+            if not _owned[key]:
+                del _owned[key]
     finally:
         os.close(handle)
+
+
+def _take(handle: int, place: Path, wait: bool) -> bool:
+    """Locks an open place, and returns whether this process may write there now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    # Whoever owned a file has removed it meanwhile, and another process may own a new one.
+    return place.exists() and os.path.samestat(place.stat(), os.fstat(handle))
 
 
 def require_place(folder: Path) -> None:

@@ -19,6 +19,7 @@ from cgn_augment import load_cgn
 from cgn_augment.errors import DataError
 from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
+from cgn_augment.shards.store import Store
 
 # The server imports the package once, so that a rank costs a fork and not an import.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -84,23 +85,30 @@ def render_rank_elsewhere(
 
 
 def kill_until_complete(
-    out: Path,
+    out: Path | str,
     num: int,
     chance: random.Random,
     ahead: int,
-    start: Callable[[Path], list[BaseProcess]],
+    start: Callable[[Any], list[BaseProcess]],
+    pause: float = 0.01,
 ) -> int:
     """Starts ranks and kills them after 1 to `ahead` more shards, until the set is complete.
+
+    The set is looked at after random pauses of at most `pause` seconds.
 
     Returns:
         How often a living process was killed; at most `num`.
     """
-    kills = 0
-    while kills < num and not (out / "manifest.json").exists():
-        enough = len(list(out.glob("*.tar"))) + chance.randint(1, ahead)
+    store, kills = Store(out), 0
+
+    def count() -> int:
+        return sum(name.endswith(".tar") for name in store.sizes())
+
+    while kills < num and "manifest.json" not in store.sizes():
+        enough = count() + chance.randint(1, ahead)
         processes = start(out)
-        while len(list(out.glob("*.tar"))) < enough and any(p.is_alive() for p in processes):
-            time.sleep(chance.uniform(0, 0.01))
+        while count() < enough and any(process.is_alive() for process in processes):
+            time.sleep(chance.uniform(0, pause))
         kills += any(process.is_alive() for process in processes)
         for process in processes:
             process.kill()

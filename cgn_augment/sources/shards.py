@@ -250,7 +250,7 @@ class ShardSource:
         self._step = step
         for _ in range(ahead):
             self._held.popleft()
-        # A bar for the eyes of a person only, and only where the first filling takes a while.
+        # Progress bar for interactive use, if the first filling takes a while.
         hidden = True if self._held else None
         with tqdm(total=num_held, desc="reading shards", delay=2, disable=hidden) as bar:
             while len(self._held) < num_held:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from itertools import count
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,15 @@ import fsspec
 import pytest
 import torch
 from server_helpers import ERRORS, FAULTS, Faults, failing_folder, failing_proxy
-from shard_helpers import FIFTY, NUM_KILLS, PROCESSES, contents, render, render_rank_elsewhere
+from shard_helpers import (
+    FIFTY,
+    NUM_KILLS,
+    PROCESSES,
+    contents,
+    kill_until_complete,
+    render,
+    render_rank_elsewhere,
+)
 
 from cgn_augment import ShardSource
 from cgn_augment.errors import ArgumentError, CGNError, DataError, FileError
@@ -208,24 +215,16 @@ def test_ranks_that_are_killed_while_they_fill_a_bucket_leave_the_same_set_and_n
         out = f"{url}/{names}"
         store = Store(out)
 
-        def count(store: Store = store) -> int:
-            return sum(name.endswith(".tar") for name in store.sizes())
-
-        while kills < NUM_KILLS and "manifest.json" not in store.sizes():
-            enough = count() + chance.randint(1, 4)
-            given = variables, spool, out, checkpoint, config
+        def start(at: str) -> list[BaseProcess]:
+            given = variables, spool, at, checkpoint, config
             ranks = [
                 PROCESSES.Process(target=render_rank_elsewhere, args=(*given, r)) for r in (0, 1)
             ]
             for rank in ranks:
                 rank.start()
-            while count() < enough and any(rank.is_alive() for rank in ranks):
-                time.sleep(chance.uniform(0, 0.1))
-            kills += any(rank.is_alive() for rank in ranks)
-            for rank in ranks:
-                rank.kill()
-                rank.join()
-                assert rank.exitcode in (0, -signal.SIGKILL)
+            return ranks
+
+        kills += kill_until_complete(out, NUM_KILLS - kills, chance, 4, start, pause=0.1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tempfile, "tempdir", str(spool))
             render_shards(tiny_cgn, out, config, resume=True)

@@ -134,6 +134,7 @@ class EpochRun(ABC, Generic[Result]):
         self._test, self._announce = test, announce
         self._progress = progress and self.ranks.is_main
         self._trainer.train(progress=progress)
+        self._finish()
         return self.results
 
     @abstractmethod
@@ -151,6 +152,9 @@ class EpochRun(ABC, Generic[Result]):
     @abstractmethod
     def _measure(self) -> dict[str, Any]:
         """Tests the model after an epoch; returns accuracies by their names in the result."""
+
+    def _finish(self) -> None:
+        """Does what is left to do when all epochs are trained."""
 
     def _write(self, result: Result) -> None:
         """Writes the result of an epoch."""

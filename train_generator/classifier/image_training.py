@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -98,21 +98,6 @@ class ImageRun(EpochRun[Result]):
         self.folder = folder
         self.classes = tuple(classes or map(str, range(model.num_classes)))
 
-    def train(
-        self,
-        test: Iterable[tuple[Tensor, Tensor]],
-        *,
-        progress: bool = True,
-        announce: Callable[[Result], None] | None = None,
-    ) -> list[Result]:
-        """Trains the remaining epochs, and gives the model the weights that are kept.
-
-        Arguments, errors and result are those of `EpochRun.train`.
-        """
-        results = super().train(test, progress=progress, announce=announce)
-        self.best.restore()
-        return results
-
     @abstractmethod
     def _find_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """Finds the correct images, (N,) bool, by the accuracy's name in the result.
@@ -173,6 +158,10 @@ class ImageRun(EpochRun[Result]):
             raise ArgumentError("there are no validation images to measure the accuracy on")
         measured = {name: found[name] / found["images"] for name in right}
         return measured if groups is None else measured | _describe_groups(groups, found)
+
+    def _finish(self) -> None:
+        """Gives the model the weights that are kept."""
+        self.best.restore()
 
     def _write(self, result: Result) -> None:
         is_best = self.best.offer(result)  # on every process

@@ -5,7 +5,7 @@ The label of each image is that of its shape, as in any training loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class PlainRun(ImageRun[EpochResult]):
         config: settings; `batch_norm` is "train" or "eval".
         folder: where to write everything; created if missing. None writes nothing.
         classes: names of the classes, by label; their numbers by default.
-        peer: the method used besides counterfactuals, and which epoch's weights to keep.
+        peer: the method used besides counterfactuals, and which epoch's weights to keep. Last-layer
+            retraining (`dfr`) reads the test batches once more.
         train_groups: groups of the stream's images, for GroupDRO.
         test_groups: groups of the test images, in their order over all processes; each epoch then
             gives a `GroupResult`.
@@ -131,38 +132,6 @@ class PlainRun(ImageRun[EpochResult]):
             )
         self._network = self._share(model)
 
-    def train(
-        self,
-        test: Iterable[tuple[Tensor, Tensor]],
-        *,
-        progress: bool = True,
-        announce: Callable[[EpochResult], None] | None = None,
-    ) -> list[EpochResult]:
-        """Trains the remaining epochs, and retrains the last layer if that is the method.
-
-        Errors are those of `EpochRun.train`.
-
-        Args:
-            test: batches to test the model on after each epoch; only those of this process. For
-                last-layer retraining they must be readable more than once.
-            progress: shows bars on standard error.
-            announce: called with the result of each epoch.
-
-        Returns:
-            The results of all epochs, including those before a resume.
-        """
-        results = super().train(test, progress=progress, announce=announce)
-        if self.peer.method == "dfr" and self.test_groups is not None:
-            last, groups = self.model.last_layer, torch.tensor(self.test_groups.numbers)
-            features, labels = collect_features(self.model, last, self._validation())
-            names, seed = self.test_groups.names, self.stream.seed
-            groups = groups.to(features.device)
-            self.retrained = retrain_last_layer(last, features, labels, groups, names, seed)
-            if self.folder is not None:
-                save_classifier(self.model, self.folder / PLAIN_FILE)
-                self._record(results, self.folder)
-        return results
-
     def _train_batch(self, batch: Any, epoch: int, step: int) -> dict[str, Tensor]:
         images, labels, *further = batch
         use_batch_statistics(self.model, self.config.batch_norm == "train")
@@ -186,6 +155,19 @@ class PlainRun(ImageRun[EpochResult]):
 
     def _mean_losses(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         return {"loss": sums["loss"] / sums["images"]}
+
+    def _finish(self) -> None:
+        """Gives the model the weights that are kept; retrains its last layer for `dfr`."""
+        super()._finish()
+        if self.peer.method == "dfr" and self.test_groups is not None:
+            last, groups = self.model.last_layer, torch.tensor(self.test_groups.numbers)
+            features, labels = collect_features(self.model, last, self._validation())
+            names, seed = self.test_groups.names, self.stream.seed
+            groups = groups.to(features.device)
+            self.retrained = retrain_last_layer(last, features, labels, groups, names, seed)
+            if self.folder is not None:
+                save_classifier(self.model, self.folder / PLAIN_FILE)
+                self._record(self.results, self.folder)
 
     def _find_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         return {"test_accuracy": find_right(self.model, batches)}
