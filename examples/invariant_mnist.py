@@ -39,6 +39,7 @@ from cgn_augment import (
     load_masker,
 )
 from cgn_augment.errors import ArgumentError
+from cgn_augment.files import require_place
 from cgn_augment.generators.sheet import draw_cgn
 from cgn_augment.pictures.sheets import save_figure
 from cgn_augment.sources.real_shapes_sheet import draw_real_shapes
@@ -97,6 +98,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    require_place(arguments.out)  # before anything slow
     textures = None
     if arguments.textures is not None:
         textures = load_textures(arguments.textures)

@@ -72,6 +72,22 @@ class RayEngine:
             )
         require_count("retries", self.retries, 0)
 
+    def check(self, store: Store) -> None:
+        """Raises if no worker can write to a store.
+
+        Args:
+            store: the place of the set.
+
+        Raises:
+            MissingPackageError: Ray is not installed.
+            UsageError: nothing answers at RAY_ADDRESS, or the store lies in this process.
+        """
+        ray = _import_ray()
+        if store.protocol == "memory":
+            raise UsageError(f"{store.url} lies in this process, which no worker can write to")
+        if not ray.is_initialized():
+            _find_address()
+
     def __call__(
         self, store: Store, contents: Contents, shards: Sequence[int]
     ) -> Generator[int, None, None]:
@@ -83,9 +99,7 @@ class RayEngine:
                 or it has died too often.
             CGNError: what a task raised, as it would have been raised here.
         """
-        ray = require_package("ray", "ray", "--engine ray needs Ray")
-        if store.protocol == "memory":
-            raise UsageError(f"{store.url} lies in this process, which no worker can write to")
+        ray = _import_ray()
         if not shards:
             return
         with _connected(ray):
@@ -262,6 +276,24 @@ def _connected(ray: ModuleType) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = _find_address()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own tells nobody
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> ModuleType:
+    return require_package("ray", "ray", "--engine ray needs Ray")
+
+
+def _find_address() -> str:
+    """Returns RAY_ADDRESS, or an empty text; raises if nothing answers there."""
     address = os.environ.get(_ADDRESS, "")
     if address.startswith("ray://"):
         raise UsageError(
@@ -274,15 +306,7 @@ def _connected(ray: ModuleType) -> Iterator[None]:
             socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
         except (OSError, OverflowError) as error:
             raise _no_cluster(address, error) from error
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own tells nobody
-    try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _no_cluster(address, error) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    return address
 
 
 def _no_cluster(address: str, error: Exception) -> UsageError:

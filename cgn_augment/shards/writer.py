@@ -90,7 +90,11 @@ class Contents(Protocol):
 
 
 class Engine(Protocol):
-    """Has shards written, by `write_shards`, wherever that runs."""
+    """Has shards written, by `write_shards`, wherever that runs.
+
+    An engine may have `check(store)`, which raises if it cannot write there. It is called before
+    the set is begun.
+    """
 
     def __call__(
         self, store: Store, contents: Contents, shards: Sequence[int]
@@ -156,6 +160,8 @@ def write_set(
         )
     kind, own = contents.kind, range(rank, contents.num_shards, world_size)
     store = Store(out)
+    if (check := getattr(engine, "check", None)) is not None:
+        check(store)
     try:
         open_set(store, contents.settings, contents.versions, resume=resume, own=own)
         if resume:

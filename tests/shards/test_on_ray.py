@@ -135,6 +135,7 @@ def test_without_ray_the_command_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"needs Ray: .* 'cgn-augment\[ray\]'"):
         render_shards(tiny_cgn, tmp_path / "set", FIFTY, engine=RayEngine())
+    assert not (tmp_path / "set").exists()
 
 
 def test_an_address_where_nobody_listens_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
