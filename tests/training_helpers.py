@@ -139,6 +139,10 @@ def weights(trainer: Trainer) -> Tensor:
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows, by name: steps and values."""
+    # Files of one process and one second end in a count, and "10" would be read before "9".
+    for path in folder.glob("events.out.tfevents.*"):
+        stem, _, number = path.name.rpartition(".")
+        path.rename(folder / f"{stem}.{int(number):09}")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {
         name: [(event.step, event.value) for event in events.Scalars(name)]
