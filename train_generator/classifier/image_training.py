@@ -251,7 +251,7 @@ def plot_epochs(
         measured: what the accuracies are.
         kept: the epoch whose weights are kept, if it is not the last.
     """
-    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [result.epoch for result in results]
     for axes, fields, scale in ((left, losses, 1), (right, accuracies, 100)):
@@ -264,8 +264,8 @@ def plot_epochs(
             axes.set_xticks(epochs)
     if kept is not None:
         right.axvline(kept, color="0.5", linestyle=":", linewidth=1, label=f"kept: epoch {kept}")
-    for axes in (left, right):
-        axes.legend(fontsize=7)
+    left.legend(fontsize=7)
+    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))  # it may be long
     highest = left.get_ylim()[1]
     left.set(xlabel="epoch", ylabel="loss in training", ylim=(0, 1.05 * highest))
     right.set(xlabel="epoch", ylabel=f"{measured} (%)", ylim=(0, 100))
