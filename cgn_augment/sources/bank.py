@@ -136,8 +136,11 @@ class BankSource(DrawnSource):
             return super()._compose(classes, generator, step, out, affine)
         with self._turns.take(self._place, self._bank):
             self._bring_to(step)
+            masks, foregrounds, backgrounds = self._bank
             slots = self._draw_slots(classes, generator)
-            return compose_bytes(*self._bank, slots, out, affine, device=self.device)
+            return compose_bytes(
+                masks, foregrounds, backgrounds, slots, out, affine, device=self.device
+            )
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
         with self._turns.take(self._place, self._bank):

@@ -292,9 +292,13 @@ class StepMaker:
         if drawn is None:
             return self._make_room(images, len(images), num)
         room = drawn.room
-        if room is None or room.dtype is not images.dtype or room.shape[1:] != images.shape[1:]:
+        if room is None:
             return None
-        return room if room.device == images.device else None
+        forms = [
+            (each.dtype, each.shape[1:], each.device, is_channels_last(each))
+            for each in (room, images)
+        ]
+        return room if forms[0] == forms[1] else None
 
     @standard_numbers()
     def _make_room(self, images: Tensor, num_real: int, num: int) -> Tensor | None:
