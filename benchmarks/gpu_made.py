@@ -152,7 +152,9 @@ def measure_passes(device: torch.device, sizes: Sizes, seconds: float) -> Row:
     return {
         "what": f"{sizes.batch} counterfactuals of {sizes.pixels} pixels drawn from a filled bank "
         "and matched to the real images; ratio to those that are matched in a pass of their own",
-        "rows": measure_in_turns(ways, device, seconds, num_steps=sizes.steps),
+        "rows": measure_in_turns(
+            ways, device, seconds, num_steps=sizes.steps, warm_up=sizes.warm_up
+        ),
     }
 
 

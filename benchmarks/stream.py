@@ -203,7 +203,7 @@ def report(
 def report_passes(out: Path, seconds: float) -> None:
     """Measures and writes what a pass over the images costs, and prints the ratios."""
     load = os.getloadavg()
-    sizes = Sizes(batch=BATCH, bank=BATCH)
+    sizes = Sizes(batch=BATCH, bank=BATCH, steps=2, warm_up=1)
     device = torch.device("cpu")
     result = {
         "command": f"python benchmarks/stream.py --passes --seconds {seconds:g}",
