@@ -140,7 +140,8 @@ class PartSet:
         if member is None:
             return chosen
         require_choice("member", member, tuple(MEMBERS))
-        return chosen[self.index.places[member][chosen, 1] > 0]
+        having: Numbers = chosen[self.index.places[member][chosen, 1] > 0]
+        return having
 
     @cached_property
     def _by_class(self) -> list[Numbers]:
