@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_count, require_workers
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
 from cgn_augment.cli.screen import tell
@@ -92,7 +92,7 @@ def write(
         if masker is not None:
             # Report errors before finding masks, which takes long.
             if num_workers is not None:
-                require_count("num_workers", num_workers, 0)
+                require_workers(num_workers)
             if "://" not in out:
                 require_place(Path(out).expanduser())
             if keys:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.checks import require_choices, require_counts, require_positive
+from cgn_augment.checks import MAX_EPOCHS, require_choices, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
 from train_generator.metrics.groups import require_finite_scores
@@ -91,7 +91,7 @@ class ClassifierConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        require_counts(self, "num_epochs")
+        require_counts(self, "num_epochs", most=MAX_EPOCHS)
         require_positive(self, "learning_rate", "decay")
         require_choices(self, precision=Precision)
 
