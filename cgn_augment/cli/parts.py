@@ -10,9 +10,8 @@ from tqdm import tqdm
 from cgn_augment.checks import require_count, require_workers
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
-from cgn_augment.cli.screen import tell
+from cgn_augment.cli.screen import AT_WORK, tell
 from cgn_augment.cli.sets import (
-    AT_WORK,
     EngineName,
     check_set,
     find_engine,
