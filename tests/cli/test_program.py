@@ -321,6 +321,11 @@ OF_CLASSIFIER = ["classifier", *OF_PHOTOS, "--out=run", "--cgn={checkpoint}"]
         (cli.main, ["preview", "photos", "--cgn={checkpoint}", "--image_size"], 2**15),
         (cli.main, ["preview", "photos", "--cgn={checkpoint}", "--classes"], 10**6),
         (cli.main, ["interpolate", "{checkpoint}", "way.png", "[0, 1]", "--steps"], 10**4),
+        (
+            cli.main,
+            ["shards", "--cgn={checkpoint}", "--out=set", "--num=20", "--block_size"],
+            2**16,
+        ),
         (train_cli.main, [*OF_CLASSIFIER, "--images.image_size"], 2**15),
         (train_cli.main, [*OF_CLASSIFIER, "--training.num_epochs"], 10**5),
         (train_cli.main, [*OF_CLASSIFIER, "--num_workers"], 1024),
