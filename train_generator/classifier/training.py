@@ -110,7 +110,7 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
-class OneCycleConfig(ClassifierConfig):
+class OneCycleConfig:
     """How a classifier is trained in a few minutes: AdamW, one cycle of its learning rate.
 
     Smith and Topin, Super-Convergence, 2018. The learning rate rises over the first four tenths of
@@ -119,7 +119,6 @@ class OneCycleConfig(ClassifierConfig):
     Attributes:
         num_epochs: passes over the stream.
         learning_rate: the highest.
-        decay: not used.
         precision: see `ClassifierConfig`.
 
     Raises:
@@ -128,6 +127,12 @@ class OneCycleConfig(ClassifierConfig):
 
     num_epochs: int = 4
     learning_rate: float = 3e-3
+    precision: Precision = "no"
+
+    def __post_init__(self) -> None:
+        require_counts(self, "num_epochs", most=MAX_EPOCHS)
+        require_positive(self, "learning_rate")
+        require_choices(self, precision=Precision)
 
     by_step: ClassVar[bool] = True
 
@@ -289,7 +294,7 @@ class ClassifierRun(EpochRun[EpochResult]):
         self,
         model: nn.Module,
         stream: CounterfactualDataset,
-        config: ClassifierConfig | None = None,
+        config: ClassifierConfig | OneCycleConfig | None = None,
         checkpoint: Path | None = None,
     ) -> None:
         config = config or ClassifierConfig()
