@@ -18,6 +18,19 @@ from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, MissingPackageError
 
+MAX_SIDE = 2**15
+"""Greatest side of an image, in pixels; one of this size has 3 GB as bytes."""
+
+MAX_CLASSES = 10**6
+
+MAX_EPOCHS = 10**5
+
+MAX_WORKERS = 1024
+"""Most processes of a loader; each takes memory of its own."""
+
+_MAX_COUNT = 2**64 - 1
+"""The most that torch's generators take."""
+
 
 def require_package(name: str, extra: str, need: str, instead: str = "") -> ModuleType:
     """Returns a module of an optional package.
@@ -64,16 +77,16 @@ def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def require_count(name: str, value: object, least: int = 1) -> int:
-    """Returns an integer of `least` or more.
+def require_count(name: str, value: object, least: int = 1, most: int = _MAX_COUNT) -> int:
+    """Returns an integer of `least` to `most`.
 
     Accepts anything that behaves as an integer, such as a NumPy integer, but not True or False.
-    Counts and seeds must be below 2**64, the most that torch's generators take.
 
     Args:
         name: name of the argument, for the message.
         value: what the user gave.
         least: smallest value allowed.
+        most: greatest value allowed.
 
     Raises:
         ArgumentTypeError: the value is not an integer.
@@ -92,13 +105,33 @@ def require_count(name: str, value: object, least: int = 1) -> int:
         raise ArgumentTypeError(f"{name} must be an integer, got {value!r}") from error
     if number < least:
         raise ArgumentError(f"{name} must be {least} or more, got {number}")
-    if number >= 2**64:
-        raise ArgumentError(f"{name} must be below 2**64, got {number}")
+    if number > most:
+        limit = "below 2**64" if most == _MAX_COUNT else f"{most} or less"
+        raise ArgumentError(f"{name} must be {limit}, got {number}")
     return number
 
 
-def require_counts(config: object, *names: str, least: int = 1) -> None:
-    """Refuses settings of a dataclass that are not integers of `least` or more.
+def require_side(name: str, value: object) -> int:
+    """Returns the side of an image in pixels, of 1 to `MAX_SIDE`; see `require_count`.
+
+    Args:
+        name: name of the argument, for the message.
+        value: what the user gave.
+    """
+    return require_count(name, value, most=MAX_SIDE)
+
+
+def require_workers(value: object) -> int:
+    """Returns `num_workers`, of 0 to `MAX_WORKERS`; see `require_count`.
+
+    Args:
+        value: what the user gave.
+    """
+    return require_count("num_workers", value, 0, MAX_WORKERS)
+
+
+def require_counts(config: object, *names: str, least: int = 1, most: int = _MAX_COUNT) -> None:
+    """Refuses settings of a dataclass that are not integers of `least` to `most`.
 
     Values that behave as integers become plain integers, which JSON and YAML need.
 
@@ -106,6 +139,7 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
         config: the dataclass.
         names: names of the settings.
         least: smallest value allowed.
+        most: greatest value allowed.
 
     Raises:
         ArgumentTypeError: a value is not an integer.
@@ -113,7 +147,7 @@ def require_counts(config: object, *names: str, least: int = 1) -> None:
     """
     for name in names:
         given = getattr(config, name)
-        number = require_count(name, given, least)
+        number = require_count(name, given, least, most)
         if type(given) is not int:
             object.__setattr__(config, name, number)
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_count, require_workers
 from cgn_augment.cli.masks import tell as tell_masks
 from cgn_augment.cli.options import settings_as_options
-from cgn_augment.cli.screen import tell
+from cgn_augment.cli.screen import AT_WORK, tell
 from cgn_augment.cli.sets import (
-    AT_WORK,
     EngineName,
     check_set,
     find_engine,
@@ -92,7 +91,7 @@ def write(
         if masker is not None:
             # Report errors before finding masks, which takes long.
             if num_workers is not None:
-                require_count("num_workers", num_workers, 0)
+                require_workers(num_workers)
             if "://" not in out:
                 require_place(Path(out).expanduser())
             if keys:

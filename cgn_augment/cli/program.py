@@ -35,6 +35,9 @@ _UNION = re.compile(
 )
 _CLASS = re.compile(r"<class '(\w+)'>")
 _KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
+_NO_MEMORY = "can't allocate memory", "Storage size calculation overflowed"
+"""Texts of torch's errors on a CPU."""
+
 _ASKED = re.compile(r"[Tt]ried to allocate [\d.]+ \w+")
 
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]
@@ -133,6 +136,7 @@ def run_commands(
             as_positional=isinstance(commands, dict),
             args=given,
             parser_mode=NAMES_AS_WRITTEN,
+            allow_abbrev=False,  # a shortened name may mean another option tomorrow
             exit_on_error=False,  # else the usage of all options is printed before the error
         )
         sys.stdout.flush()
@@ -158,6 +162,8 @@ def run_commands(
             f"{name}: error: there is not enough memory{f' ({asked[0]})' if asked else ''}: lower "
             "what is held at once, such as the size of images or of a bank, or how many are drawn",
         )
+    except OverflowError as error:
+        _stop(2, f"{name}: error: a number is too large for this machine: {error}")
     except KeyboardInterrupt as stop:
         _stop(130, f"{name}: interrupted{'; ' if str(stop) else ''}{stop}")
 
@@ -178,7 +184,7 @@ def without_traceback(message: str) -> str:
 
 def _is_of_memory(error: BaseException) -> bool:
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(error)  # torch's text on a CPU
+    return known or any(text in str(error) for text in _NO_MEMORY)
 
 
 def plain_message(message: str) -> str:

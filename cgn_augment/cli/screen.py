@@ -1,10 +1,13 @@
-"""Prints facts, one per line, to fit the width of the screen."""
+"""Prints facts, one per line, to fit the width of the screen; when bars appear."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import textwrap
+
+AT_WORK = 1e-6
+"""Seconds before a bar appears: not before the first step, so that none precedes an error."""
 
 
 def find_width() -> int | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from cgn_augment.cli.screen import AT_WORK
 from cgn_augment.errors import ArgumentError
 from cgn_augment.shards.checking import Problem, advice
 from cgn_augment.shards.layout import SetKind
@@ -17,9 +18,6 @@ from cgn_augment.shards.on_ray import RayEngine
 from cgn_augment.shards.writer import Engine, write_shards
 
 EngineName = Literal["local", "ray"]
-
-AT_WORK = 1e-6
-"""Seconds before a bar appears: not before the first step, so that none precedes an error."""
 
 
 @contextmanager
@@ -49,7 +47,8 @@ def tell_written(out: str, manifest: Manifest | None) -> None:
     if manifest is None:
         print(f"{out}: the shards of this process are complete, those of others are not yet")
     else:
-        print(f"{out}: complete, {manifest.num_samples} images in {manifest.num_shards} shards")
+        shards = "1 shard" if manifest.num_shards == 1 else f"{manifest.num_shards} shards"
+        print(f"{out}: complete, {manifest.num_samples} images in {shards}")
 
 
 def check_set(

@@ -17,6 +17,9 @@ from cgn_augment.types import FACTORS, Factors
 
 Change = Literal["shape", "texture", "background", "all"]
 
+_MAX_STEPS = 10_000
+"""More frames than anybody looks at; all of them are in memory at once."""
+
 
 @torch.no_grad()
 def interpolate_classes(
@@ -58,7 +61,7 @@ def interpolate_classes(
     require_choice("factor", factor, get_args(Change))
     if len(classes) < 2:
         raise ArgumentError(f"there is a way between two classes or more, got {list(classes)}")
-    require_count("steps", steps)
+    require_count("steps", steps, most=_MAX_STEPS)
     require_count("chunk", chunk)
     wrong = sorted((others or {}).keys() - (set(FACTORS) - set(changing)))
     if wrong:

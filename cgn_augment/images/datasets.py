@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from cgn_augment.checks import require_count, require_part
+from cgn_augment.checks import MAX_CLASSES, require_count, require_part, require_side
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import read_image
 from cgn_augment.images.hugging_face import HUGGING_FACE, open_hugging_face
@@ -123,6 +123,7 @@ def open_images(
         (('cat', 'dog'), torch.Size([3, 32, 32]))
     """
     if isinstance(classes, int):
+        require_count("classes", classes, most=MAX_CLASSES)
         classes = class_names(classes) or [str(label) for label in range(classes)]
     names = None if classes is None else tuple(classes)
     images: ImageSet
@@ -186,7 +187,7 @@ def training_transform(
     """
     from torchvision import transforms  # slow to import
 
-    size, min_scale = require_count("image_size", image_size), require_part("min_scale", min_scale)
+    size, min_scale = require_side("image_size", image_size), require_part("min_scale", min_scale)
     crop = transforms.RandomResizedCrop(size, scale=(min_scale, 1.0))
     resize = transforms.Resize((size, size))
     flips = [transforms.RandomHorizontalFlip()] if flip else []
@@ -209,7 +210,7 @@ def evaluation_transform(
     """
     from torchvision import transforms  # slow to import
 
-    size = require_count("image_size", image_size)
+    size = require_side("image_size", image_size)
     resize = transforms.Resize(round(size / require_part("crop", crop)))
     return _normalised([resize, transforms.CenterCrop(size)], mean, std)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cgn_augment.checks import require_choices, require_count
+from cgn_augment.checks import require_choices, require_count, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.masks.network import MaskerNetwork, conv_block
 
@@ -47,7 +47,7 @@ class PhotoMasker(MaskerNetwork):
 
     def __init__(self, width: int = 16, backbone: Backbone | None = None, size: int = 128) -> None:
         super().__init__()
-        self.width, self.size = require_count("width", width), require_count("size", size)
+        self.width, self.size = require_count("width", width), require_side("size", size)
         self.backbone = backbone
         if size % self.stride:
             raise ArgumentError(f"size must be a multiple of {self.stride}, got {size}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cgn_augment.checks import require_channels, require_choices, require_counts
+from cgn_augment.checks import require_channels, require_choices, require_counts, require_side
 from cgn_augment.errors import ArgumentError
 
 Edges = Literal["none", "guided", "grabcut"]
@@ -58,7 +58,9 @@ class MaskSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        require_counts(self, "batch_size", *(() if self.size is None else ("size",)))
+        require_counts(self, "batch_size")
+        if self.size is not None:
+            require_side("size", self.size)
         require_choices(self, edges=Edges)
         if self.activation is not None:
             require_choices(self, activation=Activation)

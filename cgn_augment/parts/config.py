@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cgn_augment.checks import require_choices, require_count, require_counts, require_part
+from cgn_augment.checks import (
+    MAX_CLASSES,
+    require_choices,
+    require_count,
+    require_counts,
+    require_part,
+    require_side,
+)
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.masks.trust import MaskGate
@@ -58,13 +65,14 @@ class PartConfig:
     quality: int = 95
 
     def __post_init__(self) -> None:
-        require_counts(self, "size", "shard_size", "quality")
+        require_counts(self, "shard_size", "quality")
+        require_side("size", self.size)
         if self.quality > 100:
             raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")
         require_choices(self, fill=Fill)
         require_part("max_hole", self.max_hole)
         if isinstance(self.classes, int):
-            num = require_count("classes", self.classes)
+            num = require_count("classes", self.classes, most=MAX_CLASSES)
             names = class_names(num) or [str(label) for label in range(num)]
             object.__setattr__(self, "classes", tuple(names))
         for name in ("classes", "columns"):

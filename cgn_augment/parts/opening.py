@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_count, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import load_cgn
 from cgn_augment.generators.checkpoint import bundled_generators, require_device
@@ -93,7 +93,7 @@ def open_parts(
         >>> parts.shape(torch.zeros(1, 2), torch.tensor([0])).shape
         torch.Size([1, 1, 32, 32])
     """
-    require_count("size", size)
+    require_side("size", size)
     labels = match_classes(reader.classes, class_to_idx)
     _require_parts(reader)
     counts: dict[str, int] = {}

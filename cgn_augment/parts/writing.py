@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_workers
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.tar import Sample
 from cgn_augment.masks.trust import VERDICTS
@@ -130,7 +130,7 @@ def write_parts(
 def _find_workers(given: int | None, engine: Engine) -> int:
     """Returns how many processes whoever writes a shard starts."""
     if engine is write_shards:
-        return count_cores() if given is None else require_count("num_workers", given, 0)
+        return count_cores() if given is None else require_workers(given)
     if given is not None:
         raise ArgumentError(
             "num_workers is of one process, and the tasks of an engine start none: leave it out"

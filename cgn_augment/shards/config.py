@@ -30,6 +30,9 @@ MEMBERS = get_args(Member)
 MAX_SHARDS = 10**6
 """Most shards in a set: the number in a shard's name has six digits."""
 
+_MAX_BLOCK = 2**16
+"""More images than any device takes at once."""
+
 _PLAIN = ("num", "seed", "format", "quality", "label", "members", "shard_size", "block_size")
 
 
@@ -71,7 +74,8 @@ class ShardConfig:
     interventions: Interventions = field(default_factory=Interventions)
 
     def __post_init__(self) -> None:
-        require_counts(self, "num", "quality", "shard_size", "block_size")
+        require_counts(self, "num", "quality", "shard_size")
+        require_counts(self, "block_size", most=_MAX_BLOCK)
         require_counts(self, "seed", least=0)
         if self.quality > 100:
             raise ArgumentError(f"quality must be 1 to 100, got {self.quality}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import MAX_CLASSES, MAX_SIDE, require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, CGNError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.shards.config import MAX_SHARDS, config_of
@@ -21,8 +21,6 @@ from cgn_augment.shards.layout import COUNTERFACTUALS, SetKind, kind_of, num_sha
 from cgn_augment.types import FACTORS
 
 ClassCounts = dict[str, list[int]]
-
-_MOST_CLASSES, _MOST_PIXELS = 10**6, 2**15
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ def check_settings(settings: Any, where: str) -> SetKind:
         _require_between("num_shards", num_shards_of(settings), 1, MAX_SHARDS)
         if kind == COUNTERFACTUALS:
             config_of(settings)
-            _require_between("num_classes", settings["num_classes"], 1, _MOST_CLASSES)
-            _require_between("image_size", settings["image_size"], 1, _MOST_PIXELS)
+            _require_between("num_classes", settings["num_classes"], 1, MAX_CLASSES)
+            _require_between("image_size", settings["image_size"], 1, MAX_SIDE)
             for y in settings.get("classes", ()):
                 _require_between("classes", y, 0, settings["num_classes"] - 1)
         elif not _are_names(settings["classes"]):

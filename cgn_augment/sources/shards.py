@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import require_count, require_workers
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError, FileError
 from cgn_augment.functional import standard_numbers
@@ -91,7 +91,7 @@ class ShardSource:
         self.seed, self.shuffle = (
             require_count(name, value, 0) for name, value in (("seed", seed), ("shuffle", shuffle))
         )
-        self.num_workers = require_count("num_workers", num_workers, 0)
+        self.num_workers = require_workers(num_workers)
         self.world_size = None if world_size is None else require_count("world_size", world_size)
         self._records, self._form = _find_records(urls)
         self.image_size, self.num_classes = self._form.image_size, self._form.num_classes

@@ -20,7 +20,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from cgn_augment.checks import require_counts
+from cgn_augment.checks import MAX_WORKERS, require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.ranks import Ranks
@@ -77,9 +77,10 @@ class ReadConfig:
     shard_iterable: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) is not None:
-                require_counts(self, name, least=least)
+        if self.batch_size is not None:
+            require_counts(self, "batch_size")
+        if self.num_workers is not None:
+            require_counts(self, "num_workers", least=0, most=MAX_WORKERS)
         require_counts(self, "seed", least=0)
         for name in ("sampler", "batch_sampler"):
             if getattr(self, name) is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.checks import require_channels, require_count
+from cgn_augment.checks import require_channels, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.stream.augmenting import Augmentation
 from cgn_augment.types import Affine
@@ -182,10 +182,10 @@ class MatchReal(nn.Module):
 def _pair(name: str, size: object) -> tuple[int, int]:
     """Returns height and width of a size; one number stands for both."""
     if isinstance(size, (tuple, list)) and len(size) == 2:
-        return require_count(name, size[0]), require_count(name, size[1])
+        return require_side(name, size[0]), require_side(name, size[1])
     if isinstance(size, (tuple, list)):
         raise ArgumentError(f"{name} must be one number or (height, width), got {size!r}")
-    return (require_count(name, size),) * 2
+    return (require_side(name, size),) * 2
 
 
 def _require_room(size: tuple[int, int] | None, resize: tuple[int, int]) -> None:

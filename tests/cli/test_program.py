@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_command
+from PIL import Image
 
 from cgn_augment.cli import program as cli
 from cgn_augment.generators import SmallCGN, save_cgn
@@ -219,12 +220,19 @@ def no_memory_of_numpy() -> None:
     np.ones(2**54, dtype=np.uint8)
 
 
+def no_size_of_torch() -> None:
+    """Asks for more than torch can count."""
+    torch.empty(10**18, 3, 32, 32)
+
+
 def no_memory_of_a_gpu() -> None:
     """Says what CUDA says."""
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
 
 
-@pytest.mark.parametrize("ask", [no_memory_of_torch, no_memory_of_numpy, no_memory_of_a_gpu])
+@pytest.mark.parametrize(
+    "ask", [no_memory_of_torch, no_memory_of_numpy, no_size_of_torch, no_memory_of_a_gpu]
+)
 def test_too_little_memory_is_one_line(
     ask: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +281,99 @@ def test_a_seed_that_cannot_be_is_one_message(
     assert run_command(main, monkeypatch, *filled, f"--seed={seed}") == 2
     wanted = f"must be 0 or more, got {seed}" if seed < 0 else f"must be below 2**64, got {seed}"
     assert capsys.readouterr().err.endswith(f"error: seed {wanted}\n")
+
+
+def test_a_number_that_no_library_takes_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def ask() -> None:
+        """Asks for an image that Pillow cannot count."""
+        Image.new("RGB", (2, 2)).resize((10**18, 2))
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run_commands("name", {"ask": ask}, ["ask"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("name: error: a number is too large for this machine: ")
+    assert error.count("\n") == 1
+
+
+def test_a_shortened_option_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(cli.main, monkeypatch, "parts", "photos", "out", "--excl=keys.txt") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cgn-augment: error: unrecognized arguments: --excl=keys.txt")
+    assert error.count("\n") == 1
+
+
+OF_PHOTOS = ["photos", "--validation=photos", "--pretrained=false", "--training.batch_norm=train"]
+OF_CLASSIFIER = ["classifier", *OF_PHOTOS, "--out=run", "--cgn={checkpoint}"]
+
+
+@pytest.mark.parametrize("number", [10**7, 10**18])
+@pytest.mark.parametrize(
+    ("main", "arguments", "most"),
+    [
+        (cli.main, ["masks", "photos", "masks", "--masker=grabcut", "--size"], 2**15),
+        (cli.main, ["parts", "photos", "parts", "--masker=grabcut", "--size"], 2**15),
+        (cli.main, ["parts", "photos", "parts", "--masks=masks", "--num_workers"], 1024),
+        (cli.main, ["parts", "photos", "parts", "--masks=masks", "--classes"], 10**6),
+        (cli.main, ["preview", "photos", "--cgn={checkpoint}", "--image_size"], 2**15),
+        (cli.main, ["preview", "photos", "--cgn={checkpoint}", "--classes"], 10**6),
+        (cli.main, ["interpolate", "{checkpoint}", "way.png", "[0, 1]", "--steps"], 10**4),
+        (
+            cli.main,
+            ["shards", "--cgn={checkpoint}", "--out=set", "--num=20", "--block_size"],
+            2**16,
+        ),
+        (train_cli.main, [*OF_CLASSIFIER, "--images.image_size"], 2**15),
+        (train_cli.main, [*OF_CLASSIFIER, "--training.num_epochs"], 10**5),
+        (train_cli.main, [*OF_CLASSIFIER, "--num_workers"], 1024),
+        (train_cli.main, [*OF_CLASSIFIER, "--classes"], 10**6),
+        (
+            train_cli.main,
+            ["masker", "--images=photos", "--masks=photos", "--out=run", "--size"],
+            2**15,
+        ),
+        (
+            train_cli.main,
+            ["downstream", "run", "--rows=[decorrelated]", "--training.num_epochs"],
+            10**5,
+        ),
+        (
+            train_cli.main,
+            ["downstream", "run", "--rows=[decorrelated]", "--training.num_train"],
+            50_000,
+        ),
+        (
+            train_cli.main,
+            ["downstream", "run", "--rows=[decorrelated]", "--training.num_test"],
+            10_000,
+        ),
+    ],
+)
+def test_an_absurd_size_is_refused_at_once(
+    main: Callable[[], None],
+    arguments: list[str],
+    most: int,
+    number: int,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / name / "1.png")
+    *given, option = (text.format(checkpoint=checkpoint) for text in arguments)
+    assert run_command(main, monkeypatch, *given, f"{option}={number}") == 2
+    error = capsys.readouterr().err
+    assert error.endswith(
+        f"{option.rpartition('.')[2].lstrip('-')} must be {most} or less, got {number}\n"
+    )
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @pytest.mark.parametrize("command", [("parts", "info"), ("shards", "verify")])

@@ -11,7 +11,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cgn_augment.checks import require_choices, require_counts, require_positive, require_weights
+from cgn_augment.checks import (
+    MAX_EPOCHS,
+    require_choices,
+    require_counts,
+    require_positive,
+    require_weights,
+)
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.training import GroupFields
 from train_generator.training.precision import Precision
@@ -73,7 +79,8 @@ class EnsembleConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        require_counts(self, "num_epochs", "step_epochs")
+        require_counts(self, "num_epochs", most=MAX_EPOCHS)
+        require_counts(self, "step_epochs")
         require_positive(self, "learning_rate", "step_factor")
         require_weights(self, "momentum", "weight_decay", "warmup_epochs")
         if self.momentum >= 1:

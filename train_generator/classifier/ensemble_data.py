@@ -11,7 +11,7 @@ from kornia.augmentation import RandomHorizontalFlip, RandomResizedCrop
 from torch import nn
 
 from cgn_augment import CounterfactualDataset, match_real
-from cgn_augment.checks import require_count, require_counts, require_part, require_weights
+from cgn_augment.checks import require_counts, require_part, require_side, require_weights
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.datasets import (
     ImageSet,
@@ -58,7 +58,7 @@ class ImagesConfig:
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
-            require_count("image_size", self.image_size)
+            require_side("image_size", self.image_size)
         require_part("min_scale", self.min_scale)
         require_part("test_crop", self.test_crop)
 

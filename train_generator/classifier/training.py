@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from cgn_augment import CounterfactualDataset
-from cgn_augment.checks import require_choices, require_counts, require_positive
+from cgn_augment.checks import MAX_EPOCHS, require_choices, require_counts, require_positive
 from cgn_augment.errors import ArgumentError
 from train_generator.classifier.epochs import EpochRun
 from train_generator.metrics.groups import require_finite_scores
@@ -91,7 +91,7 @@ class ClassifierConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        require_counts(self, "num_epochs")
+        require_counts(self, "num_epochs", most=MAX_EPOCHS)
         require_positive(self, "learning_rate", "decay")
         require_choices(self, precision=Precision)
 
@@ -110,7 +110,7 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
-class OneCycleConfig(ClassifierConfig):
+class OneCycleConfig:
     """How a classifier is trained in a few minutes: AdamW, one cycle of its learning rate.
 
     Smith and Topin, Super-Convergence, 2018. The learning rate rises over the first four tenths of
@@ -119,7 +119,6 @@ class OneCycleConfig(ClassifierConfig):
     Attributes:
         num_epochs: passes over the stream.
         learning_rate: the highest.
-        decay: not used.
         precision: see `ClassifierConfig`.
 
     Raises:
@@ -128,6 +127,12 @@ class OneCycleConfig(ClassifierConfig):
 
     num_epochs: int = 4
     learning_rate: float = 3e-3
+    precision: Precision = "no"
+
+    def __post_init__(self) -> None:
+        require_counts(self, "num_epochs", most=MAX_EPOCHS)
+        require_positive(self, "learning_rate")
+        require_choices(self, precision=Precision)
 
     by_step: ClassVar[bool] = True
 
@@ -289,7 +294,7 @@ class ClassifierRun(EpochRun[EpochResult]):
         self,
         model: nn.Module,
         stream: CounterfactualDataset,
-        config: ClassifierConfig | None = None,
+        config: ClassifierConfig | OneCycleConfig | None = None,
         checkpoint: Path | None = None,
     ) -> None:
         config = config or ClassifierConfig()

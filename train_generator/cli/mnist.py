@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from tqdm import tqdm
 
 from cgn_augment import load_cgn
+from cgn_augment.cli.screen import AT_WORK
 from cgn_augment.errors import ArgumentError
 from cgn_augment.files import replacing
 from cgn_augment.masks import load_masker
@@ -85,12 +88,15 @@ def measure(
     if out is not None:
         check_picture(out)
     stacks = None if textures is None else load_textures(textures)
-    judges = load_judges(variant, stacks, cache=None if cache is None else Path(cache))
-    rows = {
-        name: measure_generator(cgn, variant, stacks, num=num, seed=seed, judges=judges)
-        for name, cgn in networks.items()
-    }
-    rows["real data"] = measure_digits(variant, stacks, num=num, seed=seed, judges=judges)
+    rows = {}
+    with tqdm(total=len(networks) + 2, unit="step", desc="judges", delay=AT_WORK) as bar:
+        judges = load_judges(variant, stacks, cache=None if cache is None else Path(cache))
+        for name, cgn in networks.items():
+            _next(bar, name)
+            rows[name] = measure_generator(cgn, variant, stacks, num=num, seed=seed, judges=judges)
+        _next(bar, "real data")
+        rows["real data"] = measure_digits(variant, stacks, num=num, seed=seed, judges=judges)
+        bar.update()
     print(format_table(metrics_table(rows), table))
     if out is not None:
         figure = draw_generators(networks, judges.shape, seed)
@@ -178,6 +184,7 @@ def downstream(
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on") from None
     print(format_table(downstream_table(results), table))
+    print(f"results: {out}, one file for each classifier")
 
 
 def default_generators(has_photographs: bool) -> dict[str, str]:
@@ -191,6 +198,12 @@ def default_generators(has_photographs: bool) -> dict[str, str]:
         "double_colored": "double-colored-mnist",
         "wildlife": "wildlife-dtd-mnist" if has_photographs else "wildlife-mnist",
     }
+
+
+def _next(bar: tqdm[Any], work: str) -> None:
+    """Counts a step, and names the next."""
+    bar.update()
+    bar.set_description(work)
 
 
 def _short_names(paths: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from cgn_augment.checks import (
     require_counts,
     require_positive,
     require_shares,
+    require_side,
     require_weights,
 )
 from cgn_augment.errors import ArgumentError
@@ -54,7 +55,8 @@ class PhotoMaskerConfig:
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        require_counts(self, "num_steps", "size", "width")
+        require_counts(self, "num_steps", "width")
+        require_side("size", self.size)
         require_count("batch_size", self.batch_size, least=2)  # for the batch normalisation
         require_positive(self, "learning_rate")
         require_weights(self, "weight_decay")

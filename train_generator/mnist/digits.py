@@ -25,6 +25,8 @@ _STORED_SIZE = 28
 # Both come from MNIST's training set; the protocol does not use MNIST's own test set.
 _RANGES = {"train": slice(0, 50_000), "test": slice(50_000, 60_000)}
 
+NUM_DIGITS = {split: chosen.stop - chosen.start for split, chosen in _RANGES.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class Digits:
@@ -68,7 +70,7 @@ def load_digits(split: str, num: int | None = None) -> Digits:
             "tools/pack_digits.py"
         )
     chosen = _RANGES[split]
-    size = chosen.stop - chosen.start
+    size = NUM_DIGITS[split]
     num = size if num is None else num
     if not 1 <= num <= size:
         raise ArgumentError(f"num must be 1 to {size} for split {split!r}; got {num}")

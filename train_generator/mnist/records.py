@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from cgn_augment.checks import require_counts
+from cgn_augment.checks import MAX_EPOCHS, require_counts
 from cgn_augment.errors import CheckpointError
 from cgn_augment.files import replacing
 from train_generator.classifier import EpochResult
+from train_generator.mnist.digits import NUM_DIGITS
 from train_generator.training.checkpoints import describe_differences
 from train_generator.training.precision import Precision
 
@@ -51,7 +52,10 @@ class DownstreamConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "refresh", least=0)
-        require_counts(self, "num_epochs", "batch_size", "bank", "num_train", "num_test")
+        require_counts(self, "num_epochs", most=MAX_EPOCHS)
+        require_counts(self, "batch_size", "bank")
+        require_counts(self, "num_train", most=NUM_DIGITS["train"])
+        require_counts(self, "num_test", most=NUM_DIGITS["test"])
         # ClassifierConfig checks the precision.
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cgn_augment.checks import require_counts
+from cgn_augment.checks import MAX_WORKERS, require_counts
 from cgn_augment.errors import ArgumentError
 from cgn_augment.images.finding import read_image
 from cgn_augment.images.image_table import Groups
@@ -59,7 +59,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "batch_size")
-        require_counts(self, "num_workers", least=0)
+        require_counts(self, "num_workers", least=0, most=MAX_WORKERS)
 
 
 def measure_cue_conflict(
