@@ -123,6 +123,28 @@ def test_rows_for_another_device_go_through_the_hosts_memory() -> None:
     assert kept[2].tolist() == [6.0, 7.0, 8.0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept_format", FORMATS)
+def test_the_steps_of_a_gpu_fit_together(
+    dtype: torch.dtype, kept_format: torch.memory_format
+) -> None:
+    """On a device that only looks at types and shapes."""
+    device = torch.device("meta")
+    kept, slots = some_bytes(8), torch.randint(9, (3, 5), generator=seeded(1))
+    on_device = [each.to(device) for each in kept]
+    for place in (on_device, kept):
+        for affine in (None, OF_EACH_CHANNEL):
+            room = torch.empty(5, 3, 8, 8, dtype=dtype, device=device, memory_format=kept_format)
+            made, weights = compose_bytes(*place, slots, room, affine, device=device)
+            assert made is room
+            assert weights.device == device
+            floats = [torch.rand(5, channels, 8, 8, device=device) for channels in (1, 3, 3)]
+            assert compose_floats(*floats, room, affine) is room
+            assert room.is_contiguous(memory_format=kept_format)
+            assert room.dtype is dtype
+    assert compose_bytes(*on_device, slots)[0].dtype is torch.float32
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kept_format", FORMATS)
