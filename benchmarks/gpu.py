@@ -11,12 +11,13 @@ code at tiny sizes, on the CPU if there is no GPU.
   already on the device.
 - tests: the tests marked gpu, in their own process.
 - made: the counterfactual half alone, against a copy of as many bytes.
+- passes: the same, normalised and cast while it is composed, against a pass of its own.
 - digits: a step of the classifier of digits, from a bank and with fresh images.
 - memory: 2000 steps with a refreshed bank; allocated memory must not grow.
 - filling: how fast a bank fills.
 - generator: fresh images of the ImageNet CGN per second, against the published way.
 - profile: where the time of the counterfactual half goes.
-- compiled: the counterfactual half as plain operations of PyTorch, and compiled.
+- compiled: the counterfactual half as plain operations of PyTorch, compiled, and the library's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_made import measure_compiled, measure_filling, measure_made, profile
+from gpu_made import measure_compiled, measure_filling, measure_made, measure_passes, profile
 from gpu_setup import FULL, SMALL, Setup
 from gpu_table import table
 from gpu_timing import Row, describe, describe_machine, measure_ceilings, read_card, tidy
@@ -47,13 +48,14 @@ WEIGHTS = {
     "ceilings": 6,
     "training": 110,
     "tests": 110,
-    "made": 20,
+    "made": 25,
+    "passes": 10,
     "digits": 25,
     "memory": 25,
     "filling": 20,
     "generator": 80,
     "profile": 8,
-    "compiled": 15,
+    "compiled": 20,
 }
 """The parts in their order, and their shares of the time."""
 
@@ -100,6 +102,7 @@ def make_parts(setup: Setup, results: Results) -> dict[str, Part]:
         "training": lambda seconds: measure_training(setup, seconds),
         "tests": lambda seconds: run_tests(setup, seconds, results.path),
         "made": lambda seconds: measure_made(setup, seconds, copy_rate()),
+        "passes": lambda seconds: measure_passes(setup.device, setup.sizes, seconds),
         "digits": lambda seconds: measure_digits(setup, seconds),
         "memory": lambda seconds: measure_memory(setup),
         "filling": lambda seconds: measure_filling(setup, seconds),

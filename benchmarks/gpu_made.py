@@ -3,63 +3,123 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from gpu_setup import MEAN, MOVED, STD, Setup
+from gpu_setup import MEAN, MOVED, STD, Setup, Sizes
 from gpu_timing import (
     Row,
+    Way,
     count_waits,
     describe,
+    measure_in_turns,
     spread,
     synchronize,
     time_calls,
     time_on_device,
     time_on_host,
 )
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cgn_augment import BankSource, FreshSource, Interventions, Step, match_real
+from cgn_augment.cli.plan import Noise
+from cgn_augment.sources.composing import compose_bytes
+from cgn_augment.stream.transforms import MatchReal
+
+Form = tuple[torch.dtype, torch.memory_format]
+
+PLAIN: Form = (torch.float32, torch.contiguous_format)
+FORMS: dict[str, Form] = {
+    "float32": PLAIN,
+    "float32, channels last": (torch.float32, torch.channels_last),
+    "bfloat16, channels last": (torch.bfloat16, torch.channels_last),
+}
+"""Forms in which real batches come."""
 
 
-def least_bytes(num: int, source_pixels: int, pixels: int, bytes_each: int) -> int:
-    """Returns the bytes that must move: each factor read once, each image written once in float32.
+class Made(NamedTuple):
+    """A way to make the counterfactual half of a batch.
+
+    Attributes:
+        source: what it is drawn from.
+        match: brings it to the real images.
+        bytes_each: bytes of a value of a kept factor.
+        form: type and memory format of the batch.
+        folded: whether the source maps the values while it composes, if that is all that `match`
+            does; a stream has it so.
+    """
+
+    source: Any
+    match: MatchReal
+    bytes_each: int
+    form: Form = PLAIN
+    folded: bool = True
+
+    def draw(self, num: int, generator: Generator) -> Tensor:
+        """Makes images in the form of the batch, as a stream does."""
+        dtype, kept = self.form
+        side = self.source.image_size
+        affine = self.match.as_affine(side, side)
+        room: Tensor | None = None
+        if affine is not None:
+            shape = num, 3, side, side
+            device = self.source.device
+            room = torch.empty(shape, dtype=dtype, device=device, memory_format=kept)
+            if self.folded:
+                made: Tensor = self.source.sample(num, generator, out=room, affine=affine).images
+                return made
+        with torch.no_grad():
+            if room is not None and self.form == PLAIN:
+                drawn = self.source.sample(num, generator, out=room)
+                return self.match(drawn.images, overwrite=True)
+            made = self.match(self.source.sample(num, generator).images)
+            return made.to(dtype, memory_format=kept) if room is None else room.copy_(made)
+
+
+def least_bytes(num: int, source_pixels: int, pixels: int, each: int, written: int = 4) -> int:
+    """Returns the bytes that must move: each factor read once, each image written once.
 
     A pixel has seven values, one of the mask and three of the foreground and the background each.
     """
-    return num * (7 * bytes_each * source_pixels**2 + 12 * pixels**2)
+    return num * (7 * each * source_pixels**2 + 3 * written * pixels**2)
 
 
 def measure_made(setup: Setup, seconds: float, copy_gb_per_s: float) -> Row:
-    """Measures `source.sample` and `match_real` for a batch, against a copy of as many bytes."""
+    """Measures drawing and matching the counterfactuals of a batch, against a copy of its bytes."""
     num, pixels = setup.sizes.batch, setup.sizes.pixels
     crop = {} if setup.sizes.small else {"resize": 256}
     resized = match_real(MEAN, STD, pixels)
     cropped = match_real(MEAN, STD, pixels, **crop)
     bank, plain = setup.bank, match_real(MEAN, STD)
-    makers: dict[str, Callable[[], tuple[Any, Any, int]]] = {
-        "parts, bank uint8": lambda: (bank(setup.parts), plain, 1),
-        "parts, bank float32": lambda: (bank(setup.parts, storage="float32"), plain, 4),
-        "parts, from memory": lambda: (FreshSource(setup.parts), plain, 4),
-        "parts, bank uint8, placement": lambda: (bank(setup.parts, placement=MOVED), plain, 1),
-        "CGN, bank uint8, resized": lambda: (bank(setup.cgn), resized, 1),
-        "CGN, bank uint8, cropped": lambda: (bank(setup.cgn), cropped, 1),
-        "CGN, bank float32, resized": lambda: (bank(setup.cgn, storage="float32"), resized, 4),
+    last = FORMS["bfloat16, channels last"]
+    makers: dict[str, Callable[[], Made]] = {
+        "parts, bank uint8": lambda: Made(bank(setup.parts), plain, 1),
+        "parts, bank uint8, in two passes": lambda: Made(bank(setup.parts), plain, 1, folded=False),
+        "parts, bank uint8, bfloat16, channels last": lambda: Made(
+            bank(setup.parts), plain, 1, last
+        ),
+        "parts, bank uint8, bfloat16, channels last, in two passes": lambda: Made(
+            bank(setup.parts), plain, 1, last, folded=False
+        ),
+        "parts, bank uint8, in the host's memory": lambda: Made(
+            bank(setup.parts, memory="host"), plain, 1
+        ),
+        "parts, bank float32": lambda: Made(bank(setup.parts, storage="float32"), plain, 4),
+        "parts, from memory": lambda: Made(FreshSource(setup.parts), plain, 4),
+        "parts, bank uint8, placement": lambda: Made(bank(setup.parts, placement=MOVED), plain, 1),
+        "CGN, bank uint8, resized": lambda: Made(bank(setup.cgn), resized, 1),
+        "CGN, bank uint8, cropped": lambda: Made(bank(setup.cgn), cropped, 1),
+        "CGN, bank float32, resized": lambda: Made(bank(setup.cgn, storage="float32"), resized, 4),
     }
     rows: list[Row] = []
     for name, make in makers.items():
         try:
-            source, transform, size = make()
-            generator = torch.Generator().manual_seed(0)
-
-            def call(source: Any = source, transform: Any = transform) -> Tensor:
-                drawn = source.sample(num, generator, Step(0))  # noqa: B023
-                with torch.no_grad():
-                    made: Tensor = transform(drawn.images)
-                return made
-
+            way, generator = make(), torch.Generator().manual_seed(0)
+            call = partial(way.draw, num, generator)
             call()
-            moved = least_bytes(num, source.image_size, pixels, size)
+            written = way.form[0].itemsize
+            moved = least_bytes(num, way.source.image_size, pixels, way.bytes_each, written)
             rows.append(
                 {"way": name, **_time(call, setup, seconds / len(makers), moved, copy_gb_per_s)}
             )
@@ -69,6 +129,32 @@ def measure_made(setup: Setup, seconds: float, copy_gb_per_s: float) -> Row:
         "what": f"{num} counterfactuals of {pixels} pixels drawn from a filled bank and matched to "
         "the real images; floor: the fewest bytes at the rate of a copy",
         "rows": rows,
+    }
+
+
+def measure_passes(device: torch.device, sizes: Sizes, seconds: float) -> Row:
+    """Compares the made half whose values the source maps with one that is mapped afterwards.
+
+    The bank is full of noise, which costs as much to draw from as anything else.
+    """
+    match, generator = match_real(MEAN, STD), torch.Generator().manual_seed(0)
+    ways: dict[str, Way] = {}
+    for storage, each in (("uint8", 1), ("float32", 4)):
+        bank = BankSource(Noise(sizes.pixels, device), sizes.bank, storage=storage)  # type: ignore[arg-type]
+        for name, form in FORMS.items():
+            base = f"bank {storage}, {name}, in two passes"
+            for folded in (False, True):
+                made = Made(bank, match, each, form, folded)
+                step = partial(made.draw, sizes.batch, generator)
+                ways[f"bank {storage}, {name}" if folded else base] = Way(
+                    step, base if folded else None
+                )
+    return {
+        "what": f"{sizes.batch} counterfactuals of {sizes.pixels} pixels drawn from a filled bank "
+        "and matched to the real images; ratio to those that are matched in a pass of their own",
+        "rows": measure_in_turns(
+            ways, device, seconds, num_steps=sizes.steps, warm_up=sizes.warm_up
+        ),
     }
 
 
@@ -92,16 +178,23 @@ def _time(
 
 
 def gather_and_compose(
-    masks: Tensor, fores: Tensor, backs: Tensor, slots: Tensor, scale: Tensor, shift: Tensor
+    masks: Tensor,
+    fores: Tensor,
+    backs: Tensor,
+    slots: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    dtype: torch.dtype = torch.float32,
+    kept: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """What a made half must do, in plain operations: gather, blend, normalise."""
+    """What a made half must do, in plain operations: gather, blend, normalise, cast."""
     mask = masks[slots[0]].float() / 255
     image = torch.lerp(backs[slots[2]].float(), fores[slots[1]].float(), mask)
-    return image * scale + shift
+    return (image * scale + shift).to(dtype, memory_format=kept)
 
 
 def measure_compiled(setup: Setup, seconds: float, copy_gb_per_s: float) -> Row:
-    """Measures gathering, composing and normalising as operations of PyTorch, and compiled."""
+    """Measures the made half of bytes: as plain operations, compiled, and as the library has it."""
     num, pixels, device = setup.sizes.batch, setup.sizes.pixels, setup.device
     generator = torch.Generator().manual_seed(0)
 
@@ -110,27 +203,44 @@ def measure_compiled(setup: Setup, seconds: float, copy_gb_per_s: float) -> Row:
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
 
     kept = draw(1), draw(3), draw(3)
-    scale, shift = (torch.rand(3, 1, 1).to(device) for _ in range(2))
-    slots = torch.randint(setup.sizes.bank, (3, num), generator=generator).to(device)
-    ways: dict[str, Callable[..., Tensor]] = {"plain operations": gather_and_compose}
-    if device.type == "cuda":
-        ways["compiled"] = torch.compile(gather_and_compose)
+    side = setup.sizes.pixels
+    affine = match_real(MEAN, STD).as_affine(side, side)
+    assert affine is not None  # noqa: S101
+    places = torch.randint(setup.sizes.bank, (3, num), generator=generator)
+    scale, shift = (torch.tensor(each)[:, None, None].to(device) for each in affine.of_bytes())
+    compiled = torch.compile(gather_and_compose) if device.type == "cuda" else None
+
+    def operations(way: Callable[..., Tensor], dtype: torch.dtype, form: Any) -> Tensor:
+        # Every way brings the slots to the device, as a stream does in each step.
+        slots = places.to(device, non_blocking=True)
+        return way(*kept, slots, scale, shift, dtype, form)
+
+    def library(dtype: torch.dtype, form: Any) -> Tensor:
+        shape = num, 3, pixels, pixels
+        room = torch.empty(shape, dtype=dtype, device=device, memory_format=form)
+        return compose_bytes(*kept, places, room, affine)[0]
+
+    ways: dict[str, tuple[Callable[[], Tensor], torch.dtype]] = {}
+    for name, (dtype, form) in FORMS.items():
+        ways[f"plain operations, {name}"] = (
+            partial(operations, gather_and_compose, dtype, form),
+            dtype,
+        )
+        ways[f"the library, {name}"] = partial(library, dtype, form), dtype
+        if compiled is not None:
+            ways[f"compiled, {name}"] = partial(operations, compiled, dtype, form), dtype
     rows: list[Row] = []
-    expected = gather_and_compose(*kept, slots, scale, shift)
-    moved = least_bytes(num, pixels, pixels, 1)
-    for name, way in ways.items():
+    expected = gather_and_compose(*kept, places.to(device), scale, shift)
+    for name, (way, dtype) in ways.items():
         try:
-
-            def call(way: Callable[..., Tensor] = way) -> Tensor:
-                with torch.no_grad():
-                    return way(*kept, slots, scale, shift)
-
-            difference = (call() - expected).abs().max().item()
-            row = _time(call, setup, seconds / 2, moved, copy_gb_per_s)
+            with torch.no_grad():
+                difference = (way().float() - expected).abs().max().item()
+                moved = least_bytes(num, pixels, pixels, 1, dtype.itemsize)
+                row = _time(way, setup, seconds / len(ways), moved, copy_gb_per_s)
             rows.append({"way": name, "largest_difference": difference, **row})
         except Exception as error:
             rows.append({"way": name, "error": describe(error)})
-    return {"what": "gather, blend and normalise of bytes, without a source", "rows": rows}
+    return {"what": "gather, blend, normalise and cast of bytes, without a source", "rows": rows}
 
 
 def measure_filling(setup: Setup, seconds: float) -> Row:

@@ -74,7 +74,8 @@ def _ceilings(result: Row) -> list[str]:
     return markdown(["what", "rate"], rows)
 
 
-def _ways(result: Row) -> list[str]:
+def ways_as_table(result: Row) -> list[str]:
+    """Returns the table of ways that took turns."""
     rows = [
         [row["way"], row.get("ms", row.get("error")), row.get("ratio"), row.get("peak_gib")]
         for row in result["rows"]
@@ -137,10 +138,11 @@ def _tests(result: Row) -> list[str]:
 
 _TABLES = {
     "ceilings": _ceilings,
-    "training": _ways,
+    "training": ways_as_table,
     "generator": _generator,
     "made": _made,
-    "digits": _ways,
+    "passes": ways_as_table,
+    "digits": ways_as_table,
     "memory": _memory,
     "filling": _filling,
     "compiled": _made,

@@ -1,6 +1,7 @@
 """What counterfactuals cost a training loop: a filled bank, fresh images, and the naive way.
 
     python benchmarks/stream.py --cgn PATH_OF_A_CGN
+    python benchmarks/stream.py --passes
 
 Every result is a ratio to a baseline of the same run. Everything is measured in rounds: in a round
 each way trains (or generates) for some steps in turn, so that a slow moment of the machine affects
@@ -12,6 +13,9 @@ all of them; ratios are taken within rounds, and their median counts.
 - refreshed bank: the same, with 8 factors of each kind replaced per step.
 - naive: the whole CGN runs twice per batch, as in the published code, then the same training step.
 - fresh: images per second of FreshSource against the naive way, without training.
+
+`--passes` measures another thing: 64 counterfactuals of 224 pixels from a filled bank, normalised
+and cast while they are composed, against a pass of its own for that.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import platform
 import statistics
 import sys
@@ -29,6 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_made import measure_passes
+from gpu_setup import Sizes
+from gpu_table import ways_as_table
+from gpu_timing import describe_machine
 from published_layers import use_published_layers
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -191,20 +200,40 @@ def report(
         print(f"{name:50} {value['median']:.3f}   (quartiles {spread})")
 
 
+def report_passes(out: Path, seconds: float) -> None:
+    """Measures and writes what a pass over the images costs, and prints the ratios."""
+    load = os.getloadavg()
+    sizes = Sizes(batch=BATCH, bank=BATCH, steps=2, warm_up=1)
+    device = torch.device("cpu")
+    result = {
+        "command": f"python benchmarks/stream.py --passes --seconds {seconds:g}",
+        "machine": {**describe_machine(device), "load_average_before": load},
+        **measure_passes(device, sizes, seconds),
+    }
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    print("\n".join(ways_as_table(result)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cgn", required=True, help="checkpoint of a small CGN")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--cgn", help="checkpoint of a small CGN")
+    what.add_argument("--passes", action="store_true", help="what a pass over the images costs")
     parser.add_argument("--rounds", type=int, default=26, help="default: 26")
     parser.add_argument("--steps", type=int, default=30, help="of each way in a round; default: 30")
-    parser.add_argument("--out", type=Path, default=RESULTS / "stream.json")
+    parser.add_argument("--seconds", type=float, default=60, help="of --passes; default: 60")
+    parser.add_argument("--out", type=Path, help="default: in benchmarks/results")
     arguments = parser.parse_args()
+    if arguments.passes:
+        report_passes(arguments.out or RESULTS / "passes.json", arguments.seconds)
+        return
     ways = make_ways(load_cgn(arguments.cgn))
     seconds = measure(ways, arguments.rounds, arguments.steps)
     flags = f"--rounds {arguments.rounds} --steps {arguments.steps}"
     command = f"python benchmarks/stream.py {flags} --cgn {Path(arguments.cgn).name}"
-    report(arguments.out, command, summarize(seconds), seconds)
+    report(arguments.out or RESULTS / "stream.json", command, summarize(seconds), seconds)
 
 
 if __name__ == "__main__":

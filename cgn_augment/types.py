@@ -81,6 +81,29 @@ class Counterfactuals(_Rows):
     mask: Tensor | None = None
 
 
+class Affine(NamedTuple):
+    """A linear map of the values of each channel: `scale * value + shift`.
+
+    Attributes:
+        scale: factor of each of the three channels.
+        shift: what is then added.
+
+    Examples:
+        >>> from cgn_augment.types import Affine
+        >>> Affine((127.5,) * 3, (127.5,) * 3).of_bytes()     # to 0 … 255, where bytes are already
+        Affine(scale=(1.0, 1.0, 1.0), shift=(0.0, 0.0, 0.0))
+    """
+
+    scale: tuple[float, float, float]
+    shift: tuple[float, float, float]
+
+    def of_bytes(self) -> Affine:
+        """Returns the same map for images stored as bytes, of which 0 is -1 and 255 is 1."""
+        (red, green, blue), (r, g, b) = self
+        scale = red * 2 / 255, green * 2 / 255, blue * 2 / 255
+        return Affine(scale, (r - red, g - green, b - blue))
+
+
 class Step(NamedTuple):
     """The step of a stream for which counterfactuals are drawn.
 
@@ -245,6 +268,8 @@ class Source(Protocol):
     - `needs_items = True`: the source gets `RealBatch.items` if it exists.
     - `device`: if `sample` has a further argument `out`, it may get memory (num, 3, H, W) float32
       on this device to write the images to.
+    - if `sample` has an argument `affine` too, it may get an `Affine` to map the images by, which
+      saves a pass over them. `out` may then be of another floating type or channels last.
     - `masks`: key or position of the masks in the batch. Counterfactuals get their masks there.
 
     Examples:

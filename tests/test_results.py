@@ -57,6 +57,17 @@ def test_quartiles_of_the_streams_are_those_of_the_results(name: str) -> None:
         assert f"| {what} | {ratio['median']:.2f} | {spread} | " in page("docs/results.md")
 
 
+def test_ratios_of_a_pass_are_those_of_the_results() -> None:
+    ways = {row["way"]: row for row in results("passes")["rows"]}
+    ratios = [
+        ways[f"bank uint8, {form}"]["ratio"]["median"]
+        for form in ("float32", "float32, channels last", "bfloat16, channels last")
+    ]
+    said = r"takes (0\.\d\d) of .*; (0\.\d\d) where .*; and (0\.\d\d) where they are bfloat16"
+    (found,) = re.findall(said, page("docs/performance.md"))
+    assert [f"{ratio:.2f}" for ratio in ratios] == list(found)
+
+
 def test_the_readmes_ratios_are_those_of_the_stream() -> None:
     ratios = results("stream")["ratios"]
     bank = ratios["bank training / plain training"]["median"]

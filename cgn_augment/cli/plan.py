@@ -30,7 +30,7 @@ from cgn_augment.sources.cost import (
     count_flops,
     make_plan,
 )
-from cgn_augment.stream.transforms import match_real
+from cgn_augment.stream.transforms import MatchReal, match_real
 from cgn_augment.types import Mechanisms
 
 Card = Literal["measured", "here"]
@@ -239,8 +239,12 @@ def measure_rates(
     return Rates(name, rate, over["same"], over["other"], tflops)
 
 
-def _sample(bank: BankSource, match: Callable[[Tensor], Tensor], num: int) -> Tensor:
-    return match(bank.sample(num, torch.Generator().manual_seed(0)).images)
+def _sample(bank: BankSource, match: MatchReal, num: int) -> Tensor:
+    """Draws images as a stream does, which maps them while they are composed if it can."""
+    generator, side = torch.Generator().manual_seed(0), bank.image_size
+    affine = match.as_affine(side, side)
+    drawn = bank.sample(num, generator, affine=affine).images
+    return drawn if affine is not None else match(drawn)
 
 
 def _median_seconds(call: Callable[[], object], device: torch.device, seconds: float) -> float:

@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
+
+BYTES_BAR: Any = {"unit": "B", "unit_scale": True, "delay": 2, "disable": None}
+"""A bar of bytes, for interactive use, of whatever takes over two seconds."""
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -35,9 +39,12 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         True
     """
     digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        # As bytes, since NumPy has no bfloat16; and as a view, to avoid copying a large network.
-        flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(flat)
+    total = sum(value.numel() * value.element_size() for value in tensors.values())
+    with tqdm(total=total, desc="hashing weights", **BYTES_BAR) as bar:
+        for name, value in sorted(tensors.items()):
+            digest.update(name.encode())
+            # As bytes, since NumPy has no bfloat16; as a view, to avoid copying a large network.
+            flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest.update(flat)
+            bar.update(flat.nbytes)
     return digest.hexdigest()[:12]

@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line, replacing
+from cgn_augment.generators.fingerprint import BYTES_BAR
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -214,9 +216,14 @@ def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
         raise CheckpointError(
             f"{path} claims {total} bytes of weights, which are many times those in the file"
         )
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; its training diverged")
+    # Here a mapped file is read from the disk.
+    with tqdm(total=total, desc=f"reading {path.name}", **BYTES_BAR) as bar:
+        for name, value in state.items():
+            if not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f"{path}: {name} holds NaN or infinity; its training diverged"
+                )
+            bar.update(value.numel() * value.element_size())
 
 
 def _why_no_weight(value: Tensor) -> str | None:

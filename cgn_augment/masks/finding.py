@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.generators.fingerprint import hash_weights
@@ -36,10 +37,11 @@ def identify_masker(masker: Masker) -> str:
     return f"{name}({hash_weights(masker)})" if isinstance(masker, nn.Module) else name
 
 
-def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
+def find_masks(masker: Masker, images: Tensor, chunk: int, *, progress: bool = False) -> Tensor:
     """Runs a masker over images (N, 3, H, W), `chunk` of them at a time.
 
-    It may answer in any form that `understand_masks` accepts.
+    It may answer in any form that `understand_masks` accepts. `progress` shows a bar if it takes
+    long.
 
     Raises:
         ArgumentTypeError: it answers in another form.
@@ -51,8 +53,14 @@ def find_masks(masker: Masker, images: Tensor, chunk: int) -> Tensor:
         >>> find_masks(lambda part: part[:, :1], torch.zeros(5, 3, 8, 8), chunk=2).shape
         torch.Size([5, 1, 8, 8])
     """
-    parts = torch.split(images, chunk)
-    return torch.cat([understand_masks(masker(part), part, masker) for part in parts])
+    found, hidden = [], None if progress else True
+    with tqdm(
+        total=len(images), desc="finding masks", unit="image", delay=2, disable=hidden
+    ) as bar:
+        for part in torch.split(images, chunk):
+            found.append(understand_masks(masker(part), part, masker))
+            bar.update(len(part))
+    return torch.cat(found)
 
 
 def read_masks(batch: Any, key: str | int, images: Tensor, *, look: bool = True) -> Tensor:

@@ -117,7 +117,7 @@ class Parts:
         if isinstance(masks, Tensor):
             found = masks.to(images.device)
         else:
-            found = find_masks(require_masker(masks), images, chunk)
+            found = find_masks(require_masker(masks), images, chunk, progress=True)
         found = require_masks(found, (len(images), 1, *images.shape[-2:]))
         usable = counter.usable(found)
         wanted, labels = set(labels.tolist()), labels.cpu()[usable]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError, DataError, FileError
@@ -80,7 +81,10 @@ class PartSet:
         pieces = [PARTS.record_name(shard, "jsonl") for shard in shards]
         try:
             with closing(_lines(store, [INDEX] if complete else pieces)) as lines:
-                index = read_index(lines, classes)
+                total = manifest.num_samples
+                bar = tqdm(lines, "reading the index", total, unit="image", delay=2, disable=None)
+                with bar:
+                    index = read_index(bar, classes)
         except FileError:  # a server failed; the set is not damaged
             raise
         except Exception as error:  # damaged lines make the reader raise anything
@@ -132,11 +136,20 @@ class PartSet:
         """
         if name not in self.classes:
             raise ArgumentError(f"{self.store.url} has no class {name!r}: it has {self.classes}")
-        chosen = self.index.labels == self.classes.index(name)
-        if member is not None:
-            require_choice("member", member, tuple(MEMBERS))
-            chosen = chosen & (self.index.places[member][:, 1] > 0)
-        return np.flatnonzero(chosen)
+        chosen = self._by_class[self.classes.index(name)]
+        if member is None:
+            return chosen
+        require_choice("member", member, tuple(MEMBERS))
+        having: Numbers = chosen[self.index.places[member][chosen, 1] > 0]
+        return having
+
+    @cached_property
+    def _by_class(self) -> list[Numbers]:
+        """The indices of the images of each class; looked up once for a thousand classes."""
+        labels = self.index.labels
+        order = np.argsort(labels, kind="stable")
+        ends = np.searchsorted(labels[order], np.arange(1, len(self.classes)))
+        return np.split(order, ends)
 
     def entry(self, number: int) -> Part:
         """Returns the facts about an image, without its pictures.

@@ -13,6 +13,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import move_images
@@ -133,7 +134,7 @@ def whole_textures(
     for name in ("foreground", "background"):
         whole: list[Tensor] = []
         incomplete: list[int] = []
-        for y in classes.tolist():
+        for y in tqdm(classes.tolist(), f"{name}s", unit="class", delay=2, disable=None):
             chosen = (labels == y).nonzero().flatten()
             # Twice as many as wanted, since some cannot be completed.
             chosen = (_large(chosen, found, num) if name == "foreground" else chosen)[: 2 * num]

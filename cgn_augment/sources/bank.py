@@ -14,12 +14,14 @@ from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.ahead import Ahead
+from cgn_augment.sources.composing import compose_bytes, gather
 from cgn_augment.sources.drawn import DrawnSource
 from cgn_augment.sources.placement import Placement
 from cgn_augment.sources.turns import Turns
-from cgn_augment.types import FACTORS, Mechanisms, Step
+from cgn_augment.types import FACTORS, Affine, Mechanisms, Step
 
 StorageName = Literal["float32", "float16", "uint8"]
+MemoryName = Literal["device", "host"]
 
 _BLOCK = 100
 """Slots of a bank that are filled with noise from one generator."""
@@ -50,10 +52,14 @@ class BankSource(DrawnSource):
             "uint8" (7; exact to half a grey level). By default uint8 for parts on disk, which is
             exact for their pictures, and float32 for everything else.
         chunk: factors generated at once; limits the memory needed for filling.
+        memory: where factors are kept: on the "device" of the CGN, or in the memory of its "host",
+            for a bank larger than a GPU's. Each step then copies what it shows to the GPU. The
+            images are the same.
 
     Raises:
         ArgumentError: the bank is too small for its classes, refresh is negative or larger than the
-            bank, the CGN lacks a class or is in training mode, or storage is unknown.
+            bank, the CGN lacks a class or is in training mode, or storage or memory is unknown.
+            When it is filled: it does not fit into the memory of the device.
         ArgumentTypeError: `cgn` has no mechanisms, or another argument has the wrong type.
 
     Examples:
@@ -67,6 +73,7 @@ class BankSource(DrawnSource):
 
     _name = "bank"
     _settings = "size", "refresh", "seed", "storage"
+    _costs = "chunk", "memory"
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class BankSource(DrawnSource):
         seed: int = 0,
         storage: StorageName | None = None,
         chunk: int = 100,
+        memory: MemoryName = "device",
     ) -> None:
         super().__init__(cgn, interventions, placement=placement, chunk=chunk)
         self.size = require_count("size", size)
@@ -88,6 +96,8 @@ class BankSource(DrawnSource):
             raise ArgumentError(f"refresh ({refresh}) must not be larger than size ({size})")
         self.storage: str = getattr(cgn, "storage", "float32") if storage is None else storage
         require_choice("storage", self.storage, get_args(StorageName))
+        self.memory = memory
+        require_choice("memory", memory, get_args(MemoryName))
         self._dtype: torch.dtype = getattr(torch, self.storage)
         as_bytes: Mechanisms | None = getattr(cgn, "as_bytes", None)
         self._drawn = cgn if as_bytes is None or self.storage != "uint8" else as_bytes
@@ -109,25 +119,37 @@ class BankSource(DrawnSource):
         """Memory of the filled bank, in bytes."""
         return self.size * self.image_size**2 * 7 * self._dtype.itemsize
 
+    @property
+    def _place(self) -> torch.device:
+        """Device of the kept factors."""
+        return self.device if self.memory == "device" else torch.device("cpu")
+
     def _compose(
-        self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
+        self,
+        classes: Tensor,
+        generator: Generator,
+        step: Step,
+        out: Tensor | None,
+        affine: Affine | None,
     ) -> tuple[Tensor, Tensor]:
         if self._dtype is not torch.uint8 or self.placement is not None:
-            return super()._compose(classes, generator, step, out)
-        with self._turns.take(self.device, self._bank):
+            return super()._compose(classes, generator, step, out, affine)
+        with self._turns.take(self._place, self._bank):
             self._bring_to(step)
             masks, foregrounds, backgrounds = self._bank
             slots = self._draw_slots(classes, generator)
-            return compose_bytes(masks, foregrounds, backgrounds, slots, out)
+            return compose_bytes(
+                masks, foregrounds, backgrounds, slots, out, affine, device=self.device
+            )
 
     def _draw(self, classes: Tensor, generator: Generator, step: Step, masks: bool) -> list[Tensor]:
-        with self._turns.take(self.device, self._bank):
+        with self._turns.take(self._place, self._bank):
             self._bring_to(step)
-            slots = self._draw_slots(classes, generator).to(self.device, non_blocking=True)
+            slots = self._draw_slots(classes, generator).to(self._place, non_blocking=True)
             first = 0 if masks else 1
             parts = zip(self._bank[first:], slots[first:], _LOWEST[first:], strict=True)
             # Copies, so that a later refresh does not change them.
-            return [_unpack(kept.index_select(0, places), low) for kept, places, low in parts]
+            return [_unpack(gather(kept, places, self.device), low) for kept, places, low in parts]
 
     def _draw_slots(self, drawn: Tensor, generator: Generator) -> Tensor:
         """Returns for each of (3, N) classes a random slot of that class, (3, N)."""
@@ -157,8 +179,20 @@ class BankSource(DrawnSource):
         # Free the old bank first: there are never two in memory, and no stale one if filling fails.
         self._bank = []
         self._rank, self._number = step.rank, number
-        self._bank = self._fill(number)
+        try:
+            self._bank = self._fill(number)
+        except torch.OutOfMemoryError as error:
+            raise ArgumentError(self._too_large()) from error
         self._look_ahead(step)
+
+    def _too_large(self) -> str:
+        keep = "" if self.memory == "host" else "keep it in the host's memory with memory='host', "
+        smaller = "" if self.storage == "uint8" else "pass storage='uint8', "
+        return (
+            f"a bank of {self.size} masks, foregrounds and backgrounds takes "
+            f"{self.num_bytes / 1e9:.3g} GB, and {self.device} ran out of memory as it was filled: "
+            f"{keep}{smaller}make size smaller, or chunk ({self.chunk} factors are drawn at once)"
+        )
 
     def _look_ahead(self, step: Step) -> None:
         if self._ahead is not None:
@@ -168,7 +202,7 @@ class BankSource(DrawnSource):
         """Builds the contents at a step: the first filling, less what was replaced since."""
         side = self.image_size
         bank = [
-            torch.empty(self.size, channels, side, side, dtype=self._dtype, device=self.device)
+            torch.empty(self.size, channels, side, side, dtype=self._dtype, device=self._place)
             for channels in (1, 3, 3)
         ]
         # Progress bar for interactive use, if filling takes long.
@@ -215,55 +249,7 @@ class BankSource(DrawnSource):
     @staticmethod
     def _keep(bank: list[Tensor], slots: Tensor, drawn: list[Tensor]) -> None:
         for kept, values, low in zip(bank, drawn, _LOWEST, strict=True):
-            kept[slots] = _pack(values, low, kept.dtype)
-
-
-def compose_bytes(
-    masks: Tensor,
-    foregrounds: Tensor,
-    backgrounds: Tensor,
-    slots: Tensor,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Composes images from factors stored as bytes, without making a float32 copy of these.
-
-    Args:
-        masks: (K, 1, H, W) uint8.
-        foregrounds: (K, 3, H, W) uint8.
-        backgrounds: (K, 3, H, W) uint8.
-        slots: (3, N) int64 on the CPU, the mask, foreground and background of each image.
-        out: memory for the images.
-
-    Returns:
-        Images (N, 3, H, W) float32 in [-1, 1] and their masks (N, 1, H, W) float32 in [0, 1], on
-        the device of the factors.
-
-    Examples:
-        >>> import torch
-        >>> from cgn_augment.sources.bank import compose_bytes
-        >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))
-        >>> fifth = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
-        >>> image, mask = compose_bytes(fifth, white, black, torch.zeros(3, 1).long())
-        >>> round(image[0, 0, 0, 0].item(), 3), round(mask[0, 0, 0, 0].item(), 3)
-        (-0.6, 0.2)
-    """
-    num, form = slots.shape[1], backgrounds.shape[1:]
-    images = backgrounds.new_empty(num, *form, dtype=torch.float32) if out is None else out
-    weights = images.new_empty(num, 1, *form[1:])
-    if images.device.type == "cpu":
-        # Image by image: each stays in the processor's cache from the first pass to the last.
-        foreground = images.new_empty(form)
-        for image, weight, (m, f, b) in zip(images, weights, slots.T.tolist(), strict=True):
-            image.copy_(backgrounds[b])
-            weight.copy_(masks[m]).div_(255)
-            torch.lerp(image, foreground.copy_(foregrounds[f]), weight, out=image)
-            image.mul_(2 / 255).sub_(1)
-        return images, weights
-    m, f, b = slots.to(images.device, non_blocking=True)
-    images.copy_(backgrounds.index_select(0, b))
-    weights.copy_(masks.index_select(0, m)).div_(255)
-    torch.lerp(images, foregrounds.index_select(0, f).float(), weights, out=images)
-    return images.mul_(2 / 255).sub_(1), weights
+            kept[slots] = _pack(values, low, kept.dtype).to(kept.device)
 
 
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:

@@ -11,15 +11,16 @@ from torch import Generator, Tensor
 from cgn_augment.checks import require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
-from cgn_augment.functional import compose, standard_numbers
+from cgn_augment.functional import standard_numbers
 from cgn_augment.generators.drawing import (
     default_interventions,
     known_classes,
     run_mechanisms,
 )
 from cgn_augment.interventions import Interventions
+from cgn_augment.sources.composing import compose_floats
 from cgn_augment.sources.placement import Placement, require_placement
-from cgn_augment.types import FACTORS, Counterfactuals, Mechanisms, RealBatch, Step
+from cgn_augment.types import FACTORS, Affine, Counterfactuals, Mechanisms, RealBatch, Step
 
 
 class DrawnSource(ABC):
@@ -31,6 +32,8 @@ class DrawnSource(ABC):
     _name: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]] = ()
     """Further arguments that affect what is drawn; attributes of the same names hold them."""
+    _costs: ClassVar[tuple[str, ...]] = ("chunk",)
+    """Arguments that affect only what it costs."""
 
     def __init__(
         self,
@@ -86,7 +89,8 @@ class DrawnSource(ABC):
             class_map: the classes to keep to.
         """
         same = {
-            name: getattr(self, name) for name in ("cgn", "placement", "chunk", *self._settings)
+            name: getattr(self, name)
+            for name in ("cgn", "placement", *self._costs, *self._settings)
         }
         return type(self)(interventions=self.interventions.restrict(class_map), **same)
 
@@ -99,6 +103,7 @@ class DrawnSource(ABC):
         real: RealBatch | None = None,
         *,
         out: Tensor | None = None,
+        affine: Affine | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals; see `Source.sample`.
 
@@ -107,13 +112,16 @@ class DrawnSource(ABC):
             generator: a CPU generator.
             step: the step they are for.
             real: the step's real batch, if there is one.
-            out: memory for the images, (num, 3, H, W) float32 on the CGN's device.
+            out: memory for the images, (num, 3, H, W) on the CGN's device, of any floating type and
+                memory format.
+            affine: how to map the values of the images; by default not at all.
 
         Returns:
-            Images (num, 3, H, W) float32 in [-1, 1] and int64 labels, both on the CGN's device.
+            Images (num, 3, H, W), float32 in [-1, 1] by default, and int64 labels, both on the
+            CGN's device.
         """
         classes = self._draw_classes(num, generator, step, real, None)
-        images, mask = self._compose(classes, generator, step, out)
+        images, mask = self._compose(classes, generator, step, out, affine)
         shape, texture, background = classes.to(images.device, non_blocking=True)
         return Counterfactuals(images, shape, texture, background, mask=mask)
 
@@ -161,11 +169,16 @@ class DrawnSource(ABC):
         return self.interventions.draw(num, self._known, generator, real_classes, shapes)
 
     def _compose(
-        self, classes: Tensor, generator: Generator, step: Step, out: Tensor | None
+        self,
+        classes: Tensor,
+        generator: Generator,
+        step: Step,
+        out: Tensor | None,
+        affine: Affine | None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns images (N, 3, H, W) in [-1, 1] and masks (N, 1, H, W) for (3, N) classes."""
+        """Returns images (N, 3, H, W) and masks (N, 1, H, W) for (3, N) classes."""
         mask, foreground, behind = self._draw_placed(classes, generator, step, True)
-        return compose(mask, foreground, behind, out=behind if out is None else out), mask
+        return compose_floats(mask, foreground, behind, out, affine), mask
 
     def _draw_placed(
         self, classes: Tensor, generator: Generator, step: Step, masks: bool

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from cgn_augment.checks import require_channels, require_choice, require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
-from cgn_augment.functional import compose, standard_numbers
+from cgn_augment.functional import standard_numbers
 from cgn_augment.masks.cache import MaskCache, round_masks
 from cgn_augment.masks.finding import (
     find_masks,
@@ -25,9 +25,10 @@ from cgn_augment.masks.finding import (
     require_masks,
 )
 from cgn_augment.masks.trust import GateCounter, MaskGate
+from cgn_augment.sources.composing import compose_floats
 from cgn_augment.sources.drawn import DrawnSource
 from cgn_augment.sources.placement import Placement, require_placement
-from cgn_augment.types import FACTORS, Counterfactuals, Masker, RealBatch, Step
+from cgn_augment.types import FACTORS, Affine, Counterfactuals, Masker, RealBatch, Step
 
 Keep = Literal["texture", "background"]
 Replace = Literal["resample", "generator"]
@@ -212,6 +213,7 @@ class RealShapeSource:
         real: RealBatch | None = None,
         *,
         out: Tensor | None = None,
+        affine: Affine | None = None,
     ) -> Counterfactuals:
         """Draws `num` counterfactuals with shapes of the images in `real`; see `Source.sample`.
 
@@ -220,11 +222,13 @@ class RealShapeSource:
             generator: a CPU generator.
             step: the step they are for.
             real: the step's real batch.
-            out: memory for the images, (num, 3, H, W) float32 on the generator's device.
+            out: memory for the images, (num, 3, H, W) on the generator's device, of any floating
+                type and memory format.
+            affine: how to map the values of the images; by default not at all.
 
         Returns:
-            Images (num, 3, H, W) float32 in [-1, 1] at the generator's size, and labels, both on
-            its device. The field `real` gives the image that each shape comes from.
+            Images (num, 3, H, W), float32 in [-1, 1] by default, at the generator's size, and
+            labels, both on its device. The field `real` gives the image that each shape comes from.
 
         Raises:
             ArgumentError: there is no real batch.
@@ -259,7 +263,7 @@ class RealShapeSource:
         if self.placement is not None:
             moves = self.placement.draw(num, generator, self.num_per_shape)
             mask, foreground = self.placement.move(mask, foreground, moves)
-        made = compose(mask, foreground, background, out=out)
+        made = compose_floats(mask, foreground, background, out, affine)
         own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
         classes = torch.where(own & is_real, own_classes, drawn.cpu())
         shape, texture, behind = classes.to(made.device)

@@ -184,6 +184,13 @@ def as_stored(made: Tensor, images: Tensor) -> Tensor:
     return made.to(images.dtype, memory_format=kept)
 
 
+def empty_like_rows(images: Tensor, num: int) -> Tensor:
+    """Returns memory for `num` images in the type and memory format of others."""
+    kept = torch.channels_last if is_channels_last(images) else torch.contiguous_format
+    shape = num, *images.shape[1:]
+    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=kept)
+
+
 def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = None) -> MixedBatch:
     """Appends the rows of one batch to those of another; copies nothing if one is empty.
 
@@ -194,9 +201,7 @@ def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = Non
     if num == 0 or len(second.image) == 0:
         return second if num == 0 else first
     if room is None or second.image.data_ptr() != room[num:].data_ptr():
-        kept = torch.channels_last if is_channels_last(images) else torch.contiguous_format
-        shape = num + len(second.image), *images.shape[1:]
-        room = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=kept)
+        room = empty_like_rows(images, num + len(second.image))
         room[num:] = second.image
     room[:num] = images
     pairs = zip(first[1:], second[1:], strict=True)

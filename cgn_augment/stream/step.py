@@ -31,6 +31,7 @@ from cgn_augment.stream.batches import (
     append_rows,
     as_stored,
     describe_rows,
+    empty_like_rows,
     follow_rows,
     is_channels_last,
     reorder_rows,
@@ -41,7 +42,18 @@ from cgn_augment.stream.mixing import Mix
 from cgn_augment.stream.planning import Planned
 from cgn_augment.stream.state import Position
 from cgn_augment.stream.transforms import MatchReal, as_transform
-from cgn_augment.types import FACTORS, Counterfactuals, MixedBatch, RealBatch, Source, Step
+from cgn_augment.types import (
+    FACTORS,
+    Affine,
+    Counterfactuals,
+    MixedBatch,
+    RealBatch,
+    Source,
+    Step,
+)
+
+_WRITTEN = (torch.float32, torch.float16, torch.bfloat16)
+"""Types in which a source can write images, of the float32 values that it computes."""
 
 _drawing = threading.RLock()
 """Held while drawing: several streams, each with a thread, may share a source."""
@@ -108,6 +120,10 @@ class StepMaker:
             self.value_range, num_classes if self.class_map is None else None
         )
         self._run = None if self.transform is None else as_transform(self.transform)
+        maps = "affine" in taken.parameters
+        self._affine = self._find_affine() if maps else None
+        # Whether images leave the source as the batch will hold them.
+        self._draws_finished = maps and (self._run is None or self._affine is not None)
         at = getattr(self.source, "masks", None)
         if isinstance(at, (str, int)):
             self.fill = {at: MASK, **self.fill}
@@ -150,6 +166,8 @@ class StepMaker:
             self._checker.check_form(batch, layout)
         images, labels = layout.take(layout.move(batch, self.device))
         key = self._key(position)
+        if drawn is not None and not _fits(drawn.room, images):
+            drawn = None
         room = self._find_room(images, num, drawn)
         real_batch = RealBatch(images, labels, labels, items, batch)
         made, masks = self._draw(num, position, real_batch, room, drawn)
@@ -244,6 +262,13 @@ class StepMaker:
         self._checked = True
         return Counterfactuals(pictures, shape, texture, background, rows), masks
 
+    def _find_affine(self) -> Affine | None:
+        """Returns all that the transform does, if the source can do it while it composes."""
+        size = getattr(self.source, "image_size", None)
+        if type(self._run) is not MatchReal or not isinstance(size, int):
+            return None
+        return self._run.as_affine(size, size)
+
     def _sample(
         self,
         num: int,
@@ -253,9 +278,11 @@ class StepMaker:
         room: Tensor | None,
     ) -> Counterfactuals:
         step = Step(position.total, self.rank, self.world_size)
-        out = {} if room is None else {"out": room[-num:]}
+        further: dict[str, Any] = {} if room is None else {"out": room[-num:]}
+        if self._affine is not None:
+            further["affine"] = self._affine
         with _drawing:
-            made = self.source.sample(num, generator, step, real, **out)
+            made = self.source.sample(num, generator, step, real, **further)
         if len(made) != num:
             raise DataError(f"the source was asked for {num} counterfactuals and gave {len(made)}")
         return made
@@ -265,9 +292,13 @@ class StepMaker:
         if drawn is None:
             return self._make_room(images, len(images), num)
         room = drawn.room
-        if room is None or room.dtype is not images.dtype or room.shape[1:] != images.shape[1:]:
+        if room is None:
             return None
-        return room if room.device == images.device else None
+        forms = [
+            (each.dtype, each.shape[1:], each.device, is_channels_last(each))
+            for each in (room, images)
+        ]
+        return room if forms[0] == forms[1] else None
 
     @standard_numbers()
     def _make_room(self, images: Tensor, num_real: int, num: int) -> Tensor | None:
@@ -280,14 +311,14 @@ class StepMaker:
             not self._draws_into_room
             or num == 0
             or self.mix == "separate"
-            or images.dtype is not torch.float32
-            or is_channels_last(images)  # slow to draw into
+            or images.dtype not in _WRITTEN
+            or not (self._draws_finished or _is_plain(images))
             or tuple(images.shape[1:]) != (3, size, size)
             or getattr(self.source, "device", None) != images.device
         ):
             return None
         stay = num_real - num if self.mix == "replace" else num_real
-        return images.new_empty(stay + num, *images.shape[1:])
+        return empty_like_rows(images, stay + num)
 
     def _transformed(
         self, made: Counterfactuals, key: tuple[int, ...], *, overwrite: bool
@@ -296,7 +327,7 @@ class StepMaker:
         pictures, masks = made.images.to(self.device, non_blocking=True), None
         if made.mask is not None and asks_for_masks(self.fill):
             masks = made.mask.to(self.device, non_blocking=True)
-        if self._run is None:
+        if self._run is None or self._affine is not None:
             return pictures, masks
         with isolated_rng(step_seed(Purpose.TRANSFORM, *key), self.device):
             if masks is not None:
@@ -358,3 +389,12 @@ class StepMaker:
             mixed.label,
             lambda key, value: rows.place((key,), value, self.fill.get(key)),
         )
+
+
+def _is_plain(images: Tensor) -> bool:
+    return images.dtype is torch.float32 and not is_channels_last(images)
+
+
+def _fits(room: Tensor | None, images: Tensor) -> bool:
+    """Whether images that were drawn into a room ahead are as exact as those of the batch."""
+    return room is None or room.dtype in (torch.float32, images.dtype)

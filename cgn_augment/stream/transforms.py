@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cgn_augment.checks import require_channels, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.stream.augmenting import Augmentation
+from cgn_augment.types import Affine
 
 Size = int | tuple[int, int]
 
@@ -131,6 +132,23 @@ class MatchReal(nn.Module):
             masks = self._crop(masks, params=self._crop._params)
         return self._normalized(images, True, from_0=True), masks
 
+    def as_affine(self, height: int, width: int) -> Affine | None:
+        """Returns all that happens to images of this size, if that is a map of each value alone.
+
+        Args:
+            height: of the images, in pixels.
+            width: of the images, in pixels.
+
+        Returns:
+            The map from [-1, 1] to `value_range`, or None if images are resized, cropped or
+            augmented.
+        """
+        changes = self._augmentation is not None or self.resize is not None
+        if changes or self.size not in (None, (height, width)):
+            return None
+        scale, shift = (each.tolist() for each in self._scale_and_shift(from_0=False))
+        return Affine(tuple(scale), tuple(shift))
+
     def _brought_to_0_1(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.to(images.device)
@@ -152,11 +170,13 @@ class MatchReal(nn.Module):
         """Normalizes images in [0, 1] (`from_0`) or [-1, 1], in place or in new memory."""
         if self.mean.device != images.device:
             self.to(images.device)
-        scale, shift = 1 / self.std, -self.mean / self.std
-        if not from_0:
-            scale, shift = scale / 2, shift + scale / 2
-        scale, shift = scale[:, None, None], shift[:, None, None]
+        scale, shift = (each[:, None, None] for each in self._scale_and_shift(from_0=from_0))
         return (images.mul_(scale) if overwrite else images * scale).add_(shift)
+
+    def _scale_and_shift(self, *, from_0: bool) -> tuple[Tensor, Tensor]:
+        """Returns the map (3,) of values in [0, 1] or in [-1, 1]."""
+        scale, shift = 1 / self.std, -self.mean / self.std
+        return (scale, shift) if from_0 else (scale / 2, shift + scale / 2)
 
 
 def _pair(name: str, size: object) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bar_helpers import watch_bars
 from conftest import make_tiny_cgn
 from generator_helpers import draw, make_deep_cgn, require_same
 from safetensors.torch import save_file
@@ -391,3 +392,21 @@ def test_a_device_that_is_not_there_is_a_clear_error(
     with pytest.raises(UsageError, match=message) as caught:
         load_cgn(tmp_path / "nothing.pth", device=device)  # the device is checked first
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_bars_count_the_bytes_of_weights(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"mine{suffix}"
+    cgn = SmallCGN()
+    if suffix == ".pth":
+        torch.save(cgn.state_dict(), path)
+    else:
+        save_cgn(cgn, path)
+    where = "cgn_augment.generators"
+    bars = watch_bars(monkeypatch, f"{where}.tensors", f"{where}.fingerprint")
+    load_cgn(path)
+    num = sum(value.numel() * value.element_size() for value in cgn.state_dict().values())
+    assert [bar.desc for bar in bars] == [f"reading {path.name}", "hashing weights"]
+    assert [bar.n for bar in bars] == [bar.total for bar in bars] == [num, num]

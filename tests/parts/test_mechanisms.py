@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bar_helpers import watch_bars
 from source_helpers import seeded
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -69,6 +70,19 @@ def test_the_parts_of_each_class_are_those_of_its_images(parts: Parts) -> None:
         assert any(torch.equal(mask, own) for own in masks[labels == label])
     assert len({tuple(mask.flatten().tolist()) for mask in drawn}) > NUM_CLASSES
     assert torch.equal(parts.shuffle(drawn, seeded()), drawn)
+
+
+def test_bars_count_what_is_found_and_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = "cgn_augment.masks.finding", "cgn_augment.parts.textures"
+    bars = watch_bars(monkeypatch, *modules)
+    images, y, _ = make_images()
+    Parts.from_images(images, y, find_bright, chunk=7)
+    counted = [(bar.desc, bar.n, bar.total) for bar in bars]
+    assert counted == [
+        ("finding masks", len(images), len(images)),
+        ("foregrounds", NUM_CLASSES, NUM_CLASSES),
+        ("backgrounds", NUM_CLASSES, NUM_CLASSES),
+    ]
 
 
 def test_what_is_drawn_is_a_function_of_noise_and_class(parts: Parts) -> None:

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from bar_helpers import watch_bars
 from part_helpers import make_photo, write
 from shard_helpers import contents
 from torch.utils.data import DataLoader, Dataset
@@ -52,6 +53,12 @@ def test_a_set_says_what_it_holds(parts: PartSet) -> None:
         parts.of_class("fish")
     with pytest.raises(ArgumentError, match="member must be one of object"):
         parts.of_class("cat", "texture")
+
+
+def test_a_bar_counts_the_images_of_an_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = watch_bars(monkeypatch, "cgn_augment.parts.set")
+    PartSet.open(place)
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("reading the index", 8, 8)]
 
 
 @pytest.mark.parametrize("number", [0, 3, 7])

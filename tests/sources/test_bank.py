@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from colored_parts_helpers import make_parts, make_set
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, seeded
 from torch import Tensor
 
-from cgn_augment import BankSource, ClassMap, Interventions, Step
+from cgn_augment import BankSource, ClassMap, Interventions, Placement, Step
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, FileError
 from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
@@ -323,6 +324,65 @@ def test_a_bank_of_parts_on_a_gpu_draws_what_it_draws_on_the_cpu() -> None:
     assert torch.equal(*map(labels_of, drawn))
 
 
+# Where it is kept
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_bank_in_the_hosts_memory_draws_the_same(storage: str) -> None:
+    banks = [
+        BankSource(ReadableCGN(), 20, 3, storage=storage, memory=memory)  # type: ignore[arg-type]
+        for memory in ("device", "host")
+    ]
+    for number in (0, 2, 30):
+        first, second = (bank.sample(9, seeded(), Step(number)).images for bank in banks)
+        assert torch.equal(first, second)
+    assert banks[0].fingerprint == banks[1].fingerprint
+    assert banks[1].restrict(ClassMap([0, 1])).memory == "host"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("placement", [None, Placement(shift=0.2, flip=0.5)])
+def test_a_bank_in_the_hosts_memory_draws_the_same_on_a_gpu(
+    storage: str, placement: Placement | None, tiny_cgn: SmallCGN
+) -> None:
+    cgn = copy.deepcopy(tiny_cgn).to("cuda")
+    options = {"storage": storage, "placement": placement}
+    banks = [BankSource(cgn, 20, 3, memory=memory, **options) for memory in ("device", "host")]  # type: ignore[arg-type]
+    for number in (0, 2, 30):
+        first, second = (bank.sample(9, seeded(), Step(number)) for bank in banks)
+        assert first.images.is_cuda
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.mask, second.mask)
+    assert [{each.device.type for each in bank._bank} for bank in banks] == [{"cuda"}, {"cpu"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({}, "keep it in the host's memory with memory='host', pass storage='uint8', make size"),
+        ({"storage": "uint8"}, "keep it in the host's memory with memory='host', make size"),
+        ({"memory": "host", "storage": "uint8"}, "as it was filled: make size smaller, or chunk"),
+    ],
+)
+def test_a_bank_that_does_not_fit_says_what_to_do(
+    options: dict[str, Any], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgn = ReadableCGN()
+    source = BankSource(cgn, 20, **options)
+    expected = source.sample(3, seeded()).images
+    source = BankSource(cgn, 20, **options)
+
+    def run_out(*_: Any) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as small:
+        small.setattr(cgn, "background", run_out)
+        with pytest.raises(ArgumentError, match=f"a bank of 20 .* GB, and cpu ran out .*{advice}"):
+            source.sample(3, seeded())
+    assert torch.equal(source.sample(3, seeded()).images, expected)
+
+
 # Its arguments
 
 
@@ -340,6 +400,7 @@ def test_a_bank_of_parts_on_a_gpu_draws_what_it_draws_on_the_cpu() -> None:
             {"size": 20, "storage": "int4"},
             "storage must be one of float32, float16, uint8, got 'int4'",
         ),
+        ({"size": 20, "memory": "gpu"}, "memory must be one of device, host, got 'gpu'"),
         (
             {"size": 2, "interventions": Interventions(shape=1, texture=[1, 2, 3], background=0)},
             "size 2 cannot hold each of the 3 classes of texture: make size at least 3, or list",

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.gpu
 
 NAME = "colored-mnist"
 DEPTHS = (0, 1, 3)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOVED = Placement((0.7, 1.4), 0.2, 20, 0.5, edge=1.5)
 
 
@@ -49,11 +50,22 @@ def source(kind: str) -> Source:
     if kind == "permuted":
         return BankSource(cgn, 40, 4, Interventions("permute"))
     options: dict[str, Any] = {"placement": MOVED} if kind == "placed bank" else {}
+    options |= {"memory": "host"} if "host" in kind else {}
     of_kind = SlowBank if kind == "slow bank" else BankSource
     return of_kind(cgn, 200, 16, storage="uint8" if "bytes" in kind else None, **options)
 
 
-SOURCES = ["bank", "slow bank", "bank of bytes", "placed bank", "permuted", "fresh", "real shapes"]
+SOURCES = [
+    "bank",
+    "slow bank",
+    "bank of bytes",
+    "bank of the host",
+    "bank of bytes of the host",
+    "placed bank",
+    "permuted",
+    "fresh",
+    "real shapes",
+]
 
 
 def digits(num: int = 18 * 32) -> TensorDataset:
@@ -142,6 +154,34 @@ def test_real_batches_of_half_precision(dtype: torch.dtype, mix: Any) -> None:
     images, _ = next(iter(make("bank", 2, ready("pinned", dtype), mix=mix)))
     assert images.dtype is dtype
     assert images.is_cuda
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [
+        (torch.float32, torch.contiguous_format),
+        (torch.float32, torch.channels_last),
+        (torch.bfloat16, torch.channels_last),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bank", "bank of bytes", "bank of bytes of the host"])
+def test_images_are_written_as_the_batch_holds_them(
+    kind: str, kept: torch.memory_format, dtype: torch.dtype
+) -> None:
+    batches = [(x.to(dtype, memory_format=kept), y) for x, y in ready("cuda", num=3)]
+    options: dict[str, Any] = {"transform": match_real(MEAN, STD), "value_range": None}
+    finished = [run(make(kind, depth, batches, **options)) for depth in (0, 2)]
+    assert same(*[[(x.float(), y) for _, x, y in seen] for seen in finished])
+    # The same transform as any function, which runs over the images by itself.
+    match = match_real(MEAN, STD)
+    options["transform"] = lambda images: match(images)
+    apart = run(make(kind, 0, batches, **options))
+    close = max(2e-6, torch.finfo(dtype).eps)
+    for (_, images, labels), (_, others, same_labels) in zip(finished[0], apart, strict=True):
+        assert images.dtype is dtype
+        assert images.is_contiguous(memory_format=kept)
+        assert torch.equal(labels, same_labels)
+        torch.testing.assert_close(images, others, rtol=close, atol=close)
 
 
 def test_further_columns_and_transforms() -> None:

@@ -24,7 +24,7 @@ from cgn_augment.checks import require_choice, require_choices, require_counts
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import CGN
 from cgn_augment.images.loading import LoadConfig
-from cgn_augment.sources.bank import StorageName
+from cgn_augment.sources.bank import MemoryName, StorageName
 
 Texture = Literal["shape", "any"]
 Background = Literal["any", "other"]
@@ -39,6 +39,7 @@ class SourceConfig:
             from the CGN or from disk.
         refresh: how many of the bank are replaced at each step.
         storage: storage of the bank: uint8, float16 or float32.
+        memory: memory of the bank: device, or host for one larger than a GPU's.
         chunk: images made at once.
         truncation: truncation of an ImageNet CGN, in (0, 1]; by default as in its file.
         texture: "shape" leaves each object its own texture, the default for parts; "any" exchanges
@@ -53,6 +54,7 @@ class SourceConfig:
     bank: int = 2000
     refresh: int = 4
     storage: StorageName = "uint8"
+    memory: MemoryName = "device"
     chunk: int = 16
     truncation: float | None = None
     texture: Texture | None = None
@@ -171,4 +173,5 @@ def make_source(
         seed=reading.seed,
         storage=config.storage,
         chunk=config.chunk,
+        memory=config.memory,
     )
