@@ -15,6 +15,8 @@ the last step's weights. Rows:
   it uses.
 - parts: objects on backgrounds of the other class, with these backgrounds' own objects removed, in
   place; placed: moved, turned, resized, mirrored.
+- any, placed_any: the same, on backgrounds of either class.
+- upper: photographs alone, of which each class stands half of the time in either place.
 
 Every run writes one JSON file; a run whose file exists is not repeated, so the benchmark can be
 stopped at any time. Photographs and parts are made once, in a folder outside the repository.
@@ -54,12 +56,19 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 
 
 def gather(results: Sequence[dict[str, Any]]) -> dict[tuple[str, float, str], Cell]:
-    """Returns by row, correlation and measure what the seeds came to."""
+    """Returns by row, correlation and measure what the seeds came to.
+
+    A row with a correlation of its own stands beside all others.
+    """
+    own = [row for row, each in ROWS.items() if each.correlation is not None]
+    others = {each["correlation"] for each in results if each["row"] not in own}
     found: dict[tuple[str, float, str], list[float]] = {}
     for result in results:
-        for measure in MEASURES:
-            key = result["row"], result["correlation"], measure
-            found.setdefault(key, []).append(100 * result["test"][measure])
+        row = result["row"]
+        for correlation in others if row in own else (result["correlation"],):
+            for measure in MEASURES:
+                values = found.setdefault((row, correlation, measure), [])
+                values.append(100 * result["test"][measure])
     return summarise_each(found)
 
 
@@ -152,8 +161,10 @@ def main() -> None:
     jobs = [
         Job(row, correlation, arguments.steps, seed)
         for seed in arguments.seeds
-        for correlation in arguments.correlations
         for row in arguments.rows
+        for correlation in (
+            arguments.correlations if ROWS[row].correlation is None else [ROWS[row].correlation]
+        )
     ]
     left = find_left(jobs, out, partial(describe, photos=photos))
     for correlation in sorted({job.correlation for job in left}):

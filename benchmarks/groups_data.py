@@ -79,7 +79,7 @@ class GroupPhotos:
             whole = self.cache / f"unfinished-{correlation}"
             shutil.rmtree(whole, ignore_errors=True)
             if drawn:
-                draw_animals(whole, self.per_class, self.test_per_class)
+                draw_animals(whole, self.per_class, self.test_per_class, correlation)
             else:
                 self._make(whole, correlation)
             self._take_apart(whole, correlation)
@@ -138,13 +138,14 @@ def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def draw_animals(out: Path, per_class: int, test_per_class: int) -> None:
+def draw_animals(out: Path, per_class: int, test_per_class: int, correlation: float) -> None:
     """Draws what a smoke test needs: bars of a class's width on the colour of a place."""
+    away = round((1 - correlation) * per_class)
     rows = []
     for split, num in enumerate((per_class, test_per_class, test_per_class)):
         for y in (0, 1):
             for number in range(num):
-                place = y if split == 0 else number % 2
+                place = (y + (number < away)) % 2 if split == 0 else number % 2
                 image = Image.new("RGB", (PHOTO_SIZE, PHOTO_SIZE), (30, 90, 60 + 120 * place))
                 mask = Image.new("L", image.size)
                 box = (20, 30, 40 + 30 * y, 60)

@@ -43,6 +43,8 @@ class GroupRow:
         parts: whether half of a batch is made of parts.
         placement: of their objects.
         labels: whose groups are used.
+        background: rule for the backgrounds of parts; by default any class.
+        correlation: of its own training photographs, whatever that of the other rows.
     """
 
     name: str
@@ -50,6 +52,8 @@ class GroupRow:
     parts: bool = False
     placement: Placement | None = None
     labels: str = "none"
+    background: str | None = None
+    correlation: float | None = None
 
 
 ROWS = {
@@ -57,8 +61,17 @@ ROWS = {
     "cutmix": GroupRow("CutMix", PeerConfig("cutmix")),
     "groupdro": GroupRow("GroupDRO", PeerConfig("groupdro"), labels="training"),
     "dfr": GroupRow("last layer retrained (DFR)", PeerConfig("dfr"), labels="validation"),
-    "parts": GroupRow("parts, in place", PeerConfig(), parts=True),
-    "placed": GroupRow("parts, with placement", PeerConfig(), parts=True, placement=PLACED),
+    "parts": GroupRow("parts, other background", PeerConfig(), parts=True, background="other"),
+    "placed": GroupRow(
+        "placed, other background",
+        PeerConfig(),
+        parts=True,
+        placement=PLACED,
+        background="other",
+    ),
+    "any": GroupRow("parts, any background", PeerConfig(), parts=True),
+    "placed_any": GroupRow("placed, any background", PeerConfig(), parts=True, placement=PLACED),
+    "upper": GroupRow("upper bound", PeerConfig(), correlation=0.5),
 }
 
 
@@ -70,7 +83,7 @@ def make_stream(job: Job, photos: GroupPhotos, device: torch.device) -> Counterf
     source: FreshSource | None = None
     if row.parts:
         parts = make_parts(photos, job.correlation, split.classes, device)
-        interventions = Interventions(texture="shape", background="other")
+        interventions = Interventions(texture="shape", background=row.background)
         source = FreshSource(parts, interventions, placement=row.placement)
     batch = photos.batch if source is None else photos.batch // 2
     num = job.steps * batch

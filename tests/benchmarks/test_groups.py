@@ -25,7 +25,8 @@ def test_the_command_runs_every_row_once(
     assert len(files) == len(ROWS)
     for path in files:
         result = json.loads(path.read_text())
-        assert result["train_counts"] == [6, 0, 0, 6]
+        in_every_place = result["row"] == "upper"
+        assert result["train_counts"] == ([3, 3, 3, 3] if in_every_place else [6, 0, 0, 6])
         counts = [group["num_images"] for group in result["test"]["groups"].values()]
         assert counts == [3, 3, 3, 3]
         assert (result["retrained"] is not None) == (result["row"] == "dfr")
@@ -48,8 +49,19 @@ def test_the_table_has_means_and_deviations_over_the_seeds() -> None:
         }
         for x in (0.1, 0.2)
     ]
-    row = "| parts, in place | none | 15.0 ± 7.1 | 90.0 ± 0.0 | 80.0 ± 0.0 |"
+    row = "| parts, other background | none | 15.0 ± 7.1 | 90.0 ± 0.0 | 80.0 ± 0.0 |"
     assert row in make_table(runs)
+
+
+def test_the_upper_bound_stands_beside_every_correlation() -> None:
+    from groups import make_table
+
+    measured = {"worst_group_accuracy": 0.5, "average": 0.6, "adjusted_average": 0.55}
+    places = ("plain", 0.95), ("plain", 1.0), ("upper", 0.5)
+    runs = [{"row": row, "correlation": c, "test": measured} for row, c in places]
+    head, _, plain, upper = make_table(runs).splitlines()
+    assert "worst group, 0.5 " not in head
+    assert plain.count("50.0") == upper.count("50.0") == 2
 
 
 def test_the_documented_table_is_that_of_the_runs() -> None:
