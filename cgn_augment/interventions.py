@@ -36,7 +36,8 @@ class Interventions:
         texture: likewise. "shape" takes it from the object that gives the shape, so that the
             object keeps its look: with parts the same object, with a CGN the same noise and class.
             "other" draws from all classes except that of the shape.
-        background: a class, a list or "other", as for texture.
+        background: a class, a list or "other", as for texture. Of two classes, the other one's
+            background gives the shape's class away among counterfactuals: draw from both.
         num_per_shape: how many neighbouring counterfactuals show the very same shape. The shape
             is then computed once per group.
         class_map: the labels and classes to keep to; `restrict` sets it.
