@@ -312,7 +312,9 @@ def test_the_command_trains_what_is_asked_for_and_prints_the_table(
             training=replace(CONFIG, num_epochs=1),
             table="markdown",
         )
-        return capsys.readouterr().out.splitlines()
+        *table, last = capsys.readouterr().out.splitlines()
+        assert last == f"results: {out}, one file for each classifier"
+        return table
 
     lines = run(["decorrelated", "ours", "published"])
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
