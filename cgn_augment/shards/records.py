@@ -56,13 +56,13 @@ def check_settings(settings: Any, where: str) -> SetKind:
     """
     with _saying(f"{where} does not hold the settings of a set"):
         kind = kind_of(settings)
-        _require_between("num_shards", num_shards_of(settings), 1, MAX_SHARDS)
+        require_count("num_shards", num_shards_of(settings), 1, MAX_SHARDS)
         if kind == COUNTERFACTUALS:
             config_of(settings)
-            _require_between("num_classes", settings["num_classes"], 1, MAX_CLASSES)
-            _require_between("image_size", settings["image_size"], 1, MAX_SIDE)
+            require_count("num_classes", settings["num_classes"], 1, MAX_CLASSES)
+            require_count("image_size", settings["image_size"], 1, MAX_SIDE)
             for y in settings.get("classes", ()):
-                _require_between("classes", y, 0, settings["num_classes"] - 1)
+                require_count("classes", y, 0, settings["num_classes"] - 1)
         elif not _are_names(settings["classes"]):
             raise ArgumentTypeError("classes must be names")
     return kind
@@ -115,11 +115,6 @@ def _check_counts(record: Record, settings: dict[str, Any], shard: int) -> None:
 
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _require_between(name: str, value: object, least: int, most: int) -> None:
-    if require_count(name, value, least) > most:
-        raise ArgumentError(f"{name} must be {most} or less, got {value}")
 
 
 @contextmanager
