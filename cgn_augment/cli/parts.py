@@ -118,9 +118,9 @@ def write(
             progress=True,
             engine=writer,
         )
-    tell_written(out, manifest)
     if manifest is not None:
         _tell_left_out(manifest)
+    tell_written(out, manifest)
 
 
 def _tell_left_out(manifest: Manifest) -> None:
