@@ -83,7 +83,7 @@ def make_hole(mask: NDArray[np.float32], method: str) -> NDArray[np.bool_]:
 def differences(
     image: NDArray[np.float32], first: NDArray[np.bool_], second: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Those of neighbours of which one is in the first set and the other in the second."""
+    """Returns how far neighbouring pixels differ, one from the first set, one from the second."""
     found = []
     for a, b in (
         (np.s_[:, :-1], np.s_[:, 1:]),
@@ -123,7 +123,7 @@ def band_around(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def measure_real(
     image: Tensor, mask: NDArray[np.bool_], hole: NDArray[np.bool_]
 ) -> dict[str, float] | None:
-    """The same of real pixels, in the hole moved beside itself by the least offset."""
+    """Measures real pixels for comparison: those of the hole moved to the nearest free place."""
     best: tuple[float, int, int] | None = None
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     for row in range(-int(rows[0]), hole.shape[0] - int(rows[-1]), 4):
