@@ -40,6 +40,7 @@ from mask_quality_data import (
     take_apart,
     write_kind,
 )
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from photographs_runs import Job, describe, run_job
 from seeds import summarise
@@ -51,6 +52,13 @@ from cgn_augment.pictures.sheets import save_figure
 RESULTS = Path(__file__).parent / "results"
 REFERENCES = {"plain": "photographs alone", "upper": "upper bound"}
 TESTS = ("decorrelated", "correlated")
+LINES = {
+    "eroded": "true ones, narrower (pixels)",
+    "dilated": "true ones, wider (pixels)",
+    "shifted": "true ones, shifted (pixels)",
+    "another image's": "true ones, some of other images (%)",
+}
+"""What the plot calls families that are lines."""
 
 
 class Run(NamedTuple):
@@ -136,6 +144,16 @@ def make_table(found: dict[str, Found]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _draw_points(axes: Axes, found: dict[str, Found], names: list[str], **look: Any) -> None:
+    """Draws kinds of masks as a line of their means, and each seed as a dash."""
+    chain = sorted(names, key=lambda name: found[name].masks["iou"])
+    xs = [found[name].masks["iou"] for name in chain]
+    values = [found[name].accuracies[TESTS[0]] for name in chain]
+    axes.plot(xs, [statistics.fmean(each) for each in values], **{"marker": "o", "ms": 5, **look})
+    for x, each in zip(xs, values, strict=True):
+        axes.plot([x] * len(each), each, "_", color=look["color"], ms=6, alpha=0.6)
+
+
 def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Figure:
     """Draws the decorrelated accuracy against the overlap, a line for each way to be worse."""
     figure = Figure(figsize=(8, 5.5), dpi=150, layout="constrained")
@@ -143,41 +161,38 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
     for row, values in references.items():
         mean = statistics.fmean(values)
         axes.axhline(mean, color="0.6", ls="--", lw=1)
-        at = {"transform": axes.get_yaxis_transform(), "color": "0.4", "fontsize": 8}
-        axes.text(0.01, mean + 0.3, REFERENCES[row], **at)
-    families = list(dict.fromkeys(KINDS[name].family for name in found))
-    for number, family in enumerate(families):
-        names = [name for name in found if KINDS[name].family == family]
-        chain = (
-            names
-            if family in (TRUE.family, "found") or TRUE.name not in found
-            else [TRUE.name, *names]
-        )
-        chain = sorted(chain, key=lambda name: found[name].masks["iou"])
-        points = {
-            name: (found[name].masks["iou"], found[name].accuracies[TESTS[0]]) for name in chain
+        at: dict[str, Any] = {
+            "transform": axes.get_yaxis_transform(),
+            "color": "0.4",
+            "fontsize": 8,
         }
-        xs = [x for x, _ in points.values()]
-        means = [statistics.fmean(values) for _, values in points.values()]
-        color = f"C{number}"
-        line = "none" if family == "found" else "-"
-        axes.plot(xs, means, linestyle=line, marker="o", ms=5, color=color, label=family)
+        axes.text(0.01, mean + 0.3, REFERENCES[row], **at)
+    for number, (family, label) in enumerate(LINES.items()):
+        names = [name for name in found if KINDS[name].family == family]
+        if names:
+            whole = [TRUE.name] if TRUE.name in found else []
+            _draw_points(axes, found, [*whole, *names], label=label, color=f"C{number}")
         for name in names:
-            x, values = points[name]
-            axes.plot([x] * len(values), values, "_", color=color, ms=6, alpha=0.6)
             axes.annotate(
-                KINDS[name].label,
-                (x, statistics.fmean(values)),
-                xytext=(4, -9) if number % 2 else (4, 5),
+                name.rpartition("-")[2],
+                (found[name].masks["iou"], statistics.fmean(found[name].accuracies[TESTS[0]])),
+                xytext=(4, 5),
                 textcoords="offset points",
-                fontsize=6,
-                color=color,
+                fontsize=7,
+                color=f"C{number}",
             )
+    alone = [name for name in found if KINDS[name].family not in LINES]
+    for marker, name in zip("*s^Dv", alone, strict=False):
+        look: dict[str, Any] = {
+            "color": "black",
+            "marker": marker,
+            "linestyle": "none",
+            "zorder": 3,
+        }
+        _draw_points(axes, found, [name], label=KINDS[name].label, **look)
     lowest = min(each.masks["iou"] for each in found.values())
     axes.set(xlim=(max(0.0, lowest - 0.1), 1.1))
-    axes.set_xlabel(
-        "intersection over union with the true masks, mean; numbers: pixels, or percent"
-    )
+    axes.set_xlabel("mean intersection over union with the true masks")
     axes.set_ylabel("accuracy on decorrelated test photographs (%)")
     axes.legend(fontsize=8, loc="lower right")
     return figure

@@ -128,9 +128,10 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "<!-- test command -->" in (REPO / ".ci" / "run").read_text()
 
 
-def test_the_table_of_photographs_is_that_of_the_benchmark() -> None:
-    table = (REPO / "benchmarks" / "results" / "photographs" / "table.md").read_text()
-    shown = DOCS["results.md"].split("photographs/table.md -->\n")[1]
+@pytest.mark.parametrize("name", ["photographs", "mask_quality"])
+def test_the_tables_of_photographs_are_those_of_the_benchmarks(name: str) -> None:
+    table = (REPO / "benchmarks" / "results" / name / "table.md").read_text()
+    shown = DOCS["results.md"].split(f"{name}/table.md -->\n")[1]
     assert shown.removesuffix("<!-- /") == table
 
 
