@@ -49,6 +49,9 @@ def at_most(num: int) -> Iterator[None]:
     memory that the file's size does not warrant. `without_memory` is better where the network can
     be made so; those of other libraries often cannot.
 
+    Args:
+        num: most values of all tensors together.
+
     Raises:
         ValueError: the network has more.
 
