@@ -28,6 +28,9 @@ MAX_EPOCHS = 10**5
 MAX_WORKERS = 1024
 """Most processes of a loader; each takes memory of its own."""
 
+MAX_AHEAD = 1024
+"""Most steps or batches that are made ahead; each holds a batch."""
+
 _MAX_COUNT = 2**64 - 1
 """The most that torch's generators take."""
 

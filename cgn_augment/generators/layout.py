@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+_MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
 
 @contextmanager
 def without_memory() -> Iterator[None]:
@@ -37,6 +39,53 @@ class _NothingDrawn(TorchFunctionMode):
         if func in (nn.init.normal_, Tensor.normal_, F.normalize):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def at_most(num: int) -> Iterator[None]:
+    """Refuses to make networks of more than `num` values inside the block, before they are drawn.
+
+    A network that a file describes in words, such as by the name of a backbone, would else take
+    memory that the file's size does not warrant. `without_memory` is better where the network can
+    be made so; those of other libraries often cannot.
+
+    Args:
+        num: most values of all tensors together.
+
+    Raises:
+        ValueError: the network has more.
+
+    Examples:
+        >>> import torch
+        >>> from cgn_augment.generators.layout import at_most
+        >>> with at_most(1000):
+        ...     layer = torch.nn.Linear(10**6, 10**6)
+        Traceback (most recent call last):
+        ...
+        ValueError: the network has more values than the 1000 that there can be
+    """
+    with _Counted(num):
+        yield
+
+
+class _Counted(TorchFunctionMode):
+    """Counts the values of new tensors; their memory is not touched yet."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.num = most, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in _MAKERS:
+            self.num += made.numel()
+            if self.num > self.most:
+                raise ValueError(
+                    f"the network has more values than the {self.most} that there can be"
+                )
+        return made
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cgn_augment.checks import require_count
+from cgn_augment.checks import MAX_AHEAD, require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, UsageError
 from cgn_augment.generators.checkpoint import known_device
@@ -154,9 +154,9 @@ def require_depth(prefetch: object, device: torch.device) -> int:
 
     Raises:
         ArgumentTypeError: it is not an integer.
-        ArgumentError: it is negative, or this device cannot make steps ahead.
+        ArgumentError: it is negative or above `MAX_AHEAD`, or this device cannot make steps ahead.
     """
-    depth = require_count("prefetch", prefetch, 0)
+    depth = require_count("prefetch", prefetch, 0, MAX_AHEAD)
     if depth and device.type not in ("cpu", "cuda"):
         raise ArgumentError(
             f"prefetch makes steps ahead on the CPU and on CUDA devices, and this stream is on "

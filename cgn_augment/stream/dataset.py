@@ -74,7 +74,7 @@ class CounterfactualDataset(IterableDataset[Any]):
         multiprocessing_context: how workers are started ("fork", "spawn", …).
         generator: draws the order and the workers' seeds instead, as in a plain `DataLoader`; for
             one rank, or with a sampler that knows the ranks.
-        prefetch_factor: batches that each worker reads ahead.
+        prefetch_factor: batches that each worker reads ahead, at most 1024.
         persistent_workers: whether workers stay alive from epoch to epoch.
         ratio: counterfactuals per real image: a number, or a schedule (`OffAfter`, `Ramp`, any
             function of the step counted over epochs). 1.0 if neither count nor fraction is given.
@@ -118,13 +118,13 @@ class CounterfactualDataset(IterableDataset[Any]):
         seed_items: seeds Python, NumPy and torch by (seed, epoch, index) while an item of a
             map-style dataset is read. Its random transforms are then the same for any number of
             workers, and after a resume. If off, they draw as with a plain loader.
-        prefetch: number of steps made ahead; 0 makes each step on demand. It does not change what
-            is drawn. On a GPU a second CUDA stream copies, draws and mixes while the loop's own
-            stream trains. Real batches are read ahead too, so they must not share memory that is
-            written again. On a CPU a thread draws only the counterfactuals, which pays off if a
-            core is idle; real batches are read, transformed and mixed on demand. It has no effect
-            if a source needs the real batch first (`RealShapeSource`, "permute", a source without
-            `needs_real = False`) or the length of the epoch is unknown.
+        prefetch: number of steps made ahead, at most 1024; 0 makes each step on demand. It does not
+            change what is drawn. On a GPU a second CUDA stream copies, draws and mixes while the
+            loop's own stream trains. Real batches are read ahead too, so they must not share memory
+            that is written again. On a CPU a thread draws only the counterfactuals, which pays off
+            if a core is idle; real batches are read, transformed and mixed on demand. It has no
+            effect if a source needs the real batch first (`RealShapeSource`, "permute", a source
+            without `needs_real = False`) or the length of the epoch is unknown.
 
     Attributes:
         epoch: the current epoch, or the next one between epochs.

@@ -20,7 +20,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from cgn_augment.checks import MAX_WORKERS, require_counts
+from cgn_augment.checks import MAX_AHEAD, MAX_WORKERS, require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.ranks import Ranks
@@ -81,6 +81,8 @@ class ReadConfig:
             require_counts(self, "batch_size")
         if self.num_workers is not None:
             require_counts(self, "num_workers", least=0, most=MAX_WORKERS)
+        if self.prefetch_factor is not None:
+            require_counts(self, "prefetch_factor", most=MAX_AHEAD)
         require_counts(self, "seed", least=0)
         for name in ("sampler", "batch_sampler"):
             if getattr(self, name) is not None:

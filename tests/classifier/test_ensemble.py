@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -22,6 +23,7 @@ from train_generator.classifier import (
     save_ensemble,
 )
 from train_generator.classifier.backbones import find_preprocessing, make_backbone
+from train_generator.classifier.ensemble import FORMAT
 
 SHUFFLENET, EFFICIENTNET = "shufflenet_v2_x0_5", "timm/test_efficientnet"
 NORMAL = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
@@ -157,6 +159,20 @@ def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(MissingPackageError, match=r"pip install 'cgn-augment\[timm\]', or take"):
         make_ensemble(EFFICIENTNET, 4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "classes"), [("vit_h_14", ["a", "b"]), (SHUFFLENET, ["a"] * 10**5)]
+)
+def test_a_file_that_names_a_larger_network_than_it_holds_takes_no_memory(
+    backbone: str, classes: list[str], weights: Path, tmp_path: Path
+) -> None:
+    header = {"backbone": backbone, "classes": json.dumps(classes), "format": FORMAT}
+    header |= {"mean": "[0, 0, 0]", "std": "[1, 1, 1]", "image_size": "32", "origin": "elsewhere"}
+    save_file({"a": torch.zeros(3)}, tmp_path / "small.safetensors", header)
+    with pytest.raises(CheckpointError, match="the network has more values than") as told:
+        load_ensemble(tmp_path / "small.safetensors")
+    assert len(str(told.value).splitlines()) == 1
 
 
 def test_an_ensemble_has_two_classes_or_more() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import make_tiny_cgn, run_command
+from file_helpers import FORKS, names_in, own
 from safetensors.torch import save_file
 from torchvision.models import shufflenet_v2_x0_5
 from torchvision.utils import save_image
 
 from cgn_augment import BankSource, Interventions, Placement
-from cgn_augment.errors import ArgumentError, CheckpointError, DataError
+from cgn_augment.errors import ArgumentError, CheckpointError, DataError, UsageError
 from cgn_augment.generators import save_cgn
 from cgn_augment.images.loading import LoadConfig
 from cgn_augment.parts.writing import PartConfig, write_parts
@@ -98,6 +100,21 @@ def test_the_command_makes_a_classifier(
         train(place, out, resume=True, images=ImagesConfig(image_size=32, min_scale=0.5))
     train(place, out, resume=True)
     assert len(json.loads((out / "results.json").read_text())["epochs"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_two_trainings_do_not_share_a_folder(place: Path, tmp_path: Path) -> None:
+    other = FORKS.Process(target=own, args=(tmp_path / "out", False))
+    other.start()
+    try:
+        while not (tmp_path / "out" / "owned").exists():
+            time.sleep(0.01)
+        with pytest.raises(UsageError, match="another process is writing to"):
+            train(place, tmp_path / "out")
+    finally:
+        other.kill()
+        other.join()
+    assert names_in(tmp_path / "out") == ["owned"]
 
 
 def test_counterfactuals_may_come_from_shards_or_from_the_cgn_itself(

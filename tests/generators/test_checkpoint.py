@@ -301,6 +301,12 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "impossible size": (".safetensors", tensors(config='{"width": -4}'), "no network: .*-4"),
     "size that is text": (".safetensors", tensors(config='{"width": "4"}'), "no network: .*'4'"),
     "other size": (".safetensors", tensors(config='{"width": 5}'), "size mismatch for "),
+    "other width": (".safetensors", tensors(config='{"width": 30000}'), "size mismatch for "),
+    "other ImageNet CGN": (
+        ".safetensors",
+        tensors(architecture="imagenet", config='{"unet_width": 30000}'),
+        "is of another network",
+    ),
 }
 
 

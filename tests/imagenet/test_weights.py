@@ -132,6 +132,21 @@ def test_no_redirect_leads_from_https_to_http() -> None:
             redirect("https://a/x", to)
 
 
+@pytest.mark.parametrize("link", ["", ".part", ".partial", ".tmp"])
+def test_no_link_under_the_name_of_a_download_is_written_through(
+    link: str, file: WeightFile, tmp_path: Path
+) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "weights"
+    precious.write_text("mine")
+    precious.chmod(0o600)
+    folder.mkdir()
+    (folder / f"weights.bin{link}").symlink_to(precious if link else tmp_path / "nowhere")
+    assert fetch(file, folder).read_bytes() == CONTENT
+    assert not (folder / "weights.bin").is_symlink()
+    assert precious.read_text() == "mine"
+    assert names_in(tmp_path) == ["precious", "weights"]
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_two_processes_that_want_a_file_fetch_it_once(
     server: Server, file: WeightFile, tmp_path: Path

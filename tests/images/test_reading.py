@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from PIL import Image
 
 from cgn_augment.images.finding import read_image
@@ -141,3 +143,15 @@ def test_files_come_by_path_by_url_and_as_bytes(tmp_path: Path) -> None:
     ):
         with open_image(place) as image:
             assert np.array_equal(np.asarray(image), SLOPE)
+
+
+@pytest.mark.parametrize("package", ["cgn_augment", "train_generator"])
+def test_pillow_is_told_which_formats_to_expect_wherever_a_file_is_opened(package: str) -> None:
+    calls = [
+        (path, [word.arg for word in node.keywords])
+        for path in (REPO / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open")
+    ]
+    assert [path for path, words in calls if "formats" not in words] == []
+    assert bool(calls) == (package == "cgn_augment")  # the other one opens files by it

@@ -110,6 +110,8 @@ def spoil(photos: Path, kind: str) -> None:
         Image.new("L", (8, 8), 255).save(path)
     elif kind == "broken":
         path.write_bytes(b"no image")
+    elif kind == "EPS":
+        Image.new("L", (60, 40), 255).save(path, "EPS")
     elif kind in ("black", "white"):
         Image.new("L", (60, 40), kind).save(path)
     else:
@@ -122,6 +124,7 @@ def spoil(photos: Path, kind: str) -> None:
         ("none", r"3 images of .* have a mask in .*, and 4 or more are needed"),
         ("size", r"0.png has 8x8 pixels and .*0.png 60x40: fit them"),
         ("broken", "0.png cannot be read as a mask: replace or remove it"),
+        ("EPS", r"0.png cannot be read as a mask: .* \(cannot identify image file"),
         ("black", "0.png shows no object: make the object white"),
         ("white", "0.png shows nothing but object: make the object white, and the rest black"),
         ("two", "have one mask: rename one of them"),

@@ -80,6 +80,25 @@ def test_a_checkpoint_of_digits_is_read(prefix: str, tmp_path: Path) -> None:
     torch.testing.assert_close(predictor.see(images)["logits"], model.eval()(images))
 
 
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.zeros(1).expand(10**7, 64), "is expanded to more than there is in the file"),
+        (torch.full((7, 64), torch.nan), "holds NaN or infinity"),
+        (torch.zeros(7, 64).to_sparse(), "is a sparse or nested tensor"),
+    ],
+)
+def test_weights_of_digits_that_are_none_are_refused_before_a_network_is_made(
+    weight: torch.Tensor, message: str, tmp_path: Path
+) -> None:
+    state = dict(MNISTClassifier(7).state_dict())
+    last = [name for name, value in state.items() if value.dim() == 2][-1]
+    torch.save({"model": state | {last: weight}}, tmp_path / "digits.pt")
+    with pytest.raises(CheckpointError, match=f"{last} {message}") as told:
+        load_predictor(str(tmp_path / "digits.pt"))
+    assert len(str(told.value).splitlines()) == 1
+
+
 def test_a_pretrained_classifier_is_its_librarys(tmp_path: Path) -> None:
     whole = models.get_model(TINY, weights=None).eval()
     torch.save(whole.state_dict(), tmp_path / "weights.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ def test_a_manifest_that_a_set_cannot_have_is_one_error(case: str, copied: Path)
         ShardSource(copied)
     assert len(str(refused.value).splitlines()) == 1
     assert any(problem.name == "manifest.json" for problem in verify_shards(copied))
+    told = "\n".join(map(str, [refused.value, *verify_shards(copied)]))
+    assert re.search(r"(\d+) shards where \1 belong", told) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[" * 200_000, "9" * 5000, "\x00", '"\\ud800"'])

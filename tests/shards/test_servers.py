@@ -274,6 +274,23 @@ def test_a_web_server_that_goes_on_failing_is_told_of(
                     verify_shards(url)
 
 
+def test_verify_asks_again_for_a_shard_that_breaks_off_and_takes_it_for_no_damage(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "3")
+    faults = Faults()
+    with failing_folder(whole, faults) as url:
+        faults.set("cut", FIRST, left=2)
+        assert verify_shards(url) == []
+        assert faults.happened == 2
+        monkeypatch.setenv(PATIENCE, "0.5")
+        faults.set("cut", FIRST)
+        with pytest.raises(FileError, match=r"has failed for .* seconds") as told:
+            verify_shards(url)
+    assert FIRST in str(told.value)
+    assert len(str(told.value).splitlines()) == 1
+
+
 def test_a_server_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PATIENCE, "0.5")
     with pytest.raises(FileError, match="nothing answers there"):

@@ -82,6 +82,26 @@ def test_a_pipe_in_the_place_of_a_file_hangs_nothing(name: str, copied: Path) ->
             ShardSource(copied).sample(4, torch.Generator())
 
 
+@pytest.mark.parametrize(
+    "name", ["counterfactuals-000001.tar", ".counterfactuals-000001.tmp-01234567.tar"]
+)
+def test_a_pipe_hangs_no_resume(name: str, copied: Path, tiny_cgn: SmallCGN) -> None:
+    before = contents(copied)
+    (copied / name).unlink(missing_ok=True)
+    os.mkfifo(copied / name)
+    config = ShardConfig(num=40, shard_size=10, members=("mask",))
+    render(tiny_cgn, copied, config, resume=True)
+    assert contents(copied) == before
+
+
+def test_a_pipe_in_the_place_of_settings_hangs_no_resume(copied: Path, tiny_cgn: SmallCGN) -> None:
+    (copied / "_settings.json").unlink()
+    os.mkfifo(copied / "_settings.json")
+    config = ShardConfig(num=40, shard_size=10, members=("mask",))
+    with pytest.raises(CGNError, match=r"no regular file|no _settings\.json"):
+        render(tiny_cgn, copied, config, resume=True)
+
+
 def test_unknown_protocols_are_an_error(tiny_cgn: SmallCGN) -> None:
     with pytest.raises(ArgumentError, match="'nowhere://set' cannot be used: Protocol not known"):
         render_shards(tiny_cgn, "nowhere://set", FIFTY)

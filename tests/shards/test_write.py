@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from conftest import REPO
 from shard_helpers import (
     FIFTY,
     NUM_KILLS,
@@ -155,6 +156,21 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(
         render(tiny_cgn, tmp_path / "file" / "set")
     with pytest.raises(FileError, match="cannot be written"):
         render(tiny_cgn, Path("/proc/set"))  # read-only for everyone
+
+
+def test_bit_rot_survives_a_resume_as_the_page_says_and_verify_finds_it(
+    copied: Path, tiny_cgn: SmallCGN
+) -> None:
+    path = copied / "counterfactuals-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    render(tiny_cgn, copied, ShardConfig(num=40, shard_size=10, members=("mask",)), resume=True)
+    assert path.read_bytes() == data
+    assert [problem.shard for problem in verify_shards(copied)] == [1]
+    page = (REPO / "docs" / "shards.md").read_text(encoding="utf-8")
+    assert "`--resume` compares each shard's size with its record and does not read it" in page
+    assert "so bytes that have changed on the disk stay as they are" in page
 
 
 @pytest.mark.parametrize("num_kills", [1, pytest.param(NUM_KILLS, marks=pytest.mark.slow)])

@@ -133,6 +133,16 @@ def listing(**interventions: Any) -> FreshSource:
         ({"batch_sampler": [[0]], "drop_last": True}, ArgumentError, "mutually exclusive"),
         ({"timeout": 3}, ArgumentError, "pass num_workers, or leave timeout out"),
         ({"prefetch_factor": 2}, ArgumentError, "num_workers > 0 to enable multiprocessing"),
+        (
+            {"num_workers": 1, "prefetch_factor": 10**7},
+            ArgumentError,
+            "prefetch_factor must be 1024 or less, got 10000000",
+        ),
+        (
+            {"num_workers": 1, "prefetch_factor": 0},  # torch yields no batch then
+            ArgumentError,
+            "prefetch_factor must be 1 or more, got 0",
+        ),
         ({"persistent_workers": True}, ArgumentError, "needs num_workers > 0"),
         ({"multiprocessing_context": "spawn"}, ArgumentError, "multi-process loading"),
         ({"num_workers": -1}, ArgumentError, "num_workers must be 0 or more, got -1"),

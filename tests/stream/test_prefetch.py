@@ -409,10 +409,18 @@ def test_a_state_says_nothing_of_the_depth(lane: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "error"), [(-1, ArgumentError), (1.5, ArgumentTypeError), (True, ArgumentTypeError)]
+    ("depth", "error"),
+    [
+        (-1, ArgumentError),
+        (1.5, ArgumentTypeError),
+        (True, ArgumentTypeError),
+        (1025, ArgumentError),
+        (10**7, ArgumentError),
+    ],
 )
-def test_a_depth_is_a_count(depth: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="prefetch"):
+def test_a_depth_is_a_count_of_at_most_1024(depth: Any, error: type[Exception]) -> None:
+    assert stream(prefetch=1024).prefetch == 1024
+    with pytest.raises(error, match="prefetch must be"):
         stream(prefetch=depth)
 
 

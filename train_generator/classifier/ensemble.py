@@ -21,11 +21,17 @@ from cgn_augment.errors import ArgumentError, CheckpointError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, isolated_rng, step_seed
 from cgn_augment.generators.checkpoint import require_device
+from cgn_augment.generators.layout import at_most
 from cgn_augment.generators.tensors import read_safetensors, save_tensors
 from cgn_augment.types import FACTORS
 from train_generator.classifier.backbones import Backbone, Preprocessing, load_state, make_backbone
 
 FORMAT = "train_generator/ensemble/1"
+
+_LARGER, _BESIDE = 4, 2**24
+"""Most values of a network that is filled from a file: times those in the file, and more.
+
+It is made with its library's last layer, of up to 21 843 classes, which the heads replace."""
 
 
 class HeadLogits(NamedTuple):
@@ -258,7 +264,9 @@ def load_ensemble(
         classes = tuple(json.loads(header["classes"]))
         mean, std = (tuple(json.loads(header[name])) for name in ("mean", "std"))
         image_size = json.loads(header["image_size"])
-        model = make_ensemble(header["backbone"], len(classes), pretrained=False)
+        stored = sum(value.numel() for value in state.values())
+        with at_most(_LARGER * stored + _BESIDE):
+            model = make_ensemble(header["backbone"], len(classes), pretrained=False)
         load_state(model, state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -17,7 +17,7 @@ from cgn_augment.errors import DataError
 from cgn_augment.files import first_line
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.images.finding import find_images, read_image
-from cgn_augment.images.reading import Pixels, resize_mask, to_mask
+from cgn_augment.images.reading import Pixels, open_image, resize_mask, to_mask
 from cgn_augment.parts.fill import fill_with_copies
 from cgn_augment.ranks import count_cores
 
@@ -142,7 +142,7 @@ def read_pair(pair: Pair) -> tuple[Image.Image, Pixels]:
     """
     image = read_image(pair.image)
     try:
-        with Image.open(pair.mask) as file:
+        with open_image(str(pair.mask)) as file:
             mask = to_mask(file)
     except Exception as error:  # damaged bytes make Pillow raise anything
         raise DataError(

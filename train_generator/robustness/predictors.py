@@ -18,7 +18,8 @@ from cgn_augment.errors import ArgumentError, CheckpointError, FileError
 from cgn_augment.files import first_line
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.generators.fingerprint import hash_weights
-from cgn_augment.generators.tensors import unpickle, without_prefixes
+from cgn_augment.generators.layout import without_memory
+from cgn_augment.generators.tensors import require_finite, unpickle, without_prefixes
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, imagenet_names
 from train_generator.classifier import MNISTClassifier
 from train_generator.classifier.backbones import make_backbone
@@ -233,16 +234,20 @@ def _load_mnist(path: Path, device: torch.device) -> Predictor:
         weights = without_prefixes(
             state.get("modules", state)["model"]
         )  # older files have no "modules"
+        require_finite(weights, path.expanduser())
         num_classes = len([value for value in weights.values() if value.dim() == 2][-1])
-        model = MNISTClassifier(num_classes)
-        model.load_state_dict(weights)
+        with without_memory():  # until the shapes have been compared
+            model = MNISTClassifier(num_classes)
+        model.load_state_dict(weights, assign=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{path} holds no MNIST classifier, or is cut off: pass a checkpoint of "
             f"examples/invariant_mnist.py, or NAME={path} for weights of torchvision's or timm's "
             f"NAME ({first_line(error)})"
         ) from error
-    return plain_predictor(model.to(device), num_classes, image_size=32)
+    return plain_predictor(model.float().to(device), num_classes, image_size=32)
 
 
 class _Whole(nn.Module):
