@@ -35,7 +35,7 @@ from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.masks.writing import write_masks
 
 OUT = Path(__file__).parent / "results" / "mask_rates.json"
-COUNTS = (24, 96)
+COUNTS = (16, 64)
 """Photographs of the first run and of the second one."""
 
 MANY = (5_000, 50_000, 1_300_000)

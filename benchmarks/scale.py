@@ -52,8 +52,10 @@ def find_costs() -> list[Cost]:
     """Returns what each kind of work takes, as measured."""
     apart = read("parts_large.json")["parts"]["CPU ms an image"] / 1000
     quick = read("parts.json")["none"]["all"]["CPU ms an image"] / 1000
-    masks = read("masks.json")
-    grabcut = masks["cores"] / masks["times"]["images a second"]["grabcut, 112 pixels"]
+    masks = read("mask_rates.json")
+    cores, rate = masks["environment"]["threads"], masks["rows"]
+    grabcut = cores / rate["grabcut"]["images_per_second"]
+    salient = cores / rate["u2net.onnx"]["images_per_second"]
     written = read("shards.json")["write"]
     cores = written["environment"]["cores"]
     small = cores * statistics.median(written["seconds_per_image"]["write"])
@@ -70,7 +72,8 @@ def find_costs() -> list[Cost]:
     return [
         Cost("take photographs apart, 224 pixels, `--fill copy`", "core", apart, "parts_large"),
         Cost("the same, `--fill none`", "core", quick, "parts"),
-        Cost("find masks with `grabcut`, 112 pixels", "core", grabcut, "masks"),
+        Cost("find masks with `grabcut`, 112 pixels", "core", grabcut, "mask_rates"),
+        Cost("find masks with `u2net.onnx`, 320 pixels", "core", salient, "mask_rates"),
         Cost("render a small CGN, 32 pixels, jpg", "core", small, "shards"),
         Cost("draw the ImageNet CGN, 256 pixels, float32", "core", large, "imagenet"),
         *(
