@@ -69,7 +69,7 @@ def at_most(num: int) -> Iterator[None]:
 
 
 class _Counted(TorchFunctionMode):
-    """Counts the values of new tensors; their memory is not touched yet."""
+    """Counts the values of new tensors before they are made."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -78,14 +78,15 @@ class _Counted(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if func in _MAKERS:
-            self.num += made.numel()
+        given = dict(kwargs or {})
+        if func in _MAKERS and given.get("out") is None:
+            without = {name: value for name, value in given.items() if name != "generator"}
+            self.num += func(*args, **{**without, "device": "meta"}).numel()
             if self.num > self.most:
                 raise ValueError(
                     f"the network has more values than the {self.most} that there can be"
                 )
-        return made
+        return func(*args, **given)
 
 
 @torch.no_grad()
