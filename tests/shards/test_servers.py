@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from conftest import make_tiny_cgn
 from server_helpers import ERRORS, FAULTS, Faults, failing_folder, failing_proxy
 from shard_helpers import (
     FIFTY,
@@ -29,6 +30,8 @@ from cgn_augment import ShardSource
 from cgn_augment.errors import ArgumentError, CGNError, DataError, FileError
 from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.images.remote import PATIENCE
+from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.verify import verify_parts
 from cgn_augment.shards import ShardConfig, render_shards, verify_shards
 from cgn_augment.shards.store import Store
 from cgn_augment.shards.summary import summarize_shards
@@ -179,21 +182,34 @@ def test_a_server_that_takes_nothing_is_one_error_and_resume_completes_the_set(
     assert verify_shards(url) == []
 
 
-@pytest.mark.parametrize(
-    "command", [ShardSource, verify_shards, pytest.param(summarize_shards, marks=pytest.mark.slow)]
-)
+def go_on(url: str) -> object:
+    return render_shards(make_tiny_cgn().freeze(), url, FIFTY, resume=True)
+
+
+READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "read": (ShardSource, "manifest.json"),
+    "verify": (verify_shards, "_settings.json"),
+    "info": (summarize_shards, "_settings.json"),
+    "resume": (go_on, "_settings.json"),
+    "parts": (PartSet.open, "manifest.json"),
+    "parts verify": (verify_parts, "_settings.json"),
+}
+
+
+@pytest.mark.parametrize("command", mostly_slow(["read", "verify", "resume"], [*READERS]))
 @pytest.mark.parametrize("fault", ["denied", "missing", "broken"])
 def test_denied_failed_and_missing_are_told_apart(
-    fault: str, command: object, stored: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch
+    fault: str, command: str, stored: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, faults = stored
-    monkeypatch.setenv(PATIENCE, "0.5")
-    name = "manifest.json" if command is ShardSource else "_settings.json"
+    monkeypatch.setenv(PATIENCE, "0.5" if fault == "broken" else "20")  # the others come at once
+    read, name = READERS[command]
     expected = {"denied": "is denied", "broken": "has failed for", "missing": f"has no {name}"}
-    for method in ("HEAD", "GET"):
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # where others listed the folder
+    for method in ("HEAD", "GET") if command in ("read", "verify", "info") else ("GET",):
         faults.set(fault, name, method=method)
         with pytest.raises(CGNError, match=expected[fault]) as told:
-            command(url)  # type: ignore[operator]
+            read(url)
         assert len(str(told.value).splitlines()) == 1
 
 
