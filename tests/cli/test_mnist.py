@@ -26,18 +26,3 @@ def test_measure_shows_what_it_works_at_and_where_its_picture_is(
     for work in ("colored-mnist: ", "real data: 100%", "3/3"):
         assert work in told.err
     assert "\x1b[3" not in told.out + told.err  # no colour where nobody looks
-
-
-def test_downstream_says_where_its_results_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    options = ("num_epochs=1", "num_train=64", "num_test=64")
-    words = ["downstream", "runs", "--variants=[colored]", "--rows=[decorrelated]", "--seeds=[0]"]
-    words += [f"--training.{option}" for option in options]
-    assert run_command(main, monkeypatch, *words) == 0
-    told = capsys.readouterr()
-    assert told.out.splitlines()[-1] == "results: runs, one file for each classifier"
-    assert [path.suffix for path in Path("runs").iterdir() if path.is_file()] == [".json"]
-    assert "train: 100%" in told.err
-    assert "\x1b[3" not in told.out + told.err
