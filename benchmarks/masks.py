@@ -114,7 +114,7 @@ def overlap(mask: Mask, truth: Mask) -> float:
 
 
 def measure(photos: Sequence[Photo], masks: Sequence[Mask]) -> dict[str, object]:
-    """Of the masks of photographs the overlap with the true ones."""
+    """Returns how well masks agree with the true ones."""
     found = np.array([overlap(m, photo.truth) for photo, m in zip(photos, masks, strict=True)])
     labels = np.array([photo.label for photo in photos])
     return {
@@ -126,7 +126,7 @@ def measure(photos: Sequence[Photo], masks: Sequence[Mask]) -> dict[str, object]
 
 
 def run_masker(photos: Sequence[Photo], masker: str, size: int | None) -> tuple[list[Mask], float]:
-    """Masks as the command writes them, and images a second."""
+    """Returns masks as the command writes them, and the images a second."""
     with tempfile.TemporaryDirectory() as place:
         images, out = Path(place) / "images", Path(place) / "masks"
         for photo in photos:

@@ -140,12 +140,12 @@ def write(photos: Path, out: Path, fill: str) -> dict[str, float]:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process and of those that it has ended."""
+    """Returns the CPU seconds of this process and of those that it has ended."""
     return sum(os.times()[:4])
 
 
 def plain(photos: Path) -> float:
-    """CPU milliseconds to read and encode an image."""
+    """Returns the CPU milliseconds to read and encode an image."""
     config = PartConfig(masks=str(photos / "train_masks"))
     listed = photos_of_place(str(photos / "train"), config).photos[::10]
     begun = time.process_time()
