@@ -15,7 +15,7 @@ from cgn_augment.parts.writing import write_parts
 
 # The server imports the package once, so that a rank costs a fork and not an import.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["part_helpers"])
+PROCESSES.set_forkserver_preload(["cgn_augment.parts.writing"])
 
 CLASSES = ("cat", "dog")
 

@@ -21,9 +21,9 @@ from cgn_augment.generators import SmallCGN
 from cgn_augment.shards import ShardConfig, render_shards
 from cgn_augment.shards.store import Store
 
-# The server imports the package once, so that a rank costs a fork and not an import.
+# The server imports what can be imported without pytest once: a process then costs a fork.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["shard_helpers"])
+PROCESSES.set_forkserver_preload(["cgn_augment.shards", "train_generator.training.trainer"])
 
 NUM_KILLS = int(os.environ.get("CGN_AUGMENT_KILLS", "100"))
 """Of each kind of work, in the slow tests."""

@@ -7,7 +7,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cgn_augment.functional import isolated_rng
 from train_generator.training.stages import descend
-from train_generator.training.trainer import Trainer
+from train_generator.training.trainer import CHECKPOINT, Trainer
 
 STEPS = {"first": 4, "second": 3, "third": 5}
 PLACES = [(name, step) for name, num in STEPS.items() for step in range(num)]
@@ -148,6 +148,21 @@ def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
         name: [(event.step, event.value) for event in events.Scalars(name)]
         for name in events.Tags()["scalars"]
     }
+
+
+def train_and_be_killed(folder: Path, saves: int) -> None:
+    """Trains on, and dies in the middle of a checkpoint, after so many whole ones."""
+    saved, left = torch.save, iter(range(saves))
+
+    def save(state: dict[str, Any], file: IO[bytes]) -> None:
+        if next(left, None) is None or state["position"][0] == len(STEPS):
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved(state, file)
+
+    torch.save = save
+    make(folder, resume=(folder / CHECKPOINT).exists(), save_every=1).train(progress=False)
 
 
 def train_until_killed(folder: Path, name: str, step: int) -> None:

@@ -18,7 +18,7 @@ from cgn_augment.files import leftovers
 from train_generator.small.training import CGN_FILE
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["small_helpers"])
+PROCESSES.set_forkserver_preload(["train_generator.small.training"])
 
 
 def start(folder: Path) -> multiprocessing.process.BaseProcess:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import resource
@@ -39,6 +38,7 @@ from training_helpers import (
     nothing,
     press,
     read_scalars,
+    train_and_be_killed,
     train_until_killed,
     weights,
 )
@@ -431,13 +431,12 @@ def test_two_trainings_in_one_folder_are_one_error_and_the_first_goes_on(
     assert torch.equal(weights(first), weights(whole))
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("num_kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_while_a_checkpoint_is_saved_leave_nothing_and_change_no_weight(
     num_kills: int, tmp_path: Path, whole: Trainer
 ) -> None:
     for kill_number in range(num_kills):
-        process = FORKS.Process(target=train_and_be_killed, args=(tmp_path, kill_number % 6))
+        process = PROCESSES.Process(target=train_and_be_killed, args=(tmp_path, kill_number % 6))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -446,21 +445,6 @@ def test_kills_while_a_checkpoint_is_saved_leave_nothing_and_change_no_weight(
     last.train(progress=False)
     assert torch.equal(weights(last), weights(whole))
     assert leftovers(tmp_path) == []
-
-
-def train_and_be_killed(folder: Path, saves: int) -> None:
-    """Trains on, and dies in the middle of a checkpoint, after so many whole ones."""
-    saved, left = torch.save, iter(range(saves))
-
-    def save(state: dict[str, Any], file: IO[bytes]) -> None:
-        if next(left, None) is None or state["position"][0] == len(STEPS):
-            file.write(b"half")
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        saved(state, file)
-
-    torch.save = save
-    make(folder, resume=(folder / CHECKPOINT).exists(), save_every=1).train(progress=False)
 
 
 def train_elsewhere(folder: Path) -> None:
