@@ -22,7 +22,6 @@ from cgn_augment.generators import save_cgn
 from cgn_augment.masks.checkpoint import save_masker
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.writing import write_parts
-from cgn_augment.shards import ShardConfig, render_shards
 from train_generator.classifier import MNISTClassifier, make_ensemble
 from train_generator.cli import mnist
 from train_generator.cli import program as trainer
@@ -95,7 +94,7 @@ class Seen:
     """The bars of a command, as a terminal would show them once two seconds are over."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bars: list[tuple[tqdm[Any], io.StringIO]] = []
+        self.screens: list[io.StringIO] = []
         begin = tqdm.__init__
 
         def watch(bar: tqdm[Any], *given: Any, **options: Any) -> None:
@@ -104,14 +103,14 @@ class Seen:
             shown = {"delay": 0, "mininterval": 0, "ncols": 120, "file": screen}
             begin(bar, *given, **{**options, **shown, "disable": hidden is True})
             if hidden is not True:
-                self.bars.append((bar, screen))
+                self.screens.append(screen)
 
         monkeypatch.setattr(tqdm, "__init__", watch)
 
     def whole(self) -> list[str]:
         """Returns the last lines of the bars that say a share, a time left and a rate."""
         pattern = re.compile(r"\d+%\|.*\| *[\d.]+\w*/[\d.]+\w* \[[\d:]+<[\d:?]+, +[\d.?]+\S*/\S*")
-        last = [screen.getvalue().split("\r")[-1] for _, screen in self.bars]
+        last = [screen.getvalue().split("\r")[-1] for screen in self.screens]
         return [line for line in last if pattern.search(line)]
 
 
@@ -128,7 +127,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_masker(make_red_masker(), folder / "unet.safetensors")
     save_cgn(make_tiny_cgn(num_classes=3), folder / "cgn.safetensors")
     save_cgn(make_tiny_cgn(), folder / "ten.safetensors")
-    render_shards(make_tiny_cgn().freeze(), folder / "shards", ShardConfig(num=4, shard_size=2))
     torch.save({"model": MNISTClassifier().state_dict()}, folder / "digits.pt")
     model = make_ensemble(BACKBONE, 2, pretrained=False)
     save_file(model.backbone.state_dict(), folder / "backbone.safetensors")
