@@ -25,7 +25,6 @@ import copy
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from typing import Any
 
 import torch
 from imagenet_speed import draw
+from memory import peak
 from published_layers import PublishedCGN
 from torch import Tensor
 
@@ -64,13 +64,6 @@ def measure_product(size: int = 1024, calls: int = 5) -> float:
         first @ second
         times.append(time.process_time() - start)
     return float(2 * size**3 / min(times))
-
-
-def peak() -> float:
-    """Returns the most memory that this process has held, in MiB."""
-    # Not getrusage: a new process inherits its parent's peak there.
-    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(line) / 1024
 
 
 def measure_memory(path: str) -> None:

@@ -60,6 +60,11 @@ LINES = {
 }
 """What the plot calls families that are lines."""
 
+MARKERS = dict(
+    zip((name for name, kind in KINDS.items() if kind.family not in LINES), "*s^Dv", strict=True)
+)
+"""How the plot shows each of the others."""
+
 
 class Run(NamedTuple):
     """A training with one kind of masks."""
@@ -161,12 +166,8 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
     for row, values in references.items():
         mean = statistics.fmean(values)
         axes.axhline(mean, color="0.6", ls="--", lw=1)
-        at: dict[str, Any] = {
-            "transform": axes.get_yaxis_transform(),
-            "color": "0.4",
-            "fontsize": 8,
-        }
-        axes.text(0.01, mean + 0.3, REFERENCES[row], **at)
+        along = axes.get_yaxis_transform()
+        axes.text(0.01, mean + 0.3, REFERENCES[row], transform=along, color="0.4", fontsize=8)
     for number, (family, label) in enumerate(LINES.items()):
         names = [name for name in found if KINDS[name].family == family]
         if names:
@@ -181,15 +182,17 @@ def draw_plot(found: dict[str, Found], references: dict[str, list[float]]) -> Fi
                 fontsize=7,
                 color=f"C{number}",
             )
-    alone = [name for name in found if KINDS[name].family not in LINES]
-    for marker, name in zip("*s^Dv", alone, strict=False):
-        look: dict[str, Any] = {
-            "color": "black",
-            "marker": marker,
-            "linestyle": "none",
-            "zorder": 3,
-        }
-        _draw_points(axes, found, [name], label=KINDS[name].label, **look)
+    for name in [name for name in found if name in MARKERS]:
+        _draw_points(
+            axes,
+            found,
+            [name],
+            label=KINDS[name].label,
+            color="black",
+            marker=MARKERS[name],
+            linestyle="none",
+            zorder=3,
+        )
     lowest = min(each.masks["iou"] for each in found.values())
     axes.set(xlim=(max(0.0, lowest - 0.1), 1.1))
     axes.set_xlabel("mean intersection over union with the true masks")

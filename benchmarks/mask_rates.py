@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from memory import peak
+from torch import nn
 from torchvision.models import segmentation
 from tqdm import tqdm
 
@@ -69,22 +70,29 @@ WAYS = {
 }
 
 
-def write_files(folder: Path, unet: Path) -> None:
-    """Writes the files that the maskers are opened from."""
-    torch.manual_seed(0)
-    network = U2Net().eval()
-    torch.save(network.state_dict(), folder / "u2net.pth")
+def export(network: nn.Module, path: Path, size: int) -> Path:
+    """Writes a network as ONNX that takes any number of images."""
+    given = torch.zeros(2, 3, size, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
         torch.onnx.export(
             network,
-            (torch.zeros(2, 3, 320, 320),),
-            folder / "u2net.onnx",
+            (given,),
+            path,
             dynamo=True,
             external_data=False,
             verbose=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
+    return path
+
+
+def write_files(folder: Path, unet: Path) -> None:
+    """Writes the files that the maskers are opened from."""
+    torch.manual_seed(0)
+    network = U2Net().eval()
+    torch.save(network.state_dict(), folder / "u2net.pth")
+    export(network, folder / "u2net.onnx", 320)
     for name in TORCHVISION:
         model = getattr(segmentation, name)(weights=None, weights_backbone=None, aux_loss=True)
         torch.save(model.state_dict(), folder / f"{name}.pth")
@@ -101,9 +109,7 @@ def write_once(name: str, files: Path, images: Path, out: Path) -> None:
     start = time.perf_counter()
     write_masks(images, out, str(file) if file.is_file() else way.masker, MaskSettings(**settings))
     seconds = time.perf_counter() - start
-    # Not getrusage: a new process inherits its parent's peak there.
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps({"seconds": seconds, "peak_mib": int(peak) / 1024}))
+    print(json.dumps({"seconds": seconds, "peak_mib": peak()}))
 
 
 def measure(name: str, photos: list[Path], files: Path) -> dict[str, float]:

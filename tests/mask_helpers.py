@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 SIZES = {"cat/1.png": (48, 64), "cat/2.jpg": (40, 40), "dog/a/3.png": (64, 30)}
 
@@ -40,23 +38,6 @@ def read_mask(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
 def find_dark(images: Tensor) -> Tensor:
     """A masker of images in [-1, 1]."""
     return (images < 0).all(dim=1, keepdim=True).float()
-
-
-def export(network: nn.Module, path: Path, size: int) -> Path:
-    """Writes a network as ONNX that takes any number of images."""
-    given = torch.zeros(2, 3, size, size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making
-        torch.onnx.export(
-            network,
-            (given,),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
-    return path
 
 
 def write_onnx(path: Path, batch: int | str, size: int | str, scale: float = 1.0) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mask_helpers import export, find_dark, write_onnx
+from mask_helpers import find_dark, write_onnx
+from mask_rates import export
 from torch import Tensor
 
 from cgn_augment.errors import (
