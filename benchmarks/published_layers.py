@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cgn_augment.functional import compose
 from cgn_augment.generators import BigGANConfig, SmallCGN, U2Net
 from cgn_augment.generators.biggan import EPSILON
-from cgn_augment.generators.small import UpConv2d
+from cgn_augment.generators.upconv import UpConv2d
 
 MECHANISMS = ("biggan_GT", "f_shape", "f_text", "f_bg")
 
@@ -26,7 +26,11 @@ class PlainUpConv2d(UpConv2d):
 
 
 def use_published_layers(cgn: SmallCGN) -> SmallCGN:
-    """Makes a network compute as the published one does, in place; weights and names stay."""
+    """Makes a network compute as the published one does, in place; weights and names stay.
+
+    A frozen one stays in eval mode, and loses its fast form.
+    """
+    cgn._hash = None
     for module in cgn.modules():
         if isinstance(module, UpConv2d):
             module.__class__ = PlainUpConv2d

@@ -340,6 +340,9 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+_AUTOCAST = "cpu", "cuda", "mps", "xpu"
+
+
 @contextmanager
 def standard_numbers() -> Iterator[None]:
     """Makes results independent of the caller's modes. Also a decorator.
@@ -355,12 +358,16 @@ def standard_numbers() -> Iterator[None]:
         False
     """
     default = torch.get_default_dtype()
+    casting = [kind for kind in _AUTOCAST if torch.is_autocast_enabled(kind)]
+    unusual = casting or default != torch.float32 or torch.is_inference_mode_enabled()
+    if not unusual and not torch.is_grad_enabled():
+        yield  # inside such a block
+        return
     with ExitStack() as modes:
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.no_grad())
-        for kind in ("cpu", "cuda", "mps", "xpu"):
-            if torch.is_autocast_enabled(kind):
-                modes.enter_context(torch.autocast(kind, enabled=False))
+        for kind in casting:
+            modes.enter_context(torch.autocast(kind, enabled=False))
         if default != torch.float32:
             torch.set_default_dtype(torch.float32)
             modes.callback(torch.set_default_dtype, default)

@@ -172,7 +172,10 @@ class LeanBigGAN:
         kernel = block.conv_1.weight
         # A kernel of twice the size pays off unless it is far larger than its input.
         merged = bool(block.up_sample) and len(kernel) <= size**2
-        weights = (block.conv_0.weight, merge_upsampling(kernel) if merged else kernel)
+        weights = (
+            block.conv_0.weight,
+            _channels_last(merge_upsampling(kernel)) if merged else kernel,
+        )
         last = block.conv_3.weight
         self.parts.append(Block(bool(block.up_sample), merged, *weights, block.conv_2.weight, last))
         return size * (1 + block.up_sample), carried[: len(last)] + before
@@ -235,8 +238,7 @@ def merge_upsampling(kernel: Tensor) -> Tensor:
     """
     kernel = kernel.transpose(0, 1).flip(2, 3)
     kernel = F.pad(kernel, (0, 1, 0, 0)) + F.pad(kernel, (1, 0, 0, 0))
-    kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-    return kernel.contiguous(memory_format=torch.channels_last)
+    return F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
 
 
 def _normalise(x: Tensor, gain: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:

@@ -7,20 +7,23 @@ varied textures.
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_choice
 from cgn_augment.functional import roll_randomly
 from cgn_augment.generators.fingerprint import hash_weights
 from cgn_augment.generators.flow import CodeFlow
+from cgn_augment.generators.lean_small import LeanMechanism
 from cgn_augment.generators.mechanisms import CGNetwork, check_inputs
+from cgn_augment.generators.upconv import UpConv2d
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """Distance that the published code keeps masks from 0 and 1; the paper does not mention it."""
+
+_NETWORKS = {"shape": "f_shape", "texture": "f_text1", "background": "f_text2"}
 
 ShapeNetwork = Literal["published", "deep"]
 TextureNetwork = Literal["published", "deep"]
@@ -82,6 +85,12 @@ class SmallCGN(CGNetwork):
         make_texture = _deep_texture_layers if texture_network == "deep" else _texture_layers
         self.f_text1 = make_texture(noise_dim, embedding_dim, width)
         self.f_text2 = make_texture(noise_dim, embedding_dim, width)
+        self._lean: dict[str, LeanMechanism] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.label_emb.weight.device  # asked for several times a step
 
     @property
     def config(self) -> dict[str, int | str]:
@@ -135,41 +144,27 @@ class SmallCGN(CGNetwork):
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
 
     def _run(self, factor: str, condition: Tensor) -> Tensor:
-        if factor == "shape":
-            mask: Tensor = self.f_shape(condition)
-            return mask.clamp(MASK_MIN, MASK_MAX)
-        texture: Tensor = (self.f_text1 if factor == "texture" else self.f_text2)(condition)
-        return texture.contiguous()
+        network: nn.Sequential = self.get_submodule(_NETWORKS[factor])  # type: ignore[assignment]
+        if not self.frozen or (torch.is_grad_enabled() and condition.requires_grad):
+            drawn: Tensor = network(condition)
+        else:
+            drawn = self._make_lean(factor, network).draw(condition)
+        return drawn.clamp(MASK_MIN, MASK_MAX) if factor == "shape" else drawn.contiguous()
 
+    def _make_lean(self, factor: str, network: nn.Sequential) -> LeanMechanism:
+        """Returns the fast form of a mechanism; cached until its weights change."""
+        lean = self._lean.get(factor)
+        if lean is None or not lean.fits():
+            lean = self._lean[factor] = LeanMechanism(network)
+        return lean
 
-class UpConv2d(nn.Conv2d):
-    """Nearest-neighbour upsampling by two plus a 3x3 convolution, with 4/9 of the multiplications.
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what can be computed from the weights."""
+        return {**self.__dict__, "_lean": {}}
 
-    After upsampling, the nine pixels under the window have at most four different values, so their
-    weights can be summed: a transposed convolution with a 4x4 kernel. Only rounding differs. The
-    state dict is that of the convolution.
-
-    Examples:
-        >>> import torch
-        >>> import torch.nn.functional as F
-        >>> from cgn_augment.generators.small import UpConv2d
-        >>> layer, images = UpConv2d(2, 3), torch.randn(1, 2, 4, 4)
-        >>> plain = F.conv2d(F.interpolate(images, scale_factor=2), layer.weight, padding=1)
-        >>> torch.allclose(layer(images), plain, atol=1e-5)
-        True
-    """
-
-    def __init__(self, dim_in: int, dim_out: int) -> None:
-        super().__init__(dim_in, dim_out, 3, padding=1, bias=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps images (N, dim_in, H, W) to (N, dim_out, 2 H, 2 W)."""
-        if self.weight.is_contiguous(memory_format=torch.channels_last):
-            images = images.contiguous(memory_format=torch.channels_last)  # twice as fast
-        kernel = self.weight.transpose(0, 1).flip(2, 3)  # (dim_in, dim_out, 3, 3)
-        kernel = F.pad(kernel, (0, 1, 0, 0)) + F.pad(kernel, (1, 0, 0, 0))
-        kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-        return F.conv_transpose2d(images, kernel, stride=2, padding=1)
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._lean = {}
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _shape_layers(noise_dim: int, embedding_dim: int, width: int) -> nn.Sequential:

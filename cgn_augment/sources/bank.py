@@ -110,6 +110,8 @@ class BankSource(DrawnSource):
                     f"a bank of size {size} cannot hold each of the {len(classes)} classes of "
                     f"{factor}: make size at least {len(classes)}, or list fewer classes"
                 )
+        self._num_classes = torch.tensor([[len(classes)] for classes in self._classes])
+        self._turn_of = _positions(self._classes)
         self._bank: list[Tensor] = []
         self._turns = Turns()
         self._rank, self._number = 0, 0
@@ -155,15 +157,14 @@ class BankSource(DrawnSource):
         """Returns for each of (3, N) classes a random slot of that class, (3, N)."""
         place = torch.rand(drawn.shape, generator=generator, dtype=torch.float64)
         every = self.interventions.num_per_shape
-        place[0] = place[0, ::every].repeat_interleave(every)[: drawn.shape[1]]
-        slots = []
-        for classes, y, share in zip(self._classes, drawn, place, strict=True):
-            turn = torch.searchsorted(classes, y)
-            count = (self.size - 1 - turn) // len(classes) + 1
-            slots.append(turn + len(classes) * (share * count).long())
+        if every > 1:
+            place[0] = place[0, ::every].repeat_interleave(every)[: drawn.shape[1]]
+        turn = self._turn_of.gather(1, drawn)
+        count = (self.size - 1 - turn) // self._num_classes + 1
+        slots = turn + self._num_classes * (place * count).long()
         if self.interventions.is_tied:
             slots[1] = slots[0]
-        return torch.stack(slots)
+        return slots
 
     def _bring_to(self, step: Step) -> None:
         """Brings the contents to the state for a step."""
@@ -250,6 +251,14 @@ class BankSource(DrawnSource):
     def _keep(bank: list[Tensor], slots: Tensor, drawn: list[Tensor]) -> None:
         for kept, values, low in zip(bank, drawn, _LOWEST, strict=True):
             kept[slots] = _pack(values, low, kept.dtype).to(kept.device)
+
+
+def _positions(lists: list[Tensor]) -> Tensor:
+    """Returns for each list (K,) of classes a row with the position of each class, (3, most)."""
+    table = torch.zeros(len(lists), 1 + max(int(classes[-1]) for classes in lists)).long()
+    for row, classes in zip(table, lists, strict=True):
+        row[classes] = torch.arange(len(classes))
+    return table
 
 
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:

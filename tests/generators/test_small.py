@@ -17,7 +17,7 @@ from cgn_augment import load_cgn
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import roll_images
 from cgn_augment.generators import SmallCGN
-from cgn_augment.generators.small import UpConv2d
+from cgn_augment.generators.upconv import UpConv2d
 
 
 @pytest.mark.parametrize("variant", VARIANT_NAMES)
