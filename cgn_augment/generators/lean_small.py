@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.generators.graphs import Watch
-from cgn_augment.generators.lean import add_taps, merge_upsampling, split_taps
+from cgn_augment.generators.lean import add_taps, apply_taps, merge_upsampling, split_taps
 from cgn_augment.generators.upconv import UpConv2d
 
 _Step = Callable[[Tensor], Tensor]
@@ -126,12 +126,8 @@ def _maps(weight: Tensor, bias: Tensor, size: tuple[int, int, int]) -> _Step:
 
 def _few(kernel: Tensor, bias: Tensor) -> _Step:
     """Returns a 3x3 convolution (K, C, 3, 3) of few outputs, padded by one."""
-    taps = split_taps(kernel).flatten(1).contiguous()
-
-    def run(x: Tensor) -> Tensor:
-        return add_taps((taps @ x.flatten(2)).view(len(x), len(taps), *x.shape[2:]), bias)
-
-    return run
+    taps = split_taps(kernel)
+    return lambda x: add_taps(apply_taps(x, taps), bias)
 
 
 def _few_doubled(kernel: Tensor, bias: Tensor) -> _Step:
@@ -140,7 +136,8 @@ def _few_doubled(kernel: Tensor, bias: Tensor) -> _Step:
 
     def run(x: Tensor) -> Tensor:
         size = 2 * x.shape[2], 2 * x.shape[3]
-        return F.fold(taps @ x.flatten(2), size, 4, padding=1, stride=2) + bias[:, None, None]
+        maps = F.fold(taps @ x.flatten(2), size, 4, padding=1, stride=2)
+        return maps.add_(bias[:, None, None])
 
     return run
 
