@@ -64,7 +64,7 @@ LISTED = {
     "python -m pip install .": INSTALLS,
     "python -m pip install '.[fill]'": INSTALLS,
     "python -m pip install '.[docs]'": INSTALLS,
-    "python -m pip install 'cgn-augment[ray]'": INSTALLS,
+    "python -m pip install '.[ray]'": INSTALLS,
     "ray start --head": CLUSTER,
     "cgn-augment shards --cgn CGN --num 1_000_000 --out /shared/set --engine ray": CLUSTER,
     "mkdocs serve": SERVER,

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cgn_augment.generators.watch import Watch
+
 MOST_GRAPHS = 24
 """Recordings kept: eight batch sizes of three mechanisms; the oldest is dropped first."""
 
@@ -17,30 +19,6 @@ _WARM_UP = 3
 """Runs before a recording, so that libraries choose kernels and allocate memory."""
 
 Run = Callable[[Tensor], Tensor]
-
-
-class Watch:
-    """Detects whether tensors still have the same memory and values.
-
-    Examples:
-        >>> import torch
-        >>> from cgn_augment.generators.graphs import Watch
-        >>> weight = torch.zeros(2)
-        >>> watch = Watch([weight])
-        >>> watch.unchanged()
-        True
-        >>> _ = weight.add_(1)
-        >>> watch.unchanged()
-        False
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = tensors
-        self._seen = [_state(tensor) for tensor in tensors]
-
-    def unchanged(self) -> bool:
-        """Returns whether nothing has changed since it was made."""
-        return self._seen == [_state(tensor) for tensor in self._tensors]
 
 
 @dataclass(frozen=True)
@@ -133,8 +111,3 @@ def _can_record(given: Tensor) -> bool:
         and not torch.is_autocast_enabled("cuda")
         and not torch.cuda.is_current_stream_capturing()
     )
-
-
-def _state(tensor: Tensor) -> tuple[object, ...]:
-    changes = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), tensor.dtype, tensor.device, changes

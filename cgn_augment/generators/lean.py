@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.generators.graphs import Watch
 from cgn_augment.generators.truncation import StatisticsRows
+from cgn_augment.generators.watch import Watch
 
 Affine = tuple[Tensor, Tensor]
 """Gain and shift of a normalisation, each (N, C, 1, 1) or (1, C, 1, 1)."""
@@ -285,11 +285,15 @@ def convolve_to_few(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         >>> torch.allclose(convolve_to_few(x, kernel, bias), expected, atol=1e-5)
         True
     """
-    jit: Any = torch.jit
-    traced = torch.compiler.is_compiling() or jit.is_tracing()  # for ONNX, say
-    if x.device.type != "cpu" or traced:
+    if x.device.type != "cpu" or is_traced():
         return F.conv2d(x, kernel, bias, padding=1)
     return add_taps(apply_taps(x, split_taps(kernel)), bias)
+
+
+def is_traced() -> bool:
+    """Whether operations are recorded, for ONNX, say."""
+    jit: Any = torch.jit
+    return bool(torch.compiler.is_compiling() or jit.is_tracing())
 
 
 def split_taps(kernel: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgn_augment.generators.graphs import Watch
 from cgn_augment.generators.lean import add_taps, apply_taps, merge_upsampling, split_taps
 from cgn_augment.generators.upconv import UpConv2d
 
@@ -45,14 +44,9 @@ class LeanMechanism:
         True
     """
 
-    def __init__(self, layers: nn.Sequential) -> None:
-        self._watch = Watch([*layers.parameters(), *layers.buffers()])
-        with torch.no_grad():
-            self._steps = list(_simplify(layers))
-
-    def fits(self) -> bool:
-        """Returns whether it still matches the weights."""
-        return self._watch.unchanged()
+    @torch.no_grad()
+    def __init__(self, layers: nn.Module) -> None:
+        self._steps = list(_simplify(layers))
 
     def draw(self, condition: Tensor) -> Tensor:
         """Maps noise and embeddings (N, noise_dim + embedding_dim) to maps (N, C, H, W)."""
@@ -62,8 +56,8 @@ class LeanMechanism:
         return x
 
 
-def _simplify(layers: nn.Sequential) -> Iterator[_Step]:
-    rest = deque(layer for layer in layers if not isinstance(layer, nn.Identity))
+def _simplify(layers: nn.Module) -> Iterator[_Step]:
+    rest = deque(layer for layer in layers.children() if not isinstance(layer, nn.Identity))
     while rest:
         layer = rest.popleft()
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):

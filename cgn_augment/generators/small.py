@@ -7,7 +7,7 @@ varied textures.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from cgn_augment.generators.flow import CodeFlow
 from cgn_augment.generators.lean_small import LeanMechanism
 from cgn_augment.generators.mechanisms import CGNetwork, check_inputs
 from cgn_augment.generators.upconv import UpConv2d
+from cgn_augment.generators.watch import FastForms
 
 MASK_MIN, MASK_MAX = 1e-4, 0.9999
 """Distance that the published code keeps masks from 0 and 1; the paper does not mention it."""
@@ -85,7 +86,7 @@ class SmallCGN(CGNetwork):
         make_texture = _deep_texture_layers if texture_network == "deep" else _texture_layers
         self.f_text1 = make_texture(noise_dim, embedding_dim, width)
         self.f_text2 = make_texture(noise_dim, embedding_dim, width)
-        self._lean: dict[str, LeanMechanism] = {}
+        self._forms = FastForms(LeanMechanism)
 
     @property
     def device(self) -> torch.device:
@@ -144,27 +145,12 @@ class SmallCGN(CGNetwork):
         return torch.cat([noise, self.label_emb(y.to(noise.device).long())], dim=1)
 
     def _run(self, factor: str, condition: Tensor) -> Tensor:
-        network: nn.Sequential = self.get_submodule(_NETWORKS[factor])  # type: ignore[assignment]
+        network = self.get_submodule(_NETWORKS[factor])
         if not self.frozen or (torch.is_grad_enabled() and condition.requires_grad):
             drawn: Tensor = network(condition)
         else:
-            drawn = self._make_lean(factor, network).draw(condition)
+            drawn = self._forms.of(network).draw(condition)
         return drawn.clamp(MASK_MIN, MASK_MAX) if factor == "shape" else drawn.contiguous()
-
-    def _make_lean(self, factor: str, network: nn.Sequential) -> LeanMechanism:
-        """Returns the fast form of a mechanism; cached until its weights change."""
-        lean = self._lean.get(factor)
-        if lean is None or not lean.fits():
-            lean = self._lean[factor] = LeanMechanism(network)
-        return lean
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what can be computed from the weights."""
-        return {**self.__dict__, "_lean": {}}
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._lean = {}
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _shape_layers(noise_dim: int, embedding_dim: int, width: int) -> nn.Sequential:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators.fingerprint import hash_weights
+from cgn_augment.generators.lean import is_traced
+from cgn_augment.generators.watch import FastForms
+from cgn_augment.masks.lean import LeanBlock
 
 
 class MaskerNetwork(nn.Module):
@@ -27,6 +31,7 @@ class MaskerNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._fingerprint: str | None = None
+        self._forms = FastForms(LeanBlock)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -67,6 +72,19 @@ class MaskerNetwork(nn.Module):
     def _find(self, images: Tensor) -> Tensor:
         """Maps images of the right shape and type to logits (B, 1, H, W)."""
         raise NotImplementedError
+
+    def _run(self, block: nn.Module, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Runs a block on a map (N, C, H, W), or on it enlarged, with (N, C', 2 H, 2 W) beside it.
+
+        A frozen network on a CPU takes the block's fast form.
+        """
+        fast = self._fingerprint is not None and x.device.type == "cpu" and not is_traced()
+        if fast and not (torch.is_grad_enabled() and x.requires_grad):
+            return self._forms.of(block).run(x, beside)
+        if beside is not None:
+            x = torch.cat([F.interpolate(x, scale_factor=2), beside], dim=1)
+        found: Tensor = block(x)
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         """Finds the object.

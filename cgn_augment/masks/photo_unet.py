@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_choices, require_count, require_side
@@ -18,8 +19,8 @@ from cgn_augment.masks.network import MaskerNetwork, conv_block
 
 Backbone = Literal["resnet18", "resnet34", "resnet50"]
 
-_NODES = ("relu", "layer1", "layer2", "layer3", "layer4")
-"""Outputs of a ResNet at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution."""
+_LEVELS = ("relu", "layer1", "layer2", "layer3", "layer4")
+"""Parts of a ResNet whose results are at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -67,7 +68,6 @@ class PhotoMasker(MaskerNetwork):
             below = out
         self.up = nn.ModuleList(steps)
         self.head = nn.Conv2d(width, 1, 1)
-        self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -90,45 +90,52 @@ class PhotoMasker(MaskerNetwork):
         self.down.load_state_dict(own)
 
     def _find(self, images: Tensor) -> Tensor:
-        full = self.stem(images)
-        if self.backbone is None:
-            levels = self.down(full)
+        full = self._run(self.stem, images)
+        if isinstance(self.down, _Down):
+            levels, found = [], full
+            for level in self.down.levels:
+                found = self._run(level, F.max_pool2d(found, 2))
+                levels.append(found)
         else:
             mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (_MEAN, _STD))
             normalised = (images / 2 + 0.5 - mean) / std
-            levels = list(self.down(normalised).values())
+            levels = self.down(normalised)
         found = levels[-1]
         for step, skip in zip(self.up, [*levels[-2::-1], full], strict=True):
-            found = step(torch.cat([self.enlarge(found), skip], dim=1))
+            found = self._run(step, found, skip)
         logits: Tensor = self.head(found)
         return logits
 
 
 class _Down(nn.Module):
-    """Halves the resolution repeatedly; returns the result at each resolution."""
+    """Blocks that each follow a halving of the resolution."""
 
     def __init__(self, dim: int, dims: list[int]) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(2)
         self.levels = nn.ModuleList(
             nn.Sequential(*conv_block(before, after), *conv_block(after, after))
             for before, after in zip([dim, *dims], dims, strict=False)
         )
 
-    def forward(self, found: Tensor) -> list[Tensor]:
+
+class _ResNet(nn.ModuleDict):
+    """The parts of a torchvision ResNet, in order; returns the result at each resolution."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
         levels = []
-        for level in self.levels:
-            found = level(self.pool(found))
-            levels.append(found)
+        for name, part in self.items():
+            x = part(x)
+            if name in _LEVELS:
+                levels.append(x)
         return levels
 
 
 def _make_resnet(name: str) -> tuple[nn.Module, list[int]]:
     """Returns a ResNet that returns all its levels, and their numbers of channels."""
     from torchvision.models import get_model
-    from torchvision.models.feature_extraction import create_feature_extractor
 
-    network = create_feature_extractor(get_model(name, weights=None), list(_NODES))
+    parts = dict(get_model(name, weights=None).named_children())
+    network = _ResNet({key: part for key, part in parts.items() if key not in ("avgpool", "fc")})
     with torch.no_grad():
         levels = network.eval()(torch.zeros(1, 3, 64, 64))
-    return network.train(), [level.shape[1] for level in levels.values()]
+    return network.train(), [level.shape[1] for level in levels]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_count
@@ -48,7 +47,6 @@ class UNetMasker(MaskerNetwork):
         self.up_full = nn.Sequential(*conv_block(3 * width, width))
         self.head = nn.Conv2d(width, 1, 1)
         self.pool = nn.MaxPool2d(2)
-        self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -56,10 +54,9 @@ class UNetMasker(MaskerNetwork):
         return {"width": self.width}
 
     def _find(self, images: Tensor) -> Tensor:
-        full = self.at_full(images)
-        half = self.at_half(self.pool(full))
-        quarter = self.at_quarter(self.pool(half))
-        half = self.up_half(torch.cat([self.enlarge(quarter), half], dim=1))
-        full = self.up_full(torch.cat([self.enlarge(half), full], dim=1))
-        logits: Tensor = self.head(full)
+        full = self._run(self.at_full, images)
+        half = self._run(self.at_half, self.pool(full))
+        quarter = self._run(self.at_quarter, self.pool(half))
+        half = self._run(self.up_half, quarter, half)
+        logits: Tensor = self.head(self._run(self.up_full, half, full))
         return logits

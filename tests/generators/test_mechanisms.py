@@ -75,10 +75,10 @@ def test_each_mechanism_runs_its_own_network_once(name: str) -> None:
         elif isinstance(cgn, ImageNetCGN):
             part.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
     if isinstance(cgn, SmallCGN):  # which draws, frozen, with the fast form of a network
-        names, make = {getattr(cgn, layer): layer for layer in layers}, cgn._make_lean
-        cgn._make_lean = lambda factor, network: (  # type: ignore[method-assign]
+        names, find = {getattr(cgn, layer): layer for layer in layers}, cgn._forms.of
+        cgn._forms.of = lambda network: (  # type: ignore[method-assign]
             ran.append(names[network]),
-            make(factor, network),
+            find(network),
         )[1]
     draw(cgn, 2)
     assert tuple(ran) == layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_it_is_the_same_after_a_file(
     torch.testing.assert_close(again(images), masker(images), atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_copy_of_a_frozen_masker_is_frozen(
+    backbone: str | None, generator: torch.Generator
+) -> None:
+    masker = make_masker(backbone).freeze()
+    copied = copy.deepcopy(masker)
+    assert not any(part.training for part in copied.modules())
+    images = torch.rand(2, 3, 64, 64, generator=generator)
+    assert torch.equal(copied(images), masker(images))
+    assert copied.fingerprint == masker.fingerprint
+
+
 def test_a_masker_is_opened_at_the_size_that_it_was_trained_for(tmp_path: Path) -> None:
     path = str(tmp_path / "mine.safetensors")
     save_masker(make_masker(), path)
@@ -73,7 +86,7 @@ def test_the_backbone_takes_the_weights_of_torchvisions_network() -> None:
     masker.eval()
     images = torch.rand(1, 3, 64, 64)
     normalised = normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    found = masker.down(normalised)["layer4"]
+    found = masker.down(normalised)[-1]
     known = theirs.fc(found.mean(dim=(2, 3)))
     torch.testing.assert_close(known, theirs(normalised))
     with pytest.raises(RuntimeError, match="layer4"):
