@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cgn_augment.checks import MAX_CLASSES, require_count
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import choice_table
 
@@ -29,8 +31,8 @@ class ClassMap:
 
     Raises:
         ArgumentTypeError: a label or class is not an integer, or `mapping` is not a mapping.
-        ArgumentError: the map is empty, holds a negative number or an empty list, or gives one
-            class to two labels.
+        ArgumentError: the map is empty, holds a negative number, one of a million or more, or an
+            empty list, or gives one class to two labels.
 
     Examples:
         >>> import torch
@@ -60,6 +62,8 @@ class ClassMap:
             raise ArgumentError("class_map is empty: give at least one label a class")
         if min(self._classes) < 0:
             raise ArgumentError(f"class_map has the negative label {min(self._classes)}")
+        for number in (*self._classes, *chain.from_iterable(self._classes.values())):
+            require_count("a label or class of class_map", number, 0, MAX_CLASSES - 1)
         self._labels: dict[int, int] = {}
         for label, classes in self._classes.items():
             for y in classes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -29,8 +30,10 @@ except ImportError:  # pragma: no cover - Windows has no locks, so leftovers sta
 _LARGEST_DOWNLOAD = 2**34
 
 _MARK = ".tmp-"
-_LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?")
+_LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?", re.DOTALL)
 """Matches names made by `replacing` and `temporary_file`, and no others."""
+
+_LONGEST_NAME = 255  # bytes, on nearly all file systems
 
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
 _swept: set[tuple[int, Path]] = set()
@@ -63,22 +66,62 @@ def replacing(path: Path) -> Iterator[Path]:
         _swept.add((os.getpid(), path.parent))
         remove_leftovers(path.parent)
     try:
-        with temporary_file(path.parent, path.stem, path.suffix) as temporary:
+        with (
+            _naming_full_disks(path),
+            temporary_file(path.parent, path.stem, path.suffix) as temporary,
+        ):
             yield temporary
             temporary.replace(path)
-    except Exception as error:
-        code = _why_no_room(error)
-        if code is not None:
-            full = FileError(
-                f"{path} cannot be written ({os.strerror(code)}): make room, and do it again; what "
-                "was there before is there still"
-            )
-            full.strerror = os.strerror(code)
-            raise full from error
-        if isinstance(error, OSError) and _LEFTOVER.fullmatch(Path(str(error.filename)).name):
+    except OSError as error:
+        if _LEFTOVER.fullmatch(Path(str(error.filename)).name):
             error.filename = str(path)  # the user does not know the temporary file
             error.filename2 = None
         raise
+
+
+def append(path: Path, text: str) -> None:
+    """Writes a text to the end of a file, whole or not at all.
+
+    Args:
+        path: the file, made if it is missing. Its folder exists.
+        text: what to write.
+
+    Raises:
+        OSError: the file cannot be written; it stays as it was.
+        FileError: the disk is full.
+
+    Examples:
+        >>> from cgn_augment.files import append
+        >>> path = getfixture("tmp_path") / "lines.txt"
+        >>> for line in ("one", "two"):
+        ...     append(path, line + chr(10))
+        >>> path.read_text().splitlines()
+        ['one', 'two']
+    """
+    with _naming_full_disks(path), path.open("ab", buffering=0) as file:
+        size, left = file.tell(), text.encode()
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except BaseException:
+            file.truncate(size)
+            raise
+
+
+@contextmanager
+def _naming_full_disks(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        code = _why_no_room(error)
+        if code is None:
+            raise
+        full = FileError(
+            f"{path} cannot be written ({os.strerror(code)}): make room, and do it again; what was "
+            "there before is there still"
+        )
+        full.strerror = os.strerror(code)
+        raise full from error
 
 
 @contextmanager
@@ -95,6 +138,8 @@ def temporary_file(folder: Path, stem: str, suffix: str = "", mode: int = 0o666)
         mode: permissions, before the user's umask.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    room = max(0, _LONGEST_NAME - len(f".{_MARK}") - 8 - len(os.fsencode(suffix)))
+    stem = os.fsdecode(os.fsencode(stem)[:room])
     while True:
         path = folder / f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}"
         handle = os.open(path, flags, mode)
@@ -310,6 +355,43 @@ def open_regular(path: Path) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is there; a name that no file can have is none.
+
+    Args:
+        path: its path, which may come from anywhere.
+
+    Examples:
+        >>> from cgn_augment.files import is_file
+        >>> is_file(getfixture("tmp_path") / ("a" * 5000))
+        False
+    """
+    try:
+        return Path(path).is_file()
+    except OSError:  # the name is too long, or a folder above may not be entered
+        return False
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns what a JSON text from anywhere says.
+
+    Args:
+        text: the text.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deep to be read.
+
+    Examples:
+        >>> from cgn_augment.files import parse_json
+        >>> parse_json('{"step": 1}')
+        {'step': 1}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def download(
     url: str,
     what: str,
@@ -357,7 +439,7 @@ def download(
                     digest = _receive(url, file, progress)
                     if not digest.startswith(sha256 or ""):
                         raise OSError(f"its sha256 is {digest} and not {sha256}")
-    except (OSError, HTTPException, RuntimeError) as error:
+    except (OSError, HTTPException, RuntimeError, ValueError) as error:
         remedy = remedy or f"fetch {url} where there is a network"
         raise CheckpointError(
             f"{what} could not be downloaded ({first_line(error)}): {remedy}, and save it as {path}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from textwrap import shorten
 
 import torch
 
 from cgn_augment.errors import ArgumentError, UsageError
+
+_MOST_DIGITS = 18  # Python refuses to convert thousands
 
 
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -18,7 +21,8 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
     Raises:
         ArgumentError: only one of them was given, or they do not fit together.
-        UsageError: there are several processes, and nothing says which one this is.
+        UsageError: there are several processes, and nothing says which one this is; or torchrun's
+            variables hold no numbers.
     """
     if (rank is None) != (world_size is None):
         raise ArgumentError("give rank and world_size together, or neither")
@@ -26,7 +30,7 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         if is_distributed():
             rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         else:
-            rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+            rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1, least=1)
             if world_size > 1 and "RANK" not in os.environ:
                 raise UsageError(
                     f"WORLD_SIZE is {world_size} and RANK is not set, so this process may be any "
@@ -45,6 +49,9 @@ def is_distributed() -> bool:
 def count_cores() -> int:
     """Returns how many cores this process may use, after sharing with torchrun's other processes.
 
+    Raises:
+        UsageError: torchrun's variable holds no number.
+
     Examples:
         >>> from cgn_augment.ranks import count_cores
         >>> count_cores() >= 1
@@ -52,7 +59,20 @@ def count_cores() -> int:
     """
     usable = getattr(os, "sched_getaffinity", None)  # missing on some systems
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, cores // _number("LOCAL_WORLD_SIZE", 1, least=1))
+
+
+def _number(name: str, default: int, least: int = 0) -> int:
+    """Returns the number in one of torchrun's environment variables."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) >= least):
+        raise UsageError(
+            f"the environment variable {name} must be an integer of {least} or more, as torchrun "
+            f"sets it, got {shorten(repr(text), 90)}: unset it, or start with torchrun"
+        )
+    return int(text)
 
 
 class Ranks:

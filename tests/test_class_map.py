@@ -68,6 +68,8 @@ def test_labels_of_every_integer_type_are_looked_up(generator: torch.Generator) 
         ({}, ArgumentError, "class_map is empty: give at least one label a class"),
         ([], ArgumentError, "class_map is empty"),
         ({-1: 3}, ArgumentError, "class_map has the negative label -1"),
+        ({10**12: 3}, ArgumentError, "label or class of class_map must be 999999 or less"),
+        ({0: [1, 10**12]}, ArgumentError, "label or class of class_map must be 999999 or less"),
         ({0: -2}, ArgumentError, r"class_map\[0\] must list classes of 0 or more, got -2"),
         ({0: [1, -2]}, ArgumentError, r"class_map\[0\] must list .* got \[1, -2\]"),
         ({5: []}, ArgumentError, r"class_map\[5\] must list .* got \[\]"),

@@ -9,13 +9,16 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from file_helpers import FORKS, names_in, own, own_file, run, write_half, write_often
 
-from cgn_augment.errors import FileError, UsageError
+from cgn_augment.errors import CheckpointError, FileError, UsageError
 from cgn_augment.files import (
+    append,
+    download,
     leftovers,
     owning,
     owning_file,
@@ -49,6 +52,17 @@ def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
         remove_leftovers(tmp_path)
         assert leftovers(tmp_path) == [temporary]
     assert names_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".png", "é" * 125 + ".png", "line\nbreak.png"])
+def test_whatever_name_a_file_may_have_it_is_written_and_swept(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert run(write_half, path) == -signal.SIGKILL
+    assert len(leftovers(tmp_path)) == 1
+    remove_leftovers(tmp_path)
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+    assert names_in(tmp_path) == [name]
 
 
 def test_processes_that_write_and_sweep_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -111,6 +125,7 @@ def write_text(path: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "a.txt": write_text,
+    "a.jsonl": lambda path: append(path, "x" * 10**5),
     "a.pt": lambda path: save_pickle({"a": torch.zeros(10**5)}, path),
     "a.safetensors": lambda path: save_tensors({"a": torch.zeros(10**5)}, path, {}, {}, "it"),
 }
@@ -173,3 +188,14 @@ def test_a_file_of_a_shared_folder_is_owned_by_one_process_and_free_when_that_is
     with owning_file(path), owning_file(path):
         assert run(own_file, path) == 1
     assert names_in(path.parent) == ["seed0.pt"]
+
+
+def test_a_server_that_announces_no_number_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = MagicMock()
+    answer.__enter__.return_value.headers = {"Content-Length": "many"}
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: answer)
+    with pytest.raises(CheckpointError, match=r"weights could not be downloaded .*'many'"):
+        download("http://localhost/a.bin", "weights", tmp_path / "a.bin", progress=False)
+    assert names_in(tmp_path) == []

@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from inspect import signature
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import torch
@@ -129,6 +130,8 @@ def run_commands(
         arguments: arguments; by default those of the command line.
     """
     given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be text of the terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         auto_cli(
             commands,

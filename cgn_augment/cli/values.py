@@ -17,8 +17,33 @@ NAMES_AS_WRITTEN = "names-as-written"
 """The `parser_mode` of jsonargparse that reads this way."""
 
 
+_MOST_VALUES = 10**5
+"""Values of a YAML text; a few lines of anchors can stand for billions."""
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def get_single_node(self) -> Any:
+        try:
+            root = super().get_single_node()
+            num = _count(root, {})
+        except RecursionError as error:
+            raise yaml.YAMLError("it is nested too deep, or in itself") from error
+        if num > _MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES} values")
+        return root
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """Returns the number of values that a node stands for, with anchors written out."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        pairs = isinstance(node, yaml.MappingNode)
+        below = [value for _, value in node.value] if pairs else node.value
+        known[id(node)] = 1 + sum(_count(each, known) for each in below)
+    return known[id(node)]
 
 
 _Loader.add_implicit_resolver(

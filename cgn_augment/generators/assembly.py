@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line
+from cgn_augment.files import first_line, parse_json
 from cgn_augment.generators.biggan import BigGANConfig
 from cgn_augment.generators.imagenet import ImageNetCGN
 from cgn_augment.generators.layout import without_memory
@@ -55,8 +54,8 @@ def read_cgn(path: Path) -> CGN:
             f"{' and '.join(map(repr, _ARCHITECTURES))}"
         )
     try:
-        config = json.loads(header["config"])
-    except (KeyError, ValueError, RecursionError) as error:
+        config = parse_json(header["config"])
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} has no readable config in its metadata: {error}") from error
     return build(path, state, kind, config)
 

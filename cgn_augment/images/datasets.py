@@ -16,13 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from cgn_augment.checks import MAX_CLASSES, require_count, require_part, require_side
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.images.finding import read_image
-from cgn_augment.images.hugging_face import HUGGING_FACE, open_hugging_face
+from cgn_augment.images.hugging_face import HUGGING_FACE, HuggingFaceRows, open_hugging_face
 from cgn_augment.images.image_table import Groups
 from cgn_augment.images.imagenet_classes import class_names
 from cgn_augment.images.loading import LoadConfig, Transform, make_loader
 from cgn_augment.images.places import is_listed, read_place
-from cgn_augment.images.reading import to_rgb
-from cgn_augment.images.shards import ShardImages
+from cgn_augment.images.shards import ShardImages, hash_names
 from cgn_augment.images.tar import expand_urls
 
 
@@ -36,12 +35,15 @@ class MapImages:
         groups: group of each image, by index; None if unknown.
         masks: path or URL of each image's mask, or None for an image without; None if there are no
             masks.
+        digest: a hash of the names and labels of the images, which tells other images apart; not of
+            their pixels.
     """
 
     dataset: Dataset[tuple[Tensor, int]]
     classes: tuple[str, ...]
     groups: Groups | None = None
     masks: tuple[str | None, ...] | None = None
+    digest: str = ""
 
     def with_groups(self) -> GroupedImages:
         """Returns a dataset of (image, label, group).
@@ -130,13 +132,16 @@ def open_images(
     if is_listed(place):
         table = read_place(place, split=split, classes=names)
         dataset = TableImages(table.paths, table.labels, transform)
-        images = MapImages(dataset, table.classes, table.groups, table.mask_paths)
+        digest = hash_names(map("{}={}".format, table.files, table.labels))
+        images = MapImages(dataset, table.classes, table.groups, table.mask_paths, digest)
     elif split is not None:
         raise ArgumentError(f"{place} says itself which split: leave the split {split!r} out")
     elif place.startswith(HUGGING_FACE):
         found = open_hugging_face(place.removeprefix(HUGGING_FACE), names)
         images = MapImages(
-            _HuggingFaceImages(found.rows, found.image, found.label, transform), found.classes
+            _HuggingFaceImages(found.undecoded(found.image), transform),
+            found.classes,
+            digest=hash_names(map(str, found.rows[found.label])),
         )
     else:
         images = _open_shards(place, transform, names, num_images)
@@ -258,17 +263,17 @@ class GroupedImages(Dataset[tuple[Tensor, int, int]]):
 
 @dataclass(frozen=True)
 class _HuggingFaceImages(Dataset[tuple[Tensor, int]]):
-    rows: Any
-    image: str
-    label: str
+    found: HuggingFaceRows
     transform: Transform
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.found.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row = self.rows[index]
-        return self.transform(to_rgb(row[self.image])), int(row[self.label])
+        row, number = self.found.rows[index], range(len(self))[index]
+        label = self.found.label_of(row, number)
+        image = read_image(self.found.file_of(row, number), f"the image of row {number}")
+        return self.transform(image), label
 
 
 def _normalised(steps: list[Any], mean: Sequence[float], std: Sequence[float]) -> Transform:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 from PIL import Image
@@ -15,6 +17,11 @@ from cgn_augment.images.reading import Encoded, open_image, to_rgb
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in upper or lower case."""
+
+_MOST_VISITS = 1000
+"""Times that links may lead to one folder; a few dozen of them could make up billions of paths."""
+
+_DEEPEST = 100  # folders in each other
 
 CLASS_LAYOUT = " one folder of images for each class, such as FOLDER/cat/1.jpg"
 
@@ -46,7 +53,7 @@ def find_images(folder: Path, least: int = 1) -> list[Path]:
         Their paths, sorted.
 
     Raises:
-        DataError: the folder does not exist, or holds too few images.
+        DataError: the folder does not exist, holds too few images, or is a maze of links.
 
     Examples:
         >>> from PIL import Image
@@ -143,12 +150,18 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(seen, key=lambda entry: entry.name)
 
 
-def _walk(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    real = os.path.realpath(folder)
+def _walk(
+    folder: Path, above: frozenset[str] = frozenset(), seen: Counter[str] | None = None
+) -> Iterator[Path]:
+    real, seen = os.path.realpath(folder), Counter() if seen is None else seen
     if real in above:  # a link to a folder that it lies in
         return
+    seen[real] += 1
+    if seen[real] > _MOST_VISITS or len(above) > _DEEPEST:
+        why = "links lead there again and again" if len(above) <= _DEEPEST else "it lies too deep"
+        raise DataError(f"{shorten(str(folder), 300)} is not searched for images: {why}")
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _walk(folder / entry.name, above | {real})
+            yield from _walk(folder / entry.name, above | {real}, seen)
         elif entry.name.lower().endswith(SUFFIXES):
             yield folder / entry.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from cgn_augment.checks import require_package
 from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
+from cgn_augment.images.reading import Encoded
 
 HUGGING_FACE = "hf:"
 
@@ -38,6 +39,43 @@ class HuggingFaceRows:
         for column in columns:
             rows = rows.cast_column(column, datasets.Image(decode=False))
         return HuggingFaceRows(rows, self.image, self.label, self.classes)
+
+    def label_of(self, row: Mapping[str, Any], number: int) -> int:
+        """Returns the label of a row.
+
+        Args:
+            row: the row.
+            number: its number, for the error.
+
+        Raises:
+            DataError: it has none, or one that is no class.
+        """
+        label = row[self.label]
+        if label is None or not 0 <= label < len(self.classes):
+            raise DataError(
+                f"row {number} has the label {label}, which is none of the {len(self.classes)} "
+                "classes: leave such rows out"
+            )
+        return int(label)
+
+    def file_of(self, row: Mapping[str, Any], number: int) -> Encoded:
+        """Returns the image of an undecoded row; errors as for `label_of`."""
+        file = contents_of(row[self.image])
+        if file is None:
+            raise DataError(
+                f"row {number} has no image in the column {self.image!r}: leave such rows out"
+            )
+        return file
+
+
+def contents_of(cell: Mapping[str, Any] | None) -> Encoded | None:
+    """Returns what a cell of undecoded images holds: a file's content, its path, or nothing.
+
+    Args:
+        cell: {"bytes", "path"}, or None.
+    """
+    found: Encoded | None = None if cell is None else cell["bytes"] or cell["path"]
+    return found or None
 
 
 def open_hugging_face(

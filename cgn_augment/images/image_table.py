@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.files import is_file
 from cgn_augment.images.finding import name_some
+from cgn_augment.images.tables import MOST_DIGITS
 
 ALL = "all"
 TRAIN = "train"
@@ -176,7 +178,7 @@ class ImageTable:
         Raises:
             DataError: some are missing.
         """
-        lost = [path for path in self.paths if "://" not in path and not Path(path).is_file()]
+        lost = [path for path in self.paths if "://" not in path and not is_file(path)]
         if lost:
             raise DataError(
                 f"{len(lost)} of the {len(self)} images of {self.place} are missing: there is no "
@@ -260,6 +262,6 @@ def sort_names(names: set[str]) -> list[str]:
     Args:
         names: the names.
     """
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) <= MOST_DIGITS for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)

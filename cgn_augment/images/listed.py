@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from urllib.parse import parse_qsl
 
 from cgn_augment.checks import require_choice
@@ -17,7 +18,7 @@ from cgn_augment.images.image_table import (
     sort_names,
     split_name,
 )
-from cgn_augment.images.tables import read_table, require_columns
+from cgn_augment.images.tables import number_in, read_table, require_columns
 
 TABLE = "table:"
 
@@ -154,18 +155,23 @@ def class_names_of(
     if classes is None:
         return {label: label for label in ordered}
     known = set(classes)
-    numbers = all(label.isdecimal() for label in ordered)
-    foreign = [
-        label
-        for label in ordered
-        if label not in known and not (numbers and int(label) < len(classes))
-    ]
+    are_numbers = all(label.isdecimal() for label in ordered)
+    found: dict[str, str] = {}
+    foreign = []
+    for label in ordered:
+        number = number_in(label, len(classes)) if are_numbers else None
+        if label in known:
+            found[label] = label
+        elif number is not None:
+            found[label] = classes[number]
+        else:
+            foreign.append(shorten(label, 90))
     if foreign:
         raise ArgumentError(
             f"{what} has the labels {name_some(foreign)}, which are none of the {len(known)} "
             "classes, by name or by number from 0"
         )
-    return {label: label if label in known else classes[int(label)] for label in ordered}
+    return found
 
 
 def _column(there: Collection[str], kind: str, name: str | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -23,6 +25,18 @@ SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _SHUFFLED_OVER = 1000  # samples in the shuffle buffer of a shard
 
 
+def hash_names(names: Iterable[str]) -> str:
+    """Returns twelve hexadecimal digits of a hash of names, in order.
+
+    Args:
+        names: the names.
+    """
+    found = hashlib.sha256()
+    for name in names:
+        found.update(os.fsencode(name) + b"\0")
+    return found.hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class ShardImages:
     """Images in WebDataset shards: `jpg`, `png` or `webp` files, with the label in `cls`.
@@ -38,6 +52,11 @@ class ShardImages:
     classes: tuple[str, ...]
     transform: Transform
     num_images: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """A hash of the names of the shards."""
+        return hash_names(shard.rpartition("/")[2] for shard in self.shards)
 
     def training(self, config: LoadConfig) -> tuple[Any, dict[str, Any]]:
         """Returns `real` for a `CounterfactualDataset`, and the arguments that go with it.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cgn_augment.errors import DataError
-from cgn_augment.files import first_line
+from cgn_augment.files import first_line, open_regular, parse_json
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+MOST_DIGITS = 18
+"""Digits of the longest number in a table; Python refuses to convert thousands."""
 
 Row = dict[str, str]
 
@@ -26,7 +29,8 @@ def read_table(path: Path) -> list[Row]:
         Its rows, each value as text.
 
     Raises:
-        DataError: it is missing, empty, or cannot be read; or a row has other columns.
+        DataError: it is missing, empty, or cannot be read; a row has other columns; or two columns
+            have one name.
 
     Examples:
         >>> from cgn_augment.images.tables import read_table
@@ -36,7 +40,7 @@ def read_table(path: Path) -> list[Row]:
         [{'path': 'cat/1.jpg', 'label': 'cat'}]
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = list(_objects(file) if path.suffix == ".jsonl" else _lines(file, path.suffix))
     except FileNotFoundError as error:
         raise DataError(f"there is no table {path}") from error
@@ -60,8 +64,31 @@ def require_columns(rows: Sequence[Row], names: Sequence[str], what: str, advice
             raise DataError(f"{where} has the columns {list(row)}, and none {lost[0]!r}{advice}")
 
 
+def number_in(cell: str, end: int) -> int | None:
+    """Returns the number that a text from a file holds, or None if it is not one of 0 to `end` - 1.
+
+    Args:
+        cell: the text.
+        end: one more than the largest number allowed.
+
+    Examples:
+        >>> from cgn_augment.images.tables import number_in
+        >>> number_in(" 7 ", 10), number_in("7", 7), number_in("9" * 5000, 10)
+        (7, None, None)
+    """
+    text = cell.strip()
+    if not (text.isdecimal() and len(text) <= MOST_DIGITS):
+        return None
+    number = int(text)
+    return number if number < end else None
+
+
 def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:
     lines = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+    names = lines.fieldnames or ()
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two of its columns are called {twice!r}")
     for row in lines:
         if None in row or None in row.values():
             raise ValueError(f"line {lines.line_num} has more or fewer cells than the first")
@@ -71,7 +98,7 @@ def _lines(file: Iterator[str], suffix: str) -> Iterator[Row]:
 def _objects(file: Iterator[str]) -> Iterator[Row]:
     for number, line in enumerate(file, start=1):
         if line.strip():
-            row = json.loads(line)
+            row = parse_json(line)
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not an object")
             yield {name: "" if value is None else str(value) for name, value in row.items()}

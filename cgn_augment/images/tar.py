@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Self
 
-from cgn_augment.errors import DataError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import first_line
 from cgn_augment.images.remote import local_path, open_file, protocol_of
 
@@ -23,6 +23,9 @@ def expand_urls(urls: str) -> list[str]:
 
     The path of an existing file stands for itself, whatever characters it has.
 
+    Raises:
+        ArgumentError: the braces do not close.
+
     Examples:
         >>> from cgn_augment.images.tar import expand_urls
         >>> expand_urls("s3://bucket/train-{08..10}.tar")[1:]
@@ -32,7 +35,13 @@ def expand_urls(urls: str) -> list[str]:
 
     if not protocol_of(urls) and local_path(urls).is_file():
         return [urls]
-    expanded: list[str] = expand(urls)
+    try:
+        expanded: list[str] = expand(urls)
+    except ValueError as error:
+        raise ArgumentError(
+            f"the braces of {urls} cannot be expanded ({first_line(error)}): several shards are "
+            "written as in train-{000..146}.tar"
+        ) from error
     return expanded
 
 

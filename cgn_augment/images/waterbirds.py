@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from itertools import compress
 from pathlib import Path
+from textwrap import shorten
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.files import is_file
 from cgn_augment.images.image_table import TRAIN, ImageTable, some_masks
-from cgn_augment.images.tables import Row, read_table, require_columns
+from cgn_augment.images.tables import Row, number_in, read_table, require_columns
 
 CLASSES = ("landbird", "waterbird")
 PLACES = ("land", "water")
@@ -17,6 +20,8 @@ FULLY_CORRELATED = "100"
 """The variant whose training images show birds only in front of their own place."""
 
 METADATA, SEGMENTATIONS = "metadata.csv", "segmentations"
+
+_LONGEST_NAME = 255  # bytes; to ask for a longer one is an error
 
 _COLUMNS = ("img_filename", "y", "split", "place")
 
@@ -53,7 +58,7 @@ def read_waterbirds(root: Path, variant: str = "") -> ImageTable:
         for column, most in (("y", 1), ("place", 1), ("split", 2))
     )
     names = [row["img_filename"] for row in rows]
-    first = names[0].split("/")[0]
+    first = os.fsdecode(os.fsencode(names[0].split("/")[0])[:_LONGEST_NAME])
     inside = "" if (root / first).exists() or not (root / "images").is_dir() else "images/"
     table = ImageTable(
         place=f"waterbirds:{root}{'@' if variant else ''}{variant}",
@@ -73,15 +78,15 @@ def read_waterbirds(root: Path, variant: str = "") -> ImageTable:
 
 
 def _digit(row: Row, column: str, most: int, path: Path) -> int:
-    cell = row[column].strip()
-    if not (cell.isdecimal() and int(cell) <= most):
+    number = number_in(row[column], most + 1)
+    if number is None:
         raise DataError(
-            f"{path}: the row of {row['img_filename']!r} has {cell!r} for {column}, expected 0 to "
-            f"{most}"
+            f"{path}: the row of {shorten(repr(row['img_filename']), 200)} has "
+            f"{shorten(repr(row[column]), 90)} for {column}, expected 0 to {most}"
         )
-    return int(cell)
+    return number
 
 
 def _masks(root: Path, names: list[str]) -> tuple[str | None, ...] | None:
     masks = [f"{SEGMENTATIONS}/{name.rpartition('.')[0]}.png" for name in names]
-    return some_masks(mask if (root / mask).is_file() else None for mask in masks)
+    return some_masks(mask if is_file(root / mask) else None for mask in masks)

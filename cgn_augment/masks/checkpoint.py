@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import first_line
+from cgn_augment.files import first_line, parse_json
 from cgn_augment.generators.checkpoint import find_weights, require_device
 from cgn_augment.generators.layout import without_memory
 from cgn_augment.generators.tensors import read_safetensors, save_tensors
@@ -19,6 +19,9 @@ from cgn_augment.masks.unet import UNetMasker
 
 FORMAT = "cgn_augment_masker/1"
 WEIGHTS = Path(__file__).parent / "weights"
+
+_LARGEST = 4096
+"""Longest side of the images of a masker that a file may claim: users' images become as large."""
 
 _KINDS: dict[str, type[MaskerNetwork]] = {each.kind: each for each in (UNetMasker, PhotoMasker)}
 
@@ -56,12 +59,14 @@ def load_masker(
     try:
         kind = header.get("network", UNetMasker.kind)
         with without_memory():  # the file may claim any width
-            masker = _KINDS[kind](**json.loads(header["config"])).float()
+            masker = _KINDS[kind](**parse_json(header["config"])).float()
         state = {name: value.float() for name, value in state.items()}
         for name, buffer in masker.state_dict().items():
             if not buffer.is_floating_point():  # batch counters are not stored
                 state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
         masker.load_state_dict(state, assign=True)
+        if masker.size > _LARGEST:
+            raise ValueError(f"it claims images of {masker.size} pixels a side")
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path} does not hold the masker that it describes ({first_line(error)})"

@@ -22,6 +22,9 @@ from cgn_augment.files import first_line
 from cgn_augment.masks.settings import Activation, Channels, MaskSettings
 
 IMAGENET: tuple[Channels, Channels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MOST_PIXELS = 2**25
+"""Pixels per call, 32 images of 1024x1024: the file says how many, and they are allocated."""
+
 _CENTRED: tuple[Channels, Channels] = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
 
 
@@ -86,7 +89,13 @@ class OnnxModel:
             raise CheckpointError(
                 f"{self.path} does not take images {given.shape}: pass size ({first_line(error)})"
             ) from error
-        found = torch.from_numpy(np.asarray(answer)[: len(images)]).float()
+        masks = answer if isinstance(answer, np.ndarray) else np.empty(())
+        if masks.shape[:1] != given.shape[:1] or masks.dtype.kind not in "bfiu":
+            raise CheckpointError(
+                f"{self.path} answers images {given.shape} with {type(answer).__name__} "
+                f"{masks.shape} {masks.dtype}, which is no mask for each: take a model of saliency"
+            )
+        found = torch.from_numpy(masks[: len(images)]).float()
         if self.activation == "sigmoid":
             return found.sigmoid()
         if found.numel() and not -1e-3 <= float(found.min()) <= float(found.max()) <= 1 + 1e-3:
@@ -110,7 +119,7 @@ def open_onnx(path: Path, settings: MaskSettings, device: torch.device) -> OnnxM
     Raises:
         ArgumentError: the normalisation or the size of its images is unknown, or the model does not
             accept the size.
-        CheckpointError: the file is damaged, or its model does not take images.
+        CheckpointError: the file is damaged, or its model does not take images, or many at once.
         FileError: the file does not exist.
         MissingPackageError: onnxruntime is not installed.
         UsageError: onnxruntime has no such device.
@@ -144,17 +153,23 @@ def open_onnx(path: Path, settings: MaskSettings, device: torch.device) -> OnnxM
             f"it is not known how images for {path.name} are normalised: pass mean and std, such "
             f"as {list(IMAGENET[0])} and {list(IMAGENET[1])}, as its makers say"
         )
-    fixed = {side for side in sides if isinstance(side, int)}
+    fixed = {side for side in sides if isinstance(side, int) and side > 0}
     if len(fixed) > 1 or (settings.size and fixed - {settings.size}):
         wanted = "x".join(map(str, sides))
         raise ArgumentError(f"{path} takes images of {wanted} pixels alone: leave size out")
     size = settings.size or next(iter(fixed), None) or known.size
     if size is None:
         raise ArgumentError(f"it is not known how large images for {path.name} are: pass size")
+    batch = batch if isinstance(batch, int) and batch > 0 else None
+    if not 0 < (batch or 1) * size**2 <= _MOST_PIXELS:
+        raise CheckpointError(
+            f"{path} takes {batch or 1} images of {size}x{size} pixels at once, which is more than "
+            "any model of saliency: take another"
+        )
     return OnnxModel(
         session=session,
         input_name=given.name,
-        batch=batch if isinstance(batch, int) else None,
+        batch=batch,
         size=size,
         mean=mean,
         std=std,

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cgn_augment.errors import ArgumentError, CheckpointError, DataError
-from cgn_augment.files import owning, replacing
+from cgn_augment.files import owning, parse_json, replacing
 from cgn_augment.images.finding import name_some, read_image
 from cgn_augment.images.image_table import below
 from cgn_augment.images.places import find_files
@@ -279,7 +279,7 @@ def _begin(out: Path, masker: SizedMasker, settings: MaskSettings) -> None:
         )
     if there is not None:
         try:
-            before = json.loads(note.read_text(encoding="utf-8"))
+            before = parse_json(note.read_text(encoding="utf-8"))
             differs = sorted(name for name in made if before.get(name) != made[name])
         except (ValueError, AttributeError) as error:
             raise CheckpointError(f"{note} cannot be read: remove it with its masks") from error

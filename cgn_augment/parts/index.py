@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cgn_augment.checks import MAX_SIDE
+from cgn_augment.files import parse_json
 from cgn_augment.parts.part import Part
 
 INDEX = "index.jsonl"
@@ -30,6 +32,9 @@ MEMBERS: Mapping[Member, str] = {
     "mask": "mask.png",
 }
 """File names of a sample's pictures in its shard."""
+
+SMALL = 128
+"""Longer side, in pixels, of the small picture and mask of an image that is left out."""
 
 Numbers = npt.NDArray[np.int64]
 
@@ -123,16 +128,13 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
     places, areas = {member: array("q") for member in MEMBERS}, array("d")
     shared: dict[str, str] = {}  # one copy of each text in the columns
     for line in lines:
-        facts = json.loads(line)
+        facts = parse_json(line)
+        _require_facts(facts)
         keys.append(facts["key"])
         if facts["label"] not in label_of:
             raise ValueError(
                 f"{facts['key']} has the class {facts['label']!r}, which does not exist"
             )
-        if (len(facts["box"]), len(facts["size"])) != (4, 2):
-            raise ValueError(f"{facts['key']} has the box {facts['box']} in {facts['size']} pixels")
-        if any(len(place) != 2 for place in facts["places"].values()):
-            raise ValueError(f"{facts['key']} has files at {facts['places']}")
         numbers["label"].append(label_of[facts["label"]])
         numbers["verdict"].append(verdict_of(facts["verdict"]))
         numbers["box"].extend(facts["box"])
@@ -159,3 +161,20 @@ def read_index(lines: Iterable[bytes], classes: tuple[str, ...]) -> Index:
         {member: np.array(place, np.int64).reshape(-1, 2) for member, place in places.items()},
         columns,
     )
+
+
+def _require_facts(facts: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for what no image can have: readers trust sizes, and allocate by them."""
+    texts = [facts["key"], facts["label"], facts["verdict"], *facts["columns"].values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{facts['key']!r} has facts that are no text")
+    (rows, columns), (top, left, height, width) = facts["size"], facts["box"]
+    fits = 0 <= top <= top + height <= rows <= MAX_SIDE
+    fits = fits and 0 <= left <= left + width <= columns <= MAX_SIDE
+    if not fits:
+        raise ValueError(f"{facts['key']} has the box {facts['box']} in {facts['size']} pixels")
+    if not 0 <= facts["area"] <= 1:
+        raise ValueError(f"the mask of {facts['key']} covers {facts['area']} of it")
+    for start, length in facts["places"].values():
+        if not (start >= 0 and length >= 0):
+            raise ValueError(f"{facts['key']} has files at {facts['places']}")

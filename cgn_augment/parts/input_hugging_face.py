@@ -6,17 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError
 from cgn_augment.images.finding import name_some
-from cgn_augment.images.hugging_face import HuggingFaceRows, open_hugging_face
+from cgn_augment.images.hugging_face import HuggingFaceRows, contents_of, open_hugging_face
 from cgn_augment.images.reading import Encoded
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import (
     ALPHA,
     COLUMN,
     MEMBER,
+    NONE,
     Photo,
     mirrored,
     refuse_masks,
@@ -63,16 +63,11 @@ class HuggingFacePhotos:
         """Yields the images of a shard, in order."""
         for number in self._range(shard):
             row = self.found.rows[number]
-            label = int(row[self.found.label])
-            if not 0 <= label < len(self.classes):
-                raise DataError(f"row {number} has the label {label}, which is no class")
-            image = _file(row[self.found.image])
-            if image is None:
-                raise DataError(f"row {number} has no image in the column {self.found.image!r}")
+            label, image = self.found.label_of(row, number), self.found.file_of(row, number)
             key, source = f"{number:09d}", f"row {number}"
             mask: Encoded | None = None
             if self.mask is not None:
-                mask = _file(row[self.mask])
+                mask = contents_of(row[self.mask]) or NONE
             elif self.config.masks != ALPHA:
                 mask = mirrored(self.config.masks, f"{key}.png")
             columns = {name: str(row[name]) for name in self.config.columns}
@@ -116,10 +111,3 @@ def photos_of_hugging_face(name: str, config: PartConfig) -> HuggingFacePhotos:
     if lost:
         raise ArgumentError(f"hf:{name} has no column {lost[0]!r}")
     return HuggingFacePhotos(found.undecoded(found.image, *without), mask, config)
-
-
-def _file(cell: dict[str, Any] | None) -> Encoded | None:
-    if cell is None:
-        return None
-    contents: Encoded | None = cell["bytes"] or cell["path"]
-    return contents

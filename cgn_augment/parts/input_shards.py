@@ -7,17 +7,20 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from cgn_augment.errors import ArgumentError, DataError, FileError
-from cgn_augment.files import first_line
+from cgn_augment.files import first_line, parse_json
 from cgn_augment.images.reading import Encoded
 from cgn_augment.images.shards import SUFFIXES
+from cgn_augment.images.tables import number_in
 from cgn_augment.images.tar import Sample, expand_urls, read_shard
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import (
     ALPHA,
     COLUMN,
     MEMBER,
+    NONE,
     Photo,
     mirrored,
     refuse_masks,
@@ -62,6 +65,8 @@ class ShardPhotos:
         stem, seen = url.rpartition("/")[2].removesuffix(".tar"), set()
         for sample in _read(url):
             key = f"{stem}/{sample['__key__']}"
+            if ".." in Path(key).parts:  # its mask would lie elsewhere
+                raise DataError(f"{url} has a sample of the key {sample['__key__']!r}: rename it")
             if key in seen:
                 raise DataError(f"{url} has two samples of the key {sample['__key__']!r}")
             seen.add(key)
@@ -79,25 +84,35 @@ class ShardPhotos:
             raise DataError(
                 f"{url}, sample {key} has {has}: expected an image (.jpg, .png, .webp) and .cls"
             )
-        label = sample["cls"].decode(errors="replace").strip()
-        if not (label.isdecimal() and int(label) < len(self.classes)):
+        cell = sample["cls"].decode(errors="replace")
+        label = number_in(cell, len(self.classes))
+        if label is None:
             raise DataError(
-                f"{url}, sample {key} has the label {label!r}, and there are {len(self.classes)} "
-                "classes, counted from 0"
+                f"{url}, sample {key} has the label {shorten(repr(cell.strip()), 90)}, and there "
+                f"are {len(self.classes)} classes, counted from 0"
             )
-        columns = {}
-        if self.columns:
-            facts = json.loads(sample.get("json", b"{}"))
-            lost = [name for name in self.columns if name not in facts]
-            if lost:
-                raise DataError(f"{url}, sample {key} has no {lost[0]!r} in its json")
-            columns = {name: str(facts[name]) for name in self.columns}
         mask: Encoded | None = None
         if self.masks.startswith(MEMBER):
-            mask = sample.get(self.masks.removeprefix(MEMBER))
+            mask = sample.get(self.masks.removeprefix(MEMBER), NONE)
         elif self.masks != ALPHA:
             mask = mirrored(self.masks, f"{key}.{kind}")
-        return Photo(key, self.classes[int(label)], f"{key}.{kind}", sample[kind], mask, columns)
+        columns = self._columns_of(sample, f"{url}, sample {key}")
+        return Photo(key, self.classes[label], f"{key}.{kind}", sample[kind], mask, columns)
+
+    def _columns_of(self, sample: Sample, where: str) -> dict[str, str]:
+        if not self.columns:
+            return {}
+        try:
+            facts = dict(parse_json(sample.get("json", b"{}")))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{where} has a json that cannot be read ({first_line(error)}): make it again, or "
+                "leave --columns out"
+            ) from error
+        lost = [name for name in self.columns if name not in facts]
+        if lost:
+            raise DataError(f"{where} has no {lost[0]!r} in its json")
+        return {name: str(facts[name]) for name in self.columns}
 
 
 def _read(url: str) -> Iterator[Sample]:

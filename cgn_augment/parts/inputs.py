@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.files import is_file
 from cgn_augment.images.finding import name_some
 from cgn_augment.images.reading import Encoded
 
@@ -153,7 +154,7 @@ def require_some_mask(photos: Sequence[Photo], masks: str) -> None:
         return
     require_mask_folder(masks)
     files = [photo.mask for photo in photos if isinstance(photo.mask, str)]
-    if files and not any("://" in file or Path(file).is_file() for file in files):
+    if files and not any("://" in file or is_file(file) for file in files):
         raise DataError(
             f"none of {len(photos)} images has a mask: {photos[0].source} would have {files[0]}"
         )

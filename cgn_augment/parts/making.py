@@ -28,16 +28,13 @@ from cgn_augment.images.tar import Sample
 from cgn_augment.masks.trust import MaskGate
 from cgn_augment.parts.cut import take_apart
 from cgn_augment.parts.fill import Filler
-from cgn_augment.parts.index import MEMBERS, Member, describe_part
+from cgn_augment.parts.index import MEMBERS, SMALL, Member, describe_part
 from cgn_augment.parts.inputs import NONE, Photo
 from cgn_augment.parts.part import Part
 
 UNREADABLE, NO_MASK, OTHER_SIZE, EXCLUDED = "unreadable", "no mask", "mask size", "excluded"
 """Verdicts in addition to those of a gate: image or mask cannot be read, the mask is missing, it
 has another size than its image, the key was excluded."""
-
-SMALL = 128
-"""Longer side, in pixels, of the small picture kept of an image that is left out."""
 
 
 class LeftOutError(Exception):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cgn_augment.checks import require_count, require_side
+from cgn_augment.checks import MAX_CLASSES, require_count, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import load_cgn
 from cgn_augment.generators.checkpoint import bundled_generators, require_device
@@ -24,7 +24,7 @@ from cgn_augment.ranks import count_cores
 if TYPE_CHECKING:
     from cgn_augment.generators import CGN
 
-NUM_THREADS = min(4, count_cores())
+_MOST_THREADS = 4
 
 
 def load_parts(
@@ -33,7 +33,7 @@ def load_parts(
     device: torch.device | str = "cpu",
     *,
     class_to_idx: Mapping[str, int] | None = None,
-    num_threads: int = NUM_THREADS,
+    num_threads: int | None = None,
 ) -> Parts:
     """Opens a set of parts that `cgn-augment parts` wrote; usable instead of a CGN.
 
@@ -49,7 +49,8 @@ def load_parts(
         device: device for the images.
         class_to_idx: label of each class by name, such as that of your `ImageFolder`; by default
             names get the labels 0, 1, … in order.
-        num_threads: threads that read and decode; they do not affect what is drawn.
+        num_threads: threads that read and decode; they do not affect what is drawn. By default one
+            per core, and at most four.
 
     Raises:
         ArgumentError: the class names do not match, or a class has no object or no background.
@@ -76,7 +77,7 @@ def open_parts(
     device: torch.device | str = "cpu",
     *,
     class_to_idx: Mapping[str, int] | None = None,
-    num_threads: int = NUM_THREADS,
+    num_threads: int | None = None,
 ) -> Parts:
     """Makes `Parts` from a set, or from parts in memory; see `load_parts`.
 
@@ -94,6 +95,7 @@ def open_parts(
         torch.Size([1, 1, 32, 32])
     """
     require_side("size", size)
+    threads = min(_MOST_THREADS, count_cores()) if num_threads is None else num_threads
     labels = match_classes(reader.classes, class_to_idx)
     _require_parts(reader)
     counts: dict[str, int] = {}
@@ -101,7 +103,7 @@ def open_parts(
         for verdict, num in of_class.items():
             counts[verdict] = counts.get(verdict, 0) + num
     return Parts(
-        SetPools(reader, size, labels, Threads(num_threads)),
+        SetPools(reader, size, labels, Threads(threads)),
         image_size=size,
         labels=sorted(set(labels.values())),
         counts=counts,
@@ -142,7 +144,7 @@ def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None
             "classes of the data set, or pass class_to_idx of these alone"
         )
     for name, y in class_to_idx.items():
-        require_count(f"class_to_idx[{name!r}]", y, 0)
+        require_count(f"class_to_idx[{name!r}]", y, 0, MAX_CLASSES - 1)
     return {name: class_to_idx[name] for name in names}
 
 

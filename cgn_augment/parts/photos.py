@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.files import first_line, parse_json
 from cgn_augment.images.hugging_face import HUGGING_FACE
 from cgn_augment.images.places import is_listed
 from cgn_augment.parts.config import PartConfig
@@ -45,6 +45,10 @@ def read_keys(path: Path) -> list[str]:
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return [json.loads(line)["key"] if line[0] == "{" else line for line in lines if line]
+        keys = [parse_json(line)["key"] if line[0] == "{" else line for line in lines if line]
+        if not all(isinstance(key, str) for key in keys):
+            raise ValueError("a key is no text")
+        return keys
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as a list of keys ({error})") from error
+        reason = first_line(error)
+        raise DataError(f"{path} cannot be read as a list of keys ({reason})") from error

@@ -114,7 +114,7 @@ def write_review(
         facts, places = _collect(parts, most, threads, spool, advance)
         with temporary.open("wb") as out:
             title = html.escape(str(parts.store.url))
-            out.write(before.replace("@@TITLE@@", title).encode())
+            out.write(before.replace("@@TITLE@@", title).encode("utf-8", "replace"))
             out.write(_json(facts))
             out.write(middle.encode())
             for chunk in range(0, len(places), CHUNK):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from tqdm import tqdm
 from cgn_augment.checks import require_choice
 from cgn_augment.errors import ArgumentError, DataError, FileError
 from cgn_augment.files import first_line
-from cgn_augment.parts.index import INDEX, MEMBERS, Index, Member, Numbers, read_index
+from cgn_augment.parts.index import INDEX, MEMBERS, SMALL, Index, Member, Numbers, read_index
 from cgn_augment.parts.part import Part
 from cgn_augment.shards.layout import MANIFEST, PARTS
 from cgn_augment.shards.manifest import Manifest, read_begun, read_manifest, to_json
 from cgn_augment.shards.store import Store
 
+_LONGEST_LINE = 2**20  # bytes; the facts about an image are far shorter
 _FORMATS = "WEBP", "JPEG", "PNG"
 _MODES = {"object": "RGBA", "mask": "L"}  # the others are RGB
 
@@ -232,6 +233,8 @@ class PartSet:
             wanted = self.index.sizes[number].tolist()
         elif member == "object":
             wanted = self.index.boxes[number].tolist()[2:]
+        elif max(size) > SMALL:
+            raise DataError(f"it has {size[::-1]} pixels where at most {SMALL} a side belong")
         else:
             return
         if [*size[::-1]] != wanted:
@@ -241,4 +244,4 @@ class PartSet:
 def _lines(store: Store, names: Sequence[str]) -> Generator[bytes, None, None]:
     for name in names:
         with store.open(name) as file:
-            yield from file
+            yield from iter(partial(file.readline, _LONGEST_LINE), b"")

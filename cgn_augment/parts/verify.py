@@ -9,7 +9,7 @@ from typing import Any
 
 from cgn_augment.images.reading import open_image
 from cgn_augment.images.tar import Sample
-from cgn_augment.parts.index import INDEX, MEMBERS
+from cgn_augment.parts.index import INDEX, MEMBERS, SMALL
 from cgn_augment.shards.checking import Problem, verify_set
 from cgn_augment.shards.layout import MANIFEST, PARTS
 from cgn_augment.shards.manifest import Manifest, read_begun
@@ -43,11 +43,19 @@ def verify_parts(
     names = store.sizes([MANIFEST, INDEX])
     if MANIFEST in names:
         num_shards = read_begun(store, PARTS).num_shards
-        pieces = [_lines_of(store, shard) or [] for shard in range(num_shards)]
-        expected = b"".join(line for lines in pieces for line in lines)
-        if INDEX not in names or store.read(INDEX) != expected:
+        if INDEX not in names or not _lists(store, num_shards):
             problems.append(Problem(INDEX, "is missing or does not list what the shards hold"))
     return problems
+
+
+def _lists(store: Store, num_shards: int) -> bool:
+    """Returns whether the index is the lines of all shards; both may be larger than memory."""
+    with store.open(INDEX) as index:
+        for shard in range(num_shards):
+            lines = b"".join(_lines_of(store, shard) or [])
+            if index.read(len(lines)) != lines:
+                return False
+        return index.read(1) == b""
 
 
 def _lines_of(store: Store, shard: int) -> list[bytes] | None:
@@ -94,6 +102,8 @@ def _check_sample(sample: Sample, facts: dict[str, Any], shard: int, start: int)
                 size = [picture.height, picture.width]
                 if size != sizes.get(member, size):
                     return f"has a {name} of {size} pixels where {sizes[member]} belong"
+                if member not in sizes and max(size) > SMALL:
+                    return f"has a {name} of {size} pixels where at most {SMALL} a side belong"
                 picture.load()
         except Exception as error:  # damaged bytes make Pillow raise anything
             return f"has a {name} that cannot be decoded ({type(error).__name__}: {error})"

@@ -77,10 +77,18 @@ def draw_sheet(
             cell.set_anchor("S")  # else the layout leaves too little room below
             if column < len(pixels):
                 cell.imshow(pixels[column], interpolation="nearest")
-                cell.set_xlabel(texts[column], fontsize=points)
-        cells[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+                cell.set_xlabel(_plain(texts[column]), fontsize=points, parse_math=False)
+        cells[0].set_ylabel(
+            _plain(name),
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=8,
+            labelpad=6,
+            parse_math=False,
+        )
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(_plain(title), fontsize=9, parse_math=False)
     return figure
 
 
@@ -111,6 +119,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary)
     return path
+
+
+def _plain(text: str) -> str:
+    """Returns a text that can be drawn: names of files hold whatever the file system allows."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "?")
 
 
 def _caption_height(texts: Sequence[str]) -> float:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cgn_augment.errors import CGNError, DataError
-from cgn_augment.files import first_line
+from cgn_augment.files import first_line, parse_json
 from cgn_augment.generators.drawing import known_classes
 from cgn_augment.images.tar import Sample
 from cgn_augment.shards.config import ImageFormat, ShardConfig, sample_key
@@ -189,9 +189,9 @@ def read_classes(data: bytes, num_classes: int) -> dict[str, int]:
         DataError: a class is missing, is not an integer, or is out of range.
     """
     try:
-        found = json.loads(data)
+        found = parse_json(data)
         classes = {factor: found[factor] for factor in FACTORS}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"it has labels that cannot be read ({first_line(error)})") from error
     if not all(type(y) is int and 0 <= y < num_classes for y in classes.values()):
         raise DataError(f"it has the classes {shorten(str(classes), 90)} of {num_classes}")

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any
 
 from cgn_augment.errors import DataError
-from cgn_augment.files import first_line
+from cgn_augment.files import first_line, parse_json
 from cgn_augment.shards.config import ShardConfig, config_of
 from cgn_augment.shards.layout import (
     COUNTERFACTUALS,
@@ -299,13 +299,13 @@ def make_info(manifest: Manifest) -> dict[str, Any]:
 
 def _read_json(store: Store, name: str, kind: SetKind) -> Any:
     try:
-        return json.loads(store.read(name))
+        return parse_json(store.read(name))
     except FileNotFoundError as error:
         raise DataError(
             f"{store.url} has no {name}, so it is not a complete set of {kind.name}: give the "
             f"folder or URL that '{kind.command}' wrote to, or complete the set with --resume"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             f"{store.path(name)} cannot be read ({first_line(error)}): it is damaged"
         ) from error

@@ -22,6 +22,9 @@ from cgn_augment.types import FACTORS
 
 ClassCounts = dict[str, list[int]]
 
+USABLE = "usable"
+"""The verdict on images whose masks are used."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -63,8 +66,8 @@ def check_settings(settings: Any, where: str) -> SetKind:
             require_count("image_size", settings["image_size"], 1, MAX_SIDE)
             for y in settings.get("classes", ()):
                 require_count("classes", y, 0, settings["num_classes"] - 1)
-        elif not _are_names(settings["classes"]):
-            raise ArgumentTypeError("classes must be names")
+        else:
+            _check_parts(settings)
     return kind
 
 
@@ -97,6 +100,8 @@ def read_record(found: Any, settings: dict[str, Any], shard: int, where: str) ->
                 require_count("class_counts", count, 0)
         if kind == COUNTERFACTUALS:
             _check_counts(record, settings, shard)
+        else:
+            _check_verdicts(record, len(settings["classes"]))
     return record
 
 
@@ -111,6 +116,31 @@ def _check_counts(record: Record, settings: dict[str, Any], shard: int) -> None:
                 f"class_counts of {factor} count {sum(counts)} images of {len(counts)} classes "
                 f"where {belonging} of {settings['num_classes']} belong"
             )
+
+
+def _check_verdicts(record: Record, num_classes: int) -> None:
+    counted = list(record.class_counts.values())
+    total = sum(map(sum, counted))
+    if any(len(counts) != num_classes for counts in counted) or total != record.num_samples:
+        raise ArgumentError(
+            f"class_counts count {total} images where {record.num_samples} of {num_classes} "
+            "classes belong"
+        )
+    _ = record.class_counts[USABLE]
+
+
+def _check_parts(settings: dict[str, Any]) -> None:
+    for name in ("classes", "exclude"):
+        if not _are_names(settings[name]):
+            raise ArgumentTypeError(f"{name} must be names")
+    if len(set(settings["classes"])) < len(settings["classes"]):
+        raise ArgumentError("classes has a name twice")
+    for name in ("images", "masks", "fill"):
+        if not isinstance(settings[name], str):
+            raise ArgumentTypeError(f"{name} must be text, got {settings[name]!r}")
+    require_count("size", settings["size"], 1, MAX_SIDE)
+    if settings["num"] is not None:
+        require_count("num", settings["num"], 0)
 
 
 def _are_names(value: object) -> bool:

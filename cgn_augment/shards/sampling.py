@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cgn_augment.checks import require_choice, require_count
 from cgn_augment.errors import ArgumentError
-from cgn_augment.files import owning
+from cgn_augment.files import owning, replacing
 from cgn_augment.functional import Purpose, compose, step_generator
 from cgn_augment.generators.drawing import draw_objects
 from cgn_augment.images.imagenet_classes import IMAGENET_CLASSES, best_classes, class_names
@@ -271,8 +271,10 @@ def _write(
     names, num = names or class_names(cgn.num_classes), classes.shape[1]
     with (
         tqdm(total=num, desc="drawing", delay=2, disable=None) as bar,
-        (folder / "labels.csv").open("w", buffering=1, newline="") as table,
-        (folder / "labels.jsonl").open("w", buffering=1) as lines,
+        (folder / "labels.csv").open(
+            "w", buffering=1, newline="", encoding="utf-8", errors="surrogateescape"
+        ) as table,
+        (folder / "labels.jsonl").open("w", buffering=1, encoding="utf-8") as lines,
     ):
         for first in range(0, num, chunk):
             drawn = classes[:, first : first + chunk]
@@ -287,7 +289,8 @@ def _write(
                     row |= {f"{f}_name": names[y] for f, y in zip(FACTORS, own, strict=True)}
                 for kind, stack in stacks.items():
                     row[f"{kind}_file"] = f"{kind}/{number:06d}.png"
-                    Image.fromarray(stack[number - first]).save(folder / row[f"{kind}_file"])
+                    with replacing(folder / row[f"{kind}_file"]) as temporary:
+                        Image.fromarray(stack[number - first]).save(temporary)
                 rows = csv.DictWriter(table, list(row))
                 if number == 0:
                     rows.writeheader()

@@ -34,7 +34,7 @@ class History:
         self._read: Any = None
         self._current: object | None = None
         self._left: object | None = None
-        self._known_carry = (0, 0)
+        self._known = Position(0, 0, 0, 0)  # a place whose carry is known
         self._sampler_epoch = getattr(real.sampler, "epoch", None)
         self._may_ask_for_length = False
 
@@ -71,6 +71,7 @@ class History:
         self._current, self._left, self._read, self.knows_epoch = None, None, None, True
         self._loaded = state["real"]
         self.position = Position(**{name: state[name] for name in Position._fields})
+        self._known = self.position
 
     def set_epoch(self, epoch: int) -> None:
         """Moves to the start of an epoch, or keeps the place that was loaded inside it.
@@ -143,7 +144,7 @@ class History:
         """Moves on: the iterator of this token has ended."""
         if self._current is token:
             if self._real.batch_sizes() is not None:
-                self._known_carry = position.epoch + 1, position.carry
+                self._known = Position(position.epoch + 1, 0, 0, position.carry)
             self._go_to(position.epoch + 1)
 
     def _go_to(self, epoch: int) -> None:
@@ -155,8 +156,10 @@ class History:
             if num_steps is not None:
                 total = epoch * num_steps
             if sizes is not None:
-                known, carry = self._known_carry if self._known_carry[0] <= epoch else (0, 0)
-                ahead = chain.from_iterable(repeat(sizes, epoch - known))
-                carry = self._proportion.carry_after(ahead, known * len(sizes), carry)
-                self._known_carry = epoch, carry
+                at = self._known if self._known[:2] <= (epoch, 0) else Position(0, 0, 0, 0)
+                whole = chain.from_iterable(repeat(sizes, max(0, epoch - at.epoch - 1)))
+                ahead = chain(sizes[at.step :], whole) if at.epoch < epoch else ()
+                start = at.epoch * len(sizes) + at.step
+                carry = self._proportion.carry_after(ahead, start, at.carry)
+                self._known = Position(epoch, 0, 0, carry)
         self.position = Position(epoch, 0, total, carry)

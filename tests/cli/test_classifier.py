@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,13 @@ def test_the_command_makes_a_classifier(
         train(place, out, resume=True, training=EnsembleConfig(num_epochs=3, batch_norm="real"))
     with pytest.raises(CheckpointError, match=r"images.min_scale: 0.08 then, 0.5 now"):
         train(place, out, resume=True, images=ImagesConfig(image_size=32, min_scale=0.5))
-    train(place, out, resume=True)
+    shutil.copytree(place / "train", tmp_path / "other")
+    for name in CLASSES:
+        (tmp_path / "other" / name / "0.png").rename(tmp_path / "other" / name / "9.png")
+    with pytest.raises(CheckpointError, match=r"train: '?\w{12}'? then"):
+        train(place, out, resume=True, train=str(tmp_path / "other"))
+    moved = Path(shutil.copytree(place / "train", tmp_path / "moved"))
+    train(place, out, resume=True, train=str(moved))
     assert len(json.loads((out / "results.json").read_text())["epochs"]) == 2
 
 

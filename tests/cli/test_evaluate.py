@@ -82,7 +82,7 @@ def test_what_was_measured_before_an_interruption_is_kept(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"classifiers": {"a": 1}}', '{"classifiers": 3}']
+    "text", ["", "{}", "[" * 100_000, "[]", '{"classifiers": {"a": 1}}', '{"classifiers": 3}']
 )
 def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "evaluation.json").write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import runpy
 import socket
 import subprocess
@@ -254,6 +255,19 @@ def test_what_a_machine_cannot_hold_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith(f"name: error: {said}")
     assert error.count("\n") == 1
+
+
+def test_names_that_are_no_text_of_the_terminal_are_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tell() -> None:
+        """Prints the name of a folder."""
+        print("the class c\udcff has no image")
+
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="utf-8"))
+    cli.run_commands("name", {"tell": tell}, ["tell"])
+    assert out.getvalue() == b"the class c\\udcff has no image\n"
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import run_command
 
 from cgn_augment.cli.program import run_commands
+from cgn_augment.cli.values import load_value
 
 SEEN: list[Any] = []
 
@@ -72,3 +75,29 @@ def test_names_stay_as_written_and_numbers_are_numbers_where_one_is_wanted(
             == 0
         )
         assert SEEN.pop() == (*expected, *DEFAULT[len(expected) :])
+
+
+@pytest.mark.parametrize("text", ["[" * 2000, "a: &a [*a]"])
+def test_what_is_nested_without_end_is_no_value(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="nested too deep"):
+        load_value(text)
+
+
+def test_a_file_whose_anchors_stand_for_billions_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for before, name in pairwise("abcdefghij"):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]")
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join([*lines, "seed: *j"]))
+
+    def command(seed: int = 0) -> None:
+        raise AssertionError
+
+    with pytest.raises(SystemExit) as stop:
+        run_commands("x", command, [f"--config={path}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert len(error) < 2000

@@ -30,7 +30,9 @@ from cgn_augment.generators import SmallCGN, save_cgn
 from cgn_augment.images.finding import read_image
 from cgn_augment.images.tar import read_shard
 from cgn_augment.masks import UNetMasker, save_masker
+from cgn_augment.parts.review import write_review
 from cgn_augment.parts.set import PartSet
+from cgn_augment.parts.sheet import summarize_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.shards import ShardConfig, render_shards, verify_shards
 from cgn_augment.shards.summary import summarize_shards
@@ -171,6 +173,15 @@ def settings(whole: Path, out: Path, rng: random.Random) -> None:
     verify_shards(folder)
 
 
+def read_parts(folder: Path) -> None:
+    """Reads all that is in a set, and tells and shows it."""
+    read = PartSet.open(folder)
+    for number in range(len(read)):
+        read.read(number, foreground=True)
+    summarize_parts(read)
+    write_review(read, folder / "review.html", num_threads=1)
+
+
 @kind
 def parts(whole: Path, out: Path, rng: random.Random) -> None:
     folder = copied(whole / "parts", out)
@@ -178,9 +189,7 @@ def parts(whole: Path, out: Path, rng: random.Random) -> None:
     change = break_json if path.suffix == ".json" else break_bytes
     path.write_bytes(change(path.read_bytes(), rng))
     verify_parts(folder)
-    read = PartSet.open(folder)
-    for number in range(len(read)):
-        read.read(number, foreground=True)
+    read_parts(folder)
 
 
 @kind
@@ -191,9 +200,7 @@ def index(whole: Path, out: Path, rng: random.Random) -> None:
     lines[0] = break_json(lines[0], rng)
     path.write_bytes(b"\n".join(lines) + b"\n")
     verify_parts(folder)
-    read = PartSet.open(folder)
-    for number in range(len(read)):
-        read.read(number)
+    read_parts(folder)
 
 
 @kind

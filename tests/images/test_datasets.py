@@ -229,6 +229,29 @@ def test_a_dataset_of_hugging_face_is_read_by_index(tmp_path: Path) -> None:
         open_images(plain.removesuffix("@train"), WHOLE)
 
 
+def test_rows_that_cannot_be_used_are_said_by_number(tmp_path: Path) -> None:
+    datasets: Any = importlib.import_module("datasets")
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"picture": datasets.Image(), "label": names})
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    file = io.BytesIO()
+    picture(0).save(file, "PNG")
+    cells = [None, *({"bytes": data, "path": None} for data in (b"half", script))]
+    cells += [{"bytes": file.getvalue(), "path": None}] * 3
+    rows = {"picture": cells, "label": [0, 0, 0, None, -1, 1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path))
+    images = open_images(f"hf:{tmp_path}@train", WHOLE).dataset
+    assert images[5][1] == 1
+    for number, told in enumerate(("has no image", *["cannot be"] * 2, "label None", "label -1")):
+        with pytest.raises(DataError, match=f"row {number} .*{told}"):
+            images[number]
+
+
+def test_braces_that_do_not_close_are_said() -> None:
+    with pytest.raises(ArgumentError, match=r"braces of a\{\.tar cannot be expanded"):
+        open_images("a{.tar", WHOLE, classes=2)
+
+
 def test_datasets_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise ImportError

@@ -96,3 +96,16 @@ def test_a_picture_of_another_kind_under_the_name_of_an_image_starts_no_program(
 def test_long_lists_of_names_are_cut() -> None:
     assert name_some(["a", "b"]) == "a, b"
     assert name_some(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_a_maze_of_links_and_a_shaft_of_folders_end(tmp_path: Path) -> None:
+    for level in range(40):
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    (tmp_path / "40").mkdir()
+    with pytest.raises(DataError, match="links lead there again and again"):
+        find_images(tmp_path / "0")
+    (tmp_path / "deep" / "/".join("d" * 200)).mkdir(parents=True)
+    with pytest.raises(DataError, match="it lies too deep"):
+        find_images(tmp_path / "deep")

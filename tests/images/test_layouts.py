@@ -408,3 +408,19 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     names: dict[str, object] = {"my_transform": WHOLE}
     exec(block, names)
     assert (names["label"], names["group"], len(names["table"])) == (0, 0, 6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("label", "told"), [("9" * 5000, "of the 2 classes, by name or by number"), ("1", "no file")]
+)
+def test_cells_of_any_length_are_one_error(label: str, told: str, tmp_path: Path) -> None:
+    rows: list[list[object]] = [["path", "label"], ["1.png", "0"], ["a" * 5000 + ".png", label]]
+    path = layouts.write_rows(tmp_path / "a.csv", rows)
+    with pytest.raises(CGNError, match=told):
+        read_place(str(path), classes=("cat", "dog"))
+    head = ["img_id", "img_filename", "y", "split", "place"]
+    for name, y in (("a" * 5000, "1"), ("a/1.jpg", "9" * 5000)):
+        layouts.write_rows(tmp_path / "birds" / "metadata.csv", [head, [1, name, y, 0, 0]])
+        with pytest.raises(DataError, match=r"expected 0 to 1|are missing") as error:
+            read_place(f"waterbirds:{tmp_path / 'birds'}")
+        assert len(str(error.value)) < 6000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def test_every_kind_of_table_gives_the_same_rows(name: str, text: str, tmp_path:
         ("a.csv", "path,y\n1.jpg\n", "line 2 has more or fewer cells"),
         ("a.jsonl", "[1]\n", "line 1 is not an object"),
         ("a.jsonl", "{\n", "cannot be read as a table"),
+        ("a.jsonl", "[" * 100_000, "nested too deep"),
+        ("a.csv", "path,y,y\n1.jpg,0,1\n", "two of its columns are called 'y'"),
     ],
 )
 def test_what_is_no_table_is_an_error(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -41,3 +44,9 @@ def test_what_is_no_table_is_an_error(name: str, text: str, message: str, tmp_pa
         read_table(tmp_path / name)
     with pytest.raises(DataError, match="there is no table"):
         read_table(tmp_path / "other.csv")
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="is no regular file"):
+        read_table(tmp_path / "a.csv")

@@ -14,6 +14,7 @@ from cgn_augment import load_masker
 from cgn_augment.errors import CheckpointError
 from cgn_augment.masks import UNetMasker, save_masker
 from cgn_augment.masks.checkpoint import FORMAT
+from cgn_augment.masks.photo_unet import PhotoMasker
 
 
 def write(path: Path, config: str, **tensors: torch.Tensor) -> Path:
@@ -44,3 +45,11 @@ def test_settings_that_are_none_are_one_error(config: str, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="does not hold the masker") as told:
         load_masker(write(tmp_path / "odd.safetensors", config))
     assert len(str(told.value).splitlines()) == 1
+
+
+def test_images_larger_than_any_masker_takes_are_refused(tmp_path: Path) -> None:
+    masker = PhotoMasker(width=1)
+    masker.size = 2**15
+    save_masker(masker, tmp_path / "large.safetensors")
+    with pytest.raises(CheckpointError, match="claims images of 32768 pixels a side"):
+        load_masker(tmp_path / "large.safetensors")

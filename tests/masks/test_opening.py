@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from mask_helpers import find_dark, write_onnx
@@ -229,3 +232,29 @@ def test_a_missing_onnxruntime_is_said(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match=r"needs onnxruntime: .*cgn-augment\[onnx\]"):
         open_masker(str(folder / "mine.onnx"))
+
+
+KNOWN = MaskSettings(mean=0.0, std=1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("batch", "size"), [(2**40, 32), (1, 10**6), (1, 30_000), (10**4, 320)])
+def test_a_file_that_asks_for_all_memory_is_refused(batch: int, size: int, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"takes {batch} images of {size}x{size} pixels"):
+        open_masker(str(write_onnx(tmp_path / "a.onnx", batch, size)), KNOWN)
+
+
+def test_a_size_that_is_none_is_that_of_the_settings(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "a.onnx", -1, -1)
+    opened = open_masker(str(path), replace(KNOWN, size=16))
+    assert opened(torch.zeros(3, 3, 16, 16)).shape == (3, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [np.zeros(()), np.zeros((1, 1, 32, 32)), np.full((2, 1, 32, 32), "a"), [np.zeros(3)], {"a": 1}],
+)
+def test_an_answer_that_is_no_mask_is_said(answer: object, tmp_path: Path) -> None:
+    opened = open_masker(str(write_onnx(tmp_path / "a.onnx", 1, 32)), KNOWN)
+    model = replace(opened.run, batch=None, session=Mock(**{"run.return_value": [answer]}))  # type: ignore[type-var]
+    with pytest.raises(CheckpointError, match="which is no mask for each"):
+        replace(opened, run=model)(torch.zeros(2, 3, 32, 32))

@@ -99,9 +99,10 @@ def test_masks_of_another_making_are_not_mixed_in(photos: Path) -> None:
     with pytest.raises(DataError, match="were made with another masker"):
         write_masks(photos, out, "wildlife-mnist", MaskSettings(size=64))
     assert json.loads((out / SETTINGS).read_text())["size"] == 64
-    (out / SETTINGS).write_text("nothing")
-    with pytest.raises(CheckpointError, match="cannot be read: remove it"):
-        write_masks(photos, out, find_dark, SETTING)
+    for text in ("nothing", "[]", "[" * 100_000):
+        (out / SETTINGS).write_text(text)
+        with pytest.raises(CheckpointError, match="cannot be read: remove it"):
+            write_masks(photos, out, find_dark, SETTING)
     (out / SETTINGS).unlink()
     with pytest.raises(
         DataError, match=r"has masks that this command did not write, such as .*\.png"

@@ -127,7 +127,7 @@ def test_other_textures_are_other_settings(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_refused(tiny_cgn: SmallCGN, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_cgn)
-    for text in ("", "[]", "{}", '{"settings": 1, "result": null}'):
+    for text in ("", "[]", "{}", "[" * 100_000, '{"settings": 1, "result": null}'):
         run.path.write_text(text)
         with pytest.raises(CheckpointError, match="holds no run, or is cut off: delete it"):
             train(run)

@@ -20,7 +20,7 @@ from cgn_augment.images.waterbirds import GROUPS
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import NONE, Photo
 from cgn_augment.parts.making import LeftOutError, read_photo
-from cgn_augment.parts.photos import find_photos
+from cgn_augment.parts.photos import find_photos, read_keys
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.writing import write_parts
 
@@ -293,6 +293,56 @@ def test_samples_of_shards(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-1.tar", range(1), cls=b"2")
     with pytest.raises(DataError, match="has the label '2', and there are 2 classes"):
         found(urls, **given)
+
+
+@pytest.mark.parametrize(
+    ("changed", "config", "told"),
+    [
+        ({"json": b"{"}, {"columns": ("place",)}, "has a json that cannot be read"),
+        ({"json": b"7"}, {"columns": ("place",)}, "has a json that cannot be read"),
+        ({"json": b"[" * 100_000}, {"columns": ("place",)}, "nested too deep"),
+        ({"cls": b"9" * 5000}, {}, "and there are 2 classes"),
+        ({"__key__": "../../a"}, {}, r"a sample of the key '\.\./\.\./a'"),
+    ],
+)
+def test_a_sample_of_something_else_is_one_error(
+    changed: dict[str, Any], config: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tar"
+    with webdataset.TarWriter(str(path), encoder=False) as tar:
+        tar.write({"__key__": "a", "cls": b"0", "png": b"", **changed})
+    with pytest.raises(DataError, match=told) as error:
+        found(path, masks="alpha", classes=CLASSES, **config)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_mask_that_is_missing_is_not_taken_from_the_alpha_channel(tmp_path: Path) -> None:
+    image, mask = make_photo(0)
+    image.putalpha(mask.convert("L"))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as tar:
+        tar.write({"__key__": "a", "cls": b"0", "png": file.getvalue()})
+    features = datasets.Features(
+        {"image": datasets.Image(), "seg": datasets.Image(), "label": datasets.ClassLabel(2)}
+    )
+    rows = {"image": [image], "seg": [None], "label": [0]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
+    listed = [
+        *found(tmp_path / "a.tar", masks="member:mask.png", classes=CLASSES),
+        *found(f"hf:{tmp_path / 'set'}@train", masks="column:seg"),
+    ]
+    for photo in listed:
+        with pytest.raises(LeftOutError, match="none is named") as reason:
+            read_photo(photo, 64)
+        assert reason.value.verdict == "no mask"
+
+
+@pytest.mark.parametrize("text", ['{"key": [1]}', '{"key": 5}', '{"key": ' + "[" * 100_000])
+def test_keys_that_are_no_text_are_one_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text(text)
+    with pytest.raises(DataError, match="cannot be read as a list of keys"):
+        read_keys(tmp_path / "keys.txt")
 
 
 # Hugging Face

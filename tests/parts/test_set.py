@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
+import os
 import pickle
+import resource
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +19,12 @@ import pytest
 import torch
 from bar_helpers import watch_bars
 from part_helpers import make_photo, write
+from PIL import Image
 from shard_helpers import contents
 from torch.utils.data import DataLoader, Dataset
 
 from cgn_augment.errors import ArgumentError, DataError, FileError
+from cgn_augment.parts import verify
 from cgn_augment.parts.index import MEMBERS
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import put_together
@@ -200,3 +205,75 @@ def test_what_is_no_complete_set_is_an_error(parts: PartSet, photos: Path, tmp_p
     index.write_text("{}\n")
     with pytest.raises(DataError, match="cannot be read"):
         PartSet.open(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"box": [10**6, 0, 1, 1]},
+        {"size": [10**6, 10**6]},
+        {"size": [-5, 7]},
+        {"area": float("nan")},
+        {"key": 5},
+        {"verdict": None},
+        {"columns": {"place": 3}},
+        {"places": {"object": [-5, 10]}},
+    ],
+)
+def test_facts_that_no_image_can_have_are_one_error(
+    changed: dict[str, object], place: Path, tmp_path: Path
+) -> None:
+    index = Path(shutil.copytree(place, tmp_path / "copy")) / "index.jsonl"
+    first, *others = index.read_text().splitlines()
+    index.write_text("\n".join([json.dumps(json.loads(first) | changed), *others]) + "\n")
+    with pytest.raises(DataError, match=r"index\.jsonl cannot be read") as told:
+        PartSet.open(index.parent)
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["num", "size", "fill", "images", "masks", "exclude"])
+def test_settings_without_what_is_told_of_a_set_are_one_error(
+    name: str, place: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(place, tmp_path / "copy")) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for value in (None, -3):
+        manifest["settings"][name] = value
+        if (name, value) == ("num", None):
+            del manifest["settings"][name]
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match="does not hold the settings of a set"):
+            PartSet.open(path.parent)
+
+
+def test_a_small_picture_that_is_large_is_not_decoded(place: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(place, tmp_path / "copy"))
+    file = io.BytesIO()
+    Image.new("L", (2000, 129)).save(file, "PNG")
+    with tarfile.open(copy / "parts-000000.tar") as tar:
+        member = tar.extractfile("000000000001.json")
+        assert member is not None
+        data = member.read()
+    facts = json.loads(data)
+    told = verify._check_sample(
+        {"__key__": "1", "json": data, "image.jpg": file.getvalue()},
+        {**facts, "shard": 0, "places": {"image": [512, len(file.getvalue())]}},
+        0,
+        0,
+    )
+    assert told == "has a image.jpg of [129, 2000] pixels where at most 128 a side belong"
+    (copy / "parts-000000.tar").write_bytes(file.getvalue())
+    lines = [json.loads(line) for line in (copy / "index.jsonl").read_text().splitlines()]
+    lines[1]["places"] = {"image": [0, len(file.getvalue())]}
+    (copy / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(FileError, match=r"the image of cat/001 .* at most 128 a side belong"):
+        PartSet.open(copy).picture(1, "image")
+
+
+def test_an_index_that_is_one_endless_line_takes_no_memory(place: Path, tmp_path: Path) -> None:
+    index = Path(shutil.copytree(place, tmp_path / "copy")) / "index.jsonl"
+    os.truncate(index, 2**32)  # sparse
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"index\.jsonl cannot be read"):
+        PartSet.open(index.parent)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -286,3 +286,17 @@ def test_a_wrong_argument_is_known_before_anything_is_written(photos: Path, tmp_
     with pytest.raises(ArgumentTypeError, match="a filler is one of"):
         write_parts(photos / "photos", tmp_path / "set", config_for(photos), filler=3)  # type: ignore[arg-type]
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("changed", [{"usable": [1]}, {"usable": [9, 9]}, {"other": [3, 0]}])
+def test_a_record_that_counts_other_images_is_named(
+    changed: dict[str, list[int]], photos: Path, tmp_path: Path
+) -> None:
+    write(photos, tmp_path / "set")
+    record = tmp_path / "set" / "_records" / "parts-000000.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"class_counts": changed}))
+    with pytest.raises(DataError, match=r"parts-000000\.json does not describe .*delete it"):
+        write(photos, tmp_path / "set", resume=True)
+    record.unlink()
+    write(photos, tmp_path / "set", resume=True)
+    assert verify_parts(tmp_path / "set") == []

@@ -70,3 +70,11 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="missing is missing: make it first"):
         save_figure(figure, tmp_path / "missing" / "sheet.png")
     assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_names_that_are_no_text_of_a_figure_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ["cost$\\frac$", "c\udcff/a\udcfe", "a\x00b"]
+    figure = draw_sheet({names[0]: torch.zeros(3, 3, 8, 8)}, {names[0]: names}, names[0])
+    save_figure(figure, tmp_path / "a.png")
+    captions = [axes.get_xlabel() for axes in figure.axes]
+    assert captions == ["cost$\\frac$", "c?/a?", "a?b"]

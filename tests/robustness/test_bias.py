@@ -72,6 +72,7 @@ def test_the_tables_are_whole(groups: ClassGroups, num: int, num_classes: int, w
         ("cat = [1000]", r"the classes 0 to 999, not \[1000\]"),
         ("cat = []", "classes of 0 or more"),
         ("cat", "lines such as 'cat = "),
+        ("cat = " + "[" * 100_000, "no table of groups"),
     ],
 )
 def test_a_broken_table_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from file_helpers import FORKS, own
 from generator_helpers import MAKERS
 from PIL import Image
 
-from cgn_augment.errors import ArgumentError, UsageError
+from cgn_augment.errors import ArgumentError, FileError, UsageError
 from cgn_augment.functional import compose
 from cgn_augment.generators import CGN, SmallCGN
 from cgn_augment.images.imagenet_classes import best_classes
@@ -180,6 +182,19 @@ def test_after_an_interruption_the_labels_list_what_is_there(
     listed = (tmp_path / "out" / "labels.jsonl").read_text().splitlines()
     assert len(listed) == 2
     assert len(list((tmp_path / "out" / "composite").iterdir())) == 2
+
+
+def test_a_full_disk_leaves_no_half_image_and_is_told_of(
+    tiny_cgn: SmallCGN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(image: Image.Image, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("PIL.Image.Image.save", fill)
+    with pytest.raises(FileError, match=r"000000\.png cannot be written .*make room"):
+        write_samples(tiny_cgn, choose_classes(10, 1), tmp_path / "out")
+    assert list((tmp_path / "out" / "composite").iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

@@ -29,6 +29,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.errors import ArgumentError, UsageError
 from cgn_augment.generators import SmallCGN
+from cgn_augment.ranks import count_cores, find_rank
 
 WORLD_SIZE = 3
 
@@ -240,3 +241,15 @@ def test_two_processes_of_torch_distributed_train_in_step(
     assert len(first) == len(second) == 11
     assert {*first, *second} == set(range(21))
     assert not {*drawn[0]} & {*drawn[1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RANK", "first"), ("RANK", "9" * 5000), ("WORLD_SIZE", "0"), ("LOCAL_WORLD_SIZE", "0")],
+)
+def test_variables_of_torchrun_that_are_no_numbers_are_said(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"the environment variable {name} must be an integer"):
+        count_cores() if name == "LOCAL_WORLD_SIZE" else find_rank(None, None)

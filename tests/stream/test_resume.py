@@ -456,3 +456,25 @@ def test_an_epoch_that_is_named_while_it_runs_goes_on_being_counted() -> None:
     assert same(list(train), epochs[0])
     next(batches)  # an iterator that another one has followed
     assert same(list(train), epochs[1])
+
+
+@pytest.mark.parametrize(
+    "given", [{"ratio": 0.3}, {"ratio": Ramp(0, 1, 5)}, {"ratio": None, "count": 0.7}]
+)
+def test_the_epochs_before_a_loaded_place_are_not_counted_again(given: dict[str, Any]) -> None:
+    whole = stream(**given)
+    expected = [len(batch[1]) for _ in range(4) for batch in whole]
+    part = stream(**given)
+    before = [len(batch[1]) for _ in range(2) for batch in part]
+    before.append(len(next(iter(part))[1]))
+    state = part.state_dict()
+    resumed = stream(**given)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(state["epoch"])
+    after = [len(batch[1]) for _ in range(2) for batch in resumed]
+    assert [*before, *after] == expected
+    far = stream(**given)
+    far.load_state_dict({**state, "epoch": 2**61})
+    for _ in range(2):
+        next(iter(far))  # broken off: the next epoch begins
+    assert far.state_dict()["epoch"] == 2**61 + 1

@@ -100,7 +100,8 @@ def test_a_step_that_is_given_up_is_taken_again_and_nothing_is_measured_twice(
     assert len(measured) == 8
 
 
-def test_a_damaged_file_of_measures_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / MEASURES).write_text('{"step": 0}\nhalf a li')
+@pytest.mark.parametrize("line", ["half a li", "[" * 100_000, '{"step": Infinity}'])
+def test_a_damaged_file_of_measures_is_an_error(line: str, tmp_path: Path) -> None:
+    (tmp_path / MEASURES).write_text(f'{{"step": 0}}\n{line}')
     with pytest.raises(CheckpointError, match=r"metrics.jsonl holds no measures, or is damaged"):
         make(tmp_path).train(progress=False)

@@ -131,6 +131,7 @@ def make_run(
             "backbone": settings.backbone,
             "images": asdict(images),
             "classes": list(real.classes),
+            "train": real.digest,
         },
         "save_every": save_every,
     }

@@ -13,7 +13,7 @@ import torch
 
 from cgn_augment.checks import MAX_EPOCHS, require_counts
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import replacing
+from cgn_augment.files import parse_json, replacing
 from train_generator.classifier import EpochResult
 from train_generator.mnist.digits import NUM_DIGITS
 from train_generator.training.checkpoints import describe_differences
@@ -105,7 +105,7 @@ def read_record(path: Path, settings: Mapping[str, object]) -> DownstreamResult 
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
         before = dict(record["settings"])
         result = None if record["result"] is None else _parse(record["result"])
     except (KeyError, TypeError, ValueError) as error:

@@ -106,10 +106,10 @@ def read_groups(path: Path) -> ClassGroups:
         ((281, 282, 283, 285),)
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
         classes = tuple(_expand(listed) for listed in table.values())
         return ClassGroups(tuple(table), classes)
-    except (tomllib.TOMLDecodeError, ArgumentError, TypeError, ValueError) as error:
+    except (ArgumentError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is no table of groups, which has lines such as 'cat = [[281, 283], 285]': "
             f"{error}"

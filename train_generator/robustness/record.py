@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import replacing
+from cgn_augment.files import parse_json, replacing
 from train_generator.training.checkpoints import describe_differences
 
 Rows = dict[str, dict[str, Any]]
@@ -40,7 +40,7 @@ class EvaluationRecord:
         if not path.is_file():
             return
         try:
-            self._results = json.loads(path.read_text())["classifiers"]
+            self._results = parse_json(path.read_text())["classifiers"]
             for parts in self._results.values():
                 for part in parts.values():
                     dict(part["settings"]), dict(part["rows"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgn_augment.errors import CheckpointError
-from cgn_augment.files import replacing
+from cgn_augment.files import append, parse_json, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +35,9 @@ def read_measures(path: Path) -> list[dict[str, float]]:
     lines: dict[int, dict[str, float]] = {}
     try:
         for text in path.read_text().splitlines():
-            line = json.loads(text)
+            line = parse_json(text)
             lines.setdefault(int(line["step"]), {}).update(line)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} holds no measures, or is damaged: move it away") from error
     return [lines[step] for step in sorted(lines)]
 
@@ -99,8 +99,7 @@ class Curves:
         if self.folder is None:
             return
         flat = dict(_flatten(values))
-        with (self.folder / file).open("a") as lines:
-            lines.write(json.dumps({"step": step, **flat}) + "\n")
+        append(self.folder / file, json.dumps({"step": step, **flat}) + "\n")
         if self._events is not None:
             for name, value in flat.items():
                 tag = f"metrics/{name}" if file == MEASURES else name
