@@ -24,7 +24,7 @@ from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import ALPHA
 from cgn_augment.parts.masking import mask_photos
-from cgn_augment.parts.photos import find_photos, read_keys
+from cgn_augment.parts.photos import find_photos, read_keys, require_beside
 from cgn_augment.parts.review import check_page, write_review
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
@@ -92,6 +92,7 @@ def write(
             # Report errors before finding masks, which takes long.
             if num_workers is not None:
                 require_workers(num_workers)
+            require_beside(out, images, config)
             if "://" not in out:
                 require_place(Path(out).expanduser())
             if keys:

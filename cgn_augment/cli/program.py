@@ -58,7 +58,11 @@ def info(cgn: str) -> None:
     network = load_mechanisms(cgn)
     facts: dict[str, Any] = {"image size": f"{network.image_size}x{network.image_size}"}
     if isinstance(network, Parts):
-        facts |= {"architecture": "parts", "classes": network.names, "images": network.counts}
+        facts |= {
+            "architecture": "parts",
+            "classes": ", ".join(f"{y} {name}" for y, name in network.names.items()),
+            "images": ", ".join(f"{num} {verdict}" for verdict, num in network.counts.items()),
+        }
     else:
         facts |= {
             "architecture": network.architecture,

@@ -57,6 +57,7 @@ def test_the_command_writes_what_the_function_writes(
     assert "of the class dog no object could be used" in told.out
     assert "of the class cat" not in told.out
     assert "image/s" in told.err
+    assert "rank 0: " in told.err
     assert contents(tmp_path / "set") == contents(place / "set")
     assert run(*given, "--rank", 0) == 2
     assert "pass --resume" in capsys.readouterr().err
@@ -120,6 +121,15 @@ def test_a_masker_finds_the_masks_first(
     assert contents(out) == made
 
 
+def test_no_mask_is_found_for_a_set_among_the_images(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--masks", tmp_path / "masks", "--masker", "grabcut")
+    assert run(place / "photos", place / "photos" / "set", *given) == 2
+    assert "give a folder beside it" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+
+
 def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) -> None:
     given = ("--fill", "none", "--shard-size", 3, "--num-workers", 0, "--masker", "grabcut")
     whole, shared = tmp_path / "whole", tmp_path / "shared"
@@ -146,7 +156,12 @@ def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) ->
         (
             "photos",
             ("--masker", "grabcut", "--masks", "alpha"),
-            "masks is the folder that a masker's masks are written to, got 'alpha'",
+            "--masks must name the folder that a masker's masks are written to, got 'alpha'",
+        ),
+        (
+            "photos",
+            ("--masker", "grabcut", "--masks", "own"),
+            "are written to: --masks masks",
         ),
         # No mask is found for a set that cannot be written.
         ("photos", ("--masker", "grabcut", "--num-workers", "-1"), "num_workers must be 0 or more"),
