@@ -62,10 +62,7 @@ def _count_backgrounds(having: Mapping[str, npt.NDArray[np.bool_]], max_hole: fl
     """Returns how many backgrounds there are, and how many objects lack theirs."""
     num = int(having["background"].sum())
     lack = int((having["object"] & ~having["background"]).sum())
-    why = "hole" if lack == 1 else "holes"
-    return (
-        f"{num}, and {lack} left out for {why} above {max_hole} of the image" if lack else f"{num}"
-    )
+    return f"{num}, and {lack} left out (hole above {max_hole} of the image)" if lack else f"{num}"
 
 
 def usable_share(counts: Mapping[str, int]) -> float | None:

@@ -191,8 +191,8 @@ def test_a_background_whose_hole_is_too_large_is_listed(photos: Path, tmp_path: 
     assert "the hole would be above 0.1" in lines[0]["why"]
     parts = PartSet.open(tmp_path / "set")
     told = summarize_parts(parts)["backgrounds"]
-    assert told == "0, and 8 left out for holes above 0.1 of the image"
-    captions = [cell.get_xlabel() for cell in draw_parts(parts, 2).axes]
+    assert told == "0, and 8 left out (hole above 0.1 of the image)"
+    captions = [cell.get_xlabel() for cell in draw_parts(parts, 1).axes]
     assert "hole too large\ncat/000" in captions
 
 
