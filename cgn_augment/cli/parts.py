@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cgn_augment.cli.sets import (
     resumable,
     tell_written,
 )
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, DataError
 from cgn_augment.files import require_place
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
@@ -34,6 +35,7 @@ from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
 from cgn_augment.shards.on_ray import RayEngine
+from cgn_augment.shards.store import Store
 
 
 @settings_as_options(PartConfig)
@@ -55,7 +57,7 @@ def write(
 
     Several processes can share the shards: start them with torchrun, or give each its --rank and
     the --world-size. With --engine ray a Ray cluster writes them. After an interruption the same
-    command with --resume completes the set.
+    command with --resume completes the set. The exit code is 2 if no object could be used.
 
     Args:
         config: of the set.
@@ -122,6 +124,12 @@ def write(
     if manifest is not None:
         _tell_left_out(manifest)
     tell_written(out, manifest)
+    if manifest is not None and not any(manifest.class_counts["usable"]):
+        first = json.loads(Store(out).read(LEFT_OUT).splitlines()[0])
+        raise DataError(
+            f"no image has an object that can be used: {first['key']} is left out as "
+            f"{first['verdict']} ({first['why']})"
+        )
 
 
 def _tell_left_out(manifest: Manifest) -> None:
@@ -133,7 +141,7 @@ def _tell_left_out(manifest: Manifest) -> None:
         print(f"left out: {', '.join(left_out)}; {LEFT_OUT} lists them, 'parts info' draws some")
     classes = manifest.settings["classes"]
     for name, num in zip(classes, usable, strict=True):
-        if num == 0:
+        if num == 0 and any(usable):
             print(f"of the class {name} no object could be used")
     by_class = {
         name: {verdict: counts[label] for verdict, counts in manifest.class_counts.items()}

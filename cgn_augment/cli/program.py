@@ -226,6 +226,7 @@ def plain_message(message: str) -> str:
     """
     message = " ".join(message.replace("typing.", "").split())
     message = _UNION.sub(r"Expected: \1. Got value: ", message)
+    message = message.replace("Expected: list[int].", "Expected: list[int], such as '[0, 1]'.")
     return _CLASS.sub(lambda found: _KINDS.get(found[1], found[1]), message)
 
 

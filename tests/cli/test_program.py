@@ -186,6 +186,10 @@ def test_a_package_is_its_program_for_launchers_of_modules(
     [
         (["masks", "a", "b", "--size=x"], '"size": Expected: whole number. Got value: x;'),
         (["preview", "a", "--ratio=x"], '"ratio": Expected: number. Got value: x;'),
+        (
+            ["shards", "--cgn=a", "--out=b", "--num=1", "--shape=0"],
+            "\"shape\": Expected: list[int], such as '[0, 1]'. Got value: 0;",
+        ),
         (["preview", "a", "--class-map=x"], "list[int | str]]. Got value: x;"),
         (["sample", "a", "b", "--num=x"], '"num": Expected a whole number. Got value: x;'),
         (
