@@ -19,7 +19,7 @@ from cgn_augment.cli.sets import (
     resumable,
     tell_written,
 )
-from cgn_augment.errors import ArgumentError, DataError
+from cgn_augment.errors import ArgumentError
 from cgn_augment.files import require_place
 from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
@@ -57,7 +57,7 @@ def write(
 
     Several processes can share the shards: start them with torchrun, or give each its --rank and
     the --world-size. With --engine ray a Ray cluster writes them. After an interruption the same
-    command with --resume completes the set. The exit code is 2 if no object could be used.
+    command with --resume completes the set.
 
     Args:
         config: of the set.
@@ -126,8 +126,8 @@ def write(
     tell_written(out, manifest)
     if manifest is not None and not any(manifest.class_counts["usable"]):
         first = json.loads(Store(out).read(LEFT_OUT).splitlines()[0])
-        raise DataError(
-            f"no image has an object that can be used: {first['key']} is left out as "
+        print(
+            f"warning: no image has an object that can be used: {first['key']} is left out as "
             f"{first['verdict']} ({first['why']})"
         )
 
