@@ -145,8 +145,9 @@ def list_classes(name: str, given: object) -> tuple[int, ...]:
     try:
         classes = tuple(dict.fromkeys(map(index, listed)))
     except TypeError as error:
+        numbers = "; classes are numbers (class_to_idx)" if isinstance(given, str) else ""
         raise ArgumentTypeError(
-            f"{name} must be a class or a list of them, got {given!r}"
+            f"{name} must be a class or a list of them, got {given!r}{numbers}"
         ) from error
     if not classes or min(classes) < 0:
         raise ArgumentError(f"{name} must list classes of 0 or more, got {given!r}")

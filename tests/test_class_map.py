@@ -75,6 +75,7 @@ def test_labels_of_every_integer_type_are_looked_up(generator: torch.Generator) 
         ({5: []}, ArgumentError, r"class_map\[5\] must list .* got \[\]"),
         ({0: [1, 2], 1: [3, 2]}, ArgumentError, "gives class 2 to label 0 and to label 1"),
         ({"cat": 3}, ArgumentTypeError, "labels of class_map must be integers .*'str'"),
+        ({0: "cat"}, ArgumentTypeError, "got 'cat'; classes are numbers"),
         ({0: 1.0}, ArgumentTypeError, r"class_map\[0\] must be a class or a list of them, got 1.0"),
         ({0: [1, None]}, ArgumentTypeError, r"or a list of them, got \[1, None\]"),
         ({0: {1, 2}}, ArgumentTypeError, r"or a list of them, got \{1, 2\}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from cgn_augment.masks.settings import MaskSettings
 from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.inputs import ALPHA
 from cgn_augment.parts.masking import mask_photos
-from cgn_augment.parts.photos import find_photos, read_keys
+from cgn_augment.parts.photos import find_photos, read_keys, require_beside
 from cgn_augment.parts.review import check_page, write_review
 from cgn_augment.parts.set import PartSet
 from cgn_augment.parts.sheet import draw_parts, find_failing, summarize_parts
@@ -34,6 +35,7 @@ from cgn_augment.pictures.sheets import check_picture, save_figure
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest
 from cgn_augment.shards.on_ray import RayEngine
+from cgn_augment.shards.store import Store
 
 
 @settings_as_options(PartConfig)
@@ -92,6 +94,7 @@ def write(
             # Report errors before finding masks, which takes long.
             if num_workers is not None:
                 require_workers(num_workers)
+            require_beside(out, images, config)
             if "://" not in out:
                 require_place(Path(out).expanduser())
             if keys:
@@ -121,6 +124,12 @@ def write(
     if manifest is not None:
         _tell_left_out(manifest)
     tell_written(out, manifest)
+    if manifest is not None and not any(manifest.class_counts["usable"]):
+        first = json.loads(Store(out).read(LEFT_OUT).splitlines()[0])
+        print(
+            f"warning: no image has an object that can be used: {first['key']} is left out as "
+            f"{first['verdict']} ({first['why']})"
+        )
 
 
 def _tell_left_out(manifest: Manifest) -> None:
@@ -132,7 +141,7 @@ def _tell_left_out(manifest: Manifest) -> None:
         print(f"left out: {', '.join(left_out)}; {LEFT_OUT} lists them, 'parts info' draws some")
     classes = manifest.settings["classes"]
     for name, num in zip(classes, usable, strict=True):
-        if num == 0:
+        if num == 0 and any(usable):
             print(f"of the class {name} no object could be used")
     by_class = {
         name: {verdict: counts[label] for verdict, counts in manifest.class_counts.items()}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from cgn_augment.generators import ImageNetCGN, load_cgn
 from cgn_augment.generators.checkpoint import require_device
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.generators.layout import without_memory
+from cgn_augment.parts.set import PartSet
 from cgn_augment.sources.bank import BankSource, StorageName
 from cgn_augment.sources.cost import (
     MEASURED,
@@ -57,8 +59,8 @@ def plan(
         batch: real images per step.
         ratio: counterfactuals per real image.
         step_ms: duration of your training step on that many real images alone, in milliseconds.
-        cgn: imagenet for the CGN of the paper's size, parts for parts of photographs, or the path
-            or name of a generator.
+        cgn: imagenet for the CGN of the paper's size, parts (or their folder) for parts of
+            photographs, or the path or name of a generator.
         overhead: share by which counterfactuals may lengthen a step.
         device_gb: memory that the bank may take, in GB.
         storage: storage of the bank.
@@ -98,6 +100,9 @@ def _require_here(device: str, card: Card) -> torch.device | None:
 def _open(cgn: str, device: torch.device) -> Mechanisms | None:
     """Returns the network to count and measure; without memory on "meta"; None for parts."""
     if cgn == "parts":
+        return None
+    if Path(cgn).expanduser().is_dir():
+        PartSet.open(cgn)  # or an error that says what the folder lacks
         return None
     if cgn != "imagenet":
         return load_cgn(cgn, device=device if device.type != "meta" else "cpu")

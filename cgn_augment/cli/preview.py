@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from cgn_augment.errors import ArgumentError
 from cgn_augment.generators import bundled_generators
+from cgn_augment.generators.drawing import default_interventions
 from cgn_augment.images.datasets import (
     ImageSet,
+    MapImages,
     evaluation_transform,
     open_images,
     training_transform,
@@ -48,6 +51,7 @@ def preview(
     label: Label = "shape",
     class_map: dict[str, int | str | list[int | str]] | None = None,
     classes: int | list[str] | None = None,
+    background: Literal["any", "other"] = "any",
     bank: int = 0,
     truncation: float | None = None,
     num: int = 10,
@@ -69,7 +73,7 @@ def preview(
         std: likewise.
         augment: false shows real images without random crops and flips.
         min_scale: smallest share of an image that a random crop shows; 1 shows all of it.
-        batch_size: real images per step.
+        batch_size: real images per step; of fewer images, all.
         ratio: counterfactuals per real image; 1 if neither count nor fraction is given.
         count: counterfactuals per step, instead of ratio.
         fraction: share of the batch that is counterfactual, instead of ratio.
@@ -79,6 +83,8 @@ def preview(
         class_map: 'label: class or classes of the generator', each by number or name: '{cat: [281,
             282], 1: golden_retriever}'.
         classes: names of the classes by label, or their number, if the data does not say.
+        background: other takes backgrounds of any class but the shape's own, as
+            Interventions(background="other") does.
         bank: size of a bank to draw from, as BankSource does; 0 draws each image anew.
         truncation: ImageNet CGN only: above 0 and at most 1; 1 by default.
         num: most images of each kind to show.
@@ -103,10 +109,18 @@ def preview(
     if isinstance(network, Parts):
         labels = {name: y for y, name in enumerate(images.classes)}
         network = load_mechanisms(cgn, device=device, size=size, class_to_idx=labels)
+    chosen = default_interventions(network)
+    if background == "other":
+        chosen = replace(chosen, background="other")
+    if isinstance(images, MapImages):  # a small folder is shown whole
+        batch_size = min(batch_size, len(images.dataset))  # type: ignore[arg-type]
     real, options = images.training(LoadConfig(batch_size, seed=seed))
+    source: FreshSource | BankSource = FreshSource(network, chosen)
+    if bank:
+        source = BankSource(network, bank, interventions=chosen, seed=seed)
     stream = CounterfactualDataset(
         real,
-        BankSource(network, bank, seed=seed) if bank else FreshSource(network),
+        source,
         ratio=ratio,
         count=count,
         fraction=fraction,

@@ -7,9 +7,11 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from inspect import signature
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from inspect import Parameter, signature
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from jsonargparse import auto_cli
@@ -41,6 +43,9 @@ _NO_MEMORY = "can't allocate memory", "Storage size calculation overflowed"
 
 _ASKED = re.compile(r"[Tt]ried to allocate [\d.]+ \w+")
 
+_ANSWERS = ("true", "false", "yes", "no", "on", "off", "0", "1", "null")
+"""Values that may follow a switch."""
+
 Commands = dict[str, Callable[..., Any] | dict[str, Any]]
 
 
@@ -54,7 +59,11 @@ def info(cgn: str) -> None:
     network = load_mechanisms(cgn)
     facts: dict[str, Any] = {"image size": f"{network.image_size}x{network.image_size}"}
     if isinstance(network, Parts):
-        facts |= {"architecture": "parts", "classes": network.names, "images": network.counts}
+        facts |= {
+            "architecture": "parts",
+            "classes": ", ".join(f"{y} {name}" for y, name in network.names.items()),
+            "images": ", ".join(f"{num} {verdict}" for verdict, num in network.counts.items()),
+        }
     else:
         facts |= {
             "architecture": network.architecture,
@@ -95,8 +104,19 @@ def sheet(
 def main() -> None:
     """Runs the command line."""
     # Two commands have subcommands besides their own work.
-    of_parts = {"verify": parts.verify, "info": parts.info, "review": parts.review}
-    of_shards = {"verify": shards.verify, "info": shards.info}
+    of_parts: dict[str, Any] = {
+        "verify": parts.verify,
+        "info": parts.info,
+        "review": parts.review,
+        "_help": "Takes photographs apart; 'parts info', 'parts review' and 'parts verify' look at "
+        "the result.",
+    }
+    of_shards: dict[str, Any] = {
+        "verify": shards.verify,
+        "info": shards.info,
+        "_help": "Renders counterfactuals into WebDataset shards; 'shards info' and 'shards "
+        "verify' look at the result.",
+    }
     commands: Commands = {
         "info": info,
         "sheet": sheet,
@@ -129,7 +149,9 @@ def run_commands(
             whose arguments are options.
         arguments: arguments; by default those of the command line.
     """
-    given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = _find(commands, given)[1]
+    given = plain_arguments(given, () if command is None else _switches(command))
     if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be text of the terminal
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -148,9 +170,7 @@ def run_commands(
         sys.exit(141)
     except ArgumentError as error:
         message = plain_message(str(error))
-        call = _places(commands, given)
-        hint = f"write {name} {call}" if call else "--help lists what there is"
-        _stop(2, f"{name}: error: {message}; {hint}")
+        _stop(2, f"{name}: error: {message}; {_advise(message, name, commands, given)}")
     except (CGNError, OSError) as error:
         reason: object = without_traceback(str(error))
         if isinstance(error, OSError) and error.filename:
@@ -209,6 +229,7 @@ def plain_message(message: str) -> str:
     """
     message = " ".join(message.replace("typing.", "").split())
     message = _UNION.sub(r"Expected: \1. Got value: ", message)
+    message = message.replace("Expected: list[int].", "Expected: list[int], such as '[0, 1]'.")
     return _CLASS.sub(lambda found: _KINDS.get(found[1], found[1]), message)
 
 
@@ -217,41 +238,83 @@ def _stop(status: int, message: str) -> NoReturn:
     sys.exit(status)
 
 
-def plain_arguments(arguments: Sequence[str]) -> list[str]:
-    """Lets `--world-size` stand for `--world_size`, and `--resume` stand alone.
+def plain_arguments(arguments: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """Lets `--world-size` stand for `--world_size`, and a switch such as `--resume` stand alone.
 
     jsonargparse accepts only the second form, and expects a value after every option.
 
+    Args:
+        arguments: as they were typed.
+        switches: names of the options that are true or false.
+
     Examples:
         >>> from cgn_augment.cli.program import plain_arguments
-        >>> plain_arguments(["--world-size=2", "--resume", "--out", "my-set"])
+        >>> plain_arguments(["--world-size=2", "--resume", "--out", "my-set"], ["resume"])
         ['--world_size=2', '--resume=true', '--out', 'my-set']
     """
     plain = []
     for argument, after in zip(arguments, [*arguments, "--"][1:], strict=True):
-        name, equals, value = argument.partition("=")
-        if argument == "--resume" and after.startswith("--"):
-            equals, value = "=", "true"
-        if name.startswith("--"):
-            argument = f"--{name[2:].replace('-', '_')}{equals}{value}"
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            name = option[2:].replace("-", "_")
+            if name in switches and not equals and after.lower() not in _ANSWERS:
+                equals, value = "=", "true"
+            argument = f"--{name}{equals}{value}"
         plain.append(argument)
     return plain
 
 
-def _places(commands: Commands | Callable[..., Any], given: Sequence[str]) -> str | None:
-    """Returns the form of a command whose required arguments were given as options."""
+def _switches(command: Callable[..., Any]) -> list[str]:
+    """Returns the names of a command's options that are true or false, such as masking.largest."""
+    found = []
+    for name, kind in _kinds(command).items():
+        if kind is bool:
+            found.append(name)
+        elif is_dataclass(kind):
+            types = get_type_hints(kind)
+            found += [f"{name}.{each.name}" for each in fields(kind) if types[each.name] is bool]
+    return found
+
+
+def _kinds(command: Callable[..., Any]) -> dict[str, Any]:
+    return {p.name: p.annotation for p in signature(command, eval_str=True).parameters.values()}
+
+
+def _find(
+    commands: Commands | Callable[..., Any], given: Sequence[str]
+) -> tuple[list[str], Callable[..., Any] | None]:
+    """Returns the words that name a command, and the command if they do."""
     words = list(given)
     while isinstance(commands, dict) and words and words[0] in commands:
         commands = commands[words.pop(0)]
-    if isinstance(commands, dict) or words == given:
-        return None
-    required = [
-        parameter.name
-        for parameter in signature(commands).parameters.values()
-        if parameter.default is parameter.empty
-    ]
-    named = {word.partition("=")[0] for word in words} & {f"--{each}" for each in required}
-    if not named:
-        return None
-    called = given[: len(given) - len(words)]
-    return " ".join([*called, *map(str.upper, required)])
+    called = list(given[: len(given) - len(words)])
+    return called, commands if callable(commands) else None
+
+
+def _advise(
+    message: str, name: str, commands: Commands | Callable[..., Any], given: Sequence[str]
+) -> str:
+    """Returns what to do about a wrong command line.
+
+    The form of the command, if what must be given is missing, or given in another form; the name of
+    an option that looks like the one that is not known.
+    """
+    called, command = _find(commands, given)
+    if command is None:
+        return "--help lists what there is"
+    parameters = signature(command).parameters.values()
+    required = [each.name for each in parameters if each.default is Parameter.empty]
+    unknown = message.partition("unrecognized arguments: ")[2].split()
+    options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+    places = isinstance(commands, dict)
+    if (
+        "arguments are required" in message
+        or (places and {f"--{each}" for each in required} & set(options))
+        or (unknown and not options)
+    ):
+        form = [each.upper() if places else f"--{each} {each.upper()}" for each in required]
+        return f"write {' '.join([name, *called, *form])}"
+    known = [f"--{each}" for each in _kinds(command)]
+    close = [near for option in options for near in get_close_matches(option, known, 1)]
+    meant = "".join(f"did you mean {near.replace('_', '-')}? " for near in close[:1])
+    return f"{meant}--help lists what there is"

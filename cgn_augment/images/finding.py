@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple
@@ -15,8 +16,16 @@ from cgn_augment.errors import DataError
 from cgn_augment.files import first_line
 from cgn_augment.images.reading import Encoded, open_image, to_rgb
 
+logger = logging.getLogger(__name__)
+
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in upper or lower case."""
+
+UNREAD = (
+    *(".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".rw2"),
+)
+"""Suffixes of image files that are not read: of phones, animations and cameras."""
 
 _MOST_VISITS = 1000
 """Times that links may lead to one folder; a few dozen of them could make up billions of paths."""
@@ -43,7 +52,8 @@ class LabelledPaths(NamedTuple):
 def find_images(folder: Path, least: int = 1) -> list[Path]:
     """Finds the images in a folder and all folders below it.
 
-    Follows links, ignores hidden files and folders, and ignores the case of a suffix.
+    Follows links, ignores hidden files and folders, and ignores the case of a suffix. Images of
+    formats that are not read, such as HEIC, are left out with a warning.
 
     Args:
         folder: where to look.
@@ -67,12 +77,14 @@ def find_images(folder: Path, least: int = 1) -> list[Path]:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: give one with images, in subfolders or not")
-    paths = list(_walk(folder))
+    (paths,), unread = _sort_out([_walk(folder)])
     if len(paths) < least:
         raise DataError(
             f"{folder} holds {len(paths)} images ({', '.join(SUFFIXES)}), and {least} or more are "
-            "needed"
+            f"needed{unread and f'; {unread}'}"
         )
+    if unread:
+        logger.warning("%s: %s", folder, unread)
     return paths
 
 
@@ -105,13 +117,16 @@ def find_labelled_images(
     folder = folder.expanduser()
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder} of {what}. Expected:{layout}")
-    found = {
-        entry.name: list(_walk(folder / entry.name)) for entry in _entries(folder) if entry.is_dir()
-    }
+    names = [entry.name for entry in _entries(folder) if entry.is_dir()]
+    sorted_out, unread = _sort_out([_walk(folder / name) for name in names])
+    found = dict(zip(names, sorted_out, strict=True))
     empty = [name for name, paths in found.items() if not paths]
     if not found or empty:
         lacks = f"has no image in {name_some(empty)}" if found else "has no folders of classes"
-        raise DataError(f"{folder} {lacks}. Expected:{layout}")
+        advice = f"; {unread}" if empty and unread else f". Expected:{layout}"
+        raise DataError(f"{folder} {lacks}{advice}")
+    if unread:
+        logger.warning("%s: %s", folder, unread)
     labels = [label for label, paths in enumerate(found.values()) for _ in paths]
     return LabelledPaths(
         tuple(path for paths in found.values() for path in paths), tuple(labels), tuple(found)
@@ -163,5 +178,22 @@ def _walk(
     for entry in _entries(folder):
         if entry.is_dir():
             yield from _walk(folder / entry.name, above | {real}, seen)
-        elif entry.name.lower().endswith(SUFFIXES):
+        elif entry.name.lower().endswith((*SUFFIXES, *UNREAD)):
             yield folder / entry.name
+
+
+def _sort_out(folders: Iterable[Iterable[Path]]) -> tuple[list[list[Path]], str]:
+    """Returns the images of each folder that can be read, and how many others there are."""
+    unread: Counter[str] = Counter()
+    found: list[list[Path]] = []
+    for paths in folders:
+        found.append([])
+        for path in paths:
+            suffix = path.suffix.lower()
+            if suffix in UNREAD:
+                unread[suffix] += 1
+            else:
+                found[-1].append(path)
+    kinds = ", ".join(f"{num} {suffix}" for suffix, num in sorted(unread.items()))
+    advice = "left out, since their formats are not read: convert them to JPEG or PNG"
+    return found, f"{unread.total()} images ({kinds}) are {advice}" if unread else ""

@@ -44,8 +44,9 @@ def mask_photos(
         DataError: images cannot be used, or a mask would lie outside the folder.
     """
     if config.masks in (ALPHA, OWN) or config.masks.startswith((COLUMN, MEMBER)):
+        got = "" if config.masks == OWN else f", got {config.masks!r}"
         raise ArgumentError(
-            f"masks is the folder that a masker's masks are written to, got {config.masks!r}"
+            f"--masks must name the folder that a masker's masks are written to{got}: --masks masks"
         )
     rank, world_size = find_rank(rank, world_size)
     out = Path(config.masks).expanduser()

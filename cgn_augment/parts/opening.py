@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cgn_augment.checks import MAX_CLASSES, require_count, require_side
-from cgn_augment.errors import ArgumentError
+from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.generators import load_cgn
 from cgn_augment.generators.checkpoint import bundled_generators, require_device
 from cgn_augment.interventions import Interventions
@@ -123,6 +123,7 @@ def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None
 
     Raises:
         ArgumentError: only one of the two has a name, or a label is negative.
+        ArgumentTypeError: `class_to_idx` is no mapping.
 
     Examples:
         >>> from cgn_augment.parts.opening import match_classes
@@ -131,6 +132,11 @@ def match_classes(names: tuple[str, ...], class_to_idx: Mapping[str, int] | None
     """
     if class_to_idx is None:
         return {name: y for y, name in enumerate(sorted(names))}
+    if not isinstance(class_to_idx, Mapping):
+        raise ArgumentTypeError(
+            "class_to_idx must be a mapping from names to labels, such as the class_to_idx of an "
+            f"ImageFolder, got {type(class_to_idx).__name__}"
+        )
     strange = sorted(set(names) - set(class_to_idx))
     lacking = sorted(set(class_to_idx) - set(names))
     if strange or lacking:

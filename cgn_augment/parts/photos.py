@@ -37,6 +37,23 @@ def find_photos(images: str, config: PartConfig) -> Photos:
     return photos_of_shards(images, config)
 
 
+def require_beside(out: str, images: str, config: PartConfig) -> None:
+    """Raises `ArgumentError` if a set would be written among its own images or masks.
+
+    Its files would be taken for a class the next time.
+    """
+    if "://" in out:
+        return
+    target = Path(out).expanduser().resolve()
+    for what, place in (("images", images), ("masks", config.masks)):
+        folder = Path(place).expanduser().resolve()
+        if folder.is_dir() and (target == folder or folder in target.parents):
+            raise ArgumentError(
+                f"{out} lies in {place}, the folder of {what}, where parts would be taken for "
+                f"{what}: give a folder beside it"
+            )
+
+
 def read_keys(path: Path) -> list[str]:
     """Reads keys from a file: one on each line, or JSON lines with a `key`.
 

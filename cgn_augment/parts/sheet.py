@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def summarize_parts(parts: PartSet) -> dict[str, object]:
         "shards": f"{len(found.shards)} of {found.num_shards}",
         "size": f"{size / 1e6:.1f} MB, {size / max(num, 1):.0f} bytes an image",
         "objects": int(having["object"].sum()),
-        "backgrounds": int(having["background"].sum()),
+        "backgrounds": _count_backgrounds(having, settings["max_hole"]),
         "left out": ", ".join(f"{count} {name}" for name, count in left_out.items()) or "none",
         "longer side": f"at most {settings['size']} pixels",
         "filled by": settings["fill"],
@@ -55,6 +56,13 @@ def summarize_parts(parts: PartSet) -> dict[str, object]:
             f"{int(of_class.sum())} images ({share} usable)"
         )
     return summary
+
+
+def _count_backgrounds(having: Mapping[str, npt.NDArray[np.bool_]], max_hole: float) -> str:
+    """Returns how many backgrounds there are, and how many objects lack theirs."""
+    num = int(having["background"].sum())
+    lack = int((having["object"] & ~having["background"]).sum())
+    return f"{num}, and {lack} left out (hole above {max_hole} of the image)" if lack else f"{num}"
 
 
 def usable_share(counts: Mapping[str, int]) -> float | None:
@@ -138,7 +146,10 @@ def draw_parts(parts: PartSet, num_columns: int = 12) -> Figure:
         if any(part.foreground is not None for part in shown):
             rows["foreground"] = _row([part.foreground for part in shown])
         rows["background"] = _row([part.background for part in shown])
-        captions["background"] = [_short(part.key) for part in shown]
+        lacks = ["hole too large\n" if part.background is None else "" for part in shown]
+        captions["background"] = [
+            f"{lack}{_short(part.key)}" for lack, part in zip(lacks, shown, strict=True)
+        ]
     left_out = _spread(np.flatnonzero(~has_object), num_columns)
     if left_out:
         rows["left out"] = _row([parts.picture(n, "image") for n in left_out])

@@ -30,7 +30,7 @@ from cgn_augment.parts.fill import Filler, find_filler
 from cgn_augment.parts.index import INDEX, MEMBERS, index_line
 from cgn_augment.parts.inputs import Photo, Photos
 from cgn_augment.parts.making import EXCLUDED, NO_MASK, OTHER_SIZE, UNREADABLE, Making
-from cgn_augment.parts.photos import find_photos
+from cgn_augment.parts.photos import find_photos, require_beside
 from cgn_augment.ranks import count_cores
 from cgn_augment.shards.layout import PARTS
 from cgn_augment.shards.manifest import Manifest, find_versions
@@ -84,7 +84,7 @@ def write_parts(
         The manifest, or None if other ranks still have shards to write.
 
     Raises:
-        ArgumentError: a value cannot be used.
+        ArgumentError: a value cannot be used, or `out` lies among the images or masks.
         DataError: images cannot be used, or `out` holds another set, or one that was begun while
             `resume` is off.
         FileError: a file cannot be written. Only complete shards stay.
@@ -112,6 +112,7 @@ def write_parts(
     """
     workers = _find_workers(num_workers, engine)
     find_filler(config.fill if filler is None else filler)  # before anything slow
+    require_beside(os.fspath(out), os.fspath(images), config)
     photos = find_photos(os.fspath(images), config)
     excluded = frozenset(exclude)
     photos.require_keys(excluded)

@@ -169,7 +169,8 @@ def write_set(
         complete = find_complete(store, contents.settings, own)
         missing = [shard for shard in own if shard not in complete]
         left = contents.count(missing)
-        name = f"rank {rank}" if here else "all workers"
+        alone = "writing" if world_size == 1 else f"rank {rank}"
+        name = alone if here else "all workers"
         with (
             tqdm(total=left, unit="image", desc=name, disable=not progress) as bar,
             closing(engine(store, contents, missing)) as written,

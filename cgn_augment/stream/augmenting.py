@@ -33,7 +33,8 @@ class Augmentation:
 
     Raises:
         ArgumentTypeError: it cannot be called, or is a class.
-        ArgumentError: it blends images with one another, or needs labels.
+        ArgumentError: it blends images with one another, needs labels, or is made for PIL images
+            or images in [0, 1].
 
     Examples:
         >>> import torch
@@ -68,7 +69,14 @@ class Augmentation:
                 f"{name} ({type(module).__name__}) needs more than images, such as labels, and "
                 f"gets images alone: apply it to the stream's batches, behind the stream"
             )
-        self._steps = [(step, _draws_once(step)) for step in _flatten(module)]
+        steps = _flatten(module)
+        if wrong := _of_a_dataset(steps):
+            raise ArgumentError(
+                f"{name} has {wrong}, as the transform of a dataset, but gets counterfactuals, "
+                "tensors that are drawn in [-1, 1]: pass transform=match_real(mean, std, size=…), "
+                "which brings them to your images, and random augmentations alone as its augment"
+            )
+        self._steps = [(step, _draws_once(step)) for step in steps]
 
     @property
     def by_image(self) -> bool:
@@ -158,6 +166,19 @@ def _flatten(module: Any) -> list[Any]:
     if type(module).__name__ == "Compose" and _is_of("torchvision.transforms", module):
         return [step for part in module.transforms for step in _flatten(part)]
     return [module]
+
+
+def _of_a_dataset(steps: list[Any]) -> str:
+    """Returns the name of a step that takes PIL images, or images in [0, 1]; empty if none does."""
+    kept = True  # the scale of what a source draws
+    for step in steps:
+        ours = _is_of("torchvision.transforms", step)
+        if ours and _name(step) in ("ToTensor", "PILToTensor"):
+            return _name(step)
+        if kept and ours and _name(step) == "Normalize" and min(step.mean) > 0:
+            return "Normalize"
+        kept = kept and ours and _name(step) not in ("Lambda", "Normalize")
+    return ""
 
 
 def _draws_once(module: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from cgn_augment.checks import MAX_AHEAD, MAX_WORKERS, require_counts
 from cgn_augment.errors import ArgumentError, ArgumentTypeError
 from cgn_augment.functional import Purpose, step_seed
 from cgn_augment.ranks import Ranks
+from cgn_augment.stream.collating import collate
 from cgn_augment.stream.epochs import (
     EpochDataset,
     EpochIterableDataset,
@@ -109,9 +111,9 @@ class ReadConfig:
             raise ArgumentError(f"no DataLoader can be made of these keywords: {error}") from error
 
     def passed_on(self) -> dict[str, Any]:
-        """Returns the keywords that the inner loader gets unchanged."""
+        """Returns the keywords that the inner loader gets; they do not affect the order."""
         names = {*PASSED_ON, "persistent_workers"}.intersection(self.given())
-        return {name: getattr(self, name) for name in names}
+        return {"collate_fn": collate} | {name: getattr(self, name) for name in names}
 
 
 class MapStyleData(RealData):
@@ -153,9 +155,10 @@ class MapStyleData(RealData):
     def require_batch(self, num_steps: int | None, world_size: int) -> None:
         """Raises `ArgumentError` if an epoch would be empty."""
         if num_steps == 0:
+            on = f" on {world_size} ranks" if world_size > 1 else ""
             raise ArgumentError(
-                f"an epoch of {len(self.dataset)} images on {world_size} ranks has no batch: lower "
-                "batch_size, leave drop_last out, or give a sampler that draws more"
+                f"an epoch of {len(self.dataset)} images{on} has no batch: lower batch_size, leave "
+                "drop_last out, or give a sampler that draws more"
             )
 
     def items(self, step: int) -> Iterator[list[int]]:
@@ -267,6 +270,11 @@ def wrap_real(real: Any, config: ReadConfig) -> RealData:
             without `batch_size`.
         ArgumentTypeError: it is not a dataset, a loader or an iterable.
     """
+    if isinstance(real, str | os.PathLike):
+        raise ArgumentTypeError(
+            f"real is a path, {os.fspath(real)!r}: pass a dataset, such as torchvision's "
+            "ImageFolder(path, transform)"
+        )
     if isinstance(real, DataLoader) or (config.batch_size is None and config.batch_sampler is None):
         return _wrap_batches(real, config)
     if isinstance(real, IterableDataset):

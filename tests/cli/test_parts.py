@@ -57,6 +57,7 @@ def test_the_command_writes_what_the_function_writes(
     assert "of the class dog no object could be used" in told.out
     assert "of the class cat" not in told.out
     assert "image/s" in told.err
+    assert "rank 0: " in told.err
     assert contents(tmp_path / "set") == contents(place / "set")
     assert run(*given, "--rank", 0) == 2
     assert "pass --resume" in capsys.readouterr().err
@@ -93,6 +94,18 @@ def test_a_list_of_what_was_left_out_can_be_excluded(place: Path, tmp_path: Path
     assert PartSet.open(tmp_path / "set").counts == {"usable": 3, "excluded": 5}
 
 
+def test_of_a_set_without_any_object_it_is_said_why(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--masks", "alpha", "--fill", "none", "--num-workers", 0)
+    assert run(place / "photos", tmp_path / "set", *given) == 0
+    told = capsys.readouterr().out
+    assert "left out: 8 unreadable" in told
+    assert "of the class" not in told
+    assert "no image has an object that can be used: cat/000 is left out as unreadable" in told
+    assert "alpha" in told
+
+
 def test_the_command_says_what_is_missing(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +131,15 @@ def test_a_masker_finds_the_masks_first(
     shutil.rmtree(out)
     assert run(place / "photos", out, "--masks", masks, *settings(place)[2:]) == 0
     assert contents(out) == made
+
+
+def test_no_mask_is_found_for_a_set_among_the_images(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--masks", tmp_path / "masks", "--masker", "grabcut")
+    assert run(place / "photos", place / "photos" / "set", *given) == 2
+    assert "give a folder beside it" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
 
 
 def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) -> None:
@@ -146,7 +168,12 @@ def test_each_rank_finds_the_masks_of_its_shards(place: Path, tmp_path: Path) ->
         (
             "photos",
             ("--masker", "grabcut", "--masks", "alpha"),
-            "masks is the folder that a masker's masks are written to, got 'alpha'",
+            "--masks must name the folder that a masker's masks are written to, got 'alpha'",
+        ),
+        (
+            "photos",
+            ("--masker", "grabcut", "--masks", "own"),
+            "are written to: --masks masks",
         ),
         # No mask is found for a set that cannot be written.
         ("photos", ("--masker", "grabcut", "--num-workers", "-1"), "num_workers must be 0 or more"),

@@ -35,7 +35,7 @@ def test_sheet_and_info(
     assert run("info", parts) == 0
     told = capsys.readouterr().out
     assert "40x40" in told
-    assert "'bee'" in told
+    assert "0 ant, 1 bee, 2 cow" in told
     assert run("sheet", "colored-mnist", tmp_path / "sheet.png", "--size=24") == 2
     assert "leave size out" in capsys.readouterr().err
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import make_tiny_cgn, run_command
+from part_helpers import make_photos, write
 
 import cgn_augment.cli.plan as commands
 from cgn_augment.cli import program
@@ -33,6 +36,16 @@ def test_parts_are_read_and_not_drawn(
     text = capsys.readouterr().out
     assert "GFLOP" not in text
     assert "parts are read" in text
+
+
+def test_a_folder_of_parts_is_planned_as_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(make_photos(tmp_path, 1), tmp_path / "set")
+    assert run(monkeypatch, "--cgn", tmp_path / "set") == 0
+    assert "parts are read" in capsys.readouterr().out
+    assert run(monkeypatch, "--cgn", tmp_path / "photos") == 2
+    assert "holds no complete set of parts" in capsys.readouterr().err
 
 
 def test_a_step_without_room_says_what_to_do(

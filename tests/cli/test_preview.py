@@ -11,7 +11,7 @@ import torch
 from conftest import run_command
 from PIL import Image
 
-from cgn_augment import BankSource, CounterfactualDataset, FreshSource
+from cgn_augment import BankSource, CounterfactualDataset, FreshSource, Interventions
 from cgn_augment.cli import preview as command
 from cgn_augment.cli import program as cli
 from cgn_augment.generators import SmallCGN, save_cgn
@@ -72,6 +72,21 @@ def test_the_command_writes_a_picture_and_says_in_a_line_what_is_in_it(
     ]
 
 
+def test_a_folder_of_fewer_images_than_a_batch_is_shown_whole(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--batch-size=64") == 0
+    assert "9 real and 9 counterfactual images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bank", ["0", "20"])
+def test_backgrounds_may_be_of_other_classes(
+    bank: str, run: Callable[..., int], seen: list[CounterfactualDataset]
+) -> None:
+    assert run("--background=other", f"--bank={bank}") == 0
+    assert seen[0].source.interventions == Interventions(background="other")  # type: ignore[attr-defined]
+
+
 def test_settings_reach_the_stream(
     run: Callable[..., int], seen: list[CounterfactualDataset]
 ) -> None:
@@ -119,7 +134,6 @@ def test_classes_are_called_as_they_are_written(
         (["--class-map={bird: 10}"], "there are the classes 0 to 9, not 10"),
         (["--mean=[0.1, 0.2]"], "mean must be one number or three"),
         (["--out=no/look.png"], "the folder no is missing"),
-        (["--batch-size=10"], "lower batch_size"),
         (["--ratio=1", "--count=2"], "give one of ratio, count and fraction"),
         (["--num=0"], "num must be 1 or more"),
     ],

@@ -20,7 +20,10 @@ from PIL import Image
 
 from cgn_augment.cli import program as cli
 from cgn_augment.generators import SmallCGN, save_cgn
+from cgn_augment.masks.settings import MaskSettings
 from train_generator.cli import program as train_cli
+
+NO_MASKING = MaskSettings()
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +187,10 @@ def test_a_package_is_its_program_for_launchers_of_modules(
     [
         (["masks", "a", "b", "--size=x"], '"size": Expected: whole number. Got value: x;'),
         (["preview", "a", "--ratio=x"], '"ratio": Expected: number. Got value: x;'),
+        (
+            ["shards", "--cgn=a", "--out=b", "--num=1", "--shape=0"],
+            "\"shape\": Expected: list[int], such as '[0, 1]'. Got value: 0;",
+        ),
         (["preview", "a", "--class-map=x"], "list[int | str]]. Got value: x;"),
         (["sample", "a", "b", "--num=x"], '"num": Expected a whole number. Got value: x;'),
         (
@@ -414,3 +421,68 @@ def test_where_nothing_listens_is_said_at_once(
     error = capsys.readouterr().err
     assert "nothing answers there (" in error
     assert error.count("\n") == 1
+
+
+def switched(folder: str, *, large: bool = False, masking: MaskSettings = NO_MASKING) -> None:
+    """Prints what it got.
+
+    Args:
+        folder: a place.
+        large: a switch.
+        masking: settings with switches.
+    """
+    print(folder, large, masking.largest, masking.close)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["here", "--large"], "here True False False"),
+        (["--large", "here"], "here True False False"),
+        (["here", "--large", "false"], "here False False False"),
+        (["here", "--large=TRUE"], "here True False False"),
+        (["here", "--masking.largest", "--masking.close", "true"], "here False True True"),
+    ],
+)
+def test_a_switch_may_stand_alone(
+    arguments: list[str], printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run_commands("name", {"do": switched}, ["do", *arguments])
+    assert capsys.readouterr().out == f"{printed}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["masks", "photos"], "; write cgn-augment masks IMAGES OUT\n"),
+        (["parts", "photos", "out", "masks"], "; write cgn-augment parts IMAGES OUT\n"),
+        (["parts", "photos", "out", "--mask=m"], "; did you mean --masks? --help lists"),
+        (["preview", "photos", "--image-sise=9"], "; did you mean --image-size? --help lists"),
+        (["shards", "--out=set"], "; write cgn-augment shards --num NUM --cgn CGN --out OUT\n"),
+        (["shards", "parts", "set"], "; write cgn-augment shards --num NUM --cgn CGN --out OUT\n"),
+        (["masks", "photos", "out", "--largest", "maybe"], "; write cgn-augment masks IMAGES OUT"),
+    ],
+)
+def test_a_wrong_command_line_is_told_the_right_one(
+    arguments: list[str],
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(cli.main, monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert advice in error
+    assert error.count("\n") == 1
+
+
+def test_help_says_what_each_command_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert run_command(cli.main, monkeypatch, "--help") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    told = {words[0]: words[1:] for words in lines if words}
+    assert "apart;" in told["parts"]
+    assert "counterfactuals" in told["shards"]

@@ -32,6 +32,27 @@ def test_links_are_followed_hidden_files_are_not_and_capitals_do_not_matter(tmp_
     assert found == ["a/2.Png", "a.webp", "b.JPEG", "linked/linked/5.png"]
 
 
+def test_images_of_other_formats_are_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("cat/1.png", "cat/2.HEIC", "cat/3.heic", "dog/1.gif", "dog/.2.gif", "dog/a.txt"):
+        save(tmp_path / name)
+    with pytest.raises(DataError, match=r"in dog; 3 images \(1 \.gif, 2 \.heic\) are left out"):
+        find_labelled_images(tmp_path)
+    with pytest.raises(DataError, match=r"2 or more are needed; 3 images .* to JPEG or PNG"):
+        find_images(tmp_path, least=2)
+    save(tmp_path / "dog/2.jpg")
+    assert not caplog.records
+    for find in (find_labelled_images, find_images):
+        caplog.clear()
+        find(tmp_path)  # type: ignore[operator]
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            f"{tmp_path}: 3 images (1 .gif, 2 .heic) are left out, since their formats are not "
+            "read: convert them to JPEG or PNG"
+        )
+
+
 def test_labels_go_by_the_names_of_the_folders(tmp_path: Path) -> None:
     for name in ("dog/1.png", "cat/deep/2.png", "cat/1.png", ".cache/1.png"):
         save(tmp_path / name)

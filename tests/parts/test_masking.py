@@ -118,7 +118,7 @@ def test_a_table_whose_masks_would_lie_elsewhere_is_refused(path: str, tmp_path:
 @pytest.mark.parametrize("masks", ["alpha", "column:mask", "member:mask.png"])
 def test_masks_go_to_a_folder_and_nowhere_else(masks: str, tmp_path: Path) -> None:
     images, _ = make_table(tmp_path)
-    with pytest.raises(ArgumentError, match="masks is the folder that a masker's masks"):
+    with pytest.raises(ArgumentError, match="the folder that a masker's masks are"):
         mask_photos(images, PartConfig(masks=masks), "grabcut")
 
 

@@ -92,9 +92,10 @@ def test_labels_are_those_of_the_users_data_set() -> None:
         ({"Ant": 0, "bee": 1, "cow": 2}, r"\['ant'\] that .* lacks, and class_to_idx .*\['Ant'\]"),
         ({"ant": -1, "bee": 1, "cow": 2}, r"class_to_idx\['ant'\] must be 0 or more"),
         ({"ant": 0.5, "bee": 1, "cow": 2}, r"class_to_idx\['ant'\] must be an integer"),
+        (["ant", "bee", "cow"], "class_to_idx must be a mapping from names to labels, .* got list"),
     ],
 )
-def test_classes_that_do_not_match_are_an_error(given: dict[str, Any], message: str) -> None:
+def test_classes_that_do_not_match_are_an_error(given: Any, message: str) -> None:
     with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         match_classes(CLASSES, given)
     with pytest.raises((ArgumentError, ArgumentTypeError), match=message):

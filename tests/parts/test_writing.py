@@ -21,7 +21,7 @@ from cgn_augment.parts.config import PartConfig
 from cgn_augment.parts.making import Making
 from cgn_augment.parts.photos import read_keys
 from cgn_augment.parts.set import PartSet
-from cgn_augment.parts.sheet import draw_parts
+from cgn_augment.parts.sheet import draw_parts, summarize_parts
 from cgn_augment.parts.verify import verify_parts
 from cgn_augment.parts.writing import write_parts
 
@@ -172,6 +172,15 @@ def test_an_image_that_cannot_be_used_is_counted_and_listed(
     assert parts.read(1).object is None
 
 
+@pytest.mark.parametrize("place", ["photos", "photos/set", "masks/set", "photos/../masks"])
+def test_a_set_among_its_images_or_masks_is_refused(place: str, tmp_path: Path) -> None:
+    make_photos(tmp_path, 2)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ArgumentError, match=r"lies in .*(photos|masks), the folder of"):
+        write(tmp_path, tmp_path / place)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_background_whose_hole_is_too_large_is_listed(photos: Path, tmp_path: Path) -> None:
     write(photos, tmp_path / "set", max_hole=0.1)
     listed = (tmp_path / "set" / "left_out.jsonl").read_text()
@@ -180,6 +189,11 @@ def test_a_background_whose_hole_is_too_large_is_listed(photos: Path, tmp_path: 
     assert {line["verdict"] for line in lines} == {"usable"}
     assert all(line["lacks"] == ["background"] for line in lines)
     assert "the hole would be above 0.1" in lines[0]["why"]
+    parts = PartSet.open(tmp_path / "set")
+    told = summarize_parts(parts)["backgrounds"]
+    assert told == "0, and 8 left out (hole above 0.1 of the image)"
+    captions = [cell.get_xlabel() for cell in draw_parts(parts, 1).axes]
+    assert "hole too large\ncat/000" in captions
 
 
 def test_excluded_keys_are_left_out_and_unknown_ones_refused(photos: Path, tmp_path: Path) -> None:

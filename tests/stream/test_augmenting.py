@@ -219,3 +219,38 @@ def test_no_images_are_no_images_in_either_way() -> None:
 def test_a_resize_of_torchvision_is_found_too_large_by_the_stream() -> None:
     with pytest.raises(DataError, match=r"arrive as \(3, 9, 9\) and real images as \(3, 8, 8\)"):
         one_batch(rows(), transform=v2.Resize(9))
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wrong"),
+    [
+        ([v1.ToTensor()], "ToTensor"),
+        ([v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)], "ToTensor"),
+        ([v2.PILToTensor()], "PILToTensor"),
+        ([v1.Normalize(MEAN, STD)], "Normalize"),
+        (
+            [v2.ToImage(), v2.Compose([v2.Resize(8), v2.Normalize(MEAN, STD)])],
+            "Normalize",
+        ),
+        ([v2.Normalize([0.5] * 3, [0.5] * 3)], "Normalize"),
+        # From [-1, 1] to [0, 1], and then as usual; or by something that nobody knows.
+        ([v2.Normalize([-1.0] * 3, [2.0] * 3), v2.Normalize(MEAN, STD)], None),
+        ([v2.Lambda(lambda images: images / 2 + 0.5), v2.Normalize(MEAN, STD)], None),
+        ([Wrapped(nn.Identity()), v2.Normalize(MEAN, STD)], None),
+        ([v2.Normalize([0.0] * 3, [1.0] * 3)], None),
+    ],
+)
+def test_the_transform_of_a_dataset_is_not_that_of_a_stream(
+    steps: list[Any], wrong: str | None
+) -> None:
+    pipeline = v2.Compose(steps)
+    if wrong is None:
+        stream(transform=pipeline)
+        return
+    with pytest.raises(ArgumentError, match=f"transform has {wrong}, .* transform=match_real"):
+        stream(transform=pipeline)
+    with pytest.raises(ArgumentError, match=f"augment has {wrong}, .* alone as its augment"):
+        match_real(MEAN, STD, augment=pipeline)

@@ -46,6 +46,7 @@ from torch.utils.data import (
 from cgn_augment import CounterfactualDataset, FreshSource, Ramp
 from cgn_augment.errors import ArgumentTypeError, DataError
 from cgn_augment.generators import SmallCGN
+from cgn_augment.stream.collating import collate
 
 
 def num_made(batches: list[Any], batch_size: int = 4) -> list[int]:
@@ -338,7 +339,8 @@ def test_keywords_reach_the_inner_loader_as_they_are(real: Any, order: dict[str,
     untouched = stream(real, batch_size=4)._real.loader
     plain = DataLoader(DigitStream(20), 4)
     for name in (*REACHING, "multiprocessing_context"):
-        assert getattr(untouched, name) == getattr(plain, name)
+        wanted = collate if name == "collate_fn" else getattr(plain, name)
+        assert getattr(untouched, name) == wanted
 
 
 def test_a_dataset_is_shuffled_unless_told_otherwise() -> None:

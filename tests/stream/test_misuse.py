@@ -171,6 +171,8 @@ def listing(**interventions: Any) -> FreshSource:
             ArgumentTypeError,
             r"real is a dict of \['train'\]: pass one of these, such as real\['train'\]",
         ),
+        ({"real": "photos"}, ArgumentTypeError, "real is a path, 'photos': pass a dataset"),
+        ({"real": "photos", "batch_size": 4}, ArgumentTypeError, "ImageFolder"),
         ({"real": 7}, ArgumentTypeError, "must be a dataset, a DataLoader or an iterable .* int"),
         ({"real": 7, "batch_size": 4}, ArgumentTypeError, "int; batch_size is for datasets alone"),
     ],
