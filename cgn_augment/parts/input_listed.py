@@ -21,6 +21,7 @@ from cgn_augment.parts.inputs import (
     mirrored,
     refuse_masks,
     require_some_mask,
+    without_suffix,
 )
 
 _OUTER = SPLIT_NAMES | {"images"}  # folders around those of the classes
@@ -50,7 +51,7 @@ def photos_of_place(place: str, config: PartConfig) -> ListedPhotos:
         raise ArgumentError(f"{place} says itself which classes it has: leave --classes out")
     photos = [
         Photo(
-            key=file.rpartition(".")[0] or file,
+            key=without_suffix(file),
             label=table.classes[table.labels[number]],
             source=file,
             image=below(table.root, file),

@@ -145,7 +145,18 @@ def mirrored(masks: str, source: str) -> str:
         >>> mirrored("masks", "cat/1.jpg")
         'masks/cat/1.png'
     """
-    return str(Path(masks).expanduser() / f"{source.rpartition('.')[0] or source}.png")
+    return str(Path(masks).expanduser() / f"{without_suffix(source)}.png")
+
+
+def without_suffix(path: str) -> str:
+    """Returns a path or URL without the suffix of its last part.
+
+    Examples:
+        >>> from cgn_augment.parts.inputs import without_suffix
+        >>> without_suffix("cat/1.jpg"), without_suffix("cat.v2/1")
+        ('cat/1', 'cat.v2/1')
+    """
+    return path.removesuffix(Path(path).suffix)
 
 
 def require_some_mask(photos: Sequence[Photo], masks: str) -> None:

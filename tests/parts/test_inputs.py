@@ -155,6 +155,19 @@ def test_a_table_names_paths_labels_masks_and_groups(tmp_path: Path) -> None:
     assert_readable(found(place, masks=str(tmp_path / "mirror"), split="0")[:3])
 
 
+def test_a_dot_in_the_name_of_a_folder_begins_no_suffix(tmp_path: Path) -> None:
+    make_photos(tmp_path)
+    (tmp_path / "photos" / "cat").rename(tmp_path / "photos" / "cat.v2")
+    (tmp_path / "masks" / "cat").rename(tmp_path / "masks" / "cat.v2")
+    for path in sorted((tmp_path / "photos" / "cat.v2").iterdir()):
+        path.rename(path.with_suffix(""))
+    rows = [f"cat.v2/{n:03d},cat" for n in range(3)]
+    (tmp_path / "photos" / "table.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    listed = found(f"{tmp_path / 'photos' / 'table.csv'}", masks=str(tmp_path / "masks"))
+    assert keys(listed) == [f"cat.v2/{n:03d}" for n in range(3)]
+    assert_readable(listed)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
