@@ -153,7 +153,7 @@ def test_the_page_of_commands_has_the_help_of_each(site: Path) -> None:
     assert sorted(named) == sorted(command_names())
     assert re.findall(r"^##+ (.*)$", page, flags=re.MULTILINE) == named
     shown = (site / "reference" / "commands" / "index.html").read_text()
-    assert "--max_hole" in shown
+    assert "--max-hole" in shown
     assert "<!-- help" not in shown
 
 

@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from typing import Any, NoReturn, get_type_hints
 
 import torch
-from jsonargparse import auto_cli
+from jsonargparse import DefaultHelpFormatter, auto_cli
 
 from cgn_augment.cli import masks as masks
 from cgn_augment.cli import parts as parts
@@ -42,6 +42,8 @@ _NO_MEMORY = "can't allocate memory", "Storage size calculation overflowed"
 """Texts of torch's errors on a CPU."""
 
 _ASKED = re.compile(r"[Tt]ried to allocate [\d.]+ \w+")
+
+_OPTION = re.compile(r"--[a-z][\w.]*")
 
 _ANSWERS = ("true", "false", "yes", "no", "on", "off", "0", "1", "null")
 """Values that may follow a switch."""
@@ -161,6 +163,7 @@ def run_commands(
             as_positional=isinstance(commands, dict),
             args=given,
             parser_mode=NAMES_AS_WRITTEN,
+            formatter_class=_Help,
             allow_abbrev=False,  # a shortened name may mean another option tomorrow
             exit_on_error=False,  # else the usage of all options is printed before the error
         )
@@ -189,6 +192,13 @@ def run_commands(
         _stop(2, f"{name}: error: a number is too large for this machine: {error}")
     except KeyboardInterrupt as stop:
         _stop(130, f"{name}: interrupted{'; ' if str(stop) else ''}{stop}")
+
+
+class _Help(DefaultHelpFormatter):
+    """Writes options with hyphens, as the documentation does; see `plain_arguments`."""
+
+    def format_help(self) -> str:
+        return _OPTION.sub(lambda found: found[0].replace("_", "-"), super().format_help())
 
 
 def without_traceback(message: str) -> str:

@@ -114,7 +114,7 @@ def test_the_command_says_what_is_missing(
     assert run(place / "photos") == 2
     assert "out" in capsys.readouterr().err
     assert run("--help") == 0
-    assert "--max_hole" in capsys.readouterr().out
+    assert "--max-hole" in capsys.readouterr().out
 
 
 def test_a_masker_finds_the_masks_first(
