@@ -244,8 +244,22 @@ def plain_message(message: str) -> str:
 
 
 def _stop(status: int, message: str) -> NoReturn:
-    print(message, file=sys.stderr)
+    print(one_line(message), file=sys.stderr)
     sys.exit(status)
+
+
+def one_line(message: str) -> str:
+    r"""Returns a message with its line ends and control characters written out.
+
+    Names of files may hold both, and what moves the cursor of a terminal.
+
+    Examples:
+        >>> from cgn_augment.cli.program import one_line
+        >>> print(one_line("no image in a" + chr(10) + chr(27) + "b é"))
+        no image in a\n\x1bb é
+    """
+    escaped = (c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    return "".join(escaped)
 
 
 def plain_arguments(arguments: Sequence[str], switches: Sequence[str]) -> list[str]:

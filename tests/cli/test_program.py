@@ -83,6 +83,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
             "cgn-augment: error: /proc/sheet.png: No such file or directory\n",
         ),
         (cli.main, ["info", "nothing.pth"], "'nothing.pth' is neither a file nor"),
+        (cli.main, ["sheet", "{checkpoint}", "{folder}/a\n\x1b[2J/a.png"], "a\\n\\x1b[2J"),
         (cli.main, ["sheet", "{checkpoint}", "{folder}/sheet.gif"], "saved as one of"),
         (cli.main, ["sheet", "{checkpoint}", "{folder}/no/sheet.png"], "make it first"),
         (cli.main, ["sheet", "{checkpoint}", "{folder}/sheet.png", "--num=0"], "num must be 1"),
