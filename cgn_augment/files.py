@@ -33,7 +33,8 @@ _MARK = ".tmp-"
 _LEFTOVER = re.compile(r"\..*\.tmp-[0-9a-f]{8}(\.[^.]*)?", re.DOTALL)
 """Matches names made by `replacing` and `temporary_file`, and no others."""
 
-_LONGEST_NAME = 255  # bytes, on nearly all file systems
+LONGEST_NAME = 255
+"""Bytes of a file's name, on nearly all file systems; to ask for a longer one is an error."""
 
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
 _swept: set[tuple[int, Path]] = set()
@@ -138,7 +139,7 @@ def temporary_file(folder: Path, stem: str, suffix: str = "", mode: int = 0o666)
         mode: permissions, before the user's umask.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    room = max(0, _LONGEST_NAME - len(f".{_MARK}") - 8 - len(os.fsencode(suffix)))
+    room = max(0, LONGEST_NAME - len(f".{_MARK}") - 8 - len(os.fsencode(suffix)))
     stem = os.fsdecode(os.fsencode(stem)[:room])
     while True:
         path = folder / f".{stem}{_MARK}{secrets.token_hex(4)}{suffix}"

@@ -52,3 +52,13 @@ def require_same(first: CGN, second: CGN) -> None:
         assert torch.equal(value, second.state_dict()[name])
     assert first.config == second.config
     assert first.fingerprint == second.fingerprint
+
+
+def vary_norms(network: nn.Module, seed: int = 0) -> None:
+    """Gives batch normalisations statistics and weights that differ from channel to channel."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in network.modules():
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for value in (part.weight, part.bias, part.running_mean, part.running_var):
+                assert value is not None
+                value.data = torch.rand(len(value), generator=generator) + 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from cgn_augment.errors import ArgumentError, DataError
-from cgn_augment.files import is_file
+from cgn_augment.files import LONGEST_NAME, is_file
 from cgn_augment.images.image_table import TRAIN, ImageTable, some_masks
 from cgn_augment.images.tables import Row, number_in, read_table, require_columns
 
@@ -21,7 +21,6 @@ FULLY_CORRELATED = "100"
 
 METADATA, SEGMENTATIONS = "metadata.csv", "segmentations"
 
-_LONGEST_NAME = 255  # bytes; to ask for a longer one is an error
 
 _COLUMNS = ("img_filename", "y", "split", "place")
 
@@ -58,7 +57,7 @@ def read_waterbirds(root: Path, variant: str = "") -> ImageTable:
         for column, most in (("y", 1), ("place", 1), ("split", 2))
     )
     names = [row["img_filename"] for row in rows]
-    first = os.fsdecode(os.fsencode(names[0].split("/")[0])[:_LONGEST_NAME])
+    first = os.fsdecode(os.fsencode(names[0].split("/")[0])[:LONGEST_NAME])
     inside = "" if (root / first).exists() or not (root / "images").is_dir() else "images/"
     table = ImageTable(
         place=f"waterbirds:{root}{'@' if variant else ''}{variant}",

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import make_tiny_cgn
-from generator_helpers import draw, make_deep_cgn, require_close
-from torch import nn
+from generator_helpers import draw, make_deep_cgn, require_close, vary_norms
 
 from cgn_augment.generators import SmallCGN
 
@@ -19,12 +18,7 @@ MAKERS = pytest.mark.parametrize("make", [make_tiny_cgn, make_deep_cgn])
 
 def freeze(cgn: SmallCGN) -> SmallCGN:
     """Freezes a CGN whose normalisations differ from channel to channel."""
-    generator = torch.Generator().manual_seed(0)
-    for part in cgn.modules():
-        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            for value in (part.weight, part.bias, part.running_mean, part.running_var):
-                assert value is not None
-                value.data = torch.rand(len(value), generator=generator) + 0.5
+    vary_norms(cgn)
     return cgn.freeze()
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from generator_helpers import vary_norms
+from torch import Tensor
 
 from cgn_augment.functional import isolated_rng
 from cgn_augment.masks import UNetMasker
@@ -24,14 +25,9 @@ MAKERS = pytest.mark.parametrize(
 
 def freeze(make: Callable[[], MaskerNetwork], seed: int = 0) -> MaskerNetwork:
     """Freezes a masker whose normalisations differ from channel to channel."""
-    generator = torch.Generator().manual_seed(seed)
     with isolated_rng(seed, torch.device("cpu")):
         masker = make()
-    for part in masker.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for value in (part.weight, part.bias, part.running_mean, part.running_var):
-                assert value is not None
-                value.data = torch.rand(len(value), generator=generator) + 0.5
+    vary_norms(masker, seed)
     return masker.freeze()
 
 
