@@ -15,6 +15,11 @@ from cgn_augment.types import FACTORS, MixedBatch
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
+Columns = tuple[Tensor, ...]
+"""Images and labels of a batch, alone or followed by the other columns of `MixedBatch`."""
+
+_REFERENCES = MixedBatch._fields.index("real_index")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -152,6 +157,12 @@ def _describe_value(value: Any) -> str:
     return f"a {kind}"
 
 
+def choose_labels(factors: list[Tensor], label: str, dtype: torch.dtype) -> Tensor:
+    """Returns the classes of the factor `label`, (N,), or of all three, (N, 3), as `dtype`."""
+    chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
+    return chosen.to(dtype)
+
+
 def describe_rows(
     images: Tensor, factors: list[Tensor], rows: Tensor, label: str, dtype: torch.dtype, made: bool
 ) -> MixedBatch:
@@ -159,10 +170,10 @@ def describe_rows(
 
     Labels have type `dtype`. Factors are int64, which has room for -1.
     """
-    chosen = torch.stack(factors, dim=1) if label == "all" else factors[FACTORS.index(label)]
     truth = torch.full((len(images),), made, device=images.device)
     shape, texture, background = (classes.long() for classes in factors)
-    return MixedBatch(images, chosen.to(dtype), truth, shape, texture, background, rows)
+    chosen = choose_labels(factors, label, dtype)
+    return MixedBatch(images, chosen, truth, shape, texture, background, rows)
 
 
 def follow_rows(rows: Tensor, keep: Tensor, num_real: int) -> Tensor:
@@ -191,27 +202,30 @@ def empty_like_rows(images: Tensor, num: int) -> Tensor:
     return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=kept)
 
 
-def append_rows(first: MixedBatch, second: MixedBatch, room: Tensor | None = None) -> MixedBatch:
+def append_rows(first: Columns, second: Columns, room: Tensor | None = None) -> Columns:
     """Appends the rows of one batch to those of another; copies nothing if one is empty.
 
     The result has the type and memory format of the first. Each image is written once; the second's
     images are not copied if they are already the last rows of `room`.
     """
-    num, images = len(first.image), first.image
-    if num == 0 or len(second.image) == 0:
+    (images, *others), (made, *further) = first, second
+    num = len(images)
+    if num == 0 or len(made) == 0:
         return second if num == 0 else first
-    if room is None or second.image.data_ptr() != room[num:].data_ptr():
-        room = empty_like_rows(images, num + len(second.image))
-        room[num:] = second.image
+    if room is None or made.data_ptr() != room[num:].data_ptr():
+        room = empty_like_rows(images, num + len(made))
+        room[num:] = made
     room[:num] = images
-    pairs = zip(first[1:], second[1:], strict=True)
-    return MixedBatch(room, *(torch.cat(pair) for pair in pairs))
+    return room, *(torch.cat(pair) for pair in zip(others, further, strict=True))
 
 
-def reorder_rows(batch: MixedBatch, order: Tensor) -> MixedBatch:
-    """Puts the rows of a batch into an order (B,) and updates the references to rows."""
-    order = order.to(batch.image.device, non_blocking=True)
-    moved = MixedBatch(*(column[order] for column in batch))
+def reorder_rows(columns: Columns, order: Tensor) -> Columns:
+    """Puts the rows of a batch into an order (B,) and updates the references to rows, if any."""
+    order = order.to(columns[0].device, non_blocking=True)
+    moved = tuple(column[order] for column in columns)
+    if len(moved) <= _REFERENCES:
+        return moved
     places = torch.full((len(order) + 1,), -1, dtype=torch.int64, device=order.device)
     places[order] = torch.arange(len(order), device=order.device)
-    return moved._replace(real_index=places[moved.real_index])  # row -1 reads the last entry
+    mixed = MixedBatch(*moved)
+    return mixed._replace(real_index=places[mixed.real_index])  # row -1 reads the last entry

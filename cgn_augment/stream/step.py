@@ -27,9 +27,11 @@ from cgn_augment.functional import (
 from cgn_augment.stream.arguments import Label, Output, label_factors
 from cgn_augment.stream.batch_checks import BatchChecker, require_made_range
 from cgn_augment.stream.batches import (
+    Columns,
     Layout,
     append_rows,
     as_stored,
+    choose_labels,
     describe_rows,
     empty_like_rows,
     follow_rows,
@@ -165,26 +167,17 @@ class StepMaker:
         elif self.output != "same" or self.label == "all":
             self._checker.check_form(batch, layout)
         images, labels = layout.take(layout.move(batch, self.device))
-        key = self._key(position)
         if drawn is not None and not _fits(drawn.room, images):
             drawn = None
         room = self._find_room(images, num, drawn)
-        real_batch = RealBatch(images, labels, labels, items, batch)
+        real_batch, key = RealBatch(images, labels, labels, items, batch), self._key(position)
         made, masks = self._draw(num, position, real_batch, room, drawn)
-        factors = [getattr(made, factor) for factor in FACTORS]
-        at = torch.full_like(made.shape, -1) if made.real is None else made.real
         rows, whole = Rows(len(images), num, masks=masks), images
         if self.mix == "replace" and num:
-            order = torch.randperm(len(images), generator=step_generator(Purpose.MIX, *key))
-            keep = order[num:].sort().values
-            rows, stay = replace(rows, keep=keep), keep.to(self.device)
-            at = follow_rows(at, stay, len(images))
-            images, labels = images[stay], labels[stay]
-        extra = describe_rows(made.images, factors, at, self.label, labels.dtype, made=True)
-        if self.mix == "separate" or len(images) == 0:  # else they are written to the real ones
-            extra = extra._replace(image=as_stored(extra.image, whole))
-        own = torch.arange(len(images), device=images.device)
-        real = describe_rows(images, [labels] * 3, own, self.label, labels.dtype, made=False)
+            rows = replace(rows, keep=self._draw_kept(len(images), num, key))
+        real, extra = self._describe(images, labels, made, rows.keep)
+        if self.mix == "separate" or len(real[0]) == 0:  # else they are written to the real ones
+            extra = as_stored(extra[0], whole), *extra[1:]
         if self.mix == "separate":
             none = torch.zeros(0, dtype=torch.int64)
             return (
@@ -194,7 +187,7 @@ class StepMaker:
         mixed = append_rows(real, extra, room)
         if self.shuffle_rows and num:
             generator = step_generator(Purpose.ROWS, *key)
-            order = torch.randperm(len(mixed.image), generator=generator)
+            order = torch.randperm(len(mixed[0]), generator=generator)
             rows, mixed = replace(rows, order=order), reorder_rows(mixed, order)
         return self._pack(batch, layout, mixed, rows)
 
@@ -217,6 +210,36 @@ class StepMaker:
         # A class map always draws one number per label.
         self._classes_of(torch.zeros(num_real, dtype=torch.int64), generator)
         return Drawn(self._sample(num, generator, position, None, room), room)
+
+    def _draw_kept(self, num_real: int, num: int, key: tuple[int, ...]) -> Tensor:
+        """Returns the rows of the real images that stay, in rising order, on the CPU."""
+        if num == num_real:
+            return torch.zeros(0, dtype=torch.int64)
+        order = torch.randperm(num_real, generator=step_generator(Purpose.MIX, *key))
+        return order[num:].sort().values
+
+    def _describe(
+        self, images: Tensor, labels: Tensor, made: Counterfactuals, keep: Tensor | None
+    ) -> tuple[Columns, Columns]:
+        """Returns the columns of the real images that stay and of the counterfactuals."""
+        dtype, num_read = labels.dtype, len(images)
+        stay = None if keep is None else keep.to(self.device)
+        if stay is not None:
+            images, labels = (each[stay] if len(stay) else each[:0] for each in (images, labels))
+        factors = [getattr(made, factor) for factor in FACTORS]
+        if self.output == "same":  # nobody asks for the other columns
+            return (
+                (images, choose_labels([labels] * 3, self.label, dtype)),
+                (made.images, choose_labels(factors, self.label, dtype)),
+            )
+        at = torch.full_like(made.shape, -1) if made.real is None else made.real
+        if stay is not None:
+            at = follow_rows(at, stay, num_read)
+        own = torch.arange(len(images), device=images.device)
+        return (
+            describe_rows(images, [labels] * 3, own, self.label, dtype, made=False),
+            describe_rows(made.images, factors, at, self.label, dtype, made=True),
+        )
 
     def _key(self, position: Position) -> tuple[int, ...]:
         return self.seed, position.epoch, self.rank, position.step
@@ -377,16 +400,16 @@ class StepMaker:
                 f"{torch.iinfo(dtype).max}: let the dataset return int(label), or labels.long()"
             )
 
-    def _pack(self, batch: Any, layout: Layout, mixed: MixedBatch, rows: Rows) -> Any:
+    def _pack(self, batch: Any, layout: Layout, mixed: Columns, rows: Rows) -> Any:
         """Puts rows into the structure of the real batch, or into the requested one."""
         if self.output == "namedtuple":
-            return mixed
+            return MixedBatch(*mixed)
         if self.output == "dict":
-            return mixed._asdict()
+            return MixedBatch(*mixed)._asdict()
         return layout.rebuild(
             batch,
-            mixed.image,
-            mixed.label,
+            mixed[0],
+            mixed[1],
             lambda key, value: rows.place((key,), value, self.fill.get(key)),
         )
 
