@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from cgn_augment import BankSource, FreshSource, Interventions, Step, match_real
 from cgn_augment.cli.plan import Noise
-from cgn_augment.sources.composing import compose_bytes
+from cgn_augment.sources.composing import compose_stored
 from cgn_augment.stream.transforms import MatchReal
 
 Form = tuple[torch.dtype, torch.memory_format]
@@ -218,7 +218,7 @@ def measure_compiled(setup: Setup, seconds: float, copy_gb_per_s: float) -> Row:
     def library(dtype: torch.dtype, form: Any) -> Tensor:
         shape = num, 3, pixels, pixels
         room = torch.empty(shape, dtype=dtype, device=device, memory_format=form)
-        return compose_bytes(*kept, places, room, affine)[0]
+        return compose_stored(*kept, places, room, affine)[0]
 
     ways: dict[str, tuple[Callable[[], Tensor], torch.dtype]] = {}
     for name, (dtype, form) in FORMS.items():

@@ -14,7 +14,7 @@ from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.ahead import Ahead
-from cgn_augment.sources.composing import compose_bytes, gather
+from cgn_augment.sources.composing import compose_stored, gather
 from cgn_augment.sources.drawn import DrawnSource
 from cgn_augment.sources.placement import Placement
 from cgn_augment.sources.turns import Turns
@@ -134,13 +134,13 @@ class BankSource(DrawnSource):
         out: Tensor | None,
         affine: Affine | None,
     ) -> tuple[Tensor, Tensor]:
-        if self._dtype is not torch.uint8 or self.placement is not None:
+        if self.placement is not None:
             return super()._compose(classes, generator, step, out, affine)
         with self._turns.take(self._place, self._bank):
             self._bring_to(step)
             masks, foregrounds, backgrounds = self._bank
             slots = self._draw_slots(classes, generator)
-            return compose_bytes(
+            return compose_stored(
                 masks, foregrounds, backgrounds, slots, out, affine, device=self.device
             )
 

@@ -54,7 +54,7 @@ def compose_floats(
     return out
 
 
-def compose_bytes(
+def compose_stored(
     masks: Tensor,
     foregrounds: Tensor,
     backgrounds: Tensor,
@@ -64,12 +64,12 @@ def compose_bytes(
     *,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Composes images from factors stored as bytes, without making a float32 copy of these.
+    """Composes images from stored factors, without a float32 copy of all that it needs of them.
 
     Args:
-        masks: (K, 1, H, W) uint8.
-        foregrounds: (K, 3, H, W) uint8.
-        backgrounds: (K, 3, H, W) uint8.
+        masks: (K, 1, H, W), uint8, or of a floating type in [0, 1].
+        foregrounds: (K, 3, H, W) of the same type; floats are in [-1, 1].
+        backgrounds: (K, 3, H, W) likewise.
         slots: (3, N) int64 on the CPU, the mask, foreground and background of each image.
         out: memory for the images, of any floating type and memory format.
         affine: how to map values from [-1, 1]; by default not at all.
@@ -81,10 +81,10 @@ def compose_bytes(
 
     Examples:
         >>> import torch
-        >>> from cgn_augment.sources.composing import compose_bytes
+        >>> from cgn_augment.sources.composing import compose_stored
         >>> white, black = (torch.full((1, 3, 2, 2), v, dtype=torch.uint8) for v in (255, 0))
         >>> fifth = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
-        >>> image, mask = compose_bytes(fifth, white, black, torch.zeros(3, 1).long())
+        >>> image, mask = compose_stored(fifth, white, black, torch.zeros(3, 1).long())
         >>> round(image[0, 0, 0, 0].item(), 3), round(mask[0, 0, 0, 0].item(), 3)
         (-0.6, 0.2)
     """
@@ -93,7 +93,9 @@ def compose_bytes(
     if out is None:
         out = torch.empty(num, 3, height, width, dtype=torch.float32, device=device)
     weights = torch.empty(num, 1, height, width, dtype=torch.float32, device=device)
-    affine = (_AS_THEY_ARE if affine is None else affine).of_bytes()
+    as_bytes = backgrounds.dtype is torch.uint8
+    if as_bytes:
+        affine = (_AS_THEY_ARE if affine is None else affine).of_bytes()
     slots = slots.to(backgrounds.device, non_blocking=True)
     room: list[Tensor] = []  # the same for all blocks, so that it stays in the cache
     for rows in _blocks(out):
@@ -102,11 +104,11 @@ def compose_bytes(
         if not room or len(room[0]) != len(b):
             count = 1 if _is_plain(out) else 2
             room = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(count)]
-        made = out[rows] if _is_plain(out) else room[1]
-        made.copy_(_look_up(backgrounds, b, device))
-        weight = weights[rows].copy_(_look_up(masks, m, device)).div_(255)
-        foreground = room[0].copy_(_look_up(foregrounds, f, device))
-        torch.lerp(made, foreground, weight, out=made)
+        made = _look_up(backgrounds, b, out[rows] if _is_plain(out) else room[1])
+        weight = _look_up(masks, m, weights[rows])
+        if as_bytes:
+            weight.div_(255)
+        torch.lerp(made, _look_up(foregrounds, f, room[0]), weight, out=made)
         _write(made, out[rows], affine)
     return out, weights
 
@@ -138,12 +140,13 @@ def gather(kept: Tensor, places: Tensor, device: torch.device) -> Tensor:
     return torch.index_select(kept, 0, places, out=rows).to(device, non_blocking=True)
 
 
-def _look_up(kept: Tensor, places: Tensor, device: torch.device) -> Tensor:
-    """Returns rows to read at once: one row is not copied on a CPU."""
-    if len(places) == 1 and kept.device.type == device.type == "cpu":
-        place = int(places)
-        return kept[place : place + 1]
-    return gather(kept, places, device)
+def _look_up(kept: Tensor, places: Tensor, out: Tensor) -> Tensor:
+    """Writes rows of kept factors to `out`, and returns it."""
+    if kept.device.type == out.device.type == "cpu" and len(places) == 1:
+        return out.copy_(kept[int(places)])  # without a copy in between
+    if (kept.device, kept.dtype) == (out.device, out.dtype):
+        return torch.index_select(kept, 0, places, out=out)
+    return out.copy_(gather(kept, places, out.device))
 
 
 def _write(made: Tensor, out: Tensor, affine: Affine | None) -> None:

@@ -21,7 +21,7 @@ from cgn_augment import (
 )
 from cgn_augment.generators import SmallCGN
 from cgn_augment.sources import composing
-from cgn_augment.sources.composing import compose_bytes, compose_floats, gather
+from cgn_augment.sources.composing import compose_stored, compose_floats, gather
 from cgn_augment.types import Affine
 
 CGN = ReadableCGN()
@@ -94,8 +94,8 @@ def test_how_many_images_are_made_at_once_changes_nothing(
     def images() -> list[Tensor]:
         room = torch.empty(num, 3, 8, 8, dtype=torch.float16)
         return [
-            *compose_bytes(*kept, slots, None, OF_EACH_CHANNEL),
-            compose_bytes(*kept, slots, room)[0],
+            *compose_stored(*kept, slots, None, OF_EACH_CHANNEL),
+            compose_stored(*kept, slots, room)[0],
             compose_floats(*(each.clone() for each in floats), None, OF_EACH_CHANNEL),
         ]
 
@@ -109,7 +109,7 @@ def test_factors_are_never_written_to() -> None:
     kept = some_bytes(8)
     before = [each.clone() for each in kept]
     for num in (1, 4):
-        compose_bytes(*kept, torch.zeros(3, num).long(), None, OF_EACH_CHANNEL)
+        compose_stored(*kept, torch.zeros(3, num).long(), None, OF_EACH_CHANNEL)
     assert all(torch.equal(*pair) for pair in zip(kept, before, strict=True))
 
 
@@ -135,14 +135,14 @@ def test_the_steps_of_a_gpu_fit_together(
     for place in (on_device, kept):
         for affine in (None, OF_EACH_CHANNEL):
             room = torch.empty(5, 3, 8, 8, dtype=dtype, device=device, memory_format=kept_format)
-            made, weights = compose_bytes(*place, slots, room, affine, device=device)
+            made, weights = compose_stored(*place, slots, room, affine, device=device)
             assert made is room
             assert weights.device == device
             floats = [torch.rand(5, channels, 8, 8, device=device) for channels in (1, 3, 3)]
             assert compose_floats(*floats, room, affine) is room
             assert room.is_contiguous(memory_format=kept_format)
             assert room.dtype is dtype
-    assert compose_bytes(*on_device, slots)[0].dtype is torch.float32
+    assert compose_stored(*on_device, slots)[0].dtype is torch.float32
 
 
 @pytest.mark.gpu
@@ -154,11 +154,11 @@ def test_on_a_gpu_they_are_mapped_and_written_alike(
     kept = some_bytes(24)
     slots = torch.randint(9, (3, 7), generator=seeded(1))
     device = torch.device("cuda", torch.cuda.current_device())
-    expected, masks = compose_bytes(*kept, slots, None, OF_EACH_CHANNEL)
+    expected, masks = compose_stored(*kept, slots, None, OF_EACH_CHANNEL)
     on_device = [each.to(device) for each in kept]
     for place in (on_device, kept):  # of the device, and of the host
         room = torch.empty(7, 3, 24, 24, dtype=dtype, device=device, memory_format=kept_format)
-        made, weights = compose_bytes(*place, slots, room, OF_EACH_CHANNEL, device=device)
+        made, weights = compose_stored(*place, slots, room, OF_EACH_CHANNEL, device=device)
         assert made is room
         torch.testing.assert_close(weights.cpu(), masks, rtol=0, atol=1e-6)
         eps = torch.finfo(dtype).eps
