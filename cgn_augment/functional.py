@@ -84,7 +84,7 @@ def draw_choices(choices: Sequence[Sequence[int]], num: int, generator: torch.Ge
     table, lengths = choice_table(tuple(map(tuple, choices)))
     group = torch.randint(len(choices), (num,), generator=generator)
     if table.shape[1] == 1:
-        return table[group, 0]
+        return table[:, 0].index_select(0, group)
     member = torch.rand(num, generator=generator, dtype=torch.float64) * lengths[group]
     return table[group, member.long()]
 
@@ -163,7 +163,9 @@ def sample_interventions(
     shape = draw_choices(choices[0], -(-num // num_per_shape), generator)
     texture = draw_choices(choices[1], num, generator)
     background = draw_choices(choices[2], num, generator)
-    return torch.stack([shape.repeat_interleave(num_per_shape)[:num], texture, background])
+    if num_per_shape > 1:
+        shape = shape.repeat_interleave(num_per_shape)[:num]
+    return torch.stack([shape, texture, background])
 
 
 def permute_classes(
@@ -288,7 +290,7 @@ def step_seed(purpose: Purpose, *key: int) -> int:
     if min(key) < 0:
         raise ArgumentError(f"seed, epoch, rank and step must be 0 or more, got {key}")
     words = np.random.SeedSequence([*key, purpose]).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))
+    return int(words[0]) >> 1
 
 
 def step_generator(purpose: Purpose, *key: int) -> torch.Generator:

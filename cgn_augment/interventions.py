@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -125,9 +126,14 @@ class Interventions:
             ArgumentError: a listed class, or one of the map, does not exist, or there is no other
                 class to draw.
         """
+        return _find_choices(self, factor, classes if isinstance(classes, int) else tuple(classes))
+
+    def _find_choices(
+        self, factor: str, classes: int | tuple[int, ...]
+    ) -> tuple[tuple[int, ...], ...]:
         if getattr(self, factor) == OWN:
             return self.choices("shape", classes)
-        every = range(classes) if isinstance(classes, int) else tuple(classes)
+        every = range(classes) if isinstance(classes, int) else classes
         listed = self.listed(factor)
         if listed is not None:
             if lacking := sorted(set(listed) - set(every)):
@@ -250,6 +256,14 @@ class Interventions:
             if self.listed(factor) is not None:
                 permuted[row] = drawn[row]
         return permuted
+
+
+@lru_cache(maxsize=64)
+def _find_choices(
+    interventions: Interventions, factor: str, classes: int | tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """Returns `Interventions.choices`, which each step asks for, without finding them again."""
+    return interventions._find_choices(factor, classes)
 
 
 def _name(every: Sequence[int]) -> str:

@@ -112,6 +112,7 @@ class BankSource(DrawnSource):
                 )
         self._num_classes = torch.tensor([[len(classes)] for classes in self._classes])
         self._turn_of = _positions(self._classes)
+        self._slots_of = (size - 1 - self._turn_of) // self._num_classes + 1
         self._bank: list[Tensor] = []
         self._turns = Turns()
         self._rank, self._number = 0, 0
@@ -160,8 +161,8 @@ class BankSource(DrawnSource):
         if every > 1:
             place[0] = place[0, ::every].repeat_interleave(every)[: drawn.shape[1]]
         turn = self._turn_of.gather(1, drawn)
-        count = (self.size - 1 - turn) // self._num_classes + 1
-        slots = turn + self._num_classes * (place * count).long()
+        count = self._slots_of.gather(1, drawn)
+        slots = (place * count).long().mul_(self._num_classes).add_(turn)
         if self.interventions.is_tied:
             slots[1] = slots[0]
         return slots

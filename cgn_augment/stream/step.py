@@ -25,7 +25,7 @@ from cgn_augment.functional import (
     step_seed,
 )
 from cgn_augment.stream.arguments import Label, Output, label_factors
-from cgn_augment.stream.batch_checks import BatchChecker, require_made_range
+from cgn_augment.stream.batch_checks import BatchChecker, require_made_range, span
 from cgn_augment.stream.batches import (
     Columns,
     Layout,
@@ -172,12 +172,12 @@ class StepMaker:
         room = self._find_room(images, num, drawn)
         real_batch, key = RealBatch(images, labels, labels, items, batch), self._key(position)
         made, masks = self._draw(num, position, real_batch, room, drawn)
-        rows, whole = Rows(len(images), num, masks=masks), images
-        if self.mix == "replace" and num:
-            rows = replace(rows, keep=self._draw_kept(len(images), num, key))
-        real, extra = self._describe(images, labels, made, rows.keep)
+        replaces = self.mix == "replace" and num > 0
+        keep = self._draw_kept(len(images), num, key) if replaces else None
+        rows = Rows(len(images), num, keep, masks=masks)
+        real, extra = self._describe(images, labels, made, keep)
         if self.mix == "separate" or len(real[0]) == 0:  # else they are written to the real ones
-            extra = as_stored(extra[0], whole), *extra[1:]
+            extra = as_stored(extra[0], images), *extra[1:]
         if self.mix == "separate":
             none = torch.zeros(0, dtype=torch.int64)
             return (
@@ -385,7 +385,7 @@ class StepMaker:
         narrow = torch.iinfo(dtype).bits < 32
         if self._checked and self.device.type != "cpu" and not narrow:
             return
-        least, most = torch.stack(torch.aminmax(labels.long())).tolist()
+        least, most = span(labels.long())
         if least < 0:
             y = int(classes[labels < 0][0])
             raise ArgumentError(

@@ -21,7 +21,7 @@ from cgn_augment import (
 )
 from cgn_augment.generators import SmallCGN
 from cgn_augment.sources import composing
-from cgn_augment.sources.composing import compose_stored, compose_floats, gather
+from cgn_augment.sources.composing import compose_floats, compose_stored, gather
 from cgn_augment.types import Affine
 
 CGN = ReadableCGN()
