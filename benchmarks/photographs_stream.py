@@ -13,7 +13,7 @@ round are not timed: they use up what its workers had read ahead.
   plain loader's (64 real images per step), both with 0 or 2 workers and without a model; from a
   filled bank of parts that keeps its contents (refresh 0) or replaces 16 of each per step.
 - training: a step of ResNet-18 on 32 real images of 96 pixels and 32 counterfactuals over one on 64
-  real images, both with two workers.
+  real images, both with two workers; also with `prefetch=2`, a thread that draws ahead.
 
 Seconds are wall time. Without workers there is processor time too (`cpu`), of all threads, which
 other programs on the machine change less.
@@ -65,7 +65,9 @@ def plain(images: ImageFolder, workers: int, batch: int) -> Iterator[Any]:
         yield from loader
 
 
-def mixed(images: ImageFolder, bank: BankSource, workers: int, batch: int) -> Iterator[Any]:
+def mixed(
+    images: ImageFolder, bank: BankSource, workers: int, batch: int, prefetch: int = 0
+) -> Iterator[Any]:
     stream = CounterfactualDataset(
         images,
         bank,
@@ -74,6 +76,7 @@ def mixed(images: ImageFolder, bank: BankSource, workers: int, batch: int) -> It
         ratio=1.0,
         drop_last=True,
         transform=match_real(MEAN, STD),
+        prefetch=prefetch,
     )
     while True:
         yield from stream
@@ -125,9 +128,10 @@ def make_ways(photos: Path, parts: Path, size: int) -> dict[str, Way]:
             ways[f"mixed, {workers} workers, refresh {refresh}"] = batches, None, base
     train = trainer()
     ways["plain training"] = plain(small, 2, BATCH), train, None
-    for refresh in (0, 16):
-        half = mixed(small, bank(96, refresh), 2, BATCH // 2)
-        ways[f"mixed training, refresh {refresh}"] = half, train, "plain training"
+    for refresh, prefetch in ((0, 0), (0, 2), (16, 0), (16, 2)):
+        half = mixed(small, bank(96, refresh), 2, BATCH // 2, prefetch)
+        ahead = f", prefetch {prefetch}" if prefetch else ""
+        ways[f"mixed training, refresh {refresh}{ahead}"] = half, train, "plain training"
     return ways
 
 

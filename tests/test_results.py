@@ -111,6 +111,17 @@ def test_the_readmes_figures_of_a_gpu_are_those_of_the_performance_page() -> Non
         assert re.search(rf"\| {row}, prefetch 0 \| [^|]+ \| {what} ", rows)
 
 
+def test_the_published_schedule_gave_what_the_page_says() -> None:
+    last = [each for each in results("paper_command")["epochs"] if each["epoch"] == 10]
+    said = {"biased": "-", "counterfactuals": "`double-colored-mnist`", "real_parts": "-"}
+    assert [each["data"] for each in last] == list(said)
+    for each in last:
+        train, test = (f"{100 * each[f'{part}_accuracy']:.1f} %" for part in ("train", "test"))
+        data, generator = each["data"].replace("_", " "), said[each["data"]]
+        row = f"| double colored | {data} | {generator} | 0 | {train} | {test} |"
+        assert row in page("docs/results.md")
+
+
 def test_the_readmes_digits_are_those_of_the_results() -> None:
     rows = page("docs/results.md")
     assert "97.6 % right instead of 9.5 %; decorrelated digits give 97.3 %" in page("README.md")
