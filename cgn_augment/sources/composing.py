@@ -104,11 +104,16 @@ def compose_stored(
         if not room or len(room[0]) != len(b):
             count = 1 if _is_plain(out) else 2
             room = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(count)]
-        made = _look_up(backgrounds, b, out[rows] if _is_plain(out) else room[1])
-        weight = _look_up(masks, m, weights[rows])
+        made = out[rows] if _is_plain(out) else room[1]
+        background = _look_up(backgrounds, b, made)
+        foreground = _look_up(foregrounds, f, room[0])
+        weight = weights[rows]
+        found = _look_up(masks, m, weight)
         if as_bytes:
             weight.div_(255)
-        torch.lerp(made, _look_up(foregrounds, f, room[0]), weight, out=made)
+        elif found is not weight:
+            weight.copy_(found)
+        torch.lerp(background, foreground, weight, out=made)
         _write(made, out[rows], affine)
     return out, weights
 
@@ -140,13 +145,15 @@ def gather(kept: Tensor, places: Tensor, device: torch.device) -> Tensor:
     return torch.index_select(kept, 0, places, out=rows).to(device, non_blocking=True)
 
 
-def _look_up(kept: Tensor, places: Tensor, out: Tensor) -> Tensor:
-    """Writes rows of kept factors to `out`, and returns it."""
-    if kept.device.type == out.device.type == "cpu" and len(places) == 1:
-        return out.copy_(kept[int(places)])  # without a copy in between
-    if (kept.device, kept.dtype) == (out.device, out.dtype):
-        return torch.index_select(kept, 0, places, out=out)
-    return out.copy_(gather(kept, places, out.device))
+def _look_up(kept: Tensor, places: Tensor, room: Tensor) -> Tensor:
+    """Returns rows of kept factors in the type of `room`: written to it, or one as it is kept."""
+    if kept.device.type == room.device.type == "cpu" and len(places) == 1:
+        place = int(places)
+        row = kept[place : place + 1]
+        return row if row.dtype is room.dtype else room.copy_(row)
+    if (kept.device, kept.dtype) == (room.device, room.dtype):
+        return torch.index_select(kept, 0, places, out=room)
+    return room.copy_(gather(kept, places, room.device))
 
 
 def _write(made: Tensor, out: Tensor, affine: Affine | None) -> None:

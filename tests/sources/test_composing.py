@@ -91,9 +91,14 @@ def test_how_many_images_are_made_at_once_changes_nothing(
     slots = torch.randint(9, (3, num), generator=seeded(1))
     floats = [each[places].float() / 255 for each, places in zip(kept, slots, strict=True)]
 
+    stored = [each.float() / 255 for each in kept]
+
     def images() -> list[Tensor]:
         room = torch.empty(num, 3, 8, 8, dtype=torch.float16)
+        halves = compose_stored(*(each.half() for each in stored), slots, room.clone())[0]
         return [
+            *compose_stored(*stored, slots, None, OF_EACH_CHANNEL),
+            halves,
             *compose_stored(*kept, slots, None, OF_EACH_CHANNEL),
             compose_stored(*kept, slots, room)[0],
             compose_floats(*(each.clone() for each in floats), None, OF_EACH_CHANNEL),
@@ -102,11 +107,14 @@ def test_how_many_images_are_made_at_once_changes_nothing(
     expected = images()
     monkeypatch.setattr(composing, "_BLOCK", block)
     assert all(torch.equal(*pair) for pair in zip(images(), expected, strict=True))
-    assert [len(each) for each in expected] == [num] * 4
+    assert [len(each) for each in expected] == [num] * 7
+    assert torch.equal(expected[0], expected[-1])
+    assert torch.equal(expected[1], floats[0])
 
 
-def test_factors_are_never_written_to() -> None:
-    kept = some_bytes(8)
+@pytest.mark.parametrize("storage", [torch.uint8, torch.float16, torch.float32])
+def test_factors_are_never_written_to(storage: torch.dtype) -> None:
+    kept = [each.to(storage) for each in some_bytes(8)]
     before = [each.clone() for each in kept]
     for num in (1, 4):
         compose_stored(*kept, torch.zeros(3, num).long(), None, OF_EACH_CHANNEL)
