@@ -10,8 +10,9 @@ differences to the plain step are taken within rounds.
 - plain: the batch as read.
 - torchvision's CutMix and MixUp (v2), timm's Mixup (half of the batches CutMix, as in timm's
   recipes) and kornia's RandomTransplantation, which pastes objects by given masks.
-- ours with a filled bank: of a CGN of 256 pixels, resized to 224; of parts; and with the real
-  images' own shapes, by the same masks that kornia gets, on textures of parts.
+- ours with a filled bank: of a CGN of 256 pixels, whose factors the bank keeps at 224, or whose
+  images are resized in each step; of parts; and with the real images' own shapes, by the same masks
+  that kornia gets, on textures of parts.
 
 The bank of the CGN is filled with noise, which costs the same to draw from as a CGN's images.
 """
@@ -98,7 +99,16 @@ def make_ways(num: int, pixels: int, batch: int, bank: int) -> dict[str, Way]:
     size = 256 if pixels == 224 else 2 * pixels
     noise = Noise(size, images.device, NUM_CLASSES)
     sources = {
-        "ours, bank of a CGN": (without, BankSource(noise, bank, storage="uint8"), pixels),
+        "ours, bank of a CGN": (
+            without,
+            BankSource(noise, bank, storage="uint8", image_size=pixels),
+            None,
+        ),
+        "ours, bank of a CGN of another size": (
+            without,
+            BankSource(noise, bank, storage="uint8"),
+            pixels,
+        ),
         "ours, bank of parts": (without, BankSource(parts, bank, storage="uint8"), None),
         "ours, real shapes": (
             data,

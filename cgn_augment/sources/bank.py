@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from cgn_augment.checks import require_choice, require_count
+from cgn_augment.checks import require_choice, require_count, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
@@ -55,11 +56,15 @@ class BankSource(DrawnSource):
         memory: where factors are kept: on the "device" of the CGN, or in the memory of its "host",
             for a bank larger than a GPU's. Each step then copies what it shows to the GPU. The
             images are the same.
+        image_size: height and width of the images, in pixels; by default the CGN's own. Factors are
+            resized to it (bilinear, antialiased) when they are drawn, instead of every image in
+            every step.
 
     Raises:
         ArgumentError: the bank is too small for its classes, refresh is negative or larger than the
-            bank, the CGN lacks a class or is in training mode, or storage or memory is unknown.
-            When it is filled: it does not fit into the memory of the device.
+            bank, the CGN lacks a class or is in training mode, storage or memory is unknown, or
+            image_size is not a size. When it is filled: it does not fit into the memory of the
+            device.
         ArgumentTypeError: `cgn` has no mechanisms, or another argument has the wrong type.
 
     Examples:
@@ -73,7 +78,7 @@ class BankSource(DrawnSource):
 
     _name = "bank"
     _settings = "size", "refresh", "seed", "storage"
-    _costs = "chunk", "memory"
+    _others = "chunk", "memory", "image_size"
 
     def __init__(
         self,
@@ -87,8 +92,11 @@ class BankSource(DrawnSource):
         storage: StorageName | None = None,
         chunk: int = 100,
         memory: MemoryName = "device",
+        image_size: int | None = None,
     ) -> None:
         super().__init__(cgn, interventions, placement=placement, chunk=chunk)
+        if image_size is not None:
+            self.image_size = require_side("image_size", image_size)
         self.size = require_count("size", size)
         self.refresh = require_count("refresh", refresh, 0)
         self.seed = require_count("seed", seed, 0)
@@ -100,7 +108,8 @@ class BankSource(DrawnSource):
         require_choice("memory", memory, get_args(MemoryName))
         self._dtype: torch.dtype = getattr(torch, self.storage)
         as_bytes: Mechanisms | None = getattr(cgn, "as_bytes", None)
-        self._drawn = cgn if as_bytes is None or self.storage != "uint8" else as_bytes
+        keeps_bytes = self.storage == "uint8" and self.image_size == cgn.image_size
+        self._drawn = as_bytes if as_bytes is not None and keeps_bytes else cgn
         self._ahead = (
             None if as_bytes is None or refresh == 0 else Ahead(self._draw_refresh, cgn.device)
         )
@@ -116,6 +125,12 @@ class BankSource(DrawnSource):
         self._bank: list[Tensor] = []
         self._turns = Turns()
         self._rank, self._number = 0, 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for sources that draw identical images."""
+        resized = "" if self.image_size == self.cgn.image_size else f" at {self.image_size} pixels"
+        return super().fingerprint + resized
 
     @property
     def num_bytes(self) -> int:
@@ -246,7 +261,11 @@ class BankSource(DrawnSource):
         """Draws factors for some slots; the classes take turns."""
         classes = torch.stack([y[slots % len(y)] for y in self._classes])
         tied = self.interventions.is_tied
-        return run_mechanisms(self._drawn, classes, generator, 1, self.chunk, tied=tied)
+        drawn = run_mechanisms(self._drawn, classes, generator, 1, self.chunk, tied=tied)
+        return [
+            _resize(values, low, self.image_size)
+            for values, low in zip(drawn, _LOWEST, strict=True)
+        ]
 
     @staticmethod
     def _keep(bank: list[Tensor], slots: Tensor, drawn: list[Tensor]) -> None:
@@ -260,6 +279,13 @@ def _positions(lists: list[Tensor]) -> Tensor:
     for row, classes in zip(table, lists, strict=True):
         row[classes] = torch.arange(len(classes))
     return table
+
+
+def _resize(values: Tensor, low: float, side: int) -> Tensor:
+    """Resizes factors (N, C, H, W), floats in [low, 1], to a square."""
+    if values.shape[-2:] == (side, side):
+        return values
+    return F.interpolate(values, (side, side), mode="bilinear", antialias=True).clamp_(low, 1)
 
 
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:

@@ -31,9 +31,9 @@ class DrawnSource(ABC):
 
     _name: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]] = ()
-    """Further arguments that affect what is drawn; attributes of the same names hold them."""
-    _costs: ClassVar[tuple[str, ...]] = ("chunk",)
-    """Arguments that affect only what it costs."""
+    """Further arguments that the fingerprint lists; attributes of the same names hold them."""
+    _others: ClassVar[tuple[str, ...]] = ("chunk",)
+    """Further arguments that it does not list, such as those that affect only the cost."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class DrawnSource(ABC):
         """
         same = {
             name: getattr(self, name)
-            for name in ("cgn", "placement", *self._costs, *self._settings)
+            for name in ("cgn", "placement", *self._others, *self._settings)
         }
         return type(self)(interventions=self.interventions.restrict(class_map), **same)
 

@@ -9,7 +9,12 @@ import peers
 import pytest
 import torch
 
-OURS = ("ours, bank of a CGN", "ours, bank of parts", "ours, real shapes")
+OURS = (
+    "ours, bank of a CGN",
+    "ours, bank of a CGN of another size",
+    "ours, bank of parts",
+    "ours, real shapes",
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+import torch.nn.functional as F
 from colored_parts_helpers import make_parts, make_set
 from source_helpers import ReadableCGN, labels_of, read_classes, read_ids, seeded
 from torch import Tensor
@@ -237,6 +238,47 @@ def test_of_parts_it_keeps_bytes_and_composes_without_copies_of_them() -> None:
         torch.testing.assert_close(made.images, again.images)  # bytes lose nothing of bytes
 
 
+@pytest.mark.parametrize("side", [20, 48])
+def test_factors_are_resized_when_they_are_drawn(side: int, tiny_cgn: SmallCGN) -> None:
+    options = {"size": 20, "refresh": 3, "seed": 2}
+    own, resized = BankSource(tiny_cgn, **options), BankSource(tiny_cgn, **options, image_size=side)
+    for number in (0, 1, 9):
+        kept = at_step(own, number)
+        expected = F.interpolate(kept, (side, side), mode="bilinear", antialias=True)
+        torch.testing.assert_close(at_step(resized, number), expected, rtol=0, atol=1e-6)
+        made = resized.sample(6, seeded(1), Step(number))
+        again = own.sample(6, seeded(1), Step(number))
+        assert made.images.shape == (6, 3, side, side)
+        assert made.mask.shape == (6, 1, side, side)
+        assert torch.equal(labels_of(made), labels_of(again))
+        for values, low in zip(resized._bank, (0, -1, -1), strict=True):
+            assert low <= values.min()
+            assert values.max() <= 1
+    assert resized.num_bytes == sum(each.nbytes for each in resized._bank)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_resized_factors_are_stored_like_others(
+    storage: str, parts: bool, tiny_cgn: SmallCGN
+) -> None:
+    def draw(storage: str) -> Tensor:
+        cgn = make_parts(24) if parts else tiny_cgn
+        source = BankSource(cgn, 20, 3, storage=storage, image_size=16)
+        return source.sample(8, seeded(), Step(4)).images
+
+    torch.testing.assert_close(draw(storage), draw("float32"), rtol=0, atol=1.5 / 255)
+
+
+def test_a_resized_bank_is_another_source(tiny_cgn: SmallCGN) -> None:
+    own, same, resized = (
+        BankSource(tiny_cgn, 20, image_size=side) for side in (None, tiny_cgn.image_size, 20)
+    )
+    assert own.fingerprint == same.fingerprint != resized.fingerprint
+    assert resized.restrict(ClassMap([0, 1])).image_size == 20
+    assert own.restrict(ClassMap([0, 1])).image_size == tiny_cgn.image_size
+
+
 def test_an_object_of_a_bank_keeps_its_own_texture() -> None:
     rule = Interventions(texture="shape", background="other", num_per_shape=2)
     source = BankSource(make_parts(24), 20, 3, rule)
@@ -400,6 +442,8 @@ def test_a_bank_that_does_not_fit_says_what_to_do(
             {"size": 20, "storage": "int4"},
             "storage must be one of float32, float16, uint8, got 'int4'",
         ),
+        ({"size": 20, "image_size": 0}, "image_size must be 1 or more, got 0"),
+        ({"size": 20, "image_size": 10**6}, "image_size must be 32768 or less"),
         ({"size": 20, "memory": "gpu"}, "memory must be one of device, host, got 'gpu'"),
         (
             {"size": 2, "interventions": Interventions(shape=1, texture=[1, 2, 3], background=0)},

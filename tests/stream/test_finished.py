@@ -34,6 +34,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "bank of bytes": lambda: BankSource(CGN, 20, 3, storage="uint8"),
     "bank, placed": lambda: BankSource(CGN, 20, 3, placement=Placement(shift=0.3, flip=0.5)),
     "bank of parts": lambda: BankSource(make_parts(8), 20, 3),
+    "bank of another size": lambda: BankSource(make_parts(12), 20, 3, image_size=8),
     "real shapes": lambda: RealShapeSource(find_bright, BankSource(CGN, 20)),
 }
 
