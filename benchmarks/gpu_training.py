@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psutil
@@ -75,7 +76,7 @@ def measure_training(setup: Setup, seconds: float) -> Row:
             base = settings.get("base", ready)
             ways[f"{name}, prefetch {depth}"] = Way(on(train, batches), base, share)
 
-    bank, refresh = setup.bank, setup.sizes.refresh
+    bank, refresh = partial(setup.bank, image_size=setup.sizes.pixels), setup.sizes.refresh
     add("CGN, bank", lambda: bank(setup.cgn))
     add("parts, bank", lambda: bank(setup.parts))
     add("parts, bank float32", lambda: bank(setup.parts, storage="float32"), depths=(0,))
