@@ -15,7 +15,7 @@ from cgn_augment.functional import Purpose, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.ahead import Ahead
-from cgn_augment.sources.composing import compose_stored, gather
+from cgn_augment.sources.composing import compose_stored, unpack
 from cgn_augment.sources.drawn import DrawnSource
 from cgn_augment.sources.placement import Placement
 from cgn_augment.sources.turns import Turns
@@ -167,7 +167,7 @@ class BankSource(DrawnSource):
             first = 0 if masks else 1
             parts = zip(self._bank[first:], slots[first:], _LOWEST[first:], strict=True)
             # Copies, so that a later refresh does not change them.
-            return [_unpack(gather(kept, places, self.device), low) for kept, places, low in parts]
+            return [unpack(kept, places, low, self.device) for kept, places, low in parts]
 
     def _draw_slots(self, drawn: Tensor, generator: Generator) -> Tensor:
         """Returns for each of (3, N) classes a random slot of that class, (3, N)."""
@@ -295,10 +295,3 @@ def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:
     if dtype is torch.uint8:
         return ((values - low) * (255 / (1 - low))).round_().to(dtype)
     return values.to(dtype)
-
-
-def _unpack(values: Tensor, low: float) -> Tensor:
-    """Turns stored values into float32 in [low, 1]."""
-    if values.dtype is torch.uint8:
-        return values.float().mul_((1 - low) / 255).add_(low)
-    return values.float()

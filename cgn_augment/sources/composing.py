@@ -145,6 +145,36 @@ def gather(kept: Tensor, places: Tensor, device: torch.device) -> Tensor:
     return torch.index_select(kept, 0, places, out=rows).to(device, non_blocking=True)
 
 
+def unpack(kept: Tensor, places: Tensor, low: float, device: torch.device) -> Tensor:
+    """Copies rows of kept factors to a device as float32 in [low, 1]; bytes are mapped to that.
+
+    Args:
+        kept: (K, C, H, W), uint8 or of a floating type, on the device or on the CPU.
+        places: (N,) int64 on the device of `kept`.
+        low: the value of the byte 0.
+        device: where the rows are needed.
+
+    Returns:
+        (N, C, H, W) float32 on the device.
+
+    Examples:
+        >>> import torch
+        >>> from cgn_augment.sources.composing import unpack
+        >>> kept = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> unpack(kept, torch.tensor([1, 0]), -1.0, kept.device).flatten().tolist()
+        [1.0, -1.0]
+    """
+    out = torch.empty(len(places), *kept.shape[1:], dtype=torch.float32, device=device)
+    for rows in _blocks(out):
+        made = out[rows]
+        found = _look_up(kept, places[rows], made)
+        if kept.dtype is torch.uint8:
+            made.mul_((1 - low) / 255).add_(low)
+        elif found is not made:
+            made.copy_(found)
+    return out
+
+
 def _look_up(kept: Tensor, places: Tensor, room: Tensor) -> Tensor:
     """Returns rows of kept factors in the type of `room`: written to it, or one as it is kept."""
     if kept.device.type == room.device.type == "cpu" and len(places) == 1:

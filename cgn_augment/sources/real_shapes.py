@@ -240,7 +240,8 @@ class RealShapeSource:
                 "RealShapeSource takes shapes from the real batch, and none was given: use it in a "
                 "CounterfactualDataset, or pass real="
             )
-        images = self.bring(real.images)
+        looks = self.masks is None or self.keep is not None or not self._checked
+        images = self.bring(real.images) if looks else real.images  # else only their masks are used
         found = self.masks_of(images, real)
         chosen = self._choose(found, num, generator)
         is_real, at = chosen >= 0, chosen.clamp(min=0)

@@ -20,7 +20,8 @@ from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
 from cgn_augment.parts.opening import open_parts
 from cgn_augment.sources.ahead import Ahead
-from cgn_augment.sources.bank import _pack, _unpack
+from cgn_augment.sources.bank import _pack
+from cgn_augment.sources.composing import unpack
 
 STORAGES = ("float32", "float16", "uint8")
 SIZES = [(12, 3), (12, 5), (10, 10), (250, 60), (11, 1)]
@@ -214,8 +215,9 @@ def test_smaller_storage_keeps_images_within_half_a_level(
 
 def test_uint8_keeps_the_ends_of_each_range_exactly() -> None:
     for low in (0.0, -1.0):
-        ends = torch.tensor([low, 1.0])
-        assert torch.equal(_unpack(_pack(ends, low, torch.uint8), low), ends)
+        ends = torch.tensor([low, 1.0]).view(2, 1, 1, 1)
+        kept = _pack(ends, low, torch.uint8)
+        assert torch.equal(unpack(kept, torch.arange(2), low, kept.device), ends)
 
 
 # Of parts on disk

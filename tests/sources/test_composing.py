@@ -21,7 +21,7 @@ from cgn_augment import (
 )
 from cgn_augment.generators import SmallCGN
 from cgn_augment.sources import composing
-from cgn_augment.sources.composing import compose_floats, compose_stored, gather
+from cgn_augment.sources.composing import compose_floats, compose_stored, gather, unpack
 from cgn_augment.types import Affine
 
 CGN = ReadableCGN()
@@ -104,8 +104,18 @@ def test_how_many_images_are_made_at_once_changes_nothing(
             compose_floats(*(each.clone() for each in floats), None, OF_EACH_CHANNEL),
         ]
 
-    expected = images()
+    def unpacked() -> list[Tensor]:
+        return [
+            unpack(each, slots[0], -1.0, each.device)
+            for each in (kept[1], stored[1], stored[1].half())
+        ]
+
+    expected, floating = images(), unpacked()
     monkeypatch.setattr(composing, "_BLOCK", block)
+    assert all(torch.equal(*pair) for pair in zip(unpacked(), floating, strict=True))
+    assert torch.equal(floating[1], stored[1][slots[0]])
+    assert torch.equal(floating[2], stored[1][slots[0]].half().float())
+    torch.testing.assert_close(floating[0], stored[1][slots[0]] * 2 - 1)
     assert all(torch.equal(*pair) for pair in zip(images(), expected, strict=True))
     assert [len(each) for each in expected] == [num] * 7
     assert torch.equal(expected[0], expected[-1])
@@ -118,6 +128,7 @@ def test_factors_are_never_written_to(storage: torch.dtype) -> None:
     before = [each.clone() for each in kept]
     for num in (1, 4):
         compose_stored(*kept, torch.zeros(3, num).long(), None, OF_EACH_CHANNEL)
+        unpack(kept[1], torch.zeros(num).long(), -1.0, kept[1].device).zero_()
     assert all(torch.equal(*pair) for pair in zip(kept, before, strict=True))
 
 

@@ -152,6 +152,25 @@ def test_masks_of_a_batch_are_brought_to_the_generators_size_and_checked() -> No
         make(None, masks=2).masks_of(blocks(6), real._replace(batch=(wide, 0, masks * 255)))
 
 
+@pytest.mark.parametrize("keep", [None, "texture"])
+def test_images_that_nothing_is_taken_from_are_only_checked_once(
+    keep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = blocks(6)
+    real = batch(6, batch=(images, 0, (images > 0).float()[:, :1]))
+    source, calls = make(None, masks=2, keep=keep), 0
+
+    def bring(given: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return given
+
+    monkeypatch.setattr(source, "bring", bring)
+    made = [source.sample(4, seeded(), Step(number), real).images for number in range(3)]
+    assert calls == (1 if keep is None else 3)
+    assert torch.equal(made[0], made[2])
+
+
 def test_masks_may_be_of_any_size_and_images_need_not_be_square() -> None:
     images = torch.nn.functional.interpolate(blocks(6), size=(48, 32))
     exact = find_bright(blocks(6))
