@@ -115,6 +115,8 @@ def test_the_published_schedule_gave_what_the_page_says() -> None:
     last = [each for each in results("paper_command")["epochs"] if each["epoch"] == 10]
     said = {"biased": "-", "counterfactuals": "`double-colored-mnist`", "real_parts": "-"}
     assert [each["data"] for each in last] == list(said)
+    biased, made, parts = (f"{100 * each['test_accuracy']:.1f}" for each in last)
+    assert f"ten epochs: {biased}, {made} and {parts} % (one seed)" in page("README.md")
     for each in last:
         train, test = (f"{100 * each[f'{part}_accuracy']:.1f} %" for part in ("train", "test"))
         data, generator = each["data"].replace("_", " "), said[each["data"]]
