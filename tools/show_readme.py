@@ -8,6 +8,7 @@ that of a repository's page.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import sys
 from collections.abc import Iterator
@@ -64,9 +65,13 @@ def show(out: Path) -> Iterator[tuple[Path, bool]]:
 
 def main() -> None:
     """Runs the command line."""
-    if len(sys.argv) != 2 or find_chromium() is None:
-        sys.exit("usage: python tools/show_readme.py OUT, where there is a Chromium")
-    out = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    out: Path = parser.parse_args().out
+    if find_chromium() is None:
+        sys.exit("error: there is no Chromium on this machine")
     out.mkdir(parents=True, exist_ok=True)
     for path, fits in show(out):
         print(f"{path}{'' if fits else ': the page is wider than the screen'}")
