@@ -55,7 +55,8 @@ def plan(
     """Computes what size of bank and how many fresh factors fit into a training step.
 
     Args:
-        pixels: side of your images, in pixels.
+        pixels: side of your images, in pixels. The bank is planned to keep larger images of a
+            generator at this size, as by BankSource(image_size=…).
         batch: real images per step.
         ratio: counterfactuals per real image.
         step_ms: duration of your training step on that many real images alone, in milliseconds.
@@ -74,7 +75,7 @@ def plan(
     Work(pixels, batch, ratio, step_ms, storage=storage)
     here = _require_here(device, card)
     network = _open(cgn, here or torch.device("meta"))
-    side = pixels if network is None else network.image_size
+    side = pixels if network is None else min(pixels, network.image_size)
     flops = 0 if network is None else sum(count_flops(network).values())
     work = Work(pixels, batch, ratio, step_ms, side, storage, flops)
     rates = MEASURED if here is None else measure_rates(work, network, here)
@@ -144,8 +145,8 @@ def describe_plan(
         [
             "bank",
             f"{plan.bank} of each",
-            f"{bank_gb:g} GB at {plan.bank_mb_each:.3g} MB ({work.storage}); each is shown "
-            f"{plan.uses:.2g} times a step",
+            f"{bank_gb:g} GB at {plan.bank_mb_each:.3g} MB ({work.source_pixels} pixels, "
+            f"{work.storage}); each is shown {plan.uses:.2g} times a step",
         ],
     ]
     if work.flops:

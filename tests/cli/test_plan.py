@@ -29,6 +29,17 @@ def test_a_plan_for_a_small_generator(
         assert words in text, text
 
 
+def test_a_bank_keeps_larger_factors_at_the_size_of_the_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "--cgn", "colored-mnist", "--device-gb", 0.1
+    for pixels, kept, num in ((16, 16, 55803), (32, 32, 13950), (64, 32, 13950)):
+        assert run(monkeypatch, *given, "--pixels", pixels) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"bank {num} of each 0.1 GB" in text
+        assert f"({kept} pixels, uint8)" in text
+
+
 def test_parts_are_read_and_not_drawn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
