@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cgn_augment.checks import require_count
@@ -41,6 +42,29 @@ def compose(
         -0.5
     """
     return torch.lerp(background, foreground, mask, out=out)
+
+
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes images, bilinear and antialiased, as torchvision's `Resize` does.
+
+    Args:
+        images: (N, C, h, w) float.
+        size: (H, W), in pixels.
+
+    Returns:
+        (N, C, H, W) float; the images themselves if they have this size.
+
+    Examples:
+        >>> import torch
+        >>> from cgn_augment.functional import resize_images
+        >>> resize_images(torch.zeros(2, 3, 256, 256), (224, 224)).shape
+        torch.Size([2, 3, 224, 224])
+    """
+    if images.shape[-2:] == size:
+        return images
+    if len(images) == 0:
+        return images.new_zeros(*images.shape[:2], *size)
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def check_classes(y: Tensor, num: int, num_classes: int, what: str) -> None:

@@ -224,14 +224,13 @@ def measure_rates(
     copying = _median_seconds(lambda: taken.copy_(given), device, seconds)
     rate = 2 * len(given) / copying / 1e9
     num = require_count("counterfactuals of a step", work.num)
-    sides = {"same": work.pixels, "other": work.source_pixels}
     over = {}
-    for name, side in sides.items():
+    for side in {work.pixels, work.source_pixels}:
         bank = BankSource(Noise(side, device), 64, storage=work.storage)  # type: ignore[arg-type]
-        match = match_real(0.5, 0.25, None if name == "same" else work.pixels)
+        match = match_real(0.5, 0.25, work.pixels)
         call = partial(_sample, bank, match, num)
         made = _median_seconds(call, device, seconds)
-        over[name] = made * rate * 1e9 / bytes_of_made(num, side, work.pixels, work.storage)
+        over[side] = made * rate * 1e9 / bytes_of_made(num, side, work.pixels, work.storage)
     tflops = 1.0
     if cgn is not None:
         few = 64 if device.type == "cuda" else 1
@@ -242,7 +241,7 @@ def measure_rates(
             )
         tflops = work.flops * few / drawing / 1e12
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return Rates(name, rate, over["same"], over["other"], tflops)
+    return Rates(name, rate, over[work.pixels], over[work.source_pixels], tflops)
 
 
 def _sample(bank: BankSource, match: MatchReal, num: int) -> Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 from tqdm import tqdm
 
 from cgn_augment.checks import require_choice, require_count, require_side
 from cgn_augment.errors import ArgumentError
-from cgn_augment.functional import Purpose, step_generator
+from cgn_augment.functional import Purpose, resize_images, step_generator
 from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.ahead import Ahead
@@ -262,8 +261,11 @@ class BankSource(DrawnSource):
         classes = torch.stack([y[slots % len(y)] for y in self._classes])
         tied = self.interventions.is_tied
         drawn = run_mechanisms(self._drawn, classes, generator, 1, self.chunk, tied=tied)
+        if self.image_size == self.cgn.image_size:
+            return drawn
+        size = (self.image_size, self.image_size)
         return [
-            _resize(values, low, self.image_size)
+            resize_images(values, size).clamp_(low, 1)
             for values, low in zip(drawn, _LOWEST, strict=True)
         ]
 
@@ -279,13 +281,6 @@ def _positions(lists: list[Tensor]) -> Tensor:
     for row, classes in zip(table, lists, strict=True):
         row[classes] = torch.arange(len(classes))
     return table
-
-
-def _resize(values: Tensor, low: float, side: int) -> Tensor:
-    """Resizes factors (N, C, H, W), floats in [low, 1], to a square."""
-    if values.shape[-2:] == (side, side):
-        return values
-    return F.interpolate(values, (side, side), mode="bilinear", antialias=True).clamp_(low, 1)
 
 
 def _pack(values: Tensor, low: float, dtype: torch.dtype) -> Tensor:

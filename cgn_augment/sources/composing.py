@@ -64,7 +64,7 @@ def compose_stored(
     *,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Composes images from stored factors, without a float32 copy of all that it needs of them.
+    """Composes images from stored factors, a few at a time, without a float32 copy of a batch's.
 
     Args:
         masks: (K, 1, H, W), uint8, or of a floating type in [0, 1].
@@ -107,12 +107,9 @@ def compose_stored(
         made = out[rows] if _is_plain(out) else room[1]
         background = _look_up(backgrounds, b, made)
         foreground = _look_up(foregrounds, f, room[0])
-        weight = weights[rows]
-        found = _look_up(masks, m, weight)
+        weight = _fill(masks, m, weights[rows])
         if as_bytes:
             weight.div_(255)
-        elif found is not weight:
-            weight.copy_(found)
         torch.lerp(background, foreground, weight, out=made)
         _write(made, out[rows], affine)
     return out, weights
@@ -166,13 +163,16 @@ def unpack(kept: Tensor, places: Tensor, low: float, device: torch.device) -> Te
     """
     out = torch.empty(len(places), *kept.shape[1:], dtype=torch.float32, device=device)
     for rows in _blocks(out):
-        made = out[rows]
-        found = _look_up(kept, places[rows], made)
+        made = _fill(kept, places[rows], out[rows])
         if kept.dtype is torch.uint8:
             made.mul_((1 - low) / 255).add_(low)
-        elif found is not made:
-            made.copy_(found)
     return out
+
+
+def _fill(kept: Tensor, places: Tensor, room: Tensor) -> Tensor:
+    """Writes rows of kept factors to `room`, and returns it."""
+    found = _look_up(kept, places, room)
+    return room if found is room else room.copy_(found)
 
 
 def _look_up(kept: Tensor, places: Tensor, room: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cgn_augment.checks import require_amount, require_choice, require_count
+from cgn_augment.checks import require_amount, require_choice, require_count, require_side
 from cgn_augment.errors import ArgumentError
 from cgn_augment.types import FACTORS, Mechanisms
 
@@ -73,8 +73,9 @@ class Work:
     flops: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("pixels", "batch", "source_pixels"):
-            require_count(name, getattr(self, name))
+        require_count("batch", self.batch)
+        for name in ("pixels", "source_pixels"):
+            require_side(name, getattr(self, name))
         require_choice("storage", self.storage, tuple(BYTES))
         require_amount("ratio", self.ratio)
         if not math.isfinite(self.step_ms):

@@ -9,13 +9,12 @@ from types import NoneType
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from cgn_augment.checks import require_channels, require_choice, require_count
 from cgn_augment.class_map import ClassMap
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
-from cgn_augment.functional import standard_numbers
+from cgn_augment.functional import resize_images, standard_numbers
 from cgn_augment.masks.cache import MaskCache, round_masks
 from cgn_augment.masks.finding import (
     find_masks,
@@ -344,10 +343,7 @@ class RealShapeSource:
         return self._run(padded)[:num]
 
     def _resize(self, images: Tensor) -> Tensor:
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] == size:
-            return images
-        return F.interpolate(images, size, mode="bilinear", antialias=True)
+        return resize_images(images, (self.image_size, self.image_size))
 
     def _choose(self, masks: Tensor, num: int, generator: Generator) -> Tensor:
         """Returns for each counterfactual the image that gives its shape; -1 if it is drawn."""

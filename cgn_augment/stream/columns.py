@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
+from cgn_augment.functional import resize_images
 
 MASK = "mask"
 """A value of `fill` for a column of masks: it gets the masks of the counterfactuals."""
@@ -122,7 +122,7 @@ class Rows:
         masks = self.masks
         if masks.shape[-2:] != value.shape[-2:]:
             size = (value.shape[-2], value.shape[-1])
-            masks = F.interpolate(masks, size, mode="bilinear", antialias=True).clamp(0, 1)
+            masks = resize_images(masks, size).clamp(0, 1)
         masks = masks if value.dim() == 4 else masks[:, 0]
         if value.dtype == torch.bool:
             return (masks > 0.5).to(value.device)

@@ -225,7 +225,7 @@ class StepMaker:
         dtype, num_read = labels.dtype, len(images)
         stay = None if keep is None else keep.to(self.device)
         if stay is not None:
-            images, labels = (each[stay] if len(stay) else each[:0] for each in (images, labels))
+            images, labels = images[stay], labels[stay]
         factors = [getattr(made, factor) for factor in FACTORS]
         if self.output == "same":  # nobody asks for the other columns
             return (

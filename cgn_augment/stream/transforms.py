@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgn_augment.checks import require_channels, require_side
 from cgn_augment.errors import ArgumentError
+from cgn_augment.functional import resize_images
 from cgn_augment.stream.augmenting import Augmentation
 from cgn_augment.types import Affine
 
@@ -160,11 +160,7 @@ class MatchReal(nn.Module):
             height, width = images.shape[-2:]
             short = min(height, width)
             target = target * height // short, target * width // short
-        if target is None or images.shape[-2:] == target:
-            return images
-        if len(images) == 0:
-            return images.new_zeros(*images.shape[:2], *target)
-        return F.interpolate(images, target, mode="bilinear", antialias=True)
+        return images if target is None else resize_images(images, target)
 
     def _normalized(self, images: Tensor, overwrite: bool, *, from_0: bool) -> Tensor:
         """Normalizes images in [0, 1] (`from_0`) or [-1, 1], in place or in new memory."""

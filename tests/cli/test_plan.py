@@ -78,6 +78,7 @@ def test_values_that_cannot_be_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--pixels", "99999999"], "pixels must be 32768 or less, got 99999999"),
         (["--ratio", ".inf"], "ratio must be 0 or more, got inf"),
         (["--ratio", "1e400"], "ratio must be 0 or more, got inf"),
         (["--overhead", ".inf"], "overhead must be 0 or more, got inf"),
