@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -325,6 +326,17 @@ def step_generator(purpose: Purpose, *key: int) -> torch.Generator:
         key: integers of 0 or more, such as seed, epoch, rank and step.
     """
     return torch.Generator().manual_seed(step_seed(purpose, *key))
+
+
+def look_at_rng() -> tuple[object, ...]:
+    """Returns the state of the global random generators of the CPU, to compare it with another.
+
+    Covers torch, NumPy and Python.
+    """
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *others = numpy_state
+    torch_state = torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), name, keys.tobytes(), *others, torch_state
 
 
 @contextmanager

@@ -265,6 +265,8 @@ class Source(Protocol):
     - `fingerprint`: goes into the saved state's fingerprint.
     - `needs_real = False`: the source never looks at `real` and uses no random numbers but those of
       `generator`. A thread may then draw from it before the real batch is read, with `real=None`.
+    - `draws_apart = True`: the source looks at `real`, and uses no random numbers but those of
+      `generator`. A thread may then draw from it while the loop trains on the batch before.
     - `needs_items = True`: the source gets `RealBatch.items` if it exists.
     - `device`: if `sample` has a further argument `out`, it may get memory (num, 3, H, W) float32
       on this device to write the images to.

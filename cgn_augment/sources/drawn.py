@@ -29,6 +29,8 @@ class DrawnSource(ABC):
     Arguments and errors are those of `FreshSource`.
     """
 
+    draws_apart = True  # see `Source`
+
     _name: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]] = ()
     """Further arguments that the fingerprint lists; attributes of the same names hold them."""

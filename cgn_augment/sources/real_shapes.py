@@ -77,6 +77,7 @@ class RealShapeSource:
         counts: number of real images for each verdict of the gate on their masks: usable, empty,
             full, unsure. Without a gate all are usable.
         needs_items: whether `sample` uses `RealBatch.items`.
+        draws_apart: True: with `prefetch` on a CPU, a thread runs the masker.
 
     Raises:
         ArgumentError: a value cannot be used, or not exactly one of masker and masks is given.
@@ -95,6 +96,8 @@ class RealShapeSource:
         >>> torch.equal(made.shape, y[made.real])
         True
     """
+
+    draws_apart = True
 
     def __init__(
         self,

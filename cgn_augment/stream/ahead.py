@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
+from cgn_augment.functional import look_at_rng
 from cgn_augment.stream.mixing import Proportion
 from cgn_augment.stream.planning import Planned, foresee, split
+from cgn_augment.stream.spare_thread import SpareThread
 from cgn_augment.stream.state import Position
 from cgn_augment.stream.step import Drawn, StepMaker
 
@@ -62,7 +65,7 @@ class DrawAhead:
         to.
         """
         coming: deque[_Coming] = deque()
-        threads = ThreadPoolExecutor(1, thread_name_prefix=THREAD)
+        thread = SpareThread(THREAD)
         try:
             for step in planned:
                 expected = coming.popleft() if coming else None
@@ -72,23 +75,18 @@ class DrawAhead:
                     expected = None
                 if expected is None:
                     # This step before later ones: a bank that is refreshed goes only forward.
-                    made = self._make(step, None)
-                    self._look_ahead(coming, step, threads.submit)
+                    made = self.maker.make_planned(step)
+                    self._look_ahead(coming, step, thread)
                 else:
-                    self._look_ahead(coming, step, threads.submit)
-                    drawn = None if expected.drawn is None else expected.drawn.result()
-                    made = self._make(step, drawn)
+                    self._look_ahead(coming, step, thread)
+                    drawn = None if expected.drawn is None else thread.result(expected.drawn)
+                    made = self.maker.make_planned(step, drawn)
                 yield made, step.after
         finally:
             _cancel(*coming)
-            threads.shutdown(wait=True)
+            thread.close()
 
-    def _make(self, step: Planned, drawn: Drawn | None) -> Any:
-        return self.maker.make(step.batch, step.layout, step.num, step.position, step.items, drawn)
-
-    def _look_ahead(
-        self, coming: deque[_Coming], step: Planned, submit: Callable[..., Future[Drawn]]
-    ) -> None:
+    def _look_ahead(self, coming: deque[_Coming], step: Planned, thread: SpareThread) -> None:
         """Starts to draw the steps after this one."""
         images = step.layout.take(step.batch)[0]
         like = torch.empty_like(images[:1])  # does not keep the batch in memory
@@ -101,8 +99,77 @@ class DrawAhead:
                 num, after = split(self.proportion, position, num_real)
             except Exception:  # from the user's schedule; that step will raise it itself
                 return
-            drawn = submit(self.maker.draw_ahead, num, position, num_real, like) if num else None
+            draw = partial(self.maker.draw_ahead, num, position, num_real, like)
+            drawn = thread.submit(draw) if num else None
             coming.append(_Coming(num_real, num, position, after, drawn))
+
+
+class _Read(NamedTuple):
+    """A step whose real batch is read, and what is drawn for it."""
+
+    step: Planned
+    read: Any
+    drawn: Future[Drawn] | None
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """Makes steps whose real batches were read early, so that a thread could draw with them.
+
+    Real batches are read in the loop's thread. A dataset that draws from the global random
+    generators there would draw before the loop does, and other numbers. So the first two batches
+    are read when they are wanted, and the others ahead only as long as reading leaves the
+    generators as they are.
+
+    Args:
+        maker: makes the steps.
+        note: returns what to remember of the real data after a batch was read.
+        depth: number of steps to read ahead.
+    """
+
+    maker: StepMaker
+    note: Callable[[], Any]
+    depth: int
+
+    def run(self, planned: Iterator[Planned]) -> Iterator[tuple[Any, Position, Any]]:
+        """Yields each step, the position after it, and what `note` returned.
+
+        The thread ends with the iterator. An error in reading or drawing is raised at the step it
+        belongs to.
+        """
+        waiting: deque[_Read] = deque()
+        failed: Exception | None = None
+        thread, num_read, is_apart = SpareThread(THREAD), 0, True
+        try:
+            while True:
+                ahead = self.depth if num_read > 1 and is_apart and _may_draw() else 0
+                while failed is None and len(waiting) <= ahead:
+                    before = look_at_rng()
+                    try:
+                        step = next(planned)
+                    except Exception as error:  # raised when its turn comes
+                        failed = error
+                        break
+                    num_read += 1
+                    # A sampler draws its seed when it begins.
+                    is_apart = num_read == 1 or before == look_at_rng()
+                    draw = partial(self.maker.draw_for, step)
+                    drawn = thread.submit(draw) if ahead and step.num else None
+                    waiting.append(_Read(step, self.note(), drawn))
+                if not waiting:
+                    break
+                if not _may_draw():
+                    _cancel(*waiting)
+                    waiting = deque(each._replace(drawn=None) for each in waiting)
+                step, read, job = waiting.popleft()
+                made = self.maker.make_planned(step, None if job is None else thread.result(job))
+                yield made, step.after, read
+            if failed is not None and not isinstance(failed, StopIteration):
+                raise failed
+        finally:
+            failed = None  # its traceback holds this frame
+            _cancel(*waiting)
+            thread.close()
 
 
 def _may_draw() -> bool:
@@ -113,7 +180,7 @@ def _may_draw() -> bool:
     return torch.get_default_dtype() == torch.float32
 
 
-def _cancel(*coming: _Coming) -> None:
+def _cancel(*coming: _Coming | _Read) -> None:
     for step in coming:
         if step.drawn is not None:
             step.drawn.cancel()

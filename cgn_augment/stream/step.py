@@ -71,15 +71,17 @@ if hasattr(os, "register_at_fork"):  # a thread that the child lacks may hold it
 
 
 class Drawn(NamedTuple):
-    """What was drawn for a step before its real batch was read.
+    """What was drawn for a step before it is made.
 
     Attributes:
         made: the counterfactuals.
         room: memory for all rows of the step, (B, 3, H, W), with these as the last rows; or None.
+        is_checked: whether the real batch was checked.
     """
 
     made: Counterfactuals
     room: Tensor | None
+    is_checked: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
@@ -135,6 +137,11 @@ class StepMaker:
         """Whether the source declares that it draws without the real batch."""
         return getattr(self.source, "needs_real", True) is False
 
+    @property
+    def can_draw_apart(self) -> bool:
+        """Whether the source declares that it may draw in another thread than the loop's."""
+        return getattr(self.source, "draws_apart", False) is True
+
     def make(
         self,
         batch: Any,
@@ -152,7 +159,7 @@ class StepMaker:
             num: number of counterfactuals.
             position: position of the step.
             items: (B,) int64 on the CPU, dataset indices of the batch, if known.
-            drawn: what `draw_ahead` drew for this step, if anything.
+            drawn: what `draw_ahead` or `draw_for` drew for this step, if anything.
 
         Raises:
             DataError: the real batch, or the result of the source or the transform, does not fit.
@@ -161,7 +168,8 @@ class StepMaker:
         if num == 0 and self.mix == "append" and self.output == "same" and self.label != "all":
             return layout.move(batch, self.device)
         if num:
-            self._checker.check(batch, layout)
+            if drawn is None or not drawn.is_checked:
+                self._checker.check(batch, layout)
             if not self._checked and self.output == "same":
                 self.fill = check_columns(batch, self.fill, (layout.image, layout.label))
         elif self.output != "same" or self.label == "all":
@@ -191,9 +199,9 @@ class StepMaker:
             rows, mixed = replace(rows, order=order), reorder_rows(mixed, order)
         return self._pack(batch, layout, mixed, rows)
 
-    def make_planned(self, step: Planned) -> Any:
+    def make_planned(self, step: Planned, drawn: Drawn | None = None) -> Any:
         """Makes a planned step; see `make`."""
-        return self.make(step.batch, step.layout, step.num, step.position, step.items)
+        return self.make(step.batch, step.layout, step.num, step.position, step.items, drawn)
 
     @standard_numbers()
     def draw_ahead(self, num: int, position: Position, num_real: int, like: Tensor) -> Drawn:
@@ -210,6 +218,23 @@ class StepMaker:
         # A class map always draws one number per label.
         self._classes_of(torch.zeros(num_real, dtype=torch.int64), generator)
         return Drawn(self._sample(num, generator, position, None, room), room)
+
+    @standard_numbers()
+    def draw_for(self, step: Planned) -> Drawn:
+        """Draws what `make` would draw for a step whose real batch is read.
+
+        Args:
+            step: a step on the CPU, with at least one counterfactual.
+
+        Raises:
+            DataError: the real batch, or the result of the source, does not fit.
+            ArgumentError: the CGN has no class for a label, or a class has no label.
+        """
+        self._checker.check(step.batch, step.layout)
+        images, labels = step.layout.take(step.layout.move(step.batch, self.device))
+        room = self._make_room(images, len(images), step.num)
+        real = RealBatch(images, labels, labels, step.items, step.batch)
+        return Drawn(self._draw_from(real, step.num, step.position, room), room, is_checked=True)
 
     def _draw_kept(self, num_real: int, num: int, key: tuple[int, ...]) -> Tensor:
         """Returns the rows of the real images that stay, in rising order, on the CPU."""
@@ -258,21 +283,11 @@ class StepMaker:
         Masks are returned if `fill` asks for them and the source knows them. If there is `room`,
         the images are at its end, unless the transform moved them.
         """
-        images, labels, items = real.images, real.labels, real.items
+        images, labels = real.images, real.labels
         if num == 0:
             none = labels.new_zeros(0, dtype=torch.int64)
             return Counterfactuals(images.new_zeros(0, *images.shape[1:]), none, none, none), None
-        if items is not None and len(items) != len(images):
-            raise DataError(
-                f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
-                "each item where it is, for the source looks at which items they are"
-            )
-        if drawn is None:
-            generator = step_generator(Purpose.SOURCE, *self._key(position))
-            real = real._replace(classes=self._classes_of(labels, generator))
-            made = self._sample(num, generator, position, real, room)
-        else:
-            made = drawn.made
+        made = self._draw_from(real, num, position, room) if drawn is None else drawn.made
         key = self._key(position)
         pictures, masks = self._transformed(made, key, overwrite=room is not None)
         require_same_form(pictures, images, self.transform)
@@ -284,6 +299,19 @@ class StepMaker:
         )
         self._checked = True
         return Counterfactuals(pictures, shape, texture, background, rows), masks
+
+    def _draw_from(
+        self, real: RealBatch, num: int, position: Position, room: Tensor | None
+    ) -> Counterfactuals:
+        images, labels, items = real.images, real.labels, real.items
+        if items is not None and len(items) != len(images):
+            raise DataError(
+                f"a batch of {len(items)} items has {len(images)} images: its collate_fn must keep "
+                "each item where it is, for the source looks at which items they are"
+            )
+        generator = step_generator(Purpose.SOURCE, *self._key(position))
+        real = real._replace(classes=self._classes_of(labels, generator))
+        return self._sample(num, generator, position, real, room)
 
     def _find_affine(self) -> Affine | None:
         """Returns all that the transform does, if the source can do it while it composes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -40,7 +42,9 @@ from cgn_augment import (
     Counterfactuals,
     FreshSource,
     Interventions,
+    Placement,
     RealBatch,
+    RealShapeSource,
     Step,
     match_real,
 )
@@ -77,6 +81,35 @@ class FreeSource(StubSource):
         return [name.startswith(THREAD) for name in self.threads]
 
 
+class ApartSource(FreeSource):
+    """Looks at real batches, also in a thread."""
+
+    needs_real = True
+    draws_apart = True
+
+    def sample(
+        self, num: int, generator: Generator, step: Step = Step(), real: RealBatch | None = None
+    ) -> Counterfactuals:
+        made = super().sample(num, generator, step, real)
+        assert real is not None
+        made.images[:, :, 0, 0] = real.images.double().mean().float()
+        return made
+
+
+class WithMasks(Digits):
+    """Images of a CGN's size, whose dark half is the object, with their masks."""
+
+    def __getitem__(self, index: int) -> Any:
+        _, label = super().__getitem__(index)
+        image = torch.full((3, 32, 32), 0.5)
+        image[:, 4 : 8 + index % 16] = -0.5
+        return image, label, find_dark(image[None])[0]
+
+
+def find_dark(images: torch.Tensor) -> torch.Tensor:
+    return (images[:, :1] < 0).float()
+
+
 REAL: dict[str, Callable[[], dict[str, Any]]] = {
     "a dataset": lambda: {},
     "with noise": lambda: {"real": Digits(19, noise=True), "batch_size": 4},
@@ -111,9 +144,9 @@ class FakeStream:
         return "event"
 
 
-@pytest.fixture(params=["thread", "side stream"])
+@pytest.fixture(params=["thread", "thread that gets real batches", "side stream"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to make steps ahead; that of a GPU runs on the CPU with streams that do nothing."""
+    """All ways to make steps ahead; that of a GPU runs on the CPU with streams that do nothing."""
     if request.param == "side stream":
         current, inside = FakeStream(), FakeStream()
         monkeypatch.setattr("torch.cuda.Stream", lambda device: inside)
@@ -124,7 +157,8 @@ def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def make(lane: str, depth: int, source: Any = None, **options: Any) -> CounterfactualDataset:
-    train = stream(source=source or FreeSource(), prefetch=depth, **options)
+    default = ApartSource() if lane == "thread that gets real batches" else FreeSource()
+    train = stream(source=source or default, prefetch=depth, **options)
     if lane == "side stream":
         train._side = SideStream(torch.device("cpu"))
     return train
@@ -143,8 +177,8 @@ def test_no_depth_changes_a_bit(lane: str, kind: str) -> None:
         seen = []
         for _ in range(2):
             for batch in train:
-                # What reads ahead draws before the loop what the loop would draw too.
-                drawn = torch.rand(1) if lane == "thread" else None
+                # The side stream draws before the loop what the loop would draw too.
+                drawn = None if lane == "side stream" else torch.rand(1)
                 seen.append((batch, drawn, train.state_dict()))
         runs.append((seen, global_state()))
     assert len(runs[0][0]) >= 8
@@ -274,15 +308,8 @@ def test_no_more_is_drawn_ahead_than_was_asked_for(depth: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"source": StubSource()},
-        {
-            "source": FreshSource(SmallCGN().freeze(), Interventions("permute")),
-            "real": [large()] * 3,
-        },
-        {"real": DigitStream(18), "batch_size": 4},
-    ],
-    ids=["does not say", "needs labels", "no length"],
+    [{"source": StubSource()}, {"real": DigitStream(18), "batch_size": 4}],
+    ids=["does not say", "no length"],
 )
 def test_what_cannot_be_drawn_ahead_is_drawn_in_time(options: dict[str, Any]) -> None:
     train = make("thread", 2, **options)
@@ -290,6 +317,100 @@ def test_what_cannot_be_drawn_ahead_is_drawn_in_time(options: dict[str, Any]) ->
         for thread in threading.enumerate():
             assert not thread.name.startswith(THREAD) or isinstance(train.source, FreeSource)
     assert not any(getattr(train.source, "is_in_a_thread", []))
+
+
+def test_a_thread_draws_with_batches_that_are_read_ahead_from_the_third_on() -> None:
+    source = ApartSource()
+    collect(make("thread", 2, source), 2)
+    assert source.is_in_a_thread == [False, False, True, True, True] * 2
+    assert [step.number for step in source.steps] == list(range(10))
+
+
+@pytest.mark.parametrize(("depth", "ahead"), [(1, 1), (3, 3)])
+def test_no_more_is_read_ahead_than_was_asked_for(depth: int, ahead: int) -> None:
+    read: list[int] = []
+
+    class Counted(Digits):
+        def __getitem__(self, index: int) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
+
+    steps = iter(make("thread", depth, ApartSource(), real=Counted(80), batch_size=4))
+    for done in range(1, 12):
+        next(steps)
+        assert len(read) == 4 * (done + (ahead if done > 2 else 0))
+    steps.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("draw", [torch.rand, np.random.rand, lambda _: random.random()])
+def test_data_that_draws_from_a_global_generator_is_not_read_ahead(draw: Any) -> None:
+    class Noisy(Digits):
+        def __getitem__(self, index: int) -> Any:
+            image, label = super().__getitem__(index)
+            return image * float(torch.as_tensor(draw(1))), label
+
+    source = ApartSource()
+    collect(make("thread", 3, source, real=Noisy(40), batch_size=4))
+    assert not any(source.is_in_a_thread)
+    assert len(source.threads) == 10
+
+
+def test_data_that_begins_to_draw_late_is_read_in_time_from_then_on() -> None:
+    class LateNoise(Digits):
+        def __getitem__(self, index: int) -> Any:
+            image, label = super().__getitem__(index)
+            return (image * float(torch.rand(1)) if index >= 20 else image), label
+
+    source = ApartSource()
+    train = make("thread", 1, source, real=LateNoise(40), batch_size=4, shuffle=False)
+    assert len(collect(train)) == 10
+    assert source.is_in_a_thread == [False] * 2 + [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize("kind", ["masker", "cached", "from the batch", "placed", "permute"])
+def test_sources_that_need_the_real_batch_draw_the_same(lane: str, kind: str) -> None:
+    cgn = SmallCGN().freeze()
+
+    def source() -> Any:
+        if kind == "permute":
+            return FreshSource(cgn, Interventions("permute"))
+        bank = BankSource(cgn, 20, 3)
+        if kind == "from the batch":
+            return RealShapeSource(None, bank, masks=2, gate=None)
+        placement = Placement() if kind == "placed" else None
+        return RealShapeSource(
+            find_dark, bank, gate=None, cache_masks=kind == "cached", placement=placement
+        )
+
+    def run(depth: int) -> list[Any]:
+        fill = None if kind == "from the batch" else {2: 0.0}
+        real = {"real": WithMasks(26), "batch_size": 4, "ratio": 0.8, "fill": fill}
+        train = make(lane, depth, source(), transform=match_real(0.5, 0.5), **real)
+        drawn = []
+        for batch in [*islice(train, 4), *train, *train]:
+            drawn += [batch, None if lane == "side stream" else torch.rand(1)]
+        return drawn
+
+    runs = []
+    for depth in DEPTHS:
+        seed_globals(3)
+        runs.append((run(depth), global_state()))
+    assert same(*runs[:2])
+    assert same(runs[0], runs[2])
+
+
+def test_an_impossible_label_is_reported_at_its_own_step_as_ever() -> None:
+    def run(depth: int) -> str:
+        batches = [large(4)] * 5
+        batches[4] = batches[4][0], torch.full((4,), 10)
+        source = FreshSource(SmallCGN().freeze(), Interventions("permute"))
+        steps = iter(make("thread", depth, source, real=batches))
+        assert len([*islice(steps, 4)]) == 4
+        with pytest.raises(ArgumentError) as caught:
+            next(steps)
+        return str(caught.value)
+
+    assert run(0) == run(2)
 
 
 def test_a_batch_of_another_size_is_drawn_anew() -> None:
@@ -316,7 +437,8 @@ def count_until(error: type[Exception], match: str, train: CounterfactualDataset
 
 
 def test_an_error_comes_at_its_own_step_as_it_is(lane: str) -> None:
-    train = make(lane, 3, FreeSource(fails_at=3))
+    kind = ApartSource if lane == "thread that gets real batches" else FreeSource
+    train = make(lane, 3, kind(fails_at=3))
     assert count_until(ZeroDivisionError, "step 3", train) == 3
     assert train.state_dict()["step"] == 3
 
