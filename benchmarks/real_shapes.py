@@ -9,6 +9,7 @@ As in benchmarks/stream.py: in rounds, each way in turn, ratios within rounds.
 - real shapes: the same steps only on counterfactuals of the batch's own images, whose masks are
   found at every step; textures and backgrounds come from a filled bank.
 - cached real shapes: the same, with `cache_masks=True`, once every item's mask is known.
+- either of them with prefetch: a thread draws ahead (`prefetch=2`).
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from stream import BATCH, RESULTS, forever, make_dataset, measure, ratio, report, trainer
+from stream import (
+    AHEAD,
+    BATCH,
+    RESULTS,
+    forever,
+    make_dataset,
+    make_stream,
+    measure,
+    ratio,
+    report,
+    trainer,
+)
 from torch.utils.data import DataLoader
 
-from cgn_augment import (
-    BankSource,
-    CGNError,
-    CounterfactualDataset,
-    RealShapeSource,
-    load_cgn,
-    load_masker,
-)
+from cgn_augment import BankSource, CGNError, RealShapeSource, load_cgn, load_masker
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import UNetMasker
 
@@ -37,19 +42,20 @@ def make_ways(cgn: SmallCGN, masker: UNetMasker) -> dict[str, Callable[[], None]
     dataset = make_dataset(cgn)
     plain = DataLoader(dataset, batch_size=BATCH, shuffle=True, drop_last=True)
 
-    def stream(cache_masks: bool) -> CounterfactualDataset:
-        source = RealShapeSource(masker, BankSource(cgn, size=2000), cache_masks=cache_masks)
-        return CounterfactualDataset(
-            dataset, source, batch_size=BATCH, fraction=1.0, mix="replace", drop_last=True
-        )
+    def train_on(prefetch: int, *, cached: bool) -> Callable[[], None]:
+        source = RealShapeSource(masker, BankSource(cgn, size=2000), cache_masks=cached)
+        stream = make_stream(dataset, source, prefetch)
+        if cached:
+            for _ in stream:  # an epoch finds all masks
+                pass
+        return trainer(forever(stream))
 
-    cached = stream(cache_masks=True)
-    for _ in cached:  # an epoch finds all masks
-        pass
     return {
         "plain training": trainer(forever(plain)),
-        "real shapes training": trainer(forever(stream(cache_masks=False))),
-        "cached real shapes training": trainer(forever(cached)),
+        "real shapes training": train_on(0, cached=False),
+        "real shapes training, prefetch": train_on(AHEAD, cached=False),
+        "cached real shapes training": train_on(0, cached=True),
+        "cached real shapes training, prefetch": train_on(AHEAD, cached=True),
     }
 
 
@@ -68,7 +74,8 @@ def main() -> None:
     plain = seconds["plain training"]
     ratios = {
         f"{name} / plain training": ratio(seconds[name], plain)
-        for name in ("real shapes training", "cached real shapes training")
+        for name in seconds
+        if name != "plain training"
     }
     flags = f"--rounds {arguments.rounds} --steps {arguments.steps}"
     names = f"--cgn {Path(arguments.cgn).name} --masker {Path(arguments.masker).name}"

@@ -11,6 +11,7 @@ all of them; ratios are taken within rounds, and their median counts.
   TensorDataset in a plain DataLoader.
 - bank: the same steps on counterfactuals alone, from a filled bank, through CounterfactualDataset.
 - refreshed bank: the same, with 8 factors of each kind replaced per step.
+- either of them with prefetch: a thread draws ahead (`prefetch=2`).
 - naive: the whole CGN runs twice per batch, as in the published code, then the same training step.
 - fresh: images per second of FreshSource against the naive way, without training.
 
@@ -43,12 +44,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from cgn_augment import BankSource, CGNError, CounterfactualDataset, FreshSource, load_cgn
+from cgn_augment import (
+    BankSource,
+    CGNError,
+    CounterfactualDataset,
+    FreshSource,
+    Source,
+    load_cgn,
+)
 from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN
 from train_generator.classifier import MNISTClassifier, train_step
 
 BATCH = 64
+AHEAD = 2
+"""Steps that a stream with prefetch makes ahead."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -102,19 +112,26 @@ def make_dataset(cgn: SmallCGN, num: int = 50_000) -> TensorDataset:
     return TensorDataset(made.images, made.shape)
 
 
+def make_stream(dataset: TensorDataset, source: Source, prefetch: int) -> CounterfactualDataset:
+    """A stream whose batches hold nothing but counterfactuals."""
+    return CounterfactualDataset(
+        dataset,
+        source,
+        batch_size=BATCH,
+        fraction=1.0,
+        mix="replace",
+        drop_last=True,
+        prefetch=prefetch,
+    )
+
+
 def make_ways(cgn: SmallCGN) -> dict[str, Callable[[], None]]:
     dataset = make_dataset(cgn)
     plain = DataLoader(dataset, batch_size=BATCH, shuffle=True, drop_last=True)
 
-    def stream(refresh: int) -> CounterfactualDataset:
-        return CounterfactualDataset(
-            dataset,
-            BankSource(cgn, size=2000, refresh=refresh),
-            batch_size=BATCH,
-            fraction=1.0,
-            mix="replace",
-            drop_last=True,
-        )
+    def train_on(refresh: int, prefetch: int) -> Callable[[], None]:
+        source = BankSource(cgn, size=2000, refresh=refresh)
+        return trainer(forever(make_stream(dataset, source, prefetch)))
 
     published = copy.deepcopy(cgn).to(memory_format=torch.contiguous_format)
     use_published_layers(published)
@@ -122,8 +139,10 @@ def make_ways(cgn: SmallCGN) -> dict[str, Callable[[], None]]:
     source, generator = FreshSource(cgn), torch.Generator().manual_seed(0)
     return {
         "plain training": trainer(forever(plain)),
-        "bank training": trainer(forever(stream(refresh=0))),
-        "refreshed bank training": trainer(forever(stream(refresh=8))),
+        "bank training": train_on(refresh=0, prefetch=0),
+        "bank training, prefetch": train_on(refresh=0, prefetch=AHEAD),
+        "refreshed bank training": train_on(refresh=8, prefetch=0),
+        "refreshed bank training, prefetch": train_on(refresh=8, prefetch=AHEAD),
         "naive training": trainer(naive),
         "naive generation": lambda: void(draw_naively(published)),
         "fresh generation": lambda: void(source.sample(BATCH, generator)),
@@ -158,12 +177,9 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
 
 def summarize(seconds: dict[str, list[float]]) -> dict[str, Any]:
     plain = seconds["plain training"]
+    trained = [name for name in seconds if "training" in name and name != "plain training"]
     return {
-        "bank training / plain training": ratio(seconds["bank training"], plain),
-        "refreshed bank training / plain training": ratio(
-            seconds["refreshed bank training"], plain
-        ),
-        "naive training / plain training": ratio(seconds["naive training"], plain),
+        **{f"{name} / plain training": ratio(seconds[name], plain) for name in trained},
         "naive generation / plain training": ratio(seconds["naive generation"], plain),
         "fresh images per second / naive images per second": ratio(
             seconds["naive generation"], seconds["fresh generation"]

@@ -48,14 +48,14 @@ class DrawAhead:
         maker: makes the steps; its source must not need real batches.
         proportion: gives the number of counterfactuals of each step.
         sizes: images of each step of the epoch, if known.
-        num_steps: steps of the epoch; if unknown, nothing is drawn ahead.
+        num_steps: steps of the epoch.
         depth: number of steps to draw ahead.
     """
 
     maker: StepMaker
     proportion: Proportion
     sizes: Sequence[int] | None
-    num_steps: int | None
+    num_steps: int
     depth: int
 
     def run(self, planned: Iterator[Planned]) -> Iterator[tuple[Any, Position]]:
@@ -142,7 +142,8 @@ class ReadAhead:
         thread, num_read, is_apart = SpareThread(THREAD), 0, True
         try:
             while True:
-                ahead = self.depth if num_read > 1 and is_apart and _may_draw() else 0
+                early = num_read > 1 and is_apart and _may_draw()
+                ahead = self.depth if early else 0
                 while failed is None and len(waiting) <= ahead:
                     before = look_at_rng()
                     try:
@@ -153,8 +154,9 @@ class ReadAhead:
                     num_read += 1
                     # A sampler draws its seed when it begins.
                     is_apart = num_read == 1 or before == look_at_rng()
+                    ahead = ahead if is_apart else 0
                     draw = partial(self.maker.draw_for, step)
-                    drawn = thread.submit(draw) if ahead and step.num else None
+                    drawn = thread.submit(draw) if early and step.num else None
                     waiting.append(_Read(step, self.note(), drawn))
                 if not waiting:
                     break

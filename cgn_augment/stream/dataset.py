@@ -120,11 +120,12 @@ class CounterfactualDataset(IterableDataset[Any]):
             workers, and after a resume. If off, they draw as with a plain loader.
         prefetch: number of steps made ahead, at most 1024; 0 makes each step on demand. It does not
             change what is drawn. On a GPU a second CUDA stream copies, draws and mixes while the
-            loop's own stream trains. Real batches are read ahead too, so they must not share memory
-            that is written again. On a CPU a thread draws only the counterfactuals, which pays off
-            if a core is idle; real batches are read, transformed and mixed on demand. It has no
-            effect if a source needs the real batch first (`RealShapeSource`, "permute", a source
-            without `needs_real = False`) or the length of the epoch is unknown.
+            loop's own stream trains. On a CPU a thread draws, on Linux in the time that the
+            training leaves over. Real batches are read ahead too, so they must not share memory
+            that is written again; on a CPU only if the source needs them or the length of the epoch
+            is unknown, and only while reading draws nothing from the global random generators. On
+            a CPU it has no effect for a source with neither `needs_real = False` nor
+            `draws_apart = True`.
 
     Attributes:
         epoch: the current epoch, or the next one between epochs.
@@ -467,8 +468,8 @@ class CounterfactualDataset(IterableDataset[Any]):
         maker, note = self._maker, partial(self._real.state, started=True)
         if self.prefetch and self._side is not None:
             yield from self._side.run(planned, maker.make_planned, note, self.prefetch)
-        elif self.prefetch and maker.can_draw_ahead:
-            sizes, num_steps = self._real.batch_sizes(), self._real.num_steps()
+        elif self.prefetch and maker.can_draw_ahead and (num_steps := self._real.num_steps()):
+            sizes = self._real.batch_sizes()
             ahead = DrawAhead(maker, self.proportion, sizes, num_steps, self.prefetch)
             for made, position in ahead.run(planned):
                 yield made, position, None

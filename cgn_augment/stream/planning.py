@@ -58,20 +58,20 @@ def plan_steps(
         position = after
 
 
-def foresee(sizes: Sequence[int] | None, num_steps: int | None, step: int, last: int) -> int | None:
-    """Returns how many images a step will probably read, or None if there may be no such step.
+def foresee(sizes: Sequence[int] | None, num_steps: int, step: int, last: int) -> int | None:
+    """Returns how many images a step will probably read, or None if there is no such step.
 
     Args:
         sizes: images of each step of the epoch, if known.
-        num_steps: number of steps of the epoch, if known.
+        num_steps: number of steps of the epoch.
         step: step, counted in the epoch.
         last: images of the step read last.
 
     Examples:
         >>> from cgn_augment.stream.planning import foresee
-        >>> foresee([8, 8, 3], 3, 2, 8), foresee(None, 3, 2, 8), foresee(None, None, 2, 8)
+        >>> foresee([8, 8, 3], 3, 2, 8), foresee(None, 3, 2, 8), foresee(None, 3, 3, 8)
         (3, 8, None)
     """
     if sizes is not None:
         return sizes[step] if step < len(sizes) else None
-    return last if num_steps is not None and step < num_steps else None
+    return last if step < num_steps else None

@@ -140,7 +140,7 @@ class StepMaker:
     @property
     def can_draw_apart(self) -> bool:
         """Whether the source declares that it may draw in another thread than the loop's."""
-        return getattr(self.source, "draws_apart", False) is True
+        return self.can_draw_ahead or getattr(self.source, "draws_apart", False) is True
 
     def make(
         self,

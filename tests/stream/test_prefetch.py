@@ -306,17 +306,16 @@ def test_no_more_is_drawn_ahead_than_was_asked_for(depth: int) -> None:
     assert len(source.steps) <= 7 + depth
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"source": StubSource()}, {"real": DigitStream(18), "batch_size": 4}],
-    ids=["does not say", "no length"],
-)
-def test_what_cannot_be_drawn_ahead_is_drawn_in_time(options: dict[str, Any]) -> None:
-    train = make("thread", 2, **options)
+def test_a_source_that_does_not_say_draws_in_time() -> None:
+    train = make("thread", 2, StubSource())
     for _ in train:
-        for thread in threading.enumerate():
-            assert not thread.name.startswith(THREAD) or isinstance(train.source, FreeSource)
-    assert not any(getattr(train.source, "is_in_a_thread", []))
+        assert not [each for each in threading.enumerate() if each.name.startswith(THREAD)]
+
+
+def test_data_without_a_length_is_read_ahead() -> None:
+    source = FreeSource()
+    collect(make("thread", 2, source, real=DigitStream(18), batch_size=4))
+    assert source.is_in_a_thread == [False, False, True, True, True]
 
 
 def test_a_thread_draws_with_batches_that_are_read_ahead_from_the_third_on() -> None:
