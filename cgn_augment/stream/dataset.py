@@ -16,7 +16,7 @@ from cgn_augment.checks import require_choice, require_count
 from cgn_augment.class_map import ClassMap, ClassMapLike
 from cgn_augment.errors import ArgumentTypeError, DataError
 from cgn_augment.ranks import Ranks
-from cgn_augment.stream.ahead import DrawAhead, ReadAhead
+from cgn_augment.stream.ahead import StepsAhead
 from cgn_augment.stream.arguments import (
     Label,
     Output,
@@ -468,13 +468,10 @@ class CounterfactualDataset(IterableDataset[Any]):
         maker, note = self._maker, partial(self._real.state, started=True)
         if self.prefetch and self._side is not None:
             yield from self._side.run(planned, maker.make_planned, note, self.prefetch)
-        elif self.prefetch and maker.can_draw_ahead and (num_steps := self._real.num_steps()):
-            sizes = self._real.batch_sizes()
-            ahead = DrawAhead(maker, self.proportion, sizes, num_steps, self.prefetch)
-            for made, position in ahead.run(planned):
-                yield made, position, None
         elif self.prefetch and maker.can_draw_apart:
-            yield from ReadAhead(maker, note, self.prefetch).run(planned)
+            sizes, num_steps = self._real.batch_sizes(), self._real.num_steps()
+            ahead = StepsAhead(maker, note, self.prefetch, self.proportion, sizes, num_steps)
+            yield from ahead.run(planned)
         else:
             for step in planned:
                 yield maker.make_planned(step), step.after, None

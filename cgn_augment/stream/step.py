@@ -142,6 +142,11 @@ class StepMaker:
         """Whether the source declares that it may draw in another thread than the loop's."""
         return self.can_draw_ahead or getattr(self.source, "draws_apart", False) is True
 
+    @property
+    def can_make_apart(self) -> bool:
+        """Whether all of a step may be made in such a thread: no transform seeds global numbers."""
+        return self._run is None or self._affine is not None
+
     def make(
         self,
         batch: Any,

@@ -288,11 +288,38 @@ def test_another_default_type_leaves_drawing_to_the_loop() -> None:
 # What is drawn where
 
 
-def test_a_thread_draws_all_but_the_first_step_of_an_epoch() -> None:
-    source = FreeSource()
+@pytest.mark.parametrize("kind", [FreeSource, ApartSource])
+def test_a_thread_makes_steps_from_the_third_on(kind: type[FreeSource]) -> None:
+    source = kind()
     collect(make("thread", 2, source), 2)
-    assert source.is_in_a_thread == [False, True, True, True, True] * 2
+    assert source.is_in_a_thread == [False, False, True, True, True] * 2
     assert [step.number for step in source.steps] == list(range(10))
+
+
+def test_a_thread_draws_without_batches_that_cannot_be_read_early() -> None:
+    source = FreeSource()
+    collect(make("thread", 2, source, real=Digits(20, noise=True), batch_size=4), 2)
+    assert source.is_in_a_thread == [False, False, False, True, True] * 2
+    assert [step.number for step in source.steps] == list(range(10))
+
+
+@pytest.mark.parametrize("kind", [FreeSource, ApartSource])
+@pytest.mark.parametrize("inside", [True, False], ids=["in match_real", "alone"])
+def test_a_transform_of_the_users_runs_in_the_loop(kind: type[FreeSource], inside: bool) -> None:
+    threads: list[threading.Thread] = []
+
+    class Noise(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            threads.append(threading.current_thread())
+            return images * torch.rand(len(images), 1, 1, 1)
+
+    def run(depth: int) -> Any:
+        transform = match_real(0.5, 0.5, augment=Noise()) if inside else Noise()
+        seed_globals(1)
+        return collect(make("thread", depth, kind(), transform=transform)), global_state()
+
+    assert same(run(0), run(2))
+    assert set(threads) == {threading.main_thread()}
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -318,15 +345,8 @@ def test_data_without_a_length_is_read_ahead() -> None:
     assert source.is_in_a_thread == [False, False, True, True, True]
 
 
-def test_a_thread_draws_with_batches_that_are_read_ahead_from_the_third_on() -> None:
-    source = ApartSource()
-    collect(make("thread", 2, source), 2)
-    assert source.is_in_a_thread == [False, False, True, True, True] * 2
-    assert [step.number for step in source.steps] == list(range(10))
-
-
-@pytest.mark.parametrize(("depth", "ahead"), [(1, 1), (3, 3)])
-def test_no_more_is_read_ahead_than_was_asked_for(depth: int, ahead: int) -> None:
+@pytest.mark.parametrize("depth", [1, 3])
+def test_no_more_is_read_ahead_than_was_asked_for(depth: int) -> None:
     read: list[int] = []
 
     class Counted(Digits):
@@ -337,7 +357,7 @@ def test_no_more_is_read_ahead_than_was_asked_for(depth: int, ahead: int) -> Non
     steps = iter(make("thread", depth, ApartSource(), real=Counted(80), batch_size=4))
     for done in range(1, 12):
         next(steps)
-        assert len(read) == 4 * (done + (ahead if done > 2 else 0))
+        assert len(read) == 4 * (done + (depth if done > 1 else 0))
     steps.close()  # type: ignore[attr-defined]
 
 
