@@ -35,7 +35,7 @@ def before(train_set, model, optimizer, checkpoint):
 def after(train_set, model, optimizer, checkpoint):
     cgn = load_cgn(checkpoint)
     source = BankSource(cgn, size=2000)
-    train = CounterfactualDataset(train_set, source, batch_size=64, shuffle=True, ratio=1.0)
+    train = CounterfactualDataset(train_set, source, batch_size=64, shuffle=True, prefetch=2)
     for images, labels in tqdm(train):
         loss = F.nll_loss(model(images), labels)
         optimizer.zero_grad()

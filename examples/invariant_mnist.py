@@ -145,6 +145,7 @@ def main() -> None:
             fraction=arguments.fraction if mixed else 0.0,
             mix="replace",
             seed=seed,
+            prefetch=2,
         )
         config = ClassifierConfig if arguments.paper else OneCycleConfig
         return ClassifierRun(

@@ -21,6 +21,7 @@ import cgn_augment
 from cgn_augment import BankSource, CounterfactualDataset
 from cgn_augment.generators import SmallCGN
 from cgn_augment.masks import save_masker
+from cgn_augment.stream.planning import Planned
 from cgn_augment.stream.step import StepMaker
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -175,13 +176,13 @@ def small_cgn(tiny_cgn: SmallCGN, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def steps_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The epoch and the step of each batch that is mixed from now on."""
-    steps, make = [], StepMaker.make
+    steps, make = [], StepMaker.make_planned
 
-    def note(self: StepMaker, batch: Any, layout: Any, num: int, position: Any, items: Any) -> Any:
-        steps.append((position.epoch, position.step))
-        return make(self, batch, layout, num, position, items)
+    def note(self: StepMaker, step: Planned, *drawn: Any) -> Any:
+        steps.append((step.position.epoch, step.position.step))
+        return make(self, step, *drawn)
 
-    monkeypatch.setattr(StepMaker, "make", note)
+    monkeypatch.setattr(StepMaker, "make_planned", note)
     return steps
 
 

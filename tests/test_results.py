@@ -70,10 +70,11 @@ def test_ratios_of_a_pass_are_those_of_the_results() -> None:
 
 def test_the_readmes_ratios_are_those_of_the_stream() -> None:
     ratios = results("stream")["ratios"]
-    bank = ratios["bank training / plain training"]["median"]
+    bank = ratios["bank training, prefetch / plain training"]["median"]
     naive = ratios["naive training / plain training"]["median"]
     text = page("README.md")
-    assert f"costs {naive:.1f} of a plain epoch; a filled bank costs {bank:.2f}." in text
+    said = f"costs {naive:.1f} of a plain epoch; a filled bank with `prefetch=2` costs {bank:.2f}."
+    assert said in text
     assert f"| {bank:.2f} (digits, CPU) |" in text
 
 
@@ -139,13 +140,14 @@ def test_processor_time_of_the_stream_of_photographs() -> None:
 
 def test_real_shapes_and_imports() -> None:
     ratios = results("real_shapes")["ratios"].values()
-    found, cached = (
+    found, ahead, cached, cached_ahead = (
         "{median:.2f} {of}({quartile_1:.2f} to {quartile_3:.2f}".format(**ratio, of="")
         for ratio in ratios
     )
     text = page("docs/results.md").replace("of a plain one (quartiles ", "(")
     assert f"a step that finds its masks costs {found})," in text
     assert f"with cached masks {cached})." in text
+    assert f"With `prefetch=2` these are {ahead}) and {cached_ahead})." in text
     assert f"take {results('import_time')['ratio']:.2f} of the time of `import torch`" in text
 
 

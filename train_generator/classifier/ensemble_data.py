@@ -270,6 +270,7 @@ def make_stream(
         seed=reading.seed,
         rank=reading.rank,
         world_size=reading.world_size,
+        prefetch=2,
         **arguments,
     )
 

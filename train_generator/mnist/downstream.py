@@ -203,6 +203,7 @@ class DownstreamRun:
             mix="replace",
             device=None if self.is_biased else self.device,
             seed=self.seed,
+            prefetch=2,
         )
         return ClassifierRun(
             # On a CPU, convolutions are a third faster in this order.
