@@ -8,6 +8,7 @@ others wait for it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -20,21 +21,30 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-SHORT = 0.1
+SHORT = 0.05
 """Seconds of processor time up to which a job may run in the gaps."""
 
 LONG_WAIT, SHARE = 0.1, 0.25
 """A job starves if somebody waits this many seconds for it and it gets less than this of a core."""
 
+GAPS = 0.05
+"""Share of a core from which on there are gaps worth using."""
+
+PAUSE = 60.0
+"""Seconds for which this process leaves the gaps alone when there were none."""
+
+_LONG_TEXT = 2**22
+"""Bytes whose hash takes some milliseconds, without Python's lock."""
+
 
 class SpareThread:
     """Runs jobs one by one, in the order in which they come, beside a training.
 
-    The gaps may never come: if other programs want all cores, a thread of the policy SCHED_IDLE
-    gets next to nothing, and it may not raise its own priority again. So the first job runs at the
-    usual priority. If it is short, another thread takes over, which runs in the gaps. If somebody
-    waits for a job there that gets no time, a third thread takes over, at the usual priority, and
-    no thread of this process runs in the gaps from then on.
+    If other programs want all cores, a thread of the policy SCHED_IDLE gets next to nothing, and it
+    may not raise its own priority again. So jobs run at the usual priority at first. If the first
+    one was short, another thread tries how much time is left over. If it is enough, that thread
+    takes over. If somebody later waits for a job that gets no time, a new thread takes over, at the
+    usual priority, and this process tries again only after a while.
 
     Args:
         name: how the names of the threads begin.
@@ -50,19 +60,20 @@ class SpareThread:
         >>> thread.close()
     """
 
-    _is_starved = False
+    _not_before = 0.0
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._pool = ThreadPoolExecutor(1, name)
         self._first_took: float | None = None
+        self._trying: tuple[ThreadPoolExecutor, Future[float]] | None = None
         self._ident = 0
         self.is_in_gaps = False
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Starts a job after those before it."""
-        if not self.is_in_gaps and self._may_use_gaps():
-            self._hand_over(in_gaps=True)
+        if not self.is_in_gaps:
+            self._use_gaps()
         return self._pool.submit(self._time if self._first_took is None else _call, job)
 
     def result(self, job: Future[T]) -> T:
@@ -76,34 +87,58 @@ class SpareThread:
         finally:
             waited, got = time.monotonic() - begun, time.clock_gettime(clock) - had
             if waited > LONG_WAIT and got < SHARE * waited:
-                logger.info("other programs want all cores: steps ahead at the usual priority")
-                SpareThread._is_starved = True
-                self._hand_over(in_gaps=False)
+                self._leave_gaps_alone()
+                self._hand_over(ThreadPoolExecutor(1, self._name), in_gaps=False)
 
     def close(self) -> None:
         """Waits for the jobs that are not cancelled, and ends."""
         self._pool.shutdown()
+        if self._trying is not None:
+            self._trying[0].shutdown()
+
+    def _use_gaps(self) -> None:
+        """Tries the gaps if that makes sense, and uses them once that went well."""
+        if self._trying is None:
+            if self._may_use_gaps():
+                pool = ThreadPoolExecutor(1, self._name)
+                self._trying = pool, pool.submit(self._try_gaps)
+            return
+        pool, share = self._trying
+        if share.done():
+            self._trying = None
+            if share.result() >= GAPS:
+                self._hand_over(pool, in_gaps=True)
+            else:
+                self._leave_gaps_alone()
+                pool.shutdown()
 
     def _may_use_gaps(self) -> bool:
         return (
             hasattr(os, "SCHED_IDLE")
-            and not SpareThread._is_starved
             and self._first_took is not None
             and self._first_took < SHORT
+            and time.monotonic() >= SpareThread._not_before
         )
 
-    def _hand_over(self, *, in_gaps: bool) -> None:
-        """Lets a new thread take over once the jobs before are done."""
-        old, self.is_in_gaps, self._ident = self._pool, in_gaps, 0
-        self._pool = ThreadPoolExecutor(1, self._name, self._enter_gaps if in_gaps else None)
-        self._pool.submit(old.shutdown)
+    def _leave_gaps_alone(self) -> None:
+        logger.info("no time is left over: steps ahead run at the usual priority for a while")
+        SpareThread._not_before = time.monotonic() + PAUSE
 
-    def _enter_gaps(self) -> None:
+    def _hand_over(self, pool: ThreadPoolExecutor, *, in_gaps: bool) -> None:
+        """Lets another thread take over once the jobs before are done."""
+        old, self._pool, self.is_in_gaps = self._pool, pool, in_gaps
+        pool.submit(old.shutdown)
+
+    def _try_gaps(self) -> float:
+        """Lowers the calling thread's priority; returns the share of a core that is left for it."""
         try:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            self._ident = threading.get_ident()
-        except OSError:  # a sandbox may forbid it: the jobs run at the usual priority
-            logger.info("this system has no priority for the gaps of a training", exc_info=True)
+        except OSError:  # a sandbox may forbid it
+            return 0.0
+        self._ident = threading.get_ident()
+        begun, had = time.monotonic(), time.thread_time()
+        hashlib.sha256(bytes(_LONG_TEXT))
+        return (time.thread_time() - had) / (time.monotonic() - begun)
 
     def _time(self, job: Callable[[], T]) -> T:
         begun = time.thread_time()
