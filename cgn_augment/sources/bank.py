@@ -15,7 +15,7 @@ from cgn_augment.generators.drawing import run_mechanisms
 from cgn_augment.interventions import Interventions
 from cgn_augment.sources.ahead import Ahead
 from cgn_augment.sources.composing import compose_stored, unpack
-from cgn_augment.sources.drawn import DrawnSource
+from cgn_augment.sources.drawn import DrawnSource, OwnMasks
 from cgn_augment.sources.placement import Placement
 from cgn_augment.sources.turns import Turns
 from cgn_augment.types import FACTORS, Affine, Mechanisms, Step
@@ -148,13 +148,16 @@ class BankSource(DrawnSource):
         step: Step,
         out: Tensor | None,
         affine: Affine | None,
+        own: OwnMasks | None = None,
     ) -> tuple[Tensor, Tensor]:
         if self.placement is not None:
-            return super()._compose(classes, generator, step, out, affine)
+            return super()._compose(classes, generator, step, out, affine, own)
         with self._turns.take(self._place, self._bank):
             self._bring_to(step)
             masks, foregrounds, backgrounds = self._bank
             slots = self._draw_slots(classes, generator)
+            if own is not None:
+                masks, slots[0] = own
             return compose_stored(
                 masks, foregrounds, backgrounds, slots, out, affine, device=self.device
             )

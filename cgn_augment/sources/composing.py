@@ -68,8 +68,8 @@ def compose_stored(
 
     Args:
         masks: (K, 1, H, W), uint8, or of a floating type in [0, 1].
-        foregrounds: (K, 3, H, W) of the same type; floats are in [-1, 1].
-        backgrounds: (K, 3, H, W) likewise.
+        foregrounds: (K', 3, H, W), uint8, or of a floating type in [-1, 1].
+        backgrounds: (K', 3, H, W) of the same type.
         slots: (3, N) int64 on the CPU, the mask, foreground and background of each image.
         out: memory for the images, of any floating type and memory format.
         affine: how to map values from [-1, 1]; by default not at all.
@@ -96,10 +96,11 @@ def compose_stored(
     as_bytes = backgrounds.dtype is torch.uint8
     if as_bytes:
         affine = (_AS_THEY_ARE if affine is None else affine).of_bytes()
-    slots = slots.to(backgrounds.device, non_blocking=True)
+    near = slots.to(backgrounds.device, non_blocking=True)
+    at = near[0] if masks.device == near.device else slots[0].to(masks.device, non_blocking=True)
     room: list[Tensor] = []  # the same for all blocks, so that it stays in the cache
     for rows in _blocks(out):
-        m, f, b = slots[:, rows]
+        m, (f, b) = at[rows], near[1:, rows]
         size = len(b), 3, height, width
         if not room or len(room[0]) != len(b):
             count = 1 if _is_plain(out) else 2
@@ -108,7 +109,7 @@ def compose_stored(
         background = _look_up(backgrounds, b, made)
         foreground = _look_up(foregrounds, f, room[0])
         weight = _fill(masks, m, weights[rows])
-        if as_bytes:
+        if masks.dtype is torch.uint8:
             weight.div_(255)
         torch.lerp(background, foreground, weight, out=made)
         _write(made, out[rows], affine)

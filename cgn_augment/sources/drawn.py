@@ -22,6 +22,9 @@ from cgn_augment.sources.composing import compose_floats
 from cgn_augment.sources.placement import Placement, require_placement
 from cgn_augment.types import FACTORS, Affine, Counterfactuals, Mechanisms, RealBatch, Step
 
+OwnMasks = tuple[Tensor, Tensor]
+"""Masks (K, 1, H, W) that no source drew, and which of them each of N images gets, (N,)."""
+
 
 class DrawnSource(ABC):
     """Draws classes by its interventions; subclasses supply the factors of these classes.
@@ -155,6 +158,37 @@ class DrawnSource(ABC):
         classes = self._draw_classes(num, generator, step, real, shapes)
         return self._draw_placed(classes, generator, step, masks), classes
 
+    @standard_numbers()
+    def sample_with(
+        self,
+        own: OwnMasks,
+        generator: Generator,
+        step: Step = Step(),
+        real: RealBatch | None = None,
+        *,
+        shapes: Tensor | None = None,
+        out: Tensor | None = None,
+        affine: Affine | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws foregrounds and backgrounds, and composes them by masks from elsewhere.
+
+        Args:
+            own: masks (K, 1, H, W) float32 in [0, 1] on the CGN's device and at its size; and (N,)
+                int64 on the CPU, the mask of each image.
+            generator: a CPU generator.
+            step: the step they are for.
+            real: the step's real batch, if there is one.
+            shapes: (N,) int64 classes of the masks.
+            out: see `sample`.
+            affine: see `sample`.
+
+        Returns:
+            Images (N, 3, H, W), as `sample` returns them, their masks (N, 1, H, W), and the classes
+            (3, N) int64 on the CPU.
+        """
+        classes = self._draw_classes(len(own[1]), generator, step, real, shapes)
+        return *self._compose(classes, generator, step, out, affine, own), classes
+
     def _draw_classes(
         self,
         num: int,
@@ -177,9 +211,15 @@ class DrawnSource(ABC):
         step: Step,
         out: Tensor | None,
         affine: Affine | None,
+        own: OwnMasks | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns images (N, 3, H, W) and masks (N, 1, H, W) for (3, N) classes."""
-        mask, foreground, behind = self._draw_placed(classes, generator, step, True)
+        if own is None:
+            mask, foreground, behind = self._draw_placed(classes, generator, step, True)
+        else:
+            masks, at = own
+            mask = masks[at.to(masks.device)]
+            foreground, behind = self._draw(classes, generator, step, False)
         return compose_floats(mask, foreground, behind, out, affine), mask
 
     def _draw_placed(

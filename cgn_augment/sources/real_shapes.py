@@ -247,26 +247,27 @@ class RealShapeSource:
         found = self.masks_of(images, real)
         chosen = self._choose(found, num, generator)
         is_real, at = chosen >= 0, chosen.clamp(min=0)
-        wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
         own_classes = real.classes.cpu()[at]
-        parts, drawn = self.textures.sample_factors(
-            num,
-            generator,
-            step,
-            real,
-            masks=not bool(is_real.all()),
-            shapes=torch.where(is_real, own_classes, -1),
-        )
-        foreground, background = parts[-2:]
-        mask = torch.where(wide, found[here], parts[0]) if len(parts) == 3 else found[here]
-        if self.keep == "texture":
-            foreground = torch.where(wide, images[here], foreground)
-        elif self.keep == "background":
-            background = torch.where(wide, images[here], background)
-        if self.placement is not None:
-            moves = self.placement.draw(num, generator, self.num_per_shape)
-            mask, foreground = self.placement.move(mask, foreground, moves)
-        made = compose_floats(mask, foreground, background, out, affine)
+        shapes = torch.where(is_real, own_classes, -1)
+        if self.keep is None and self.placement is None and bool(is_real.all()):
+            made, mask, drawn = self.textures.sample_with(
+                (found, at), generator, step, real, shapes=shapes, out=out, affine=affine
+            )
+        else:
+            parts, drawn = self.textures.sample_factors(
+                num, generator, step, real, masks=not bool(is_real.all()), shapes=shapes
+            )
+            wide, here = is_real.to(self.device)[:, None, None, None], at.to(self.device)
+            foreground, background = parts[-2:]
+            mask = torch.where(wide, found[here], parts[0]) if len(parts) == 3 else found[here]
+            if self.keep == "texture":
+                foreground = torch.where(wide, images[here], foreground)
+            elif self.keep == "background":
+                background = torch.where(wide, images[here], background)
+            if self.placement is not None:
+                moves = self.placement.draw(num, generator, self.num_per_shape)
+                mask, foreground = self.placement.move(mask, foreground, moves)
+            made = compose_floats(mask, foreground, background, out, affine)
         own = torch.tensor([factor in ("shape", self.keep) for factor in FACTORS])[:, None]
         classes = torch.where(own & is_real, own_classes, drawn.cpu())
         shape, texture, behind = classes.to(made.device)

@@ -28,6 +28,9 @@ from cgn_augment.errors import ArgumentError, ArgumentTypeError, DataError
 from cgn_augment.functional import compose
 from cgn_augment.generators import SmallCGN, U2Net
 from cgn_augment.masks.trust import VERDICTS
+from cgn_augment.sources.composing import compose_floats
+from cgn_augment.sources.drawn import DrawnSource
+from cgn_augment.types import Affine
 
 SIZE = 8
 
@@ -379,13 +382,46 @@ def test_textures_are_drawn_for_the_step() -> None:
     steps: list[Step] = []
 
     class Spy(FreshSource):
-        def sample_factors(self, num: int, generator: Any, step: Any, *others: Any, **options: Any):
+        def _draw(self, classes: Tensor, generator: Any, step: Step, masks: bool) -> list[Tensor]:
             steps.append(step)
-            return super().sample_factors(num, generator, step, *others, **options)
+            return super()._draw(classes, generator, step, masks)
 
     collect(stream(make(textures=Spy(Greys())), rank=1, world_size=3), 2)
     assert steps == [Step(number, 1, 3) for number in range(len(steps))]
     assert len(steps) > 1
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "uint8", None])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_a_bank_composes_by_the_images_masks_what_its_factors_would_give(
+    storage: Any, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_factors(self: Any, own: Any, *args: Any, shapes: Any, out: Any, affine: Any) -> Any:
+        (foreground, background), classes = self.sample_factors(
+            len(own[1]), *args, masks=False, shapes=shapes
+        )
+        mask = own[0][own[1]]
+        return compose_floats(mask, foreground, background, out, affine), mask, classes
+
+    cgn = SmallCGN().freeze()
+    real = batch(9, images=torch.rand(9, 3, 32, 32) * 2 - 1)
+
+    def draw() -> Counterfactuals:
+        textures = FreshSource(cgn) if storage is None else BankSource(cgn, 30, 4, storage=storage)
+        source = RealShapeSource(lambda images: (images[:, :1] + 1) / 2, textures, gate=None)
+        room = torch.empty(14, 3, 32, 32).to(memory_format=form)
+        affine = Affine((0.5, 2.0, 1.0), (0.0, 1.0, -1.0))
+        return source.sample(14, seeded(), Step(3), real, out=room, affine=affine)
+
+    made = draw()
+    monkeypatch.setattr(DrawnSource, "sample_with", by_factors)
+    expected = draw()
+    assert torch.allclose(made.images, expected.images, atol=1e-5)
+    assert made.mask is not None
+    assert expected.mask is not None
+    assert torch.equal(made.mask, expected.mask)
+    for name in ("shape", "texture", "background", "real"):
+        assert torch.equal(getattr(made, name), getattr(expected, name))
 
 
 def test_masks_of_the_users_dataset_go_through_the_stream() -> None:
