@@ -77,7 +77,8 @@ class RealShapeSource:
         counts: number of real images for each verdict of the gate on their masks: usable, empty,
             full, unsure. Without a gate all are usable.
         needs_items: whether `sample` uses `RealBatch.items`.
-        draws_apart: True: with `prefetch` on a CPU, a thread runs the masker.
+        draws_apart: True: with `prefetch` on a CPU a thread runs the masker, which must then use no
+            global random numbers.
 
     Raises:
         ArgumentError: a value cannot be used, or not exactly one of masker and masks is given.
