@@ -94,7 +94,7 @@ class SpareThread:
         """Waits for the jobs that are not cancelled, and ends."""
         self._pool.shutdown()
         if self._trying is not None:
-            self._trying[0].shutdown()
+            self._end_trial(*self._trying)
 
     def _use_gaps(self) -> None:
         """Tries the gaps if that makes sense, and uses them once that went well."""
@@ -104,13 +104,18 @@ class SpareThread:
                 self._trying = pool, pool.submit(self._try_gaps)
             return
         pool, share = self._trying
-        if share.done():
-            self._trying = None
-            if share.result() >= GAPS:
-                self._hand_over(pool, in_gaps=True)
-            else:
-                self._leave_gaps_alone()
-                pool.shutdown()
+        if not share.done():
+            return
+        self._trying = None
+        if share.result() >= GAPS:
+            self._hand_over(pool, in_gaps=True)
+        else:
+            self._end_trial(pool, share)
+
+    def _end_trial(self, pool: ThreadPoolExecutor, share: Future[float]) -> None:
+        pool.shutdown()
+        if share.result() < GAPS:
+            self._leave_gaps_alone()
 
     def _may_use_gaps(self) -> bool:
         return (

@@ -95,6 +95,17 @@ def test_without_gaps_jobs_run_as_usual_for_a_while(
     reach_gaps(thread)
 
 
+@has_gaps
+def test_what_a_trial_finds_after_the_last_job_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare_thread, "GAPS", 2.0)  # more than a core
+    thread = SpareThread(NAME)
+    for _ in range(2):  # the second one starts the trial
+        thread.result(thread.submit(int))
+    assert thread._trying is not None
+    thread.close()
+    assert SpareThread._not_before > time.monotonic()
+
+
 def test_jobs_run_one_by_one_in_their_order_whoever_runs_them(thread: SpareThread) -> None:
     seen: list[int] = []
     running = threading.Lock()
