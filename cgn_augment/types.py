@@ -264,7 +264,8 @@ class Source(Protocol):
     - `restrict(class_map)`: returns a source that draws only the classes of the map.
     - `fingerprint`: goes into the saved state's fingerprint.
     - `needs_real = False`: the source never looks at `real` and uses no random numbers but those of
-      `generator`. A thread may then draw from it before the real batch is read, with `real=None`.
+      `generator`. A thread may then draw from it, also before the real batch is read, with
+      `real=None`.
     - `draws_apart = True`: the source looks at `real`, and uses no random numbers but those of
       `generator`. A thread may then draw from it while the loop trains on the batch before.
     - `needs_items = True`: the source gets `RealBatch.items` if it exists.

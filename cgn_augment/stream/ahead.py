@@ -1,4 +1,4 @@
-"""Steps ahead on a CPU: a thread draws the counterfactuals of coming steps."""
+"""Steps ahead on a CPU: a thread makes coming steps, or draws their counterfactuals."""
 
 from __future__ import annotations
 

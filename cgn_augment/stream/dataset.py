@@ -120,11 +120,12 @@ class CounterfactualDataset(IterableDataset[Any]):
             workers, and after a resume. If off, they draw as with a plain loader.
         prefetch: number of steps made ahead, at most 1024; 0 makes each step on demand. It does not
             change what is drawn. On a GPU a second CUDA stream copies, draws and mixes while the
-            loop's own stream trains. On a CPU a thread draws, on Linux in the time that the
+            loop's own stream trains. On a CPU a thread makes steps, on Linux in the time that the
             training leaves over. Real batches are read ahead too, so they must not share memory
-            that is written again; on a CPU only if the source needs them or the length of the epoch
-            is unknown, and only while reading draws nothing from the global random generators. On
-            a CPU it has no effect for a source with neither `needs_real = False` nor
+            that is written again. On a CPU they are read on demand if reading draws from the global
+            random generators: the thread then only draws, or does nothing if the source needs the
+            real batch (`RealShapeSource`, "permute") or the length of the epoch is unknown. There
+            it has no effect for a source with neither `needs_real = False` nor
             `draws_apart = True`.
 
     Attributes:
